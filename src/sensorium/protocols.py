@@ -1,0 +1,95 @@
+"""What a backbone offers a method, and what a trained method offers its users.
+
+Protocols are structural: a class satisfies one by having its members. ``B`` images, ``N`` patches, ``D`` features.
+Images are float tensors [B, 3, H, W], already normalised, unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Gives one vector an image. Backbones and self-supervised methods alike."""
+
+    dim: int
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, dim]."""
+        ...
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """A backbone that can encode a subset of its patches: what masking needs."""
+
+    patch_size: int
+
+    def embed(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> patch tokens with their positions [B, N, dim], no class token."""
+        ...
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Any subset of the patch tokens [B, n, dim] -> encoded [B, 1 + n, dim], the class token first."""
+        ...
+
+
+@runtime_checkable
+class MapEncoder(Encoder, Protocol):
+    """A backbone that gives feature maps, finest first: what pyramids need."""
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> list of [B, C_i, H_i, W_i]."""
+        ...
+
+
+@runtime_checkable
+class AttentionMaps(Protocol):
+    """Can show where its class token looks."""
+
+    def attention(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> last layer's attention from the class token to the patches [B, heads, H', W'], rows sum to <= 1."""
+        ...
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Has something for a person to look at."""
+
+    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+        """A batch -> images [B, 3, H, W'], in the value range of the batch's own images."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Gives class scores."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, classes]."""
+        ...
+
+
+PROTOCOLS: dict[str, type] = {
+    "Encoder": Encoder,
+    "TokenEncoder": TokenEncoder,
+    "MapEncoder": MapEncoder,
+    "AttentionMaps": AttentionMaps,
+    "Pictures": Pictures,
+    "Classifier": Classifier,
+}
+
+
+def protocols_of(thing: object) -> tuple[str, ...]:
+    """Names of the protocols that an object satisfies, in the order of ``PROTOCOLS``."""
+    return tuple(name for name, protocol in PROTOCOLS.items() if isinstance(thing, protocol))
+
+
+def require(thing: object, protocol: type, *, by: str, choices: str) -> None:
+    """Raise ``TypeError`` when ``thing`` lacks ``protocol``; ``choices`` says what would do instead."""
+    if not isinstance(thing, protocol):
+        raise TypeError(f"{by} needs a backbone with {protocol.__name__}; {type(thing).__name__} is none. Choose {choices}.")
