@@ -1,0 +1,29 @@
+"""What comes in: images in any layout, cached as pixels, diagnosed, augmented.
+
+Names are imported when first used, so that looking at the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "open_data": "open",
+    "Opened": "fields",
+    "ImageSet": "fields",
+    "Skipped": "fields",
+    "BadImage": "decode",
+    "Pixels": "cache",
+    "cache": "cache",
+    "natural_size": "cache",
+    "Findings": "diagnose",
+    "diagnose": "diagnose",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -50,6 +50,11 @@ class Settings(dict[str, Setting]):
         self[name] = Setting(value, source)
         return value
 
+    def note(self, **values: Any) -> None:
+        """Values whose default is a constant of the method."""
+        for name, value in values.items():
+            self[name] = Setting(value, "default")
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -1,0 +1,40 @@
+"""Sensorium: which method learns best from my images?
+
+    import sensorium as s
+    run = s.train("mae", data="photos/", budget="10m")
+    run.features(images)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sensorium.comparison import compare as compare
+    from sensorium.data.open import open_data as open_data
+    from sensorium.errors import SensoriumError as SensoriumError
+    from sensorium.runs import Run as Run
+    from sensorium.runs import train as train
+    from sensorium.use import export as export
+    from sensorium.use import load as load
+
+__version__ = "0.1.0"
+
+# Looked up on first use, so that `import sensorium` and `sensorium --help` import neither torch nor Lightning.
+_LAZY = {
+    "SensoriumError": "errors",
+    "Run": "runs",
+    "compare": "comparison",
+    "export": "use",
+    "load": "use",
+    "open_data": "data.open",
+    "train": "runs",
+}
+__all__ = ["Run", "SensoriumError", "compare", "export", "load", "open_data", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"sensorium.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'sensorium' has no attribute '{name}'")

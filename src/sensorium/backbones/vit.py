@@ -1,0 +1,195 @@
+"""ViT: an image is worth 16x16 words (Dosovitskiy et al., 2021, arXiv:2010.11929).
+
+An image is cut into patches, each a token; a class token goes before them; a pre-norm transformer encodes the sequence:
+    z_0 = [x_class; E patch_1; ...; E patch_N] + E_pos          (eq. 1)
+    z_l = block_l(z_{l-1})                                      (eqs. 2, 3; see parts/attention.py)
+    y   = LayerNorm(z_L)                                        (eq. 4)
+Registers (Darcet et al., 2024, arXiv:2309.16588) are further learned tokens without position, dropped from the output.
+Parameter names are those of timm's ``vision_transformer``, so that its state dicts load as they are.
+Shapes: B images, N = H' * W' patches, n a subset of them, D width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.errors import SensoriumError
+from sensorium.parts.attention import Block
+from sensorium.parts.init import Init, init_transformer_
+from sensorium.parts.patches import PatchEmbed, divisors, grid_of
+from sensorium.parts.positions import resample, sincos_2d
+
+Pool = Literal["cls", "mean"]
+Positions = Literal["learned", "sincos"]
+
+# name: (width, depth, heads). "micro" is for a CPU and small images; the others are the papers'.
+VIT_SIZES: dict[str, tuple[int, int, int]] = {
+    "micro": (192, 6, 3),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+
+
+class ViT(nn.Module):
+    """A vision transformer.
+
+    ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool`` is what ``features`` gives:
+    the class token or the mean of the patches. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
+    another size are fine as long as the patch divides them: positions are resampled (bicubic; ``antialias=False`` as
+    transformers does it, ``True`` as timm does). ``drop_path`` rises linearly from 0 to the given rate at the last block.
+    Raises ``SensoriumError`` where the patch does not divide the image.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-6,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        registers: int = 0,
+        pool: Pool = "cls",
+        positions: Positions = "learned",
+        antialias: bool = False,
+        init: Init = "normal",
+    ) -> None:
+        super().__init__()
+        for field, value, legal in (("pool", pool, get_args(Pool)), ("positions", positions, get_args(Positions))):
+            if value not in legal:
+                raise ValueError(f"{field} must be one of {', '.join(legal)}, got {value!r}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self.image_size = image_size
+        height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.grid = grid_of(height, width_px, patch_size)
+        self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
+        self.pool, self.positions, self.registers, self.antialias = pool, positions, registers, antialias
+
+        self.patch_embed = PatchEmbed(patch_size, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
+        table = torch.empty(1, 1 + math.prod(self.grid), width) if positions == "learned" else sincos_2d(self.grid, width)
+        self.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio=mlp_ratio, eps=eps, qkv_bias=qkv_bias, drop_path=drop_path * i / max(1, depth - 1))
+            for i in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self._init_weights(init)
+
+    def _init_weights(self, how: Init) -> None:
+        init_transformer_(self, how)
+        # the patch embedding is a linear layer in a convolution's shape
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
+        if self.patch_embed.proj.bias is not None:
+            nn.init.zeros_(self.patch_embed.proj.bias)
+        for token in (self.cls_token, self.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+        if self.pos_embed.requires_grad:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Patches (down, across) of images [B, 3, H, W]; ``SensoriumError`` where the patch does not divide them."""
+        return grid_of(images.shape[-2], images.shape[-1], self.patch_size)
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, 3, H, W] -> patch tokens with their positions [B, N, D].
+
+        With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
+        """
+        positions = resample(self.pos_embed, self.grid, self.grid_of(images), antialias=self.antialias)[:, 1:]
+        tokens = self.patch_embed(images, keep)
+        return tokens + (positions if keep is None else positions[0][keep])
+
+    def _sequence(self, patches: Tensor) -> Tensor:
+        tokens = [(self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)]
+        if self.reg_token is not None:
+            tokens.append(self.reg_token.expand(len(patches), -1, -1))
+        return torch.cat([*tokens, patches], dim=1)
+
+    def _before_last(self, patches: Tensor) -> Tensor:
+        x = self._sequence(patches)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return x
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first."""
+        x = self.norm(self.blocks[-1](self._before_last(patches)))
+        return x if self.reg_token is None else torch.cat([x[:, :1], x[:, 1 + self.registers :]], dim=1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 1 + N, D] after the final norm: the class token, then the patches; no registers."""
+        return self.encode(self.embed(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm."""
+        rows = slice(0, 1) if self.pool == "cls" else slice(1 + self.registers, None)
+        return self.norm(self.blocks[-1](self._before_last(self.embed(images)), rows)).mean(dim=1)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Where the class token looks in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to <= 1."""
+        last = self.blocks[-1]
+        weights = last.attn.weights(last.norm1(self._before_last(self.embed(images))), slice(0, 1))
+        return weights[:, :, 0, 1 + self.registers :].unflatten(-1, self.grid_of(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> one feature map [B, D, H', W']."""
+        return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
+
+    def layers_for_decay(self) -> dict[str, int]:
+        """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): what layer-wise decay scales by."""
+        return {name: layer_index(name, self.depth) for name, _ in self.named_parameters()}
+
+
+def layer_index(name: str, depth: int) -> int:
+    """Layer of a ViT's parameter by name, prefixes allowed: embeddings 0, block i is i + 1, all else depth + 1."""
+    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if re.search(r"(?:^|\.)(cls_token|reg_token|pos_embed|patch_embed)(\.|$)", name) else depth + 1
+
+
+def auto_patch(image_size: int | tuple[int, int]) -> int:
+    """The patch size that suits an image: the largest up to 16 that divides it and leaves at least 7 patches a side
+    (4 below 16 pixels). 8 -> 2, 28 -> 4, 32 -> 4, 64 -> 8, 96 -> 12, 224 -> 16.
+
+    Raises ``SensoriumError`` where that makes a sequence of more than 32 patches a side for want of divisors.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    side = min(height, width)
+    fewest = 4 if side < 16 else 7
+    patch = max((d for d in divisors(math.gcd(height, width)) if d <= 16 and side // d >= fewest), default=1)
+    if side // patch > max(32, math.ceil(side / 16)):
+        below, above = side // 8 * 8, -(-side // 8) * 8
+        raise SensoriumError(
+            f"image_size {height}x{width} has no patch size between 2 and 16 that divides it well: "
+            f"choose image_size {below} or {above}, or give patch_size."
+        )
+    return patch
+
+
+def vit(size: str, image_size: int | tuple[int, int], patch_size: int | None = None, **numbers) -> ViT:
+    """A ViT by name (see ``VIT_SIZES``); ``patch_size`` follows from the image size unless given.
+
+    ``numbers`` are ViT's own keyword arguments. Raises ``SensoriumError`` for an unknown name.
+    """
+    if size not in VIT_SIZES:
+        raise SensoriumError(f"no ViT is called {size!r}: choose {', '.join(VIT_SIZES)}.")
+    width, depth, heads = VIT_SIZES[size]
+    patch_size = auto_patch(image_size) if patch_size is None else patch_size
+    return ViT(image_size, patch_size, width, depth, heads, **numbers)

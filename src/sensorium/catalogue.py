@@ -1,0 +1,138 @@
+"""Every system, as facts that need no import: what `sensorium list` shows and the contract test walks through.
+
+Paths of recipes are import paths of functions, resolved when a recipe is used, so that listing costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class System:
+    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.protocols``; the contract test holds them true."""
+
+    name: str
+    title: str
+    paper: str
+    family: str
+    recipe: str
+    needs: str
+    protocols: tuple[str, ...]
+    loads: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ("safetensors", "hf", "timm", "onnx")
+    parity: str = "none"
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone family and its named sizes' common prefix."""
+
+    name: str
+    title: str
+    paper: str
+    protocols: tuple[str, ...]
+    loads: tuple[str, ...]
+    exports: tuple[str, ...]
+    parity: str
+
+
+SYSTEMS: tuple[System, ...] = (
+    System(
+        "mae",
+        "Masked Autoencoders Are Scalable Vision Learners",
+        "He et al., 2021, arXiv:2111.06377",
+        "selfsup",
+        "sensorium.recipes.selfsup:mae",
+        "TokenEncoder",
+        ("Encoder", "Pictures"),
+        loads=("Hugging Face ViTMAE", "authors' .pth"),
+        parity="transformers ViTMAEForPreTraining",
+    ),
+    System(
+        "simclr",
+        "A Simple Framework for Contrastive Learning of Visual Representations",
+        "Chen et al., 2020, arXiv:2002.05709",
+        "selfsup",
+        "sensorium.recipes.selfsup:simclr",
+        "Encoder",
+        ("Encoder",),
+        parity="lightly NTXentLoss",
+    ),
+    System(
+        "dino",
+        "Emerging Properties in Self-Supervised Vision Transformers",
+        "Caron et al., 2021, arXiv:2104.14294",
+        "selfsup",
+        "sensorium.recipes.selfsup:dino",
+        "Encoder",
+        ("Encoder",),
+        loads=("authors' .pth (ViT)",),
+        parity="lightly DINOLoss, DINOProjectionHead",
+    ),
+    System(
+        "supervised",
+        "Supervised baseline: cross-entropy on every label",
+        "-",
+        "selfsup",
+        "sensorium.recipes.selfsup:supervised",
+        "Encoder",
+        ("Encoder", "Classifier"),
+        parity="torch cross_entropy",
+        labels=True,
+    ),
+)
+
+NETWORKS: tuple[Network, ...] = (
+    Network(
+        "vit",
+        "An Image is Worth 16x16 Words",
+        "Dosovitskiy et al., 2020, arXiv:2010.11929",
+        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        ("Hugging Face ViT", "timm ViT", "authors' .pth of MAE and DINO"),
+        ("safetensors", "hf", "timm", "onnx"),
+        "timm VisionTransformer, transformers ViTModel",
+    ),
+    Network(
+        "resnet",
+        "Deep Residual Learning for Image Recognition",
+        "He et al., 2015, arXiv:1512.03385",
+        ("Encoder", "MapEncoder"),
+        ("Hugging Face ResNet", "timm and torchvision ResNet"),
+        ("safetensors", "hf", "timm", "onnx"),
+        "torchvision resnet18, resnet50",
+    ),
+)
+
+
+def find(name: str) -> System:
+    """The system of that name; an unknown one is an error that suggests the nearest."""
+    for system in SYSTEMS:
+        if system.name == name.lower():
+            return system
+    names = [system.name for system in SYSTEMS]
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise SensoriumError(f"no system called '{name}'. {hint}There are: {', '.join(names)}.")
+
+
+def resolve(recipe: str) -> Callable:
+    """``package.module:function`` or ``file.py:function`` -> the function."""
+    where, _, function = recipe.rpartition(":")
+    if where.endswith(".py"):
+        import runpy
+        from pathlib import Path
+
+        if not Path(where).is_file():
+            raise SensoriumError(f"--recipe {recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
+        members = runpy.run_path(where)
+        if function not in members:
+            raise SensoriumError(f"--recipe {recipe}: '{where}' has no function '{function}'.")
+        return members[function]
+    return getattr(import_module(where), function)

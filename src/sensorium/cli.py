@@ -1,0 +1,357 @@
+"""The command `sensorium`. Nothing heavy is imported until a command runs, so help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from sensorium import __version__
+from sensorium.catalogue import NETWORKS, SYSTEMS, find
+from sensorium.errors import SensoriumError
+
+console = Console()
+
+app = App(
+    name="sensorium",
+    version=__version__,
+    help="""Which method learns best from my images?
+
+Start with `sensorium demo`, or with your own folder:
+
+    sensorium data DIR
+    sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
+""",
+    help_format="plaintext",
+)
+
+train_app = App(
+    name="train",
+    help="""Train one system: sensorium train mae --data DIR --budget 10m
+
+The same command again resumes a stopped run, bit for bit, and returns at once when it has finished.
+A recipe of your own needs no registration: sensorium train --recipe mine.py:fn --data DIR
+""",
+    help_format="plaintext",
+)
+for system in SYSTEMS:
+    train_app.command(f"sensorium.commands:train_{system.name}", name=system.name, help=f"{system.title} ({system.paper})")
+app.command(train_app)
+
+
+@app.command
+def demo(*, out: Path = Path("sensorium-demo"), budget: str = "45s", images: int = 4000, quiet: bool = False) -> None:
+    """The main job on the built-in scenes, in a few minutes: compare MAE, SimCLR, DINO and supervised, write the report.
+
+    Example: sensorium demo --budget 2m
+
+    Parameters
+    ----------
+    out: folder of the runs and of report.html.
+    budget: training time of each method.
+    images: how many scenes to draw.
+    quiet: no progress bars.
+    """
+    compare("mae", "simclr", "dino", "supervised", data=f"scenes:{images}", budget=budget, labels="5%,100%", out=out, quiet=quiet)
+
+
+@app.command
+def data(
+    path: str,
+    *,
+    test: str | None = None,
+    limit: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Say what is in a data set and what is wrong with it: counts, sizes, imbalance, duplicates, overlap, broken files.
+
+    Example: sensorium data photos/ --json
+
+    Parameters
+    ----------
+    path: a folder of images, .npz, IDX, CSV, Parquet, tars, or 'scenes' or 'digits'.
+    test: a second path, the test set.
+    limit: look at the first N pictures only.
+    as_json: print JSON.
+    """
+    from sensorium.data.diagnose import diagnose
+    from sensorium.data.open import open_data
+
+    found = diagnose(open_data(path, test=test, limit=limit))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        console.print(found.render())
+
+
+@app.command(name="list")
+def list_systems(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """Every system: paper, family, what it offers, what loads and exports, what it was held to.
+
+    Example: sensorium list --json
+    """
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps({"systems": [asdict(s) for s in SYSTEMS], "backbones": [asdict(n) for n in NETWORKS]}, indent=1))
+        return
+    from rich.table import Table
+
+    for title, rows in (("Systems", SYSTEMS), ("Backbones", NETWORKS)):
+        table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
+        for row in rows:
+            table.add_row(row.name, f"{row.title}\n{row.paper}", *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)), row.parity)
+        console.print(table)
+
+
+@app.command
+def compare(
+    *methods: str,
+    data: str = "scenes",
+    test: str | None = None,
+    budget: str = "10m",
+    labels: str = "1%,10%,100%",
+    out: Path = Path("sensorium-compare"),
+    seed: int = 0,
+    label_seeds: int = 3,
+    backbone: str | None = None,
+    jobs: int = 1,
+    devices: int = 1,
+    precision: str = "auto",
+    image_size: int | None = None,
+    limit: int | None = None,
+    finetune: bool = True,
+    quiet: bool = False,
+) -> None:
+    """Train several systems on the same data under the same budget, judge them alike, and write one report.
+
+    Example: sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
+
+    A finished run is not run again, a stopped one goes on, a failed one does not lose the others.
+
+    Parameters
+    ----------
+    methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION.
+    data: a folder, file or the name of a built-in set ('scenes', 'digits').
+    test: the test set, where it is not inside `data`.
+    budget: of each method: 10m, 90s, 2h, 500steps, 100000images or 20epochs.
+    labels: shares of the labels at which to judge.
+    out: folder of the runs, report.html and results.json.
+    seed: of weights, order and augmentation.
+    label_seeds: how many subsets of labels to draw at each share.
+    backbone: a name or a checkpoint, for every method; by default what suits method and machine.
+    jobs: how many methods to train at once.
+    devices: how many processes or GPUs each method gets.
+    precision: auto, 32-true or bf16-mixed.
+    image_size: side in pixels at which to train.
+    limit: use only the first N pictures.
+    finetune: also judge by fine-tuning (the longest part of judging).
+    quiet: no progress bars.
+    """
+    from sensorium.comparison import compare as run_compare
+    from sensorium.report import results_table
+
+    results = run_compare(
+        methods or ("mae", "simclr", "dino", "supervised"),
+        data,
+        test=test,
+        budget=budget,
+        labels=labels,
+        out=out,
+        seed=seed,
+        label_seeds=label_seeds,
+        backbone=backbone,
+        jobs=jobs,
+        devices=devices,
+        precision=precision,
+        image_size=image_size,
+        limit=limit,
+        finetune=finetune,
+        progress=not quiet,
+    )
+    console.print(results_table(results))
+    console.print(results["verdict"])
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+    if not any(run.get("status") == "finished" for run in results["runs"]):
+        raise SensoriumError("no method finished; the report says why.")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    *,
+    labels: str = "1%,10%,100%",
+    label_seeds: int = 3,
+    finetune: bool = True,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Judge a finished run: kNN, linear probe, fine-tuning at each share of labels, RankMe.
+
+    Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
+
+    Parameters
+    ----------
+    run: folder of a run.
+    labels: shares of the labels at which to judge.
+    label_seeds: how many subsets of labels to draw at each share.
+    finetune: also judge by fine-tuning.
+    as_json: print JSON.
+    """
+    from sensorium.judge import judge
+    from sensorium.runs import Run
+
+    found = judge(Run(run), labels=labels, label_seeds=label_seeds, finetune=finetune, progress=not as_json)
+    print(json.dumps(found, indent=1) if as_json else scores_text(found))
+
+
+@app.command
+def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
+    """Write one feature vector a picture to a Parquet file: columns path, label, features.
+
+    Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
+
+    Parameters
+    ----------
+    run: folder of a run, or a checkpoint.
+    data: what to embed; the run's own data if left out.
+    out: the Parquet file; features.parquet in the run's folder if left out.
+    limit: only the first N pictures.
+    """
+    from sensorium.use import embed as write
+
+    console.print(write(run, data, out, limit))
+
+
+@app.command
+def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, picture: Path | None = None) -> None:
+    """The pictures most similar to IMAGE, and its exact duplicates, in the run's data or in --data.
+
+    Example: sensorium neighbors sensorium-runs/simclr photo.jpg --data photos/ --picture found.png
+
+    Parameters
+    ----------
+    run: folder of a run, or a checkpoint.
+    image: the picture to look for.
+    data: where to look; the run's own data if left out.
+    k: how many to show.
+    picture: also write the query and what was found as one picture.
+    """
+    from sensorium.use import neighbors as find_neighbors
+
+    console.print(find_neighbors(run, image, data, k, picture))
+
+
+@app.command
+def export(run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None) -> None:
+    """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
+
+    Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
+
+    Parameters
+    ----------
+    run: folder of a run, or a checkpoint.
+    to: the format.
+    out: folder or file to write; beside the run if left out.
+    """
+    from sensorium.use import export_run
+
+    console.print(f"wrote {export_run(run, to, out)}")
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """Versions, device, precision, which attention path runs, what is missing and how to get it.
+
+    Example: sensorium doctor
+    """
+    from sensorium.doctor import examine, render
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        console.print(render(found))
+
+
+def show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> None:
+    """Train and print what came of it."""
+    from sensorium.runs import train
+
+    run = train(name, progress=progress, **arguments)
+    o = run.outcome
+    console.print(f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}")
+    for note in o.get("notes", []):
+        console.print(f"  note: {note}")
+    console.print(f"  {run.folder}/model.safetensors")
+    if judge:
+        from sensorium.judge import judge as judge_run
+
+        console.print(scores_text(judge_run(run, progress=progress)))
+
+
+def scores_text(found: dict[str, Any]) -> str:
+    """kNN, linear, fine-tune and RankMe as lines."""
+    lines = []
+    if found.get("knn"):
+        lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
+    for kind in ("linear", "finetune"):
+        for share, score in (found.get(kind) or {}).items():
+            lines.append(f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)")
+    lines.append(f"RankMe     {found['rankme']:5.1f}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: errors that people can mend are one line and exit code 1 (2 for a wrong command line)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        _own_recipe(words)
+        app(words, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        raise SystemExit(2) from None
+    except SensoriumError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        Console(stderr=True).print("stopped; the same command goes on from here.")
+        raise SystemExit(130) from None
+    except Exception as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(f'{type(error).__name__}: {error}')} (--debug shows where)", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+def _own_recipe(words: list[str]) -> None:
+    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other."""
+    if words[:1] == ["train"] and len(words) > 1 and not words[1].startswith("-"):
+        find(words[1])  # an unknown system is named, with the nearest, before flags are read
+    if words[:1] != ["train"] or "--recipe" not in words:
+        return
+    from sensorium.commands import train_command
+
+    at = words.index("--recipe")
+    if at + 1 >= len(words) or ":" not in words[at + 1]:
+        raise SensoriumError("--recipe wants FILE.py:FUNCTION.")
+    train_app.command(train_command(words[at + 1]), name="own-recipe")
+    words[:] = ["train", "own-recipe", *words[1:at], *words[at + 2 :]]
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Several methods, one data set, one budget, one report.
+
+Each run has a process of its own: a crash cannot take the others along, and its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sensorium.catalogue import find
+from sensorium.data.diagnose import diagnose
+from sensorium.errors import SensoriumError
+from sensorium.judge import check_fractions, judge, judge_baselines
+from sensorium.report import verdict, write_report, write_results
+from sensorium.runs import Prepared, Run, make_recipe, prepare, situate, train, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run's own process is told."""
+
+    name: str
+    method: str
+    data: str
+    test: str | None
+    budget: str
+    labels: str
+    out: str
+    seed: int
+    label_seeds: int
+    backbone: str | None
+    devices: int
+    precision: str
+    image_size: int | None
+    limit: int | None
+    finetune: bool
+    progress: bool
+
+
+def compare(
+    methods: Sequence[str],
+    data: str = "scenes",
+    *,
+    test: str | None = None,
+    budget: str = "10m",
+    labels: str = "1%,10%,100%",
+    out: str | Path = "sensorium-compare",
+    seed: int = 0,
+    label_seeds: int = 3,
+    backbone: str | None = None,
+    jobs: int = 1,
+    devices: int = 1,
+    precision: str = "auto",
+    image_size: int | None = None,
+    limit: int | None = None,
+    finetune: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
+
+    A finished run is not run again; a stopped one goes on; a failed one is reported beside the others.
+    """
+    from sensorium.training.budget import Budget
+
+    for name in methods:
+        if ":" not in name:
+            find(name)
+    Budget.parse(budget)
+    folder = Path(out)
+    ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=folder / "cache")
+    check_fractions(ready, labels)
+    findings = diagnose(ready.opened).as_dict()
+    names = _names(methods)
+    common = {
+        "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
+        "backbone": backbone, "devices": devices, "precision": precision, "image_size": image_size, "limit": limit,
+        "finetune": finetune, "progress": progress and jobs == 1,
+    }  # fmt: skip
+    todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        list(pool.map(_in_own_process, todo))
+    networks = _networks(ready, todo, folder)
+    beside = judge_baselines(ready, networks, folder, labels=labels, label_seeds=label_seeds, finetune=finetune, progress=progress)
+    beside.pop("asked", None)
+    results: dict[str, Any] = {
+        "schema": 1,
+        "data": {
+            "path": str(data),
+            "layout": ready.opened.layout,
+            "train": len(ready.train),
+            "test": len(ready.test) if ready.test is not None else 0,
+            "classes": list(ready.train.classes),
+            "image_size": ready.size,
+            "diagnosis": findings,
+        },
+        "asked": {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds},
+        "baselines": beside,
+        "runs": [_collect(folder / job.name, job) for job in todo],
+    }
+    results["winner"], results["verdict"] = verdict(results)
+    write_results(results, folder)
+    write_report(results, folder, pixels={"train": ready.train, "test": ready.test or ready.train})
+    return results
+
+
+def _names(methods: Sequence[str]) -> list[str]:
+    """Folder names: the method's own, numbered where it is asked for twice."""
+    names: list[str] = []
+    for method in methods:
+        base = method.replace("/", "-").replace(":", "-")
+        names.append(base if base not in names else f"{base}-{sum(n.split('-')[0] == base for n in names) + 1}")
+    return names
+
+
+def _in_own_process(job: Job) -> None:
+    """Run and judge a job; what goes wrong is kept in its folder."""
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_child, args=(job,), name=job.name)
+    child.start()
+    try:
+        child.join()
+    except KeyboardInterrupt:
+        child.join(60)
+        raise
+    folder = Path(job.out) / job.name
+    if child.exitcode and child.exitcode < 0 and not (folder / "error.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        cause = signal.Signals(-child.exitcode).name
+        hint = " (out of memory? try a smaller --image-size or --backbone)" if cause == "SIGKILL" else ""
+        write_json(folder / "error.json", {"error": f"the run's process was ended by {cause}{hint}."})
+
+
+def _child(job: Job) -> None:
+    folder = Path(job.out) / job.name
+    (folder / "error.json").unlink(missing_ok=True)
+    try:
+        ready = prepare(job.data, test=job.test, image_size=job.image_size, limit=job.limit, folder=Path(job.out) / "cache")
+        run = train(
+            job.method, job.data, test=job.test, budget=job.budget, out=folder, seed=job.seed, devices=job.devices, precision=job.precision,
+            image_size=job.image_size, limit=job.limit, progress=job.progress, prepared=ready, cache_folder=Path(job.out) / "cache", backbone=job.backbone,
+        )  # fmt: skip
+        if run.finished:
+            judge(run, ready, labels=job.labels, label_seeds=job.label_seeds, finetune=job.finetune, progress=job.progress)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        import traceback
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.log").write_text(traceback.format_exc())
+        said = str(error) if isinstance(error, SensoriumError) else f"{type(error).__name__}: {error} (see {folder / 'error.log'})"
+        write_json(folder / "error.json", {"error": said})
+        raise SystemExit(1) from None
+
+
+def _networks(ready: Prepared, jobs: list[Job], folder: Path) -> dict[str, Any]:
+    """Fresh backbones for the baselines: one of each kind that the finished runs used."""
+    networks = {}
+    situation = situate(ready)
+    for job in jobs:
+        info = folder / job.name / "run.json"
+        if not (folder / job.name / "outcome.json").is_file() or not info.is_file():
+            continue
+        run = json.loads(info.read_text())
+        name = run["settings"].get("backbone", {}).get("value", job.name)
+        networks.setdefault(name, partial(_fresh, job.method, situation, run["given"], job.seed))
+    return networks
+
+
+def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any:
+    import torch
+
+    torch.manual_seed(seed)
+    return make_recipe(method, situation, given).method.backbone
+
+
+def _collect(folder: Path, job: Job) -> dict[str, Any]:
+    """What a run's folder says, in the words of results.json."""
+    entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
+    info, outcome, scores, error = (_read(folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error"))
+    if info:
+        entry |= {"method": info["method"], "settings": info["settings"], "backbone": info["settings"].get("backbone", {}).get("value")}
+    if outcome:
+        entry |= outcome
+        entry |= {key: value for key, value in scores.items() if key != "asked"}
+        entry |= {"checkpoint": f"{job.name}/model.safetensors", "curve": _curve(folder / "online.csv"), "trains_on_labels": _uses_labels(job.method)}
+    if error:
+        entry |= {"status": "failed", **error}
+    elif not outcome:
+        entry |= {"status": "interrupted", "error": "stopped before its budget was spent; the same command goes on from its last checkpoint."}
+    return entry
+
+
+def _uses_labels(method: str) -> bool:
+    return ":" not in method and find(method).labels
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    import csv
+
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]

@@ -1,0 +1,196 @@
+"""Image files in, square uint8 RGB out: whatever the mode, the orientation or the damage.
+
+Grey is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float grey is scaled
+by its value range, EXIF rotation is applied, and of an animation the first frame is taken. What cannot be decoded, or
+would take gigabytes to decode, is a :class:`BadImage` with a reason, whatever the decoder raised.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from sensorium.errors import SensoriumError
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga .ico".split()
+)
+MAX_PIXELS = 100_000_000
+"""Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
+MAX_JPEG_PIXELS = 1_000_000_000
+
+# EPS and the like hand the file to an outside program; formats are named so that no such reader is ever reached.
+_FORMATS = "JPEG PNG BMP GIF WEBP TIFF PPM JPEG2000 AVIF TGA ICO".split()
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 274
+
+# The size is checked here, against MAX_PIXELS, and answered with a refusal by name; Pillow's own warning adds nothing.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Damaged metadata is no reason to speak up while the pixels are sound.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
+
+
+class BadImage(SensoriumError):
+    """One image that cannot be used: ``name`` says which, ``reason`` why."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self):
+        return BadImage, (self.name, self.reason)
+
+
+def printable(name: str) -> str:
+    """A file name that is safe to show: control characters and undecodable bytes are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
+
+
+def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.Image:
+    """Decode an image file (its bytes, or where it lies) to an RGB image.
+
+    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same picture, for
+    a fraction of the time. Raises :class:`BadImage` and nothing else.
+    """
+    try:
+        with _open(source, name) as image:
+            _bound(image, name, at_least)
+            image.load()
+            return _upright(_to_rgb(image), image)
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes: OSError, SyntaxError, struct.error, KeyError ...
+        raise BadImage(name, _reason(error)) from None
+
+
+def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
+    """(width, height, mode) of an image file, read from its header only. Raises :class:`BadImage`."""
+    try:
+        with _open(source, name) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
+                width, height = height, width
+            return width, height, image.mode
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(name, _reason(error)) from None
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """RGB image -> uint8 [3, H, W]."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """RGB image -> uint8 [3, size, size]: shorter side resized to ``size`` (antialiased bilinear), centre cropped."""
+    width, height = image.size
+    side = min(width, height)
+    if (width, height) != (size, size):
+        left, top = (width - side) / 2, (height - side) / 2
+        # Resizing the central square alone is the same picture, and a 1 x 65,000 strip costs no gigabytes.
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return to_array(image)
+
+
+def flatten(array: np.ndarray) -> np.ndarray:
+    """Stored pixels [H, W] or [H, W, 1|2|3|4] uint8 -> uint8 [3, H, W]; a 2nd or 4th channel is alpha, put on white."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    channels = array.shape[2]
+    if channels in (2, 4):
+        alpha = array[:, :, -1:].astype(np.uint16)
+        array = ((array[:, :, :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if array.shape[2] == 1:
+        array = np.broadcast_to(array, (*array.shape[:2], 3))
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _open(source: bytes | Path, name: str) -> Image.Image:
+    if isinstance(source, bytes) and not source:
+        raise BadImage(name, "zero bytes")
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    except Image.DecompressionBombError:
+        # Only a JPEG can be decoded at a reduced scale; opened directly, it skips the check and meets ours instead.
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if data[:2] != b"\xff\xd8":
+            raise BadImage(name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller") from None
+        return JpegImageFile(io.BytesIO(data))
+
+
+def _bound(image: Image.Image, name: str, at_least: int | None) -> None:
+    """Refuse what would take gigabytes; let a JPEG decode at a reduced scale where that is asked for or needed."""
+    width, height = image.size
+    large = width * height > MAX_PIXELS
+    # A progressive JPEG keeps all coefficients in memory, whatever the scale.
+    reducible = isinstance(image, JpegImageFile) and not image.info.get("progressive")
+    if large and not (reducible and width * height <= MAX_JPEG_PIXELS):
+        reason = f"{width} x {height} = {width * height // 10**6} megapixels; at most {MAX_PIXELS // 10**6} are decoded"
+        raise BadImage(name, reason + ": store it smaller")
+    if isinstance(image, JpegImageFile) and (large or at_least):
+        scale = 8 if large or not at_least else max(1, min(width, height) // at_least)
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image
+    if mode.startswith("I") or mode == "F":
+        return Image.fromarray(_wide_grey(image)).convert("RGB")
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGB", image.size, (255, 255, 255))
+        paper.paste(layer, mask=layer.getchannel("A"))
+        return paper
+    return image.convert("RGB")
+
+
+def _wide_grey(image: Image.Image) -> np.ndarray:
+    """16-bit, 32-bit and float grey -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        top = 1.0 if high <= 1 else 255.0
+    else:
+        top = 65535.0
+    if low < 0 or high > top:
+        values, top = values - low, max(high - low, 1e-12)
+    return np.round(values * (255.0 / top)).astype(np.uint8)
+
+
+def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(source.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged EXIF: the pixels are still good
+        turn = None
+    return picture.copy() if turn is None and picture is source else picture if turn is None else picture.transpose(turn)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, MemoryError):
+        return "does not fit in memory"
+    text = printable(" ".join(str(error).split()))[:160]
+    return text or type(error).__name__

@@ -1,0 +1,37 @@
+"""Moving averages of networks: teachers and evaluation averages.
+
+target <- momentum target + (1 - momentum) source
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_copy(module: M) -> M:
+    """A copy of its own memory that takes no gradient and is in evaluation mode (no dropout, no drop-path)."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def ema_(target: nn.Module, source: nn.Module, momentum: float, *, buffers: bool = True) -> None:
+    """Move ``target``'s parameters towards ``source``'s, a network of the same build. In place.
+
+    momentum: what stays of the target, 0 (a copy) to 1 (no change). buffers: whether to copy them too, as a network
+    that is only evaluated needs (running statistics are averages already); False for one that keeps its own statistics.
+    Raises ValueError where the networks differ in their number of parameters or buffers.
+    """
+    kept: list[torch.Tensor] = list(target.parameters())
+    new: list[torch.Tensor] = list(source.parameters())
+    if len(kept) != len(new):
+        raise ValueError(f"target has {len(kept)} parameters, source has {len(new)}: they must be of the same build")
+    torch._foreach_lerp_(kept, new, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+    if buffers:
+        for mine, theirs in zip(target.buffers(), source.buffers(), strict=True):
+            mine.copy_(theirs)

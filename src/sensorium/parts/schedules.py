@@ -1,0 +1,31 @@
+"""Schedules: what a number is at a fraction of the budget.
+
+A function of the fraction in [0, 1], never of steps or epochs, so that a budget in minutes, steps or images means the
+same curve. Fractions outside are clamped.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def cosine(start: float, end: float, fraction: float) -> float:
+    """From ``start`` at 0 to ``end`` at 1 along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * _clamped(fraction))) / 2
+
+
+def linear(start: float, end: float, fraction: float) -> float:
+    """From ``start`` at 0 to ``end`` at 1 along a line."""
+    return start + (end - start) * _clamped(fraction)
+
+
+def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.0) -> float:
+    """Learning-rate factor: a line from 0 to 1 during the first ``warmup`` of the budget, then a cosine to ``floor``."""
+    fraction = _clamped(fraction)
+    if fraction < warmup:
+        return fraction / warmup
+    return cosine(1.0, floor, (fraction - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+
+def _clamped(fraction: float) -> float:
+    return min(max(fraction, 0.0), 1.0)

@@ -1,0 +1,61 @@
+"""Backbones by name, and what `auto` means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from sensorium.backbones.resnet import RESNET_SIZES, resnet
+from sensorium.backbones.vit import VIT_SIZES, auto_patch, vit
+from sensorium.errors import SensoriumError
+from sensorium.protocols import Encoder, TokenEncoder, require
+from sensorium.recipes.recipe import Settings, Situation
+
+RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
+VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
+NAMES = RESNETS + VITS
+
+
+def choices(needs: type) -> tuple[str, ...]:
+    """Names of the backbones that offer the protocol ``needs``."""
+    return VITS if needs is TokenEncoder else NAMES
+
+
+def build_backbone(given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any):
+    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
+
+    ``None`` follows from the machine: on a CPU, or at 64 px and below, the narrow ResNet where the method takes one, because it
+    learns more a minute; else the small ViT. ``vit_numbers`` are passed on to a ViT. An illegal pair is an error with the legal choices.
+    """
+    default, why = _auto(on, needs)
+    name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
+    if Path(name).exists():
+        from sensorium.published import load_backbone
+
+        network = load_backbone(Path(name))
+        settings.pick("backbone_size", None, type(network).__name__, f"read from {name}")
+    elif name in RESNETS:
+        network = resnet(name.removeprefix("resnet-"), on.image_size)
+    elif name in VITS:
+        patch = auto_patch(on.image_size)
+        settings.pick("patch_size", None, patch, f"image size {on.image_size}")
+        network = vit(name.removeprefix("vit-"), on.image_size, patch, **vit_numbers)
+    else:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise SensoriumError(f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join(choices(needs))}, or a path.")
+    try:
+        require(network, needs, by=by, choices=", ".join(choices(needs)))
+    except TypeError as error:
+        raise SensoriumError(str(error)) from None
+    return network
+
+
+def _auto(on: Situation, needs: type) -> tuple[str, str]:
+    small = on.device == "cpu" or on.image_size <= 64
+    if needs is TokenEncoder:
+        return ("vit-micro", f"masks patches; {on.image_size} px on {on.device}") if small else ("vit-small", "masks patches; GPU")
+    if on.device == "cpu":
+        return "resnet-micro", f"{on.cores}-core CPU: a narrow ResNet learns more per minute than a ViT"
+    return ("resnet-18", f"images of {on.image_size} px") if small else ("resnet-50", f"images of {on.image_size} px on {on.device}")

@@ -1,0 +1,207 @@
+"""Recipes of the self-supervised family and its supervised baseline.
+
+Each function's keyword parameters are the flags of ``sensorium train NAME``. ``None`` follows from the data and the
+machine; what was chosen and why is printed and kept with the run.
+"""
+
+from __future__ import annotations
+
+from sensorium.data import augment
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import DINOHead, ProjectionHead
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.protocols import TokenEncoder
+from sensorium.recipes.backbone import build_backbone
+from sensorium.recipes.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipes.recipe import Recipe, Settings, Situation
+from sensorium.selfsup.dino import DINO
+from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.simclr import SimCLR
+from sensorium.selfsup.supervised import Supervised
+
+
+def simclr(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    temperature: float | None = None,
+    projection: int = 128,
+    crop_min: float | None = None,
+    strength: float = 0.5,
+) -> Recipe:
+    """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
+
+    sensorium train simclr --data DIR --budget 10m --temperature 0.2
+
+    Parameters
+    ----------
+    backbone: any backbone by name, or the path of a checkpoint.
+    batch_size: pictures a step, each seen twice.
+    lr: peak learning rate of AdamW.
+    weight_decay: of AdamW.
+    warmup: share of the budget over which the learning rate rises.
+    temperature: of the softmax over similarities; lower for small batches.
+    projection: width of the space in which views are compared.
+    crop_min: smallest share of the picture that a crop may keep.
+    strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SimCLR")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
+    tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
+    method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
+    views = augment.simclr_views(on.mean, on.std, on.image_size, strength=strength, scale=(smallest, 1.0))
+    return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def mae(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    mask_ratio: float = 0.75,
+    decoder_width: int | None = None,
+    decoder_depth: int | None = None,
+    normalize_targets: bool = True,
+    crop_min: float = 0.2,
+) -> Recipe:
+    """MAE (He et al., 2021): hide three quarters of the patches and paint them back.
+
+    sensorium train mae --data DIR --budget 10m --mask-ratio 0.6
+
+    Parameters
+    ----------
+    backbone: a ViT by name, or the path of a checkpoint of one.
+    batch_size: pictures a step.
+    lr: peak learning rate of AdamW.
+    weight_decay: of AdamW.
+    warmup: share of the budget over which the learning rate rises.
+    mask_ratio: share of the patches that is hidden.
+    decoder_width: of the small Transformer that paints.
+    decoder_depth: its layers.
+    normalize_targets: paint each patch relative to its own mean and spread.
+    crop_min: smallest share of the picture that a crop may keep.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 1.5e-3, batch, s)
+    width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
+    depth = s.pick("decoder_depth", decoder_depth, 2 if network.depth <= 6 else 4 if network.depth < 12 else 8, f"encoder depth {network.depth}")
+    s.note(weight_decay=weight_decay, warmup=warmup, mask_ratio=mask_ratio, normalize_targets=normalize_targets, crop_min=crop_min)
+    if not 0.0 < mask_ratio < 1.0:
+        raise SensoriumError(f"--mask-ratio {mask_ratio} is not between 0 and 1; the paper's is 0.75.")
+    method = MAE(
+        network,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=max(1, width // 32),
+        mask_ratio=mask_ratio,
+        normalize_targets=normalize_targets,
+    )
+    patches = (on.image_size // network.patch_size) ** 2
+    views = augment.mae_views(on.mean, on.std, on.image_size, patches, scale=(crop_min, 1.0))
+    return Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def dino(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.04,
+    warmup: float = 0.1,
+    momentum: float | None = None,
+    tau_student: float = 0.1,
+    tau_teacher: float | None = None,
+    prototypes: int | None = None,
+    local_crops: int | None = None,
+    local_size: int | None = None,
+) -> Recipe:
+    """DINO (Caron et al., 2021): a student that sees crops predicts what its own moving average makes of the whole.
+
+    sensorium train dino --data DIR --budget 10m --backbone vit-micro
+
+    Parameters
+    ----------
+    backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
+    batch_size: pictures a step.
+    lr: peak learning rate of AdamW.
+    weight_decay: of AdamW.
+    warmup: share of the budget over which the learning rate rises.
+    momentum: of the teacher's moving average at the start; it rises to 1.
+    tau_student: temperature of the student's softmax.
+    tau_teacher: temperature of the teacher's softmax after its warm-up.
+    prototypes: width of the output.
+    local_crops: small crops a picture, beside the two global ones.
+    local_size: their side in pixels.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="DINO")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 1e-3, batch, s)
+    # The paper's 0.996 is for batches of 1,024 and 800 epochs; a short run of small batches needs a faster teacher.
+    start = s.pick("momentum", momentum, 0.99 if on.images < 200_000 else 0.996, f"{on.images:,} training images")
+    tau_t = s.pick("tau_teacher", tau_teacher, 0.04 if batch < 512 else 0.07, f"batch {batch}")
+    width = s.pick("prototypes", prototypes, 2048 if on.images < 200_000 else 65_536, f"{on.images:,} training images")
+    locals_ = s.pick("local_crops", local_crops, 2 if on.image_size <= 64 else 6, f"image size {on.image_size}")
+    small = s.pick("local_size", local_size, _local_size(on.image_size, getattr(network, "patch_size", 1)), f"half of {on.image_size} px")
+    s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
+    method = DINO(network, DINOHead(network.dim, width), tau_s=tau_student, tau_t=(min(0.04, tau_t), tau_t), momentum=start)
+    views = augment.dino_views(on.mean, on.std, on.image_size, small, locals_)
+    return Recipe("dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _local_size(image_size: int, patch_size: int) -> int:
+    """Nearest multiple of the patch to half the picture (96 of 224 in the paper)."""
+    return max(patch_size, round(image_size * 0.5 / patch_size) * patch_size)
+
+
+def supervised(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    label_smoothing: float = 0.1,
+    crop_min: float = 0.3,
+) -> Recipe:
+    """The baseline that needs every label: cross-entropy with crops, flips and colour jitter.
+
+    sensorium train supervised --data DIR --budget 10m
+
+    Parameters
+    ----------
+    backbone: any backbone by name, or the path of a checkpoint.
+    batch_size: pictures a step.
+    lr: peak learning rate of AdamW.
+    weight_decay: of AdamW.
+    warmup: share of the budget over which the learning rate rises.
+    label_smoothing: probability mass given to the other classes.
+    crop_min: smallest share of the picture that a crop may keep.
+    """
+    if len(on.classes) < 2:
+        what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
+        raise SensoriumError(f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class.")
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="the supervised baseline")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
+    method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
+    views = augment.supervised_views(on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=0.3)
+    return Recipe("supervised", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s)

@@ -1,0 +1,265 @@
+"""One run: a recipe, data and a budget make a folder; the folder gives the trained method back.
+
+    import sensorium as s
+    run = s.train("mae", data="photos/", budget="10m")
+    run.features(images)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.catalogue import System, find, resolve
+from sensorium.data.cache import Pixels, cache, natural_size
+from sensorium.data.open import Opened, open_data
+from sensorium.errors import SensoriumError
+from sensorium.method import Method
+from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready for training and judging: decoded, square, memory-mapped."""
+
+    opened: Opened
+    train: Pixels
+    test: Pixels | None
+    size: int
+
+
+def prepare(data: str, *, test: str | None = None, image_size: int | None = None, limit: int | None = None, folder: Path) -> Prepared:
+    """Open ``data``, choose the working size (``image_size`` pixels, or what the pictures suggest) and cache the pixels under ``folder``."""
+    opened = open_data(data, test=test, limit=limit)
+    size = image_size or natural_size(opened.train, cpu=device_name() == "cpu")
+    if size < 8:
+        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+    train = cache(opened.train, size, folder)
+    held = opened.test or opened.val
+    return Prepared(opened, train, cache(held, size, folder) if held is not None else None, size)
+
+
+def device_name() -> str:
+    """The accelerator at hand: "cuda", "mps" or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def situate(prepared: Prepared) -> Situation:
+    """What the defaults of a recipe follow from."""
+    from sensorium.train.precision import fast_bf16
+
+    device = device_name()
+    pixels = prepared.train
+    mean, std = (tuple(float(v) for v in values) for values in (pixels.mean, pixels.std))
+    return Situation(prepared.size, len(pixels), tuple(pixels.classes), mean, std, device, os.cpu_count() or 1, fast_bf16(device))  # type: ignore[arg-type]
+
+
+def make_recipe(name: str, on: Situation, given: dict[str, Any]) -> Recipe:
+    """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
+    function = _recipe_function(name)
+    try:
+        recipe: Recipe = function(on, **given)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise SensoriumError(f"{name}: {error}. `sensorium train {name} --help` lists its settings.") from None
+        raise
+    settings = Settings(recipe.settings)
+    for key in given:
+        if key in settings and given[key] is not None:
+            settings[key] = Setting(settings[key].value, "given")
+    return Recipe(recipe.name, recipe.method, recipe.views, recipe.optimizer, recipe.schedule, recipe.batch_size, settings)
+
+
+def _recipe_function(name: str) -> Callable[..., Recipe]:
+    return resolve(name) if ":" in name else resolve(find(name).recipe)
+
+
+class Run:
+    """A run's folder, read back. The method is rebuilt from its settings and filled from ``model.safetensors``."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        try:
+            self.info: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        except FileNotFoundError:
+            raise SensoriumError(f"'{folder}' is no run: it has no run.json. Train one: sensorium train mae --data DIR --out {folder}") from None
+        except json.JSONDecodeError as error:
+            raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
+        self.situation = Situation(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()})
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "outcome.json").is_file()
+
+    @cached_property
+    def outcome(self) -> dict[str, Any]:
+        """Steps, seconds, images a second ... as the training left them."""
+        return json.loads((self.folder / "outcome.json").read_text())
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        torch.manual_seed(self.info["seed"])
+        return make_recipe(self.info["recipe"], self.situation, self.info["given"])
+
+    @cached_property
+    def method(self) -> Method:
+        """The trained method, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        path = self.folder / "model.safetensors"
+        if not path.is_file():
+            raise SensoriumError(f"{path} is missing: the run has not finished. Run the same command again to continue it.")
+        method = self.recipe.method
+        method.load_state_dict(load_file(path))
+        return method.eval()
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        return self.method.backbone  # type: ignore[return-value]
+
+    def prepare_images(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalised as in training; floats pass unchanged."""
+        from sensorium.data.augment import plain
+
+        return plain(images, self.situation.mean, self.situation.std, self.situation.image_size) if images.dtype == torch.uint8 else images
+
+    @torch.inference_mode()
+    def features(self, images: Tensor | np.ndarray) -> Tensor:
+        """Images, uint8 [B, 3, H, W] of any size or float already normalised, -> features [B, D] float32."""
+        images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise SensoriumError(f"features wants images [B, 3, H, W], not {list(images.shape)}.")
+        return self.method.features(self.prepare_images(images)).float()  # type: ignore[operator]
+
+    def data(self) -> Prepared:
+        """The data that the run was trained on, from its cache where that is still there."""
+        info = self.info["data"]
+        return prepare(info["path"], test=info["test"], image_size=self.situation.image_size, limit=info["limit"], folder=Path(info["cache"]))
+
+
+def train(
+    name: str,
+    data: str = "scenes",
+    *,
+    test: str | None = None,
+    budget: str = "10m",
+    out: str | Path | None = None,
+    seed: int = 0,
+    devices: int = 1,
+    strategy: str = "auto",
+    precision: str = "auto",
+    accumulate: int = 1,
+    image_size: int | None = None,
+    limit: int | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+    prepared: Prepared | None = None,
+    cache_folder: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data`` under ``budget``; the same call again resumes or returns the run.
+
+    ``out`` defaults to ``sensorium-runs/NAME``. ``settings`` are the recipe's own parameters.
+    """
+    from sensorium.train.fit import fit
+
+    folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
+    if fresh and folder.exists():
+        _clear(folder)
+    pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
+    ready = prepared or prepare(data, test=test, image_size=image_size, limit=limit, folder=pixels_folder)
+    if len(ready.train) < 8:
+        raise SensoriumError(f"{data}: only {len(ready.train)} readable training images; 8 is the least that can be learned from.")
+    situation = situate(ready)
+    given = {key: value for key, value in settings.items() if value is not None}
+    torch.manual_seed(seed)
+    recipe = make_recipe(name, situation, given)
+    run_info = {
+        "recipe": name,
+        "method": recipe.name,
+        "seed": seed,
+        "given": given,
+        "situation": asdict(situation),
+        "settings": {key: asdict(setting) for key, setting in recipe.settings.items()},
+        "data": {"path": str(data), "test": test, "limit": limit, "cache": str(pixels_folder)},
+        "budget": budget,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "run.json").is_file():
+        write_json(folder / "run.json", run_info)
+    fit(
+        recipe.method,
+        ready.train,
+        views=recipe.views,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        batch_size=recipe.batch_size,
+        budget=budget,
+        out=folder,
+        seed=seed,
+        accumulate=accumulate,
+        devices=devices,
+        strategy=strategy,
+        precision=precision,
+        online=online_judge(ready),
+        progress=progress,
+    )
+    return Run(folder)
+
+
+def online_judge(ready: Prepared, most: int = 4000) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: kNN of up to 1,000 test images among ``most`` training images, feature rank and spread."""
+    from sensorium.evaluate.encode import encode
+    from sensorium.evaluate.knn import knn
+    from sensorium.train.monitor import collapse
+
+    rng = np.random.default_rng(0)
+    train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:most]))
+    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:1000])) if ready.test is not None else None
+
+    def judge(method: Method) -> dict[str, float]:
+        device = next(method.parameters()).device
+        features = encode(method, train, device=device)
+        found = collapse(features)
+        if test is not None and train.labels is not None and test.labels is not None and len(train.classes) > 1:
+            score = knn(features, torch.as_tensor(train.labels), encode(method, test, device=device), torch.as_tensor(test.labels), len(train.classes))
+            found = {"knn_top1": score["top1"], **found}
+        return found
+
+    return judge
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    os.replace(temporary, path)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's folder, and nothing that is not one."""
+    import shutil
+
+    if not (folder / "run.json").is_file():
+        raise SensoriumError(f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out.")
+    shutil.rmtree(folder)
+
+
+def system_of(run: Run) -> System | None:
+    """The catalogue's entry of a run, None for a recipe of the user's own."""
+    return None if ":" in run.info["recipe"] else find(run.info["recipe"])

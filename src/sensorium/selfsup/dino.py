@@ -1,0 +1,164 @@
+"""DINO: emerging properties in self-supervised vision transformers (Caron et al., 2021, arXiv:2104.14294).
+
+The student sees every crop of an image; its moving average, the teacher, sees only the global ones. The student learns
+to predict the teacher across crops (eq. 3), as a mean over the pairs of different crops:
+
+    L = mean over g, v != g of  -sum_k P_t[g, k] log P_s[v, k]
+    P_t = softmax((teacher(x_g) - c) / tau_t)        P_s = softmax(student(x_v) / tau_s)
+    c       <- m_c c + (1 - m_c) mean over g of teacher(x_g)                    (eq. 4)
+    teacher <- m teacher + (1 - m) student,   m from ``momentum`` to 1 along a cosine
+
+The centre c spreads the teacher's output, a small tau_t sharpens it; together they keep it from collapsing.
+
+State changes in hooks only, with one exception, batch normalisation. As in the authors' code the teacher normalises by
+the statistics of its own batch while training, and keeps running statistics of its own; whatever else differs between
+training and evaluation (dropout, drop-path) is off in the teacher.
+Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sensorium.method import Method, Progress
+from sensorium.parts.ema import ema_, frozen_copy
+from sensorium.parts.gather import sum_over_processes
+from sensorium.parts.heads import DINOHead
+from sensorium.parts.schedules import cosine, linear
+from sensorium.protocols import AttentionMaps, Encoder, require
+
+
+class DINO(Method):
+    """Encoder; AttentionMaps too where its backbone is.
+
+    backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
+    temperature; tau_t: the teacher's, from the first value to the second along a line over the first ``tau_warmup`` of
+    the budget. momentum: m at the start. center_momentum: m_c. freeze_last: fraction of the budget during which the
+    head's prototypes stay as they are. global_crops: G.
+    """
+
+    center: Tensor
+    tau_t: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: DINOHead,
+        *,
+        tau_s: float = 0.1,
+        tau_t: tuple[float, float] = (0.04, 0.07),
+        tau_warmup: float = 0.3,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        freeze_last: float = 0.01,
+        global_crops: int = 2,
+    ):
+        super().__init__()
+        require(backbone, Encoder, by="DINO", choices="a ViT or a ResNet")
+        self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
+        if head.in_features != self.dim:
+            raise ValueError(f"DINO: the head takes {head.in_features} features, the backbone gives {self.dim}")
+        self.student = nn.ModuleDict({"backbone": backbone, "head": head})
+        self.teacher = frozen_copy(self.student)
+        self.tau_s, self.tau_schedule, self.tau_warmup = tau_s, tau_t, tau_warmup
+        self.momentum, self.center_momentum = momentum, center_momentum
+        self.freeze_last, self.global_crops = freeze_last, global_crops
+        self.register_buffer("center", torch.zeros(head.out_features))  # c  [K]
+        self.register_buffer("tau_t", torch.tensor(tau_t[0]))
+        # What this step's forwards saw of the teacher: the sum [K] and the count. Not a buffer, because wrappers
+        # broadcast buffers from the first process before each forward.
+        self._seen: tuple[Tensor, int] | None = None
+        if isinstance(backbone, AttentionMaps):
+            self.attention = self._attention
+        self.train()
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """batch["crops"]: V of [B, 3, H_v, W_v], the global ones first.
+
+        Logs ``entropy`` of the teacher in nats (0: always one prototype; log K: no opinion; both are collapse) and
+        ``kl``, how far the student is from the teacher.
+        """
+        crops = batch["crops"]
+        V, G, B = len(crops), self.global_crops, len(crops[0])
+        if not 1 < V >= G > 0:
+            raise ValueError(f"DINO needs two crops or more, {G} of them global; got {V} crops")
+        with torch.no_grad():
+            t_GBK = _project(self.teacher, crops[:G]).unflatten(0, (G, B))
+        s_VBK = _project(self.student, crops).unflatten(0, (V, B))
+        if self.training:
+            total, count = self._seen or (0, 0)
+            self._seen = (total + t_GBK.sum((0, 1)), count + G * B)
+        return dino_loss(t_GBK, s_VBK, self.center, tau_t=self.tau_t, tau_s=self.tau_s)
+
+    def before_step(self, at: Progress) -> None:
+        warm = at.fraction / self.tau_warmup if self.tau_warmup > 0 else 1.0
+        self.tau_t.fill_(linear(*self.tau_schedule, warm))
+        self._seen = None
+
+    def before_update(self, at: Progress) -> None:
+        if at.fraction < self.freeze_last:
+            for parameter in self.student["head"].last_layer.parameters():  # pyright: ignore
+                parameter.grad = None
+
+    @torch.no_grad()
+    def after_step(self, at: Progress) -> None:
+        ema_(self.teacher, self.student, cosine(self.momentum, 1.0, at.fraction), buffers=False)
+        if self._seen is not None:
+            total, count = self._seen
+            seen = sum_over_processes(torch.cat([total, total.new_full((1,), count)]))
+            self.center.lerp_(seen[:-1] / seen[-1], 1 - self.center_momentum)
+            self._seen = None
+
+    def train(self, mode: bool = True) -> DINO:
+        super().train(mode)
+        self.teacher.eval()
+        for module in self.teacher.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+        return self
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The teacher's, which is what the paper evaluates."""
+        return self.teacher["backbone"]
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, dim] of the teacher's backbone."""
+        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+
+    def _attention(self, images: Tensor) -> Tensor:
+        return self.backbone.attention(images)  # pyright: ignore[reportCallIssue]
+
+
+def dino_loss(
+    t_GBK: Tensor, s_VBK: Tensor, center: Tensor, *, tau_t: float | Tensor, tau_s: float
+) -> dict[str, Tensor]:
+    """The loss (eq. 3) between the teacher's logits of G crops and the student's of V, whose first G are the same crops.
+
+    Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, float32, means over the
+    batch; the last two detached.
+    """
+    t_GBK, s_VBK = t_GBK.detach().float(), s_VBK.float()
+    with torch.autocast(s_VBK.device.type, enabled=False):
+        log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
+        log_s = F.log_softmax(s_VBK / tau_s, dim=-1)
+        p_t = log_t.exp()
+        cross_GV = -(p_t.flatten(1) @ log_s.flatten(1).T) / s_VBK.shape[1]
+        other = ~torch.eye(*cross_GV.shape, dtype=torch.bool, device=cross_GV.device)
+        loss = cross_GV[other].mean()
+        entropy = -(p_t * log_t).sum(-1).mean()
+    return {"loss": loss, "entropy": entropy, "kl": loss.detach() - entropy}
+
+
+def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: neighbours of one size share a pass, the head sees all at once."""
+    same_size = (torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:]))
+    features = [network["backbone"].features(images) for images in same_size]  # pyright: ignore[reportCallIssue]
+    return network["head"](torch.cat(features))

@@ -1,0 +1,160 @@
+"""MAE: masked autoencoders are scalable vision learners (He et al., 2022, arXiv:2111.06377).
+
+Three quarters of an image's patches are removed; the encoder sees the rest, a narrow decoder gets its output with a
+learned mask token in each gap, and predicts the pixels that were removed:
+    shuffle = argsort(noise),   keep the first N (1 - mask_ratio) of it                    (section 3, "masking")
+    z = encode(embed(image)[keep])                                                         ("encoder")
+    y = decoder([z, mask tokens] + positions)                                              ("decoder")
+    L = mean over removed patches of |y - t|^2,   t = (pixels - mean) / sqrt(var + 1e-6)   ("reconstruction target")
+A transformer without causal order does not care about the order of its tokens, so the decoder runs in shuffled order:
+kept patches first, removed ones last. Nothing has to be put back, and what only the loss needs (the last block's
+queries and MLP, the norm, the prediction) is computed for the removed rows alone. The numbers are the paper's.
+Decoder parameters carry the names of the authors' code.
+Shapes: B images, N patches (n kept), P = p * p * 3 pixel values a patch in the order (row, column, channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.method import Method
+from sensorium.parts.attention import Block
+from sensorium.parts.init import init_transformer_
+from sensorium.parts.patches import patchify, rows_at, unpatchify
+from sensorium.parts.positions import resample, sincos_2d
+from sensorium.protocols import TokenEncoder, require
+
+
+@runtime_checkable
+class Maskable(TokenEncoder, Protocol):
+    """A ``TokenEncoder`` that need not embed the patches which are removed anyway."""
+
+    grid: tuple[int, int]
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, 3, H, W] -> [B, N, dim], or with ``keep`` [B, n] these patches only, in that order."""
+        ...
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Patches (down, across) of images; an error where the patch does not divide them."""
+        ...
+
+
+class MAE(Method):
+    """A masked autoencoder around a backbone.
+
+    ``mask_ratio`` is the share of patches that is removed; ``normalize_targets`` standardises each target patch by its
+    own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is what remains after training.
+    """
+
+    def __init__(
+        self,
+        backbone: Maskable,
+        *,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder_heads: int,
+        decoder_mlp_ratio: float = 4.0,
+        mask_ratio: float = 0.75,
+        normalize_targets: bool = True,
+        eps: float = 1e-6,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        require(backbone, Maskable, by="MAE", choices="a ViT (vit:micro ... vit:huge)")
+        if decoder_depth < 1:
+            raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
+        self.backbone = backbone
+        self.dim, self.patch_size, self.grid = backbone.dim, backbone.patch_size, backbone.grid
+        self.mask_ratio, self.normalize_targets = mask_ratio, normalize_targets
+        self.kept(self.grid[0] * self.grid[1])
+
+        self.decoder_embed = nn.Linear(backbone.dim, decoder_width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_width))
+        self.decoder_pos_embed = nn.Parameter(sincos_2d(self.grid, decoder_width), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(decoder_width, decoder_heads, mlp_ratio=decoder_mlp_ratio, eps=eps, qkv_bias=qkv_bias)
+            for _ in range(decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=eps)
+        self.decoder_pred = nn.Linear(decoder_width, self.patch_size**2 * 3)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            init_transformer_(part, "xavier")
+
+    def kept(self, patches: int) -> int:
+        """How many of ``patches`` the encoder sees; ``ValueError`` where nothing would be kept or removed."""
+        kept = int(patches * (1 - self.mask_ratio))
+        if not 0 < kept < patches:
+            raise ValueError(f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches: keep at least 1, remove at least 1")
+        return kept
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``image`` [B, 3, H, W] and, optional, ``noise`` [B, N] (smallest kept) -> the loss.
+
+        ``explained`` is the share of the targets' energy that the prediction explains: 0 for predicting nothing.
+        """
+        images = batch["image"]
+        keep, removed = self.mask(images, batch.get("noise"))
+        targets = self.targets(rows_at(patchify(images, self.patch_size), removed))
+        loss = F.mse_loss(self.predict(images, keep, removed).float(), targets)
+        return {"loss": loss, "explained": 1 - loss.detach() / targets.square().mean().clamp_min(1e-12)}
+
+    def mask(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Indices of the kept [B, n] and the removed patches [B, N - n], in the order of the noise."""
+        h, w = self.backbone.grid_of(images)
+        if noise is None:
+            noise = torch.rand(len(images), h * w, device=images.device)
+        if noise.shape != (len(images), h * w):
+            raise ValueError(f"noise must be [{len(images)}, {h * w}] (a number a patch), got {list(noise.shape)}")
+        shuffle = torch.argsort(noise, dim=1)
+        n = self.kept(h * w)
+        return shuffle[:, :n], shuffle[:, n:]
+
+    def targets(self, pixels: Tensor) -> Tensor:
+        """Pixels of patches [..., P] -> what the decoder shall predict [..., P], float32."""
+        pixels = pixels.float()
+        if not self.normalize_targets:
+            return pixels
+        var, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+        return (pixels - mean) * torch.rsqrt(var + 1e-6)
+
+    def predict(self, images: Tensor, keep: Tensor, removed: Tensor) -> Tensor:
+        """Predicted targets of the removed patches [B, N - n, P], in the order of ``removed``."""
+        latent = self.decoder_embed(self.backbone.encode(self.backbone.embed(images, keep)))  # [B, 1 + n, .]
+        table = resample(self.decoder_pos_embed, self.grid, self.backbone.grid_of(images))[0]
+        seen = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)  # rows of the table; 0 is the class token's
+        gaps = self.mask_token.expand(len(images), removed.shape[1], -1)
+        x = torch.cat([latent, gaps], dim=1) + F.embedding(seen, table)
+        for block in self.decoder_blocks[:-1]:
+            x = block(x)
+        x = self.decoder_blocks[-1](x, slice(latent.shape[1], None))
+        return self.decoder_pred(self.decoder_norm(x))
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, dim]: the backbone's features of the whole image."""
+        return self.backbone.features(images)
+
+    @torch.no_grad()
+    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+        """Side by side: image | what the encoder saw (gaps are 0) | that with the gaps as predicted, [B, 3, H, 3 W].
+
+        Where targets are normalised, a predicted patch gets the mean and spread of the true one, as in the paper's figures.
+        """
+        images = batch["image"]
+        grid = self.backbone.grid_of(images)
+        keep, removed = self.mask(images, batch.get("noise"))
+        pixels = patchify(images, self.patch_size)
+        predicted = self.predict(images, keep, removed).float()
+        if self.normalize_targets:
+            var, mean = torch.var_mean(rows_at(pixels, removed).float(), dim=-1, keepdim=True)
+            predicted = predicted * (var + 1e-6).sqrt() + mean
+        where = removed.unsqueeze(-1).expand_as(predicted)
+        masked = pixels.scatter(1, where, 0.0)
+        filled = pixels.scatter(1, where, predicted.to(pixels.dtype))
+        return torch.cat([images, *(unpatchify(x, grid, self.patch_size) for x in (masked, filled))], dim=-1)

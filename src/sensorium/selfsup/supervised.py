@@ -1,0 +1,59 @@
+"""The supervised baseline: cross-entropy on whatever labels there are.
+
+    L = mean over labelled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
+    q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
+
+The mean is over the labelled images of all processes, so that one process equals N however the labels fall.
+Shapes: B images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.method import Method
+from sensorium.parts.gather import sum_over_processes, world_size
+from sensorium.protocols import Encoder, require
+
+UNKNOWN = -1
+
+
+class Supervised(Method):
+    """Encoder and Classifier. backbone: an Encoder. classes: K. label_smoothing: eps in [0, 1)."""
+
+    def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0):
+        super().__init__()
+        require(backbone, Encoder, by="Supervised", choices="a ViT or a ResNet")
+        self.backbone = backbone
+        self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
+        self.classes = classes
+        self.head = nn.Linear(self.dim, classes)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0).
+
+        Logs ``top1``, the share of labelled images whose class is the most likely one.
+        """
+        labels = batch["label"]
+        logits = self.logits(batch["image"]).float()
+        known = labels != UNKNOWN
+        # Each process divides by the mean number of labels a process, not by its own.
+        count = (sum_over_processes(known.sum().float()) / world_size()).clamp(min=1 / world_size())
+        loss = F.cross_entropy(
+            logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        right = (logits.detach().argmax(1) == labels) & known
+        return {"loss": loss / count, "top1": right.sum() / count}
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, dim]."""
+        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, classes]."""
+        return self.head(self.features(images))

@@ -1,0 +1,164 @@
+"""What a step sees: a function of (seed, step), so that resuming is starting at a step.
+
+The data are one endless stream, permutation after permutation, each seeded by (seed, pass). Step k takes the stream's
+items k*B ... (k+1)*B - 1: no ragged last batch, and a batch may be larger than the data. A process keeps its contiguous
+rows of the global batch, cut into ``accumulate`` micro-batches; the random numbers of a view are drawn for the whole
+global batch (:mod:`sensorium.data.draw`), so how a batch is cut changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.data.draw import Draw, step_seed
+from sensorium.errors import SensoriumError
+
+Views = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
+_ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views
+
+
+class Pixels(Protocol):
+    """What training reads: images uint8 [N, 3, S, S], labels int64 [N] or None; mean and std per channel in 0..1 scale."""
+
+    @property
+    def images(self) -> Any: ...
+    @property
+    def labels(self) -> Any: ...
+    @property
+    def mean(self) -> Any: ...
+    @property
+    def std(self) -> Any: ...
+
+
+class Order:
+    """The endless stream of indices into ``images`` items."""
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        if images < 1:
+            raise SensoriumError("there are no images to train on: check the data folder.")
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self._shuffled: dict[int, np.ndarray] = {}
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Indices of the global batch of ``step``, int64 [B]."""
+        start, stop = step * self.batch_size, (step + 1) * self.batch_size
+        first, last = start // self.images, (stop - 1) // self.images
+        parts = [self._permutation(epoch) for epoch in range(first, last + 1)]
+        offset = first * self.images
+        return np.concatenate(parts)[start - offset : stop - offset]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._shuffled:
+            generator = torch.Generator().manual_seed(step_seed(step_seed(self.seed, _ORDER), epoch))
+            kept = sorted(self._shuffled)[-1:]  # a batch that straddles two passes needs both, later ones neither
+            self._shuffled = {old: self._shuffled[old] for old in kept}
+            self._shuffled[epoch] = torch.randperm(self.images, generator=generator).numpy()
+        return self._shuffled[epoch]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of a global batch of ``batch_size`` one process works on, and in how many pieces."""
+
+    batch_size: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        pieces = self.accumulate * self.world
+        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % pieces:
+            near = max(pieces, round(self.batch_size / pieces) * pieces) if pieces > 0 else 1
+            raise SensoriumError(
+                f"batch size {self.batch_size} cannot be shared equally by {self.world} process(es) x {self.accumulate} "
+                f"micro-batch(es): use --batch-size {near}."
+            )
+
+    def rows(self, micro: int) -> slice:
+        size = self.batch_size // (self.accumulate * self.world)
+        start = (self.rank * self.accumulate + micro) * size
+        return slice(start, start + size)
+
+
+class Batches:
+    """Iterates over the micro-batches from ``step`` on until ``stopped``; ready on the device they train on.
+
+    ``waited`` is how many seconds the loop stood without a batch's pixels, ``augmented`` how many it spent in the views
+    (on a GPU: in launching them). With ``ahead`` a thread reads the next pixels while the present step runs: worth it
+    on a GPU; on a CPU it would take its cores from the step.
+    """
+
+    def __init__(self, pixels: Pixels, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:
+        self.images, self.labels = pixels.images, pixels.labels
+        self.views, self.share, self.seed, self.ahead = views, share, seed, ahead
+        self.order = Order(len(self.images), share.batch_size, seed)
+        self.device = torch.device("cpu")
+        self.step, self.micro, self.stopped = 0, 0, False
+        self.waited = self.augmented = 0.0
+        self._reader: ThreadPoolExecutor | None = None
+        self._next: tuple[tuple[int, int], Future[tuple[Tensor, Tensor]]] | None = None
+
+    def __len__(self) -> int:
+        """A length nobody reaches: without one Lightning would fetch a batch before it is known to be needed."""
+        return 1 << 40
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self.stopped:
+            self.close()
+            raise StopIteration
+        before = time.perf_counter()
+        images, labels = (self._fetch if self.ahead else self._read)(self.step, self.micro)
+        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
+        ready = time.perf_counter()
+        rows = self.share.rows(self.micro)
+        draw = Draw.seeded(self.seed, self.step, self.share.batch_size, rows.start, rows.stop, self.device)
+        with torch.no_grad():
+            batch = self.views(images, labels, draw)
+        self.waited += ready - before
+        self.augmented += time.perf_counter() - ready
+        self.step, self.micro = self._after(self.step, self.micro)
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step, self.micro = state["step"], 0
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.shutdown(wait=True, cancel_futures=True)
+        self._reader = self._next = None
+
+    def _after(self, step: int, micro: int) -> tuple[int, int]:
+        return (step, micro + 1) if micro + 1 < self.share.accumulate else (step + 1, 0)
+
+    def _read(self, step: int, micro: int) -> tuple[Tensor, Tensor]:
+        index = self.order(step)[self.share.rows(micro)]
+        images = torch.from_numpy(np.ascontiguousarray(self.images[index]))
+        if self.labels is None:
+            labels = torch.full((len(index),), -1, dtype=torch.int64)
+        else:
+            labels = torch.from_numpy(np.asarray(self.labels[index], dtype=np.int64))
+        return (images.pin_memory(), labels) if self.device.type == "cuda" else (images, labels)
+
+    def _fetch(self, step: int, micro: int) -> tuple[Tensor, Tensor]:
+        self._reader = self._reader or ThreadPoolExecutor(1, "sensorium-reader")
+        at, future = self._next or ((-1, -1), None)
+        if future is None or at != (step, micro):
+            future = self._reader.submit(self._read, step, micro)
+        found = future.result()
+        following = self._after(step, micro)
+        self._next = (following, self._reader.submit(self._read, *following))
+        return found

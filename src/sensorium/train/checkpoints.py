@@ -1,0 +1,138 @@
+"""Checkpoints that survive: written atomically, the last good one kept, checked before they are trusted.
+
+``last.ckpt`` is Lightning's own format (weights, optimizer, loop) plus what a run needs to go on as if nothing had
+happened. When it is damaged, ``previous.ckpt`` takes its place. Nothing is ever unpickled: ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sensorium.errors import SensoriumError
+from sensorium.method import Method
+from sensorium.train.files import replace
+
+LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
+WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Lightning's way to the disk: to a temporary file, then into place, the former checkpoint becoming the previous."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        kept = "The previous checkpoint is whole. " if path.exists() else ""
+        replace(path, lambda temporary: torch.save(checkpoint, temporary), former=path.with_name(PREVIOUS), kept=kept)
+
+
+def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest readable checkpoint: its path, the run's own state in it, and notes; ``None`` when there is none."""
+    notes: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            return path, _read_state(path), notes
+        except Exception as error:  # whatever a damaged or foreign file provokes in zip, pickle or torch
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            notes.append(f"{path} is damaged or foreign ({reason}); it was not used.")
+    if notes:
+        raise SensoriumError(f"{notes[-1]} No checkpoint of this run can be read: start over with --fresh.")
+    return None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums that it writes
+        if (bad := archive.testzip()) is not None:
+            raise ValueError(f"checksum of {bad} is wrong")
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["sensorium"]
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+        raise ValueError("it is not a checkpoint of sensorium")
+    return state
+
+
+def fingerprint(
+    method: Method,
+    images: Any,
+    labels: Any,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[float], float],
+    settings: Mapping[str, Any],
+) -> dict[str, str]:
+    """What must not change between a run and its continuation: each setting as a short string."""
+    shapes = {name: list(value.shape) for name, value in method.state_dict().items()}
+    plain = {
+        name: value
+        for name, value in vars(method).items()
+        if isinstance(value, bool | int | float | str | tuple) and not name.startswith("_") and name != "training"
+    }
+    groups = [
+        {name: value for name, value in group.items() if name != "params"} | {"params": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
+    return {
+        "method": type(method).__name__,
+        "weights": _digest(shapes),
+        **{f"method.{name}": _text(value) for name, value in plain.items()},
+        "optimizer": f"{type(optimizer).__name__} {_text(groups)}" if len(groups) == 1 else _digest(groups),
+        "schedule": _text([round(float(schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
+        "data": _data_digest(images, labels),
+        **{name: _text(value) for name, value in settings.items()},
+    }
+
+
+def check_settings(found: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
+    """Refuse to go on with a run that was started otherwise."""
+    differing = [name for name in dict.fromkeys([*found, *now]) if found.get(name) != now.get(name)]
+    if differing:
+        name = differing[0]
+        others = f" (and {', '.join(differing[1:6])})" if differing[1:] else ""
+        raise SensoriumError(
+            f"{folder} holds a run with other settings: {name} was {_short(found.get(name))} and is now "
+            f"{_short(now.get(name))}{others}. Choose another --out, or --fresh to throw that run away."
+        )
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
+    """Write ``weights`` as safetensors; entries that share memory are written each, so that every name is there."""
+    seen: set[tuple[str, int]] = set()
+    whole: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        value = value.detach().cpu().contiguous()
+        key = (str(value.device), value.untyped_storage().data_ptr())
+        whole[name] = value.clone() if value.numel() and key in seen else value
+        seen.add(key)
+    replace(path, lambda temporary: save_file(whole, temporary, metadata=dict(about)))
+
+
+def _data_digest(images: Any, labels: Any) -> str:
+    """Shape, all labels, and up to 64 images spread over the data: enough to notice other data, quick for any size."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64))
+    crc = zlib.crc32(np.ascontiguousarray(images[chosen]).tobytes())
+    if labels is not None:
+        crc = zlib.crc32(np.ascontiguousarray(labels).tobytes(), crc)
+    return f"{list(images.shape)} {crc:08x}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=repr)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+
+
+def _short(value: str | None) -> str:
+    return "not set" if value is None else value if len(value) <= 80 else value[:77] + "..."

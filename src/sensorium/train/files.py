@@ -1,0 +1,126 @@
+"""Writing files so that a crash, a kill or a full disk leaves the former ones whole.
+
+A file is written beside its place, forced to the disk and only then renamed over it. What the operating system refuses
+(no space, a size limit, no permission) becomes one line that says where.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from sensorium.errors import SensoriumError
+
+
+@contextmanager
+def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
+    """Turn a failure to write ``path`` into a ``SensoriumError``; ``kept`` says what survives."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's zip writer reports a failed write as a RuntimeError ("PytorchStreamWriter failed", "unexpected pos").
+        if type(error) is RuntimeError and not any(s in str(error) for s in ("Writer", "unexpected pos", "inline_con")):
+            raise
+        free = ""
+        with suppress(OSError):
+            free = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MB are free there"
+        reason = " ".join(str(error).split())[:200]
+        raise SensoriumError(
+            f"could not write {path}: the disk refused it ({reason}{free}). {kept}"
+            "Free some space and run the same command again."
+        ) from error
+
+
+def replace(path: Path, write: Callable[[Path], object], *, former: Path | None = None, kept: str = "") -> None:
+    """Call ``write(temporary path)``, then put the result at ``path``; what stood there moves to ``former``."""
+    temporary = path.with_name(path.name + ".tmp")
+    with disk_errors(path, kept):
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if former is not None and path.exists():
+                path.replace(former)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as JSON at ``path``, atomically."""
+    replace(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+class Table:
+    """A CSV file that only grows; its first column is ``step``. Columns that turn up later are added at the end."""
+
+    def __init__(self, path: Path, *, before: int) -> None:
+        """Open ``path`` and forget its rows of steps ``>= before``, and a last one that a kill cut short."""
+        self.path = path
+        self.columns: list[str] = []
+        rows: list[dict[str, str]] = []
+        if path.exists() and before > 0:
+            self.columns, found = _read(path)
+            rows = [row for row in found if int(row["step"]) < before]
+        self._rewrite(rows)
+
+    def extend(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows and hand them to the operating system: a killed process loses none of them."""
+        new = list(dict.fromkeys(name for row in rows for name in row if name not in self.columns))
+        if new:
+            self._file.close()
+            old = _read(self.path)[1] if self.columns else []
+            self.columns += new
+            self._rewrite(old)
+        with disk_errors(self.path):
+            csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n").writerows(rows)
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Force the rows to the disk."""
+        with disk_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def column(self, name: str) -> list[float]:
+        return [float(row[name]) for row in _read(self.path)[1] if row.get(name)]
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        def write(temporary: Path) -> None:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
+                if self.columns:
+                    writer.writeheader()
+                writer.writerows(rows)
+
+        replace(self.path, write)
+        self._file = self.path.open("a", newline="")
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and whole rows of a table; a last line without its end is not a row."""
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    reader = csv.DictReader(lines)
+    columns = list(reader.fieldnames or [])
+    return columns, [row for row in reader if None not in row.values() and (row.get("step") or "").isdigit()]
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,140 @@
+"""The numbers of a run: a row a step, kept on the device until it is worth a wait.
+
+Reading a number off a GPU waits for everything queued before it. So each step packs its scalars into one small tensor
+there, and rows are read, averaged over processes, checked and written a few at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch import distributed as dist
+
+from sensorium.train.files import Table
+
+_ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 5.0, 10
+
+
+class Record:
+    """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read."""
+
+    def __init__(self, out: Path, *, step: int, accumulate: int, first: bool, eager: bool) -> None:
+        """Continue at ``step``; ``first`` in the process that writes; ``eager`` where reading a number costs nothing."""
+        self.loss = math.nan
+        self._accumulate, self._eager = accumulate, eager
+        self._names: tuple[str, ...] = ()
+        self._packed: Tensor | None = None
+        self._rows: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
+        self._flushed, self._bad = time.perf_counter(), False
+        self._metrics = self._online = self._board = None
+        if first:
+            self._metrics = Table(out / "metrics.csv", before=step)
+            self._online = Table(out / "online.csv", before=step + 1)
+            self._board = TensorBoardLogger(out, "tensorboard", version="", purge_step=step)
+
+    def note(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """Add a micro-batch's scalars to the present step's."""
+        like = scalars["loss"]
+        assert isinstance(like, Tensor)
+        values = [torch.as_tensor(v).detach().to(like.device, torch.float32).reshape(()) for v in scalars.values()]
+        packed = torch.stack(values)
+        self._packed = packed if self._packed is None else self._packed + packed
+        self._names = tuple(scalars)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Close the step that ``row`` (step, seconds, images, lr) describes."""
+        assert self._packed is not None
+        values, self._packed = self._packed / self._accumulate, None
+        self._rows.append((row, self._names, values))
+        if self._eager and not math.isfinite(float(values[self._names.index("loss")])):
+            self._bad = True
+
+    def due(self) -> bool:
+        """The same in all processes unless ``eager``, which is for one process only."""
+        late = self._eager and time.perf_counter() - self._flushed >= _SECONDS
+        return self._bad or late or len(self._rows) >= _ROWS
+
+    def flush(self) -> dict[str, Any] | None:
+        """Write the rows. The first one whose loss is not finite ends it: its step, lr, terms and values are returned."""
+        rows, self._rows, self._flushed = self._rows, [], time.perf_counter()
+        if not rows:
+            return None
+        flat = torch.cat([values for _, _, values in rows])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(flat)
+            flat = flat / dist.get_world_size()
+        numbers = iter(flat.tolist())
+        done: list[dict[str, Any]] = []
+        bad = None
+        for row, names, _ in rows:
+            scalars = {name: next(numbers) for name in names}
+            done.append({"step": row["step"], "seconds": row["seconds"], "images": row["images"]})
+            done[-1] |= {"loss": scalars.pop("loss"), "lr": row["lr"], **scalars}
+            if not math.isfinite(done[-1]["loss"]):
+                terms = [name for name in names if not math.isfinite(done[-1][name])]
+                parts = [name for name in terms if name != "loss"] or terms
+                values = {name: str(done[-1][name]) for name in names}
+                bad = {"step": row["step"], "lr": row["lr"], "terms": parts, "values": values}
+                break
+        self.loss = done[-1]["loss"]
+        if self._metrics is not None and self._board is not None:
+            self._metrics.extend(done)
+            for row in done:
+                if row["step"] % _TENSORBOARD_STEPS == 0:
+                    self._board.log_metrics({k: v for k, v in row.items() if k != "step"}, row["step"])
+        return bad
+
+    def looked(self, row: dict[str, Any]) -> None:
+        """Write a row of ``online.csv``."""
+        if self._online is not None and self._board is not None:
+            self._online.extend([row])
+            skipped = ("step", "seconds", "images")
+            self._board.log_metrics({f"online/{k}": v for k, v in row.items() if k not in skipped}, row["step"])
+
+    def sync(self) -> None:
+        for table in (self._metrics, self._online):
+            if table is not None:
+                table.sync()
+
+    def losses(self) -> list[float]:
+        return self._metrics.column("loss") if self._metrics is not None else []
+
+    def close(self) -> None:
+        for table in (self._metrics, self._online):
+            if table is not None:
+                table.close()
+        if self._board is not None:
+            self._board.experiment.close()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring anew: the device's own count on a GPU, the process's resident memory on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (handle := Path("/proc/self/clear_refs")).exists():
+        try:
+            handle.write_text("5")  # Linux: resets VmHWM
+        except OSError:
+            return
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory in use since the last reset, in MB (2^20 bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

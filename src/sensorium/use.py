@@ -1,0 +1,120 @@
+"""Using what was trained or published: load it, embed with it, look for neighbours, take it away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sensorium.errors import SensoriumError
+from sensorium.looks import save
+from sensorium.runs import Run, device_name, prepare
+
+if TYPE_CHECKING:
+    from sensorium.data.cache import Pixels
+
+FORMATS = ("safetensors", "hf", "timm", "onnx")
+
+
+def load(path: str | Path) -> Any:
+    """A run's folder gives a :class:`~sensorium.runs.Run`; a checkpoint of others (folder, file or hub id) its network.
+
+    A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the method
+    :class:`~sensorium.selfsup.mae.MAE`. Nothing is ever unpickled but plain tensors.
+    """
+    from sensorium.published import load as load_published
+
+    return Run(path) if (Path(path) / "run.json").is_file() else load_published(path)
+
+
+def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
+    """Write the backbone of a run (or a network) as ``to``: "safetensors", "hf", "timm" or "onnx"; give the path written."""
+    from sensorium.published import export as export_network
+
+    if to not in FORMATS:
+        raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
+    thing = load(what) if isinstance(what, (str, Path)) else what
+    if isinstance(thing, Run):
+        target = Path(out) if out is not None else thing.folder / f"export-{to}"
+        s = thing.situation
+        return export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+    if out is None:
+        raise SensoriumError("say where to write: --out PATH.")
+    return export_network(thing, to, Path(out))
+
+
+def export_run(run: Path, to: str, out: Path | None) -> Path:
+    """``export`` as the command line calls it."""
+    return export(run, to, out)
+
+
+def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:
+    """Features of every readable picture -> a Parquet file of path, label, features. Gives a line that says what was written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoder, pixels = _encoder_and_pixels(run, data, limit)
+    features = _encode(encoder, pixels)
+    labels = [None] * len(pixels) if pixels.labels is None else [pixels.classes[k] if k >= 0 else None for k in pixels.labels]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1), pa.float32()), features.shape[1])
+    table = pa.table({"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat})
+    target = out or (run if run.is_dir() else run.parent) / "features.parquet"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, target)
+    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (f"; {len(pixels.skipped)} could not be read" if pixels.skipped else "")
+
+
+def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | None) -> Any:
+    """A table of the ``k`` most similar pictures; exact duplicates are marked."""
+    from rich.table import Table
+
+    from sensorium.data.decode import rgb, square
+    from sensorium.evaluate.neighbors import neighbors as nearest
+
+    encoder, pixels = _encoder_and_pixels(run, data, None)
+    if not image.is_file():
+        raise SensoriumError(f"there is no picture '{image}'.")
+    query = torch.from_numpy(square(rgb(image, str(image)), pixels.images.shape[-1])).reshape(1, 3, *pixels.images.shape[-2:])
+    one = _Few(query.numpy(), pixels.mean, pixels.std)
+    index, similarity = nearest(_encode(encoder, pixels), _encode(encoder, one), min(k, len(pixels)))
+    table = Table("similarity", "label", "picture")
+    for i, value in zip(index[0].tolist(), similarity[0].tolist(), strict=True):
+        same = bool((np.asarray(pixels.images[i]) == query[0].numpy()).all())
+        label = pixels.classes[pixels.labels[i]] if pixels.labels is not None and pixels.labels[i] >= 0 else "-"
+        table.add_row(f"{value:.3f}", label, str(pixels.names[i]) + ("  (exact duplicate)" if same else ""))
+    if picture is not None:
+        found = torch.from_numpy(np.array(pixels.images[index[0].numpy()]))
+        save(torch.cat([*query.float(), *found.float()], 2) / 255, picture)
+    return table
+
+
+class _Few:
+    """Pictures outside a data set, in the form that encoding reads."""
+
+    def __init__(self, images: np.ndarray, mean: Any, std: Any):
+        self.images, self.mean, self.std, self.labels, self.classes = images, mean, std, None, ()
+
+
+def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[nn.Module, Pixels]:
+    thing = load(run)
+    if isinstance(thing, Run):
+        if data is None:
+            return thing.method, thing.data().train
+        cache = thing.folder.parent / "cache"
+        pixels = prepare(data, image_size=thing.situation.image_size, limit=limit, folder=cache).train
+        return thing.method, pixels.normalised_by(thing.situation.mean, thing.situation.std)
+    if data is None:
+        raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
+    size = getattr(thing, "image_size", None) or 224
+    mean, std = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    pixels = prepare(data, image_size=int(size), limit=limit, folder=Path("sensorium-cache")).train
+    return thing, pixels.normalised_by(mean, std)
+
+
+def _encode(encoder: nn.Module, pixels: Any) -> Tensor:
+    from sensorium.evaluate.encode import encode
+
+    return encode(encoder, pixels, device=device_name())  # type: ignore[arg-type]
