@@ -8,6 +8,7 @@ label fractions are keys like ``"1%"``. Whatever could not be measured is ``null
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -56,6 +57,7 @@ RUN: dict[str, Any] = _object(
     method=TEXT,
     backbone=_null(TEXT),
     status={"enum": ["finished", "failed", "interrupted", None]},
+    trains_on_labels={"type": ["boolean", "null"]},
     error=_null(TEXT),
     seconds=AMOUNT,
     steps=COUNT,
@@ -84,7 +86,7 @@ RESULTS_SCHEMA: dict[str, Any] = {
     **_object(
         ("schema", "data", "runs"),
         schema={"enum": [1]},
-        budget={"type": ["string", "object", "null"]},
+        asked=_null(_object(budget=_null(TEXT), labels=_null(TEXT), seed=COUNT, label_seeds=COUNT)),
         created=_null(TEXT),
         warnings=_list(TEXT),
         versions=_each({"type": ["string", "number", "boolean", "null"]}),
@@ -140,6 +142,8 @@ def _is(value: Any, kind: str) -> bool:
         return True
     if isinstance(value, bool) and kind != "boolean":
         return False
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, KINDS[kind])
 
 
@@ -224,7 +228,8 @@ def write_results(results: dict[str, Any], folder: Path | str) -> Path:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise SensoriumError(f"{path}: can't be written ({error.strerror}); free space or choose another --out") from error
     return path
 

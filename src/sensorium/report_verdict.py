@@ -58,7 +58,7 @@ def at_fraction(scores: dict[str, Any] | None, wanted: float) -> dict[str, Any] 
 
 def is_reference(run: dict[str, Any]) -> bool:
     """Did its features learn from every label?"""
-    return run.get("method") == "supervised"
+    return bool(run.get("trains_on_labels")) or run.get("method") == "supervised"
 
 
 def label_fractions(runs: list[dict[str, Any]]) -> list[float]:

@@ -38,7 +38,9 @@ def assert_gradients(ours: nn.Module, theirs: dict[str, Tensor], names: dict[str
         if not parameter.requires_grad:
             continue
         wanted = theirs[name if names is None else names[name]]
-        torch.testing.assert_close(parameter.grad, wanted.reshape(parameter.shape), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.grad, wanted.reshape(parameter.shape), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
         assert wanted.abs().max() > 0 or name.endswith("qkv.bias"), name
         seen += 1
     assert seen > 10
@@ -46,7 +48,14 @@ def assert_gradients(ours: nn.Module, theirs: dict[str, Tensor], names: dict[str
 
 def from_timm(image, patch, width, depth, heads, **more):
     theirs = timm_vit.VisionTransformer(
-        img_size=image, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, fc_norm=False, **more
+        img_size=image,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        num_classes=0,
+        fc_norm=False,
+        **more,
     )
     spread(theirs)
     return theirs.eval()

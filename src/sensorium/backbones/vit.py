@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,19 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        table = torch.empty(1, 1 + math.prod(self.grid), width) if positions == "learned" else sincos_2d(self.grid, width)
+        table = (
+            torch.empty(1, 1 + math.prod(self.grid), width) if positions == "learned" else sincos_2d(self.grid, width)
+        )
         self.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio=mlp_ratio, eps=eps, qkv_bias=qkv_bias, drop_path=drop_path * i / max(1, depth - 1))
+            Block(
+                width,
+                heads,
+                mlp_ratio=mlp_ratio,
+                eps=eps,
+                qkv_bias=qkv_bias,
+                drop_path=drop_path * i / max(1, depth - 1),
+            )
             for i in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=eps)
@@ -143,7 +152,7 @@ class ViT(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Where the class token looks in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to <= 1."""
-        last = self.blocks[-1]
+        last = cast(Block, self.blocks[-1])
         weights = last.attn.weights(last.norm1(self._before_last(self.embed(images))), slice(0, 1))
         return weights[:, :, 0, 1 + self.registers :].unflatten(-1, self.grid_of(images))
 
@@ -168,16 +177,18 @@ def auto_patch(image_size: int | tuple[int, int]) -> int:
     """The patch size that suits an image: the largest up to 16 that divides it and leaves at least 7 patches a side
     (4 below 16 pixels). 8 -> 2, 28 -> 4, 32 -> 4, 64 -> 8, 96 -> 12, 224 -> 16.
 
-    Raises ``SensoriumError`` where that makes a sequence of more than 32 patches a side for want of divisors.
+    Raises ``SensoriumError`` where, for want of divisors, that makes more than 1024 patches and more than 16 would.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     side = min(height, width)
     fewest = 4 if side < 16 else 7
     patch = max((d for d in divisors(math.gcd(height, width)) if d <= 16 and side // d >= fewest), default=1)
-    if side // patch > max(32, math.ceil(side / 16)):
-        below, above = side // 8 * 8, -(-side // 8) * 8
+    if height * width / patch**2 > max(1024, height * width / 16**2):
+        unit = 8 if max(height, width) < 256 else 16
+        near = [tuple(max(unit, n // unit * unit + more) for n in (height, width)) for more in (0, unit)]
+        below, above = (str(h) if isinstance(image_size, int) else f"{h}x{w}" for h, w in near)
         raise SensoriumError(
-            f"image_size {height}x{width} has no patch size between 2 and 16 that divides it well: "
+            f"image_size {height}x{width}: no patch size up to 16 that divides it leaves 1024 patches or fewer; "
             f"choose image_size {below} or {above}, or give patch_size."
         )
     return patch

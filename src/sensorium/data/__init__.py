@@ -1,6 +1,7 @@
 """What comes in: images in any layout, cached as pixels, diagnosed, augmented.
 
-Names are imported when first used, so that looking at the package costs nothing.
+Names are imported when first used, so that looking at the package costs nothing. The functions ``cache`` and
+``diagnose`` are imported from the modules of those names.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ _WHERE = {
     "Skipped": "fields",
     "BadImage": "decode",
     "Pixels": "cache",
-    "cache": "cache",
     "natural_size": "cache",
     "Findings": "diagnose",
-    "diagnose": "diagnose",
 }
 __all__ = sorted(_WHERE)
 

@@ -30,8 +30,8 @@ _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle
 
 def split_of(name: str) -> str | None:
     """The split that a folder's or a file's name stands for: "train-00001.tar" -> "train"; None for no split."""
-    word = re.match(r"t10k|[a-z]+", name.casefold())
-    return next((split for split, words in SPLITS.items() if word and word[0] in words), None)
+    words = re.findall(r"t10k|[a-z]+", name.casefold())
+    return next((split for word in words for split, known in SPLITS.items() if word in known), None)
 
 
 class Files:

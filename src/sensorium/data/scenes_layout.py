@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.52, 0.20, 0.78),
     "pink": (0.96, 0.50, 0.72),
     "white": (0.93, 0.93, 0.92),
-    "black": (0.17, 0.17, 0.18),
+    "black": (0.23, 0.23, 0.24),
 }
 OBJECTS = 4
 _CANDIDATES = 12
@@ -121,11 +121,11 @@ def lay_out(seed: int, indices: Array) -> Layout:
     front = u[:, 1] < 0.5
     x, y, radius = _place(seed, indices, u[:, 2:5], o[:, :, 0], front)
     hue = (o[:, :, 3] * len(COLOURS)).astype(np.int64)
-    pattern = np.stack([6.5 + 6.5 * o[:, :, 8], 2 * np.pi * o[:, :, 9], 0.25 + 0.3 * o[:, :, 10]], axis=-1)
+    pattern = np.stack([6.5 + 6.5 * o[:, :, 8], 2 * np.pi * o[:, :, 9], 0.2 + 0.25 * o[:, :, 10]], axis=-1)
     ground, ground_colour, ground_pattern = _grounds(u[:, 5:18])
     azimuth, height = 2 * np.pi * u[:, 18], 0.55 + 0.25 * u[:, 19]
     flat = np.sqrt(1 - height * height)
-    tone = np.stack([0.75 + 0.4 * u[:, 22], -0.08 + 0.16 * u[:, 23], 0.02 + 0.07 * u[:, 24], 0.6 * u[:, 25]], axis=-1)
+    tone = np.stack([0.75 + 0.4 * u[:, 22], -0.05 + 0.12 * u[:, 23], 0.01 + 0.05 * u[:, 24], 0.6 * u[:, 25]], axis=-1)
     return Layout(
         kind=np.argsort(order, axis=1, kind="stable")[:, :OBJECTS],
         present=np.arange(OBJECTS) <= small[:, None],
@@ -133,7 +133,7 @@ def lay_out(seed: int, indices: Array) -> Layout:
         x=x,
         y=y,
         radius=radius,
-        angle=(2 * o[:, :, 1] - 1) * np.float32(1.0),
+        angle=(2 * o[:, :, 1] - 1) * np.float32(0.7),
         vary=o[:, :, 2],
         opacity=np.ones((n, OBJECTS), np.float32),
         hue=hue,
@@ -169,9 +169,9 @@ def _place(seed: int, indices: Array, main: Array, sizes: Array, front: Array) -
     """
     n = len(indices)
     radius = np.empty((n, OBJECTS), np.float32)
-    radius[:, 0] = 0.27 + 0.12 * main[:, 0]
-    share = 0.38 + 0.2 * sizes[:, 1:]
-    share[:, 0] = np.where(front, 0.38 + 0.12 * sizes[:, 1], share[:, 0])
+    radius[:, 0] = 0.31 + 0.11 * main[:, 0]
+    share = 0.33 + 0.2 * sizes[:, 1:]
+    share[:, 0] = np.where(front, 0.33 + 0.15 * sizes[:, 1], share[:, 0])
     radius[:, 1:] = radius[:, :1] * share
     x, y = np.empty_like(radius), np.empty_like(radius)
     margin = 0.97 * radius[:, 0]

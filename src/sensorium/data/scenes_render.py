@@ -231,7 +231,7 @@ def _ground(layout: Layout, size: int) -> Array:
     grid = _centres(size) - np.float32(0.5)
     blend = 0.5 + (np.cos(slant) * grid)[:, None, :] * 0.8 + (np.sin(slant) * grid)[:, :, None] * 0.8
     ends = layout.ground_colour[:, :, :, None, None]
-    texture = _clouds(layout.pixel_key, size) * np.float32(0.12)
+    texture = _clouds(layout.pixel_key, size) * np.float32(0.08)
     turn = 2 * np.pi * frequency
     c, s = np.cos(direction) * turn, np.sin(direction) * turn
     for k, name in enumerate(GROUNDS):
@@ -239,7 +239,7 @@ def _ground(layout: Layout, size: int) -> Array:
         if name == "plain" or not len(part):
             continue
         if name == "cloudy":
-            texture[part] *= 4
+            texture[part] *= 4.5
             continue
         wave = np.sin((grid * c[part] + phase[part])[:, None, :] + (grid * s[part])[:, :, None])
         if name == "checked":

@@ -21,7 +21,7 @@ from sensorium.evaluate.knn import Labels, labelled
 from sensorium.evaluate.logistic import Logistic, Probe
 from sensorium.evaluate.subsets import percent, stratified
 
-GRID = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # strongest first: each solution starts the next
+GRID = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # strongest first: each solution starts the next
 FOLDS = 5
 FEW = 2000
 UNDECIDED = 0.1  # where no class has two labels, nothing can be held out

@@ -50,16 +50,16 @@ class Logistic:
         self.x_ND = (features - self.mean) / self.std
         self.labels = labels.to(features.device)
         self.classes = classes
-        gram = self.x_ND.T @ self.x_ND / len(features)
-        spectrum, basis = torch.linalg.eigh(gram.double())
-        kept = spectrum > 1e-7 * spectrum[-1].clamp_min(1e-30)
-        self.spectrum, self.basis_DR = spectrum[kept].float(), basis[:, kept].float()
-        self.weight_RK = torch.zeros(int(kept.sum()), classes, device=features.device)  # of the last solution, in the basis
-        self.bias_K = torch.zeros(classes, device=features.device)
+        self.spectrum_R, self.basis_DR = _decompose(self.x_ND)
+        # with few images the problem is small in the basis; with many, the product per step is cheaper than a second copy
+        self.in_basis = len(self.spectrum_R) < self.x_ND.shape[1] // 2
+        self.rows = self.x_ND @ self.basis_DR if self.in_basis else self.x_ND
+        self.weight_RK = self.spectrum_R.new_zeros(len(self.spectrum_R), classes)  # of the last solution, in the basis
+        self.bias_K = self.spectrum_R.new_zeros(classes)
 
     def fit(self, l2: float) -> Probe:
         """The optimum at strength ``l2`` > 0, in terms of raw features."""
-        scale_R1 = (self.spectrum / self.classes + l2).rsqrt()[:, None]
+        scale_R1 = (self.spectrum_R / self.classes + l2).rsqrt()[:, None]
         theta_RK = (self.weight_RK / scale_R1).requires_grad_()
         bias_K = self.bias_K.clone().requires_grad_()
         solver = torch.optim.LBFGS(
@@ -74,7 +74,8 @@ class Logistic:
         def objective() -> Tensor:
             solver.zero_grad()
             weight_RK = scale_R1 * theta_RK
-            logits_NK = torch.addmm(bias_K, self.x_ND, self.basis_DR @ weight_RK)
+            weight = weight_RK.float() if self.in_basis else self.basis_DR @ weight_RK.float()
+            logits_NK = (self.rows @ weight).double() + bias_K
             loss = F.cross_entropy(logits_NK, self.labels) + l2 / 2 * weight_RK.square().sum()
             loss.backward()
             return loss
@@ -82,5 +83,18 @@ class Logistic:
         with torch.enable_grad():
             solver.step(objective)
         self.weight_RK, self.bias_K = (scale_R1 * theta_RK).detach(), bias_K.detach()
-        weight_DK = (self.basis_DR @ self.weight_RK) / self.std[:, None]
-        return Probe(weight_DK.T.contiguous(), self.bias_K - self.mean @ weight_DK)
+        weight_DK = (self.basis_DR.double() @ self.weight_RK) / self.std[:, None]
+        bias_K = self.bias_K - self.mean.double() @ weight_DK
+        return Probe(weight_DK.T.float().contiguous(), bias_K.float())
+
+
+def _decompose(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (float64 [R]) and eigenvectors (float32 [D, R]) of ``X^T X / N``, those above rounding errors only."""
+    n, d = x_ND.shape
+    gram = (x_ND @ x_ND.T if n < d else x_ND.T @ x_ND) / n
+    spectrum, basis = torch.linalg.eigh(gram.double())
+    kept = spectrum > 1e-6 * spectrum[-1].clamp_min(1e-30)
+    spectrum, basis = spectrum[kept], basis[:, kept].float()
+    if n < d:
+        basis = x_ND.T @ basis / (spectrum * n).sqrt().float()
+    return spectrum, basis

@@ -91,7 +91,9 @@ class MAE(Method):
         """How many of ``patches`` the encoder sees; ``ValueError`` where nothing would be kept or removed."""
         kept = int(patches * (1 - self.mask_ratio))
         if not 0 < kept < patches:
-            raise ValueError(f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches: keep at least 1, remove at least 1")
+            raise ValueError(
+                f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches: keep at least 1, remove at least 1"
+            )
         return kept
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ look, to save or to stop, on which all processes agree. The whole run is one epo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method, Progress
 from sensorium.train.batches import Batches
 from sensorium.train.budget import Budget, Clock
-from sensorium.train.checkpoints import LAST
+from sensorium.train.checkpoints import LAST, WEIGHTS, save_weights
 from sensorium.train.files import write_json
 from sensorium.train.monitor import Online, collapsed, look
 from sensorium.train.progress import Display
-from sensorium.train.record import Record, peak_memory_mb
+from sensorium.train.record import Record, peak_memory_mb, reset_peak_memory
 
 _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of views and shuffling
 
@@ -52,7 +52,13 @@ class Adapter(LightningModule):
     """Trains ``method`` on ``batches``; ``steps`` taken and ``seconds`` of training so far."""
 
     def __init__(
-        self, method: Method, plan: Plan, batches: Batches, record: Record, display: Display, interrupted: Callable[[], bool]
+        self,
+        method: Method,
+        plan: Plan,
+        batches: Batches,
+        record: Record,
+        display: Display,
+        interrupted: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.method, self.plan, self.batches = method, plan, batches
@@ -60,8 +66,8 @@ class Adapter(LightningModule):
         self.steps, self.seconds, self.fraction, self.peak = 0, 0.0, 0.0, 0.0
         self.clock = Clock()
         self.warning: str | None = None
-        self._saved_at = self._looked_at = 0.0
-        self._looked_fraction, self._save_cost = 0.0, 0.0
+        self._saved_at, self._save_cost = 0.0, 0.0
+        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, share of the budget
         self._group: dist.ProcessGroup | None = None
 
     # -- one step, in the order in which Lightning calls --
@@ -78,7 +84,9 @@ class Adapter(LightningModule):
     def on_train_start(self) -> None:
         if self.trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")  # agreements on the CPU need no wait for the GPU
+        reset_peak_memory(self.device)
         self.batches.device = self.device
+        self.batches.load_state_dict({"step": self.steps})
         self.clock = Clock(self.seconds)
         self._saved_at = self.seconds
         self.fraction = self._spent()
@@ -119,7 +127,9 @@ class Adapter(LightningModule):
 
     def _at(self) -> Progress:
         """Where a step stands: its three hooks get the same, counted before it."""
-        return Progress(self.steps, self.steps * self.batches.share.batch_size // self.batches.order.images, self.fraction)
+        return Progress(
+            self.steps, self.steps * self.batches.share.batch_size // self.batches.order.images, self.fraction
+        )
 
     def _spent(self) -> float:
         size, images = self.batches.share.batch_size, self.batches.order.images
@@ -136,7 +146,6 @@ class Adapter(LightningModule):
         if stop or save or looking or done or self.record.due():
             self._write_rows()
         if self.display.due():
-            self._write_rows()
             self.display.update(
                 fraction=self.fraction, step=self.steps, images=images, seconds=now, loss=self.record.loss
             )
@@ -184,9 +193,10 @@ class Adapter(LightningModule):
         self._looked_at, self._looked_time, self._looked_fraction = self.steps, self.clock.elapsed, self._spent()
         if self.plan.online is None:
             return
-        sharded = isinstance(self.trainer.strategy.model, FSDP)
+        model = self.trainer.strategy.model
+        sharded = isinstance(model, FSDP)
         if self.global_rank == 0 or sharded:  # the others wait for the first at their next agreement
-            with FSDP.summon_full_params(self.trainer.strategy.model, writeback=False) if sharded else _nothing():
+            with FSDP.summon_full_params(model, writeback=False) if sharded else nullcontext():
                 found = look(self.plan.online, self.method)
             images = self.steps * self.batches.share.batch_size
             row = {"step": self.steps, "seconds": round(self.seconds, 4), "images": images, **found}
@@ -209,6 +219,14 @@ class Adapter(LightningModule):
         watch.start()
         self.trainer.save_checkpoint(self.plan.out / LAST)
         self._saved_at, self._save_cost = self.clock.elapsed, watch.elapsed
+
+    def on_train_end(self) -> None:
+        weights = self.trainer.strategy.lightning_module_state_dict()  # gathers what FSDP has spread out
+        if self.global_rank == 0 and self.fraction >= 1:
+            named = {name.removeprefix("method."): value for name, value in weights.items()}
+            save_weights(
+                named, self.plan.out / WEIGHTS, {"method": type(self.method).__name__, "steps": str(self.steps)}
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.peak = max(self.peak, peak_memory_mb(self.device))

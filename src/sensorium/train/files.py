@@ -44,7 +44,10 @@ def replace(path: Path, write: Callable[[Path], object], *, former: Path | None 
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(path, kept):
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # some writers make files that only their owner may read
             write(temporary)
+            temporary.chmod(mode)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             if former is not None and path.exists():

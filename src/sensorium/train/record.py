@@ -21,7 +21,7 @@ from torch import distributed as dist
 
 from sensorium.train.files import Table
 
-_ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 5.0, 10
+_ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
 
 class Record:
