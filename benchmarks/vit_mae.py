@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -27,7 +28,7 @@ from sensorium.selfsup.mae import MAE
 
 CLASSES = 10
 # size, image, patch, batch, decoder (width, depth, heads)
-CPU_SHAPES = [("micro", 32, 4, 128, (96, 2, 3)), ("tiny", 64, 8, 64, (96, 4, 3)), ("small", 96, 8, 16, (192, 4, 6))]
+CPU_SHAPES = [("micro", 32, 4, 64, (96, 2, 3)), ("small", 96, 8, 8, (192, 4, 6))]
 LARGE = [("base", 224, 16, 4, (512, 8, 16))]
 GPU_SHAPES = [
     ("micro", 32, 4, 1024, (96, 2, 3)),
@@ -75,8 +76,7 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     assert profile.profiler is not None
-    results = profile.profiler.kineto_results
-    assert results is not None
+    results: Any = profile.profiler.kineto_results
     changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
     held = peak = 0
     for _, change in sorted(changes, key=lambda pair: pair[0]):
@@ -97,7 +97,7 @@ def classification(size: str, image: int, patch: int, batch: int, device: str) -
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,
     }
-    config = ViTConfig(image_size=image, patch_size=patch, num_labels=CLASSES, attn_implementation="sdpa", **numbers)
+    config = ViTConfig(image_size=image, patch_size=patch, **numbers)
     hf = ViTForImageClassification(config)
     return {
         "ours": step_of(ours, lambda: F.cross_entropy(ours(images), labels), device),
@@ -127,7 +127,7 @@ def pretraining(
         "intermediate_size": 4 * width,
     }
     config = ViTMAEConfig(
-        image_size=image, patch_size=patch, norm_pix_loss=True, attn_implementation="sdpa", decoder_hidden_size=decoder_width,
+        image_size=image, patch_size=patch, norm_pix_loss=True, decoder_hidden_size=decoder_width,
         decoder_num_hidden_layers=decoder_depth, decoder_num_attention_heads=decoder_heads,
         decoder_intermediate_size=4 * decoder_width, **numbers,
     )  # fmt: skip

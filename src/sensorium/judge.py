@@ -153,7 +153,7 @@ def _finetune(backbone: torch.nn.Module, ready: Prepared, fractions: tuple[float
     """Fine-tune (``method`` names what pre-trained it) or train from scratch (None): same steps, labels and augmentation."""
     train, test = ready.train, ready.test
     assert test is not None
-    views = supervised_views(train.mean, train.std, ready.size, scale=(0.3, 1.0), jitter=0.3)
+    views = supervised_views(train.mean, train.std, ready.size, scale=(0.3, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     train_function = baselines.scratch if method is None else fine_tune
     return train_function(backbone, train, test, fractions=fractions, seeds=seeds, augment=views, device=device_name())  # type: ignore[arg-type]
 

@@ -48,7 +48,9 @@ class Axis:
 
     def place(self, value: float) -> float:
         """0 at the low end, 1 at the high end."""
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        )
         return (value - low) / (high - low) if high > low else 0.5
 
 
@@ -125,7 +127,7 @@ def _axes(frame: Frame, x: Axis, y: Axis, narrow: bool) -> Html:
         at = frame.at(x, y, (x.low, tick))[1]
         parts.append(el("line", x1=frame.left, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}", cls="grid"))
         parts.append(el("text", y.show(tick), x=frame.left - 8, y=f"{at + 4:.1f}", cls="end"))
-    ticks = list(x.ticks or nice_ticks(x.low, x.high, 4 if narrow else 7))
+    ticks = list(x.ticks or nice_ticks(x.low, x.high, 4 if narrow else 8))
     for tick in ticks:
         across = frame.at(x, y, (tick, y.low))[0]
         parts.append(el("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=floor, y2=floor + 4, cls="tick"))
@@ -146,11 +148,14 @@ def _line(line: Line, frame: Frame, x: Axis, y: Axis) -> Html:
             bar = f"M{across - 4:.1f} {low:.1f}h8M{across - 4:.1f} {high:.1f}h8M{across:.1f} {low:.1f}V{high:.1f}"
             parts.append(el("path", d=bar, cls="bar"))
     d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
-    parts.append(el("path", d=d, cls="line", stroke_dasharray=DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None))
+    parts.append(
+        el("path", d=d, cls="line", stroke_dasharray=DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None)
+    )
     if line.marker is not None:
         tips = [*line.tips, *[""] * (len(spots) - len(line.tips))]
         parts += [
-            _marker(line.marker, a, b, el("title", tip) if tip else Html("")) for (a, b), tip in zip(spots, tips, strict=True)
+            _marker(line.marker, a, b, el("title", tip) if tip else Html(""))
+            for (a, b), tip in zip(spots, tips, strict=True)
         ]
     kind = "series" + (" base" if line.dash else "") + (" faint" if line.faint else "")
     return el("g", join(parts), cls=kind, style=f"--c:{line.color}", data_name=line.name)
@@ -181,7 +186,9 @@ def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int
     for narrow in (True,) if small else (False, True):
         named = [] if narrow else [line for line in lines if line.labelled]
         room = 26 + max((int(7.1 * len(line.name)) for line in named), default=-10)
-        frame = Frame(360 if narrow else 760, height if small or not narrow else 300, right=min(room, 230))
+        frame = Frame(
+            (430 if small else 360) if narrow else 1000, height if small or not narrow else 300, right=min(room, 230)
+        )
         inner = [el("title", alt), _axes(frame, x, y, narrow)]
         inner += [_line(line, frame, x, y) for line in sorted(lines, key=lambda line: not line.dash)]
         inner.append(_end_labels(named, frame, x, y))
@@ -203,7 +210,7 @@ def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int
 def legend(lines: Sequence[Line]) -> Html:
     """Swatches and names for the narrow form, which has no room for names beside its lines."""
     items = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: bool(line.dash)):
         dash = DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None
         swatch = [el("path", d="M1 7H27", cls="line", stroke_dasharray=dash)]
         if line.marker is not None:

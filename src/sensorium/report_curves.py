@@ -58,7 +58,9 @@ def losses(results: dict[str, Any], folder: Path) -> Html | None:
         pad = 0.06 * (high - low)
         y = Axis(low - pad, high + pad, lambda v: f"{v:.4g}")
         x = Axis(points[0][0], points[-1][0], h.short, title="step", kind="count")
-        line = Line(run_title(run), [(s, min(v, high + pad)) for s, _, v in points], color_of(results, run), labelled=False)
+        line = Line(
+            run_title(run), [(s, min(v, high + pad)) for s, _, v in points], color_of(results, run), labelled=False
+        )
         alt = f"Loss of {run_title(run)} by step: from {points[0][2]:.4g} to {points[-1][2]:.4g}"
         head = el("h3", run_title(run), el("small", f"{points[-1][2]:.4g} at step {h.count(points[-1][0])}"))
         charts.append(el("figure", head, line_chart([line], x, y, alt=alt, height=210, small=True), cls="small"))
@@ -78,7 +80,14 @@ def quality(results: dict[str, Any]) -> Html | None:
             points = [(number(p.get(across)), number(p.get(up))) for p in run.get("curve") or []]
             known = sorted((a, b) for a, b in points if a is not None and b is not None)
             if known:
-                lines.append(Line(run_title(run), known, color_of(results, run), marker=_marker_of(results, run) if len(known) < 13 else None))
+                lines.append(
+                    Line(
+                        run_title(run),
+                        known,
+                        color_of(results, run),
+                        marker=_marker_of(results, run) if len(known) < 13 else None,
+                    )
+                )
         if lines:
             panels.append((name, _quality_panel(results, lines, across, up)))
     return h.tabs("quality", panels, "Quality against") if panels else None
@@ -91,7 +100,9 @@ def _quality_panel(results: dict[str, Any], lines: list[Line], across: str, up: 
         floor = [("raw pixels", (given.get("pixels") or {}).get("knn"))]
         floor += [(f"random {b}", (s or {}).get("knn")) for b, s in (given.get("random") or {}).items()]
         flat = [(name, number((score or {}).get("top1"))) for name, score in floor]
-        lines = lines + [Line(name, [(0.0, v), (end, v)], GREY, dash=i + 2) for i, (name, v) in enumerate(flat) if v is not None]
+        lines = lines + [
+            Line(name, [(0.0, v), (end, v)], GREY, dash=i + 2) for i, (name, v) in enumerate(flat) if v is not None
+        ]
     y = _range([p[1] for line in lines for p in line.points], share=up == "knn_top1")
     timed = across == "seconds"
     ticks = time_ticks(0, end) if timed else []
@@ -99,8 +110,16 @@ def _quality_panel(results: dict[str, Any], lines: list[Line], across: str, up: 
     x = Axis(0.0, end, h.duration if timed else h.short, title=title, ticks=ticks, kind="time" if timed else "count")
     what = "kNN top-1" if up == "knn_top1" else "rank of the features"
     alt = f"{what} against {title}, one line a method"
-    caption = "kNN top-1 on a sample of the test images, measured during training" if up == "knn_top1" else "Effective rank of the features; a line that falls to 1 is a collapse"
-    return el("figure", line_chart(lines, x, y, alt=alt), el("figcaption", caption + ". Dashed: without any training." * (up == "knn_top1")))
+    caption = (
+        "kNN top-1 on a sample of the test images, measured during training"
+        if up == "knn_top1"
+        else "Effective rank of the features; a line that falls to 1 is a collapse"
+    )
+    return el(
+        "figure",
+        line_chart(lines, x, y, alt=alt),
+        el("figcaption", caption + ". Dashed: without any training." * (up == "knn_top1")),
+    )
 
 
 def _range(values: list[float], *, share: bool) -> Axis:
@@ -108,12 +127,14 @@ def _range(values: list[float], *, share: bool) -> Axis:
     low, high = min(values), max(values)
     pad = max(0.04 * (high - low), 0.01 if share else 1e-9)
     low, high = (max(low - pad, 0.0), min(high + pad, 1.0)) if share else (max(low - pad, 0.0), high + pad)
-    ticks = nice_ticks(low, high, 5)
+    ticks = nice_ticks(low, high, 7)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
     low = max(math.floor(low / step + 1e-9) * step, 0.0)
     high = math.ceil(high / step - 1e-9) * step
-    kind = "percent" if share else "count"
-    return Axis(low, high, (lambda v: f"{100 * v:.4g} %") if share else h.count, kind=kind, ticks=nice_ticks(low, high, 6))
+    ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
+    if share:
+        return Axis(low, high, lambda v: f"{100 * v:.4g} %", kind="percent", ticks=ticks)
+    return Axis(low, high, h.count, kind="count", ticks=ticks)
 
 
 def _scores_line(name: str, scores: dict[str, Any] | None, color: str, **style: Any) -> Line:
@@ -172,10 +193,20 @@ def efficiency(results: dict[str, Any]) -> Html | None:
         if any(line.points for line in lines):
             kinds[title] = [line for line in lines if line.points]
     if len(fractions) == 1:
-        return h.tabs("efficiency", [(title, _one_share(lines, base)) for title, lines in kinds.items()], "Labels used for")
+        return h.tabs(
+            "efficiency", [(title, _one_share(lines, base)) for title, lines in kinds.items()], "Labels used for"
+        )
     values = [point[1] for lines in [*kinds.values(), base] for line in lines for point in line.points]
     y = _range(values, share=True)
-    x = Axis(low, high, lambda v: f"{100 * v:g} %", log=True, title="share of the labels (log scale)", ticks=fractions, kind="percent")
+    x = Axis(
+        low,
+        high,
+        lambda v: f"{100 * v:g} %",
+        log=True,
+        title="share of the labels (log scale)",
+        ticks=fractions,
+        kind="percent",
+    )
     panels = []
     for title, lines in kinds.items():
         alt = f"{title}: top-1 against the share of labels, one line a method, baselines dashed"

@@ -115,7 +115,9 @@ def duration(value: Any) -> str:
     seconds = round(n)
     if seconds < 60:
         return f"{seconds} s"
-    big, small, names = (seconds // 60, seconds % 60, "min s") if seconds < 3600 else (seconds // 3600, seconds % 3600 // 60, "h min")
+    big, small, names = (
+        (seconds // 60, seconds % 60, "min s") if seconds < 3600 else (seconds // 3600, seconds % 3600 // 60, "h min")
+    )
     first, second = names.split()
     return f"{big} {first}" + (f" {small} {second}" if small else "")
 
@@ -137,6 +139,28 @@ def run_title(run: dict[str, Any]) -> str:
     """What people call a run: its method's written name, or the run's own name when that says more."""
     name = str(run.get("name", "?"))
     return TITLES.get(name.lower(), name)
+
+
+def words(name: str) -> str:
+    """A field's name as people write it."""
+    return name.replace("_", " ")
+
+
+def sentence(value: Any, between: str = ", ") -> str:
+    """Any plain value as one line of text."""
+    if isinstance(value, dict):
+        return between.join(f"{words(str(key))} {sentence(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return between.join(sentence(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, str) else count(value)
+
+
+def facts(named: dict[str, Any]) -> Html:
+    """Single facts in a row: value above, name below."""
+    pairs = [el("div", el("dt", name), el("dd", sentence(value))) for name, value in named.items()]
+    return el("dl", pairs, cls="facts") if pairs else Html("")
 
 
 def finished(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -28,7 +28,13 @@ def pictures(results: dict[str, Any], folder: Path) -> Html | None:
             found = inline_file(folder, str(shown["file"]))
             caption = el("figcaption", el("b", shown.get("title") or ""), " ", shown.get("caption") or "")
             if found is None:
-                figures.append(el("figure", el("p", f"{shown['file']}: no such picture in the report's folder", cls="note"), caption))
+                figures.append(
+                    el(
+                        "figure",
+                        el("p", f"{shown['file']}: no such picture in the report's folder", cls="note"),
+                        caption,
+                    )
+                )
                 continue
             uri, width, height = found
             small = "pixels" if width < 400 else None
@@ -83,9 +89,25 @@ def _neighbor_rows(found: list[dict[str, Any]], sheet: Sheet, names: Names) -> H
             same, judged = same + (kind == "yes"), judged + known
             cells.append(_thumbnail(sheet, "train", index, names.named(label), kind))
         query = _thumbnail(sheet, "test", entry["query"], names.named(want), "query")
-        rows.append(el("div", query, el("span", names.named(want) if want is not None else "", cls="what"), el("div", cells, cls="found"), cls="near"))
-    said = f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbours shown share their query's label." if judged else ""
-    frame = " Left the query, right what was found: ✓ and a green frame for the same label, ✗ and a red one for another." if judged else " Left the query, right the training images nearest to it."
+        rows.append(
+            el(
+                "div",
+                query,
+                el("span", names.named(want) if want is not None else "", cls="what"),
+                el("div", cells, cls="found"),
+                cls="near",
+            )
+        )
+    said = (
+        f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbours shown share their query's label."
+        if judged
+        else ""
+    )
+    frame = (
+        " Left the query, right what was found: ✓ and a green frame for the same label, ✗ and a red one for another."
+        if judged
+        else " Left the query, right the training images nearest to it."
+    )
     return el("div", el("p", said, frame, cls="note"), el("div", rows, cls="nears"))
 
 
@@ -137,7 +159,19 @@ def _map(title: str, points: list[tuple[float, float, int | None, int | None]], 
         for label, i in color.items()
     ]
     if len(common) > len(color):
-        keys.append(el("li", el("button", f"{len(common) - len(color)} more classes", type="button", data_class="kx", aria_pressed="false", cls="kx")))
+        keys.append(
+            el(
+                "li",
+                el(
+                    "button",
+                    f"{len(common) - len(color)} more classes",
+                    type="button",
+                    data_class="kx",
+                    aria_pressed="false",
+                    cls="kx",
+                ),
+            )
+        )
     alt = f"Map of {len(points)} test images by {title}'s features, in two dimensions: near means similar"
     plot = el("div", el("div", marks, cls="inner"), cls="map", role="img", aria_label=alt)
     return el("div", el("ul", keys, cls="legend classes") if keys else "", plot)

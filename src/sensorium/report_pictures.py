@@ -18,7 +18,7 @@ from PIL import Image
 from sensorium.report_html import Html, el
 
 MAX_FILE = 200_000  # bytes of a picture file that is inlined as it is
-MAX_WIDTH = 1200
+RECODED = ((1200, 88), (1000, 75), (700, 60), (500, 50))  # width and JPEG quality, tried until it fits
 SAFE_TYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 
 
@@ -28,7 +28,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
@@ -50,10 +50,15 @@ def inline_file(folder: Path, name: str) -> tuple[str, int, int] | None:
                 image.load()
                 return data_uri(path.read_bytes(), kind), width, height
             small = image.convert("RGB")
-            small.thumbnail((MAX_WIDTH, 4 * MAX_WIDTH))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return data_uri(_jpeg(small, 88), "jpeg"), small.width, small.height
+    content = b""
+    for side, quality in RECODED:
+        small.thumbnail((side, 2 * side))
+        content = _jpeg(small, quality)
+        if len(content) <= MAX_FILE:
+            break
+    return data_uri(content, "jpeg"), small.width, small.height
 
 
 class Sheet:
@@ -107,7 +112,11 @@ def splits(pixels: Any) -> dict[str, Any]:
     """``pixels`` as {"train": ..., "test": ...}; a single object is the test set."""
     if pixels is None:
         return {}
-    return {name: part for name, part in pixels.items() if part is not None} if isinstance(pixels, dict) else {"test": pixels}
+    return (
+        {name: part for name, part in pixels.items() if part is not None}
+        if isinstance(pixels, dict)
+        else {"test": pixels}
+    )
 
 
 def cell_size(pixels: dict[str, Any], most: int) -> int:

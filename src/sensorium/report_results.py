@@ -47,7 +47,11 @@ SCORE = _null(_object(top1=SHARE, std=AMOUNT, n=COUNT, labels=COUNT, k=COUNT))
 FRACTIONS = _each(SCORE, keys=r"^\s*\d+(\.\d+)?\s*%$")
 POINT = _object(step=COUNT, seconds=AMOUNT, images=AMOUNT, knn_top1=SHARE, rank=NUMBER, spread=NUMBER)
 MAP = _object(
-    ("x", "y"), x=_list(NUMBER), y=_list(NUMBER), label=_list({"type": ["integer", "null"]}), index=_list(INDICES["items"])
+    ("x", "y"),
+    x=_list(NUMBER),
+    y=_list(NUMBER),
+    label=_list({"type": ["integer", "null"]}),
+    index=_list(INDICES["items"]),
 )
 NEIGHBOR = _object(("query", "found"), query=INDICES["items"], found=INDICES)
 
@@ -110,7 +114,15 @@ RESULTS_SCHEMA: dict[str, Any] = {
         ),
         runs={"type": "array", "items": RUN},
         winner=_null(
-            _object(("name", "by", "score"), name=TEXT, by=TEXT, score=SHARE, n=COUNT, margin=NUMBER, sure={"type": "boolean"})
+            _object(
+                ("name", "by", "score"),
+                name=TEXT,
+                by=TEXT,
+                score=SHARE,
+                n=COUNT,
+                margin=NUMBER,
+                sure={"type": "boolean"},
+            )
         ),
         verdict=_null(TEXT),
     ),
@@ -214,24 +226,30 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def write_results(results: dict[str, Any], folder: Path | str) -> Path:
-    """Check, then write ``folder/results.json`` atomically: a reader sees the old file or the new, never half of one."""
-    results = _plain(results)
-    validate(results)
-    path = Path(folder) / FILE
-    partial = path.with_name(f".{FILE}.{os.getpid()}.partial")
+def write_text(path: Path, content: str) -> Path:
+    """Write a file atomically: a reader sees the old file or the new, never half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1, ensure_ascii=False, allow_nan=False)
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise SensoriumError(f"{path}: can't be written ({error.strerror}); free space or choose another --out") from error
+        raise SensoriumError(
+            f"{path}: can't be written ({error.strerror}); free space or choose another --out"
+        ) from error
     return path
+
+
+def write_results(results: dict[str, Any], folder: Path | str) -> Path:
+    """Check, then write ``folder/results.json`` atomically; numbers that are not finite become null."""
+    results = _plain(results)
+    validate(results)
+    return write_text(Path(folder) / FILE, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_results(folder: Path | str) -> dict[str, Any]:

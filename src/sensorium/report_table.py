@@ -55,8 +55,14 @@ def rows(results: dict[str, Any]) -> tuple[list[Row], list[Row]]:
         base.append({"title": "Commonest class", "any": given["majority"]})
     if given.get("pixels"):
         base.append({**given["pixels"], "title": "Raw pixels"})
-    base += [{**(scores or {}), "title": "Random weights", "backbone": b} for b, scores in (given.get("random") or {}).items()]
-    base += [{"finetune": scores, "title": "From scratch", "backbone": b} for b, scores in (given.get("scratch") or {}).items()]
+    base += [
+        {**(scores or {}), "title": "Random weights", "backbone": b}
+        for b, scores in (given.get("random") or {}).items()
+    ]
+    base += [
+        {"finetune": scores, "title": "From scratch", "backbone": b}
+        for b, scores in (given.get("scratch") or {}).items()
+    ]
     return [{**run, "title": h.run_title(run)} for run in h.finished(results)], base
 
 
@@ -72,8 +78,8 @@ def columns(results: dict[str, Any]) -> list[Column]:
         Column("Training", "time", _get("seconds"), h.duration, min),
         Column("Training", "images/s", _get("images_per_second"), h.count, max),
         Column("Training", "memory", _get("peak_memory_mb"), h.memory, min),
-        Column("Network", "parameters", _get("parameters"), h.short, min),
-        Column("Network", "FLOPs/image", _get("flops_per_image"), h.short, min),
+        Column("Network", "params", _get("parameters"), h.short, min),
+        Column("Network", "FLOPs", _get("flops_per_image"), h.short, min),
         Column("Network", "precision", _get("precision"), lambda v: str(v) if v else h.MISSING),
     ]
     judged = [*runs, *(row for row in base if "any" not in row)]
@@ -91,7 +97,11 @@ def best_of(column: Column, runs: list[Row]) -> float | None:
 
 def _counts(column: Column, every: list[Row]) -> str:
     """ "n 10,000" where all of a column's scores were counted on as many images."""
-    found = {score["n"] for score in map(column.score, every) if score and number(score.get("n"))} if column.score else set()
+    found = (
+        {score["n"] for score in map(column.score, every) if score and number(score.get("n"))}
+        if column.score
+        else set()
+    )
     return f"n {h.count(found.pop())}" if len(found) == 1 else "n differs" if found else ""
 
 
@@ -115,7 +125,7 @@ def _cell(column: Column, row: Row, best: float | None, high: float) -> Html:
     std = number((score or {}).get("std"))
     shown: list[Any] = [el("b", column.show(value)) if best is not None and figure == best else column.show(value)]
     if std:
-        shown.append(el("small", f" ±\u202f{100 * std:.1f}"))
+        shown.append(el("small", f"±\u202f{100 * std:.1f}"))
     bar = f"--v:{100 * figure / high:.1f}%" if score and figure is not None and high else None
     sort = f"{figure:.10g}" if figure is not None else str(value)
     return el("td", shown, cls="share" if bar else None, style=bar, title=_tip(score), data_sort=sort)
@@ -145,7 +155,7 @@ def table(results: dict[str, Any], winner: str | None, color: Callable[[Row], st
     body = []
     for row in every:
         mine = row in runs
-        said = [el("span", row["title"], cls="name")]
+        said: list[Any] = [el("span", row["title"], cls="name")]
         said.append(el("small", "reference: every label") if mine and is_reference(row) else "")
         said.append(el("small", row["backbone"]) if row.get("backbone") else "")
         name = el("th", said, scope="row", style=f"--c:{color(row)}" if mine else None, data_sort=row["title"])
@@ -155,9 +165,24 @@ def table(results: dict[str, Any], winner: str | None, color: Callable[[Row], st
     for run in results.get("runs") or []:
         if run.get("status", "finished") != "finished":
             name = el("th", el("span", h.run_title(run), cls="name"), scope="row", style=f"--c:{color(run)}")
-            body.append(el("tr", name, el("td", f"{run.get('status')}: {run.get('error') or 'no reason given'}", colspan=len(shown), cls="said"), cls="lost"))
+            body.append(
+                el(
+                    "tr",
+                    name,
+                    el(
+                        "td",
+                        f"{run.get('status')}: {run.get('error') or 'no reason given'}",
+                        colspan=len(shown),
+                        cls="said",
+                    ),
+                    cls="lost",
+                )
+            )
     whole = el("table", _head(shown, every), el("tbody", body))
     return el("div", whole, cls="scroll", tabindex=0, role="region", aria_label="Table of results")
+
+
+TERMINAL = ("precision", "params", "FLOPs")  # too wide for most terminals; the page has them
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -166,23 +191,24 @@ def results_table(results: dict[str, Any]) -> Table:
     from rich.text import Text
 
     runs, base = rows(results)
-    shown = [column for column in columns(results) if column.title != "precision"]
+    shown = [column for column in columns(results) if column.title not in TERMINAL]
     drawn = Table(title="top-1 in %, ± spread over label subsets", title_justify="left", pad_edge=False)
-    drawn.add_column("run", overflow="fold")
-    brief = {"Linear probe": "linear ", "Fine-tuned": "tuned "}
+    drawn.add_column("run", no_wrap=True)
+    brief = {"Linear probe": "linear\n", "Fine-tuned": "tuned\n"}
     for column in shown:
-        drawn.add_column(brief.get(column.group, "") + column.title, justify="right")
+        drawn.add_column(brief.get(column.group, "") + column.title, justify="right", vertical="bottom")
     for row in [*runs, *base]:
         cells = []
         for column in shown:
-            value = column.value(row)
-            cell = Text(h.MISSING if value is None else column.show(value))
+            value, score = column.value(row), column.score(row) if column.score else None
+            cell = Text("" if value is None else column.show(value))
             if row in runs and number(value) is not None and number(value) == best_of(column, runs):
                 cell.stylize("bold")
-            std = number(((column.score(row) if column.score else None) or {}).get("std"))
+            std = number((score or {}).get("std"))
             cells.append(cell.append(f" ±{100 * std:.1f}", "dim") if std else cell)
-        named = f"{row['title']} ({row['backbone']})" if row.get("backbone") else row["title"]
-        drawn.add_row(Text(named, style="" if row in runs else "dim"), *cells)
+        mine = row in runs
+        name = Text(row["title"], "bold" if mine else "dim")
+        drawn.add_row(name.append(f" {row['backbone']}", "not bold dim") if row.get("backbone") else name, *cells)
     for run in results.get("runs") or []:
         if run.get("status", "finished") != "finished":
             drawn.add_row(Text(f"{h.run_title(run)}: {run.get('status')}", style="red"))
@@ -191,7 +217,7 @@ def results_table(results: dict[str, Any]) -> Table:
 
 def legend_note(results: dict[str, Any]) -> Html:
     """What the columns mean, in one paragraph."""
-    said = "Shares are top-1 in per cent of the test images counted (n); ± is the spread over label subsets. Bold is the best run of a column."
+    said = "Shares are top-1 in per cent of the test images counted (n); ± is the spread over label subsets. Bold is the best run of a column. FLOPs are those of one image, forward."
     if any(is_reference(run) for run in h.finished(results)):
         said += " A run that learnt from every label competes only where every label is used."
     return join([el("p", said, cls="note")])

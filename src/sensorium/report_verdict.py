@@ -63,7 +63,9 @@ def is_reference(run: dict[str, Any]) -> bool:
 
 def label_fractions(runs: list[dict[str, Any]]) -> list[float]:
     """Every fraction at which some run has a score, smallest first."""
-    found = {fraction(key) for run in runs for way in ("linear", "finetune") for key, s in (run.get(way) or {}).items() if s}
+    found = {
+        fraction(key) for run in runs for way in ("linear", "finetune") for key, s in (run.get(way) or {}).items() if s
+    }
     return sorted(found)
 
 
@@ -78,7 +80,9 @@ def deciding_fraction(runs: list[dict[str, Any]]) -> float | None:
     return -at if held else None
 
 
-def _best(name: str, title: str, ways: dict[str, dict[str, Any] | None], run: dict[str, Any] | None = None) -> Scored | None:
+def _best(
+    name: str, title: str, ways: dict[str, dict[str, Any] | None], run: dict[str, Any] | None = None
+) -> Scored | None:
     """The higher of several scores."""
     known = [(float(s["top1"]), way, s) for way, s in ways.items() if s and number(s.get("top1")) is not None]
     if not known:
@@ -129,11 +133,14 @@ def verdict(results: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """``({"name", "by", "score", "n", "margin", "sure", "over", "error"} | None, two sentences)`` by the module's rule.
 
     ``margin`` is the distance to the runner-up (to the best baseline where there is only one candidate), ``over`` the
-    name of that one, ``error`` two standard errors of that difference.
+    title of that one, ``error`` two standard errors of that difference.
     """
     done = finished(results)
     if not done:
-        return None, "No run finished, so there is no verdict. Mend what each run's error says and run the same command again."
+        return (
+            None,
+            "No run finished, so there is no verdict. Mend what each run's error says and run the same command again.",
+        )
     rivals = [run for run in done if not is_reference(run)]
     at = deciding_fraction(rivals or done)
     field = done if not rivals or (at is not None and at >= 1) else rivals
@@ -155,48 +162,53 @@ def verdict(results: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         "n": best.n,
         "margin": best.top1 - against.top1 if against else None,
         "sure": sure,
-        "over": against.name if against else None,
+        "over": against.title if against else None,
         "error": _error(best, against) if against else None,
     }
     return winner, f"{_lead(best, second, base, at)} {_cost(best, results, field, at)}"
 
 
 def _right(score: Scored, at: float | None) -> str:
-    """ "gets 43.1 % of 10,000 test images right with 1 % of the labels (fine-tuned)"."""
+    """ "with 1 % of the labels it gets 43.1 % of 10,000 test images right (fine-tuned)"."""
     of = f"{count(score.n)} test images" if score.n else "the test images"
-    labels = "" if at is None else " with all labels" if at >= 1 else f" with {100 * at:g} % of the labels"
-    return f"{percent(score.top1)} of {of} right{labels} ({WAYS.get(score.way, score.way)})"
+    labels = "" if at is None else "with all labels " if at >= 1 else f"with {100 * at:g} % of the labels "
+    return f"{labels}it gets {percent(score.top1)} of {of} right ({WAYS.get(score.way, score.way)})"
 
 
-def _gap(best: Scored, other: Scored) -> str:
-    """How far ahead and how sure, in words."""
-    gap, error = best.top1 - other.top1, _error(best, other)
-    if error is None:
-        return f"{_points(gap)} ahead of {other.title}, but without test counts nobody can say how sure that is"
-    if gap > error:
-        return f"{_points(gap)} ahead of {other.title}, where chance explains {_points(error)} at most, so that is sure"
-    return f"the {_points(gap)} to {other.title} are within the ± {_points(error)} that chance explains"
+def _chance(best: Scored, other: Scored) -> str:
+    """What chance alone could make of a difference."""
+    error = _error(best, other)
+    return (
+        "no test counts, so nobody can say how sure" if error is None else f"chance alone could make {100 * error:.1f}"
+    )
 
 
 def _lead(best: Scored, second: Scored | None, base: Scored | None, at: float | None) -> str:
+    """The first sentence, where there is a winner."""
     floor = ""
     if base:
-        floor = f"{_points(best.top1 - base.top1)} above the best baseline ({base.title})"
+        floor = f"{_points(best.top1 - base.top1)} above the best baseline, {base.title}"
         if not _ahead(best, base):
-            floor += ", which is not surely more than nothing"
+            floor += f" (not surely: {_chance(best, base)})"
     if second is None:
-        alone = f"{best.title} is the only run to judge: it gets {_right(best, at)}"
+        alone = f"{best.title} is the only run to judge: {_right(best, at)}"
         return f"{alone}, {floor}." if floor else f"{alone}, and there is no baseline to hold it to."
-    tail = f", and {floor}" if floor else ""
+    gap = _points(best.top1 - second.top1)
     if _ahead(best, second):
-        return f"{best.title} learns best from these images: {_right(best, at)}, {_gap(best, second)}{tail}."
-    start = f"Not sure: {best.title} comes first with {_right(best, at)}"
-    return f"{start}, but {_gap(best, second)}{tail and tail.replace(', and', '; it is')}."
+        sure = "" if base is None or _ahead(best, base) else "Not sure: "
+        lead = f"{sure}{best.title} learns best from these images: {_right(best, at)}"
+        tail = f" and {floor}" if floor else ""
+        return f"{lead}, clearly ahead of {second.title} (by {gap}; {_chance(best, second)}){tail}."
+    tail = f"; it is {floor}" if floor else ""
+    start = f"Not sure: {best.title} comes first, {_right(best, at)}"
+    return f"{start}, but only {gap} ahead of {second.title} ({_chance(best, second)}){tail}."
 
 
 def _nobody(best: Scored, base: Scored, at: float | None) -> str:
-    there = f"{base.title} gets {percent(base.top1)}"
-    return f"No method beat the baselines: the best, {best.title}, gets {_right(best, at)}, and {there} without any of it."
+    return (
+        f"No method beat the baselines: the best is {best.title}, {_right(best, at)}, "
+        f"while {base.title} gets {percent(base.top1)} with the same labels and no pre-training."
+    )
 
 
 def _cost(best: Scored, results: dict[str, Any], field: list[dict[str, Any]], at: float | None) -> str:
@@ -209,7 +221,7 @@ def _cost(best: Scored, results: dict[str, Any], field: list[dict[str, Any]], at
         if run not in field:
             score = score_run(run, at)
             shown = f", {percent(score.top1)}" if score else ""
-            parts.append(f"{run_title(run)}{shown}, learnt from every label and is a reference, not a candidate")
+            parts.append(f"{run_title(run)}{shown}, learnt from every label and is a reference, no candidate")
         elif is_reference(run) and at is not None and at < 1:
             parts.append(f"{run_title(run)} learnt its features from every label")
     if any(run.get("method") == "mae" for run in finished(results)) and best.way != "finetune":

@@ -3,9 +3,10 @@
 Every block adds what it computes to what it was given, y = relu(x + f(x)), so that deep stacks stay trainable. Stages
 halve the resolution and double the channels. The bottleneck strides in its 3x3 convolution ("v1.5").
 
-Parameters are named as torchvision's, without its classifier ``fc``. Three stems:
+Parameters are named as torchvision's, without its classifier ``fc``. Four stems:
     imagenet   7x7 convolution, stride 2, then a 3x3 max-pool, stride 2
     small      3x3 convolution, stride 1, no pool: for images up to about 64 pixels (SimCLR, appendix B.9)
+    half       3x3 convolution, stride 2, no pool: a quarter of the work of "small" in the first stage, for a CPU
     patch      one convolution of ``patch`` x ``patch``, stride ``patch``: the cheapest; ragged edges are filled with zeros
 
 The network works in channels-last memory whatever the memory of its input: the numbers are the same and the
@@ -16,7 +17,7 @@ Shapes: B images, C_i channels of stage i, s_i its stride.
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
 
-Stem = Literal["imagenet", "small", "patch"]
+Stem = Literal["imagenet", "small", "half", "patch"]
 
 # name -> (blocks a stage, channels of the first stage, bottleneck)
 RESNET_SIZES: dict[str, tuple[tuple[int, ...], int, bool]] = {
@@ -56,8 +57,10 @@ def resnet(size: str, image_size: int, **numbers: Any) -> ResNet:
 class ResNet(nn.Module):
     """Encoder and MapEncoder. Any image size from one pixel on.
 
-    layers: blocks of each stage. width: channels of the stem and of the first stage's 3x3 convolutions. patch: edge of
-    the "patch" stem, unused by the others. zero_init: start every residual branch at zero (Goyal et al., 2017,
+    layers: blocks of each stage. width: channels of each stage's 3x3 convolutions, or the first's, which doubles from
+    stage to stage. stem_width: channels of the stem (the first stage's). patch: edge of the "patch" stem, unused by the
+    others. first_stride: of the first stage. early_stride: bottlenecks stride in their first 1x1 convolution, as the
+    paper did ("v1"). zero_init: start every residual branch at zero (Goyal et al., 2017,
     arXiv:1706.02677).
     Attributes: ``dim`` of the features, ``channels`` and ``strides`` of the maps (one entry a stage).
     """
@@ -65,35 +68,44 @@ class ResNet(nn.Module):
     def __init__(
         self,
         layers: tuple[int, ...] = (2, 2, 2, 2),
-        width: int = 64,
+        width: int | tuple[int, ...] = 64,
         *,
         bottleneck: bool = False,
         stem: Stem = "imagenet",
+        stem_width: int | None = None,
         patch: int = 4,
+        first_stride: int = 1,
+        early_stride: bool = False,
         zero_init: bool = False,
     ):
         super().__init__()
-        if stem not in ("imagenet", "small", "patch"):
-            raise SensoriumError(f"resnet: no stem '{stem}'; choose 'imagenet', 'small' or 'patch'.")
-        self.stem = stem
-        kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (patch, patch, 0)}[stem]
-        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        if stem not in get_args(Stem):
+            raise SensoriumError(f"resnet: no stem '{stem}'; choose one of {', '.join(get_args(Stem))}.")
+        widths = tuple(width * 2**i for i in range(len(layers))) if isinstance(width, int) else width
+        if len(widths) != len(layers):
+            raise ValueError(f"resnet: {len(widths)} widths for {len(layers)} stages")
+        self.stem, self.early_stride = stem, early_stride
+        kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "half": (3, 2, 1), "patch": (patch, patch, 0)}[stem]
+        channels = stem_width or widths[0]
+        self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
 
         block = Bottleneck if bottleneck else BasicBlock
-        channels = width
+        options = {"early_stride": early_stride} if bottleneck else {}
         for i, blocks in enumerate(layers):
             stage = []
             for j in range(blocks):
-                stage.append(block(channels, width * 2**i, stride=2 if i > 0 and j == 0 else 1))
+                step = 1 if j > 0 else 2 if i > 0 else first_stride
+                stage.append(block(channels, widths[i], stride=step, **options))
                 channels = stage[-1].channels
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
         self.stages = tuple(f"layer{i + 1}" for i in range(len(layers)))
         self.dim = channels
-        self.channels = tuple(width * 2**i * block.expansion for i in range(len(layers)))
-        self.strides = tuple(stride * (2 if stem == "imagenet" else 1) * 2**i for i in range(len(layers)))
+        self.channels = tuple(w * block.expansion for w in widths)
+        start = stride * (2 if stem == "imagenet" else 1) * first_stride
+        self.strides = tuple(start * 2**i for i in range(len(layers)))
         self._initialize(zero_init)
 
     def _initialize(self, zero_init: bool) -> None:
@@ -155,12 +167,12 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, *, stride: int = 1):
+    def __init__(self, inputs: int, width: int, *, stride: int = 1, early_stride: bool = False):
         super().__init__()
         self.channels = width * self.expansion
-        self.conv1 = _conv(inputs, width, 1)
+        self.conv1 = _conv(inputs, width, 1, stride if early_stride else 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, stride)
+        self.conv2 = _conv(width, width, 3, 1 if early_stride else stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, self.channels, 1)
         self.bn3 = nn.BatchNorm2d(self.channels)

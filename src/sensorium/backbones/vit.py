@@ -125,9 +125,9 @@ class ViT(nn.Module):
         return tokens + (positions if keep is None else positions[0][keep])
 
     def _sequence(self, patches: Tensor) -> Tensor:
-        tokens = [(self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)]
+        tokens = [(self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)]
         if self.reg_token is not None:
-            tokens.append(self.reg_token.expand(len(patches), -1, -1))
+            tokens.append(self.reg_token.expand(patches.shape[0], -1, -1))
         return torch.cat([*tokens, patches], dim=1)
 
     def _before_last(self, patches: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ _WHERE = {
     "natural_size": "cache",
     "Findings": "diagnose",
 }
-__all__ = sorted(_WHERE)
+__all__ = ["BadImage", "Findings", "ImageSet", "Opened", "Pixels", "Skipped", "natural_size", "open_data"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

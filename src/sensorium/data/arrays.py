@@ -131,7 +131,9 @@ def _idx(path: Path) -> np.ndarray:
     with gzip.open(path) if zipped else path.open("rb") as file:
         magic = file.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or not 1 <= magic[3] <= 4:
-            raise SensoriumError(f"{where}: not an IDX file of bytes or integers (its magic number is {magic.hex() or 'missing'}).")
+            raise SensoriumError(
+                f"{where}: not an IDX file of bytes or integers (its magic number is {magic.hex() or 'missing'})."
+            )
         dtype, rank = _IDX_TYPES[magic[2]], magic[3]
         head = file.read(4 * rank)
         if len(head) < 4 * rank:
@@ -143,7 +145,9 @@ def _idx(path: Path) -> np.ndarray:
             raise SensoriumError(f"{where}: states {size:,} bytes of values but holds {held:,}; fetch the file again.")
         values = _read(file, size, where)
         if file.read(1):
-            raise SensoriumError(f"{where}: holds more than the {size:,} bytes of values it states; fetch the file again.")
+            raise SensoriumError(
+                f"{where}: holds more than the {size:,} bytes of values it states; fetch the file again."
+            )
     array = np.frombuffer(values, dtype).reshape(shape)
     return array if dtype.itemsize == 1 else array.astype(np.int64)
 
@@ -154,14 +158,20 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.n
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
-            raise SensoriumError(f"{field}: .npy format {version[0]}.{version[1]} is not read; save it again with np.savez.")
+            raise SensoriumError(
+                f"{field}: .npy format {version[0]}.{version[1]} is not read; save it again with np.savez."
+            )
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
         if dtype.hasobject or dtype.names:
-            raise SensoriumError(f"{field} holds Python objects, which are never loaded; save plain numbers or strings.")
+            raise SensoriumError(
+                f"{field} holds Python objects, which are never loaded; save plain numbers or strings."
+            )
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size != info.file_size - file.tell():
-            raise SensoriumError(f"{field}: the header states {size:,} bytes, the file {info.file_size - file.tell():,}.")
+            raise SensoriumError(
+                f"{field}: the header states {size:,} bytes, the file {info.file_size - file.tell():,}."
+            )
         _affordable(size, field)
         values = _read(file, size, field)
         if file.read(1):
@@ -171,7 +181,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.n
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read(file: IO[bytes], size: int, where: str) -> bytearray:
+def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str) -> bytearray:
     """Exactly ``size`` bytes, in memory that grows with what is really there."""
     values = bytearray()
     while len(values) < size:
@@ -216,12 +226,16 @@ def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:
     return tuple(map(printable, words))
 
 
-def _labels(raw: np.ndarray, count: int, names: tuple[str, ...] | None, field: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(
+    raw: np.ndarray, count: int, names: tuple[str, ...] | None, field: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Stored labels -> 0..K-1 and class names. Whole numbers index ``names``, or are themselves the names; -1: unknown."""
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.ndim != 1 or len(raw) != count:
-        raise SensoriumError(f"{field} has shape {list(raw.shape)}; expected one label for each of the {count:,} images.")
+        raise SensoriumError(
+            f"{field} has shape {list(raw.shape)}; expected one label for each of the {count:,} images."
+        )
     if raw.dtype.kind in "US":
         words = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
         if names is not None and (odd := sorted(set(words) - set(names))):
@@ -234,7 +248,9 @@ def _labels(raw: np.ndarray, count: int, names: tuple[str, ...] | None, field: s
     labels = raw.astype(np.int64)
     if names is not None:
         if labels.min() < -1 or labels.max() >= len(names):
-            raise SensoriumError(f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(names)} class names.")
+            raise SensoriumError(
+                f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(names)} class names."
+            )
         return labels, names
     values = np.unique(labels[labels != -1])
     return np.where(labels == -1, -1, np.searchsorted(values, labels)), tuple(str(v) for v in values)

@@ -5,10 +5,11 @@ Idea: every operation is split in two. Its parameters are drawn for all samples 
 parameters, written as a few passes over a stack of planes:
     crop and resize   out = V x H^T     V, H: one matrix a sample and axis; its rows are the antialiased triangle filter
                                         (the flip is H's rows in reverse)
-    blur              out = T x T^T     T: the Gaussian, with the reflected border folded in
+    blur              out = T x T^T     T: a band of the Gaussian
     colour            x <- clamp(f x + (1 - f) y)      y: black (brightness), the image's mean grey (contrast) or its grey
-                                                       plane (saturation): one formula for all three, in any order
-    hue               a shift on the hexagon of HSV, without branches: see ``_shift_hue_``
+                                                       plane (saturation)
+    hue               a shift on the hexagon of HSV, without branches: see ``_hue_``
+Each sample draws its own order of the four colour operations, as in torchvision; samples are sorted by it.
 ``View`` runs them in small stacks of samples that stay in the processor's cache from the crop to the normalisation.
 
 Images: [B, 3, H, W], uint8 in 0..255 or float in 0..1. Results are float32 in 0..1 unless said otherwise; arguments are
@@ -17,7 +18,7 @@ never changed. ``which`` [B] bool says which samples an operation is for.
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ _CPU_STACK, _GPU_STACK = (
     1 << 25,
 )  # floats worked on at once: half a megabyte stays in a core's second-level cache
 _DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
-_BLUR_ROWS = 64  # rows of a blur done at once: fewer multiply zeros, more pay for calls
+_BLUR_BLOCK = 112  # rows or columns of a blur done at once: fewer multiply zeros, more pay for calls
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -187,11 +188,10 @@ def color_jitter(
 
 
 def jitter(images: Tensor, parameters: Jitter) -> Tensor:
-    """Apply a jitter of known parameters, in small stacks of samples; clamped to 0..1 after each operation."""
+    """Apply a jitter of known parameters, clamped to 0..1 after each operation as torchvision does."""
     out = as_float(images)
-    rows_M = _by_hue_position(parameters)
-    rows_M = rows_M[parameters.which[rows_M]]
-    for rows in rows_M.split(_stack(images.device, images[0].numel())):
+    plan = _by_order(parameters)
+    for rows in plan[parameters.which[plan]].split(_stack(images.device, images[0].numel())):
         stack = out[rows]
         _jitter_(stack, parameters.factors[rows], parameters.order[rows])
         out[rows] = stack
@@ -203,71 +203,79 @@ def _stack(device: torch.device, floats: int) -> int:
     return max(1, (_CPU_STACK if device.type == "cpu" else _GPU_STACK) // floats)
 
 
-def _by_hue_position(parameters: Jitter) -> Tensor:
-    """Rows sorted so that samples whose hue is due at the same moment are neighbours; untouched samples come first."""
-    key_B = (parameters.order == HUE).int().argmax(1) * parameters.which + parameters.which
-    return torch.argsort(key_B, stable=True)
+def _by_order(parameters: Jitter) -> Tensor:
+    """Rows sorted so that samples which need the same operation at the same moment are neighbours, above all hue, the dear
+    one; samples without jitter come first."""
+    key_B = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(1) + 256 * (parameters.order == HUE).int().argmax(1)
+    return torch.argsort(torch.where(parameters.which, key_B, -1), stable=True)
 
 
 def _jitter_(images: Tensor, factors: Tensor, order: Tensor) -> None:
-    """In place, on float images sorted by the position of hue. Decisions are made from the CPU's copy of the parameters."""
+    """In place on float images; runs of samples whose next operation is the same go together."""
     x_BCN = images.view(len(images), 3, -1)
-    on_device_B4 = factors.to(images.device, non_blocking=True)
-    position_B = (order == HUE).int().argmax(1)
-    ends = torch.bincount(position_B, minlength=4).cumsum(0).tolist()
-    blends_B3 = order[order != HUE].view(-1, 3)
+    single = factors[0].tolist() if len(images) == 1 else None  # plain numbers spare many small calls
+    factors = factors.to(images.device, non_blocking=True)[..., None, None]
     for step in range(4):
-        begin, end = ([0, *ends])[step], ends[step]
-        if end > begin and bool(factors[begin:end, HUE].any()):
-            _shift_hue_(x_BCN[begin:end], on_device_B4[begin:end, HUE])
-        if step < 3:
-            _blend_(x_BCN, blends_B3[:, step], factors.gather(1, blends_B3[:, step, None])[:, 0])
+        begin = 0
+        for operation, run in itertools.groupby(order[:, step].tolist()):
+            end = begin + len(list(run))
+            _ADJUST[operation](x_BCN[begin:end], single[operation] if single else factors[begin:end, operation])
+            begin = end
 
 
-def _blend_(x_BCN: Tensor, kind_B: Tensor, factor_B: Tensor) -> None:
-    """x <- clamp(f x + (1 - f) y), y by ``kind``: 0 for brightness, the mean grey for contrast, the grey for saturation.
+def _brightness_(x_BCN: Tensor, factor: float | Tensor) -> None:
+    _clamp_(x_BCN.mul_(factor), factor)
 
-    What no sample of the stack asks for is left out; that changes no value, for the terms left out are zero and a
-    factor up to 1 never leaves the range.
-    """
-    rest_B = 1 - factor_B
-    add = None
-    if bool((kind_B == 2).any()):
-        add = _grey(x_BCN).mul_((rest_B * (kind_B == 2)).to(x_BCN.device)[:, None, None])
-    if bool((kind_B == 1).any()):
-        mean_B1N = _grey(x_BCN.mean(-1, keepdim=True)).mul_((rest_B * (kind_B == 1)).to(x_BCN.device)[:, None, None])
-        add = mean_B1N if add is None else add.add_(mean_B1N)
-    x_BCN.mul_(factor_B.to(x_BCN.device)[:, None, None])
-    if add is not None:
-        x_BCN.add_(add)
-    if bool((factor_B > 1).any()):
+
+def _contrast_(x_BCN: Tensor, factor: float | Tensor) -> None:
+    mean_B11 = _grey(x_BCN.mean(-1, keepdim=True))
+    _clamp_(x_BCN.mul_(factor).add_(mean_B11.mul_(1 - factor)), factor)
+
+
+def _saturation_(x_BCN: Tensor, factor: float | Tensor) -> None:
+    grey_B1N = _grey(x_BCN)
+    _clamp_(x_BCN.mul_(factor).add_(grey_B1N.mul_(1 - factor)), factor)
+
+
+def _clamp_(x_BCN: Tensor, factor: float | Tensor) -> None:
+    """Factors up to 1 mix two images in range: nothing to clamp."""
+    if isinstance(factor, Tensor) or factor > 1:
         x_BCN.clamp_(0, 1)
+
+
+def _hue_(x_BCN: Tensor, turns: float | Tensor) -> None:
+    """Add ``turns`` to the hue of HSV.
+
+    With m, M the least and greatest of (r, g, b) and C = M - m, the hue in sixths of a turn is +-(1 + (g + b - r - m) / C),
+    positive where g >= b: on each of the hexagon's sides this is the textbook's case. Back, with a(k) = clamp(|h - k|, 1, 2):
+        r' = m - C + C a(3)        g' = M + C - C a(2)        b' = M + C - C a(4)
+    Below, h is in turns and c6 = 6 C.
+    """
+    if not isinstance(turns, Tensor) and turns == 0:
+        return
+    red, green, blue = x_BCN.split(1, 1)
+    least = torch.minimum(torch.minimum(red, green), blue)
+    most = torch.maximum(torch.maximum(red, green), blue)
+    chroma = most - least
+    c6 = (chroma * 6).clamp_(min=1e-12)
+    hue = (green + blue).sub_(red).sub_(least).div_(c6).add_(1 / 6)
+    sign = (green - blue).ge_(0).mul_(2).sub_(1)
+    hue = hue.mul_(sign).add_(turns + 1).frac_()
+    torch.sub(hue, torch.tensor([[[3 / 6], [2 / 6], [4 / 6]]], device=hue.device), out=x_BCN)
+    x_BCN.abs_().clamp_(1 / 6, 2 / 6).mul_(c6)
+    red.add_(least.sub_(chroma))
+    most.add_(chroma)
+    torch.sub(most, green, out=green)
+    torch.sub(most, blue, out=blue)
+
+
+_ADJUST = (_brightness_, _contrast_, _saturation_, _hue_)
 
 
 def _grey(x_BCN: Tensor) -> Tensor:
     """[B, 3, ...] -> [B, 1, ...]."""
-    red, green, blue = (x_BCN[:, i : i + 1] for i in range(3))
+    red, green, blue = x_BCN.split(1, 1)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
-
-
-def _shift_hue_(x_BCN: Tensor, turns_B: Tensor) -> None:
-    """Add ``turns`` to the hue of HSV, in place.
-
-    With m, M the least and greatest of (r, g, b) and C = M - m, the hue in sixths of a turn is +-(1 + (g + b - r - m) / C),
-    positive where g >= b: on each of the hexagon's sides this is the textbook's case. Back:
-        g' = M - C (clamp(|h - 2|, 1, 2) - 1)    b' likewise with 4    r' = m + C (clamp(|h - 3|, 1, 2) - 1)
-    Below, h is in turns and c6 = 6 C.
-    """
-    red, green, blue = x_BCN.unbind(1)
-    least = torch.minimum(torch.minimum(red, green), blue)
-    most = torch.maximum(torch.maximum(red, green), blue)
-    c6 = (most - least).mul_(6)
-    hue = (green + blue).sub_(red).sub_(least).div_(c6.clamp(min=1e-12)).add_(1 / 6)
-    sign = (green - blue).ge_(0).mul_(2).sub_(1)
-    hue = hue.mul_(sign).add_(turns_B[:, None] + 1).frac_()
-    for channel, centre, base, way in ((red, 3, least, 1), (green, 2, most, -1), (blue, 4, most, -1)):
-        away = torch.sub(hue, centre / 6).abs_().clamp_(1 / 6, 2 / 6).sub_(1 / 6)
-        torch.addcmul(base, c6, away, value=way, out=channel)
 
 
 def _of(images: Tensor, which: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -300,12 +308,14 @@ def _inverted(images: Tensor, threshold: float = 128 / 255) -> Tensor:
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std a channel, in 0..1 scale."""
-    return _normalize_(as_float(images), mean, std)
+    centre, inverse = _affine(mean, std, images.device)
+    return as_float(images).mul_(inverse).sub_(centre)
 
 
-def _normalize_(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None] for v in (mean, std))
-    return images.mul_(1 / std_C11).sub_(mean_C11 / std_C11)
+def _affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """mean / std and 1 / std, [3, 1, 1] each."""
+    mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
+    return mean_C11 / std_C11, 1 / std_C11
 
 
 # ---------------------------------------------------------------------------------------------------------------- blur
@@ -318,43 +328,53 @@ def gaussian_blur(images: Tensor, draw: Draw, kernel: int, sigma: tuple[float, f
         raise ValueError(
             f"gaussian_blur: kernel {kernel} must be odd and less than twice the side of {tuple(images.shape)}"
         )
-    which, sigma_B, out = draw.chance(p).cpu(), draw.uniform(*sigma).cpu(), as_float(images)
+    which, taps_BK, out = draw.chance(p).cpu(), _gaussian(draw.uniform(*sigma).cpu(), kernel), as_float(images)
     for rows in which.nonzero()[:, 0].split(_stack(out.device, out[0].numel())):
-        out[rows] = _blur(out[rows], sigma_B[rows], kernel)
+        out[rows] = _blur(out[rows], taps_BK[rows])
     return out
 
 
-def _blur(x_BCHW: Tensor, sigma_B: Tensor, kernel: int) -> Tensor:
-    """Rows, then columns, ``_BLUR_ROWS`` at a time, each from the source rows that its kernel reaches."""
-    for _ in range(2):  # each turn blurs the rows and swaps rows for columns
-        side = x_BCHW.shape[2]
-        # taps beyond five sigma weigh less than a millionth: not worth multiplying
-        reach = min(kernel // 2, math.ceil(5 * float(sigma_B.max())))
-        matrix_BHH = _blur_matrix(sigma_B, kernel, side).to(x_BCHW.device)
-        block = _BLUR_ROWS if x_BCHW.device.type == "cpu" else side
-        out = torch.empty(x_BCHW.mT.shape, device=x_BCHW.device)
-        for begin in range(0, side, block):
-            end = min(begin + block, side)
-            low, high = max(0, begin - reach), min(side, end + reach)
-            part = x_BCHW[:, :, low:high].mT @ matrix_BHH[:, None, begin:end, low:high].mT
-            out[..., begin:end] = part
-        x_BCHW = out
-    return x_BCHW
+def _gaussian(sigma_B: Tensor, kernel: int) -> Tensor:
+    """[B, kernel], rows sum to 1."""
+    return torch.softmax(-0.5 * (torch.arange(kernel) - kernel // 2).div(sigma_B[:, None]).square(), 1)
 
 
-def _blur_matrix(sigma_B: Tensor, kernel: int, side: int) -> Tensor:
-    """[B, side, side]: row i holds the weights of the source pixels for output pixel i; the border is reflected."""
-    reach = kernel // 2
-    tap = torch.arange(-reach, reach + 1)
-    weights_BK = torch.exp(-0.5 * (tap / sigma_B[:, None]).square())
-    weights_BK = weights_BK / weights_BK.sum(1, keepdim=True)
-    padded = F.pad(weights_BK, (side - 1, side - 1))
-    band = padded.unfold(1, side + 2 * reach, 1).flip(1)  # row i: the kernel, starting at i, on the padded line
-    matrix = band[..., reach : reach + side].clone()
-    if reach:
-        matrix[..., 1 : reach + 1] += band[..., :reach].flip(-1)
-        matrix[..., side - 1 - reach : side - 1] += band[..., side + reach :].flip(-1)
-    return matrix
+def _blur(x_BCHW: Tensor, taps_BK: Tensor) -> Tensor:
+    """Rows, then columns, as matrix products with a band of the Gaussian, ``_BLUR_BLOCK`` outputs at a time.
+
+    The planes lie as [H, 3, W] meanwhile: there both directions are plain matrices.
+    """
+    n, _, height, width = x_BCHW.shape
+    reach = taps_BK.shape[1] // 2
+    if n == 1:  # taps of less than a millionth are not worth multiplying
+        reach = max(1, int((taps_BK[0] > 1e-6).sum()) // 2)
+        taps_BK = taps_BK[:, taps_BK.shape[1] // 2 - reach :][:, : 2 * reach + 1]
+    block = min(max(height, width), _BLUR_BLOCK)
+    line = F.pad(taps_BK, (block - 1, block - 1))  # row i of the band: the taps, starting at i
+    band = line.unfold(1, block + 2 * reach, 1).flip(1).to(x_BCHW.device)
+    rows = x_BCHW.new_empty(n, height, 3, width + 2 * reach)
+    rows[..., reach : reach + width] = x_BCHW.transpose(1, 2)
+    rows = _reflect_(rows, reach, 3).view(n, height * 3, -1)
+    columns = x_BCHW.new_empty(n, height + 2 * reach, 3 * width)
+    middle = columns[:, reach : reach + height].view(n, height, 3, width)
+    out = x_BCHW.new_empty(n, height, 3 * width)
+    for i in range(0, width, block):
+        m = min(block, width - i)
+        part = rows[:, :, i : i + m + 2 * reach] @ band[:, :m, : m + 2 * reach].mT
+        middle[..., i : i + m] = part.view(n, height, 3, m)
+    _reflect_(columns, reach, 1)
+    for i in range(0, height, block):
+        m = min(block, height - i)
+        out[:, i : i + m] = band[:, :m, : m + 2 * reach] @ columns[:, i : i + m + 2 * reach]
+    return out.view(n, height, 3, width).transpose(1, 2).contiguous()
+
+
+def _reflect_(x: Tensor, reach: int, dim: int) -> Tensor:
+    """Fill the first and last ``reach`` entries of ``dim`` with what lies beyond the border, mirrored (the border not twice)."""
+    size = x.shape[dim]
+    x.narrow(dim, 0, reach).copy_(x.narrow(dim, reach + 1, reach).flip(dim))
+    x.narrow(dim, size - reach, reach).copy_(x.narrow(dim, size - 2 * reach - 1, reach).flip(dim))
+    return x
 
 
 # --------------------------------------------------------------------------------------------------------------- views
@@ -385,20 +405,25 @@ class View:
         """[B, 3, H, W] -> normalised float32 [B, 3, size, size], on the images' device."""
         draw = replace(draw, device="cpu")
         boxes = crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
-        flipped, colour = draw.chance(self.flip_p), jitter_parameters(draw, *self.jitter, p=self.jitter_p)
-        grey, blurred, inverted = draw.chance(self.grey_p), draw.chance(self.blur_p), draw.chance(self.solarize_p)
-        sigma = draw.uniform(*self.sigma)
+        mirrored, colour = draw.chance(self.flip_p), jitter_parameters(draw, *self.jitter, p=self.jitter_p)
+        grey, inverted, blurred = draw.chance(self.grey_p), draw.chance(self.solarize_p), draw.chance(self.blur_p)
+        taps = _gaussian(draw.uniform(*self.sigma), self.kernel)
+        centre, inverse = _affine(mean, std, images.device)
         out = torch.empty(len(images), 3, self.size, self.size, device=images.device)
+        stack = _stack(images.device, 3 * self.size**2)
+        plan = torch.arange(len(images)) if stack == 1 else _by_order(colour)
         with torch.autocast(images.device.type, enabled=False):
-            for rows in _by_hue_position(colour).split(_stack(images.device, 3 * self.size**2)):
-                x = crop_resize(images[rows], boxes[rows], self.size, flipped[rows])
-                jittered = rows[colour.which[rows]]
-                if len(jittered):  # they come last, see _by_hue_position
-                    _jitter_(x[len(rows) - len(jittered) :], colour.factors[jittered], colour.order[jittered])
-                x = _of(x, grey[rows], _three_greys)
-                x = _of(x, blurred[rows], lambda s, r=rows: _blur(s, sigma[r[blurred[r]]], self.kernel))
-                x = _of(x, inverted[rows], _inverted)
-                out[rows] = _normalize_(x, mean, std)
+            for rows in plan.split(stack):
+                at = slice(int(rows), int(rows) + 1) if stack == 1 else rows  # a slice copies nothing
+                x = crop_resize(images[at], boxes[at], self.size, mirrored[at])
+                count = int(colour.which[at].sum())
+                if count:  # the plan puts them last
+                    _jitter_(x[-count:], colour.factors[at][-count:], colour.order[at][-count:])
+                x = _of(x, grey[at], _three_greys)
+                if self.blur_p:
+                    x = _of(x, blurred[at], lambda s, at=at: _blur(s, taps[at][blurred[at]]))
+                x = _of(x, inverted[at], _inverted)
+                out[at] = x.mul_(inverse).sub_(centre)
         return out
 
 

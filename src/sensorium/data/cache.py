@@ -228,7 +228,11 @@ def _squares(images: ImageSet, size: int, workers: int) -> Iterator[tuple[np.nda
 def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tuple[int, BadImage]]]:
     indices = range(start, min(start + _CHUNK, len(images)))
     base = images.base if isinstance(images, View) else images
-    if isinstance(base, ArrayImages) and base.pixels.shape[1:3] == (size, size) and base.pixels.shape[3:] in ((), (1,), (3,)):
+    if (
+        isinstance(base, ArrayImages)
+        and base.pixels.shape[1:3] == (size, size)
+        and base.pixels.shape[3:] in ((), (1,), (3,))
+    ):
         where = images.indices[start : indices.stop] if isinstance(images, View) else slice(start, indices.stop)
         block = base.pixels[where]
         block = block[..., None] if block.ndim == 3 else block

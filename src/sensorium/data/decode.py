@@ -18,14 +18,34 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga .ico".split()
+    f".{kind}"
+    for kind in (
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "png",
+        "bmp",
+        "gif",
+        "webp",
+        "tif",
+        "tiff",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "jp2",
+        "avif",
+        "tga",
+        "ico",
+    )
 )
 MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
 
 # EPS and the like hand the file to an outside program; formats are named so that no such reader is ever reached.
-_FORMATS = "JPEG PNG BMP GIF WEBP TIFF PPM JPEG2000 AVIF TGA ICO".split()
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,7 +94,9 @@ def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.I
             return _upright(_to_rgb(image), image)
     except BadImage:
         raise
-    except Exception as error:  # decoders raise anything on damaged bytes: OSError, SyntaxError, struct.error, KeyError ...
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged bytes: OSError, SyntaxError, struct.error, KeyError ...
         raise BadImage(name, _reason(error)) from None
 
 
@@ -180,7 +202,9 @@ def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
         turn = _TURNS.get(source.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged EXIF: the pixels are still good
         turn = None
-    return picture.copy() if turn is None and picture is source else picture if turn is None else picture.transpose(turn)
+    return (
+        picture.copy() if turn is None and picture is source else picture if turn is None else picture.transpose(turn)
+    )
 
 
 def _reason(error: Exception) -> str:

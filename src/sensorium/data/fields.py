@@ -7,7 +7,6 @@ several threads.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,9 +32,14 @@ class Skipped:
 class ImageSet(Protocol):
     """Map-style images. ``classes`` is () and ``labels`` None when unlabelled."""
 
-    classes: tuple[str, ...]
-    labels: np.ndarray | None
-    names: Sequence[str]
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -65,6 +69,12 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
+class Digest(Protocol):
+    """A hash of hashlib."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
 class Source(Protocol):
     """Where the bytes of encoded images lie."""
 
@@ -72,7 +82,7 @@ class Source(Protocol):
         """The file's bytes, or its path. Raises OSError."""
         ...
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         """Feed what changes when the images do."""
         ...
 
@@ -115,7 +125,7 @@ class EncodedImages:
         except (OSError, ValueError) as error:
             raise BadImage(self.names[index], decode._reason(error)) from None
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         self.source.sign(digest, indices)
 
 
@@ -138,7 +148,7 @@ class ArrayImages:
         channels = self.pixels.shape[3] if self.pixels.ndim == 4 else 1
         return self.pixels.shape[2], self.pixels.shape[1], {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         digest.update(str(self.pixels.shape[1:]).encode())
         for start in range(0, len(indices), 4096):
             digest.update(np.ascontiguousarray(self.pixels[indices[start : start + 4096]]).data)
@@ -210,15 +220,15 @@ class Numbered(Sequence[str]):
     """The names "prefix[0]", "prefix[1]", ... without storing them."""
 
     def __init__(self, prefix: str, count: int):
-        self.prefix, self.count = prefix, count
+        self.prefix, self.length = prefix, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [f"{self.prefix}[{i}]" for i in range(*index.indices(self.count))]
-        return f"{self.prefix}[{_checked(index, self.count)}]"
+            return [f"{self.prefix}[{i}]" for i in range(*index.indices(self.length))]
+        return f"{self.prefix}[{_checked(index, self.length)}]"
 
 
 class _Picked(Sequence[str]):

@@ -47,7 +47,9 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     found = _read(path)
     train = found.sets["train"]
     notes = list(found.notes)
-    sets = {split: _agree(train, images, f"{path}: {split}") for split, images in found.sets.items() if split != "train"}
+    sets = {
+        split: _agree(train, images, f"{path}: {split}") for split, images in found.sets.items() if split != "train"
+    }
     if test is not None:
         second = _read(test)
         if "test" in sets:
@@ -60,7 +62,9 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     if len(train.classes) == 1:
         notes.append(f"There is one class only, '{train.classes[0]}': nothing to tell apart.")
     if limit is not None:
-        cut = {split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))}
+        cut = {
+            split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))
+        }
         opened = replace(opened, **cut)
     return replace(opened, notes=tuple(notes))
 
@@ -117,9 +121,13 @@ def _read(path: str | Path) -> Found:
     except PermissionError:
         raise SensoriumError(f"{where}: no permission to read it.") from None
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, struct.error, zlib.error) as error:
-        raise SensoriumError(f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again.") from None
+        raise SensoriumError(
+            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+        ) from None
     except (zipfile.BadZipFile, tarfile.TarError, MemoryError, TypeError) as error:
-        raise SensoriumError(f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again.") from None
+        raise SensoriumError(
+            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+        ) from None
 
 
 def _read_folder(folder: Path) -> Found:
@@ -144,7 +152,9 @@ def _read_folder(folder: Path) -> Found:
         return read_csv(tables)
     found = read_folder(folder)
     if having(*_TABLES) and not any(images.classes for images in found.sets.values()):
-        found.notes.append(f"{printable(having(*_TABLES)[0].name)} lies beside the images; open it instead to use its labels.")
+        found.notes.append(
+            f"{printable(having(*_TABLES)[0].name)} lies beside the images; open it instead to use its labels."
+        )
     return found
 
 

@@ -7,7 +7,6 @@ stepped through. Hidden files and what operating systems leave behind are passed
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -17,7 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.data.decode import EXTENSIONS, printable
-from sensorium.data.fields import ArrayImages, EncodedImages, Found, ImageSet, Numbered, Skipped, natural_key, numbered
+from sensorium.data.fields import (
+    ArrayImages,
+    Digest,
+    EncodedImages,
+    Found,
+    ImageSet,
+    Numbered,
+    Skipped,
+    natural_key,
+    numbered,
+)
 from sensorium.errors import SensoriumError
 
 SPLITS = {
@@ -38,7 +47,7 @@ class Files:
     """Encoded images that are files."""
 
     def __init__(self, paths: Sequence[str]):
-        self.paths = paths
+        self.paths: Sequence[str] = paths
 
     def read(self, index: int) -> Path:
         path = Path(self.paths[index])
@@ -46,10 +55,10 @@ class Files:
             raise ValueError("zero bytes")
         return path
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         for index in indices:
             try:
-                stat = os.stat(self.paths[index])  # noqa: PTH116 (a million Path objects are slow)
+                stat = os.stat(self.paths[int(index)])  # noqa: PTH116 (a million Path objects are slow)
                 digest.update(f"{stat.st_size}:{stat.st_mtime_ns};".encode())
             except OSError:
                 digest.update(b"missing;")
@@ -70,7 +79,9 @@ def read_folder(folder: Path) -> Found:
         found.sets["train"] = images
     if tally:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.most_common(4))
-        found.notes.append(f"{_count(sum(tally.values()), 'file')} that no image extension marks passed over ({kinds}).")
+        found.notes.append(
+            f"{_count(sum(tally.values()), 'file')} that no image extension marks passed over ({kinds})."
+        )
     if "train" not in found.sets:
         where = "its train folder" if splits else "it and the folders below"
         broken = f"; {_count(len(found.skipped), 'file')} could not be read" if found.skipped else ""
@@ -87,9 +98,9 @@ def read_digits() -> Found:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, scaled from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
-    labels = data.target.astype(np.int64)
+    values, target = load_digits(return_X_y=True)
+    pixels = np.round(np.asarray(values).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = np.asarray(target).astype(np.int64)
     classes = tuple(str(i) for i in range(10))
     return Found("digits", {"train": ArrayImages(pixels, Numbered("digits", len(pixels)), labels, classes)})
 
@@ -153,7 +164,9 @@ def _one_set(folder: Path, top: Path, found: Found, tally: Counter[str]) -> Imag
     if loose == len(paths):
         return EncodedImages(Files(paths), names)
     if loose:
-        found.notes.append(f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabelled.")
+        found.notes.append(
+            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabelled."
+        )
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))
 

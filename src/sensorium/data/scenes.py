@@ -88,7 +88,7 @@ class Scenes:
         return f"Scenes({self.count}, seed={self.seed}, size={self.size})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """All that is known of scene ``index``; its ``n`` visible objects in the order of its layout, the main one first.
+        """All that is known of scene ``index`` and its ``n`` visible objects, the main one first.
 
         ``image`` uint8 [3, S, S]; ``label`` int; ``boxes`` float32 [n, 4], absolute xyxy, the far edges exclusive;
         ``box_labels`` int64 [n]; ``masks`` bool [n, S, S], of what is to be seen of each object; ``visible`` float32
@@ -97,7 +97,7 @@ class Scenes:
         index = self._check(index)
         layout = lay_out(self.seed, np.array([index]))
         owner, alone = outlines(layout, self.size)
-        masks = owner[0] == np.arange(layout.kind.shape[1])[:, None, None]
+        masks = np.equal(owner, np.arange(layout.kind.shape[1])[:, None, None])
         shown = np.flatnonzero(masks.any(axis=(1, 2)))
         masks = masks[shown]
         words = text_draws(self.seed, index)
@@ -125,8 +125,8 @@ class Scenes:
         """Scene ``index`` in motion: ``frames`` uint8 [T, 3, S, S] and ``actions`` int64 [T], indices into ``actions``.
 
         Frame 0 is the scene at rest. The main object then does one thing for three to six frames, and another; an
-        action labels the frames that show its effect, ``background`` those in which the main object rests. A small
-        object drifts all the while, and means nothing. The action of a frame follows from frames up to it.
+        action labels the frames that show its effect, ``background`` those in which the main object rests or is
+        gone. A small object drifts all the while, and means nothing. No frame depends on how many follow it.
         """
         if frames < 1:
             raise SensoriumError(f"scenes: a clip of {frames} frames; ask for at least 1.")
@@ -144,7 +144,7 @@ class Scenes:
 def _boxes(masks: np.ndarray) -> np.ndarray:
     """Tight boxes around masks [n, S, S], none empty: float32 [n, 4], xyxy, far edges exclusive."""
     size = masks.shape[-1]
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
+    columns, rows = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
     near = [columns.argmax(axis=1), rows.argmax(axis=1)]
     far = [size - columns[:, ::-1].argmax(axis=1), size - rows[:, ::-1].argmax(axis=1)]
     return np.stack(near + far, axis=-1).astype(np.float32)
@@ -160,15 +160,17 @@ def _perform(still: Layout, draws: np.ndarray, frames: int) -> tuple[Layout, np.
     layout = replace(layout, noise_key=noise)
     actions = np.zeros(frames, np.int64)
     state = {name: float(getattr(still, name)[0, 0]) for name in ("x", "y", "radius", "angle", "opacity")}
+    # A plain ball or ring looks the same however it is turned.
+    turns = bool(still.surface[0, 0]) or CLASSES[still.kind[0, 0]] not in ("ball", "ring")
     at, turn = 1, 0
     while at < frames:
-        which, length, speed = draws[turn]
-        legal = _legal(state)
+        which, length, speed = (float(u) for u in draws[turn])
+        legal = _legal(state, turns)
         name = legal[int(which * len(legal))]
-        stop = min(frames, at + 3 + int(length * 4))
         steps = 3 + int(length * 4)
+        stop = min(frames, at + steps)
         for frame in range(at, stop):
-            _advance(state, name, 0.7 + 0.6 * float(speed), steps)
+            _advance(state, name, 0.7 + 0.6 * speed, steps)
             actions[frame] = ACTIONS.index(name)
             for key, value in state.items():
                 getattr(layout, key)[frame, 0] = value
@@ -178,7 +180,7 @@ def _perform(still: Layout, draws: np.ndarray, frames: int) -> tuple[Layout, np.
     return layout, actions
 
 
-def _legal(state: dict[str, float]) -> list[str]:
+def _legal(state: dict[str, float], turns: bool) -> list[str]:
     """Actions that can be seen through from here: inside the frame, neither too large nor too small."""
     if state["opacity"] < 0.5:
         return ["background", "appear", "appear"]
@@ -192,8 +194,8 @@ def _legal(state: dict[str, float]) -> list[str]:
         "move down": y + room < 1 - 0.6 * r,
         "grow": r < 0.36,
         "shrink": r > 0.3,
-        "turn left": True,
-        "turn right": True,
+        "turn left": turns,
+        "turn right": turns,
         "vanish": True,
     }
     return [name for name, possible in can.items() if possible]

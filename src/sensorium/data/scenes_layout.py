@@ -133,7 +133,7 @@ def lay_out(seed: int, indices: Array) -> Layout:
         x=x,
         y=y,
         radius=radius,
-        angle=(2 * o[:, :, 1] - 1) * np.float32(0.7),
+        angle=(2 * o[:, :, 1] - 1) * np.float32(0.9),
         vary=o[:, :, 2],
         opacity=np.ones((n, OBJECTS), np.float32),
         hue=hue,
@@ -169,8 +169,8 @@ def _place(seed: int, indices: Array, main: Array, sizes: Array, front: Array) -
     """
     n = len(indices)
     radius = np.empty((n, OBJECTS), np.float32)
-    radius[:, 0] = 0.31 + 0.11 * main[:, 0]
-    share = 0.33 + 0.2 * sizes[:, 1:]
+    radius[:, 0] = 0.28 + 0.13 * main[:, 0]
+    share = 0.35 + 0.2 * sizes[:, 1:]
     share[:, 0] = np.where(front, 0.33 + 0.15 * sizes[:, 1], share[:, 0])
     radius[:, 1:] = radius[:, :1] * share
     x, y = np.empty_like(radius), np.empty_like(radius)

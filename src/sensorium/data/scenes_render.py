@@ -9,6 +9,7 @@ Shapes: n scenes, S the side in pixels, m the scenes that have the object at han
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -94,8 +95,8 @@ def _frame(
 
 def _groups(kind: Array) -> list[tuple[int, slice]]:
     """Runs of equal values in a sorted array."""
-    starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
-    return [(int(kind[a]), slice(a, b)) for a, b in zip(starts, [*starts[1:], len(kind)], strict=True)]
+    starts = [0, *(np.flatnonzero(kind[1:] != kind[:-1]) + 1).tolist(), len(kind)]
+    return [(int(kind[start]), slice(start, stop)) for start, stop in pairwise(starts)]
 
 
 def _outline(x: Array, y: Array, kind: Array, vary: Array) -> Array:
@@ -118,7 +119,7 @@ def _normals(x: Array, y: Array, kind: Array, vary: Array, distance: Array, unit
 
 
 def _bevel(distance: Array, unit: Array) -> tuple[Array, Array]:
-    """A flat shape's rim slopes outward over a fifth of its radius. In the picture's frame, from central differences."""
+    """A flat shape's rim slopes outward over a fifth of its radius: central differences, in the picture's frame."""
     slope = np.clip(1 + distance * 5, 0, 1) * np.float32(0.4) / unit
     gx, gy = np.zeros_like(distance), np.zeros_like(distance)
     gx[:, :, 1:-1] = distance[:, :, 2:] - distance[:, :, :-2]

@@ -20,7 +20,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Shape:
-    """One class: its name, silhouette, normals (``None``: flat, with a bevel) and the scale that evens out the areas."""
+    """One class: name, silhouette, normals (``None``: flat, with a bevel), and a scale that evens out the areas."""
 
     name: str
     outline: Callable[[Array, Array, Array], Array]

@@ -6,7 +6,6 @@ a member's path cannot climb anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.data.decode import EXTENSIONS, printable
-from sensorium.data.fields import EncodedImages, Found, Skipped, numbered
+from sensorium.data.fields import Digest, EncodedImages, Found, Skipped, numbered
 from sensorium.errors import SensoriumError
 
 _SMALL = 1 << 20
@@ -37,7 +36,7 @@ class Slices:
             file.seek(offset)
             return file.read(size)
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         for path in self.tars:
             stat = path.stat()
             digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
@@ -69,7 +68,9 @@ def read_tars(files: dict[str, list[Path]]) -> Found:
     if "train" not in found.sets:
         where = printable(", ".join(str(tar) for tar in files["train"][:3]))
         why = f" ({found.skipped[0].reason})" if found.skipped else ""
-        raise SensoriumError(f"{where}: no images{why}; looked for members such as 0001.jpg with 0001.cls, .txt or .json.")
+        raise SensoriumError(
+            f"{where}: no images{why}; looked for members such as 0001.jpg with 0001.cls, .txt or .json."
+        )
     return found
 
 
@@ -105,7 +106,7 @@ def _members(tar: Path, found: Found) -> Iterator[tuple[str, int, int]]:
     try:
         with _Bounded(tar) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # a million members need not be kept
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue] (a million members need not be kept)
                 if member.offset_data <= last:
                     raise ValueError("a member lies before the one it follows")
                 last = member.offset_data

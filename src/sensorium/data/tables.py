@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.data.decode import printable
-from sensorium.data.fields import EncodedImages, Found, ImageSet, Skipped, numbered
+from sensorium.data.fields import Digest, EncodedImages, Found, Skipped, numbered
 from sensorium.data.readers import Files, split_of
 from sensorium.errors import SensoriumError
 
@@ -65,7 +64,9 @@ def read_parquet(files: dict[str, list[Path]]) -> Found:
         elif pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             _add_cells(found, split, paths, column, other, _hub_classes(schema.metadata, other["label"]))
         else:
-            raise SensoriumError(f"{where}: column '{column}' is {kind}; expected paths, image bytes or {{bytes, path}}.")
+            raise SensoriumError(
+                f"{where}: column '{column}' is {kind}; expected paths, image bytes or {{bytes, path}}."
+            )
     return found
 
 
@@ -93,7 +94,7 @@ class Cells:
             raise ValueError("empty cell")
         return value
 
-    def sign(self, digest: hashlib._Hash, indices: np.ndarray) -> None:
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
         for path in self.files:
             stat = path.stat()
             digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
@@ -175,7 +176,12 @@ def _missing(folder: Path, name: str | None) -> str | None:
 
 
 def _add_cells(
-    found: Found, split: str, paths: list[Path], column: str, other: dict[str, str | None], classes: tuple[str, ...] | None
+    found: Found,
+    split: str,
+    paths: list[Path],
+    column: str,
+    other: dict[str, str | None],
+    classes: tuple[str, ...] | None,
 ) -> None:
     """Rows of image bytes; only the small columns are read now."""
     import pyarrow.parquet as pq
@@ -198,7 +204,9 @@ def _add_cells(
     if values is not None and classes is not None:
         values = [classes[int(v)] if v and v.isdecimal() and int(v) < len(classes) else None for v in values]
     texts = [_word(v) for v in extras[other["text"]]] if other["text"] else None
-    owns = [split_of(_word(v) or "") or split for v in extras[other["split"]]] if other["split"] else [split] * len(rows)
+    owns = (
+        [split_of(_word(v) or "") or split for v in extras[other["split"]]] if other["split"] else [split] * len(rows)
+    )
     for part in dict.fromkeys(owns):
         keep = np.array([i for i, own in enumerate(owns) if own == part])
         names = [f"{printable(paths[f].name)}[{g}:{r}]" for f, g, r in rows[keep]]
@@ -244,5 +252,3 @@ def group_by_split(paths: list[Path]) -> dict[str, list[Path]]:
     if "train" not in groups:
         groups = {"train": [path for paths in groups.values() for path in paths]}
     return groups
-
-

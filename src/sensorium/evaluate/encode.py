@@ -103,7 +103,9 @@ def encode(
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
             found = encoder.features(images).float()
             if found.ndim != 2:
-                raise ValueError(f"{type(encoder).__name__}.features gave shape {tuple(found.shape)}; it must be [B, D]")
+                raise ValueError(
+                    f"{type(encoder).__name__}.features gave shape {tuple(found.shape)}; it must be [B, D]"
+                )
             _require_finite(found, rows)
             if start == 0:
                 out = torch.empty(total, found.shape[1])

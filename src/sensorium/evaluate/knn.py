@@ -38,7 +38,9 @@ def knn(
     of ``train`` are compared at a time: :mod:`sensorium.evaluate.neighbors` states the memory that this takes.
     """
     test, truth = labelled(test, test_labels, "test")
-    predicted, used = predict(train, train_labels, test, classes, k=k, temperature=temperature, chunk=chunk, device=device)
+    predicted, used = predict(
+        train, train_labels, test, classes, k=k, temperature=temperature, chunk=chunk, device=device
+    )
     return {"top1": float((predicted == truth).double().mean()), "n": len(truth), "k": used}
 
 

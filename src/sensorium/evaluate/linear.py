@@ -24,6 +24,7 @@ from sensorium.evaluate.subsets import percent, stratified
 GRID = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # strongest first: each solution starts the next
 FOLDS = 5
 FEW = 2000
+ROUGHLY = 1e-3  # the tolerance at which strengths are compared; the probe itself is fitted to its optimum
 UNDECIDED = 0.1  # where no class has two labels, nothing can be held out
 
 
@@ -85,7 +86,7 @@ def _choose(features: Tensor, labels: Tensor, classes: int, seed: int, grid: Seq
             continue
         problem = Logistic(features[~out], labels[~out], classes)
         asked, truth = features[out], labels[out].to(features.device)
-        right += [int((problem.fit(l2).logits(asked).argmax(dim=1) == truth).sum()) for l2 in grid]
+        right += [int((problem.fit(l2, ROUGHLY).logits(asked).argmax(dim=1) == truth).sum()) for l2 in grid]
     return grid[int(right.argmax())]
 
 

@@ -57,7 +57,9 @@ def neighbors(
                 _forbid(block, exclude[rows].to(device) - start)
             value, index = _largest(block, k)
             _merge(best_Qk[rows], index_Qk[rows], value.cpu(), index.cpu() + start)
-    length = torch.cat([part.float().norm(dim=1) for part in queries.split(query_chunk)]) if len(queries) else torch.ones(0)
+    length = (
+        torch.cat([part.float().norm(dim=1) for part in queries.split(query_chunk)]) if len(queries) else torch.ones(0)
+    )
     return index_Qk, best_Qk / length.clamp_min(1e-12)[:, None]
 
 
@@ -92,7 +94,7 @@ def duplicates(images: Any) -> list[tuple[int, ...]]:
     """Groups of images (uint8 [N, 3, S, S], array or memory map) with identical pixels, each ascending, by first index."""
     groups: dict[bytes, list[int]] = {}
     for i in range(len(images)):
-        digest = hashlib.blake2b(np.ascontiguousarray(images[i]), digest_size=16).digest()
+        digest = hashlib.blake2b(np.asarray(images[i]).tobytes(), digest_size=16).digest()
         groups.setdefault(digest, []).append(i)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 

@@ -32,5 +32,5 @@ def project(features: Tensor, seed: int = 0) -> np.ndarray:
         if n < 5:
             return np.pad(flat, ((0, 0), (0, 1)))[:, :2].astype(np.float32)
         start = np.pad(flat, ((0, 0), (0, 1)))[:, :2] / max(flat[:, 0].std(), 1e-12) * 1e-4
-        tsne = TSNE(init=start, perplexity=min(30.0, (n - 1) / 3), max_iter=ITERATIONS, random_state=seed, n_jobs=1)
+        tsne = TSNE(init=start, perplexity=min(30.0, (n - 1) / 3), max_iter=ITERATIONS, random_state=seed, n_jobs=1)  # type: ignore[arg-type]
         return tsne.fit_transform(flat).astype(np.float32)

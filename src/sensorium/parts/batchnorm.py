@@ -62,8 +62,6 @@ def synchronize_batchnorm(module: nn.Module) -> nn.Module:
 
 def _normalize(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean, var, count = _global_statistics(x.detach())
-    if int(count) <= 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
     if layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None:
         with torch.no_grad():
             layer.num_batches_tracked.add_(1)

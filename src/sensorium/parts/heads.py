@@ -90,4 +90,5 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(part.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last_layer(F.normalize(self.mlp(x).float(), dim=-1))
+        x = self.mlp(x)
+        return self.last_layer(F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1))

@@ -94,7 +94,7 @@ class DINO(Method):
         s_VBK = _project(self.student, crops).unflatten(0, (V, B))
         if self.training:
             total, count = self._seen or (0, 0)
-            self._seen = (total + t_GBK.sum((0, 1)), count + G * B)
+            self._seen = (total + t_GBK.sum((0, 1), dtype=self.center.dtype), count + G * B)
         return dino_loss(t_GBK, s_VBK, self.center, tau_t=self.tau_t, tau_s=self.tau_s)
 
     def before_step(self, at: Progress) -> None:
@@ -142,10 +142,11 @@ def dino_loss(
 ) -> dict[str, Tensor]:
     """The loss (eq. 3) between the teacher's logits of G crops and the student's of V, whose first G are the same crops.
 
-    Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, float32, means over the
+    Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, at least float32, means over the
     batch; the last two detached.
     """
-    t_GBK, s_VBK = t_GBK.detach().float(), s_VBK.float()
+    precise = torch.promote_types(s_VBK.dtype, torch.float32)
+    t_GBK, s_VBK = t_GBK.detach().to(precise), s_VBK.to(precise)
     with torch.autocast(s_VBK.device.type, enabled=False):
         log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
         log_s = F.log_softmax(s_VBK / tau_s, dim=-1)

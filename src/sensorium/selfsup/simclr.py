@@ -70,6 +70,6 @@ def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
         logits = logits.scatter(1, self_[:, None], -torch.inf)
         loss = F.cross_entropy(logits, positive)
 
-        found = (logits.detach().argmax(1) == positive).float().mean()
+        found = (logits.detach().argmax(1) == positive).to(loss.dtype).mean()
         alignment = (z_2BP[0] * z_2BP[1]).detach().sum(-1).mean()
     return {"loss": loss, "contrast_top1": found, "alignment": alignment}

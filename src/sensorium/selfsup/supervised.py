@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,10 +41,11 @@ class Supervised(Method):
         Logs ``top1``, the share of labelled images whose class is the most likely one.
         """
         labels = batch["label"]
-        logits = self.logits(batch["image"]).float()
+        logits = self.logits(batch["image"])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         known = labels != UNKNOWN
         # Each process divides by the mean number of labels a process, not by its own.
-        count = (sum_over_processes(known.sum().float()) / world_size()).clamp(min=1 / world_size())
+        count = (sum_over_processes(known.sum().to(logits.dtype)) / world_size()).clamp(min=1 / world_size())
         loss = F.cross_entropy(
             logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction="sum"
         )

@@ -68,7 +68,7 @@ class Adapter(LightningModule):
         self.warning: str | None = None
         self._saved_at, self._save_cost = 0.0, 0.0
         self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, share of the budget
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
 
     # -- one step, in the order in which Lightning calls --
 
@@ -101,7 +101,7 @@ class Adapter(LightningModule):
             factor = self.plan.schedule(self.fraction)
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = group["base_lr"] * factor
-            torch.manual_seed(step_seed(step_seed(self.plan.seed, _DROPOUT + self.global_rank), self.steps))
+            self._seed_step()
             self.method.before_step(self._at())
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -124,6 +124,14 @@ class Adapter(LightningModule):
         self._decide(images)
 
     # -- between two steps --
+
+    def _seed_step(self) -> None:
+        seed = step_seed(step_seed(self.plan.seed, _DROPOUT + self.global_rank), self.steps)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every absent device too: 2 ms
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def _at(self) -> Progress:
         """Where a step stands: its three hooks get the same, counted before it."""

@@ -34,7 +34,12 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         kept = "The previous checkpoint is whole. " if path.exists() else ""
-        replace(path, lambda temporary: torch.save(checkpoint, temporary), former=path.with_name(PREVIOUS), kept=kept)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # Python's own file says what went wrong, torch's does not
+                torch.save(checkpoint, file)
+
+        replace(path, write, former=path.with_name(PREVIOUS), kept=kept)
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:

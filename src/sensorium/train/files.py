@@ -26,8 +26,7 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's zip writer reports a failed write as a RuntimeError ("PytorchStreamWriter failed", "unexpected pos").
-        if type(error) is RuntimeError and not any(s in str(error) for s in ("Writer", "unexpected pos", "inline_con")):
+        if not _by_the_disk(error):
             raise
         free = ""
         with suppress(OSError):
@@ -37,6 +36,14 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
             f"could not write {path}: the disk refused it ({reason}{free}). {kept}"
             "Free some space and run the same command again."
         ) from error
+
+
+def _by_the_disk(error: BaseException) -> bool:
+    """torch's zip writer reports a refused write as a RuntimeError of its own, at times raised beside the true one."""
+    if not isinstance(error, RuntimeError):
+        return True
+    signs = ("PytorchStreamWriter", "unexpected pos", "iostream error", "inline_container")
+    return isinstance(error.__context__, OSError) or any(sign in str(error) for sign in signs)
 
 
 def replace(path: Path, write: Callable[[Path], object], *, former: Path | None = None, kept: str = "") -> None:

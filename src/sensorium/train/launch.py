@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-_PATIENCE = 60.0
+_PATIENCE = 300.0  # seconds for a process to end once the first has
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -1,0 +1,146 @@
+"""timm, torchvision, the authors' files, ONNX; and files that must be refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models.vision_transformer import VisionTransformer
+
+from sensorium.backbones.resnet import ResNet
+from sensorium.backbones.vit import ViT
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import DINOHead
+from sensorium.published import export, load
+from sensorium.selfsup.dino import DINO
+from sensorium.selfsup.mae import MAE
+
+IMAGES = torch.randn(2, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(32, 8, 128, 2, 2).eval()
+
+
+def timm_vit() -> VisionTransformer:
+    return VisionTransformer(32, 8, embed_dim=128, depth=2, num_heads=2, num_classes=0).eval()
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_timm_vit_both_ways(classes: int, vit: ViT, tmp_path: Path) -> None:
+    theirs = VisionTransformer(32, 8, embed_dim=128, depth=2, num_heads=2, num_classes=classes).eval()
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    assert (load(tmp_path / "timm.pth").tokens(IMAGES) - theirs.forward_features(IMAGES)).abs().max() <= 1e-5
+    from safetensors.torch import load_file
+
+    export(vit, "timm", tmp_path / "out")
+    again = timm_vit()
+    again.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    assert (again.forward_features(IMAGES) - vit.tokens(IMAGES)).abs().max() <= 1e-5
+    assert torch.equal(load(tmp_path / "out").tokens(IMAGES), vit.tokens(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_and_timm_resnet(name: str, tmp_path: Path) -> None:
+    theirs = torchvision.models.get_model(name).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "r.pth")
+    ours = load(tmp_path / "r.pth")
+    peer = timm.create_model(name, num_classes=0, pretrained=False).eval()
+    from safetensors.torch import load_file
+
+    export(ours, "timm", tmp_path / "out")
+    peer.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    theirs.fc = torch.nn.Identity()
+    with torch.no_grad():
+        found = ours.features(IMAGES)
+        bound = 1e-5 * max(1.0, float(found.max()))  # random weights let resnet50's features grow to 12
+        assert (peer(IMAGES) - found).abs().max() <= bound
+        assert (theirs(IMAGES) - found).abs().max() <= bound
+
+
+def test_authors_mae_layout(tmp_path: Path) -> None:
+    method = MAE(ViT(32, 8, 128, 2, 2, positions="sincos", pool="mean"), decoder_width=64, decoder_depth=1, decoder_heads=2).eval()
+    state = {k.removeprefix("backbone."): v for k, v in method.state_dict().items()}
+    torch.save({"model": state, "epoch": 3}, tmp_path / "mae.pth")
+    again = load(tmp_path / "mae.pth")
+    assert isinstance(again, MAE)
+    batch = {"image": IMAGES, "noise": torch.rand(2, 16)}
+    assert torch.equal(again(batch)["loss"], method(batch)["loss"])
+
+
+def test_authors_dino_layout(vit: ViT, tmp_path: Path) -> None:
+    method = DINO(vit, DINOHead(128, 32))
+    teacher = {f"backbone.{k}": v for k, v in vit.state_dict().items()} | {f"head.{k}": v for k, v in method.student["head"].state_dict().items()}
+    torch.save({"student": {f"module.{k}": v for k, v in teacher.items()}, "teacher": teacher, "epoch": 1}, tmp_path / "dino.pth")
+    assert torch.equal(load(tmp_path / "dino.pth").tokens(IMAGES), vit.tokens(IMAGES))
+
+
+@pytest.mark.parametrize("network", [ViT(32, 8, 64, 1, 2).eval(), ResNet((1, 1), 8, stem="half").eval()], ids=["vit", "resnet"])
+def test_onnx_gives_the_same_features(network: torch.nn.Module, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    path = export(network, "onnx", tmp_path / "m.onnx", image_size=32)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = torch.randn(count, 3, 32, 32)
+        found = session.run(None, {"images": images.numpy()})[0]
+        with torch.no_grad():
+            assert np.abs(found - network.features(images).numpy()).max() <= 1e-5
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("evil-was-here"),))
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors", "evil.bin"])
+def test_foreign_code_is_never_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps({"cls_token": Evil()}))
+    with pytest.raises(SensoriumError, match=name):
+        load(tmp_path / name)
+    torch.save({"model": Evil()}, tmp_path / "zip.pth")
+    with pytest.raises(SensoriumError, match="refused"):
+        load(tmp_path / "zip.pth")
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+def test_each_entry_is_used_or_named(vit: ViT, tmp_path: Path) -> None:
+    state = vit.state_dict()
+    torch.save(state | {"blocks.0.extra": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(SensoriumError, match=r"blocks\.0\.extra.*unknown"):
+        load(tmp_path / "more.pth")
+    torch.save({k: v for k, v in state.items() if k != "norm.bias"}, tmp_path / "less.pth")
+    with pytest.raises(SensoriumError, match=r"norm\.bias.*missing"):
+        load(tmp_path / "less.pth")
+    torch.save(state | {"norm.bias": torch.zeros(7)}, tmp_path / "shape.pth")
+    with pytest.raises(SensoriumError, match=r"norm\.bias.*shape"):
+        load(tmp_path / "shape.pth")
+    torch.save({"something": torch.zeros(1)}, tmp_path / "foreign.pth")
+    with pytest.raises(SensoriumError, match="neither a ViT nor a ResNet"):
+        load(tmp_path / "foreign.pth")
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SensoriumError, match="--to safetensors, timm or onnx"):
+        export(ResNet((1, 1), 8, stem="small"), "hf", tmp_path)
+    with pytest.raises(SensoriumError, match="register"):
+        export(ViT(32, 8, 48, 1, 3, registers=1), "hf", tmp_path)
+
+
+def test_hub_ids_are_fetched_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: ViT) -> None:
+    export(vit, "hf", tmp_path / "hub")
+    asked = {}
+
+    def snapshot(repo: str, allow_patterns: list[str]) -> str:
+        asked.update(repo=repo, patterns=allow_patterns)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert torch.equal(load("somebody/vit").tokens(IMAGES), vit.tokens(IMAGES))
+    assert asked["repo"] == "somebody/vit"
+    assert not any(p.endswith((".py", ".bin", ".pkl")) for p in asked["patterns"])

@@ -1,0 +1,78 @@
+"""The supervised baseline: known and unknown labels."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sensorium.backbones.resnet import ResNet
+from sensorium.protocols import protocols_of
+from sensorium.selfsup.supervised import Supervised
+
+
+def method(**numbers):
+    torch.manual_seed(0)
+    return Supervised(ResNet((1, 1), 8, stem="small"), 5, **numbers).eval()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_the_cross_entropy_of_the_labelled(smoothing):
+    model = method(label_smoothing=smoothing)
+    x = torch.randn(6, 3, 8, 8)
+    labels = torch.tensor([0, -1, 4, 2, -1, 1])
+    out = model({"image": x, "label": labels})
+    known = labels >= 0
+    logits = model.logits(x)
+    want = F.cross_entropy(logits[known], labels[known], label_smoothing=smoothing)
+    assert out["loss"].item() == pytest.approx(want.item(), rel=1e-6)
+    assert out["top1"].item() == pytest.approx((logits.argmax(1) == labels)[known].float().mean().item())
+    everything = model({"image": x, "label": labels.clamp(min=0)})["loss"]
+    assert everything.item() == pytest.approx(
+        F.cross_entropy(logits, labels.clamp(min=0), label_smoothing=smoothing).item()
+    )
+
+
+def test_right_answers_count():
+    model = method()
+    x = torch.randn(6, 3, 8, 8)
+    labels = model.logits(x).argmax(1)
+    labels[0] = -1
+    assert model({"image": x, "label": labels})["top1"] == 1
+    assert model({"image": x, "label": (labels + 1) % 5})["top1"] < 0.2
+
+
+def test_nothing_known_is_no_loss_but_still_a_graph():
+    model = method().train()
+    out = model({"image": torch.randn(4, 3, 8, 8), "label": torch.full((4,), -1)})
+    assert out["loss"] == 0
+    assert out["top1"] == 0
+    out["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters())
+
+
+def test_protocols_and_shapes():
+    model = method()
+    assert protocols_of(model) == ("Encoder", "Classifier")
+    x = torch.randn(3, 3, 9, 7)
+    assert model.features(x).shape == (3, model.dim)
+    assert model.logits(x).shape == (3, model.classes)
+    with pytest.raises(TypeError, match="Supervised needs a backbone with Encoder"):
+        Supervised(nn.Linear(3, 3), 2)
+
+
+def test_loss_is_float32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        out = method()({"image": torch.randn(4, 3, 8, 8), "label": torch.tensor([0, 1, 2, -1])})
+    assert out["loss"].dtype == torch.float32
+
+
+def test_it_learns_its_labels():
+    model = method().train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    x, labels = torch.randn(15, 3, 8, 8), torch.arange(15) % 5
+    for _ in range(20):
+        out = model({"image": x, "label": labels})
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+    assert out["top1"] > 0.9

@@ -1,0 +1,199 @@
+"""The command line, end to end: what people type, and what they are told when it cannot work."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sensorium.cli import main
+
+
+def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error (with the wrapping of narrow terminals undone)."""
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    seen = capsys.readouterr()
+    return code, seen.out, re.sub(r"\s+", " ", seen.err)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per class of smooth coloured pictures; one file is truncated, one is no picture."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("apple", "bean", "corn")):
+        (folder / name).mkdir()
+        for i in range(20):
+            small = rng.integers(0, 120, (4, 4, 3), np.uint8)
+            small[..., k] += 120
+            Image.fromarray(small).resize((24, 24), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
+    whole = (folder / "apple" / "0.png").read_bytes()
+    (folder / "apple" / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "bean" / "text.jpg").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    words = ["compare", "simclr", "mae", "--data", str(photos), "--budget", "4steps", "--labels", "50%,100%", "--label-seeds", "2"]
+    main([*words, "--image-size", "24", "--out", str(out), "--quiet"])
+    return out
+
+
+def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) -> None:
+    results = json.loads((compared / "results.json").read_text())
+    assert [r["name"] for r in results["runs"]] == ["simclr", "mae"]
+    for entry in results["runs"]:
+        assert entry["status"] == "finished", entry.get("error")
+        assert entry["steps"] == 4
+        assert entry["knn"]["n"] == results["data"]["test"] > 0
+        assert set(entry["linear"]) == set(entry["finetune"]) == {"50%", "100%"}
+        for score in (*entry["linear"].values(), *entry["finetune"].values()):
+            assert 0 <= score["top1"] <= 1
+            assert score["n"] == entry["knn"]["n"]
+        for key in ("seconds", "images_seen", "images_per_second", "peak_memory_mb", "parameters", "flops_per_image", "rankme"):
+            assert entry[key] > 0, key
+        assert (compared / entry["checkpoint"]).is_file()
+        assert len((compared / entry["name"] / "metrics.csv").read_text().splitlines()) == 5
+    assert set(results["baselines"]) >= {"pixels", "random", "scratch"}
+    assert results["winner"] is None or results["winner"]["name"] in ("simclr", "mae")
+    page = (compared / "report.html").read_text()
+    assert results["verdict"][:20] in page or results["verdict"].split()[0] in page
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+
+
+def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
+    assert len(before) == 2
+    words = ["compare", "simclr", "mae", "--data", str(photos), "--budget", "4steps", "--labels", "50%,100%", "--label-seeds", "2"]
+    code, out, _ = run(capsys, *words, "--image-size", "24", "--out", str(compared), "--quiet")
+    assert code == 0
+    assert "report.html" in re.sub(r"\s+", "", out)
+    assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
+
+
+def test_evaluate_embed_neighbors_export(compared: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    import pyarrow.parquet as pq
+
+    code, out, _ = run(capsys, "evaluate", str(compared / "simclr"), "--labels", "50%,100%", "--label-seeds", "2", "--json")
+    assert code == 0
+    assert json.loads(out)["knn"]["n"] > 0
+    code, _, err = run(capsys, "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet"))
+    assert code == 0, err
+    table = pq.read_table(tmp_path / "f.parquet")
+    assert table.column_names == ["path", "label", "features"]
+    assert set(table["label"].to_pylist()) == {"apple", "bean", "corn"}
+    query = photos / "corn" / "7.png"
+    code, out, err = run(capsys, "neighbors", str(compared / "simclr"), str(query), "--data", str(photos), "--k", "3", "--picture", str(tmp_path / "n.png"))
+    assert code == 0, err
+    assert (tmp_path / "n.png").is_file()
+    code, _, err = run(capsys, "export", str(compared / "mae"), "--to", "safetensors", "--out", str(tmp_path / "x"))
+    assert code == 0, err
+
+    import sensorium
+
+    network = sensorium.load(tmp_path / "x")
+    twin = sensorium.load(compared / "mae")
+    images = torch.randn(2, 3, 24, 24)
+    network = getattr(network, "backbone", network)
+    assert torch.equal(network.eval().features(images), twin.features(images))
+
+
+def test_three_lines_of_python(tmp_path: Path) -> None:
+    import sensorium as s
+
+    result = s.train("mae", data="digits", budget="2steps", out=tmp_path / "mae", progress=False)
+    assert result.features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape == (2, result.method.dim)
+    assert callable(s.train)
+    assert callable(s.compare)
+
+
+def test_data_names_the_broken_files(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run(capsys, "data", str(photos), "--json")
+    assert code == 0
+    assert "broken.png" in out
+    assert "text.jpg" in out
+
+
+def test_list_and_doctor(capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run(capsys, "list", "--json")
+    assert code == 0
+    assert {s["name"] for s in json.loads(out)["systems"]} >= {"mae", "simclr", "dino", "supervised"}
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert code == 0
+    assert json.loads(out)["precision"] in ("bf16-mixed", "32-true")
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from sensorium.recipes.selfsup import simclr\n"
+        "from sensorium.recipes.recipe import Recipe, Situation\n"
+        "def colder(on: Situation, *, tau: float = 0.1) -> Recipe:\n"
+        "    '''SimCLR at another temperature.'''\n"
+        "    return simclr(on, temperature=tau)\n"
+    )
+    words = ["train", "--recipe", f"{recipe}:colder", "--data", "digits", "--budget", "2steps", "--tau", "0.3", "--out", str(tmp_path / "o"), "--quiet"]
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
+    assert settings["temperature"]["value"] == 0.3
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path(EVIL_MARK),))
+
+
+EVIL_MARK = "evil-was-here"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["data", "no/such/place"], "no/such/place"),
+        (["data", "EMPTY"], "EMPTY"),
+        (["compare", "simclir", "--data", "digits", "--out", "OUT"], "Did you mean simclr"),
+        (["train", "dinoo", "--data", "digits"], "Did you mean dino"),
+        (["compare", "mae", "--data", "digits", "--labels", "0.1%", "--out", "OUT"], "0.1%"),
+        (["compare", "mae", "--data", "digits", "--labels", "many", "--out", "OUT"], "many"),
+        (["compare", "mae", "--data", "digits", "--budget", "soon", "--out", "OUT"], "soon"),
+        (["train", "supervised", "--data", "ONE", "--budget", "2steps", "--out", "OUT"], "one class"),
+        (["train", "mae", "--data", "digits", "--backbone", "resnet-18", "--budget", "2steps", "--out", "OUT"], "vit-micro"),
+        (["train", "mae", "--data", "digits", "--mask-ratio", "1.5", "--budget", "2steps", "--out", "OUT"], "mask-ratio"),
+        (["train", "mae", "--recipe", "nowhere.py:f"], "nowhere.py"),
+        (["evaluate", "EMPTY"], "EMPTY"),
+        (["embed", "EVIL", "--data", "digits"], "EVIL"),
+        (["export", "EVIL", "--out", "OUT"], "EVIL"),
+        (["neighbors", "NOWHERE", "x.png"], "NOWHERE"),
+    ],
+    ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
+)
+def test_what_cannot_work_is_one_line(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "ONE" / "only").mkdir(parents=True)
+    for i in range(12):
+        Image.new("RGB", (16, 16), (i * 20, 0, 0)).save(tmp_path / "ONE" / "only" / f"{i}.png")
+    (tmp_path / "EVIL").write_bytes(pickle.dumps(Evil()))
+    code, out, err = run(capsys, *words)
+    assert code == 1, (out, err)
+    assert said in err
+    assert "Traceback" not in err + out
+    assert not (tmp_path / EVIL_MARK).exists()
+
+
+@pytest.mark.parametrize("words", [["compare", "mae", "--bugdet", "1m"], ["frobnicate"], ["data"]])
+def test_a_wrong_command_line_is_exit_code_two(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert "Traceback" not in err + out

@@ -1,0 +1,74 @@
+import functools
+import importlib.util
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from training_cases import Pixels, curve, make_method, make_pixels, run, weights
+
+from sensorium.train import launch
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Batch normalisation, a queue and closures included; the data as a memory map."""
+    pixels = make_pixels()
+    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=pixels.images.shape)
+    mapped[:] = pixels.images
+    noise = 0.1
+
+    def views(images, labels, draw):  # a closure of a module that a fresh process cannot import
+        return {"image": images.float() / 128 - 1 + noise * draw.randn(*images.shape[1:]), "label": labels}
+
+    before = dict(os.environ)
+    changes = {"views": views, "optimizer": sgd, "budget": "15steps", "checkpoint_every": 0.0}
+    for count in (1, 2):
+        method, data = make_method(dropout=0.0), Pixels(mapped, pixels.labels)
+        outcome = run(
+            tmp_path / str(count),
+            method,
+            data,
+            devices=count,
+            online=lambda m: {"x": 1.0},
+            online_every="20%",
+            **changes,
+        )
+        assert (outcome.steps, outcome.images_seen, outcome.status) == (15, 180, "finished")
+    assert dict(os.environ) == before
+    assert not torch.distributed.is_initialized()
+    for one, two in zip(curve(tmp_path / "1"), curve(tmp_path / "2"), strict=True):
+        for name in one:
+            assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-6), (one["step"], name)
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert max(float((one[name].double() - two[name].double()).abs().max()) for name in one) <= 1e-6
+
+
+def sgd(method):  # Adam would blow rounding up wherever a gradient is zero but for it
+    return torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.05, momentum=0.9)
+
+
+def test_a_failing_process_is_quoted():
+    with pytest.raises(RuntimeError, match="the second one fell over"), launch.launched(fall_over, None, 2):
+        pass
+    assert "LOCAL_RANK" not in os.environ
+
+
+def fall_over(job):
+    raise ValueError("the second one fell over")
+
+
+def test_what_travels_by_value(tmp_path, monkeypatch):
+    """A user's recipe file, which no module search would find; and the name of a memory map, not its bytes."""
+    (tmp_path / "mine.py").write_text("def views(images):\n    return 'made by my own views'\n")
+    spec = importlib.util.spec_from_file_location("mine_loaded_from_a_file", tmp_path / "mine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    packed = launch._pack((functools.partial(module.views), make_pixels()))
+    assert b"made by my own views" in packed
+    array = np.memmap(tmp_path / "x", np.uint8, "w+", shape=(1000, 1000))
+    assert len(launch._pack(array)) < 1000
+    assert len(launch._pack(array[10:20])) >= 10_000  # a part of a map has no name of its own

@@ -1,0 +1,133 @@
+"""A method with every kind of state (batch norm, dropout, teacher, queue, schedule), tiny data, and one way to run it.
+
+As a program, ``python training_cases.py OUT PAUSE``, it is the run that the tests kill.
+"""
+
+import csv
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from sensorium.method import Method
+from sensorium.parts.ema import ema_, frozen_copy
+from sensorium.parts.gather import gather
+from sensorium.train.fit import fit
+
+
+@dataclass
+class Pixels:
+    images: np.ndarray
+    labels: np.ndarray | None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+def make_pixels(n=50, size=6, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    images = rng.integers(0, 120, (n, 3, size, size)) + 60 * labels[:, None, None, None]
+    return Pixels(images.astype(np.uint8), labels)
+
+
+def views(images, labels, draw):
+    return {"image": images.float() / 128 - 1 + 0.1 * draw.randn(*images.shape[1:]), "label": labels}
+
+
+class Tiny(Method):
+    dim = 8
+
+    def __init__(self, *, norm=True, dropout=0.2):
+        super().__init__()
+        norm_layer = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), norm_layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, 3)
+        self.teacher = frozen_copy(self.backbone)
+        self.register_buffer("queue", torch.zeros(8))
+        self.register_buffer("tau", torch.tensor(1.0))
+        self.seen = []
+        self.calls = []
+
+    def forward(self, batch):
+        x = self.backbone(batch["image"])
+        with torch.no_grad():
+            t = self.teacher(batch["image"])
+            self.seen.append(gather(t).float().mean(0))
+        supervised = F.cross_entropy(self.head(self.dropout(x)) / self.tau, batch["label"])
+        pull = F.mse_loss(x, t - 0.1 * self.queue)
+        return {"loss": supervised + 0.1 * pull, "supervised": supervised.detach(), "tau": self.tau}
+
+    def before_step(self, at):
+        self.calls.append(("before", at))
+        self.tau.fill_(1.0 - 0.5 * at.fraction)
+
+    def before_update(self, at):
+        self.calls.append(("update", at))
+
+    def after_step(self, at):
+        self.calls.append(("after", at))
+        ema_(self.teacher, self.backbone, 0.9)
+        self.queue.lerp_(torch.stack(self.seen).mean(0), 0.1)
+        self.seen = []
+
+    def features(self, images):
+        return self.backbone(images)
+
+
+def make_method(**options):
+    torch.manual_seed(7)
+    return Tiny(**options)
+
+
+def optimizer(method):
+    return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=0.02)
+
+
+def schedule(fraction):
+    return 1 - 0.9 * fraction
+
+
+def run(out, method=None, pixels=None, **changes):
+    """``fit`` with the settings of these tests, on a fresh method unless one is given."""
+    arguments = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "budget": "60steps"}
+    arguments |= {"out": out, "precision": "32-true", "device": "cpu", "progress": False}
+    return fit(method or make_method(), pixels or make_pixels(), **(arguments | changes))
+
+
+def table(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def curve(out):
+    """Every number of ``metrics.csv`` that does not depend on the clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in table(Path(out) / "metrics.csv")]
+
+
+def weights(out):
+    return load_file(Path(out) / "model.safetensors")
+
+
+def same_weights(one, other):
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+
+    def slow(images, labels, draw):
+        time.sleep(float(sys.argv[2]))
+        return views(images, labels, draw)
+
+    run(sys.argv[1], views=slow, checkpoint_every=0.0)
