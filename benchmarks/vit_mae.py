@@ -85,19 +85,26 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return peak
 
 
+def hf_numbers(size: str) -> dict[str, Any]:
+    """What both of transformers' configurations share."""
+    width, depth, heads = VIT_SIZES[size]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "attn_implementation": "sdpa",
+        "num_labels": CLASSES,
+    }
+
+
 def classification(size: str, image: int, patch: int, batch: int, device: str) -> dict[str, Callable[[], None]]:
     """Steps of a ViT classifier: ours, timm's, transformers'."""
     width, depth, heads = VIT_SIZES[size]
     images, labels = torch.randn(batch, 3, image, image, device=device), torch.randint(CLASSES, (batch,), device=device)
     ours = Classifier(ViT(image, patch, width, depth, heads))
     timm = VisionTransformer(image, patch, num_classes=CLASSES, embed_dim=width, depth=depth, num_heads=heads)
-    numbers = {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-    }
-    config = ViTConfig(image_size=image, patch_size=patch, **numbers)
+    config = ViTConfig(image_size=image, patch_size=patch, **hf_numbers(size))
     hf = ViTForImageClassification(config)
     return {
         "ours": step_of(ours, lambda: F.cross_entropy(ours(images), labels), device),
@@ -120,16 +127,10 @@ def pretraining(
         decoder_depth=decoder_depth,
         decoder_heads=decoder_heads,
     )
-    numbers = {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-    }
     config = ViTMAEConfig(
         image_size=image, patch_size=patch, norm_pix_loss=True, decoder_hidden_size=decoder_width,
         decoder_num_hidden_layers=decoder_depth, decoder_num_attention_heads=decoder_heads,
-        decoder_intermediate_size=4 * decoder_width, **numbers,
+        decoder_intermediate_size=4 * decoder_width, **hf_numbers(size),
     )  # fmt: skip
     hf = ViTMAEForPreTraining(config)
     return {

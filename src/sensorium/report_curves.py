@@ -194,7 +194,9 @@ def efficiency(results: dict[str, Any]) -> Html | None:
             kinds[title] = [line for line in lines if line.points]
     if len(fractions) == 1:
         return h.tabs(
-            "efficiency", [(title, _one_share(lines, base)) for title, lines in kinds.items()], "Labels used for"
+            "efficiency",
+            [(title, _one_share(lines, base, fractions[0])) for title, lines in kinds.items()],
+            "Labels used for",
         )
     values = [point[1] for lines in [*kinds.values(), base] for line in lines for point in line.points]
     y = _range(values, share=True)
@@ -216,10 +218,14 @@ def efficiency(results: dict[str, Any]) -> Html | None:
     return h.tabs("efficiency", panels, "Labels used for")
 
 
-def _one_share(lines: list[Line], base: list[Line]) -> Html:
+def _one_share(lines: list[Line], base: list[Line], at: float) -> Html:
+    """Bars, best first: the methods, and those baselines that had as many labels."""
     found = []
     for line in [*lines, *base]:
-        error = line.errors[-1] if line.errors else None
-        written = h.percent(line.points[-1][1]) + (f" ± {100 * error:.1f}" if error else "")
-        found.append((line.name, line.points[-1][1], written, line.color))
+        for i, (share, top1) in enumerate(line.points):
+            anywhere = not line.errors  # the commonest class needs no labels
+            if math.isclose(share, at) or (anywhere and i == 0):
+                error = line.errors[i] if line.errors else None
+                written = h.percent(top1) + (f" ± {100 * error:.1f}" if error else "")
+                found.append((line.name, top1, written, line.color))
     return bars(sorted(found, key=lambda row: -row[1]), high=1.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sensorium import report_html as h
 from sensorium.report_curves import color_of
-from sensorium.report_html import Html, el, join, number, run_title, words
+from sensorium.report_html import Html, el, facts, join, number, run_title, words
 
 
 def settings(results: dict[str, Any]) -> Html:

@@ -57,7 +57,7 @@ def device_name() -> str:
 
 def situate(prepared: Prepared) -> Situation:
     """What the defaults of a recipe follow from."""
-    from sensorium.train.precision import fast_bf16
+    from sensorium.training.precision import fast_bf16
 
     device = device_name()
     pixels = prepared.train
@@ -176,7 +176,7 @@ def train(
 
     ``out`` defaults to ``sensorium-runs/NAME``. ``settings`` are the recipe's own parameters.
     """
-    from sensorium.train.fit import fit
+    from sensorium.training.fit import fit
 
     folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
     if fresh and folder.exists():
@@ -217,7 +217,9 @@ def train(
         strategy=strategy,
         precision=precision,
         online=online_judge(ready),
+        online_every="12.5%",
         progress=progress,
+        settings={key: setting.value for key, setting in recipe.settings.items()},
     )
     return Run(folder)
 
@@ -226,7 +228,7 @@ def online_judge(ready: Prepared, most: int = 4000) -> Callable[[Method], dict[s
     """A quick look during training: kNN of up to 1,000 test images among ``most`` training images, feature rank and spread."""
     from sensorium.evaluate.encode import encode
     from sensorium.evaluate.knn import knn
-    from sensorium.train.monitor import collapse
+    from sensorium.training.monitor import collapse
 
     rng = np.random.default_rng(0)
     train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:most]))

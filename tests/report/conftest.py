@@ -137,6 +137,65 @@ def write_files(run: dict[str, Any], folder: Path, seed: int) -> None:
         )
 
 
+def make_data() -> dict[str, Any]:
+    return {
+        "path": "photos/garden",
+        "layout": "folder of classes",
+        "train": 50_000,
+        "test": 10_000,
+        "classes": list(CLASSES),
+        "image_size": 32,
+        "diagnosis": {
+            "advice": [
+                "Class drum has only 3 % of the images: expect it to be learnt last.",
+                "2 files could not be read and were left out.",
+            ],
+            "counts": {"train": 50_000, "test": 10_000},
+            "decoded": {"train": 19_999, "test": 9_999},
+            "sizes": {
+                "min": [24, 24],
+                "median": [120, 98],
+                "max": [640, 480],
+                "different": 212,
+                "common": [{"size": [120, 98], "images": 18_400}, {"size": [640, 480], "images": 5_020}],
+            },
+            "modes": {"RGB": 49_310, "L": 602, "RGBA": 88},
+            "classes": [{"name": name, "train": 11_000 - 1_800 * i, "test": 2_000} for i, name in enumerate(CLASSES)],
+            "imbalance": {"ratio": 5.5, "smallest": {"name": "drum", "images": 2_000}},
+            "duplicates": {"count": 2, "groups": 2, "examples": [["a/1.png", "a/2.png"], ["b/7.png", "c/7.png"]]},
+            "near_duplicates": {"count": 37, "examples": [["a/5.png", "a/6.png"]], "complete": True},
+            "overlap": {"exact": 12, "near": 3, "exact_examples": [["a/1.png", "t/9.png"]], "near_examples": []},
+            "conflicts": {"count": 0, "examples": []},
+            "constant": {"count": 0, "examples": []},
+            "broken": [
+                {"file": "cup/0193.jpg", "reason": "truncated at byte 4,096"},
+                {"file": "kite/9.png", "reason": "no image"},
+            ],
+            "notes": ["29,998 of the 60,000 images were looked at, spread evenly."],
+        },
+    }
+
+
+def make_baselines() -> dict[str, Any]:
+    return {
+        "majority": {"top1": 0.22, "n": 10_000},
+        "pixels": {"knn": {"top1": 0.332, "n": 10_000}, "linear": ladder(0.221, 0.297, 0.363)},
+        "random": {
+            "resnet-small": {
+                "knn": {"top1": 0.323, "n": 10_000},
+                "linear": ladder(0.262, 0.341, 0.412),
+                "rankme": 22.1,
+            },
+            "vit-micro": {
+                "knn": {"top1": 0.301, "n": 10_000},
+                "linear": ladder(0.235, 0.305, 0.371),
+                "rankme": 30.4,
+            },
+        },
+        "scratch": {"resnet-small": ladder(0.312, 0.487, 0.668), "vit-micro": ladder(0.271, 0.392, 0.556)},
+    }
+
+
 def make_results(folder: Path, pixels: dict[str, Pixels]) -> dict[str, Any]:
     """Four runs as one evening on two cores gives them."""
     runs = [
@@ -169,61 +228,8 @@ def make_results(folder: Path, pixels: dict[str, Pixels]) -> dict[str, Any]:
         "created": "2026-03-14 21:07",
         "versions": {"sensorium": "0.1.0", "torch": "2.15.0", "python": "3.11.9"},
         "warnings": ["12 images are in both the training and the test set: scores are a little too high."],
-        "data": {
-            "path": "photos/garden",
-            "layout": "folder of classes",
-            "train": 50_000,
-            "test": 10_000,
-            "classes": list(CLASSES),
-            "image_size": 32,
-            "diagnosis": {
-                "advice": [
-                    "Class drum has only 3 % of the images: expect it to be learnt last.",
-                    "2 files could not be read and were left out.",
-                ],
-                "counts": {"train": 50_000, "test": 10_000},
-                "decoded": {"train": 19_999, "test": 9_999},
-                "sizes": {
-                    "min": [24, 24],
-                    "median": [120, 98],
-                    "max": [640, 480],
-                    "different": 212,
-                    "common": [{"size": [120, 98], "images": 18_400}, {"size": [640, 480], "images": 5_020}],
-                },
-                "modes": {"RGB": 49_310, "L": 602, "RGBA": 88},
-                "classes": [
-                    {"name": name, "train": 11_000 - 1_800 * i, "test": 2_000} for i, name in enumerate(CLASSES)
-                ],
-                "imbalance": {"ratio": 5.5, "smallest": {"name": "drum", "images": 2_000}},
-                "duplicates": {"count": 2, "groups": 2, "examples": [["a/1.png", "a/2.png"], ["b/7.png", "c/7.png"]]},
-                "near_duplicates": {"count": 37, "examples": [["a/5.png", "a/6.png"]], "complete": True},
-                "overlap": {"exact": 12, "near": 3, "exact_examples": [["a/1.png", "t/9.png"]], "near_examples": []},
-                "conflicts": {"count": 0, "examples": []},
-                "constant": {"count": 0, "examples": []},
-                "broken": [
-                    {"file": "cup/0193.jpg", "reason": "truncated at byte 4,096"},
-                    {"file": "kite/9.png", "reason": "no image"},
-                ],
-                "notes": ["29,998 of the 60,000 images were looked at, spread evenly."],
-            },
-        },
-        "baselines": {
-            "majority": {"top1": 0.22, "n": 10_000},
-            "pixels": {"knn": {"top1": 0.332, "n": 10_000}, "linear": ladder(0.221, 0.297, 0.363)},
-            "random": {
-                "resnet-small": {
-                    "knn": {"top1": 0.323, "n": 10_000},
-                    "linear": ladder(0.262, 0.341, 0.412),
-                    "rankme": 22.1,
-                },
-                "vit-micro": {
-                    "knn": {"top1": 0.301, "n": 10_000},
-                    "linear": ladder(0.235, 0.305, 0.371),
-                    "rankme": 30.4,
-                },
-            },
-            "scratch": {"resnet-small": ladder(0.312, 0.487, 0.668), "vit-micro": ladder(0.271, 0.392, 0.556)},
-        },
+        "data": make_data(),
+        "baselines": make_baselines(),
         "runs": runs,
         "winner": None,
         "verdict": "",

@@ -290,6 +290,8 @@ def test_missing_parts_leave_the_rest(made, tmp_path, pixels, what, drawn):
         assert page.count("span", "yes") + page.count("span", "no") == 0
     if what == "one fraction":
         assert page.count("ul", "bars") >= 2
+        assert "commonest class" in page.text
+        assert "from scratch, vit-micro" not in page.text, "a baseline with other labels stands beside the methods"
 
 
 def test_one_object_of_pixels_is_the_test_set(made, tmp_path, pixels):

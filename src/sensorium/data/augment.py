@@ -31,12 +31,12 @@ from sensorium.data.draw import Draw
 
 GREY = (0.2989, 0.587, 0.114)  # what torchvision and Pillow weigh red, green and blue with (ITU-R 601-2)
 HUE = 3  # the operations in ``Jitter.order``: 0 brightness, 1 contrast, 2 saturation, 3 hue
-_CPU_STACK, _GPU_STACK = (
+_CPU_STACK, _GPU_STACK = 1 << 18, 1 << 25  # floats worked on at once: a megabyte stays in a core's second-level cache
     1 << 17,
     1 << 25,
 )  # floats worked on at once: half a megabyte stays in a core's second-level cache
 _DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
-_BLUR_BLOCK = 112  # rows or columns of a blur done at once: fewer multiply zeros, more pay for calls
+_BLUR_BLOCK = 32  # outputs of a blur done at once: fewer multiply zeros, more pay for calls
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -213,8 +213,8 @@ def _by_order(parameters: Jitter) -> Tensor:
 def _jitter_(images: Tensor, factors: Tensor, order: Tensor) -> None:
     """In place on float images; runs of samples whose next operation is the same go together."""
     x_BCN = images.view(len(images), 3, -1)
-    single = factors[0].tolist() if len(images) == 1 else None  # plain numbers spare many small calls
-    factors = factors.to(images.device, non_blocking=True)[..., None, None]
+    single = factors[0].tolist() if len(images) == 1 else []  # plain numbers spare many small calls
+    factors = factors if single else factors.to(images.device, non_blocking=True)[..., None, None]
     for step in range(4):
         begin = 0
         for operation, run in itertools.groupby(order[:, step].tolist()):
@@ -234,7 +234,11 @@ def _contrast_(x_BCN: Tensor, factor: float | Tensor) -> None:
 
 def _saturation_(x_BCN: Tensor, factor: float | Tensor) -> None:
     grey_B1N = _grey(x_BCN)
-    _clamp_(x_BCN.mul_(factor).add_(grey_B1N.mul_(1 - factor)), factor)
+    if isinstance(factor, Tensor):
+        x_BCN.mul_(factor).add_(grey_B1N.mul_(1 - factor))
+    else:
+        torch.lerp(grey_B1N.expand_as(x_BCN), x_BCN, factor, out=x_BCN)
+    _clamp_(x_BCN, factor)
 
 
 def _clamp_(x_BCN: Tensor, factor: float | Tensor) -> None:
@@ -249,20 +253,20 @@ def _hue_(x_BCN: Tensor, turns: float | Tensor) -> None:
     With m, M the least and greatest of (r, g, b) and C = M - m, the hue in sixths of a turn is +-(1 + (g + b - r - m) / C),
     positive where g >= b: on each of the hexagon's sides this is the textbook's case. Back, with a(k) = clamp(|h - k|, 1, 2):
         r' = m - C + C a(3)        g' = M + C - C a(2)        b' = M + C - C a(4)
-    Below, h is in turns and c6 = 6 C.
     """
     if not isinstance(turns, Tensor) and turns == 0:
         return
     red, green, blue = x_BCN.split(1, 1)
-    least = torch.minimum(torch.minimum(red, green), blue)
-    most = torch.maximum(torch.maximum(red, green), blue)
-    chroma = most - least
-    c6 = (chroma * 6).clamp_(min=1e-12)
-    hue = (green + blue).sub_(red).sub_(least).div_(c6).add_(1 / 6)
-    sign = (green - blue).ge_(0).mul_(2).sub_(1)
-    hue = hue.mul_(sign).add_(turns + 1).frac_()
-    torch.sub(hue, torch.tensor([[[3 / 6], [2 / 6], [4 / 6]]], device=hue.device), out=x_BCN)
-    x_BCN.abs_().clamp_(1 / 6, 2 / 6).mul_(c6)
+    least, most, hue, sign = torch.minimum(green, blue), torch.maximum(green, blue), green + blue, green - blue
+    torch.minimum(least, red, out=least)
+    torch.maximum(most, red, out=most)
+    hue.sub_(red).sub_(least)
+    sign.ge_(0).mul_(2 / 6).sub_(1 / 6)  # of a turn
+    hue.div_(torch.sub(most, least, out=red).clamp_(min=1e-12)).add_(1).mul_(sign)
+    hue.add_(turns + 1).frac_().mul_(6)
+    chroma = torch.sub(most, least, out=sign)  # buffers are used again: everything has to fit in the cache
+    torch.sub(hue, torch.tensor([[[3.0], [2.0], [4.0]]], device=hue.device), out=x_BCN)
+    x_BCN.abs_().clamp_(1, 2).mul_(chroma)
     red.add_(least.sub_(chroma))
     most.add_(chroma)
     torch.sub(most, green, out=green)
@@ -278,19 +282,19 @@ def _grey(x_BCN: Tensor) -> Tensor:
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
-def _of(images: Tensor, which: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
-    """``images`` with the rows ``which`` (on the CPU) replaced, in place, by ``operation`` of them."""
-    if bool(which.all()):
+def _of(images: Tensor, which: list[bool], operation: Callable[[Tensor], Tensor]) -> Tensor:
+    """``images`` with the rows ``which`` replaced, in place, by ``operation`` of them."""
+    if all(which):
         return operation(images)
-    if bool(which.any()):
-        rows = which.nonzero()[:, 0].to(images.device)
+    if any(which):
+        rows = torch.tensor(which).nonzero()[:, 0].to(images.device)
         images[rows] = operation(images[rows])
     return images
 
 
 def grayscale(images: Tensor, draw: Draw, p: float = 0.2) -> Tensor:
     """torchvision's RandomGrayscale: each sample gets three equal channels with probability ``p``."""
-    return _of(as_float(images), draw.chance(p).cpu(), _three_greys)
+    return _of(as_float(images), draw.chance(p).tolist(), _three_greys)
 
 
 def _three_greys(images: Tensor) -> Tensor:
@@ -299,7 +303,7 @@ def _three_greys(images: Tensor) -> Tensor:
 
 def solarize(images: Tensor, draw: Draw, p: float = 0.2, threshold: float = 128 / 255) -> Tensor:
     """torchvision's RandomSolarize: with probability ``p``, a sample's values from ``threshold`` on become 1 - x."""
-    return _of(as_float(images), draw.chance(p).cpu(), lambda x: _inverted(x, threshold))
+    return _of(as_float(images), draw.chance(p).tolist(), lambda x: _inverted(x, threshold))
 
 
 def _inverted(images: Tensor, threshold: float = 128 / 255) -> Tensor:
@@ -340,40 +344,37 @@ def _gaussian(sigma_B: Tensor, kernel: int) -> Tensor:
 
 
 def _blur(x_BCHW: Tensor, taps_BK: Tensor) -> Tensor:
-    """Rows, then columns, as matrix products with a band of the Gaussian, ``_BLUR_BLOCK`` outputs at a time.
-
-    The planes lie as [H, 3, W] meanwhile: there both directions are plain matrices.
+    """Along the rows, then the columns: each line is cut into overlapping pieces, which one matrix, a band of the Gaussian,
+    turns into ``_BLUR_BLOCK`` outputs each. The planes lie as [H, 3, W] meanwhile: there both directions are plain matrices.
     """
     n, _, height, width = x_BCHW.shape
     reach = taps_BK.shape[1] // 2
     if n == 1:  # taps of less than a millionth are not worth multiplying
-        reach = max(1, int((taps_BK[0] > 1e-6).sum()) // 2)
-        taps_BK = taps_BK[:, taps_BK.shape[1] // 2 - reach :][:, : 2 * reach + 1]
+        kept = max(1, int((taps_BK[0] > 1e-6).sum()) // 2)
+        taps_BK, reach = taps_BK[:, reach - kept : reach + kept + 1], kept
     block = min(max(height, width), _BLUR_BLOCK)
-    line = F.pad(taps_BK, (block - 1, block - 1))  # row i of the band: the taps, starting at i
-    band = line.unfold(1, block + 2 * reach, 1).flip(1).to(x_BCHW.device)
-    rows = x_BCHW.new_empty(n, height, 3, width + 2 * reach)
+    piece, tall, wide = block + 2 * reach, -(-height // block), -(-width // block)  # pieces down and across, rounded up
+    line = F.pad(taps_BK, (block - 1, block - 1))
+    band_BPK = line.unfold(1, piece, 1).flip(1).to(x_BCHW.device)  # row i: the taps, starting at i
+
+    rows = x_BCHW.new_empty(n, height, 3, wide * block + 2 * reach)
     rows[..., reach : reach + width] = x_BCHW.transpose(1, 2)
-    rows = _reflect_(rows, reach, 3).view(n, height * 3, -1)
-    columns = x_BCHW.new_empty(n, height + 2 * reach, 3 * width)
-    middle = columns[:, reach : reach + height].view(n, height, 3, width)
-    out = x_BCHW.new_empty(n, height, 3 * width)
-    for i in range(0, width, block):
-        m = min(block, width - i)
-        part = rows[:, :, i : i + m + 2 * reach] @ band[:, :m, : m + 2 * reach].mT
-        middle[..., i : i + m] = part.view(n, height, 3, m)
-    _reflect_(columns, reach, 1)
-    for i in range(0, height, block):
-        m = min(block, height - i)
-        out[:, i : i + m] = band[:, :m, : m + 2 * reach] @ columns[:, i : i + m + 2 * reach]
-    return out.view(n, height, 3, width).transpose(1, 2).contiguous()
+    pieces = _reflect_(rows, reach, 3, width).view(n, height * 3, -1).unfold(2, piece, block).transpose(1, 2)
+    done = (pieces @ band_BPK.mT[:, None]).view(n, wide, height, 3, block)
+
+    columns = x_BCHW.new_empty(n, tall * block + 2 * reach, 3, wide * block)
+    columns[:, reach : reach + height].view(n, height, 3, wide, block).copy_(done.permute(0, 2, 3, 1, 4))
+    pieces = _reflect_(columns, reach, 1, height).flatten(2).unfold(1, piece, block).mT
+    out = (band_BPK[:, None] @ pieces).view(n, tall * block, 3, wide * block)
+    return out[:, :height, :, :width].transpose(1, 2)
 
 
-def _reflect_(x: Tensor, reach: int, dim: int) -> Tensor:
-    """Fill the first and last ``reach`` entries of ``dim`` with what lies beyond the border, mirrored (the border not twice)."""
-    size = x.shape[dim]
+def _reflect_(x: Tensor, reach: int, dim: int, size: int) -> Tensor:
+    """Along ``dim``, ``size`` entries begin at ``reach``; mirror them into the ``reach`` before and after (the border itself
+    not twice), and fill the rest with zeros."""
     x.narrow(dim, 0, reach).copy_(x.narrow(dim, reach + 1, reach).flip(dim))
-    x.narrow(dim, size - reach, reach).copy_(x.narrow(dim, size - 2 * reach - 1, reach).flip(dim))
+    x.narrow(dim, reach + size, reach).copy_(x.narrow(dim, size - 1, reach).flip(dim))
+    x.narrow(dim, size + 2 * reach, x.shape[dim] - size - 2 * reach).zero_()
     return x
 
 
@@ -412,18 +413,22 @@ class View:
         out = torch.empty(len(images), 3, self.size, self.size, device=images.device)
         stack = _stack(images.device, 3 * self.size**2)
         plan = torch.arange(len(images)) if stack == 1 else _by_order(colour)
+        boxes, mirrored, factors, order, taps = (t[plan] for t in (boxes, mirrored, colour.factors, colour.order, taps))
+        jittered, grey, inverted, blurred = (t[plan].tolist() for t in (colour.which, grey, inverted, blurred))
         with torch.autocast(images.device.type, enabled=False):
-            for rows in plan.split(stack):
-                at = slice(int(rows), int(rows) + 1) if stack == 1 else rows  # a slice copies nothing
-                x = crop_resize(images[at], boxes[at], self.size, mirrored[at])
-                count = int(colour.which[at].sum())
-                if count:  # the plan puts them last
-                    _jitter_(x[-count:], colour.factors[at][-count:], colour.order[at][-count:])
-                x = _of(x, grey[at], _three_greys)
-                if self.blur_p:
-                    x = _of(x, blurred[at], lambda s, at=at: _blur(s, taps[at][blurred[at]]))
-                x = _of(x, inverted[at], _inverted)
-                out[at] = x.mul_(inverse).sub_(centre)
+            for begin in range(0, len(images), stack):
+                now = slice(begin, begin + stack)
+                rows = now if stack == 1 else plan[now]  # a slice copies nothing
+                x = crop_resize(images[rows], boxes[now], self.size, mirrored[now])
+                if count := sum(jittered[now]):  # the plan puts them last
+                    _jitter_(x[-count:], factors[now][-count:], order[now][-count:])
+                x = _of(x, grey[now], _three_greys)
+                x = _of(x, blurred[now], lambda s, now=now: _blur(s, taps[now][torch.tensor(blurred[now])]))
+                x = _of(x, inverted[now], _inverted).mul_(inverse)
+                if stack == 1:
+                    torch.sub(x, centre, out=out[now])
+                else:
+                    out[rows] = x.sub_(centre)
         return out
 
 

@@ -116,7 +116,7 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
 
 def to_array(image: Image.Image) -> np.ndarray:
     """RGB image -> uint8 [3, H, W]."""
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # a copy: Pillow's own is read-only
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -140,7 +140,7 @@ def flatten(array: np.ndarray) -> np.ndarray:
         array = ((array[:, :, :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     if array.shape[2] == 1:
         array = np.broadcast_to(array, (*array.shape[:2], 3))
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
+    return np.array(array.transpose(2, 0, 1), order="C")
 
 
 def _open(source: bytes | Path, name: str) -> Image.Image:

@@ -1,7 +1,8 @@
 """What is wrong with the data, in plain words: sizes, classes, copies, leaks between train and test, broken files.
 
-Every image is decoded once, up to a bound (20,000 encoded images or 200,000 in memory a set, spread evenly over it);
-beyond it the findings speak of the sample and say so. Copies are those of :mod:`sensorium.data.duplicates`.
+Every image is decoded once, up to a bound a set (20,000 encoded images, 200,000 in memory, 2,000 that are generated),
+spread evenly over it; beyond, the findings speak of the sample and say so. Copies are those of
+:mod:`sensorium.data.duplicates`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sensorium.data.fields import ArrayImages, EncodedImages, ImageSet, Opened, 
 
 MAX_ENCODED = 20_000
 MAX_ARRAYS = 200_000
+MAX_GENERATED = 2_000
 SHOWN = 20
 _FLAT = 2  # grey levels between the darkest and the brightest pixel of a picture of nothing
 
@@ -110,7 +112,10 @@ def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: i
 def _sample_of(images: ImageSet, max_encoded: int) -> np.ndarray:
     """Indices to look at: all, or an even spread."""
     base = images.base if isinstance(images, View) else images
-    most = MAX_ARRAYS if isinstance(base, ArrayImages) else max_encoded
+    if isinstance(base, ArrayImages):
+        most = MAX_ARRAYS
+    else:
+        most = max_encoded if isinstance(base, EncodedImages) else MAX_GENERATED
     return (
         np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
         if len(images)

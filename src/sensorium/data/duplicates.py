@@ -76,6 +76,8 @@ def groups_of_equal(digests: np.ndarray) -> list[np.ndarray]:
 
 def near_pairs(thumbs: np.ndarray, all_pairs: int = ALL_PAIRS, max_pairs: int = MAX_PAIRS) -> Pairs:
     """Near-duplicate pairs among different, not constant images uint8 [N, 16, 16, 3]."""
+    if len(thumbs) < 2:
+        return Pairs(np.zeros((0, 2), np.int64), True)
     across, down = difference_hashes(thumbs)
     small = _unit((resize_weights(THUMB, 8) @ _grey(thumbs) @ resize_weights(THUMB, 8).T).reshape(len(thumbs), 64, 1))
     least = _threshold(thumbs)
@@ -97,8 +99,7 @@ def near_pairs(thumbs: np.ndarray, all_pairs: int = ALL_PAIRS, max_pairs: int = 
 
 def _threshold(thumbs: np.ndarray, samples: int = 16_384) -> float:
     """t from random pairs; in a small set even a few duplicates must not raise it."""
-    if len(thumbs) < 2:
-        return CORRELATION
+    samples = min(samples, 32 * len(thumbs))
     rng = np.random.default_rng(0)
     a, step = rng.integers(0, len(thumbs), samples), rng.integers(1, len(thumbs), samples)
     r = [

@@ -3,7 +3,8 @@
 For each fraction and seed, multinomial logistic regression (:mod:`sensorium.evaluate.logistic`) is fitted to the
 stratified subset. Its L2 strength comes from that subset alone: a fifth is held out (each fifth in turn below 2,000
 labels, where one fifth is too few to tell), the strength with the highest held-out accuracy wins, the stronger on a tie,
-and the probe is fitted anew on the whole subset. The test set is looked at once, at the end.
+and the probe is fitted anew on the whole subset. Features are standardised by the subset's mean and deviation. The test
+set is looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from sensorium.evaluate.knn import Labels, labelled
 from sensorium.evaluate.logistic import Logistic, Probe
 from sensorium.evaluate.subsets import percent, stratified
 
-GRID = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # strongest first: each solution starts the next
+GRID = (
+    10.0,
+    3.0,
+    1.0,
+    0.3,
+    0.1,
+    0.03,
+    0.01,
+    0.003,
+    0.001,
+    0.0003,
+    0.0001,
+)  # strongest first: each solution starts the next
 FOLDS = 5
 FEW = 2000
 ROUGHLY = 1e-3  # the tolerance at which strengths are compared; the probe itself is fitted to its optimum
@@ -70,23 +83,22 @@ def linear(
 
 def fit_probe(features: Tensor, labels: Tensor, *, seed: int = 0, grid: Sequence[float] = GRID) -> tuple[Probe, float]:
     """The probe of features [N, D] with labels [N], and the strength chosen for it on held-out fifths of the same."""
-    classes = int(labels.max()) + 1
-    strength = _choose(features, labels, classes, seed, grid)
-    return Logistic(features, labels, classes).fit(strength), strength
+    problem = Logistic(features, labels, int(labels.max()) + 1)
+    strength = _choose(problem, labels, seed, grid)
+    problem.reset()
+    return problem.fit(strength), strength
 
 
-def _choose(features: Tensor, labels: Tensor, classes: int, seed: int, grid: Sequence[float]) -> float:
-    fold = folds(labels.numpy(), seed)
+def _choose(problem: Logistic, labels: Tensor, seed: int, grid: Sequence[float]) -> float:
+    fold = torch.from_numpy(folds(labels.cpu().numpy(), seed))
     if len(grid) == 1 or not (fold == 0).any():
         return grid[0] if len(grid) == 1 else UNDECIDED
     right = np.zeros(len(grid), dtype=np.int64)
     for held in range(FOLDS if len(labels) < FEW else 1):
-        out = torch.from_numpy(fold == held)
-        if not out.any():
-            continue
-        problem = Logistic(features[~out], labels[~out], classes)
-        asked, truth = features[out], labels[out].to(features.device)
-        right += [int((problem.fit(l2, ROUGHLY).logits(asked).argmax(dim=1) == truth).sum()) for l2 in grid]
+        problem.reset()  # what another fold's solution knows of this one must not linger
+        for i, l2 in enumerate(grid):
+            problem.solve(l2, fold != held, ROUGHLY)
+            right[i] += problem.right(fold == held)
     return grid[int(right.argmax())]
 
 

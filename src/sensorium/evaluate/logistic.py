@@ -7,11 +7,14 @@ the columns, whose C is 2 / (l2 N)). F is convex and its optimum unique (but for
 a constant in b), so any solver that gets there is the same judge. This one takes tens of iterations where plain L-BFGS
 takes hundreds: with X^T X / N = V diag(s) V^T, the Hessian lies near  V diag(s / K + l2) V^T  for each class, so
     W = V diag(s / K + l2)^(-1/2) theta
-makes the problem in theta well conditioned. Directions in which no feature varies are left out: W is zero there.
+makes the problem in theta well conditioned, on all images and on most of them alike. Of fewer images than dimensions
+only the space that they span is searched, for W is zero beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch import Tensor
 
 TOLERANCE = 1e-6  # largest gradient in theta at which to stop
 ITERATIONS = 500
+SMALL = 1 << 20  # entries of X below which one thread is faster
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Probe:
 
 
 class Logistic:
-    """Training features [N, D], standardised and decomposed once, to be fitted at several strengths.
+    """Training features [N, D], standardised and decomposed once, to be fitted at several strengths and on parts of them.
 
-    Features that do not vary are only centred. Successive ``fit`` calls start from the solution before.
+    Features that do not vary are only centred. Each solution starts from the one before; ``reset`` starts from zero.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):
@@ -49,57 +53,86 @@ class Logistic:
         std = features.std(dim=0, correction=0)
         # relative to the mean's size: a constant column must not turn rounding errors into a feature
         self.std = torch.where(std > 1e-6 * (self.mean.abs() + 1e-12), std, torch.ones_like(std))
-        self.x_ND = (features - self.mean) / self.std
+        x_ND = (features - self.mean) / self.std
         self.labels = labels.to(features.device)
-        self.classes = classes
-        self.spectrum_R, self.basis_DR = _decompose(self.x_ND)
+        self.answer_NK = F.one_hot(self.labels, classes).double()
         # few images: the problem is small in the basis, and float64 is free; many: a second copy would not pay
-        self.in_basis = len(self.x_ND) <= self.x_ND.shape[1]
-        self.rows = (self.x_ND @ self.basis_DR).double() if self.in_basis else self.x_ND
-        self.weight_RK = self.spectrum_R.new_zeros(len(self.spectrum_R), classes)  # of the last solution, in the basis
-        self.bias_K = self.spectrum_R.new_zeros(classes)
+        self.in_basis = len(x_ND) <= x_ND.shape[1]
+        self.spectrum_R, self.basis_DR = _row_space(x_ND.double()) if self.in_basis else _eigen(x_ND)
+        self.rows = x_ND.double() @ self.basis_DR if self.in_basis else x_ND
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last solution (weights in the basis, and biases)."""
+        self.weight_RK = self.answer_NK.new_zeros(len(self.spectrum_R), self.answer_NK.shape[1])
+        self.bias_K = self.answer_NK.new_zeros(self.answer_NK.shape[1])
+
+    def fit(self, l2: float) -> Probe:
+        """The optimum at strength ``l2`` > 0 on all images, in terms of raw features."""
+        self.solve(l2)
+        weight_DK = (self.basis_DR @ self.weight_RK.to(self.basis_DR)).double() / self.std[:, None]
+        bias_K = self.bias_K - self.mean.double() @ weight_DK
+        return Probe(weight_DK.T.float().contiguous(), bias_K.float())
 
     @torch.no_grad()
-    def fit(self, l2: float, tolerance: float = TOLERANCE) -> Probe:
-        """The optimum at strength ``l2`` > 0, in terms of raw features; ``tolerance`` on the gradient of theta."""
+    def solve(self, l2: float, part: Tensor | None = None, tolerance: float = TOLERANCE) -> None:
+        """Find the optimum on the images ``part`` (bool [N], all by default); ``tolerance`` on the gradient of theta."""
         from scipy.optimize import minimize
 
-        scale_R1 = (self.spectrum_R / self.classes + l2).rsqrt()[:, None]
-        answer = torch.zeros(len(self.labels), self.classes, dtype=torch.float64, device=self.labels.device)
-        answer[torch.arange(len(self.labels)), self.labels] = 1
+        device, classes = self.labels.device, self.answer_NK.shape[1]
+        share = torch.ones(len(self.labels), device=device) if part is None else part.to(device)
+        share_N1 = (share.double() / share.sum())[:, None]
+        scale_R1 = (self.spectrum_R / classes + l2).rsqrt()[:, None]
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            theta = torch.from_numpy(flat).to(self.labels.device).view(-1, self.classes)
-            weight_RK, bias_K = scale_R1 * theta[:-1], theta[-1]
-            log_p = ((self.rows @ self._of_rows(weight_RK)).double() + bias_K).log_softmax(dim=1)
-            loss = -(answer * log_p).sum() / len(answer) + l2 / 2 * weight_RK.square().sum()
-            slope_NK = (log_p.exp() - answer) / len(answer)
-            grad_RK = scale_R1 * (self._to_basis(self.rows.T @ slope_NK.to(self.rows)) + l2 * weight_RK)
+            theta = torch.from_numpy(flat).to(device).view(-1, classes)
+            weight_RK = scale_R1 * theta[:-1]
+            log_p = self._logits(weight_RK, theta[-1]).log_softmax(dim=1)
+            loss = -(share_N1 * self.answer_NK * log_p).sum() + l2 / 2 * weight_RK.square().sum()
+            slope_NK = share_N1 * (log_p.exp() - self.answer_NK)
+            slope_DK = self.rows.T @ slope_NK.to(self.rows)
+            slope_RK = slope_DK if self.in_basis else self.basis_DR.T @ slope_DK
+            grad_RK = scale_R1 * (slope_RK + l2 * weight_RK)
             return float(loss), torch.cat([grad_RK, slope_NK.sum(dim=0, keepdim=True)]).flatten().cpu().numpy()
 
         start = torch.cat([self.weight_RK / scale_R1, self.bias_K[None]]).flatten().cpu().numpy()
         options = {"maxiter": ITERATIONS, "maxcor": 20, "gtol": tolerance, "ftol": 1e-12}
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
-        theta = torch.from_numpy(found).to(self.labels.device).view(-1, self.classes)
+        with _threads(1 if self.rows.numel() < SMALL else torch.get_num_threads()):
+            found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+        theta = torch.from_numpy(found).to(device).view(-1, classes)
         self.weight_RK, self.bias_K = scale_R1 * theta[:-1], theta[-1]
-        weight_DK = (self.basis_DR.double() @ self.weight_RK) / self.std[:, None]
-        bias_K = self.bias_K - self.mean.double() @ weight_DK
-        return Probe(weight_DK.T.float().contiguous(), bias_K.float())
 
-    def _of_rows(self, weight_RK: Tensor) -> Tensor:
-        return weight_RK if self.in_basis else self.basis_DR @ weight_RK.float()
+    @torch.no_grad()
+    def right(self, part: Tensor) -> int:
+        """How many of the images ``part`` (bool [N]) the last solution classifies rightly."""
+        guess = self._logits(self.weight_RK, self.bias_K).argmax(dim=1)
+        return int((guess == self.labels)[part.to(self.labels.device)].sum())
 
-    def _to_basis(self, grad: Tensor) -> Tensor:
-        return (grad if self.in_basis else self.basis_DR.T @ grad).double()
+    def _logits(self, weight_RK: Tensor, bias_K: Tensor) -> Tensor:
+        weight = weight_RK if self.in_basis else self.basis_DR @ weight_RK.float()
+        return (self.rows @ weight).double() + bias_K
 
 
-def _decompose(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (float64 [R]) and eigenvectors (float32 [D, R]) of ``X^T X / N``, those above rounding errors only."""
-    n, d = x_ND.shape
-    gram = (x_ND @ x_ND.T if n < d else x_ND.T @ x_ND) / n
-    spectrum, basis = torch.linalg.eigh(gram.double())
-    kept = spectrum > 1e-6 * spectrum[-1].clamp_min(1e-30)
-    spectrum, basis = spectrum[kept], basis[:, kept].float()
-    if n < d:
-        basis = x_ND.T @ basis / (spectrum * n).sqrt().float()
-    return spectrum, basis
+def _eigen(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (float64 [D]) and eigenvectors (float32 [D, D]) of ``X^T X / N``; a preconditioner need not be exact."""
+    spectrum, basis = torch.linalg.eigh(x_ND.T @ x_ND / len(x_ND))
+    return spectrum.clamp_min(0).double(), basis
+
+
+def _row_space(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, float64 and of the space that the rows span only [D, R], by way of ``X X^T / N``: for fewer rows than columns."""
+    spectrum, basis = torch.linalg.eigh(x_ND @ x_ND.T / len(x_ND))
+    kept = spectrum > 1e-10 * spectrum[-1].clamp_min(1e-30)
+    spectrum = spectrum[kept]
+    return spectrum, x_ND.T @ basis[:, kept] / (spectrum * len(x_ND)).sqrt()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """On small problems threads cost more in waiting for each other than they save, and far more on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

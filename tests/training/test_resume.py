@@ -17,7 +17,7 @@ import training_cases
 from training_cases import curve, make_method, make_pixels, run, same_weights, table, views
 
 from sensorium.errors import SensoriumError
-from sensorium.train import checkpoints, files
+from sensorium.training import checkpoints, files
 
 
 @pytest.fixture(scope="module")

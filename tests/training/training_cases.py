@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sensorium.method import Method
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import gather
-from sensorium.train.fit import fit
+from sensorium.training.fit import fit
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch import distributed as dist
 
-from sensorium.train.files import Table
+from sensorium.training.files import Table
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 

@@ -4,7 +4,7 @@ import torch
 from training_cases import Pixels, make_pixels, views
 
 from sensorium.errors import SensoriumError
-from sensorium.train.batches import Batches, Order, Share
+from sensorium.training.batches import Batches, Order, Share
 
 
 @pytest.mark.parametrize("images, size", [(10, 4), (10, 10), (3, 8), (7, 1)])

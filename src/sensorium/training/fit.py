@@ -1,8 +1,8 @@
 """Train a method on pixels under a budget, so that the run can be trusted.
 
 ``fit`` is the only door to training. Whatever is random follows from (seed, step); a killed run goes on by calling it
-again with the same arguments, and ends where the uninterrupted one does. See :mod:`sensorium.train.adapter` for a step,
-:mod:`sensorium.train.batches` for what it sees, :mod:`sensorium.train.checkpoints` for what survives.
+again with the same arguments, and ends where the uninterrupted one does. See :mod:`sensorium.training.adapter` for a step,
+:mod:`sensorium.training.batches` for what it sees, :mod:`sensorium.training.checkpoints` for what survives.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from lightning.pytorch import Trainer
 
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.train.adapter import Adapter, Plan
-from sensorium.train.batches import Batches, Pixels, Share, Views
-from sensorium.train.budget import Budget
-from sensorium.train.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
-from sensorium.train.files import disk_errors, write_json
-from sensorium.train.launch import launched, rank_and_world
-from sensorium.train.monitor import Online, learned_nothing
-from sensorium.train.precision import resolve_precision
-from sensorium.train.progress import Display
-from sensorium.train.record import Record
+from sensorium.training.adapter import Adapter, Plan
+from sensorium.training.batches import Batches, Pixels, Share, Views
+from sensorium.training.budget import Budget
+from sensorium.training.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
+from sensorium.training.files import disk_errors, write_json
+from sensorium.training.launch import launched, rank_and_world
+from sensorium.training.monitor import Online, learned_nothing
+from sensorium.training.precision import resolve_precision
+from sensorium.training.progress import Display
+from sensorium.training.record import Record
 
 
 @dataclass(frozen=True)

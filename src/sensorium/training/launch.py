@@ -73,7 +73,7 @@ def launched(run: Callable[[Any], Any], job: Any, count: int) -> Iterator[None]:
 
 def _start(environment: dict[str, str], payload: bytes) -> tuple[subprocess.Popen[bytes], Any]:
     log = tempfile.TemporaryFile()  # noqa: SIM115  its life ends with the launch
-    command = [sys.executable, "-c", "from sensorium.train.launch import work; work()"]
+    command = [sys.executable, "-c", "from sensorium.training.launch import work; work()"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
     assert process.stdin is not None
     process.stdin.write(payload)

@@ -10,7 +10,7 @@ from training_cases import Pixels, curve, make_method, make_pixels, run, same_we
 
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.train.monitor import collapse
+from sensorium.training.monitor import collapse
 
 
 def test_a_run_learns_and_leaves_its_files(tmp_path):
@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(SensoriumError, match=r"step 7 \(terms: ratio; learning rate 0\.0[0-9]+"):
         run(tmp_path, Breaking(7), checkpoint_every=0.0)
     report = json.loads((tmp_path / "nan_batch.json").read_text())
-    from sensorium.train.batches import Order
+    from sensorium.training.batches import Order
 
     assert report["step"] == 7
     assert report["indices"] == Order(50, 12, 0)(7).tolist()

@@ -22,13 +22,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from sensorium.data.draw import step_seed
 from sensorium.errors import SensoriumError
 from sensorium.method import Method, Progress
-from sensorium.train.batches import Batches
-from sensorium.train.budget import Budget, Clock
-from sensorium.train.checkpoints import LAST, WEIGHTS, save_weights
-from sensorium.train.files import write_json
-from sensorium.train.monitor import Online, collapsed, look
-from sensorium.train.progress import Display
-from sensorium.train.record import Record, peak_memory_mb, reset_peak_memory
+from sensorium.training.batches import Batches
+from sensorium.training.budget import Budget, Clock
+from sensorium.training.checkpoints import LAST, WEIGHTS, save_weights
+from sensorium.training.files import write_json
+from sensorium.training.monitor import Online, collapsed, look
+from sensorium.training.progress import Display
+from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
 
 _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of views and shuffling
 

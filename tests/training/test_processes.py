@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_cases import Pixels, curve, make_method, make_pixels, run, weights
 
-from sensorium.train import launch
+from sensorium.training import launch
 
 
 def test_two_processes_equal_one(tmp_path):

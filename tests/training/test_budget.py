@@ -3,7 +3,7 @@ import time
 import pytest
 
 from sensorium.errors import SensoriumError
-from sensorium.train.budget import Budget, Clock
+from sensorium.training.budget import Budget, Clock
 
 
 @pytest.mark.parametrize(

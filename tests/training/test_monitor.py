@@ -5,10 +5,10 @@ import pytest
 import torch
 from training_cases import make_method
 
-from sensorium.train import progress
-from sensorium.train.monitor import collapse, collapsed, learned_nothing, look
-from sensorium.train.precision import fast_bf16, resolve_precision
-from sensorium.train.progress import Display, duration
+from sensorium.training import progress
+from sensorium.training.monitor import collapse, collapsed, learned_nothing, look
+from sensorium.training.precision import fast_bf16, resolve_precision
+from sensorium.training.progress import Display, duration
 
 
 def test_collapse_of_known_features():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.train.files import replace
+from sensorium.training.files import replace
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
 WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")
