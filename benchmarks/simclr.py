@@ -146,7 +146,18 @@ def main() -> None:
             ratios = np.array(theirs) / np.array(mine)
             low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
             name = f"SimCLR training step, batch {BATCH}, theirs at {precision} with {best} workers; waiting for data {np.median(waits):.1%}"
-            pairs.append(Pair(name, float(np.median(mine)), float(np.median(theirs)), float(middle), float(low), float(high), len(mine), target))
+            pairs.append(
+                Pair(
+                    name,
+                    float(np.median(mine)),
+                    float(np.median(theirs)),
+                    float(middle),
+                    float(low),
+                    float(high),
+                    len(mine),
+                    target,
+                )
+            )
         show(pairs, as_json=options.json)
 
 

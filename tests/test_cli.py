@@ -44,7 +44,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared")
-    words = ["compare", "simclr", "mae", "--data", str(photos), "--budget", "4steps", "--labels", "50%,100%", "--label-seeds", "2"]
+    words = [
+        "compare",
+        "simclr",
+        "mae",
+        "--data",
+        str(photos),
+        "--budget",
+        "4steps",
+        "--labels",
+        "50%,100%",
+        "--label-seeds",
+        "2",
+    ]
     main([*words, "--image-size", "24", "--out", str(out), "--quiet"])
     return out
 
@@ -60,7 +72,15 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
         for score in (*entry["linear"].values(), *entry["finetune"].values()):
             assert 0 <= score["top1"] <= 1
             assert score["n"] == entry["knn"]["n"]
-        for key in ("seconds", "images_seen", "images_per_second", "peak_memory_mb", "parameters", "flops_per_image", "rankme"):
+        for key in (
+            "seconds",
+            "images_seen",
+            "images_per_second",
+            "peak_memory_mb",
+            "parameters",
+            "flops_per_image",
+            "rankme",
+        ):
             assert entry[key] > 0, key
         assert (compared / entry["checkpoint"]).is_file()
         assert len((compared / entry["name"] / "metrics.csv").read_text().splitlines()) == 5
@@ -74,26 +94,55 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
 def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
     before = {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
     assert len(before) == 2
-    words = ["compare", "simclr", "mae", "--data", str(photos), "--budget", "4steps", "--labels", "50%,100%", "--label-seeds", "2"]
+    words = [
+        "compare",
+        "simclr",
+        "mae",
+        "--data",
+        str(photos),
+        "--budget",
+        "4steps",
+        "--labels",
+        "50%,100%",
+        "--label-seeds",
+        "2",
+    ]
     code, out, _ = run(capsys, *words, "--image-size", "24", "--out", str(compared), "--quiet")
     assert code == 0
     assert "report.html" in re.sub(r"\s+", "", out)
     assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
 
 
-def test_evaluate_embed_neighbors_export(compared: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_evaluate_embed_neighbors_export(
+    compared: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     import pyarrow.parquet as pq
 
-    code, out, _ = run(capsys, "evaluate", str(compared / "simclr"), "--labels", "50%,100%", "--label-seeds", "2", "--json")
+    code, out, _ = run(
+        capsys, "evaluate", str(compared / "simclr"), "--labels", "50%,100%", "--label-seeds", "2", "--json"
+    )
     assert code == 0
     assert json.loads(out)["knn"]["n"] > 0
-    code, _, err = run(capsys, "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet"))
+    code, _, err = run(
+        capsys, "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet")
+    )
     assert code == 0, err
     table = pq.read_table(tmp_path / "f.parquet")
     assert table.column_names == ["path", "label", "features"]
     assert set(table["label"].to_pylist()) == {"apple", "bean", "corn"}
     query = photos / "corn" / "7.png"
-    code, out, err = run(capsys, "neighbors", str(compared / "simclr"), str(query), "--data", str(photos), "--k", "3", "--picture", str(tmp_path / "n.png"))
+    code, out, err = run(
+        capsys,
+        "neighbors",
+        str(compared / "simclr"),
+        str(query),
+        "--data",
+        str(photos),
+        "--k",
+        "3",
+        "--picture",
+        str(tmp_path / "n.png"),
+    )
     assert code == 0, err
     assert (tmp_path / "n.png").is_file()
     code, _, err = run(capsys, "export", str(compared / "mae"), "--to", "safetensors", "--out", str(tmp_path / "x"))
@@ -142,7 +191,20 @@ def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         "    '''SimCLR at another temperature.'''\n"
         "    return simclr(on, temperature=tau)\n"
     )
-    words = ["train", "--recipe", f"{recipe}:colder", "--data", "digits", "--budget", "2steps", "--tau", "0.3", "--out", str(tmp_path / "o"), "--quiet"]
+    words = [
+        "train",
+        "--recipe",
+        f"{recipe}:colder",
+        "--data",
+        "digits",
+        "--budget",
+        "2steps",
+        "--tau",
+        "0.3",
+        "--out",
+        str(tmp_path / "o"),
+        "--quiet",
+    ]
     code, _, err = run(capsys, *words)
     assert code == 0, err
     settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
@@ -168,8 +230,14 @@ EVIL_MARK = "evil-was-here"
         (["compare", "mae", "--data", "digits", "--labels", "many", "--out", "OUT"], "many"),
         (["compare", "mae", "--data", "digits", "--budget", "soon", "--out", "OUT"], "soon"),
         (["train", "supervised", "--data", "ONE", "--budget", "2steps", "--out", "OUT"], "one class"),
-        (["train", "mae", "--data", "digits", "--backbone", "resnet-18", "--budget", "2steps", "--out", "OUT"], "vit-micro"),
-        (["train", "mae", "--data", "digits", "--mask-ratio", "1.5", "--budget", "2steps", "--out", "OUT"], "mask-ratio"),
+        (
+            ["train", "mae", "--data", "digits", "--backbone", "resnet-18", "--budget", "2steps", "--out", "OUT"],
+            "vit-micro",
+        ),
+        (
+            ["train", "mae", "--data", "digits", "--mask-ratio", "1.5", "--budget", "2steps", "--out", "OUT"],
+            "mask-ratio",
+        ),
         (["train", "mae", "--recipe", "nowhere.py:f"], "nowhere.py"),
         (["evaluate", "EMPTY"], "EMPTY"),
         (["embed", "EVIL", "--data", "digits"], "EVIL"),
@@ -178,7 +246,9 @@ EVIL_MARK = "evil-was-here"
     ],
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
 )
-def test_what_cannot_work_is_one_line(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_work_is_one_line(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "ONE" / "only").mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Sensorium: which method learns best from my images?
 
-    import sensorium as s
-    run = s.train("mae", data="photos/", budget="10m")
-    run.features(images)
+import sensorium as s
+run = s.train("mae", data="photos/", budget="10m")
+run.features(images)
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ A recipe of your own needs no registration: sensorium train --recipe mine.py:fn 
     help_format="plaintext",
 )
 for system in SYSTEMS:
-    train_app.command(f"sensorium.commands:train_{system.name}", name=system.name, help=f"{system.title} ({system.paper})")
+    train_app.command(
+        f"sensorium.commands:train_{system.name}", name=system.name, help=f"{system.title} ({system.paper})"
+    )
 app.command(train_app)
 
 
@@ -56,7 +58,17 @@ def demo(*, out: Path = Path("sensorium-demo"), budget: str = "45s", images: int
     images: how many scenes to draw.
     quiet: no progress bars.
     """
-    compare("mae", "simclr", "dino", "supervised", data=f"scenes:{images}", budget=budget, labels="5%,100%", out=out, quiet=quiet)
+    compare(
+        "mae",
+        "simclr",
+        "dino",
+        "supervised",
+        data=f"scenes:{images}",
+        budget=budget,
+        labels="5%,100%",
+        out=out,
+        quiet=quiet,
+    )
 
 
 @app.command
@@ -97,14 +109,21 @@ def list_systems(*, as_json: Annotated[bool, Parameter(name="--json")] = False) 
     from dataclasses import asdict
 
     if as_json:
-        print(json.dumps({"systems": [asdict(s) for s in SYSTEMS], "backbones": [asdict(n) for n in NETWORKS]}, indent=1))
+        print(
+            json.dumps({"systems": [asdict(s) for s in SYSTEMS], "backbones": [asdict(n) for n in NETWORKS]}, indent=1)
+        )
         return
     from rich.table import Table
 
     for title, rows in (("Systems", SYSTEMS), ("Backbones", NETWORKS)):
         table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
         for row in rows:
-            table.add_row(row.name, f"{row.title}\n{row.paper}", *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)), row.parity)
+            table.add_row(
+                row.name,
+                f"{row.title}\n{row.paper}",
+                *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)),
+                row.parity,
+            )
         console.print(table)
 
 
@@ -246,7 +265,9 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, pi
 
 
 @app.command
-def export(run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None) -> None:
+def export(
+    run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None
+) -> None:
     """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
 
     Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
@@ -283,7 +304,9 @@ def show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> Non
 
     run = train(name, progress=progress, **arguments)
     o = run.outcome
-    console.print(f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}")
+    console.print(
+        f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}"
+    )
     for note in o.get("notes", []):
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
@@ -300,7 +323,9 @@ def scores_text(found: dict[str, Any]) -> str:
         lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
     for kind in ("linear", "finetune"):
         for share, score in (found.get(kind) or {}).items():
-            lines.append(f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)")
+            lines.append(
+                f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
+            )
     lines.append(f"RankMe     {found['rankme']:5.1f}")
     return "\n".join(lines)
 
@@ -328,7 +353,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(f'{type(error).__name__}: {error}')} (--debug shows where)", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {_escape(f'{type(error).__name__}: {error}')} (--debug shows where)",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise SystemExit(1) from None
 
 

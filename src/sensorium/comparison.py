@@ -11,7 +11,9 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
 from sensorium.judge import check_fractions, judge, judge_baselines
 from sensorium.report import verdict, write_report, write_results
-from sensorium.runs import Prepared, Run, make_recipe, prepare, situate, train, write_json
+from sensorium.runs import Prepared, make_recipe, prepare, situate, train, write_json
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def compare(
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         list(pool.map(_in_own_process, todo))
     networks = _networks(ready, todo, folder)
-    beside = judge_baselines(ready, networks, folder, labels=labels, label_seeds=label_seeds, finetune=finetune, progress=progress)
+    beside = judge_baselines(
+        ready, networks, folder, labels=labels, label_seeds=label_seeds, finetune=finetune, progress=progress
+    )
     beside.pop("asked", None)
     results: dict[str, Any] = {
         "schema": 1,
@@ -103,11 +107,17 @@ def compare(
         },
         "asked": {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds},
         "baselines": beside,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
+        },
         "runs": [_collect(folder / job.name, job) for job in todo],
     }
     results["winner"], results["verdict"] = verdict(results)
     write_results(results, folder)
-    write_report(results, folder, pixels={"train": ready.train, "test": ready.test or ready.train})
+    write_report(
+        results, folder, pixels={"train": ready.train, "test": ready.train if ready.test is None else ready.test}
+    )
     return results
 
 
@@ -142,13 +152,17 @@ def _child(job: Job) -> None:
     folder = Path(job.out) / job.name
     (folder / "error.json").unlink(missing_ok=True)
     try:
-        ready = prepare(job.data, test=job.test, image_size=job.image_size, limit=job.limit, folder=Path(job.out) / "cache")
+        ready = prepare(
+            job.data, test=job.test, image_size=job.image_size, limit=job.limit, folder=Path(job.out) / "cache"
+        )
         run = train(
             job.method, job.data, test=job.test, budget=job.budget, out=folder, seed=job.seed, devices=job.devices, precision=job.precision,
             image_size=job.image_size, limit=job.limit, progress=job.progress, prepared=ready, cache_folder=Path(job.out) / "cache", backbone=job.backbone,
         )  # fmt: skip
         if run.finished:
-            judge(run, ready, labels=job.labels, label_seeds=job.label_seeds, finetune=job.finetune, progress=job.progress)
+            judge(
+                run, ready, labels=job.labels, label_seeds=job.label_seeds, finetune=job.finetune, progress=job.progress
+            )
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -156,7 +170,11 @@ def _child(job: Job) -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text(traceback.format_exc())
-        said = str(error) if isinstance(error, SensoriumError) else f"{type(error).__name__}: {error} (see {folder / 'error.log'})"
+        said = (
+            str(error)
+            if isinstance(error, SensoriumError)
+            else f"{type(error).__name__}: {error} (see {folder / 'error.log'})"
+        )
         write_json(folder / "error.json", {"error": said})
         raise SystemExit(1) from None
 
@@ -185,17 +203,30 @@ def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any
 def _collect(folder: Path, job: Job) -> dict[str, Any]:
     """What a run's folder says, in the words of results.json."""
     entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
-    info, outcome, scores, error = (_read(folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error"))
+    info, outcome, scores, error = (
+        _read(folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
+    )
     if info:
-        entry |= {"method": info["method"], "settings": info["settings"], "backbone": info["settings"].get("backbone", {}).get("value")}
+        entry |= {
+            "method": info["method"],
+            "settings": info["settings"],
+            "backbone": info["settings"].get("backbone", {}).get("value"),
+        }
     if outcome:
         entry |= outcome
         entry |= {key: value for key, value in scores.items() if key != "asked"}
-        entry |= {"checkpoint": f"{job.name}/model.safetensors", "curve": _curve(folder / "online.csv"), "trains_on_labels": _uses_labels(job.method)}
+        entry |= {
+            "checkpoint": f"{job.name}/model.safetensors",
+            "curve": _curve(folder / "online.csv"),
+            "trains_on_labels": _uses_labels(job.method),
+        }
     if error:
         entry |= {"status": "failed", **error}
     elif not outcome:
-        entry |= {"status": "interrupted", "error": "stopped before its budget was spent; the same command goes on from its last checkpoint."}
+        entry |= {
+            "status": "interrupted",
+            "error": "stopped before its budget was spent; the same command goes on from its last checkpoint.",
+        }
     return entry
 
 

@@ -16,7 +16,19 @@ EXTRAS = {
     "timm": ("test", "parity tests"),
     "lightly": ("test", "parity tests and benchmarks"),
 }
-CORE = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy", "pillow", "safetensors", "pyarrow", "cyclopts", "rich")
+CORE = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "pyarrow",
+    "cyclopts",
+    "rich",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -42,7 +54,9 @@ def examine() -> dict[str, Any]:
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "attention": _attention(device),
         "free_disk_gb": round(free / 1e9, 1),
-        "optional": {name: {"version": _version(name), "for": use, "extra": extra} for name, (extra, use) in EXTRAS.items()},
+        "optional": {
+            name: {"version": _version(name), "for": use, "extra": extra} for name, (extra, use) in EXTRAS.items()
+        },
     }
 
 
@@ -62,7 +76,9 @@ def _attention(device: str) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
     names = [event.key for event in seen.key_averages()]
-    kernel = next((name for name in names if "attention" in name and name != "aten::scaled_dot_product_attention"), "math")
+    kernel = next(
+        (name for name in names if "attention" in name and name != "aten::scaled_dot_product_attention"), "math"
+    )
     return {"path": "torch scaled_dot_product_attention", "kernel": kernel.removeprefix("aten::")}
 
 
@@ -71,10 +87,23 @@ def render(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
-    for key in ("sensorium", "python", "system", "device", "device_name", "cores", "threads", "precision", "vector_instructions", "free_disk_gb"):
+    for key in (
+        "sensorium",
+        "python",
+        "system",
+        "device",
+        "device_name",
+        "cores",
+        "threads",
+        "precision",
+        "vector_instructions",
+        "free_disk_gb",
+    ):
         table.add_row(key.replace("_", " "), str(found[key]))
     table.add_row("attention", f"{found['attention']['path']}: {found['attention']['kernel']}")
-    table.add_row("packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items()))
+    table.add_row(
+        "packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items())
+    )
     for name, fact in found["optional"].items():
         said = fact["version"] or f"missing: needed for {fact['for']}; pip install 'sensorium[{fact['extra']}]'"
         table.add_row(name, said)

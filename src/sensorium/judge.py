@@ -30,8 +30,13 @@ from sensorium.evaluate.rankme import rankme
 from sensorium.evaluate.subsets import parse_fractions, stratified
 from sensorium.looks import run_pictures
 from sensorium.runs import Prepared, Run, device_name, write_json
+from sensorium.training.precision import fast_bf16
 
 MAPPED = 1000
+CPU_TUNING, GPU_TUNING = (
+    (250, 64),
+    (2000, 128),
+)  # most steps and batch size of one fine-tuning: a minute or two a method
 QUERIES = 8
 FOUND = 6
 
@@ -74,14 +79,23 @@ def judge(
         piece("knn", lambda: knn(features[0], y, features[1], yt, len(ready.train.classes)))
         piece("linear", lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds))
         if finetune:
-            piece("finetune", lambda: _finetune(run.backbone, ready, fractions, seeds, run.info["method"]))
+            piece("finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds))
     piece("neighbors", lambda: _neighbors(features, ready))
     piece("map", lambda: _map(features[-1], ready))
     piece("pictures", lambda: run_pictures(run, ready))
     return found
 
 
-def judge_baselines(ready: Prepared, networks: dict[str, Callable[[], torch.nn.Module]], folder: Path, *, labels: str, label_seeds: int, finetune: bool, progress: bool) -> dict[str, Any]:
+def judge_baselines(
+    ready: Prepared,
+    networks: dict[str, Callable[[], torch.nn.Module]],
+    folder: Path,
+    *,
+    labels: str,
+    label_seeds: int,
+    finetune: bool,
+    progress: bool,
+) -> dict[str, Any]:
     """Raw pixels, majority class, and for each backbone its random weights and training from scratch on the same labels.
 
     ``networks`` gives a fresh backbone by name. Kept in ``folder/baselines.json``.
@@ -105,17 +119,13 @@ def judge_baselines(ready: Prepared, networks: dict[str, Callable[[], torch.nn.M
     for name, fresh in networks.items():
         if name not in found["random"]:
             say(f"random {name}")
-            network = fresh()
-            train, test = encode(network, ready.train, device=device_name()), encode(network, ready.test, device=device_name())  # type: ignore[arg-type]
-            found["random"][name] = {
-                "knn": knn(train, y, test, yt, len(ready.train.classes)),
-                "linear": linear(train, y, test, yt, fractions=fractions, seeds=seeds),
-                "rankme": rankme(train),
-            }
+            found["random"][name] = baselines.random_network(
+                fresh, ready.train, ready.test, fractions=fractions, seeds=seeds, device=device_name()
+            )
             write_json(path, found)
         if finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = _finetune(fresh(), ready, fractions, seeds, None)
+            found["scratch"][name] = _tuned(baselines.scratch, fresh, ready, fractions, seeds)
             write_json(path, found)
     return found
 
@@ -123,7 +133,9 @@ def judge_baselines(ready: Prepared, networks: dict[str, Callable[[], torch.nn.M
 def judgeable(ready: Prepared) -> bool:
     """Whether scores by label make sense: labelled train and test sets of two classes or more."""
     test = ready.test
-    return test is not None and ready.train.labels is not None and test.labels is not None and len(ready.train.classes) > 1
+    return (
+        test is not None and ready.train.labels is not None and test.labels is not None and len(ready.train.classes) > 1
+    )
 
 
 def check_fractions(ready: Prepared, labels: str) -> None:
@@ -149,13 +161,17 @@ def _features(run: Run, ready: Prepared) -> list[Tensor]:
     return [torch.from_numpy(value) for value in features.values()]
 
 
-def _finetune(backbone: torch.nn.Module, ready: Prepared, fractions: tuple[float, ...], seeds: tuple[int, ...], method: str | None) -> dict[str, Any]:
-    """Fine-tune (``method`` names what pre-trained it) or train from scratch (None): same steps, labels and augmentation."""
-    train, test = ready.train, ready.test
-    assert test is not None
+def _tuned(
+    how: Callable[..., Any], network: Any, ready: Prepared, fractions: tuple[float, ...], seeds: tuple[int, ...]
+) -> dict[str, Any]:
+    """Fine-tune a backbone, or train what a builder gives from scratch: same steps, labels, batches and augmentation."""
+    train, test, device = ready.train, ready.test, device_name()
     views = supervised_views(train.mean, train.std, ready.size, scale=(0.3, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
-    train_function = baselines.scratch if method is None else fine_tune
-    return train_function(backbone, train, test, fractions=fractions, seeds=seeds, augment=views, device=device_name())  # type: ignore[arg-type]
+    steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
+    precision = "bf16" if fast_bf16(device) else "float32"
+    return how(
+        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=steps, batch_size=batch, precision=precision
+    )  # fmt: skip
 
 
 def _neighbors(features: list[Tensor], ready: Prepared) -> list[dict[str, Any]]:
@@ -169,7 +185,10 @@ def _neighbors(features: list[Tensor], ready: Prepared) -> list[dict[str, Any]]:
         chosen = np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).astype(int)
     same = ready.test is None
     index, _ = neighbors(train, queries[torch.as_tensor(chosen)], FOUND + same)
-    return [{"query": int(q), "found": [int(i) for i in row if not (same and int(i) == int(q))][:FOUND]} for q, row in zip(chosen, index.tolist(), strict=True)]
+    return [
+        {"query": int(q), "found": [int(i) for i in row if not (same and int(i) == int(q))][:FOUND]}
+        for q, row in zip(chosen, index.tolist(), strict=True)
+    ]
 
 
 def _map(features: Tensor, ready: Prepared) -> dict[str, Any]:
@@ -178,7 +197,12 @@ def _map(features: Tensor, ready: Prepared) -> dict[str, Any]:
     chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MAPPED])
     where = project(features[torch.as_tensor(chosen)])
     labels = None if pixels.labels is None else np.asarray(pixels.labels)[chosen].tolist()
-    return {"x": where[:, 0].round(3).tolist(), "y": where[:, 1].round(3).tolist(), "label": labels, "index": chosen.tolist()}
+    return {
+        "x": where[:, 0].round(3).tolist(),
+        "y": where[:, 1].round(3).tolist(),
+        "label": labels,
+        "index": chosen.tolist(),
+    }
 
 
 def _labels(pixels: Pixels) -> Tensor:

@@ -35,17 +35,41 @@ def run_pictures(run: Run, ready: Prepared) -> list[dict[str, str]]:
                 patches = (ready.size // method.backbone.patch_size) ** 2  # type: ignore[union-attr]
                 batch["noise"] = Draw.seeded(0, 0, len(images)).rand(patches)
             shown = method.pictures(batch) * std + mean
-            made.append(("Reconstruction", "Each row: the picture, what the network saw, what it painted.", stack(shown), folder / "reconstruction.png"))
+            made.append(
+                (
+                    "Reconstruction",
+                    "Each row: the picture, what the network saw, what it painted.",
+                    stack(shown),
+                    folder / "reconstruction.png",
+                )
+            )
         if isinstance(method, AttentionMaps):
             heat = method.attention(images).mean(1)
-            made.append(("Where it looks", "Attention from the class token to the patches, mean over heads, last layer.", overlay(raw, heat), folder / "attention.png"))
+            made.append(
+                (
+                    "Where it looks",
+                    "Attention from the class token to the patches, mean over heads, last layer.",
+                    overlay(raw, heat),
+                    folder / "attention.png",
+                )
+            )
         elif isinstance(run.backbone, MapEncoder):
             heat = run.backbone.maps(images)[-1].square().mean(1).sqrt()
-            made.append(("Where features are strong", "Root mean square over the channels of the last feature map.", overlay(raw, heat), folder / "features.png"))
+            made.append(
+                (
+                    "Where features are strong",
+                    "Root mean square over the channels of the last feature map.",
+                    overlay(raw, heat),
+                    folder / "features.png",
+                )
+            )
     folder.mkdir(exist_ok=True)
     for *_, picture, path in made:
         save(picture, path)
-    return [{"title": title, "caption": caption, "file": str(path.relative_to(run.folder.parent))} for title, caption, _, path in made]
+    return [
+        {"title": title, "caption": caption, "file": str(path.relative_to(run.folder.parent))}
+        for title, caption, _, path in made
+    ]
 
 
 def overlay(raw: Tensor, heat: Tensor) -> Tensor:

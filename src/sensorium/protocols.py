@@ -92,4 +92,6 @@ def protocols_of(thing: object) -> tuple[str, ...]:
 def require(thing: object, protocol: type, *, by: str, choices: str) -> None:
     """Raise ``TypeError`` when ``thing`` lacks ``protocol``; ``choices`` says what would do instead."""
     if not isinstance(thing, protocol):
-        raise TypeError(f"{by} needs a backbone with {protocol.__name__}; {type(thing).__name__} is none. Choose {choices}.")
+        raise TypeError(
+            f"{by} needs a backbone with {protocol.__name__}; {type(thing).__name__} is none. Choose {choices}."
+        )

@@ -1,8 +1,8 @@
 """One run: a recipe, data and a budget make a folder; the folder gives the trained method back.
 
-    import sensorium as s
-    run = s.train("mae", data="photos/", budget="10m")
-    run.features(images)
+import sensorium as s
+run = s.train("mae", data="photos/", budget="10m")
+run.features(images)
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Prepared:
     size: int
 
 
-def prepare(data: str, *, test: str | None = None, image_size: int | None = None, limit: int | None = None, folder: Path) -> Prepared:
+def prepare(
+    data: str, *, test: str | None = None, image_size: int | None = None, limit: int | None = None, folder: Path
+) -> Prepared:
     """Open ``data``, choose the working size (``image_size`` pixels, or what the pictures suggest) and cache the pixels under ``folder``."""
     opened = open_data(data, test=test, limit=limit)
     size = image_size or natural_size(opened.train, cpu=device_name() == "cpu")
@@ -62,7 +64,9 @@ def situate(prepared: Prepared) -> Situation:
     device = device_name()
     pixels = prepared.train
     mean, std = (tuple(float(v) for v in values) for values in (pixels.mean, pixels.std))
-    return Situation(prepared.size, len(pixels), tuple(pixels.classes), mean, std, device, os.cpu_count() or 1, fast_bf16(device))  # type: ignore[arg-type]
+    return Situation(
+        prepared.size, len(pixels), tuple(pixels.classes), mean, std, device, os.cpu_count() or 1, fast_bf16(device)
+    )  # type: ignore[arg-type]
 
 
 def make_recipe(name: str, on: Situation, given: dict[str, Any]) -> Recipe:
@@ -78,7 +82,9 @@ def make_recipe(name: str, on: Situation, given: dict[str, Any]) -> Recipe:
     for key in given:
         if key in settings and given[key] is not None:
             settings[key] = Setting(settings[key].value, "given")
-    return Recipe(recipe.name, recipe.method, recipe.views, recipe.optimizer, recipe.schedule, recipe.batch_size, settings)
+    return Recipe(
+        recipe.name, recipe.method, recipe.views, recipe.optimizer, recipe.schedule, recipe.batch_size, settings
+    )
 
 
 def _recipe_function(name: str) -> Callable[..., Recipe]:
@@ -93,10 +99,14 @@ class Run:
         try:
             self.info: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
         except FileNotFoundError:
-            raise SensoriumError(f"'{folder}' is no run: it has no run.json. Train one: sensorium train mae --data DIR --out {folder}") from None
+            raise SensoriumError(
+                f"'{folder}' is no run: it has no run.json. Train one: sensorium train mae --data DIR --out {folder}"
+            ) from None
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
-        self.situation = Situation(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()})
+        self.situation = Situation(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
+        )
 
     @property
     def name(self) -> str:
@@ -123,7 +133,9 @@ class Run:
 
         path = self.folder / "model.safetensors"
         if not path.is_file():
-            raise SensoriumError(f"{path} is missing: the run has not finished. Run the same command again to continue it.")
+            raise SensoriumError(
+                f"{path} is missing: the run has not finished. Run the same command again to continue it."
+            )
         method = self.recipe.method
         method.load_state_dict(load_file(path))
         return method.eval()
@@ -136,7 +148,11 @@ class Run:
         """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalised as in training; floats pass unchanged."""
         from sensorium.data.augment import plain
 
-        return plain(images, self.situation.mean, self.situation.std, self.situation.image_size) if images.dtype == torch.uint8 else images
+        return (
+            plain(images, self.situation.mean, self.situation.std, self.situation.image_size)
+            if images.dtype == torch.uint8
+            else images
+        )
 
     @torch.inference_mode()
     def features(self, images: Tensor | np.ndarray) -> Tensor:
@@ -149,7 +165,13 @@ class Run:
     def data(self) -> Prepared:
         """The data that the run was trained on, from its cache where that is still there."""
         info = self.info["data"]
-        return prepare(info["path"], test=info["test"], image_size=self.situation.image_size, limit=info["limit"], folder=Path(info["cache"]))
+        return prepare(
+            info["path"],
+            test=info["test"],
+            image_size=self.situation.image_size,
+            limit=info["limit"],
+            folder=Path(info["cache"]),
+        )
 
 
 def train(
@@ -184,7 +206,9 @@ def train(
     pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
     ready = prepared or prepare(data, test=test, image_size=image_size, limit=limit, folder=pixels_folder)
     if len(ready.train) < 8:
-        raise SensoriumError(f"{data}: only {len(ready.train)} readable training images; 8 is the least that can be learned from.")
+        raise SensoriumError(
+            f"{data}: only {len(ready.train)} readable training images; 8 is the least that can be learned from."
+        )
     situation = situate(ready)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(seed)
@@ -221,7 +245,19 @@ def train(
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
-    return Run(folder)
+    run = Run(folder)
+    if run.finished and not (folder / "backbone").is_dir():
+        from sensorium.published import export
+
+        export(
+            recipe.method.backbone,
+            "safetensors",
+            folder / "backbone",
+            mean=situation.mean,
+            std=situation.std,
+            image_size=ready.size,
+        )  # type: ignore[arg-type]
+    return run
 
 
 def online_judge(ready: Prepared, most: int = 4000) -> Callable[[Method], dict[str, float]]:
@@ -239,7 +275,13 @@ def online_judge(ready: Prepared, most: int = 4000) -> Callable[[Method], dict[s
         features = encode(method, train, device=device)
         found = collapse(features)
         if test is not None and train.labels is not None and test.labels is not None and len(train.classes) > 1:
-            score = knn(features, torch.as_tensor(train.labels), encode(method, test, device=device), torch.as_tensor(test.labels), len(train.classes))
+            score = knn(
+                features,
+                torch.as_tensor(train.labels),
+                encode(method, test, device=device),
+                torch.as_tensor(test.labels),
+                len(train.classes),
+            )
             found = {"knn_top1": score["top1"], **found}
         return found
 
@@ -258,7 +300,9 @@ def _clear(folder: Path) -> None:
     import shutil
 
     if not (folder / "run.json").is_file():
-        raise SensoriumError(f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out.")
+        raise SensoriumError(
+            f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out."
+        )
     shutil.rmtree(folder)
 
 

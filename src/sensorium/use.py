@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,21 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
 
     encoder, pixels = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
-    labels = [None] * len(pixels) if pixels.labels is None else [pixels.classes[k] if k >= 0 else None for k in pixels.labels]
+    labels = (
+        [None] * len(pixels)
+        if pixels.labels is None
+        else [pixels.classes[k] if k >= 0 else None for k in pixels.labels]
+    )
     flat = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1), pa.float32()), features.shape[1])
-    table = pa.table({"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat})
+    table = pa.table(
+        {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
+    )
     target = out or (run if run.is_dir() else run.parent) / "features.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, target)
-    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (f"; {len(pixels.skipped)} could not be read" if pixels.skipped else "")
+    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (
+        f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
+    )
 
 
 def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | None) -> Any:
@@ -77,7 +86,9 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     encoder, pixels = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")
-    query = torch.from_numpy(square(rgb(image, str(image)), pixels.images.shape[-1])).reshape(1, 3, *pixels.images.shape[-2:])
+    query = torch.from_numpy(square(rgb(image, str(image)), pixels.images.shape[-1])).reshape(
+        1, 3, *pixels.images.shape[-2:]
+    )
     one = _Few(query.numpy(), pixels.mean, pixels.std)
     index, similarity = nearest(_encode(encoder, pixels), _encode(encoder, one), min(k, len(pixels)))
     table = Table("similarity", "label", "picture")
@@ -105,13 +116,13 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
             return thing.method, thing.data().train
         cache = thing.folder.parent / "cache"
         pixels = prepare(data, image_size=thing.situation.image_size, limit=limit, folder=cache).train
-        return thing.method, pixels.normalised_by(thing.situation.mean, thing.situation.std)
+        return thing.method, replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
     size = getattr(thing, "image_size", None) or 224
     mean, std = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     pixels = prepare(data, image_size=int(size), limit=limit, folder=Path("sensorium-cache")).train
-    return thing, pixels.normalised_by(mean, std)
+    return thing, replace(pixels, mean=mean, std=std)
 
 
 def _encode(encoder: nn.Module, pixels: Any) -> Tensor:

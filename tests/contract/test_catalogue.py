@@ -32,8 +32,16 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pixels]:
     rng = np.random.default_rng(0)
     np.savez(folder / "grey.npz", images=rng.integers(0, 255, (40, 28, 28), np.uint8), labels=np.arange(40) % 4)
     np.savez(folder / "bare.npz", images=rng.integers(0, 255, (40, 33, 33, 3), np.uint8))
-    paths = {"digits": ("digits", 8), "scenes:64": ("scenes:64", 32), "npz 28 px grey": (str(folder / "grey.npz"), 28), "unlabelled 33 px": (str(folder / "bare.npz"), 33)}
-    return {name: cache(open_data(path).train, size, folder / "cache" / name.replace(" ", "-")) for name, (path, size) in paths.items()}
+    paths = {
+        "digits": ("digits", 8),
+        "scenes:64": ("scenes:64", 32),
+        "npz 28 px grey": (str(folder / "grey.npz"), 28),
+        "unlabelled 33 px": (str(folder / "bare.npz"), 33),
+    }
+    return {
+        name: cache(open_data(path).train, size, folder / "cache" / name.replace(" ", "-"))
+        for name, (path, size) in paths.items()
+    }
 
 
 def situation(p: Pixels) -> Situation:
@@ -49,7 +57,9 @@ def built(system: str, backbone: str, p: Pixels) -> Recipe:
 def batch_of(recipe: Recipe, p: Pixels, step: int = 0) -> dict:
     rows = np.arange(BATCH) + step * BATCH
     labels = np.full(BATCH, -1) if p.labels is None else np.asarray(p.labels)[rows]
-    return recipe.views(torch.from_numpy(np.array(p.images[rows])), torch.as_tensor(labels), Draw.seeded(0, step, BATCH))
+    return recipe.views(
+        torch.from_numpy(np.array(p.images[rows])), torch.as_tensor(labels), Draw.seeded(0, step, BATCH)
+    )
 
 
 def legal() -> list[tuple[str, str, str]]:
@@ -57,7 +67,9 @@ def legal() -> list[tuple[str, str, str]]:
     for system in SYSTEMS:
         for backbone in SMALL:
             for data in DATA:
-                if backbone in choices(PROTOCOLS[system.needs]) and not (system.labels and data.startswith("unlabelled")):
+                if backbone in choices(PROTOCOLS[system.needs]) and not (
+                    system.labels and data.startswith("unlabelled")
+                ):
                     triples.append((system.name, backbone, data))
     return triples
 
@@ -112,7 +124,9 @@ def test_forward_changes_no_state(system: str, backbone: str, pixels: dict[str, 
         torch.manual_seed(0)
         first = method(batch)["loss"]
         changed = {k for k, v in method.state_dict().items() if not torch.equal(v, before[k])}
-        assert all(mode and k.endswith(("running_mean", "running_var", "num_batches_tracked")) for k in changed), changed
+        assert all(mode and k.endswith(("running_mean", "running_var", "num_batches_tracked")) for k in changed), (
+            changed
+        )
         if not mode:
             torch.manual_seed(0)
             assert torch.equal(first, method(batch)["loss"])

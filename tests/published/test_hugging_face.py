@@ -24,14 +24,44 @@ from sensorium.published import export, load
 from sensorium.selfsup.mae import MAE
 
 VITS = [
-    {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 32, "patch_size": 8},
-    {"hidden_size": 36, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 50, "image_size": 30, "patch_size": 6, "qkv_bias": False},
-    {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 28, "patch_size": 7, "layer_norm_eps": 1e-6},
+    {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    {
+        "hidden_size": 36,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 3,
+        "intermediate_size": 50,
+        "image_size": 30,
+        "patch_size": 6,
+        "qkv_bias": False,
+    },
+    {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "image_size": 28,
+        "patch_size": 7,
+        "layer_norm_eps": 1e-6,
+    },
 ]
 RESNETS = [
     {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
     {"embedding_size": 12, "hidden_sizes": [16, 32, 24], "depths": [1, 1, 2], "layer_type": "bottleneck"},
-    {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 1], "layer_type": "bottleneck", "downsample_in_bottleneck": True, "downsample_in_first_stage": True},
+    {
+        "embedding_size": 8,
+        "hidden_sizes": [16, 32],
+        "depths": [2, 1],
+        "layer_type": "bottleneck",
+        "downsample_in_bottleneck": True,
+        "downsample_in_first_stage": True,
+    },
 ]
 
 
@@ -79,7 +109,12 @@ def test_resnet(numbers: dict, head: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("numbers", VITS)
 def test_vit_mae(numbers: dict, normalised: bool, tmp_path: Path) -> None:
-    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 40}
+    decoder = {
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 2,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 40,
+    }
     theirs = shaken(ViTMAEForPreTraining(ViTMAEConfig(**numbers, **decoder, norm_pix_loss=normalised, mask_ratio=0.6)))
     theirs.save_pretrained(tmp_path / "hf")
     ours = sensorium.load(tmp_path / "hf")
@@ -97,7 +132,13 @@ def test_a_configuration_that_lies_about_its_sizes_costs_nothing(tmp_path: Path)
     shaken(ViTModel(ViTConfig(**VITS[0]))).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     honest = json.loads(path.read_text())
-    for field, value in (("hidden_size", 1 << 20), ("num_hidden_layers", 1 << 30), ("image_size", 1 << 16), ("intermediate_size", 3), ("patch_size", 0)):
+    for field, value in (
+        ("hidden_size", 1 << 20),
+        ("num_hidden_layers", 1 << 30),
+        ("image_size", 1 << 16),
+        ("intermediate_size", 3),
+        ("patch_size", 0),
+    ):
         path.write_text(json.dumps(honest | {field: value}))
         with pytest.raises(SensoriumError, match=r"config\.json|shape|image|patch"):
             load(tmp_path)

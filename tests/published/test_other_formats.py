@@ -64,7 +64,9 @@ def test_torchvision_and_timm_resnet(name: str, tmp_path: Path) -> None:
 
 
 def test_authors_mae_layout(tmp_path: Path) -> None:
-    method = MAE(ViT(32, 8, 128, 2, 2, positions="sincos", pool="mean"), decoder_width=64, decoder_depth=1, decoder_heads=2).eval()
+    method = MAE(
+        ViT(32, 8, 128, 2, 2, positions="sincos", pool="mean"), decoder_width=64, decoder_depth=1, decoder_heads=2
+    ).eval()
     state = {k.removeprefix("backbone."): v for k, v in method.state_dict().items()}
     torch.save({"model": state, "epoch": 3}, tmp_path / "mae.pth")
     again = load(tmp_path / "mae.pth")
@@ -75,12 +77,19 @@ def test_authors_mae_layout(tmp_path: Path) -> None:
 
 def test_authors_dino_layout(vit: ViT, tmp_path: Path) -> None:
     method = DINO(vit, DINOHead(128, 32))
-    teacher = {f"backbone.{k}": v for k, v in vit.state_dict().items()} | {f"head.{k}": v for k, v in method.student["head"].state_dict().items()}
-    torch.save({"student": {f"module.{k}": v for k, v in teacher.items()}, "teacher": teacher, "epoch": 1}, tmp_path / "dino.pth")
+    teacher = {f"backbone.{k}": v for k, v in vit.state_dict().items()} | {
+        f"head.{k}": v for k, v in method.student["head"].state_dict().items()
+    }
+    torch.save(
+        {"student": {f"module.{k}": v for k, v in teacher.items()}, "teacher": teacher, "epoch": 1},
+        tmp_path / "dino.pth",
+    )
     assert torch.equal(load(tmp_path / "dino.pth").tokens(IMAGES), vit.tokens(IMAGES))
 
 
-@pytest.mark.parametrize("network", [ViT(32, 8, 64, 1, 2).eval(), ResNet((1, 1), 8, stem="half").eval()], ids=["vit", "resnet"])
+@pytest.mark.parametrize(
+    "network", [ViT(32, 8, 64, 1, 2).eval(), ResNet((1, 1), 8, stem="half").eval()], ids=["vit", "resnet"]
+)
 def test_onnx_gives_the_same_features(network: torch.nn.Module, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     path = export(network, "onnx", tmp_path / "m.onnx", image_size=32)

@@ -33,7 +33,15 @@ class Draw:
     device: torch.device | str = "cpu"
 
     @classmethod
-    def seeded(cls, seed: int, step: int, total: int, start: int = 0, stop: int | None = None, device: torch.device | str = "cpu") -> Draw:
+    def seeded(
+        cls,
+        seed: int,
+        step: int,
+        total: int,
+        start: int = 0,
+        stop: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Draw:
         generator = torch.Generator().manual_seed(step_seed(seed, step))
         return cls(generator, total, start, total if stop is None else stop, device)
 

@@ -50,7 +50,9 @@ def export(
         inner.train(training)
 
 
-def _directory(out: Path, config: dict[str, Any], state: Mapping[str, Tensor], mean: Statistics, std: Statistics, size: int | None) -> Path:
+def _directory(
+    out: Path, config: dict[str, Any], state: Mapping[str, Tensor], mean: Statistics, std: Statistics, size: int | None
+) -> Path:
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
@@ -58,8 +60,17 @@ def _directory(out: Path, config: dict[str, Any], state: Mapping[str, Tensor], m
     (out / "config.json").write_text(json.dumps(config, indent=1))
     side = size or config.get("image_size") or 224
     shape = {"height": side, "width": side} if isinstance(side, int) else {"height": side[0], "width": side[1]}
-    normalization = {"image_mean": list(mean), "image_std": list(std), "size": shape, "do_normalize": True, "do_resize": True, "do_rescale": True}
-    (out / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor", **normalization}, indent=1))
+    normalization = {
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "size": shape,
+        "do_normalize": True,
+        "do_resize": True,
+        "do_rescale": True,
+    }
+    (out / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **normalization}, indent=1)
+    )
     return out
 
 

@@ -28,10 +28,16 @@ def locate(path: str | Path) -> Path:
         try:
             from huggingface_hub import snapshot_download
 
-            return Path(snapshot_download(path, allow_patterns=["config.json", "preprocessor_config.json", "model.safetensors"]))
+            return Path(
+                snapshot_download(path, allow_patterns=["config.json", "preprocessor_config.json", "model.safetensors"])
+            )
         except Exception as error:
-            raise SensoriumError(f"'{path}' is no path here, and could not be had from the hub: {_short(error)}") from None
-    raise SensoriumError(f"there is no checkpoint '{path}'. Give a run's folder, a Hugging Face directory, a .safetensors or .pth file, or a hub id.")
+            raise SensoriumError(
+                f"'{path}' is no path here, and could not be had from the hub: {_short(error)}"
+            ) from None
+    raise SensoriumError(
+        f"there is no checkpoint '{path}'. Give a run's folder, a Hugging Face directory, a .safetensors or .pth file, or a hub id."
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,7 +71,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SensoriumError(f"{path}: refused. It is no PyTorch file of plain tensors ({_short(error)}); nothing in it was run.") from None
+        raise SensoriumError(
+            f"{path}: refused. It is no PyTorch file of plain tensors ({_short(error)}); nothing in it was run."
+        ) from None
     if not isinstance(loaded, dict):
         raise SensoriumError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}.")
     return loaded

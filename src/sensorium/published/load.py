@@ -49,7 +49,13 @@ def load_backbone(path: str | Path) -> nn.Module:
 def _from_directory(folder: Path) -> nn.Module:
     config, kind = read_config(folder), None
     kind = config.get("model_type")
-    builders = {"vit": _hf_vit, "vit_mae": _hf_vit_mae, "resnet": _hf_resnet, "sensorium_vit": _own, "sensorium_resnet": _own}
+    builders = {
+        "vit": _hf_vit,
+        "vit_mae": _hf_vit_mae,
+        "resnet": _hf_resnet,
+        "sensorium_vit": _own,
+        "sensorium_resnet": _own,
+    }
     if kind is None and "architecture" in config:
         return _from_file(folder / "model.safetensors", config.get("model_args", {}).get("num_heads"))
     if kind not in builders:
@@ -84,7 +90,9 @@ def _filled(build: Any, state: Mapping[str, Tensor], table: names.Names, where: 
 
 def _only(config: Mapping[str, Any], field: str, legal: tuple[Any, ...], where: str) -> None:
     if config.get(field, legal[0]) not in legal:
-        raise SensoriumError(f"{where}/config.json: {field} '{config[field]}' is not supported; it must be one of {legal}.")
+        raise SensoriumError(
+            f"{where}/config.json: {field} '{config[field]}' is not supported; it must be one of {legal}."
+        )
 
 
 def _vit_numbers(config: Mapping[str, Any], state: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Any]:
@@ -95,7 +103,12 @@ def _vit_numbers(config: Mapping[str, Any], state: Mapping[str, Tensor], prefix:
         raise SensoriumError(f"{where}/config.json: patch_size {patch} is not one number.")
     size = config["image_size"]
     depth = int(config["num_hidden_layers"])
-    _bounded(depth, sum(".layernorm_before.weight" in k and k.startswith(prefix + "encoder") for k in state), "num_hidden_layers", where)
+    _bounded(
+        depth,
+        sum(".layernorm_before.weight" in k and k.startswith(prefix + "encoder") for k in state),
+        "num_hidden_layers",
+        where,
+    )
     return {
         "image_size": size if isinstance(size, int) else tuple(size),
         "patch_size": patch,
@@ -127,8 +140,16 @@ def _hf_vit_mae(config: Mapping[str, Any], state: dict[str, Tensor], where: str)
         return _filled(lambda: ViT(**numbers, positions="sincos", pool="mean"), state, names.hf_vit(prefix), where)
     numbers = _vit_numbers(config, state, "vit.", where)
     width, depth = int(config["decoder_hidden_size"]), int(config["decoder_num_hidden_layers"])
-    layers = next((p for p in ("decoder.decoder_layers", "decoder.decoder_encoder.layer") if any(k.startswith(p) for k in state)), "decoder.decoder_layers")
-    _bounded(depth, len({k.removeprefix(layers).split(".")[1] for k in state if k.startswith(layers)}), "decoder_num_hidden_layers", where)
+    layers = next(
+        (p for p in ("decoder.decoder_layers", "decoder.decoder_encoder.layer") if any(k.startswith(p) for k in state)),
+        "decoder.decoder_layers",
+    )
+    _bounded(
+        depth,
+        len({k.removeprefix(layers).split(".")[1] for k in state if k.startswith(layers)}),
+        "decoder_num_hidden_layers",
+        where,
+    )
 
     def build() -> MAE:
         return MAE(
@@ -153,7 +174,14 @@ def _hf_resnet(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
     bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
     widths, depths = [int(w) for w in config["hidden_sizes"]], [int(d) for d in config["depths"]]
     prefix = "resnet." if any(k.startswith("resnet.") for k in state) else ""
-    _bounded(sum(depths), len({tuple(k.removeprefix(prefix).split(".")[2:5:2]) for k in state if k.startswith(prefix + "encoder.stages.")}), "sum of depths", where)
+    _bounded(
+        sum(depths),
+        len(
+            {tuple(k.removeprefix(prefix).split(".")[2:5:2]) for k in state if k.startswith(prefix + "encoder.stages.")}
+        ),
+        "sum of depths",
+        where,
+    )
     return _filled(
         lambda: ResNet(
             tuple(depths),
@@ -196,7 +224,9 @@ def _from_file(path: Path, heads: int | None) -> nn.Module:
     elif "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         network = _sniffed_resnet(state, where)
     else:
-        raise SensoriumError(f"{where}: neither a ViT nor a ResNet by its keys (it begins with {', '.join(list(state)[:3]) or 'nothing'}).")
+        raise SensoriumError(
+            f"{where}: neither a ViT nor a ResNet by its keys (it begins with {', '.join(list(state)[:3]) or 'nothing'})."
+        )
     network.normalization = IMAGENET
     return network
 
@@ -204,11 +234,15 @@ def _from_file(path: Path, heads: int | None) -> nn.Module:
 def _sniffed_vit(state: Mapping[str, Tensor], heads: int | None, where: str) -> dict[str, Any]:
     weight, positions = state["patch_embed.proj.weight"], state["pos_embed"]
     if weight.ndim != 4 or weight.shape[-1] != weight.shape[-2] or positions.ndim != 3:
-        raise SensoriumError(f"{where}: 'patch_embed.proj.weight' {list(weight.shape)} or 'pos_embed' {list(positions.shape)} is not a ViT's.")
+        raise SensoriumError(
+            f"{where}: 'patch_embed.proj.weight' {list(weight.shape)} or 'pos_embed' {list(positions.shape)} is not a ViT's."
+        )
     width, patch = weight.shape[0], weight.shape[-1]
     side = math.isqrt(positions.shape[1] - 1)
     if side * side != positions.shape[1] - 1:
-        raise SensoriumError(f"{where}: 'pos_embed' has {positions.shape[1]} places, which is no square grid and a class token.")
+        raise SensoriumError(
+            f"{where}: 'pos_embed' has {positions.shape[1]} places, which is no square grid and a class token."
+        )
     hidden = state.get("blocks.0.mlp.fc1.weight")
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     return {
@@ -245,7 +279,9 @@ def _sniffed_resnet(state: Mapping[str, Tensor], where: str) -> ResNet:
     widths = tuple(state[f"layer{i + 1}.0.conv1.weight"].shape[0] for i in range(stages))
     kernel = state["conv1.weight"].shape[-1]
     if kernel not in (3, 7):
-        raise SensoriumError(f"{where}: a ResNet whose first convolution is {kernel}x{kernel} is not known; 7x7 and 3x3 are.")
+        raise SensoriumError(
+            f"{where}: a ResNet whose first convolution is {kernel}x{kernel} is not known; 7x7 and 3x3 are."
+        )
     stem = "imagenet" if kernel == 7 else "small"
     build = {"bottleneck": bottleneck, "stem": stem, "stem_width": state["conv1.weight"].shape[0]}
     return _filled(lambda: ResNet(layers, widths, **build), state, names.same(), where)

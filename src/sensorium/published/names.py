@@ -126,12 +126,16 @@ def read(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Names
             raise SensoriumError(f"{where}: '{missing[0]}' is missing.")
         tensor = torch.cat([state[source] for source in sources]) if len(sources) > 1 else state[sources[0]]
         if tensor.shape != target.shape:
-            raise SensoriumError(f"{where}: '{sources[0]}' has shape {list(tensor.shape)}, its place {list(target.shape)}.")
+            raise SensoriumError(
+                f"{where}: '{sources[0]}' has shape {list(tensor.shape)}, its place {list(target.shape)}."
+            )
         ours[name] = tensor.to(target.dtype).contiguous()
         used.update(sources)
     strange = [name for name in state if name not in used and not any(re.search(p, name) for p in DROPPED)]
     if strange:
-        raise SensoriumError(f"{where}: '{strange[0]}' is unknown{f' (and {len(strange) - 1} more)' if len(strange) > 1 else ''}.")
+        raise SensoriumError(
+            f"{where}: '{strange[0]}' is unknown{f' (and {len(strange) - 1} more)' if len(strange) > 1 else ''}."
+        )
     return ours
 
 

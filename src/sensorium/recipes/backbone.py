@@ -22,7 +22,9 @@ def choices(needs: type) -> tuple[str, ...]:
     return VITS if needs is TokenEncoder else NAMES
 
 
-def build_backbone(given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any):
+def build_backbone(
+    given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
+):
     """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
 
     ``None`` follows from the machine: on a CPU, or at 64 px and below, the narrow ResNet where the method takes one, because it
@@ -44,7 +46,9 @@ def build_backbone(given: str | None, on: Situation, settings: Settings, *, by: 
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise SensoriumError(f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join(choices(needs))}, or a path.")
+        raise SensoriumError(
+            f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join(choices(needs))}, or a path."
+        )
     try:
         require(network, needs, by=by, choices=", ".join(choices(needs)))
     except TypeError as error:
@@ -55,7 +59,15 @@ def build_backbone(given: str | None, on: Situation, settings: Settings, *, by: 
 def _auto(on: Situation, needs: type) -> tuple[str, str]:
     small = on.device == "cpu" or on.image_size <= 64
     if needs is TokenEncoder:
-        return ("vit-micro", f"masks patches; {on.image_size} px on {on.device}") if small else ("vit-small", "masks patches; GPU")
+        return (
+            ("vit-micro", f"masks patches; {on.image_size} px on {on.device}")
+            if small
+            else ("vit-small", "masks patches; GPU")
+        )
     if on.device == "cpu":
         return "resnet-micro", f"{on.cores}-core CPU: a narrow ResNet learns more per minute than a ViT"
-    return ("resnet-18", f"images of {on.image_size} px") if small else ("resnet-50", f"images of {on.image_size} px on {on.device}")
+    return (
+        ("resnet-18", f"images of {on.image_size} px")
+        if small
+        else ("resnet-50", f"images of {on.image_size} px on {on.device}")
+    )

@@ -13,7 +13,9 @@ from sensorium.recipes.recipe import Settings, Situation
 UNDECAYED = ("cls_token", "pos_embed", "mask_token", "reg_token")
 
 
-def adamw(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Callable[[Method], torch.optim.Optimizer]:
+def adamw(
+    lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
+) -> Callable[[Method], torch.optim.Optimizer]:
     """AdamW over the trainable parameters; biases, norms and learned tokens are not decayed (MAE, appendix A)."""
 
     def build(method: Method) -> torch.optim.Optimizer:
@@ -37,4 +39,25 @@ def pick_batch_size(given: int | None, on: Situation, settings: Settings, *, mos
 
 def pick_lr(given: float | None, base: float, batch_size: int, settings: Settings) -> float:
     """``base`` is for a batch of 256; adaptive optimizers want it scaled by the square root of the batch."""
-    return settings.pick("lr", given, base * math.sqrt(batch_size / 256), f"{base:g} at batch 256, square-root scaling to batch {batch_size}")
+    return settings.pick(
+        "lr",
+        given,
+        base * math.sqrt(batch_size / 256),
+        f"{base:g} at batch 256, square-root scaling to batch {batch_size}",
+    )
+
+
+def pick_view_size(given: int | None, network: object, on: Situation, settings: Settings) -> int:
+    """Side of the training crops in pixels: three quarters of a small picture for a ResNet on a CPU, else the picture's.
+
+    A convolutional network that saw smaller crops does as well on whole pictures (Touvron et al., 2019, arXiv:1906.06423),
+    and sees nearly twice as many a minute.
+    """
+    cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and not hasattr(network, "patch_size")
+    size = on.image_size * 3 // 4 // 8 * 8 if cheap else on.image_size
+    why = (
+        "three quarters of the picture: nearly twice as many a minute on a CPU"
+        if cheap
+        else f"image size {on.image_size}"
+    )
+    return settings.pick("view_size", given, size, why)

@@ -12,7 +12,7 @@ from sensorium.parts.heads import DINOHead, ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.protocols import TokenEncoder
 from sensorium.recipes.backbone import build_backbone
-from sensorium.recipes.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipes.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipes.recipe import Recipe, Settings, Situation
 from sensorium.selfsup.dino import DINO
 from sensorium.selfsup.mae import MAE
@@ -31,6 +31,7 @@ def simclr(
     temperature: float | None = None,
     projection: int = 128,
     crop_min: float | None = None,
+    view_size: int | None = None,
     strength: float = 0.5,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
@@ -47,6 +48,7 @@ def simclr(
     temperature: of the softmax over similarities; lower for small batches.
     projection: width of the space in which views are compared.
     crop_min: smallest share of the picture that a crop may keep.
+    view_size: side of the crops in pixels.
     strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
@@ -58,7 +60,8 @@ def simclr(
     smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
-    views = augment.simclr_views(on.mean, on.std, on.image_size, strength=strength, scale=(smallest, 1.0))
+    side = pick_view_size(view_size, network, on, s)
+    views = augment.simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
     return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
 
 
@@ -98,8 +101,19 @@ def mae(
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 1.5e-3, batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
-    depth = s.pick("decoder_depth", decoder_depth, 2 if network.depth <= 6 else 4 if network.depth < 12 else 8, f"encoder depth {network.depth}")
-    s.note(weight_decay=weight_decay, warmup=warmup, mask_ratio=mask_ratio, normalize_targets=normalize_targets, crop_min=crop_min)
+    depth = s.pick(
+        "decoder_depth",
+        decoder_depth,
+        2 if network.depth <= 6 else 4 if network.depth < 12 else 8,
+        f"encoder depth {network.depth}",
+    )
+    s.note(
+        weight_decay=weight_decay,
+        warmup=warmup,
+        mask_ratio=mask_ratio,
+        normalize_targets=normalize_targets,
+        crop_min=crop_min,
+    )
     if not 0.0 < mask_ratio < 1.0:
         raise SensoriumError(f"--mask-ratio {mask_ratio} is not between 0 and 1; the paper's is 0.75.")
     method = MAE(
@@ -129,6 +143,7 @@ def dino(
     prototypes: int | None = None,
     local_crops: int | None = None,
     local_size: int | None = None,
+    view_size: int | None = None,
 ) -> Recipe:
     """DINO (Caron et al., 2021): a student that sees crops predicts what its own moving average makes of the whole.
 
@@ -147,6 +162,7 @@ def dino(
     prototypes: width of the output.
     local_crops: small crops a picture, beside the two global ones.
     local_size: their side in pixels.
+    view_size: side of the global crops in pixels.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO")
@@ -157,11 +173,17 @@ def dino(
     tau_t = s.pick("tau_teacher", tau_teacher, 0.04 if batch < 512 else 0.07, f"batch {batch}")
     width = s.pick("prototypes", prototypes, 2048 if on.images < 200_000 else 65_536, f"{on.images:,} training images")
     locals_ = s.pick("local_crops", local_crops, 2 if on.image_size <= 64 else 6, f"image size {on.image_size}")
-    small = s.pick("local_size", local_size, _local_size(on.image_size, getattr(network, "patch_size", 1)), f"half of {on.image_size} px")
+    side = pick_view_size(view_size, network, on, s)
+    crop = _local_size(side, getattr(network, "patch_size", 1))
+    small = s.pick("local_size", local_size, crop, f"half of {side} px")
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
-    method = DINO(network, _dino_head(network, width, on), tau_s=tau_student, tau_t=(min(0.04, tau_t), tau_t), momentum=start)
-    views = augment.dino_views(on.mean, on.std, on.image_size, small, locals_)
-    return Recipe("dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s)
+    method = DINO(
+        network, _dino_head(network, width, on), tau_s=tau_student, tau_t=(min(0.04, tau_t), tau_t), momentum=start
+    )
+    views = augment.dino_views(on.mean, on.std, side, small, locals_)
+    return Recipe(
+        "dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s
+    )
 
 
 def _dino_head(network, width: int, on: Situation) -> DINOHead:
@@ -185,6 +207,7 @@ def supervised(
     warmup: float = 0.1,
     label_smoothing: float = 0.1,
     crop_min: float = 0.3,
+    view_size: int | None = None,
 ) -> Recipe:
     """The baseline that needs every label: cross-entropy with crops, flips and colour jitter.
 
@@ -199,15 +222,28 @@ def supervised(
     warmup: share of the budget over which the learning rate rises.
     label_smoothing: probability mass given to the other classes.
     crop_min: smallest share of the picture that a crop may keep.
+    view_size: side of the crops in pixels.
     """
     if len(on.classes) < 2:
         what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
-        raise SensoriumError(f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class.")
+        raise SensoriumError(
+            f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class."
+        )
     s = Settings()
     network = build_backbone(backbone, on, s, by="the supervised baseline")
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    views = augment.supervised_views(on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
-    return Recipe("supervised", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s)
+    views = augment.supervised_views(
+        on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05)
+    )
+    return Recipe(
+        "supervised",
+        method,
+        views,
+        adamw(rate, weight_decay, (0.9, 0.99)),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+    )
