@@ -57,7 +57,7 @@ def compared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--label-seeds",
         "2",
     ]
-    main([*words, "--image-size", "24", "--out", str(out), "--quiet"])
+    main([*words, "--image-size", "24", "--tune-steps", "4", "--out", str(out), "--quiet"])
     return out
 
 
@@ -107,7 +107,7 @@ def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, ca
         "--label-seeds",
         "2",
     ]
-    code, out, _ = run(capsys, *words, "--image-size", "24", "--out", str(compared), "--quiet")
+    code, out, _ = run(capsys, *words, "--image-size", "24", "--tune-steps", "4", "--out", str(compared), "--quiet")
     assert code == 0
     assert "report.html" in re.sub(r"\s+", "", out)
     assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
@@ -119,7 +119,16 @@ def test_evaluate_embed_neighbors_export(
     import pyarrow.parquet as pq
 
     code, out, _ = run(
-        capsys, "evaluate", str(compared / "simclr"), "--labels", "50%,100%", "--label-seeds", "2", "--json"
+        capsys,
+        "evaluate",
+        str(compared / "simclr"),
+        "--labels",
+        "50%,100%",
+        "--label-seeds",
+        "2",
+        "--tune-steps",
+        "4",
+        "--json",
     )
     assert code == 0
     assert json.loads(out)["knn"]["n"] > 0

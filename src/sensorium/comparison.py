@@ -44,6 +44,7 @@ class Job:
     image_size: int | None
     limit: int | None
     finetune: bool
+    tune_steps: int | None
     progress: bool
 
 
@@ -64,6 +65,7 @@ def compare(
     image_size: int | None = None,
     limit: int | None = None,
     finetune: bool = True,
+    tune_steps: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
@@ -84,14 +86,21 @@ def compare(
     common = {
         "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
         "backbone": backbone, "devices": devices, "precision": precision, "image_size": image_size, "limit": limit,
-        "finetune": finetune, "progress": progress and jobs == 1,
+        "finetune": finetune, "tune_steps": tune_steps, "progress": progress and jobs == 1,
     }  # fmt: skip
     todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         list(pool.map(_in_own_process, todo))
     networks = _networks(ready, todo, folder)
     beside = judge_baselines(
-        ready, networks, folder, labels=labels, label_seeds=label_seeds, finetune=finetune, progress=progress
+        ready,
+        networks,
+        folder,
+        labels=labels,
+        label_seeds=label_seeds,
+        finetune=finetune,
+        tune_steps=tune_steps,
+        progress=progress,
     )
     beside.pop("asked", None)
     results: dict[str, Any] = {
@@ -161,7 +170,13 @@ def _child(job: Job) -> None:
         )  # fmt: skip
         if run.finished:
             judge(
-                run, ready, labels=job.labels, label_seeds=job.label_seeds, finetune=job.finetune, progress=job.progress
+                run,
+                ready,
+                labels=job.labels,
+                label_seeds=job.label_seeds,
+                finetune=job.finetune,
+                tune_steps=job.tune_steps,
+                progress=job.progress,
             )
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -48,6 +48,7 @@ def judge(
     labels: str = "1%,10%,100%",
     label_seeds: int = 3,
     finetune: bool = True,
+    tune_steps: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbours, map.
@@ -56,7 +57,7 @@ def judge(
     """
     ready = ready or run.data()
     path = run.folder / "evaluation.json"
-    asked = {"labels": labels, "label_seeds": label_seeds}
+    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked}
@@ -79,7 +80,7 @@ def judge(
         piece("knn", lambda: knn(features[0], y, features[1], yt, len(ready.train.classes)))
         piece("linear", lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds))
         if finetune:
-            piece("finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds))
+            piece("finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, tune_steps))
     piece("neighbors", lambda: _neighbors(features, ready))
     piece("map", lambda: _map(features[-1], ready))
     piece("pictures", lambda: run_pictures(run, ready))
@@ -94,6 +95,7 @@ def judge_baselines(
     labels: str,
     label_seeds: int,
     finetune: bool,
+    tune_steps: int | None = None,
     progress: bool,
 ) -> dict[str, Any]:
     """Raw pixels, majority class, and for each backbone its random weights and training from scratch on the same labels.
@@ -104,7 +106,7 @@ def judge_baselines(
         return {}
     assert ready.test is not None
     path = folder / "baselines.json"
-    asked = {"labels": labels, "label_seeds": label_seeds}
+    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked, "random": {}, "scratch": {}}
@@ -125,7 +127,7 @@ def judge_baselines(
             write_json(path, found)
         if finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = _tuned(baselines.scratch, fresh, ready, fractions, seeds)
+            found["scratch"][name] = _tuned(baselines.scratch, fresh, ready, fractions, seeds, tune_steps)
             write_json(path, found)
     return found
 
@@ -162,7 +164,12 @@ def _features(run: Run, ready: Prepared) -> list[Tensor]:
 
 
 def _tuned(
-    how: Callable[..., Any], network: Any, ready: Prepared, fractions: tuple[float, ...], seeds: tuple[int, ...]
+    how: Callable[..., Any],
+    network: Any,
+    ready: Prepared,
+    fractions: tuple[float, ...],
+    seeds: tuple[int, ...],
+    most: int | None,
 ) -> dict[str, Any]:
     """Fine-tune a backbone, or train what a builder gives from scratch: same steps, labels, batches and augmentation."""
     train, test, device = ready.train, ready.test, device_name()
@@ -170,7 +177,7 @@ def _tuned(
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     precision = "bf16" if fast_bf16(device) else "float32"
     return how(
-        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=steps, batch_size=batch, precision=precision
+        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=most or steps, batch_size=batch, precision=precision
     )  # fmt: skip
 
 

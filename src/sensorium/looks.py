@@ -26,7 +26,8 @@ def run_pictures(run: Run, ready: Prepared) -> list[dict[str, str]]:
     raw = torch.from_numpy(np.array(pixels.images[chosen]))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.situation.mean, run.situation.std))
     images = (raw.float() / 255 - mean) / std
-    method, made = run.method, []
+    method: Any = run.method
+    made = []
     folder = run.folder / "pictures"
     with torch.no_grad():
         if isinstance(method, Pictures):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,9 +63,15 @@ def situate(prepared: Prepared) -> Situation:
 
     device = device_name()
     pixels = prepared.train
-    mean, std = (tuple(float(v) for v in values) for values in (pixels.mean, pixels.std))
     return Situation(
-        prepared.size, len(pixels), tuple(pixels.classes), mean, std, device, os.cpu_count() or 1, fast_bf16(device)
+        prepared.size,
+        len(pixels),
+        tuple(pixels.classes),
+        pixels.mean,
+        pixels.std,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
     )  # type: ignore[arg-type]
 
 
@@ -104,9 +110,8 @@ class Run:
             ) from None
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
-        self.situation = Situation(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
-        )
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
+        self.situation = Situation(**kept)
 
     @property
     def name(self) -> str:
@@ -245,12 +250,12 @@ def train(
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
-    run = Run(folder)
+    run, method = Run(folder), cast(Any, recipe.method)
     if run.finished and not (folder / "backbone").is_dir():
         from sensorium.published import export
 
         export(
-            recipe.method.backbone,
+            method.backbone,
             "safetensors",
             folder / "backbone",
             mean=situation.mean,
@@ -260,17 +265,17 @@ def train(
     return run
 
 
-def online_judge(ready: Prepared, most: int = 4000) -> Callable[[Method], dict[str, float]]:
-    """A quick look during training: kNN of up to 1,000 test images among ``most`` training images, feature rank and spread."""
+def online_judge(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: kNN of up to 500 test images among ``most`` training images, feature rank and spread."""
     from sensorium.evaluate.encode import encode
     from sensorium.evaluate.knn import knn
     from sensorium.training.monitor import collapse
 
     rng = np.random.default_rng(0)
     train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:most]))
-    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:1000])) if ready.test is not None else None
+    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:500])) if ready.test is not None else None
 
-    def judge(method: Method) -> dict[str, float]:
+    def judge(method: Any) -> dict[str, float]:
         device = next(method.parameters()).device
         features = encode(method, train, device=device)
         found = collapse(features)
@@ -292,7 +297,7 @@ def write_json(path: Path, value: Any) -> None:
     """Atomically."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _clear(folder: Path) -> None:

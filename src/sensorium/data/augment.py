@@ -31,10 +31,12 @@ from sensorium.data.draw import Draw
 
 GREY = (0.2989, 0.587, 0.114)  # what torchvision and Pillow weigh red, green and blue with (ITU-R 601-2)
 HUE = 3  # the operations in ``Jitter.order``: 0 brightness, 1 contrast, 2 saturation, 3 hue
-# floats worked on at once: a megabyte stays near a core, in its second-level cache
 _DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
 _BLUR_BLOCK = 32  # outputs of a blur done at once: fewer multiply zeros, more pay for calls
+# floats worked on at once: a megabyte stays near a core, in its second-level cache
 _CPU_STACK, _GPU_STACK = 1 << 18, 1 << 25
+_DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
+_BLUR_BLOCK = 32  # outputs of a blur done at once: fewer multiply zeros, more pay for calls
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -33,8 +33,12 @@ def export(
     An MAE goes to Hugging Face whole, as ViTMAE; every other method as its backbone. mean, std: of the pixels in 0..1
     scale. Raises SensoriumError where the format cannot hold the network, and says which can.
     """
-    told = getattr(network, "normalization", None)
-    mean, std = mean or (told[0] if told else (0.5,) * 3), std or (told[1] if told else (0.5,) * 3)
+    told: Any = getattr(network, "normalization", None)
+    told = told or ((0.5,) * 3, (0.5,) * 3)
+    mean = told[0] if mean is None else mean
+    std = told[1] if std is None else std
+    assert mean is not None
+    assert std is not None
     whole = isinstance(network, MAE) and to == "hf"
     inner = network if whole else getattr(network, "backbone", network)
     if not isinstance(inner, (ViT, ResNet, MAE)):

@@ -42,12 +42,12 @@ def load_backbone(path: str | Path) -> nn.Module:
     """The backbone of a checkpoint or of a run's folder."""
     folder = Path(path)
     exported = folder / "backbone"
-    network = load(exported if (exported / "config.json").is_file() else path)
-    return network.backbone if isinstance(network, MAE) else network
+    network: Any = load(exported if (exported / "config.json").is_file() else path)
+    return getattr(network, "backbone", network)
 
 
 def _from_directory(folder: Path) -> nn.Module:
-    config, kind = read_config(folder), None
+    config = read_config(folder)
     kind = config.get("model_type")
     builders = {
         "vit": _hf_vit,
@@ -60,7 +60,7 @@ def _from_directory(folder: Path) -> nn.Module:
         return _from_file(folder / "model.safetensors", config.get("model_args", {}).get("num_heads"))
     if kind not in builders:
         raise SensoriumError(f"{folder / 'config.json'}: model_type '{kind}' is not one of {', '.join(builders)}.")
-    state = tensors_of(read_weights(folder)) if kind != "vit_mae" else {k: v for k, v in read_weights(folder).items()}
+    state = tensors_of(read_weights(folder)) if kind != "vit_mae" else read_weights(folder)
     try:
         network = builders[kind](config, state, str(folder))
     except KeyError as error:
@@ -198,7 +198,7 @@ def _hf_resnet(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
 
 
 def _own(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> nn.Module:
-    numbers = {k: tuple(v) if isinstance(v, list) else v for k, v in config["numbers"].items()}
+    numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["numbers"].items()}
     if config["model_type"] == "sensorium_vit":
         _bounded(int(numbers["depth"]), _count(state, r"blocks\.(\d+)\."), "depth", where)
         return _filled(lambda: ViT(**numbers), state, names.same(), where)
@@ -227,7 +227,7 @@ def _from_file(path: Path, heads: int | None) -> nn.Module:
         raise SensoriumError(
             f"{where}: neither a ViT nor a ResNet by its keys (it begins with {', '.join(list(state)[:3]) or 'nothing'})."
         )
-    network.normalization = IMAGENET
+    network.normalization = IMAGENET  # type: ignore[assignment]
     return network
 
 

@@ -117,7 +117,7 @@ def read(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Names
     used: set[str] = set()
     ours: dict[str, Tensor] = {}
     for name, target in wanted.items():
-        sources = names(name)
+        sources = list(names(name))
         if name.endswith("num_batches_tracked") and sources[0] not in state:
             ours[name] = torch.zeros((), dtype=torch.long)
             continue

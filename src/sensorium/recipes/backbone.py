@@ -24,7 +24,7 @@ def choices(needs: type) -> tuple[str, ...]:
 
 def build_backbone(
     given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
-):
+) -> Any:
     """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
 
     ``None`` follows from the machine: on a CPU, or at 64 px and below, the narrow ResNet where the method takes one, because it
@@ -35,7 +35,7 @@ def build_backbone(
     if Path(name).exists():
         from sensorium.published import load_backbone
 
-        network = load_backbone(Path(name))
+        network: Any = load_backbone(Path(name))
         settings.pick("backbone_size", None, type(network).__name__, f"read from {name}")
     elif name in RESNETS:
         network = resnet(name.removeprefix("resnet-"), on.image_size)
