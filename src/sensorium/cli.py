@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +68,8 @@ def demo(*, out: Path = Path("sensorium-demo"), budget: str = "45s", images: int
         data=f"scenes:{images}",
         budget=budget,
         labels="5%,100%",
+        label_seeds=2,
+        tune_steps=60,
         out=out,
         quiet=quiet,
     )
@@ -92,8 +96,11 @@ def data(
     """
     from sensorium.data.diagnose import diagnose
     from sensorium.data.open import open_data
+    from sensorium.runs import bar
 
-    found = diagnose(open_data(path, test=test, limit=limit))
+    opened = open_data(path, test=test, limit=limit)
+    with bar("looking", not as_json) as advance:
+        found = diagnose(opened, progress=advance)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     else:
@@ -341,6 +348,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: errors that people can mend are one line and exit code 1 (2 for a wrong command line)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what runs writes a checkpoint
     words = [word for word in words if word != "--debug"]
     try:
         _own_recipe(words)
@@ -366,6 +375,10 @@ def main(arguments: list[str] | None = None) -> None:
             soft_wrap=True,
         )
         raise SystemExit(1) from None
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _own_recipe(words: list[str]) -> None:

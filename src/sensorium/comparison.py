@@ -22,7 +22,7 @@ from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
 from sensorium.judge import check_fractions, judge, judge_baselines
 from sensorium.report import verdict, write_report, write_results
-from sensorium.runs import Prepared, make_recipe, prepare, situate, train, write_json
+from sensorium.runs import Prepared, bar, make_recipe, prepare, situate, train, write_json
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def compare(
             find(name)
     Budget.parse(budget)
     folder = Path(out)
-    ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=folder / "cache")
+    ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=folder / "cache", progress=progress)
     check_fractions(ready, labels)
-    findings = diagnose(ready.opened).as_dict()
+    with bar("looking for what is wrong with the data", progress) as advance:
+        findings = diagnose(ready.opened, progress=advance).as_dict()
     names = _names(methods)
     common = {
         "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
@@ -89,8 +90,15 @@ def compare(
         "finetune": finetune, "tune_steps": tune_steps, "progress": progress and jobs == 1,
     }  # fmt: skip
     todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
+    children: list[Any] = []
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        list(pool.map(_in_own_process, todo))
+        try:
+            list(pool.map(partial(_in_own_process, children=children), todo))
+        except KeyboardInterrupt:
+            for child in children:  # each writes a checkpoint and ends; nothing else is started
+                if child.is_alive():
+                    child.terminate()
+            raise
     networks = _networks(ready, todo, folder)
     beside = judge_baselines(
         ready,
@@ -139,16 +147,12 @@ def _names(methods: Sequence[str]) -> list[str]:
     return names
 
 
-def _in_own_process(job: Job) -> None:
+def _in_own_process(job: Job, children: list[Any]) -> None:
     """Run and judge a job; what goes wrong is kept in its folder."""
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=_child, args=(job,), name=job.name)
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(job,), name=job.name)
     child.start()
-    try:
-        child.join()
-    except KeyboardInterrupt:
-        child.join(60)
-        raise
+    children.append(child)
+    child.join()
     folder = Path(job.out) / job.name
     if child.exitcode and child.exitcode < 0 and not (folder / "error.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,17 +39,54 @@ class Prepared:
     size: int
 
 
+@contextmanager
+def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on standard error for work of known length; gives None where it is not wanted or nobody would see it."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def show_settings(recipe: Recipe) -> None:
+    """Every resolved setting and where it came from, on standard error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, setting in recipe.settings.items():
+        value = f"{setting.value:g}" if isinstance(setting.value, float) else str(setting.value)
+        table.add_row(f"  {name}", value, f"[dim]{setting.source}[/]")
+    console = Console(stderr=True)
+    console.print(f"[bold]{recipe.name}[/]")
+    console.print(table)
+
+
 def prepare(
-    data: str, *, test: str | None = None, image_size: int | None = None, limit: int | None = None, folder: Path
+    data: str,
+    *,
+    test: str | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+    folder: Path,
+    progress: bool = False,
 ) -> Prepared:
     """Open ``data``, choose the working size (``image_size`` pixels, or what the pictures suggest) and cache the pixels under ``folder``."""
     opened = open_data(data, test=test, limit=limit)
     size = image_size or natural_size(opened.train, cpu=device_name() == "cpu")
     if size < 8:
         raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
-    train = cache(opened.train, size, folder)
-    held = opened.test or opened.val
-    return Prepared(opened, train, cache(held, size, folder) if held is not None else None, size)
+    held = opened.test if opened.test is not None else opened.val
+    with bar("decoding", progress) as advance:
+        train = cache(opened.train, size, folder, progress=advance)
+    with bar("decoding the test set", progress) as advance:
+        test_pixels = None if held is None else cache(held, size, folder, progress=advance)
+    return Prepared(opened, train, test_pixels, size)
 
 
 def device_name() -> str:
@@ -209,7 +248,9 @@ def train(
     if fresh and folder.exists():
         _clear(folder)
     pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
-    ready = prepared or prepare(data, test=test, image_size=image_size, limit=limit, folder=pixels_folder)
+    ready = prepared or prepare(
+        data, test=test, image_size=image_size, limit=limit, folder=pixels_folder, progress=progress
+    )
     if len(ready.train) < 8:
         raise SensoriumError(
             f"{data}: only {len(ready.train)} readable training images; 8 is the least that can be learned from."
@@ -229,6 +270,8 @@ def train(
         "budget": budget,
     }
     folder.mkdir(parents=True, exist_ok=True)
+    if progress and not (folder / "outcome.json").is_file():
+        show_settings(recipe)
     if not (folder / "run.json").is_file():
         write_json(folder / "run.json", run_info)
     fit(

@@ -116,10 +116,13 @@ class Scenes:
         """The picture alone: uint8 [3, S, S]."""
         return self.images([index])[0]
 
-    def images(self, indices: Sequence[int] | np.ndarray | range) -> Tensor:
-        """Pictures of several scenes, drawn together and much faster than one by one: uint8 [n, 3, S, S]."""
+    def images(self, indices: Sequence[int] | np.ndarray | range, size: int | None = None) -> Tensor:
+        """Pictures of several scenes, drawn together and much faster than one by one: uint8 [n, 3, S, S].
+
+        ``size`` draws the same scenes at another size than the set's own.
+        """
         wanted = np.array([self._check(int(i)) for i in indices], dtype=np.int64)
-        return torch.from_numpy(draw(lay_out(self.seed, wanted), self.size))
+        return torch.from_numpy(draw(lay_out(self.seed, wanted), size or self.size))
 
     def clip(self, index: int, frames: int = 16) -> dict[str, Tensor]:
         """Scene ``index`` in motion: ``frames`` uint8 [T, 3, S, S] and ``actions`` int64 [T], indices into ``actions``.
