@@ -45,6 +45,7 @@ class Job:
     limit: int | None
     finetune: bool
     tune_steps: int | None
+    tune_seconds: float | None
     progress: bool
 
 
@@ -77,7 +78,9 @@ def compare(
     for name in methods:
         if ":" not in name:
             find(name)
-    Budget.parse(budget)
+    spend = Budget.parse(budget)
+    # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
+    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
     folder = Path(out)
     ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=folder / "cache", progress=progress)
     check_fractions(ready, labels)
@@ -87,7 +90,7 @@ def compare(
     common = {
         "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
         "backbone": backbone, "devices": devices, "precision": precision, "image_size": image_size, "limit": limit,
-        "finetune": finetune, "tune_steps": tune_steps, "progress": progress and jobs == 1,
+        "finetune": finetune, "tune_steps": tune_steps, "tune_seconds": tune_seconds, "progress": progress and jobs == 1,
     }  # fmt: skip
     todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
     children: list[Any] = []
@@ -108,6 +111,7 @@ def compare(
         label_seeds=label_seeds,
         finetune=finetune,
         tune_steps=tune_steps,
+        tune_seconds=tune_seconds,
         progress=progress,
     )
     beside.pop("asked", None)
@@ -180,6 +184,7 @@ def _child(job: Job) -> None:
                 label_seeds=job.label_seeds,
                 finetune=job.finetune,
                 tune_steps=job.tune_steps,
+                tune_seconds=job.tune_seconds,
                 progress=job.progress,
             )
     except KeyboardInterrupt:

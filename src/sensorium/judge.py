@@ -49,6 +49,7 @@ def judge(
     label_seeds: int = 3,
     finetune: bool = True,
     tune_steps: int | None = None,
+    tune_seconds: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbours, map.
@@ -57,7 +58,7 @@ def judge(
     """
     ready = ready or run.data()
     path = run.folder / "evaluation.json"
-    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps}
+    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps, "tune_seconds": tune_seconds}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked}
@@ -80,7 +81,9 @@ def judge(
         piece("knn", lambda: knn(features[0], y, features[1], yt, len(ready.train.classes)))
         piece("linear", lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds))
         if finetune:
-            piece("finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, tune_steps))
+            piece(
+                "finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, (tune_steps, tune_seconds))
+            )
     piece("neighbors", lambda: _neighbors(features, ready))
     piece("map", lambda: _map(features[-1], ready))
     piece("pictures", lambda: run_pictures(run, ready))
@@ -96,6 +99,7 @@ def judge_baselines(
     label_seeds: int,
     finetune: bool,
     tune_steps: int | None = None,
+    tune_seconds: float | None = None,
     progress: bool,
 ) -> dict[str, Any]:
     """Raw pixels, majority class, and for each backbone its random weights and training from scratch on the same labels.
@@ -106,7 +110,7 @@ def judge_baselines(
         return {}
     assert ready.test is not None
     path = folder / "baselines.json"
-    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps}
+    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps, "tune_seconds": tune_seconds}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked, "random": {}, "scratch": {}}
@@ -127,7 +131,9 @@ def judge_baselines(
             write_json(path, found)
         if finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = _tuned(baselines.scratch, fresh, ready, fractions, seeds, tune_steps)
+            found["scratch"][name] = _tuned(
+                baselines.scratch, fresh, ready, fractions, seeds, (tune_steps, tune_seconds)
+            )
             write_json(path, found)
     return found
 
@@ -169,15 +175,19 @@ def _tuned(
     ready: Prepared,
     fractions: tuple[float, ...],
     seeds: tuple[int, ...],
-    most: int | None,
+    most: tuple[int | None, float | None],
 ) -> dict[str, Any]:
-    """Fine-tune a backbone, or train what a builder gives from scratch: same steps, labels, batches and augmentation."""
+    """Fine-tune a backbone, or train what a builder gives from scratch: same labels, batches and augmentation.
+
+    ``most`` bounds the steps and the seconds of each training.
+    """
     train, test, device = ready.train, ready.test, device_name()
     views = supervised_views(train.mean, train.std, ready.size, scale=(0.3, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     precision = "bf16" if fast_bf16(device) else "float32"
     return how(
-        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=most or steps, batch_size=batch, precision=precision
+        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=most[0] or steps,
+        seconds=most[1], batch_size=batch, precision=precision
     )  # fmt: skip
 
 

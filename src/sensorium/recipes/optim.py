@@ -30,11 +30,18 @@ def adamw(
     return build
 
 
-def pick_batch_size(given: int | None, on: Situation, settings: Settings, *, most: int = 256) -> int:
-    """256, or what leaves at least eight steps a pass over a small data set (a power of two, 8 or more)."""
+def pick_batch_size(given: int | None, on: Situation, settings: Settings, *, cpu: int = 64) -> int:
+    """256 on a GPU, ``cpu`` on a CPU, or what leaves at least eight steps a pass over a small data set (a power of two, 8 or more).
+
+    A CPU is no faster with large batches, and minutes on it are few: what counts is how many updates they hold.
+    """
+    most, why = (
+        (cpu, "a CPU gains nothing from larger batches, and has time for few")
+        if on.device == "cpu"
+        else (256, "one GPU")
+    )
     fit = 2 ** max(3, int(math.log2(max(on.images / 8, 8))))
-    why = f"{on.images:,} training images" if fit < most else "the usual size for one machine"
-    return settings.pick("batch_size", given, min(most, fit), why)
+    return settings.pick("batch_size", given, min(most, fit), f"{on.images:,} training images" if fit < most else why)
 
 
 def pick_lr(given: float | None, base: float, batch_size: int, settings: Settings) -> float:

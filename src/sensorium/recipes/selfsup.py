@@ -53,7 +53,7 @@ def simclr(
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR")
-    batch = pick_batch_size(batch_size, on, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
@@ -97,7 +97,9 @@ def mae(
     crop_min: smallest share of the picture that a crop may keep.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean")
+    network = build_backbone(
+        backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean", init="xavier"
+    )
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 1.5e-3, batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
