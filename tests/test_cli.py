@@ -276,3 +276,40 @@ def test_a_wrong_command_line_is_exit_code_two(words: list[str], capsys: pytest.
     code, out, err = run(capsys, *words)
     assert code == 2
     assert "Traceback" not in err + out
+
+
+def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    """SIGTERM to the command: a checkpoint, exit code 130, and the same command finishes the run with each step once."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    out = tmp_path / "run"
+    words = [
+        sys.executable,
+        "-m",
+        "sensorium",
+        "train",
+        "simclr",
+        "--data",
+        "digits",
+        "--budget",
+        "40steps",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
+    first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = out / "metrics.csv", time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_text().splitlines()) > 4):
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    assert "goes on from here" in said
+    assert (out / "last.ckpt").is_file()
+    assert not (out / "outcome.json").exists()
+    assert subprocess.run(words, capture_output=True).returncode == 0
+    steps = [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
+    assert steps == [str(k) for k in range(40)]

@@ -317,6 +317,8 @@ def show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> Non
     from sensorium.runs import train
 
     run = train(name, progress=progress, **arguments)
+    if not run.finished:
+        raise KeyboardInterrupt
     o = run.outcome
     console.print(
         f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}"

@@ -237,7 +237,7 @@ def _collect(folder: Path, job: Job) -> dict[str, Any]:
             "backbone": info["settings"].get("backbone", {}).get("value"),
         }
     if outcome:
-        entry |= outcome
+        entry |= {key: value for key, value in outcome.items() if key != "fingerprint"}
         entry |= {key: value for key, value in scores.items() if key != "asked"}
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",

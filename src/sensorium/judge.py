@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.augment import supervised_views
 from sensorium.data.cache import Pixels
+from sensorium.data.views import supervised_views
 from sensorium.errors import SensoriumError
 from sensorium.evaluate import baselines
 from sensorium.evaluate.cost import flops_per_image, parameters

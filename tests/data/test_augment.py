@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from sensorium.data import augment
+from sensorium.data import views as compose
 from sensorium.data.draw import Draw
 
 LEVEL = 1 / 255
@@ -167,7 +168,7 @@ def test_arguments_are_left_alone():
         augment.solarize(images, draw(8), 1.0)
         augment.gaussian_blur(images, draw(8), 3, (1.0, 1.0), 1.0)
         augment.normalize(images, MEAN, STD)
-        augment.simclr_views(MEAN, STD, 32, blur=1.0)(images, torch.zeros(8), draw(8))
+        compose.simclr_views(MEAN, STD, 32, blur=1.0)(images, torch.zeros(8), draw(8))
         assert torch.equal(images, kept)
 
 
@@ -234,7 +235,7 @@ def test_jitter_is_drawn_as_torchvision_draws_it():
 def test_views_have_the_statistics_of_torchvisions_pipeline():
     size, count = 32, 700
     image = pixels(1, 40)
-    ours = augment.simclr_views((0, 0, 0), (1, 1, 1), size, strength=0.5)
+    ours = compose.simclr_views((0, 0, 0), (1, 1, 1), size, strength=0.5)
     batch = ours(image.expand(count, -1, -1, -1), torch.zeros(count), draw(count))["views"][0]
     torch.manual_seed(0)
     transform = v2.Compose(
@@ -260,12 +261,12 @@ def test_views_have_the_statistics_of_torchvisions_pipeline():
 # ------------------------------------------------------------------------------------------- samples, batches, views
 
 
-def all_views(size: int) -> dict[str, augment.Views]:
+def all_views(size: int) -> dict[str, compose.Views]:
     return {
-        "simclr": augment.simclr_views(MEAN, STD, size, blur=0.5),
-        "dino": augment.dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
-        "mae": augment.mae_views(MEAN, STD, size, 16),
-        "supervised": augment.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
+        "simclr": compose.simclr_views(MEAN, STD, size, blur=0.5),
+        "dino": compose.dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
+        "mae": compose.mae_views(MEAN, STD, size, 16),
+        "supervised": compose.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
     }
 
 
@@ -291,7 +292,7 @@ def test_slices_of_a_batch_are_the_rows_of_the_whole(name: str, side: int, size:
 def test_a_sample_does_not_depend_on_its_neighbours():
     count = 60
     images = pixels(count, 32)
-    views = augment.simclr_views(MEAN, STD, 32, strength=1.0, blur=0.5)
+    views = compose.simclr_views(MEAN, STD, 32, strength=1.0, blur=0.5)
     first = views(images, torch.zeros(count), draw(count))["views"]
     others = images.clone()
     others[: count // 2] = 255 - others[: count // 2]
@@ -326,7 +327,7 @@ def test_views_are_the_composition_of_their_parts():
     """A view equals torchvision's functions applied, sample by sample, with the view's own draws."""
     count, size = 30, 40
     images = pixels(count, 48).float() / 255
-    view = augment.View(size, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.7, grey_p=0.3, blur_p=0.5, solarize_p=0.3)
+    view = compose.View(size, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.7, grey_p=0.3, blur_p=0.5, solarize_p=0.3)
     ours = view(images, draw(count), MEAN, STD)
     again = draw(count)
     boxes = augment.crop_boxes(again, 48, 48)
@@ -350,7 +351,7 @@ def test_views_are_the_composition_of_their_parts():
 
 def test_autocast_does_not_lower_the_precision_of_views():
     images = pixels(6, 32)
-    views = augment.simclr_views(MEAN, STD, 32, blur=1.0)
+    views = compose.simclr_views(MEAN, STD, 32, blur=1.0)
     plain = views(images, torch.zeros(6), draw(6))["views"][0]
     with torch.autocast("cpu", torch.bfloat16):
         cast = views(images, torch.zeros(6), draw(6))["views"][0]

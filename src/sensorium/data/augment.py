@@ -10,7 +10,7 @@ parameters, written as a few passes over a stack of planes:
                                                        plane (saturation)
     hue               a shift on the hexagon of HSV, without branches: see ``_hue_``
 Each sample draws its own order of the four colour operations, as in torchvision; samples are sorted by it.
-``View`` runs them in small stacks of samples that stay in the processor's cache from the crop to the normalisation.
+``View`` (:mod:`sensorium.data.views`) runs them in small stacks of samples that stay in the processor's cache from the crop to the normalisation.
 
 Images: [B, 3, H, W], uint8 in 0..255 or float in 0..1. Results are float32 in 0..1 unless said otherwise; arguments are
 never changed. ``which`` [B] bool says which samples an operation is for.
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,6 @@ from sensorium.data.draw import Draw
 
 GREY = (0.2989, 0.587, 0.114)  # what torchvision and Pillow weigh red, green and blue with (ITU-R 601-2)
 HUE = 3  # the operations in ``Jitter.order``: 0 brightness, 1 contrast, 2 saturation, 3 hue
-_DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
-_BLUR_BLOCK = 32  # outputs of a blur done at once: fewer multiply zeros, more pay for calls
 # floats worked on at once: a megabyte stays near a core, in its second-level cache
 _CPU_STACK, _GPU_STACK = 1 << 18, 1 << 25
 _DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
@@ -190,27 +188,27 @@ def color_jitter(
 def jitter(images: Tensor, parameters: Jitter) -> Tensor:
     """Apply a jitter of known parameters, clamped to 0..1 after each operation as torchvision does."""
     out = as_float(images)
-    plan = _by_order(parameters)
-    for rows in plan[parameters.which[plan]].split(_stack(images.device, images[0].numel())):
+    plan = by_order(parameters)
+    for rows in plan[parameters.which[plan]].split(stack_of(images.device, images[0].numel())):
         stack = out[rows]
-        _jitter_(stack, parameters.factors[rows], parameters.order[rows])
+        jitter_(stack, parameters.factors[rows], parameters.order[rows])
         out[rows] = stack
     return out
 
 
-def _stack(device: torch.device, floats: int) -> int:
+def stack_of(device: torch.device, floats: int) -> int:
     """How many samples of ``floats`` values are worked on at once."""
     return max(1, (_CPU_STACK if device.type == "cpu" else _GPU_STACK) // floats)
 
 
-def _by_order(parameters: Jitter) -> Tensor:
+def by_order(parameters: Jitter) -> Tensor:
     """Rows sorted so that samples which need the same operation at the same moment are neighbours, above all hue, the dear
     one; samples without jitter come first."""
     key_B = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(1) + 256 * (parameters.order == HUE).int().argmax(1)
     return torch.argsort(torch.where(parameters.which, key_B, -1), stable=True)
 
 
-def _jitter_(images: Tensor, factors: Tensor, order: Tensor) -> None:
+def jitter_(images: Tensor, factors: Tensor, order: Tensor) -> None:
     """In place on float images; runs of samples whose next operation is the same go together."""
     x_BCN = images.view(len(images), 3, -1)
     single = factors[0].tolist() if len(images) == 1 else []  # plain numbers spare many small calls
@@ -282,7 +280,7 @@ def _grey(x_BCN: Tensor) -> Tensor:
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
-def _of(images: Tensor, which: list[bool], operation: Callable[[Tensor], Tensor]) -> Tensor:
+def apply_where(images: Tensor, which: list[bool], operation: Callable[[Tensor], Tensor]) -> Tensor:
     """``images`` with the rows ``which`` replaced, in place, by ``operation`` of them."""
     if all(which):
         return operation(images)
@@ -294,29 +292,29 @@ def _of(images: Tensor, which: list[bool], operation: Callable[[Tensor], Tensor]
 
 def grayscale(images: Tensor, draw: Draw, p: float = 0.2) -> Tensor:
     """torchvision's RandomGrayscale: each sample gets three equal channels with probability ``p``."""
-    return _of(as_float(images), draw.chance(p).tolist(), _three_greys)
+    return apply_where(as_float(images), draw.chance(p).tolist(), three_greys)
 
 
-def _three_greys(images: Tensor) -> Tensor:
+def three_greys(images: Tensor) -> Tensor:
     return _grey(images).expand_as(images).contiguous()
 
 
 def solarize(images: Tensor, draw: Draw, p: float = 0.2, threshold: float = 128 / 255) -> Tensor:
     """torchvision's RandomSolarize: with probability ``p``, a sample's values from ``threshold`` on become 1 - x."""
-    return _of(as_float(images), draw.chance(p).tolist(), lambda x: _inverted(x, threshold))
+    return apply_where(as_float(images), draw.chance(p).tolist(), lambda x: inverted(x, threshold))
 
 
-def _inverted(images: Tensor, threshold: float = 128 / 255) -> Tensor:
+def inverted(images: Tensor, threshold: float = 128 / 255) -> Tensor:
     return torch.where(images >= threshold, 1 - images, images)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std a channel, in 0..1 scale."""
-    centre, inverse = _affine(mean, std, images.device)
+    centre, inverse = affine_of(mean, std, images.device)
     return as_float(images).mul_(inverse).sub_(centre)
 
 
-def _affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+def affine_of(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
     """mean / std and 1 / std, [3, 1, 1] each."""
     mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
     return mean_C11 / std_C11, 1 / std_C11
@@ -332,18 +330,18 @@ def gaussian_blur(images: Tensor, draw: Draw, kernel: int, sigma: tuple[float, f
         raise ValueError(
             f"gaussian_blur: kernel {kernel} must be odd and less than twice the side of {tuple(images.shape)}"
         )
-    which, taps_BK, out = draw.chance(p).cpu(), _gaussian(draw.uniform(*sigma).cpu(), kernel), as_float(images)
-    for rows in which.nonzero()[:, 0].split(_stack(out.device, out[0].numel())):
-        out[rows] = _blur(out[rows], taps_BK[rows])
+    which, taps_BK, out = draw.chance(p).cpu(), gaussian_taps(draw.uniform(*sigma).cpu(), kernel), as_float(images)
+    for rows in which.nonzero()[:, 0].split(stack_of(out.device, out[0].numel())):
+        out[rows] = blur(out[rows], taps_BK[rows])
     return out
 
 
-def _gaussian(sigma_B: Tensor, kernel: int) -> Tensor:
+def gaussian_taps(sigma_B: Tensor, kernel: int) -> Tensor:
     """[B, kernel], rows sum to 1."""
     return torch.softmax(-0.5 * (torch.arange(kernel) - kernel // 2).div(sigma_B[:, None]).square(), 1)
 
 
-def _blur(x_BCHW: Tensor, taps_BK: Tensor) -> Tensor:
+def blur(x_BCHW: Tensor, taps_BK: Tensor) -> Tensor:
     """Along the rows, then the columns: each line is cut into overlapping pieces, which one matrix, a band of the Gaussian,
     turns into ``_BLUR_BLOCK`` outputs each. The planes lie as [H, 3, W] meanwhile: there both directions are plain matrices.
     """
@@ -376,154 +374,6 @@ def _reflect_(x: Tensor, reach: int, dim: int, size: int) -> Tensor:
     x.narrow(dim, reach + size, reach).copy_(x.narrow(dim, size - 1, reach).flip(dim))
     x.narrow(dim, size + 2 * reach, x.shape[dim] - size - 2 * reach).zero_()
     return x
-
-
-# --------------------------------------------------------------------------------------------------------------- views
-
-
-@dataclass(frozen=True)
-class View:
-    """One random view: crop, flip, jitter, grey, blur, solarize, in this order. ``jitter`` holds the four ColorJitter
-    strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
-
-    size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    flip_p: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: float = 0.0
-    grey_p: float = 0.0
-    blur_p: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
-    solarize_p: float = 0.0
-
-    @property
-    def kernel(self) -> int:
-        """Taps of the blur: a tenth of the side, odd (SimCLR's rule: 23 at 224), at least 3."""
-        return max(3, 2 * round(self.size / 20) + 1)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, draw: Draw, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """[B, 3, H, W] -> normalised float32 [B, 3, size, size], on the images' device."""
-        draw = replace(draw, device="cpu")
-        boxes = crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
-        mirrored, colour = draw.chance(self.flip_p), jitter_parameters(draw, *self.jitter, p=self.jitter_p)
-        grey, inverted, blurred = draw.chance(self.grey_p), draw.chance(self.solarize_p), draw.chance(self.blur_p)
-        taps = _gaussian(draw.uniform(*self.sigma), self.kernel)
-        centre, inverse = _affine(mean, std, images.device)
-        out = torch.empty(len(images), 3, self.size, self.size, device=images.device)
-        stack = _stack(images.device, 3 * self.size**2)
-        plan = torch.arange(len(images)) if stack == 1 else _by_order(colour)
-        boxes, mirrored, factors, order, taps = (t[plan] for t in (boxes, mirrored, colour.factors, colour.order, taps))
-        jittered, grey, inverted, blurred = (t[plan].tolist() for t in (colour.which, grey, inverted, blurred))
-        with torch.autocast(images.device.type, enabled=False):
-            for begin in range(0, len(images), stack):
-                now = slice(begin, begin + stack)
-                rows = now if stack == 1 else plan[now]  # a slice copies nothing
-                x = crop_resize(images[rows], boxes[now], self.size, mirrored[now])
-                if count := sum(jittered[now]):  # the plan puts them last
-                    _jitter_(x[-count:], factors[now][-count:], order[now][-count:])
-                x = _of(x, grey[now], _three_greys)
-                x = _of(x, blurred[now], lambda s, now=now: _blur(s, taps[now][torch.tensor(blurred[now])]))
-                x = _of(x, inverted[now], _inverted).mul_(inverse)
-                if stack == 1:
-                    torch.sub(x, centre, out=out[now])
-                else:
-                    out[rows] = x.sub_(centre)
-        return out
-
-
-Views = Callable[
-    [Tensor, Tensor, Draw], dict[str, Any]
-]  # uint8 pixels [B, 3, S, S], labels [B], draw -> a method's batch
-
-
-def simclr_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    *,
-    strength: float | None = None,
-    blur: float | None = None,
-    scale: tuple[float, float] = (0.08, 1.0),
-) -> Views:
-    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2], "label"}``, both views drawn alike.
-
-    Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
-    CIFAR-10 runs; above, 1.0 and 0.5.
-    """
-    small = size <= 64
-    s = (0.5 if small else 1.0) if strength is None else strength
-    p = (0.0 if small else 0.5) if blur is None else blur
-    view = View(size, scale, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), jitter_p=0.8, grey_p=0.2, blur_p=p)
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"views": [view(pixels, draw, mean, std) for _ in range(2)], "label": labels}
-
-    return views
-
-
-def dino_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    local_size: int,
-    local_crops: int,
-    *,
-    global_scale: tuple[float, float] = (0.4, 1.0),
-    local_scale: tuple[float, float] = (0.05, 0.4),
-    blur: bool | None = None,
-) -> Views:
-    """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local], "label"}``.
-
-    The first global crop is always blurred, the second in one case of ten, local ones in half; the second is solarized
-    in one of five. ``blur`` defaults to off up to 64 pixels, where it would leave little to see. Crops are bilinear
-    (the authors': bicubic).
-    """
-    blurs = size > 64 if blur is None else blur
-
-    def crop(side: int, scale: tuple[float, float], blur_p: float, solarize_p: float = 0.0) -> View:
-        jitter = (0.4, 0.4, 0.2, 0.1)
-        p = blur_p if blurs else 0.0
-        return View(side, scale, jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=p, solarize_p=solarize_p)
-
-    first, second = crop(size, global_scale, 1.0), crop(size, global_scale, 0.1, 0.2)
-    every = [first, second, *[crop(local_size, local_scale, 0.5)] * local_crops]
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"crops": [view(pixels, draw, mean, std) for view in every], "label": labels}
-
-    return views
-
-
-def mae_views(
-    mean: Sequence[float], std: Sequence[float], size: int, patches: int, *, scale: tuple[float, float] = (0.2, 1.0)
-) -> Views:
-    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches], "label"}``; the noise ranks the
-    patches for masking. Crops are bilinear (the authors': bicubic)."""
-    view = View(size, scale)
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        image = view(pixels, draw, mean, std)
-        return {"image": image, "noise": draw.rand(patches).to(pixels.device), "label": labels}
-
-    return views
-
-
-def supervised_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    *,
-    scale: tuple[float, float] = (0.35, 1.0),
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
-) -> Views:
-    """``{"image", "label"}``: crop, flip and a colour ``jitter`` (brightness, contrast, saturation, hue) of every sample."""
-    view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)))
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"image": view(pixels, draw, mean, std), "label": labels}
-
-    return views
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ machine; what was chosen and why is printed and kept with the run.
 
 from __future__ import annotations
 
-from sensorium.data import augment
+from sensorium.data.views import dino_views, mae_views, simclr_views, supervised_views
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import DINOHead, ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
@@ -61,7 +61,7 @@ def simclr(
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
     side = pick_view_size(view_size, network, on, s)
-    views = augment.simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
     return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
 
 
@@ -127,7 +127,7 @@ def mae(
         normalize_targets=normalize_targets,
     )
     patches = (on.image_size // network.patch_size) ** 2
-    views = augment.mae_views(on.mean, on.std, on.image_size, patches, scale=(crop_min, 1.0))
+    views = mae_views(on.mean, on.std, on.image_size, patches, scale=(crop_min, 1.0))
     return Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
 
 
@@ -182,7 +182,7 @@ def dino(
     method = DINO(
         network, _dino_head(network, width, on), tau_s=tau_student, tau_t=(min(0.04, tau_t), tau_t), momentum=start
     )
-    views = augment.dino_views(on.mean, on.std, side, small, locals_)
+    views = dino_views(on.mean, on.std, side, small, locals_)
     return Recipe(
         "dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s
     )
@@ -237,9 +237,7 @@ def supervised(
     rate = pick_lr(lr, 2e-3, batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    views = augment.supervised_views(
-        on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05)
-    )
+    views = supervised_views(on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     return Recipe(
         "supervised",
         method,
