@@ -27,6 +27,7 @@ from sensorium.data.open import Opened, open_data
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
+from sensorium.training.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def train(
         strategy=strategy,
         precision=precision,
         online=online_judge(ready),
-        online_every="12.5%",
+        online_every=_online_every(budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
@@ -306,6 +307,12 @@ def train(
             image_size=ready.size,
         )  # type: ignore[arg-type]
     return run
+
+
+def _online_every(budget: str) -> str:
+    """A look costs seconds of its own: eight of them in a run, two in one of less than two minutes."""
+    spend = Budget.parse(budget)
+    return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
 
 
 def online_judge(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, float]]:
