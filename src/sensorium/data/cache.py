@@ -237,7 +237,8 @@ def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tu
         block = base.pixels[where]
         block = block[..., None] if block.ndim == 3 else block
         return np.ascontiguousarray(np.broadcast_to(block, (*block.shape[:3], 3)).transpose(0, 3, 1, 2)), []
-    if callable(drawn := getattr(base, "images", None)):  # generated: drawn together, and at the size that is wanted
+    drawn: Any = getattr(base, "images", None)
+    if drawn is not None:  # generated: drawn together, and at the size that is wanted
         return drawn(images.indices[start : indices.stop] if isinstance(images, View) else indices, size).numpy(), []
     out = np.empty((len(indices), 3, size, size), np.uint8)
     bad: list[tuple[int, BadImage]] = []
