@@ -21,6 +21,7 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 
 app = App(
     name="sensorium",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
     version=__version__,
     help="""Which method learns best from my images?
 

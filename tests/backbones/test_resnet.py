@@ -68,9 +68,12 @@ def test_named_sizes(size):
     with torch.device("meta"):
         small, large = resnet(size, 32), resnet(size, 224)
         other = resnet(size, 32, stem="imagenet", width=16)
-    assert (small.stem, large.stem, other.stem) == ("small", "imagenet", "imagenet")
-    assert small.strides == (1, 2, 4, 8)
-    assert large.strides == (4, 8, 16, 32)
+    # "micro" begins at half the resolution and has three stages
+    first, stem = (2, "half") if size == "micro" else (1, "small")
+    assert (small.stem, large.stem, other.stem) == (stem, "imagenet", "imagenet")
+    stages = len(RESNET_SIZES[size][0])
+    assert small.strides == tuple(first * 2**i for i in range(stages))
+    assert large.strides == (4, 8, 16, 32)[:stages]
     assert other.channels[0] in (16, 64)
 
 
