@@ -234,7 +234,7 @@ def evaluate(
     tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
     as_json: print JSON.
     """
-    from sensorium.judge import judge
+    from sensorium.judge import judge, scores_text
     from sensorium.runs import Run
 
     found = judge(
@@ -294,9 +294,9 @@ def export(
     to: the format.
     out: folder or file to write; beside the run if left out.
     """
-    from sensorium.use import export_run
+    from sensorium.use import export as write
 
-    console.print(f"wrote {export_run(run, to, out)}")
+    console.print(f"wrote {write(run, to, out)}")
 
 
 @app.command
@@ -330,22 +330,9 @@ def show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> Non
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
         from sensorium.judge import judge as judge_run
+        from sensorium.judge import scores_text
 
         console.print(scores_text(judge_run(run, progress=progress)))
-
-
-def scores_text(found: dict[str, Any]) -> str:
-    """kNN, linear, fine-tune and RankMe as lines."""
-    lines = []
-    if found.get("knn"):
-        lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
-    for kind in ("linear", "finetune"):
-        for share, score in (found.get(kind) or {}).items():
-            lines.append(
-                f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
-            )
-    lines.append(f"RankMe     {found['rankme']:5.1f}")
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -138,6 +138,20 @@ def judge_baselines(
     return found
 
 
+def scores_text(found: dict[str, Any]) -> str:
+    """kNN, linear, fine-tune and RankMe as lines."""
+    lines = []
+    if found.get("knn"):
+        lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
+    for kind in ("linear", "finetune"):
+        for share, score in (found.get(kind) or {}).items():
+            lines.append(
+                f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
+            )
+    lines.append(f"RankMe     {found['rankme']:5.1f}")
+    return "\n".join(lines)
+
+
 def judgeable(ready: Prepared) -> bool:
     """Whether scores by label make sense: labelled train and test sets of two classes or more."""
     test = ready.test

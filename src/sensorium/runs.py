@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.catalogue import System, find, resolve
+from sensorium.catalogue import find, resolve
 from sensorium.data.cache import Pixels, cache, natural_size
 from sensorium.data.open import Opened, open_data
 from sensorium.errors import SensoriumError
@@ -359,8 +359,3 @@ def _clear(folder: Path) -> None:
             f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out."
         )
     shutil.rmtree(folder)
-
-
-def system_of(run: Run) -> System | None:
-    """The catalogue's entry of a run, None for a recipe of the user's own."""
-    return None if ":" in run.info["recipe"] else find(run.info["recipe"])

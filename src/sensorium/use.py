@@ -47,11 +47,6 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
     return export_network(thing, to, Path(out))
 
 
-def export_run(run: Path, to: str, out: Path | None) -> Path:
-    """``export`` as the command line calls it."""
-    return export(run, to, out)
-
-
 def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:
     """Features of every readable picture -> a Parquet file of path, label, features. Gives a line that says what was written."""
     import pyarrow as pa
