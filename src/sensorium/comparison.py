@@ -22,7 +22,8 @@ from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
 from sensorium.judge import check_fractions, judge, judge_baselines
 from sensorium.report import verdict, write_report, write_results
-from sensorium.runs import Prepared, bar, make_recipe, prepare, situate, train, write_json
+from sensorium.runs import Prepared, bar, make_recipe, prepare, situate, train
+from sensorium.training.files import write_json
 
 
 @dataclass(frozen=True)

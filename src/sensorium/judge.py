@@ -29,7 +29,8 @@ from sensorium.evaluate.project import project
 from sensorium.evaluate.rankme import rankme
 from sensorium.evaluate.subsets import parse_fractions, stratified
 from sensorium.looks import run_pictures
-from sensorium.runs import Prepared, Run, device_name, write_json
+from sensorium.runs import Prepared, Run, device_name
+from sensorium.training.files import write_json
 from sensorium.training.precision import fast_bf16
 
 MAPPED = 1000

@@ -28,6 +28,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
 from sensorium.training.budget import Budget
+from sensorium.training.files import write_json
 
 
 @dataclass(frozen=True)
@@ -341,13 +342,6 @@ def online_judge(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[s
         return found
 
     return judge
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
 
 
 def _clear(folder: Path) -> None:
