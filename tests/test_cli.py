@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sensorium.catalogue import SYSTEMS
 from sensorium.cli import main
 
 
@@ -313,3 +314,24 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
     assert subprocess.run(words, capture_output=True).returncode == 0
     steps = [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
     assert steps == [str(k) for k in range(40)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[
+            (name,)
+            for name in ("demo", "data", "list", "compare", "evaluate", "embed", "neighbors", "export", "doctor")
+        ],
+        *[("train", system.name) for system in SYSTEMS],
+    ],
+    ids=" ".join,
+)
+def test_help_shows_an_example_and_says_what_each_flag_does(words, capsys: pytest.CaptureFixture) -> None:
+    assert run(capsys, *words, "--help")[0] == 0
+    main([*words, "--help"])
+    page = capsys.readouterr().out
+    assert f"Example: sensorium {' '.join(words)}" in page
+    flags = re.findall(r"^│ (?:[A-Z]+ )?(--[\w-]+(?: --no-[\w-]+)?)(.*)│$", page, re.MULTILINE)
+    for flag, rest in flags:
+        assert re.search(r"  +[A-Za-z\d]", rest), f"{flag} has no help"

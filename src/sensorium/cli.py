@@ -55,12 +55,11 @@ def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int
 
     Example: sensorium demo --budget 2m
 
-    Parameters
-    ----------
-    out: folder of the runs and of report.html.
-    budget: training time of each method.
-    images: how many scenes to draw.
-    quiet: no progress bars.
+    Args:
+        out: folder of the runs and of report.html.
+        budget: training time of each method.
+        images: how many scenes to draw.
+        quiet: no progress bars.
     """
     compare(
         "mae",
@@ -89,12 +88,11 @@ def data(
 
     Example: sensorium data photos/ --json
 
-    Parameters
-    ----------
-    path: a folder of images, .npz, IDX, CSV, Parquet, tars, or 'scenes' or 'digits'.
-    test: a second path, the test set.
-    limit: look at the first N pictures only.
-    as_json: print JSON.
+    Args:
+        path: a folder of images, .npz, IDX, CSV, Parquet, tars, or 'scenes' or 'digits'.
+        test: a second path, the test set.
+        limit: look at the first N pictures only.
+        as_json: print JSON.
     """
     from sensorium.data.diagnose import diagnose
     from sensorium.data.open import open_data
@@ -114,6 +112,9 @@ def list_systems(*, as_json: Annotated[bool, Parameter(name="--json")] = False) 
     """Every system: paper, family, what it offers, what loads and exports, what it was held to.
 
     Example: sensorium list --json
+
+    Args:
+        as_json: print JSON.
     """
     from dataclasses import asdict
 
@@ -162,25 +163,24 @@ def compare(
 
     A finished run is not run again, a stopped one goes on, a failed one does not lose the others.
 
-    Parameters
-    ----------
-    methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION.
-    data: a folder, file or the name of a built-in set ('scenes', 'digits').
-    test: the test set, where it is not inside `data`.
-    budget: of each method: 10m, 90s, 2h, 500steps, 100000images or 20epochs.
-    labels: shares of the labels at which to judge.
-    out: folder of the runs, report.html and results.json.
-    seed: of weights, order and augmentation.
-    label_seeds: how many subsets of labels to draw at each share.
-    backbone: a name or a checkpoint, for every method; by default what suits method and machine.
-    jobs: how many methods to train at once.
-    devices: how many processes or GPUs each method gets.
-    precision: auto, 32-true or bf16-mixed.
-    image_size: side in pixels at which to train.
-    limit: use only the first N pictures.
-    finetune: also judge by fine-tuning (the longest part of judging).
-    tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
-    quiet: no progress bars.
+    Args:
+        methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION.
+        data: a folder, file or the name of a built-in set ('scenes', 'digits').
+        test: the test set, where it is not inside `data`.
+        budget: of each method: 10m, 90s, 2h, 500steps, 100000images or 20epochs.
+        labels: shares of the labels at which to judge.
+        out: folder of the runs, report.html and results.json.
+        seed: of weights, order and augmentation.
+        label_seeds: how many subsets of labels to draw at each share.
+        backbone: a name or a checkpoint, for every method; by default what suits method and machine.
+        jobs: how many methods to train at once.
+        devices: how many processes or GPUs each method gets.
+        precision: auto, 32-true or bf16-mixed.
+        image_size: side in pixels at which to train.
+        limit: use only the first N pictures.
+        finetune: also judge by fine-tuning (the longest part of judging).
+        tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
+        quiet: no progress bars.
     """
     from sensorium.comparison import compare as run_compare
     from sensorium.report import results_table
@@ -225,14 +225,13 @@ def evaluate(
 
     Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
 
-    Parameters
-    ----------
-    run: folder of a run.
-    labels: shares of the labels at which to judge.
-    label_seeds: how many subsets of labels to draw at each share.
-    finetune: also judge by fine-tuning.
-    tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
-    as_json: print JSON.
+    Args:
+        run: folder of a run.
+        labels: shares of the labels at which to judge.
+        label_seeds: how many subsets of labels to draw at each share.
+        finetune: also judge by fine-tuning.
+        tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
+        as_json: print JSON.
     """
     from sensorium.judge import judge, scores_text
     from sensorium.runs import Run
@@ -249,12 +248,11 @@ def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit:
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
 
-    Parameters
-    ----------
-    run: folder of a run, or a checkpoint.
-    data: what to embed; the run's own data if left out.
-    out: the Parquet file; features.parquet in the run's folder if left out.
-    limit: only the first N pictures.
+    Args:
+        run: folder of a run, or a checkpoint.
+        data: what to embed; the run's own data if left out.
+        out: the Parquet file; features.parquet in the run's folder if left out.
+        limit: only the first N pictures.
     """
     from sensorium.use import embed as write
 
@@ -267,13 +265,12 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, pi
 
     Example: sensorium neighbors sensorium-runs/simclr photo.jpg --data photos/ --picture found.png
 
-    Parameters
-    ----------
-    run: folder of a run, or a checkpoint.
-    image: the picture to look for.
-    data: where to look; the run's own data if left out.
-    k: how many to show.
-    picture: also write the query and what was found as one picture.
+    Args:
+        run: folder of a run, or a checkpoint.
+        image: the picture to look for.
+        data: where to look; the run's own data if left out.
+        k: how many to show.
+        picture: also write the query and what was found as one picture.
     """
     from sensorium.use import neighbors as find_neighbors
 
@@ -288,11 +285,10 @@ def export(
 
     Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
 
-    Parameters
-    ----------
-    run: folder of a run, or a checkpoint.
-    to: the format.
-    out: folder or file to write; beside the run if left out.
+    Args:
+        run: folder of a run, or a checkpoint.
+        to: the format.
+        out: folder or file to write; beside the run if left out.
     """
     from sensorium.use import export as write
 
@@ -304,6 +300,9 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> Non
     """Versions, device, precision, which attention path runs, what is missing and how to get it.
 
     Example: sensorium doctor
+
+    Args:
+        as_json: print JSON.
     """
     from sensorium.doctor import examine, render
 
@@ -374,12 +373,16 @@ def _stop(number: int, frame: Any) -> None:
 
 def _own_recipe(words: list[str]) -> None:
     """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other."""
-    if words[:1] == ["train"] and len(words) > 1 and not words[1].startswith("-"):
-        find(words[1])  # an unknown system is named, with the nearest, before flags are read
-    if words[:1] != ["train"] or "--recipe" not in words:
+    if words[:1] != ["train"] or (len(words) > 1 and words[1].startswith("-") and "--recipe" not in words):
         return
     from sensorium.commands import train_command
 
+    if len(words) > 1 and not words[1].startswith("-"):
+        system = find(words[1])  # an unknown system is named, with the nearest, before flags are read
+        del train_app[system.name]  # the line in the list of systems gives way to the recipe's own page
+        train_app.command(train_command(system.recipe), name=system.name)
+    if "--recipe" not in words:
+        return
     at = words.index("--recipe")
     if at + 1 >= len(words) or ":" not in words[at + 1]:
         raise SensoriumError("--recipe wants FILE.py:FUNCTION.")

@@ -73,9 +73,9 @@ def train_command(recipe: str) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: hints[p.name] for p in own + common}
     doc = inspect.cleandoc(function.__doc__ or "")
-    if "Parameters\n----------" not in doc:
-        doc += "\n\nParameters\n----------"
-    command.__doc__ = doc + "\n" + inspect.cleandoc(RUN_HELP)
+    if "Args:\n" not in doc:
+        doc += "\n\nArgs:"
+    command.__doc__ = doc + RUN_HELP
     return command
 
 

@@ -94,19 +94,10 @@ def compare(
         "finetune": finetune, "tune_steps": tune_steps, "tune_seconds": tune_seconds, "progress": progress and jobs == 1,
     }  # fmt: skip
     todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
-    children: list[Any] = []
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        try:
-            list(pool.map(partial(_in_own_process, children=children), todo))
-        except KeyboardInterrupt:
-            for child in children:  # each writes a checkpoint and ends; nothing else is started
-                if child.is_alive():
-                    child.terminate()
-            raise
-    networks = _networks(ready, todo, folder)
+    _run_all(todo, jobs)
     beside = judge_baselines(
         ready,
-        networks,
+        _networks(ready, todo, folder),
         folder,
         labels=labels,
         label_seeds=label_seeds,
@@ -116,26 +107,8 @@ def compare(
         progress=progress,
     )
     beside.pop("asked", None)
-    results: dict[str, Any] = {
-        "schema": 1,
-        "data": {
-            "path": str(data),
-            "layout": ready.opened.layout,
-            "train": len(ready.train),
-            "test": len(ready.test) if ready.test is not None else 0,
-            "classes": list(ready.train.classes),
-            "image_size": ready.size,
-            "diagnosis": findings,
-        },
-        "asked": {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds},
-        "baselines": beside,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
-        },
-        "runs": [_collect(folder / job.name, job) for job in todo],
-    }
-    results["winner"], results["verdict"] = verdict(results)
+    asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
+    results = _results(ready, findings, asked, beside, [_collect(folder / job.name, job) for job in todo], str(data))
     write_results(results, folder)
     write_report(
         results, folder, pixels={"train": ready.train, "test": ready.train if ready.test is None else ready.test}
@@ -143,13 +116,51 @@ def compare(
     return results
 
 
+def _run_all(todo: list[Job], jobs: int) -> None:
+    """Each job in a process of its own, ``jobs`` at a time; Ctrl-C stops them all, each after its checkpoint."""
+    children: list[Any] = []
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        try:
+            list(pool.map(partial(_in_own_process, children=children), todo))
+        except KeyboardInterrupt:
+            for child in children:  # each writes a checkpoint and ends; nothing else is started
+                if child.is_alive():
+                    child.terminate()
+            raise
+
+
+def _results(
+    ready: Prepared, findings: dict[str, Any], asked: dict[str, Any], beside: dict[str, Any], runs: list[Any], path: str
+) -> dict[str, Any]:
+    """What results.json holds (docs/results.md)."""
+    results: dict[str, Any] = {
+        "schema": 1,
+        "data": {
+            "path": path,
+            "layout": ready.opened.layout,
+            "train": len(ready.train),
+            "test": len(ready.test) if ready.test is not None else 0,
+            "classes": list(ready.train.classes),
+            "image_size": ready.size,
+            "diagnosis": findings,
+        },
+        "asked": asked,
+        "baselines": beside,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
+        },
+        "runs": runs,
+    }
+    results["winner"], results["verdict"] = verdict(results)
+    return results
+
+
 def _names(methods: Sequence[str]) -> list[str]:
     """Folder names: the method's own, numbered where it is asked for twice."""
-    names: list[str] = []
-    for method in methods:
-        base = method.replace("/", "-").replace(":", "-")
-        names.append(base if base not in names else f"{base}-{sum(n.split('-')[0] == base for n in names) + 1}")
-    return names
+    bases = [method.replace("/", "-").replace(":", "-") for method in methods]
+    before = [bases[:i].count(base) for i, base in enumerate(bases)]
+    return [f"{base}-{n + 1}" if n else base for base, n in zip(bases, before, strict=True)]
 
 
 def _in_own_process(job: Job, children: list[Any]) -> None:

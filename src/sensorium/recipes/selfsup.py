@@ -36,20 +36,19 @@ def simclr(
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
 
-    sensorium train simclr --data DIR --budget 10m --temperature 0.2
+    Example: sensorium train simclr --data DIR --budget 10m --temperature 0.2
 
-    Parameters
-    ----------
-    backbone: any backbone by name, or the path of a checkpoint.
-    batch_size: pictures a step, each seen twice.
-    lr: peak learning rate of AdamW.
-    weight_decay: of AdamW.
-    warmup: share of the budget over which the learning rate rises.
-    temperature: of the softmax over similarities; lower for small batches.
-    projection: width of the space in which views are compared.
-    crop_min: smallest share of the picture that a crop may keep.
-    view_size: side of the crops in pixels.
-    strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures a step, each seen twice.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        temperature: of the softmax over similarities; lower for small batches.
+        projection: width of the space in which views are compared.
+        crop_min: smallest share of the picture that a crop may keep.
+        view_size: side of the crops in pixels.
+        strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR")
@@ -81,20 +80,19 @@ def mae(
 ) -> Recipe:
     """MAE (He et al., 2021): hide three quarters of the patches and paint them back.
 
-    sensorium train mae --data DIR --budget 10m --mask-ratio 0.6
+    Example: sensorium train mae --data DIR --budget 10m --mask-ratio 0.6
 
-    Parameters
-    ----------
-    backbone: a ViT by name, or the path of a checkpoint of one.
-    batch_size: pictures a step.
-    lr: peak learning rate of AdamW.
-    weight_decay: of AdamW.
-    warmup: share of the budget over which the learning rate rises.
-    mask_ratio: share of the patches that is hidden.
-    decoder_width: of the small Transformer that paints.
-    decoder_depth: its layers.
-    normalize_targets: paint each patch relative to its own mean and spread.
-    crop_min: smallest share of the picture that a crop may keep.
+    Args:
+        backbone: a ViT by name, or the path of a checkpoint of one.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        mask_ratio: share of the patches that is hidden.
+        decoder_width: of the small Transformer that paints.
+        decoder_depth: its layers.
+        normalize_targets: paint each patch relative to its own mean and spread.
+        crop_min: smallest share of the picture that a crop may keep.
     """
     s = Settings()
     network = build_backbone(
@@ -149,22 +147,21 @@ def dino(
 ) -> Recipe:
     """DINO (Caron et al., 2021): a student that sees crops predicts what its own moving average makes of the whole.
 
-    sensorium train dino --data DIR --budget 10m --backbone vit-micro
+    Example: sensorium train dino --data DIR --budget 10m --backbone vit-micro
 
-    Parameters
-    ----------
-    backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
-    batch_size: pictures a step.
-    lr: peak learning rate of AdamW.
-    weight_decay: of AdamW.
-    warmup: share of the budget over which the learning rate rises.
-    momentum: of the teacher's moving average at the start; it rises to 1.
-    tau_student: temperature of the student's softmax.
-    tau_teacher: temperature of the teacher's softmax after its warm-up.
-    prototypes: width of the output.
-    local_crops: small crops a picture, beside the two global ones.
-    local_size: their side in pixels.
-    view_size: side of the global crops in pixels.
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        momentum: of the teacher's moving average at the start; it rises to 1.
+        tau_student: temperature of the student's softmax.
+        tau_teacher: temperature of the teacher's softmax after its warm-up.
+        prototypes: width of the output.
+        local_crops: small crops a picture, beside the two global ones.
+        local_size: their side in pixels.
+        view_size: side of the global crops in pixels.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO")
@@ -213,18 +210,17 @@ def supervised(
 ) -> Recipe:
     """The baseline that needs every label: cross-entropy with crops, flips and colour jitter.
 
-    sensorium train supervised --data DIR --budget 10m
+    Example: sensorium train supervised --data DIR --budget 10m
 
-    Parameters
-    ----------
-    backbone: any backbone by name, or the path of a checkpoint.
-    batch_size: pictures a step.
-    lr: peak learning rate of AdamW.
-    weight_decay: of AdamW.
-    warmup: share of the budget over which the learning rate rises.
-    label_smoothing: probability mass given to the other classes.
-    crop_min: smallest share of the picture that a crop may keep.
-    view_size: side of the crops in pixels.
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        label_smoothing: probability mass given to the other classes.
+        crop_min: smallest share of the picture that a crop may keep.
+        view_size: side of the crops in pixels.
     """
     if len(on.classes) < 2:
         what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
