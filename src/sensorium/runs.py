@@ -261,20 +261,20 @@ def train(
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(seed)
     recipe = make_recipe(name, situation, given)
-    run_info = {
-        "recipe": name,
-        "method": recipe.name,
-        "seed": seed,
-        "given": given,
-        "situation": asdict(situation),
-        "settings": {key: asdict(setting) for key, setting in recipe.settings.items()},
-        "data": {"path": str(data), "test": test, "limit": limit, "cache": str(pixels_folder)},
-        "budget": budget,
-    }
     folder.mkdir(parents=True, exist_ok=True)
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe)
     if not (folder / "run.json").is_file():
+        run_info = {
+            "recipe": name,
+            "method": recipe.name,
+            "seed": seed,
+            "given": given,
+            "situation": asdict(situation),
+            "settings": {key: asdict(setting) for key, setting in recipe.settings.items()},
+            "data": {"path": str(data), "test": test, "limit": limit, "cache": str(pixels_folder)},
+            "budget": budget,
+        }
         write_json(folder / "run.json", run_info)
     fit(
         recipe.method,
@@ -295,19 +295,17 @@ def train(
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
-    run, method = Run(folder), cast(Any, recipe.method)
+    run = Run(folder)
     if run.finished and not (folder / "backbone").is_dir():
-        from sensorium.published import export
-
-        export(
-            method.backbone,
-            "safetensors",
-            folder / "backbone",
-            mean=situation.mean,
-            std=situation.std,
-            image_size=ready.size,
-        )  # type: ignore[arg-type]
+        _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
     return run
+
+
+def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:
+    """The network alone, as a checkpoint that any method or library can start from."""
+    from sensorium.published import export
+
+    export(backbone, "safetensors", folder / "backbone", mean=on.mean, std=on.std, image_size=on.image_size)
 
 
 def _online_every(budget: str) -> str:

@@ -6,6 +6,8 @@ machine; what was chosen and why is printed and kept with the run.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sensorium.data.views import dino_views, mae_views, simclr_views, supervised_views
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import DINOHead, ProjectionHead
@@ -138,9 +140,11 @@ def dino(
     weight_decay: float = 0.04,
     warmup: float = 0.1,
     momentum: float | None = None,
+    center_momentum: float | None = None,
     tau_student: float = 0.1,
     tau_teacher: float | None = None,
     prototypes: int | None = None,
+    crop_min: float | None = None,
     local_crops: int | None = None,
     local_size: int | None = None,
     view_size: int | None = None,
@@ -156,9 +160,11 @@ def dino(
         weight_decay: of AdamW.
         warmup: share of the budget over which the learning rate rises.
         momentum: of the teacher's moving average at the start; it rises to 1.
+        center_momentum: of the centre's moving average.
         tau_student: temperature of the student's softmax.
         tau_teacher: temperature of the teacher's softmax after its warm-up.
         prototypes: width of the output.
+        crop_min: smallest share of the picture that a global crop may keep.
         local_crops: small crops a picture, beside the two global ones.
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
@@ -166,23 +172,52 @@ def dino(
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO")
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 1e-3, batch, s)
-    # The paper's 0.996 is for batches of 1,024 and 800 epochs; a short run of small batches needs a faster teacher.
-    start = s.pick("momentum", momentum, 0.99 if on.images < 200_000 else 0.996, f"{on.images:,} training images")
-    tau_t = s.pick("tau_teacher", tau_teacher, 0.04 if batch < 512 else 0.07, f"batch {batch}")
-    width = s.pick("prototypes", prototypes, 2048 if on.images < 200_000 else 65_536, f"{on.images:,} training images")
-    locals_ = s.pick("local_crops", local_crops, 2 if on.image_size <= 64 else 6, f"image size {on.image_size}")
+    usual = _dino_defaults(on, batch)
+    vit = hasattr(network, "patch_size")
+    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
+    start = s.pick("momentum", momentum, *usual["momentum"])
+    center = s.pick("center_momentum", center_momentum, *usual["center_momentum"])
+    tau_t = s.pick("tau_teacher", tau_teacher, *usual["tau_teacher"])
+    width = s.pick("prototypes", prototypes, *usual["prototypes"])
+    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
+    # Without local crops the global ones must hide enough of the picture themselves.
+    smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
     side = pick_view_size(view_size, network, on, s)
     crop = _local_size(side, getattr(network, "patch_size", 1))
     small = s.pick("local_size", local_size, crop, f"half of {side} px")
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
     method = DINO(
-        network, _dino_head(network, width, on), tau_s=tau_student, tau_t=(min(0.04, tau_t), tau_t), momentum=start
+        network,
+        _dino_head(network, width, on),
+        tau_s=tau_student,
+        tau_t=(min(0.04, tau_t), tau_t),
+        momentum=start,
+        center_momentum=center,
     )
-    views = dino_views(on.mean, on.std, side, small, locals_)
+    views = dino_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
     return Recipe(
         "dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s
     )
+
+
+def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and its reason.
+
+    Minutes on a CPU hold a thousand steps or two, where the paper took a hundred thousand. In so few the teacher must follow
+    quickly (the paper's 0.996 is for 800 epochs), and the centre with it: where it lags, all pictures fall to the same
+    prototypes. A sharp teacher says more about each picture; local crops cost more than they teach.
+    """
+    if on.device == "cpu":
+        usual = {"momentum": 0.98, "center_momentum": 0.5, "tau_teacher": 0.03, "prototypes": 1024, "local_crops": 0}
+        return {name: (value, "a CPU has time for few steps") for name, value in usual.items()}
+    few, data = on.images < 200_000, f"{on.images:,} training images"
+    return {
+        "momentum": (0.99 if few else 0.996, data),
+        "center_momentum": (0.9, "the paper's"),
+        "tau_teacher": (0.04 if batch < 512 else 0.07, f"batch {batch}"),
+        "prototypes": (2048 if few else 65_536, data),
+        "local_crops": (2 if on.image_size <= 64 else 6, f"image size {on.image_size}"),
+    }
 
 
 def _dino_head(network, width: int, on: Situation) -> DINOHead:
@@ -233,7 +268,8 @@ def supervised(
     rate = pick_lr(lr, 2e-3, batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    views = supervised_views(on.mean, on.std, on.image_size, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
+    side = pick_view_size(view_size, network, on, s)
+    views = supervised_views(on.mean, on.std, side, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     return Recipe(
         "supervised",
         method,
