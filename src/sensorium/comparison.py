@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ class Job:
     tune_steps: int | None
     tune_seconds: float | None
     progress: bool
+    threads: int | None
 
 
 def compare(
@@ -92,6 +94,8 @@ def compare(
         "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
         "backbone": backbone, "devices": devices, "precision": precision, "image_size": image_size, "limit": limit,
         "finetune": finetune, "tune_steps": tune_steps, "tune_seconds": tune_seconds, "progress": progress and jobs == 1,
+        # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
+        "threads": max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
     }  # fmt: skip
     todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
     _run_all(todo, jobs)
@@ -181,6 +185,10 @@ def _child(job: Job) -> None:
     folder = Path(job.out) / job.name
     (folder / "error.json").unlink(missing_ok=True)
     try:
+        if job.threads:
+            import torch
+
+            torch.set_num_threads(job.threads)
         ready = prepare(
             job.data, test=job.test, image_size=job.image_size, limit=job.limit, folder=Path(job.out) / "cache"
         )

@@ -79,8 +79,12 @@ def judge(
         assert ready.test is not None
         fractions, y, yt = parse_fractions(labels), _labels(ready.train), _labels(ready.test)
         seeds = tuple(range(label_seeds))
+        classes = ready.train.classes
         piece("knn", lambda: knn(features[0], y, features[1], yt, len(ready.train.classes)))
-        piece("linear", lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds))
+        piece(
+            "linear",
+            lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds, classes=classes),
+        )
         if finetune:
             piece(
                 "finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, (tune_steps, tune_seconds))
