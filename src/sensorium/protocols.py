@@ -28,9 +28,17 @@ class TokenEncoder(Encoder, Protocol):
     """A backbone that can encode a subset of its patches: what masking needs."""
 
     patch_size: int
+    grid: tuple[int, int]
 
-    def embed(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> patch tokens with their positions [B, N, dim], no class token."""
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Patches (down, across) of images; an error where the patch does not divide them."""
+        ...
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, 3, H, W] -> patch tokens with their positions [B, N, dim], no class token.
+
+        With ``keep`` (indices [B, n]) these patches only, in that order: [B, n, dim].
+        """
         ...
 
     def encode(self, patches: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from sensorium.parts.drop import DropPath
 from sensorium.parts.patches import patchify, unpatchify
 from sensorium.parts.positions import resample, sincos_2d
 from sensorium.protocols import AttentionMaps, Encoder, MapEncoder, TokenEncoder
-from sensorium.selfsup.mae import Maskable
 
 
 def lively(*numbers, **more) -> ViT:
@@ -26,7 +25,7 @@ def lively(*numbers, **more) -> ViT:
     return network
 
 
-@pytest.mark.parametrize("protocol", [Encoder, TokenEncoder, MapEncoder, AttentionMaps, Maskable])
+@pytest.mark.parametrize("protocol", [Encoder, TokenEncoder, MapEncoder, AttentionMaps])
 def test_protocols(protocol):
     assert isinstance(vit("micro", 32), protocol)
 

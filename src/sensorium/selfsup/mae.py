@@ -16,7 +16,7 @@ Shapes: B images, N patches (n kept), P = p * p * 3 pixel values a patch in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +30,6 @@ from sensorium.parts.positions import resample, sincos_2d
 from sensorium.protocols import TokenEncoder, require
 
 
-@runtime_checkable
-class Maskable(TokenEncoder, Protocol):
-    """A ``TokenEncoder`` that need not embed the patches which are removed anyway."""
-
-    grid: tuple[int, int]
-
-    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> [B, N, dim], or with ``keep`` [B, n] these patches only, in that order."""
-        ...
-
-    def grid_of(self, images: Tensor) -> tuple[int, int]:
-        """Patches (down, across) of images; an error where the patch does not divide them."""
-        ...
-
-
 class MAE(Method):
     """A masked autoencoder around a backbone.
 
@@ -54,7 +39,7 @@ class MAE(Method):
 
     def __init__(
         self,
-        backbone: Maskable,
+        backbone: TokenEncoder,
         *,
         decoder_width: int,
         decoder_depth: int,
@@ -66,7 +51,7 @@ class MAE(Method):
         qkv_bias: bool = True,
     ) -> None:
         super().__init__()
-        require(backbone, Maskable, by="MAE", choices="a ViT (vit:micro ... vit:huge)")
+        require(backbone, TokenEncoder, by="MAE", choices="a ViT (vit-micro ... vit-huge)")
         if decoder_depth < 1:
             raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
         self.backbone = backbone
