@@ -14,7 +14,7 @@ ROOMS = [
     ("data",),
     ("parts",),
     ("backbones",),
-    ("selfsup",),
+    ("selfsup", "language"),
     ("published",),
     ("evaluate",),
     ("training",),
@@ -28,6 +28,7 @@ ROOMS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PEERS = {"transformers", "timm", "lightly", "diffusers", "zuko", "pytest", "hypothesis"}
+FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -57,6 +58,7 @@ def test_imports_go_downward_only(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "sensorium" and len(parts) > 1 and room_name(parts[1]) in LEVEL:
             assert LEVEL[room_name(parts[1])] <= here, f"{path.name} is below {name}"
+            assert {room_of(path), parts[1]} - FAMILIES or room_of(path) == parts[1], f"{name} is of another family"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

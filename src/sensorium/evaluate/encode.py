@@ -82,7 +82,7 @@ def encode(
     pixels: Pixels,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     precision: Precision = "float32",
     size: int | None = None,
     indices: np.ndarray | None = None,
@@ -90,11 +90,13 @@ def encode(
 ) -> Tensor:
     """Features [N, D], float32, on the CPU, in the order of ``pixels`` (or of ``indices`` into it).
 
+    ``batch_size``: 256 images, on a CPU 64, where activations of more than 32 MiB are mapped and cleared anew each time.
     ``size`` resizes the images (square, antialiased) before the encoder sees them. ``on_progress`` is given the images
     done and in all after each batch. Raises ``SensoriumError`` that names the first image whose features are not finite.
     """
     chosen = np.arange(len(pixels.images)) if indices is None else np.asarray(indices)
     total, out = len(chosen), torch.empty(0, encoder.dim)
+    batch_size = batch_size or (64 if torch.device(device).type == "cpu" else 256)
     with judged(encoder, device), autocast(device, precision):
         for start in range(0, total, batch_size):
             rows = chosen[start : start + batch_size]

@@ -145,7 +145,7 @@ def _each(
             with torch.random.fork_rng(cuda):  # drop-path and initial weights draw from the global generator
                 torch.manual_seed(step_seed(seed, 0))
                 tuned, steps = _tune(network(seed), train, subset, seed, how, fresh, report)
-                logits = encode(tuned, test, device=how.device, precision=how.precision, batch_size=256, indices=asked)
+                logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
             scores.append(float((logits.argmax(dim=1).numpy() == truth[asked]).mean()))
         results[name] = summary(scores, len(asked), len(subsets[0]), used) | {"steps": steps}
     return results

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sensorium.backbones.resnet import Bottleneck, ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm import CausalLM
 from sensorium.published import names
 from sensorium.selfsup.mae import MAE
 
@@ -33,6 +34,8 @@ def export(
     An MAE goes to Hugging Face whole, as ViTMAE; every other method as its backbone. mean, std: of the pixels in 0..1
     scale. Raises SensoriumError where the format cannot hold the network, and says which can.
     """
+    if isinstance(network, CausalLM):
+        return _language(network, to, out)
     told: Any = getattr(network, "normalization", None)
     told = told or ((0.5,) * 3, (0.5,) * 3)
     mean = told[0] if mean is None else mean
@@ -75,6 +78,41 @@ def _directory(
     (out / "preprocessor_config.json").write_text(
         json.dumps({"image_processor_type": "ViTImageProcessor", **normalization}, indent=1)
     )
+    return out
+
+
+def _language(model: CausalLM, to: str, out: Path) -> Path:
+    """A language model as a directory of Hugging Face's Llama or Mixtral."""
+    from safetensors.torch import save_file
+
+    if to != "hf":
+        raise SensoriumError(f"a language model is exported to hf (Llama or Mixtral), not to {to}.")
+    config: dict[str, Any] = {
+        "architectures": ["MixtralForCausalLM" if model.experts else "LlamaForCausalLM"],
+        "model_type": "mixtral" if model.experts else "llama",
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "num_hidden_layers": len(model.layers),
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "intermediate_size": model.hidden,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.eps,
+        "rope_theta": model.theta,
+        "tie_word_embeddings": model.tied,
+    }
+    if model.experts:
+        config |= {
+            "num_local_experts": model.experts,
+            "num_experts_per_tok": model.active,
+            "router_aux_loss_coef": model.balance,
+            "sliding_window": None,
+        }
+    out.mkdir(parents=True, exist_ok=True)
+    state = names.write(model.state_dict(), names.hf_llama(model.experts))
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config, indent=1))
     return out
 
 

@@ -18,6 +18,7 @@ from sensorium.errors import SensoriumError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"
 
 
 def locate(path: str | Path) -> Path:
@@ -29,7 +30,9 @@ def locate(path: str | Path) -> Path:
             from huggingface_hub import snapshot_download
 
             return Path(
-                snapshot_download(path, allow_patterns=["config.json", "preprocessor_config.json", "model.safetensors"])
+                snapshot_download(
+                    path, allow_patterns=["config.json", "preprocessor_config.json", "model*.safetensors*"]
+                )
             )
         except Exception as error:
             raise SensoriumError(
@@ -57,6 +60,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_weights(path: Path) -> dict[str, Any]:
     """A state dict from a file, or from a directory's ``model.safetensors``; tensors on the CPU."""
     if path.is_dir():
+        if (path / INDEX).is_file():
+            return _shards(path)
         found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
         if found is None:
             raise SensoriumError(f"'{path}' has no {WEIGHTS[0]}.")
@@ -77,6 +82,23 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SensoriumError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}.")
     return loaded
+
+
+def _shards(folder: Path) -> dict[str, Any]:
+    """The tensors of a directory whose index says which file holds which."""
+    try:
+        index = json.loads((folder / INDEX).read_text())["weight_map"]
+        files = sorted({str(name) for name in index.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SensoriumError(f"{folder / INDEX}: no index of shards ({_short(error)}).") from None
+    found: dict[str, Any] = {}
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise SensoriumError(f"{folder / INDEX}: '{name}' is no safetensors file beside it.")
+        if not (folder / name).is_file():
+            raise SensoriumError(f"{folder / INDEX}: the shard '{name}' is missing.")
+        found |= read_weights(folder / name)
+    return found
 
 
 def tensors_of(loaded: dict[str, Any], *wrappers: str) -> dict[str, Tensor]:

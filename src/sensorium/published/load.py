@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sensorium.backbones.resnet import ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm import CausalLM
 from sensorium.published import names
 from sensorium.published.files import locate, read_config, read_weights, tensors_of
 from sensorium.selfsup.mae import MAE
@@ -27,10 +28,11 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def load(path: str | Path, *, heads: int | None = None) -> nn.Module:
-    """A network in evaluation mode: :class:`ViT`, :class:`ResNet` or :class:`MAE`; ``.normalization`` is its (mean, std).
+    """A network in evaluation mode: :class:`ViT`, :class:`ResNet`, :class:`MAE` (``.normalization`` is its (mean, std)) or
+    :class:`CausalLM`.
 
-    path: a directory with config.json and model.safetensors (Hugging Face ViT, ViTMAE, ResNet, or ours), a .safetensors or
-    .pth file (timm, torchvision, the authors' of MAE and DINO), or a hub id. heads: attention heads of a ViT whose file
+    path: a directory with config.json and model.safetensors, whole or in shards (Hugging Face ViT, ViTMAE, ResNet, Llama,
+    Mixtral, or ours), a .safetensors or .pth file (timm, torchvision, the authors' of MAE and DINO), or a hub id. heads: attention heads of a ViT whose file
     does not say (64 channels a head otherwise). Raises SensoriumError that names the file and what is wrong with it.
     """
     where = locate(path)
@@ -53,6 +55,8 @@ def _from_directory(folder: Path) -> nn.Module:
         "vit": _hf_vit,
         "vit_mae": _hf_vit_mae,
         "resnet": _hf_resnet,
+        "llama": _hf_llama,
+        "mixtral": _hf_llama,
         "sensorium_vit": _own,
         "sensorium_resnet": _own,
     }
@@ -195,6 +199,45 @@ def _hf_resnet(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
         names.hf_resnet(prefix),
         where,
     )
+
+
+def _hf_llama(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> CausalLM:
+    _only(config, "hidden_act", ("silu",), where)
+    _only(config, "attention_bias", (False, None), where)
+    _only(config, "mlp_bias", (False, None), where)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise SensoriumError(f"{where}/config.json: rope_type '{kind}' is not supported; it must be 'default'.")
+    window, longest = config.get("sliding_window"), int(config.get("max_position_embeddings", 0))
+    if window is not None and int(window) < longest:
+        raise SensoriumError(f"{where}/config.json: sliding_window {window} is not supported; it must be null.")
+    depth, experts = int(config["num_hidden_layers"]), int(config.get("num_local_experts", 0))
+    _bounded(depth, _count(state, r"model\.layers\.(\d+)\."), "num_hidden_layers", where)
+    found = _count(state, r"model\.layers\.0\.block_sparse_moe\.experts\.(\d+)\.")
+    _bounded(experts, found, "num_local_experts", where)
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        state = {k: v for k, v in state.items() if k != "lm_head.weight"}  # the embedding once more
+
+    def build() -> CausalLM:
+        return CausalLM(
+            int(config["vocab_size"]),
+            int(config["hidden_size"]),
+            depth,
+            int(config["num_attention_heads"]),
+            hidden=int(config["intermediate_size"]),
+            kv_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
+            head_dim=config.get("head_dim"),
+            experts=experts,
+            active=int(config.get("num_experts_per_tok", 2)),
+            balance=float(config.get("router_aux_loss_coef", 0.01)),
+            tied=tied,
+            theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+            eps=float(config.get("rms_norm_eps", 1e-6)),
+        )
+
+    return _filled(build, state, names.hf_llama(experts), where)
 
 
 def _own(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> nn.Module:

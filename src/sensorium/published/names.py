@@ -24,6 +24,7 @@ DROPPED: dict[str, str] = {
     r"\.num_batches_tracked$": "a counter that evaluation does not read",
     r"(^|\.)mask_token$": "only masked training uses it",
     r"(^|\.)decoder": "only masked training uses it",
+    r"\.rotary_emb\.inv_freq$": "follows from the rotary base",
 }
 
 _BLOCK = {
@@ -97,6 +98,41 @@ def hf_resnet(prefix: str = "resnet.") -> Names:
 
 
 _HF_KIND = {"conv": "convolution", "bn": "normalization"}
+
+
+_LLAMA = {
+    "norm1": "input_layernorm",
+    "norm2": "post_attention_layernorm",
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.proj": "self_attn.o_proj",
+    "ffn.gate": "mlp.gate_proj",
+    "ffn.up": "mlp.up_proj",
+    "ffn.down": "mlp.down_proj",
+    "ffn.router": "block_sparse_moe.gate",
+}
+_MIXTRAL = {"ffn.gate": "w1", "ffn.up": "w3", "ffn.down": "w2"}
+
+
+def hf_llama(experts: int = 0) -> Names:
+    """Hugging Face Llama; with ``experts`` Mixtral, whose files hold each expert's matrices apart."""
+    stem = {
+        "embed.weight": "model.embed_tokens.weight",
+        "norm.weight": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    }
+
+    def theirs(ours: str) -> tuple[str, ...]:
+        if ours in stem:
+            return (stem[ours],)
+        layer, rest = re.fullmatch(r"layers\.(\d+)\.(.+)", ours).groups()  # type: ignore[union-attr]
+        where = f"model.layers.{layer}"
+        if rest in _MIXTRAL:
+            return tuple(f"{where}.block_sparse_moe.experts.{e}.{_MIXTRAL[rest]}.weight" for e in range(experts))
+        return (f"{where}.{_LLAMA[rest.removesuffix('.weight')]}.weight",)
+
+    return theirs
 
 
 def same(prefix: str = "") -> Names:

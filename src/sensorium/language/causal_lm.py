@@ -1,0 +1,224 @@
+"""A decoder language model: Llama (Touvron et al., 2023, arXiv:2302.13971 and 2307.09288), or with experts Mixtral (Jiang et
+al., 2024, arXiv:2401.04088).
+
+Each token predicts the next; a token sees itself and what came before:
+    x = embed(token)
+    x = x + Attention(RMSNorm(x)),   x = x + FFN(RMSNorm(x))        a layer; FFN is SwiGLU or a mixture of such
+    logits = head(RMSNorm(x)),       L = mean of -log softmax(logits)[next token]  (+ balance * the experts' loss)
+Positions turn queries and keys (RoPE); ``kv_heads`` keys and values serve ``heads`` queries (grouped-query attention).
+Several documents may stand in one row: with ``documents`` a token sees its own document only, and none predicts the
+first token of another. RoPE knows distances alone, so positions run on.
+Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d channels a head, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.method import Method
+from sensorium.parts.feedforward import SwiGLU
+from sensorium.parts.moe import MixtureOfExperts, balance_loss
+from sensorium.parts.rotary import rotary_table, rotate
+
+IGNORED = -100
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, of every layer: memory for ``length`` tokens, taken at once."""
+
+    def __init__(self, model: CausalLM, batch: int, length: int) -> None:
+        weight = model.embed.weight
+        shape = (len(model.layers), batch, model.kv_heads, length, model.head_dim)
+        self.k = torch.empty(shape, device=weight.device, dtype=weight.dtype)
+        self.v = torch.empty_like(self.k)
+        self.seen = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep [B, g, T, d] behind what is there -> all of them; ``seen`` moves on when the last layer has done so."""
+        end = self.seen + k.shape[2]
+        if end > self.k.shape[3]:
+            raise ValueError(f"the cache holds {self.k.shape[3]} tokens, not {end}")
+        self.k[layer, :, :, self.seen : end], self.v[layer, :, :, self.seen : end] = k, v
+        if layer == len(self.k) - 1:
+            self.seen = end
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions; no biases."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim, self.grouped = head_dim, kv_heads != heads
+        self.q = nn.Linear(width, heads * head_dim, bias=False)
+        self.k = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.v = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.proj = nn.Linear(heads * head_dim, width, bias=False)
+
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D]; ``mask`` bool, True where a query sees a key, or None for plain causal order."""
+        q, k, v = (part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k = rotate(q, table), rotate(k, table)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.grouped)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward layer, each behind an RMSNorm and added to the residual stream."""
+
+    def __init__(self, attention: Attention, feedforward: SwiGLU | MixtureOfExperts, width: int, eps: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.RMSNorm(width, eps=eps), attention
+        self.norm2, self.ffn = nn.RMSNorm(width, eps=eps), feedforward
+
+
+class CausalLM(Method):
+    """A language model over ``vocab`` tokens.
+
+    width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
+    hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` see a token.
+    balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. theta: RoPE's base.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        hidden: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        experts: int = 0,
+        active: int = 2,
+        balance: float = 0.01,
+        tied: bool = True,
+        theta: float = 10_000.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads or heads
+        if heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} must divide the {heads} heads")
+        if head_dim is None and width % heads:
+            raise ValueError(f"heads {heads} must divide the width {width}, or give head_dim")
+        self.head_dim = head_dim or width // heads
+        self.vocab, self.width, self.hidden, self.experts, self.active = vocab, width, hidden, experts, active
+        self.balance, self.tied, self.theta, self.eps = balance, tied, theta, eps
+        self.embed = nn.Embedding(vocab, width)
+
+        def layer() -> Layer:
+            ffn = MixtureOfExperts(width, hidden, experts, active) if experts else SwiGLU(width, hidden)
+            return Layer(Attention(width, heads, self.kv_heads, self.head_dim), ffn, width, eps)
+
+        self.layers = nn.ModuleList(layer() for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=eps)
+        self.head = None if tied else nn.Linear(width, vocab, bias=False)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document.
+
+        Logs ``bits_per_token``, and with experts ``balance`` (``active`` when all are chosen alike).
+        """
+        tokens, documents = batch["tokens"], batch.get("documents")
+        target = tokens[:, 1:]
+        if documents is not None:
+            target = target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
+            documents = documents[:, :-1]
+        logits, record = self._run(tokens[:, :-1], documents, None)
+        loss = F.cross_entropy(precise(logits).flatten(0, 1), target.flatten(), ignore_index=IGNORED)
+        found = {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
+        if record is not None:
+            uneven = balance_loss(record)
+            found |= {"loss": loss + self.balance * uneven, "balance": uneven.detach()}
+        return found
+
+    def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen."""
+        return self._run(tokens, documents, cache)[0]
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
+        logits = precise(self.logits(tokens[:, :-1]))
+        return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        most: int = 256,
+    ) -> Iterator[Tensor]:
+        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
+
+        temperature: 0 takes the likeliest. top_k: choose among so many. Latency a token does not grow with a new forward
+        of the whole text: keys and values are cached.
+        """
+        if prompt.shape[1] < 1:
+            raise ValueError("generate needs a prompt of one token or more")
+        cache = Cache(self, len(prompt), prompt.shape[1] + most)
+        tokens = prompt
+        for _ in range(most):
+            logits = precise(self.logits(tokens, cache=cache)[:, -1])
+            if top_k is not None:
+                least = logits.topk(min(top_k, self.vocab), dim=-1).values[:, -1:]
+                logits = logits.masked_fill(logits < least, -torch.inf)
+            if temperature == 0:
+                chosen = logits.argmax(-1)
+            else:
+                chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+            yield chosen
+            tokens = chosen[:, None]
+
+    def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
+        """Logits [B, T, V] and the experts' records [depth, 2, E]."""
+        start, length = (0 if cache is None else cache.seen), tokens.shape[1]
+        table = rotary_table(torch.arange(start, start + length, device=tokens.device), self.head_dim, self.theta)
+        mask = visible(length, start, documents)
+        x, records = self.embed(tokens), []
+        for i, layer in enumerate(self.layers):
+            x = x + layer.attn(layer.norm1(x), table, None if mask is None else mask.to(x.device), cache, i)
+            y = layer.ffn(layer.norm2(x))
+            if isinstance(y, tuple):
+                y, record = y
+                records.append(record)
+            x = x + y
+        x = self.norm(x)
+        logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
+        return logits, torch.stack(records) if records else None
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32, in which softmax statistics are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def visible(length: int, start: int, documents: Tensor | None) -> Tensor | None:
+    """Which keys each of ``length`` queries sees after ``start`` others: bool [B or 1, 1, length, start + length].
+
+    None where it is plain causal order from the first token on. ``documents`` [B, length] asks for ``start`` 0.
+    """
+    if documents is not None:
+        if start:
+            raise ValueError("documents cannot be told apart behind a cache")
+        same = documents[:, :, None] == documents[:, None, :]
+        return (same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril())[:, None]
+    if start == 0:
+        return None
+    return torch.ones(length, start + length, dtype=torch.bool).tril(start)[None, None]

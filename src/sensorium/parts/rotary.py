@@ -1,0 +1,30 @@
+"""RoPE: rotary position embedding (Su et al., 2021, arXiv:2104.09864).
+
+Pairs of channels of queries and keys are turned by an angle that grows with the position m (eq. 14):
+    (x_i, x_{i + d/2}) -> (x_i cos m w_i - x_{i + d/2} sin m w_i,  x_{i + d/2} cos m w_i + x_i sin m w_i),
+    w_i = theta^(-2 i / d),        i = 0 .. d/2 - 1,
+so that their product depends on the distance of the positions alone. Pairs are half a head apart, as in Llama's
+checkpoints on Hugging Face; the paper's neighbours (0, 1), (2, 3) ... are the same up to a permutation of the channels.
+Shapes: B batch, h heads, T tokens, d channels a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(positions: Tensor, dim: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of m w_i for integer ``positions`` [T]: two float32 [T, dim / 2], on the positions' device."""
+    if dim % 2:
+        raise ValueError(f"rotary embedding turns pairs of channels: a head of {dim} is odd")
+    rate = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angle = positions.to(torch.float32)[:, None] * rate
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BhTd: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys by a ``rotary_table`` of their positions. [B, h, T, d] -> the same, in their precision."""
+    cos, sin = (part.to(x_BhTd.dtype) for part in table)
+    first, second = x_BhTd.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

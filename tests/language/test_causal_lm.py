@@ -1,0 +1,118 @@
+"""What the maths of a causal language model promises: causality, documents apart, decoding equal to the whole, experts."""
+
+import math
+
+import pytest
+import torch
+
+from sensorium.language.causal_lm import Cache, CausalLM
+from sensorium.parts.moe import MixtureOfExperts, balance_loss
+from sensorium.parts.rotary import rotary_table, rotate
+
+
+def small(**numbers) -> CausalLM:
+    torch.manual_seed(0)
+    return CausalLM(50, 24, 2, 4, **{"hidden": 40, "kv_heads": 2, **numbers}).double().eval()
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+def test_a_token_does_not_see_what_comes_after(experts: int) -> None:
+    model = small(experts=experts)
+    tokens = torch.randint(50, (2, 11))
+    changed = tokens.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % 50
+    torch.testing.assert_close(model.logits(tokens)[:, :7], model.logits(changed)[:, :7])
+    assert not torch.allclose(model.logits(tokens)[:, 7:], model.logits(changed)[:, 7:])
+
+
+def test_documents_in_one_row_do_not_meet() -> None:
+    model = small()
+    first, second = torch.randint(50, (1, 6)), torch.randint(50, (1, 9))
+    row, documents = torch.cat([first, second], 1), torch.tensor([[0] * 6 + [1] * 9])
+    together = model.logits(row, documents)
+    torch.testing.assert_close(together[:, :6], model.logits(first))
+    torch.testing.assert_close(together[:, 6:], model.logits(second))
+    apart = [-model.log_prob(part) for part in (first, second)]
+    mean = torch.cat(apart, 1).mean()
+    torch.testing.assert_close(model({"tokens": row, "documents": documents})["loss"], mean)
+
+
+@pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 3, 2]], ids=str)
+@pytest.mark.parametrize("experts", [0, 3])
+def test_cached_pieces_equal_the_whole(pieces: list[int], experts: int) -> None:
+    model = small(experts=experts)
+    tokens = torch.randint(50, (3, 9))
+    cache = Cache(model, 3, 9)
+    found = [model.logits(part, cache=cache) for part in tokens.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(found, 1), model.logits(tokens))
+    with pytest.raises(ValueError, match="holds 9 tokens, not 10"):
+        model.logits(tokens[:, :1], cache=cache)
+
+
+def test_log_prob_is_a_distribution_and_the_loss_its_mean() -> None:
+    model = small(tied=False)
+    tokens = torch.randint(50, (2, 8))
+    each = torch.stack(
+        [model.log_prob(torch.cat([tokens[:, :-1], torch.full((2, 1), t)], 1))[:, -1] for t in range(50)]
+    )
+    torch.testing.assert_close(each.exp().sum(0), torch.ones(2, dtype=torch.float64))
+    found = model({"tokens": tokens})
+    torch.testing.assert_close(found["loss"], -model.log_prob(tokens).mean())
+    assert float(found["bits_per_token"]) == pytest.approx(float(found["loss"].detach()) / math.log(2))
+
+
+def test_generation_follows_its_generator_and_top_k() -> None:
+    model, prompt = small(), torch.randint(50, (2, 3))
+
+    def write(seed: int, **how) -> torch.Tensor:
+        return torch.stack(list(model.generate(prompt, most=6, generator=torch.Generator().manual_seed(seed), **how)))
+
+    assert torch.equal(write(0), write(0))
+    assert not torch.equal(write(0), write(1))
+    assert torch.equal(write(0, top_k=1), write(1, temperature=0))
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
+    near = [
+        rotate(q, rotary_table(torch.tensor([m]), 16)) @ rotate(k, rotary_table(torch.tensor([m - 3]), 16)).mT
+        for m in (3, 5, 40)
+    ]
+    torch.testing.assert_close(near[0], near[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(near[0], near[2], atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="odd"):
+        rotary_table(torch.arange(3), 7)
+
+
+@pytest.mark.parametrize("active", [1, 2, 4])
+def test_experts_equal_the_loop_over_tokens(active: int) -> None:
+    torch.manual_seed(1)
+    moe = MixtureOfExperts(10, 14, 4, active).double()
+    torch.nn.init.normal_(moe.router.weight)
+    x = torch.randn(3, 5, 10, dtype=torch.float64)
+    y, record = moe(x)
+    gate, up, down = (w.unflatten(0, (4, -1)) for w in (moe.gate, moe.up, moe.down))
+    for row, out in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
+        p = (moe.router.weight @ row).softmax(0)
+        best = p.topk(active)
+        said = [down[e] @ (torch.nn.functional.silu(gate[e] @ row) * (up[e] @ row)) for e in best.indices]
+        weights = best.values / best.values.sum()
+        torch.testing.assert_close(out, sum(w * s for w, s in zip(weights, said, strict=True)), atol=1e-6, rtol=1e-5)
+    assert float(record[0].sum()) == pytest.approx(active)
+    assert float(record[1].sum()) == pytest.approx(1)
+
+
+def test_balance_is_least_when_all_are_chosen_alike() -> None:
+    even = torch.full((2, 2, 4), 0.25)
+    even[:, 0] = 0.5  # two of four a token
+    assert float(balance_loss(even)) == pytest.approx(2)
+    uneven = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]])
+    assert float(balance_loss(uneven)) == pytest.approx(4)
+
+
+def test_numbers_that_do_not_fit() -> None:
+    for numbers, said in (({"kv_heads": 3}, "kv_heads 3"), ({"experts": 2, "active": 3}, "active")):
+        with pytest.raises(ValueError, match=said):
+            small(**numbers)
+    with pytest.raises(ValueError, match="heads 5"):
+        CausalLM(9, 24, 1, 5, hidden=8)
