@@ -9,13 +9,17 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from sensorium.errors import SensoriumError
 
 
 @dataclass(frozen=True)
 class System:
-    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.protocols``; the contract test holds them true."""
+    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.protocols``; the contract test holds them true.
+
+    ``needs`` is the backbone's protocol, "" where there is none. ``data`` is "images" or "text".
+    """
 
     name: str
     title: str
@@ -28,6 +32,7 @@ class System:
     exports: tuple[str, ...] = ("safetensors", "hf", "timm", "onnx")
     parity: str = "none"
     labels: bool = False
+    data: str = "images"
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,19 @@ SYSTEMS: tuple[System, ...] = (
         parity="torch cross_entropy",
         labels=True,
     ),
+    System(
+        "causal_lm",
+        "Llama 2; Mixtral of Experts",
+        "Touvron et al., 2023, arXiv:2307.09288; Jiang et al., 2024, arXiv:2401.04088",
+        "language",
+        "sensorium.recipes.language:causal_lm",
+        "",
+        ("LanguageModel",),
+        loads=("Hugging Face Llama", "Hugging Face Mixtral"),
+        exports=("hf",),
+        parity="transformers LlamaForCausalLM, MixtralForCausalLM",
+        data="text",
+    ),
 )
 
 NETWORKS: tuple[Network, ...] = (
@@ -109,6 +127,24 @@ NETWORKS: tuple[Network, ...] = (
         "torchvision resnet18, resnet50",
     ),
 )
+
+
+def tables() -> list[Any]:
+    """The catalogue as two tables for the terminal."""
+    from rich.table import Table
+
+    found = []
+    for title, rows in (("Systems", SYSTEMS), ("Backbones", NETWORKS)):
+        table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
+        for row in rows:
+            table.add_row(
+                row.name,
+                f"{row.title}\n{row.paper}",
+                *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)),
+                row.parity,
+            )
+        found.append(table)
+    return found
 
 
 def find(name: str) -> System:

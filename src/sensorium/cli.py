@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from sensorium import __version__
-from sensorium.catalogue import NETWORKS, SYSTEMS, find
+from sensorium.catalogue import NETWORKS, SYSTEMS, find, tables
 from sensorium.errors import SensoriumError
 
 # A table cut to 80 columns tells nobody anything: where there is no terminal to measure, there is room.
@@ -123,17 +123,7 @@ def list_systems(*, as_json: Annotated[bool, Parameter(name="--json")] = False) 
             json.dumps({"systems": [asdict(s) for s in SYSTEMS], "backbones": [asdict(n) for n in NETWORKS]}, indent=1)
         )
         return
-    from rich.table import Table
-
-    for title, rows in (("Systems", SYSTEMS), ("Backbones", NETWORKS)):
-        table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
-        for row in rows:
-            table.add_row(
-                row.name,
-                f"{row.title}\n{row.paper}",
-                *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)),
-                row.parity,
-            )
+    for table in tables():
         console.print(table)
 
 
@@ -278,6 +268,36 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, pi
 
 
 @app.command
+def generate(
+    run: Path,
+    *,
+    prompt: str = "",
+    most: int = 400,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Let a language model write on from a prompt, as it goes.
+
+    Example: sensorium generate sensorium-runs/causal_lm --prompt "It was" --temperature 0.7
+
+    Args:
+        run: folder of a run that learnt from text.
+        prompt: what the text begins with.
+        most: tokens to write at most.
+        temperature: 0 takes the likeliest token, 1 draws as the model says.
+        top_k: choose among so many tokens.
+        seed: of the drawing.
+    """
+    from sensorium.use import generate as write
+
+    print(prompt, end="")
+    for piece in write(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command
 def export(
     run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None
 ) -> None:
@@ -311,27 +331,6 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> Non
         print(json.dumps(found, indent=1))
     else:
         console.print(render(found))
-
-
-def show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> None:
-    """Train and print what came of it."""
-    from sensorium.runs import train
-
-    run = train(name, progress=progress, **arguments)
-    if not run.finished:
-        raise KeyboardInterrupt
-    o = run.outcome
-    console.print(
-        f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}"
-    )
-    for note in o.get("notes", []):
-        console.print(f"  note: {note}")
-    console.print(f"  {run.folder}/model.safetensors")
-    if judge:
-        from sensorium.judge import judge as judge_run
-        from sensorium.judge import scores_text
-
-        console.print(scores_text(judge_run(run, progress=progress)))
 
 
 def main(arguments: list[str] | None = None) -> None:

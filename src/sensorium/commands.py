@@ -7,6 +7,7 @@ parameters followed by those of :func:`sensorium.runs.train`.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -60,13 +61,11 @@ def train_command(recipe: str) -> Callable[..., None]:
     name = function.__name__ if not recipe.split(":")[0].endswith(".py") else recipe
 
     def command(**values: Any) -> None:
-        from sensorium.cli import show_run
-
         judge, quiet = values.pop("judge", False), values.pop("quiet", False)
         defaults = {p.name: p.default for p in own}
         settings = {key: values.pop(key) for key in defaults if key in values}
         changed = {key: value for key, value in settings.items() if value != defaults[key]}
-        show_run(name, judge=judge, progress=not quiet, **values, **changed)
+        _show_run(name, judge=judge, progress=not quiet, **values, **changed)
 
     command.__name__ = function.__name__
     parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own + common]
@@ -77,6 +76,30 @@ def train_command(recipe: str) -> Callable[..., None]:
         doc += "\n\nArgs:"
     command.__doc__ = doc + RUN_HELP
     return command
+
+
+def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> None:
+    """Train and print what came of it."""
+    from rich.console import Console
+
+    from sensorium.runs import train
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    run = train(name, progress=progress, **arguments)
+    if not run.finished:
+        raise KeyboardInterrupt
+    o = run.outcome
+    console.print(
+        f"{run.name}: {o['steps']:,} steps, {o['images_seen']:,} images in {o['seconds']:.0f} s ({o['images_per_second']:.0f} images/s), {o['status']}"
+    )
+    for note in o.get("notes", []):
+        console.print(f"  note: {note}")
+    console.print(f"  {run.folder}/model.safetensors")
+    if judge:
+        from sensorium.judge import judge as judge_run
+        from sensorium.judge import scores_text
+
+        console.print(scores_text(judge_run(run, progress=progress)))
 
 
 def __getattr__(name: str) -> Callable[..., None]:

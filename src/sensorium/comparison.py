@@ -23,7 +23,7 @@ from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
 from sensorium.judge import check_fractions, judge, judge_baselines
 from sensorium.report import verdict, write_report, write_results
-from sensorium.runs import Prepared, bar, make_recipe, prepare, situate, train
+from sensorium.runs import Prepared, bar, learns_from_text, make_recipe, prepare, situate, train
 from sensorium.training.files import write_json
 
 
@@ -81,6 +81,8 @@ def compare(
     for name in methods:
         if ":" not in name:
             find(name)
+        if learns_from_text(name):
+            raise SensoriumError(f"'{name}' learns from text; `sensorium compare` compares systems that see images.")
     spend = Budget.parse(budget)
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None

@@ -30,6 +30,7 @@ from sensorium.evaluate.rankme import rankme
 from sensorium.evaluate.subsets import parse_fractions, stratified
 from sensorium.looks import run_pictures
 from sensorium.runs import Prepared, Run, device_name
+from sensorium.texts import PreparedText, judge_text, text_scores
 from sensorium.training.files import write_json
 from sensorium.training.precision import fast_bf16
 
@@ -59,6 +60,8 @@ def judge(
     """
     ready = ready or run.data()
     path = run.folder / "evaluation.json"
+    if isinstance(ready, PreparedText):
+        return judge_text(run.method, ready, path, device_name())
     asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps, "tune_seconds": tune_seconds}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("asked") != asked:
@@ -144,7 +147,9 @@ def judge_baselines(
 
 
 def scores_text(found: dict[str, Any]) -> str:
-    """kNN, linear, fine-tune and RankMe as lines."""
+    """kNN, linear, fine-tune and RankMe as lines; of text bits per byte."""
+    if "bits_per_byte" in found:
+        return text_scores(found)
     lines = []
     if found.get("knn"):
         lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")

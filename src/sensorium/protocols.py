@@ -6,7 +6,7 @@ Images are float tensors [B, 3, H, W], already normalised, unless a docstring sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -82,6 +82,21 @@ class Classifier(Protocol):
         ...
 
 
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Gives the next token's probabilities, and writes. ``vocab`` tokens."""
+
+    vocab: int
+
+    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """int64 [B, T] -> natural logarithm of each token after the first given those before it [B, T - 1]."""
+        ...
+
+    def generate(self, prompt: Tensor, **how: Any) -> Iterator[Tensor]:
+        """int64 [B, T] -> the tokens after it, one [B] at a time."""
+        ...
+
+
 PROTOCOLS: dict[str, type] = {
     "Encoder": Encoder,
     "TokenEncoder": TokenEncoder,
@@ -89,6 +104,7 @@ PROTOCOLS: dict[str, type] = {
     "AttentionMaps": AttentionMaps,
     "Pictures": Pictures,
     "Classifier": Classifier,
+    "LanguageModel": LanguageModel,
 }
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from sensorium.data.cache import Pixels, cache, natural_size
 from sensorium.data.open import Opened, open_data
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.recipes.language import TextSituation
 from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
+from sensorium.texts import PreparedText, kept_tokenizer, online_text, prepare_text
 from sensorium.training.budget import Budget
 from sensorium.training.files import write_json
 
@@ -98,11 +100,15 @@ def device_name() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def situate(prepared: Prepared) -> Situation:
-    """What the defaults of a recipe follow from."""
+def situate(prepared: Prepared | PreparedText) -> Any:
+    """What the defaults of a recipe follow from: a Situation, of text a TextSituation."""
     from sensorium.training.precision import fast_bf16
 
     device = device_name()
+    if isinstance(prepared, PreparedText):
+        cores = os.cpu_count() or 1
+        vocab, rows = prepared.tokenizer.vocab, len(prepared.train)
+        return TextSituation(vocab, prepared.length, rows, device, cores, fast_bf16(device))
     pixels = prepared.train
     return Situation(
         prepared.size,
@@ -116,7 +122,12 @@ def situate(prepared: Prepared) -> Situation:
     )  # type: ignore[arg-type]
 
 
-def make_recipe(name: str, on: Situation, given: dict[str, Any]) -> Recipe:
+def learns_from_text(name: str) -> bool:
+    """Whether the recipe of that name (or ``FILE.py:FUNCTION``) is made for text: its first parameter says so."""
+    return get_type_hints(_recipe_function(name)).get("on") is TextSituation
+
+
+def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
     function = _recipe_function(name)
     try:
@@ -152,7 +163,7 @@ class Run:
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
         kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
-        self.situation = Situation(**kept)
+        self.situation: Any = TextSituation(**kept) if "vocab" in kept else Situation(**kept)
 
     @property
     def name(self) -> str:
@@ -208,9 +219,29 @@ class Run:
             raise SensoriumError(f"features wants images [B, 3, H, W], not {list(images.shape)}.")
         return self.method.features(self.prepare_images(images)).float()  # type: ignore[operator]
 
-    def data(self) -> Prepared:
-        """The data that the run was trained on, from its cache where that is still there."""
+    @property
+    def text(self) -> bool:
+        """Whether it learnt from text."""
+        return isinstance(self.situation, TextSituation)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of a run that learnt from text."""
+        return kept_tokenizer(self.folder)
+
+    def data(self) -> Any:
+        """The data that the run was trained on (Prepared, of text PreparedText), from its cache where that is still there."""
         info = self.info["data"]
+        if self.text:
+            return prepare_text(
+                info["path"],
+                test=info["test"],
+                vocab=None,
+                length=self.situation.length,
+                folder=Path(info["cache"]),
+                device=self.situation.device,
+                tokenizer=self.tokenizer,
+            )
         return prepare(
             info["path"],
             test=info["test"],
@@ -250,13 +281,21 @@ def train(
     if fresh and folder.exists():
         _clear(folder)
     pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
-    ready = prepared or prepare(
-        data, test=test, image_size=image_size, limit=limit, folder=pixels_folder, progress=progress
-    )
-    if len(ready.train) < 8:
-        raise SensoriumError(
-            f"{data}: only {len(ready.train)} readable training images; 8 is the least that can be learned from."
+    ready: Any = prepared
+    if ready is None and learns_from_text(name):
+        ready = prepare_text(
+            data,
+            test=test,
+            vocab=settings.get("vocab"),
+            length=settings.get("length"),
+            folder=pixels_folder,
+            device=device_name(),
         )
+    elif ready is None:
+        ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=pixels_folder, progress=progress)
+    if len(ready.train) < 8:
+        what = "rows of text" if isinstance(ready, PreparedText) else "readable training images"
+        raise SensoriumError(f"{data}: only {len(ready.train)} {what}; 8 is the least that can be learned from.")
     situation = situate(ready)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(seed)
@@ -276,6 +315,8 @@ def train(
             "budget": budget,
         }
         write_json(folder / "run.json", run_info)
+        if isinstance(ready, PreparedText):
+            ready.tokenizer.save(folder / "tokenizer.json")
     fit(
         recipe.method,
         ready.train,
@@ -290,13 +331,13 @@ def train(
         devices=devices,
         strategy=strategy,
         precision=precision,
-        online=online_judge(ready),
+        online=online_text(ready) if isinstance(ready, PreparedText) else online_judge(ready),
         online_every=_online_every(budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
     run = Run(folder)
-    if run.finished and not (folder / "backbone").is_dir():
+    if run.finished and not run.text and not (folder / "backbone").is_dir():
         _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
     return run
 

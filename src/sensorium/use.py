@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,30 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         target = Path(out) if out is not None else thing.folder / f"export-{to}"
+        if thing.text:
+            return export_network(thing.method, to, target)
         s = thing.situation
         return export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
     if out is None:
         raise SensoriumError("say where to write: --out PATH.")
     return export_network(thing, to, Path(out))
+
+
+def generate(run: Path, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int) -> Iterator[str]:
+    """What a run's language model writes after ``prompt``, piece by piece; bytes that are no UTF-8 yet wait for the rest."""
+    from codecs import getincrementaldecoder
+
+    from sensorium.texts import write_text
+
+    found = Run(run)
+    if not found.text:
+        raise SensoriumError(f"'{run}' learnt from pictures; `sensorium generate` wants a run of a language model.")
+    decoder = getincrementaldecoder("utf-8")(errors="replace")
+    for piece in write_text(
+        found.method, found.tokenizer, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed
+    ):
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
 
 
 def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:

@@ -19,7 +19,7 @@ ROOMS = [
     ("evaluate",),
     ("training",),
     ("recipes",),
-    ("catalogue",),
+    ("catalogue", "texts"),
     ("runs", "looks"),
     ("judge",),
     ("report",),

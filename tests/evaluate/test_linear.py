@@ -143,3 +143,12 @@ def test_errors_teach():
         linear(train, labels * 0, train, labels, fractions=(1.0,))
     with pytest.raises(SensoriumError, match=r"class 'b' .*smallest legal fraction is 5%"):
         linear(train, (labels == 0).long(), train, labels, fractions=(0.01,), classes=("b", "b"))
+
+
+def test_of_few_labels_the_choice_is_steady_and_near_the_best():
+    train, labels = clusters(2000, d=40, spread=3.0)
+    test, truth = clusters(1000, d=40, seed=1, spread=3.0)
+    chosen = linear(train, labels, test, truth, fractions=(0.03,), seeds=range(6))["3%"]
+    fixed = [linear(train, labels, test, truth, fractions=(0.03,), seeds=range(6), grid=(l2,))["3%"] for l2 in GRID]
+    assert max(chosen["regularisation"]) <= 10 * min(chosen["regularisation"])
+    assert chosen["top1"] > max(one["top1"] for one in fixed) - 0.01

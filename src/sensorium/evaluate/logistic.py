@@ -103,10 +103,10 @@ class Logistic:
         self.weight_RK, self.bias_K = scale_R1 * theta[:-1], theta[-1]
 
     @torch.no_grad()
-    def right(self, part: Tensor) -> int:
-        """How many of the images ``part`` (bool [N]) the last solution classifies rightly."""
-        guess = self._logits(self.weight_RK, self.bias_K).argmax(dim=1)
-        return int((guess == self.labels)[part.to(self.labels.device)].sum())
+    def log_likelihood(self, part: Tensor) -> float:
+        """Of the labels of the images ``part`` (bool [N]) under the last solution, in nats, summed."""
+        log_p = self._logits(self.weight_RK, self.bias_K).log_softmax(dim=1)
+        return float((self.answer_NK * log_p).sum(dim=1)[part.to(self.labels.device)].sum())
 
     def _logits(self, weight_RK: Tensor, bias_K: Tensor) -> Tensor:
         weight = weight_RK if self.in_basis else self.basis_DR @ weight_RK.float()

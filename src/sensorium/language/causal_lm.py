@@ -150,9 +150,9 @@ class CausalLM(Method):
         """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen."""
         return self._run(tokens, documents, cache)[0]
 
-    def log_prob(self, tokens: Tensor) -> Tensor:
+    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        logits = precise(self.logits(tokens[:, :-1]))
+        logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
         return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
     @torch.no_grad()

@@ -1,0 +1,131 @@
+"""Text for training and judging: what :mod:`sensorium.runs` does for pixels, for tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.data.text import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
+from sensorium.errors import SensoriumError
+from sensorium.evaluate.bits import bits_per_byte, text_baselines
+from sensorium.method import Method
+from sensorium.training.files import write_json
+
+LOOKED = 20_000  # held-out tokens of a look during training
+LENGTHS = {"cpu": 128}
+USUAL_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of tokens as training reads them: ``images`` is [N, length + 1]."""
+
+    images: np.ndarray
+    labels: None = None
+    mean: tuple[()] = ()
+    std: tuple[()] = ()
+    classes: tuple[()] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class PreparedText:
+    """Text ready for training and judging. ``test`` are the held-out tokens, ``test_bytes`` what they stand for."""
+
+    opened: Texts
+    tokenizer: Tokenizer
+    train: Rows
+    test: np.ndarray
+    test_bytes: int
+    length: int
+
+
+def prepare_text(
+    data: str,
+    *,
+    test: str | None,
+    vocab: int | None,
+    length: int | None,
+    folder: Path,
+    device: str,
+    tokenizer: Tokenizer | None = None,
+) -> PreparedText:
+    """Read ``data``, learn ``vocab`` tokens from it (bytes if None) unless there is a ``tokenizer``, and lay out rows of ``length``."""
+    opened = open_text(data, test=test)
+    if tokenizer is None:
+        tokenizer = Bytes() if vocab in (None, Bytes.vocab) else BPE.learn(opened.train, int(vocab or 0))
+    length = length or LENGTHS.get(device, USUAL_LENGTH)
+    if length < 2:
+        raise SensoriumError(f"--length {length}: 2 tokens are the least.")
+    train, held = (
+        tokens_of(documents, tokenizer, folder, name)
+        for name, documents in (("train", opened.train), ("test", opened.test))
+    )
+    return PreparedText(opened, tokenizer, Rows(rows_of(train, length)), held, sum(map(len, opened.test)), length)
+
+
+def online_text(ready: PreparedText) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: bits per byte of the beginning of the held-out text."""
+    part = ready.test[:LOOKED]
+    count = sum(len(ready.tokenizer.decode(part[i : i + 1000].tolist())) for i in range(0, len(part), 1000))
+
+    def judge(method: Any) -> dict[str, float]:
+        device = next(method.parameters()).device
+        return {"bits_per_byte": _bits(method, ready, part, count, device)["bits_per_byte"]}
+
+    return judge
+
+
+def judge_text(method: Any, ready: PreparedText, path: Path, device: str) -> dict[str, Any]:
+    """Bits per byte of the whole held-out text, and the baselines beside it; kept in ``path``."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if "bits_per_byte" not in found:
+        found |= _bits(method, ready, ready.test, ready.test_bytes, device)
+        found["baselines"] = text_baselines(ready.opened.train, ready.opened.test)
+        write_json(path, found)
+    return found
+
+
+def text_scores(found: dict[str, Any]) -> str:
+    """The scores as lines."""
+    beside = found["baselines"]
+    return "\n".join(
+        [
+            f"bits per byte     {found['bits_per_byte']:.3f}   ({found['n']:,} held-out bytes)",
+            f"  Kneser-Ney, 5   {beside['kneser_ney']['bits_per_byte']:.3f}",
+            f"  unigram         {beside['unigram']['bits_per_byte']:.3f}",
+        ]
+    )
+
+
+def write_text(
+    method: Any, tokenizer: Tokenizer, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[bytes]:
+    """What the model writes after ``prompt``, a token at a time, until a document ends or ``most`` tokens are written."""
+    boundary = tokenizer.vocab - 1
+    given = np.concatenate([[boundary], tokenizer.encode(prompt.encode())]).astype(np.int64)
+    generator = torch.Generator().manual_seed(seed)
+    for token in method.generate(
+        torch.from_numpy(given)[None], most=most, temperature=temperature, top_k=top_k, generator=generator
+    ):
+        if int(token) == boundary:
+            return
+        yield tokenizer.decode([int(token)])
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer:
+    return read_tokenizer(folder / "tokenizer.json")
+
+
+def _bits(method: Any, ready: PreparedText, tokens: np.ndarray, count: int, device: Any) -> dict[str, Any]:
+    return bits_per_byte(
+        method, tokens, count, length=ready.length, boundary=ready.tokenizer.vocab - 1, device=device, batch_size=32
+    )
