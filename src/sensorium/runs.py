@@ -283,6 +283,9 @@ def train(
     pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
     ready: Any = prepared
     if ready is None and learns_from_text(name):
+        for flag, value in (("--image-size", image_size), ("--limit", limit)):
+            if value is not None:
+                raise SensoriumError(f"{flag} is for pictures; '{name}' learns from text.")
         ready = prepare_text(
             data,
             test=test,

@@ -1,0 +1,134 @@
+"""Language from the command line: train, judge, write, take away; and what people are told when it cannot work."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import sensorium
+from sensorium.cli import main
+
+SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
+
+
+def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error (with the wrapping of narrow terminals undone)."""
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    seen = capsys.readouterr()
+    return code, seen.out, re.sub(r"\s+", " ", seen.err)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text("The cat sat on the mat, and \u00fcber the m\u00fcde dog it sat. " * 200)
+    return path
+
+
+@pytest.fixture(scope="module", params=[None, 280], ids=["bytes", "bpe"])
+def trained(request: pytest.FixtureRequest, book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "lm"
+    vocab = [] if request.param is None else ["--vocab", str(request.param)]
+    main(["train", "causal_lm", "--data", str(book), "--budget", "60steps", "--out", str(out), *vocab, *SMALL])
+    return out
+
+
+def test_it_learns_and_is_judged_in_bits_per_byte(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run(capsys, "evaluate", str(trained), "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["n"] == len(sensorium.Run(trained).data().opened.test[0])
+    assert found["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
+    assert found["baselines"]["kneser_ney"]["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
+    code, out, _ = run(capsys, "evaluate", str(trained))
+    assert f"bits per byte     {found['bits_per_byte']:.3f}" in out
+    rows = (trained / "online.csv").read_text().splitlines()
+    assert rows[0].endswith("bits_per_byte")
+    assert float(rows[1].split(",")[-1]) > float(rows[-1].split(",")[-1])
+
+
+def test_it_writes_and_the_same_seed_writes_the_same(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ("generate", str(trained), "--prompt", "The cat", "--most", "30")
+    first, second, other = (run(capsys, *words, "--seed", seed)[1] for seed in ("0", "0", "1"))
+    assert first == second != other
+    assert first.startswith("The cat")
+    assert len(first) > 10
+
+
+def test_exported_it_opens_in_transformers(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(capsys, "export", str(trained), "--to", "hf", "--out", str(tmp_path))[0] == 0
+    tokens = torch.arange(10)[None]
+    ours = sensorium.Run(trained).method.logits(tokens)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    code, _, err = run(capsys, "export", str(trained), "--to", "onnx", "--out", str(tmp_path / "x"))
+    assert code == 1
+    assert "exported to hf" in err
+
+
+def test_the_same_command_returns_the_run_and_another_setting_is_refused(trained: Path, book: Path, capsys) -> None:
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    vocab = sensorium.Run(trained).info["given"].get("vocab")
+    words = ["train", "causal_lm", "--data", str(book), "--budget", "60steps", "--out", str(trained), *SMALL]
+    words += [] if vocab is None else ["--vocab", str(vocab)]
+    assert run(capsys, *words)[0] == 0
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+    code, _, err = run(capsys, *words, "--lr", "0.5")
+    assert code == 1
+    assert "other settings" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "causal_lm", "--data", "nowhere.txt"), "nothing at 'nowhere.txt'"),
+        (("train", "causal_lm", "--data", "BOOK", "--vocab", "100"), "257"),
+        (("train", "causal_lm", "--data", "BOOK", "--length", "100000"), "smaller --length"),
+        (("train", "causal_lm", "--data", "BOOK", "--image-size", "32"), "--image-size is for pictures"),
+        (("compare", "causal_lm", "--data", "BOOK"), "learns from text"),
+        (("generate", "nowhere"), "is no run"),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_path: Path, capsys) -> None:
+    out = ["--out", str(tmp_path / "out")] if words[0] != "generate" else []
+    code, _, err = run(capsys, *(str(book) if word == "BOOK" else word for word in words), *out)
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(book: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+    import time
+
+    words = ["train", "causal_lm", "--data", str(book), "--budget", "300steps", *SMALL]
+    main([*words, "--out", str(tmp_path / "whole")])
+    command = [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    table = tmp_path / "killed" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if table.is_file() and len(table.read_text().splitlines()) > 40:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "outcome.json").is_file()
+    main([*words, "--out", str(tmp_path / "killed")])
+    whole, killed = (sensorium.Run(tmp_path / name) for name in ("whole", "killed"))
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(value, killed.method.state_dict()[name])
+    losses = [
+        np.loadtxt(tmp_path / name / "metrics.csv", delimiter=",", skiprows=1, usecols=3)
+        for name in ("whole", "killed")
+    ]
+    assert np.array_equal(*losses)
