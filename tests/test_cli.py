@@ -3,6 +3,9 @@
 import json
 import pickle
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +338,35 @@ def test_help_shows_an_example_and_says_what_each_flag_does(words, capsys: pytes
     flags = re.findall(r"^│ (?:[A-Z]+ )?(--[\w-]+(?: --no-[\w-]+)?)(.*)│$", page, re.MULTILINE)
     for flag, rest in flags:
         assert re.search(r"  +[A-Za-z\d]", rest), f"{flag} has no help"
+
+
+def test_runs_end_with_the_comparison_that_started_them(photos: Path, tmp_path: Path) -> None:
+    """A killed comparison leaves no training behind; what its run had done is in a checkpoint."""
+    words = ["compare", "simclr", "--data", str(photos), "--budget", "1h", "--image-size", "24", "--quiet"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    table, deadline = tmp_path / "simclr" / "metrics.csv", time.monotonic() + 120
+    while time.monotonic() < deadline and not (table.is_file() and len(table.read_text().splitlines()) > 5):
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "simclr" / "last.ckpt").is_file():
+        time.sleep(0.1)
+    assert (tmp_path / "simclr" / "last.ckpt").is_file()
+    time.sleep(2)
+    rows = table.read_text()
+    time.sleep(3)
+    assert table.read_text() == rows
+
+
+def test_two_methods_at_a_time(photos: Path, tmp_path: Path) -> None:
+    words = ["compare", "simclr", "simclr", "--data", str(photos), "--budget", "3steps", "--image-size", "24"]
+    main([*words, "--labels", "50%", "--tune-steps", "2", "--jobs", "2", "--out", str(tmp_path), "--quiet"])
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [(run["name"], run["status"], run["steps"]) for run in runs] == [
+        ("simclr", "finished", 3),
+        ("simclr-2", "finished", 3),
+    ]
+    assert runs[0]["knn"] == runs[1]["knn"]

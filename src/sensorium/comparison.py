@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -183,7 +184,16 @@ def _in_own_process(job: Job, children: list[Any]) -> None:
         write_json(folder / "error.json", {"error": f"the run's process was ended by {cause}{hint}."})
 
 
+def _end_with_parent() -> None:
+    """Stop as Ctrl-C does, with a checkpoint, when the process that waits for this one is gone (killed, say)."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _child(job: Job) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(job.out) / job.name
     (folder / "error.json").unlink(missing_ok=True)
     try:

@@ -45,7 +45,7 @@ FOUND = 6
 
 def judge(
     run: Run,
-    ready: Prepared | None = None,
+    prepared: Prepared | PreparedText | None = None,
     *,
     labels: str = "1%,10%,100%",
     label_seeds: int = 3,
@@ -58,7 +58,7 @@ def judge(
 
     Without labels or a test set only RankMe, pictures, neighbours and the map remain.
     """
-    ready = ready or run.data()
+    ready: Prepared | PreparedText = prepared or run.data()
     path = run.folder / "evaluation.json"
     if isinstance(ready, PreparedText):
         return judge_text(run.method, ready, path, device_name())
@@ -206,7 +206,8 @@ def _tuned(
     ``most`` bounds the steps and the seconds of each training.
     """
     train, test, device = ready.train, ready.test, device_name()
-    views = supervised_views(train.mean, train.std, ready.size, scale=(0.3, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
+    # Light: in the few steps that there are, strong augmentation only leads away from the probe that tuning starts with.
+    views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     precision = "bf16" if fast_bf16(device) else "float32"
     return how(

@@ -13,8 +13,8 @@ Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -192,7 +192,7 @@ class CausalLM(Method):
         table = rotary_table(torch.arange(start, start + length, device=tokens.device), self.head_dim, self.theta)
         mask = visible(length, start, documents)
         x, records = self.embed(tokens), []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             x = x + layer.attn(layer.norm1(x), table, None if mask is None else mask.to(x.device), cache, i)
             y = layer.ffn(layer.norm2(x))
             if isinstance(y, tuple):

@@ -74,18 +74,25 @@ def causal_lm(
     why = f"{on.cores}-core CPU" if small else on.device
     s.pick("vocab", vocab, on.vocab, "bytes and a boundary")
     s.pick("length", length, on.length, why)
-    width = s.pick("width", width, 128 if small else 512, why)
-    depth = s.pick("depth", depth, 4 if small else 8, why)
-    heads = s.pick(
-        "heads", heads, max(1, width // 32 if small else width // 64), "32 channels a head" if small else "64"
-    )
-    kv = s.pick("kv_heads", kv_heads, heads, "one for each head")
-    hidden = s.pick("hidden", hidden, round(width * 8 / 3 / 16) * 16, "8/3 of the width (Shazeer, 2020)")
+    channels: int = s.pick("width", width, 128 if small else 512, why)
+    layers: int = s.pick("depth", depth, 4 if small else 8, why)
+    wide = 32 if small else 64
+    queries: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
+    shared: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
+    inner: int = s.pick("hidden", hidden, round(channels * 8 / 3 / 16) * 16, "8/3 of the width (Shazeer, 2020)")
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
-    rate = s.pick("lr", lr, 3e-3 if width <= 256 else 1e-3, f"width {width}")
+    rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
     s.note(experts=experts, active=active, tied=tied, weight_decay=weight_decay, warmup=warmup)
     method = CausalLM(
-        on.vocab, width, depth, heads, hidden=hidden, kv_heads=kv, experts=experts, active=active, tied=tied
+        on.vocab,
+        channels,
+        layers,
+        queries,
+        hidden=inner,
+        kv_heads=shared,
+        experts=experts,
+        active=active,
+        tied=tied,
     )
     boundary = on.vocab - 1
 
