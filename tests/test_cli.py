@@ -342,13 +342,14 @@ def test_help_shows_an_example_and_says_what_each_flag_does(words, capsys: pytes
 
 def test_runs_end_with_the_comparison_that_started_them(photos: Path, tmp_path: Path) -> None:
     """A killed comparison leaves no training behind; what its run had done is in a checkpoint."""
-    words = ["compare", "simclr", "--data", str(photos), "--budget", "1h", "--image-size", "24", "--quiet"]
+    words = ["compare", "simclr", "--data", str(photos), "--budget", "1h", "--image-size", "24", "--labels", "50%"]
     parent = subprocess.Popen(
-        [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path), "--quiet"], stderr=subprocess.DEVNULL
     )
     table, deadline = tmp_path / "simclr" / "metrics.csv", time.monotonic() + 120
     while time.monotonic() < deadline and not (table.is_file() and len(table.read_text().splitlines()) > 5):
         time.sleep(0.1)
+    assert parent.poll() is None
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 60
