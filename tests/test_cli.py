@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,7 @@ from PIL import Image
 from sensorium.catalogue import SYSTEMS
 from sensorium.cli import main
 
-
-def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error (with the wrapping of narrow terminals undone)."""
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    seen = capsys.readouterr()
-    return code, seen.out, re.sub(r"\s+", " ", seen.err)
+Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +87,7 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
     assert not re.search(r"""(src|href)=["']https?:""", page)
 
 
-def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, command: Command) -> None:
     before = {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
     assert len(before) == 2
     words = [
@@ -111,19 +103,16 @@ def test_a_finished_comparison_is_not_run_again(compared: Path, photos: Path, ca
         "--label-seeds",
         "2",
     ]
-    code, out, _ = run(capsys, *words, "--image-size", "24", "--tune-steps", "4", "--out", str(compared), "--quiet")
+    code, out, _ = command(*words, "--image-size", "24", "--tune-steps", "4", "--out", str(compared), "--quiet")
     assert code == 0
     assert "report.html" in re.sub(r"\s+", "", out)
     assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/model.safetensors")}
 
 
-def test_evaluate_embed_neighbors_export(
-    compared: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_evaluate_embed_neighbors_export(compared: Path, photos: Path, tmp_path: Path, command: Command) -> None:
     import pyarrow.parquet as pq
 
-    code, out, _ = run(
-        capsys,
+    code, out, _ = command(
         "evaluate",
         str(compared / "simclr"),
         "--labels",
@@ -136,16 +125,15 @@ def test_evaluate_embed_neighbors_export(
     )
     assert code == 0
     assert json.loads(out)["knn"]["n"] > 0
-    code, _, err = run(
-        capsys, "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet")
+    code, _, err = command(
+        "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet")
     )
     assert code == 0, err
     table = pq.read_table(tmp_path / "f.parquet")
     assert table.column_names == ["path", "label", "features"]
     assert set(table["label"].to_pylist()) == {"apple", "bean", "corn"}
     query = photos / "corn" / "7.png"
-    code, out, err = run(
-        capsys,
+    code, out, err = command(
         "neighbors",
         str(compared / "simclr"),
         str(query),
@@ -158,7 +146,7 @@ def test_evaluate_embed_neighbors_export(
     )
     assert code == 0, err
     assert (tmp_path / "n.png").is_file()
-    code, _, err = run(capsys, "export", str(compared / "mae"), "--to", "safetensors", "--out", str(tmp_path / "x"))
+    code, _, err = command("export", str(compared / "mae"), "--to", "safetensors", "--out", str(tmp_path / "x"))
     assert code == 0, err
 
     import sensorium
@@ -179,23 +167,23 @@ def test_three_lines_of_python(tmp_path: Path) -> None:
     assert callable(s.compare)
 
 
-def test_data_names_the_broken_files(photos: Path, capsys: pytest.CaptureFixture) -> None:
-    code, out, _ = run(capsys, "data", str(photos), "--json")
+def test_data_names_the_broken_files(photos: Path, command: Command) -> None:
+    code, out, _ = command("data", str(photos), "--json")
     assert code == 0
     assert "broken.png" in out
     assert "text.jpg" in out
 
 
-def test_list_and_doctor(capsys: pytest.CaptureFixture) -> None:
-    code, out, _ = run(capsys, "list", "--json")
+def test_list_and_doctor(command: Command) -> None:
+    code, out, _ = command("list", "--json")
     assert code == 0
     assert {s["name"] for s in json.loads(out)["systems"]} >= {"mae", "simclr", "dino", "supervised"}
-    code, out, _ = run(capsys, "doctor", "--json")
+    code, out, _ = command("doctor", "--json")
     assert code == 0
     assert json.loads(out)["precision"] in ("bf16-mixed", "32-true")
 
 
-def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_recipe_of_ones_own(tmp_path: Path, command: Command) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(
         "from sensorium.recipes.selfsup import simclr\n"
@@ -218,7 +206,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         str(tmp_path / "o"),
         "--quiet",
     ]
-    code, _, err = run(capsys, *words)
+    code, _, err = command(*words)
     assert code == 0, err
     settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
     assert settings["temperature"]["value"] == 0.3
@@ -260,7 +248,7 @@ EVIL_MARK = "evil-was-here"
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
 )
 def test_what_cannot_work_is_one_line(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
@@ -268,7 +256,7 @@ def test_what_cannot_work_is_one_line(
     for i in range(12):
         Image.new("RGB", (16, 16), (i * 20, 0, 0)).save(tmp_path / "ONE" / "only" / f"{i}.png")
     (tmp_path / "EVIL").write_bytes(pickle.dumps(Evil()))
-    code, out, err = run(capsys, *words)
+    code, out, err = command(*words)
     assert code == 1, (out, err)
     assert said in err
     assert "Traceback" not in err + out
@@ -276,8 +264,8 @@ def test_what_cannot_work_is_one_line(
 
 
 @pytest.mark.parametrize("words", [["compare", "mae", "--bugdet", "1m"], ["frobnicate"], ["data"]])
-def test_a_wrong_command_line_is_exit_code_two(words: list[str], capsys: pytest.CaptureFixture) -> None:
-    code, out, err = run(capsys, *words)
+def test_a_wrong_command_line_is_exit_code_two(words: list[str], command: Command) -> None:
+    code, out, err = command(*words)
     assert code == 2
     assert "Traceback" not in err + out
 
@@ -330,10 +318,9 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
     ],
     ids=" ".join,
 )
-def test_help_shows_an_example_and_says_what_each_flag_does(words, capsys: pytest.CaptureFixture) -> None:
-    assert run(capsys, *words, "--help")[0] == 0
-    main([*words, "--help"])
-    page = capsys.readouterr().out
+def test_help_shows_an_example_and_says_what_each_flag_does(words, command: Command) -> None:
+    code, page, _ = command(*words, "--help")
+    assert code == 0
     assert f"Example: sensorium {' '.join(words)}" in page
     flags = re.findall(r"^│ (?:[A-Z]+ )?(--[\w-]+(?: --no-[\w-]+)?)(.*)│$", page, re.MULTILINE)
     for flag, rest in flags:

@@ -1,7 +1,7 @@
 """Language from the command line: train, judge, write, take away; and what people are told when it cannot work."""
 
 import json
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,8 @@ from transformers import AutoModelForCausalLM
 import sensorium
 from sensorium.cli import main
 
+Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
-
-
-def run(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error (with the wrapping of narrow terminals undone)."""
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    seen = capsys.readouterr()
-    return code, seen.out, re.sub(r"\s+", " ", seen.err)
 
 
 @pytest.fixture(scope="module")
@@ -41,47 +31,49 @@ def trained(request: pytest.FixtureRequest, book: Path, tmp_path_factory: pytest
     return out
 
 
-def test_it_learns_and_is_judged_in_bits_per_byte(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    code, out, _ = run(capsys, "evaluate", str(trained), "--json")
+def test_it_learns_and_is_judged_in_bits_per_byte(trained: Path, command: Command) -> None:
+    code, out, _ = command("evaluate", str(trained), "--json")
     found = json.loads(out)
     assert code == 0
     assert found["n"] == len(sensorium.Run(trained).data().opened.test[0])
     assert found["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
     assert found["baselines"]["kneser_ney"]["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
-    code, out, _ = run(capsys, "evaluate", str(trained))
+    code, out, _ = command("evaluate", str(trained))
     assert f"bits per byte     {found['bits_per_byte']:.3f}" in out
     rows = (trained / "online.csv").read_text().splitlines()
     assert rows[0].endswith("bits_per_byte")
     assert float(rows[1].split(",")[-1]) > float(rows[-1].split(",")[-1])
 
 
-def test_it_writes_and_the_same_seed_writes_the_same(trained: Path, capsys: pytest.CaptureFixture) -> None:
+def test_it_writes_and_the_same_seed_writes_the_same(trained: Path, command: Command) -> None:
     words = ("generate", str(trained), "--prompt", "The cat", "--most", "30")
-    first, second, other = (run(capsys, *words, "--seed", seed)[1] for seed in ("0", "0", "1"))
+    first, second, other = (command(*words, "--seed", seed)[1] for seed in ("0", "0", "1"))
     assert first == second != other
     assert first.startswith("The cat")
     assert len(first) > 10
 
 
-def test_exported_it_opens_in_transformers(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run(capsys, "export", str(trained), "--to", "hf", "--out", str(tmp_path))[0] == 0
+def test_exported_it_opens_in_transformers(trained: Path, tmp_path: Path, command: Command) -> None:
+    assert command("export", str(trained), "--to", "hf", "--out", str(tmp_path))[0] == 0
     tokens = torch.arange(10)[None]
     ours = sensorium.Run(trained).method.logits(tokens)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    code, _, err = run(capsys, "export", str(trained), "--to", "onnx", "--out", str(tmp_path / "x"))
+    code, _, err = command("export", str(trained), "--to", "onnx", "--out", str(tmp_path / "x"))
     assert code == 1
     assert "exported to hf" in err
 
 
-def test_the_same_command_returns_the_run_and_another_setting_is_refused(trained: Path, book: Path, capsys) -> None:
+def test_the_same_command_returns_the_run_and_another_setting_is_refused(
+    trained: Path, book: Path, command: Command
+) -> None:
     before = (trained / "model.safetensors").stat().st_mtime_ns
     vocab = sensorium.Run(trained).info["given"].get("vocab")
     words = ["train", "causal_lm", "--data", str(book), "--budget", "60steps", "--out", str(trained), *SMALL]
     words += [] if vocab is None else ["--vocab", str(vocab)]
-    assert run(capsys, *words)[0] == 0
+    assert command(*words)[0] == 0
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
-    code, _, err = run(capsys, *words, "--lr", "0.5")
+    code, _, err = command(*words, "--lr", "0.5")
     assert code == 1
     assert "other settings" in err
 
@@ -97,9 +89,9 @@ def test_the_same_command_returns_the_run_and_another_setting_is_refused(trained
         (("generate", "nowhere"), "is no run"),
     ],
 )
-def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_path: Path, capsys) -> None:
+def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_path: Path, command: Command) -> None:
     out = ["--out", str(tmp_path / "out")] if words[0] != "generate" else []
-    code, _, err = run(capsys, *(str(book) if word == "BOOK" else word for word in words), *out)
+    code, _, err = command(*(str(book) if word == "BOOK" else word for word in words), *out)
     assert code == 1
     assert said in err
     assert "Traceback" not in err

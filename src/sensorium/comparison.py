@@ -25,32 +25,24 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import check_fractions, judge, judge_baselines
 from sensorium.report import verdict, write_report, write_results
 from sensorium.runs import Prepared, bar, learns_from_text, make_recipe, prepare, situate, train
+from sensorium.training.budget import Budget
 from sensorium.training.files import write_json
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told."""
+    """What a run's own process is told: the arguments of ``prepare``, ``train`` and ``judge``; ``threads`` None for all cores."""
 
     name: str
     method: str
-    data: str
-    test: str | None
-    budget: str
-    labels: str
-    out: str
-    seed: int
-    label_seeds: int
-    backbone: str | None
-    devices: int
-    precision: str
-    image_size: int | None
-    limit: int | None
-    finetune: bool
-    tune_steps: int | None
-    tune_seconds: float | None
-    progress: bool
+    prepare: dict[str, Any]
+    train: dict[str, Any]
+    judge: dict[str, Any]
     threads: int | None
+
+    @property
+    def folder(self) -> Path:
+        return self.train["out"]
 
 
 def compare(
@@ -77,50 +69,47 @@ def compare(
 
     A finished run is not run again; a stopped one goes on; a failed one is reported beside the others.
     """
-    from sensorium.training.budget import Budget
-
-    for name in methods:
-        if ":" not in name:
-            find(name)
-        if learns_from_text(name):
-            raise SensoriumError(f"'{name}' learns from text; `sensorium compare` compares systems that see images.")
-    spend = Budget.parse(budget)
-    # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
-    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    folder = Path(out)
-    ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=folder / "cache", progress=progress)
+    check_systems(methods)
+    spend, folder = Budget.parse(budget), Path(out)
+    asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
+    opening = {"data": str(data), "test": test, "image_size": image_size, "limit": limit, "folder": folder / "cache"}
+    training = {
+        **{key: value for key, value in opening.items() if key != "folder"}, "budget": budget, "seed": seed, "devices": devices,
+        "precision": precision, "backbone": backbone, "cache_folder": folder / "cache", "progress": progress and jobs == 1,
+    }  # fmt: skip
+    judging = {
+        "labels": labels, "label_seeds": label_seeds, "finetune": finetune, "tune_steps": tune_steps, "progress": progress,
+        # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
+        "tune_seconds": max(20.0, spend.amount / 20) if spend.kind == "seconds" else None,
+    }  # fmt: skip
+    # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    ready = prepare(**opening, progress=progress)
     check_fractions(ready, labels)
     with bar("looking for what is wrong with the data", progress) as advance:
         findings = diagnose(ready.opened, progress=advance).as_dict()
-    names = _names(methods)
-    common = {
-        "data": str(data), "test": test, "budget": budget, "labels": labels, "out": str(folder), "seed": seed, "label_seeds": label_seeds,
-        "backbone": backbone, "devices": devices, "precision": precision, "image_size": image_size, "limit": limit,
-        "finetune": finetune, "tune_steps": tune_steps, "tune_seconds": tune_seconds, "progress": progress and jobs == 1,
-        # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
-        "threads": max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
-    }  # fmt: skip
-    todo = [Job(name=name, method=method, **common) for name, method in zip(names, methods, strict=True)]
+    todo = [
+        Job(name, method, opening, {**training, "out": folder / name}, {**judging, "progress": training["progress"]}, threads)
+        for name, method in zip(_names(methods), methods, strict=True)
+    ]  # fmt: skip
     _run_all(todo, jobs)
-    beside = judge_baselines(
-        ready,
-        _networks(ready, todo, folder),
-        folder,
-        labels=labels,
-        label_seeds=label_seeds,
-        finetune=finetune,
-        tune_steps=tune_steps,
-        tune_seconds=tune_seconds,
-        progress=progress,
-    )
+    beside = judge_baselines(ready, _networks(ready, todo), folder, **judging)
     beside.pop("asked", None)
-    asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
-    results = _results(ready, findings, asked, beside, [_collect(folder / job.name, job) for job in todo], str(data))
+    results = _results(ready, findings, asked, beside, [_collect(job) for job in todo], str(data))
     write_results(results, folder)
     write_report(
         results, folder, pixels={"train": ready.train, "test": ready.train if ready.test is None else ready.test}
     )
     return results
+
+
+def check_systems(methods: Sequence[str]) -> None:
+    """Every name is known, and all see images."""
+    for name in methods:
+        if ":" not in name:
+            find(name)
+        if learns_from_text(name):
+            raise SensoriumError(f"'{name}' learns from text; `sensorium compare` compares systems that see images.")
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
@@ -176,7 +165,7 @@ def _in_own_process(job: Job, children: list[Any]) -> None:
     child.start()
     children.append(child)
     child.join()
-    folder = Path(job.out) / job.name
+    folder = job.folder
     if child.exitcode and child.exitcode < 0 and not (folder / "error.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         cause = signal.Signals(-child.exitcode).name
@@ -194,31 +183,17 @@ def _end_with_parent() -> None:
 
 def _child(job: Job) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(job.out) / job.name
+    folder = job.folder
     (folder / "error.json").unlink(missing_ok=True)
     try:
         if job.threads:
             import torch
 
             torch.set_num_threads(job.threads)
-        ready = prepare(
-            job.data, test=job.test, image_size=job.image_size, limit=job.limit, folder=Path(job.out) / "cache"
-        )
-        run = train(
-            job.method, job.data, test=job.test, budget=job.budget, out=folder, seed=job.seed, devices=job.devices, precision=job.precision,
-            image_size=job.image_size, limit=job.limit, progress=job.progress, prepared=ready, cache_folder=Path(job.out) / "cache", backbone=job.backbone,
-        )  # fmt: skip
+        ready = prepare(**job.prepare)
+        run = train(job.method, **job.train, prepared=ready)
         if run.finished:
-            judge(
-                run,
-                ready,
-                labels=job.labels,
-                label_seeds=job.label_seeds,
-                finetune=job.finetune,
-                tune_steps=job.tune_steps,
-                tune_seconds=job.tune_seconds,
-                progress=job.progress,
-            )
+            judge(run, ready, **job.judge)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -235,17 +210,17 @@ def _child(job: Job) -> None:
         raise SystemExit(1) from None
 
 
-def _networks(ready: Prepared, jobs: list[Job], folder: Path) -> dict[str, Any]:
+def _networks(ready: Prepared, jobs: list[Job]) -> dict[str, Any]:
     """Fresh backbones for the baselines: one of each kind that the finished runs used."""
     networks = {}
     situation = situate(ready)
     for job in jobs:
-        info = folder / job.name / "run.json"
-        if not (folder / job.name / "outcome.json").is_file() or not info.is_file():
+        info = job.folder / "run.json"
+        if not (job.folder / "outcome.json").is_file() or not info.is_file():
             continue
         run = json.loads(info.read_text())
         name = run["settings"].get("backbone", {}).get("value", job.name)
-        networks.setdefault(name, partial(_fresh, job.method, situation, run["given"], job.seed))
+        networks.setdefault(name, partial(_fresh, job.method, situation, run["given"], run["seed"]))
     return networks
 
 
@@ -256,11 +231,11 @@ def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any
     return make_recipe(method, situation, given).method.backbone
 
 
-def _collect(folder: Path, job: Job) -> dict[str, Any]:
+def _collect(job: Job) -> dict[str, Any]:
     """What a run's folder says, in the words of results.json."""
     entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
     info, outcome, scores, error = (
-        _read(folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
+        _read(job.folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
     )
     if info:
         entry |= {
@@ -273,7 +248,7 @@ def _collect(folder: Path, job: Job) -> dict[str, Any]:
         entry |= {key: value for key, value in scores.items() if key != "asked"}
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",
-            "curve": _curve(folder / "online.csv"),
+            "curve": _curve(job.folder / "online.csv"),
             "trains_on_labels": _uses_labels(job.method),
         }
     if error:

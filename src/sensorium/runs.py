@@ -280,24 +280,15 @@ def train(
     folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
     if fresh and folder.exists():
         _clear(folder)
-    pixels_folder = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
+    cached = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
+    text = learns_from_text(name)
     ready: Any = prepared
-    if ready is None and learns_from_text(name):
-        for flag, value in (("--image-size", image_size), ("--limit", limit)):
-            if value is not None:
-                raise SensoriumError(f"{flag} is for pictures; '{name}' learns from text.")
-        ready = prepare_text(
-            data,
-            test=test,
-            vocab=settings.get("vocab"),
-            length=settings.get("length"),
-            folder=pixels_folder,
-            device=device_name(),
-        )
+    if ready is None and text:
+        ready = _text(name, data, test, settings, cached, image_size=image_size, limit=limit)
     elif ready is None:
-        ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=pixels_folder, progress=progress)
+        ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=cached, progress=progress)
     if len(ready.train) < 8:
-        what = "rows of text" if isinstance(ready, PreparedText) else "readable training images"
+        what = "rows of text" if text else "readable training images"
         raise SensoriumError(f"{data}: only {len(ready.train)} {what}; 8 is the least that can be learned from.")
     situation = situate(ready)
     given = {key: value for key, value in settings.items() if value is not None}
@@ -307,17 +298,8 @@ def train(
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe)
     if not (folder / "run.json").is_file():
-        run_info = {
-            "recipe": name,
-            "method": recipe.name,
-            "seed": seed,
-            "given": given,
-            "situation": asdict(situation),
-            "settings": {key: asdict(setting) for key, setting in recipe.settings.items()},
-            "data": {"path": str(data), "test": test, "limit": limit, "cache": str(pixels_folder)},
-            "budget": budget,
-        }
-        write_json(folder / "run.json", run_info)
+        source = {"path": str(data), "test": test, "limit": limit, "cache": str(cached)}
+        _write_info(folder, recipe, situation, recipe_name=name, seed=seed, given=given, data=source, budget=budget)
         if isinstance(ready, PreparedText):
             ready.tokenizer.save(folder / "tokenizer.json")
     fit(
@@ -340,9 +322,26 @@ def train(
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
     run = Run(folder)
-    if run.finished and not run.text and not (folder / "backbone").is_dir():
+    if run.finished and not text and not (folder / "backbone").is_dir():
         _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
     return run
+
+
+def _text(
+    name: str, data: str, test: str | None, settings: dict[str, Any], folder: Path, **images: int | None
+) -> PreparedText:
+    for flag, value in images.items():
+        if value is not None:
+            raise SensoriumError(f"--{flag.replace('_', '-')} is for pictures; '{name}' learns from text.")
+    vocab, length = settings.get("vocab"), settings.get("length")
+    return prepare_text(data, test=test, vocab=vocab, length=length, folder=folder, device=device_name())
+
+
+def _write_info(folder: Path, recipe: Recipe, situation: Any, *, recipe_name: str, **asked: Any) -> None:
+    """``run.json``: what the method is rebuilt from."""
+    settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
+    info = {"recipe": recipe_name, "method": recipe.name, "situation": asdict(situation), "settings": settings}
+    write_json(folder / "run.json", info | asked)
 
 
 def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:

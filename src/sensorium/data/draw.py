@@ -7,7 +7,9 @@ draws for the whole global batch and keeps its own rows. Drawing happens on the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,3 +66,7 @@ class Draw:
     def chance(self, p: float) -> Tensor:
         """True with probability ``p``, bool [count]."""
         return self.rand() < p
+
+
+# rows of a data set (uint8 pixels [B, 3, S, S], or tokens [B, L]), labels [B] (-1 unknown), draw -> a method's batch
+Views = Callable[[Tensor, Tensor, Draw], dict[str, Any]]

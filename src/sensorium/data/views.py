@@ -6,7 +6,7 @@ method. Everything random in it comes from the draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sensorium.data import augment
-from sensorium.data.draw import Draw
+from sensorium.data.draw import Draw, Views
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ class View:
                 else:
                     out[rows] = x.sub_(centre)
         return out
-
-
-Views = Callable[
-    [Tensor, Tensor, Draw], dict[str, Any]
-]  # uint8 pixels [B, 3, S, S], labels [B], draw -> a method's batch
 
 
 def simclr_views(

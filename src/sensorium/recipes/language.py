@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.data.draw import Draw
+from sensorium.data.draw import Draw, Views
 from sensorium.language.causal_lm import CausalLM
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipes.optim import adamw
@@ -94,18 +94,22 @@ def causal_lm(
         active=active,
         tied=tied,
     )
-    boundary = on.vocab - 1
-
-    def views(rows: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        tokens = rows.to(torch.int64)
-        return {"tokens": tokens, "documents": (tokens == boundary).cumsum(1)}
-
     return Recipe(
         "causal_lm",
         method,
-        views,
+        packed(on.vocab - 1),
         adamw(rate, weight_decay, (0.9, 0.99)),
         lambda f: warmup_cosine(f, warmup, 0.1),
         batch,
         s,
     )
+
+
+def packed(boundary: int) -> Views:
+    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and the ``documents`` they are of [B, L]."""
+
+    def views(rows: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        tokens = rows.to(torch.int64)
+        return {"tokens": tokens, "documents": (tokens == boundary).cumsum(1)}
+
+    return views

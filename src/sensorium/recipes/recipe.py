@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from sensorium.data.draw import Draw
+from sensorium.data.draw import Views
 from sensorium.method import Method
-
-Views = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
 
 
 @dataclass(frozen=True)

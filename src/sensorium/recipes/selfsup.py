@@ -100,13 +100,13 @@ def mae(
     network = build_backbone(
         backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean", init="xavier"
     )
-    batch = pick_batch_size(batch_size, on, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=32)
     rate = pick_lr(lr, 1.5e-3, batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
     depth = s.pick(
         "decoder_depth",
         decoder_depth,
-        2 if network.depth <= 6 else 4 if network.depth < 12 else 8,
+        1 if network.depth <= 6 else 4 if network.depth < 12 else 8,
         f"encoder depth {network.depth}",
     )
     s.note(

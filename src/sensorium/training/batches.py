@@ -9,7 +9,7 @@ global batch (:mod:`sensorium.data.draw`), so how a batch is cut changes nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.draw import Draw, step_seed
+from sensorium.data.draw import Draw, Views, step_seed
 from sensorium.errors import SensoriumError
 
-Views = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
 _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views
 
 

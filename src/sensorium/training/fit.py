@@ -24,10 +24,11 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from sensorium.data.draw import Views
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.adapter import Adapter, Plan
-from sensorium.training.batches import Batches, Pixels, Share, Views
+from sensorium.training.batches import Batches, Pixels, Share
 from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
 from sensorium.training.files import disk_errors, write_json
