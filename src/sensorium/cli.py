@@ -96,7 +96,7 @@ def data(
     """
     from sensorium.data.diagnose import diagnose
     from sensorium.data.open import open_data
-    from sensorium.runs import bar
+    from sensorium.training.progress import bar
 
     opened = open_data(path, test=test, limit=limit)
     with bar("looking", not as_json) as advance:
@@ -223,13 +223,13 @@ def evaluate(
         tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
         as_json: print JSON.
     """
-    from sensorium.judge import judge, scores_text
     from sensorium.runs import Run
 
-    found = judge(
-        Run(run), labels=labels, label_seeds=label_seeds, finetune=finetune, tune_steps=tune_steps, progress=not as_json
+    loaded = Run(run)
+    found = loaded.judge(
+        labels=labels, label_seeds=label_seeds, finetune=finetune, tune_steps=tune_steps, progress=not as_json
     )
-    print(json.dumps(found, indent=1) if as_json else scores_text(found))
+    print(json.dumps(found, indent=1) if as_json else loaded.kind.lines(found))
 
 
 @app.command

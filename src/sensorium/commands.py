@@ -96,10 +96,7 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        from sensorium.judge import judge as judge_run
-        from sensorium.judge import scores_text
-
-        console.print(scores_text(judge_run(run, progress=progress)))
+        console.print(run.kind.lines(run.judge(progress=progress)))
 
 
 def __getattr__(name: str) -> Callable[..., None]:

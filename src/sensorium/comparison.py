@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,22 +22,25 @@ from typing import Any
 from sensorium.catalogue import find
 from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
-from sensorium.judge import check_fractions, judge, judge_baselines
+from sensorium.kinds import Asked, Source, images, kind_name
+from sensorium.kinds.image_scores import check_fractions, judge_baselines
+from sensorium.kinds.images import Prepared
 from sensorium.report import verdict, write_report, write_results
-from sensorium.runs import Prepared, bar, learns_from_text, make_recipe, prepare, situate, train
+from sensorium.runs import make_recipe, train
 from sensorium.training.budget import Budget
 from sensorium.training.files import write_json
+from sensorium.training.progress import bar
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: the arguments of ``prepare``, ``train`` and ``judge``; ``threads`` None for all cores."""
+    """What a run's own process is told: where its data are, arguments of ``train``, how to judge; ``threads`` None for all cores."""
 
     name: str
     method: str
-    prepare: dict[str, Any]
+    source: Source
     train: dict[str, Any]
-    judge: dict[str, Any]
+    asked: Asked
     threads: int | None
 
     @property
@@ -72,28 +75,26 @@ def compare(
     check_systems(methods)
     spend, folder = Budget.parse(budget), Path(out)
     asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
-    opening = {"data": str(data), "test": test, "image_size": image_size, "limit": limit, "folder": folder / "cache"}
+    source = Source(str(data), test, folder / "cache", image_size, limit)
     training = {
-        **{key: value for key, value in opening.items() if key != "folder"}, "budget": budget, "seed": seed, "devices": devices,
-        "precision": precision, "backbone": backbone, "cache_folder": folder / "cache", "progress": progress and jobs == 1,
+        "data": str(data), "test": test, "image_size": image_size, "limit": limit, "cache_folder": source.cache, "budget": budget,
+        "seed": seed, "devices": devices, "precision": precision, "backbone": backbone, "progress": progress and jobs == 1,
     }  # fmt: skip
-    judging = {
-        "labels": labels, "label_seeds": label_seeds, "finetune": finetune, "tune_steps": tune_steps, "progress": progress,
-        # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
-        "tune_seconds": max(20.0, spend.amount / 20) if spend.kind == "seconds" else None,
-    }  # fmt: skip
+    # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
+    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
+    judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress)
     # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    ready = prepare(**opening, progress=progress)
+    ready = images.prepare(source, progress=progress)
     check_fractions(ready, labels)
     with bar("looking for what is wrong with the data", progress) as advance:
         findings = diagnose(ready.opened, progress=advance).as_dict()
     todo = [
-        Job(name, method, opening, {**training, "out": folder / name}, {**judging, "progress": training["progress"]}, threads)
+        Job(name, method, source, {**training, "out": folder / name}, replace(judging, progress=training["progress"]), threads)
         for name, method in zip(_names(methods), methods, strict=True)
     ]  # fmt: skip
     _run_all(todo, jobs)
-    beside = judge_baselines(ready, _networks(ready, todo), folder, **judging)
+    beside = judge_baselines(ready, _networks(ready, todo), folder, judging)
     beside.pop("asked", None)
     results = _results(ready, findings, asked, beside, [_collect(job) for job in todo], str(data))
     write_results(results, folder)
@@ -108,8 +109,8 @@ def check_systems(methods: Sequence[str]) -> None:
     for name in methods:
         if ":" not in name:
             find(name)
-        if learns_from_text(name):
-            raise SensoriumError(f"'{name}' learns from text; `sensorium compare` compares systems that see images.")
+        if (sort := kind_name(name)) != "images":
+            raise SensoriumError(f"'{name}' learns from {sort}; `sensorium compare` compares systems that see images.")
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
@@ -190,10 +191,10 @@ def _child(job: Job) -> None:
             import torch
 
             torch.set_num_threads(job.threads)
-        ready = prepare(**job.prepare)
+        ready = images.prepare(job.source)
         run = train(job.method, **job.train, prepared=ready)
         if run.finished:
-            judge(run, ready, **job.judge)
+            run.kind.judge(run, ready, job.asked)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -213,7 +214,7 @@ def _child(job: Job) -> None:
 def _networks(ready: Prepared, jobs: list[Job]) -> dict[str, Any]:
     """Fresh backbones for the baselines: one of each kind that the finished runs used."""
     networks = {}
-    situation = situate(ready)
+    situation = images.situate(ready)
     for job in jobs:
         info = job.folder / "run.json"
         if not (job.folder / "outcome.json").is_file() or not info.is_file():

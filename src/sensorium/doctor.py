@@ -36,8 +36,7 @@ def examine() -> dict[str, Any]:
     import torch
 
     from sensorium import __version__
-    from sensorium.runs import device_name
-    from sensorium.training.precision import fast_bf16
+    from sensorium.training.precision import device_name, fast_bf16
 
     device = device_name()
     free = shutil.disk_usage(".").free

@@ -8,53 +8,21 @@ run.features(images)
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.catalogue import find, resolve
-from sensorium.data.cache import Pixels, cache, natural_size
-from sensorium.data.open import Opened, open_data
 from sensorium.errors import SensoriumError
+from sensorium.kinds import Asked, Source, kind, kind_name, recipe_function
 from sensorium.method import Method
-from sensorium.recipes.language import TextSituation
 from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
-from sensorium.texts import PreparedText, kept_tokenizer, online_text, prepare_text
 from sensorium.training.budget import Budget
 from sensorium.training.files import write_json
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Data ready for training and judging: decoded, square, memory-mapped."""
-
-    opened: Opened
-    train: Pixels
-    test: Pixels | None
-    size: int
-
-
-@contextmanager
-def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error for work of known length; gives None where it is not wanted or nobody would see it."""
-    if not shown or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def show_settings(recipe: Recipe) -> None:
@@ -71,65 +39,9 @@ def show_settings(recipe: Recipe) -> None:
     console.print(table)
 
 
-def prepare(
-    data: str,
-    *,
-    test: str | None = None,
-    image_size: int | None = None,
-    limit: int | None = None,
-    folder: Path,
-    progress: bool = False,
-) -> Prepared:
-    """Open ``data``, choose the working size (``image_size`` pixels, or what the pictures suggest) and cache the pixels under ``folder``."""
-    opened = open_data(data, test=test, limit=limit)
-    size = image_size or natural_size(opened.train, cpu=device_name() == "cpu")
-    if size < 8:
-        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
-    held = opened.test if opened.test is not None else opened.val
-    with bar("decoding", progress) as advance:
-        train = cache(opened.train, size, folder, progress=advance)
-    with bar("decoding the test set", progress) as advance:
-        test_pixels = None if held is None else cache(held, size, folder, progress=advance)
-    return Prepared(opened, train, test_pixels, size)
-
-
-def device_name() -> str:
-    """The accelerator at hand: "cuda", "mps" or "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def situate(prepared: Prepared | PreparedText) -> Any:
-    """What the defaults of a recipe follow from: a Situation, of text a TextSituation."""
-    from sensorium.training.precision import fast_bf16
-
-    device = device_name()
-    if isinstance(prepared, PreparedText):
-        cores = os.cpu_count() or 1
-        vocab, rows = prepared.tokenizer.vocab, len(prepared.train)
-        return TextSituation(vocab, prepared.length, rows, device, cores, fast_bf16(device))
-    pixels = prepared.train
-    return Situation(
-        prepared.size,
-        len(pixels),
-        tuple(pixels.classes),
-        pixels.mean,
-        pixels.std,
-        device,
-        os.cpu_count() or 1,
-        fast_bf16(device),
-    )  # type: ignore[arg-type]
-
-
-def learns_from_text(name: str) -> bool:
-    """Whether the recipe of that name (or ``FILE.py:FUNCTION``) is made for text: its first parameter says so."""
-    return get_type_hints(_recipe_function(name)).get("on") is TextSituation
-
-
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
-    function = _recipe_function(name)
+    function = recipe_function(name)
     try:
         recipe: Recipe = function(on, **given)
     except TypeError as error:
@@ -143,10 +55,6 @@ def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     return Recipe(
         recipe.name, recipe.method, recipe.views, recipe.optimizer, recipe.schedule, recipe.batch_size, settings
     )
-
-
-def _recipe_function(name: str) -> Callable[..., Recipe]:
-    return resolve(name) if ":" in name else resolve(find(name).recipe)
 
 
 class Run:
@@ -163,7 +71,8 @@ class Run:
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
         kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
-        self.situation: Any = TextSituation(**kept) if "vocab" in kept else Situation(**kept)
+        self.kind = kind(self.info["kind"])
+        self.situation: Any = self.kind.SITUATION(**kept)
 
     @property
     def name(self) -> str:
@@ -219,36 +128,18 @@ class Run:
             raise SensoriumError(f"features wants images [B, 3, H, W], not {list(images.shape)}.")
         return self.method.features(self.prepare_images(images)).float()  # type: ignore[operator]
 
-    @property
-    def text(self) -> bool:
-        """Whether it learnt from text."""
-        return isinstance(self.situation, TextSituation)
+    def judge(self, ready: Any = None, **asked: Any) -> dict[str, Any]:
+        """Every score that the data (``ready``, or the run's own) allow, kept in ``evaluation.json``.
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """Of a run that learnt from text."""
-        return kept_tokenizer(self.folder)
+        ``asked`` are the fields of :class:`sensorium.kinds.Asked`.
+        """
+        return self.kind.judge(self, self.data() if ready is None else ready, Asked(**asked))
 
     def data(self) -> Any:
-        """The data that the run was trained on (Prepared, of text PreparedText), from its cache where that is still there."""
+        """The data that the run was trained on, as its kind prepares them, from the cache where that is still there."""
         info = self.info["data"]
-        if self.text:
-            return prepare_text(
-                info["path"],
-                test=info["test"],
-                vocab=None,
-                length=self.situation.length,
-                folder=Path(info["cache"]),
-                device=self.situation.device,
-                tokenizer=self.tokenizer,
-            )
-        return prepare(
-            info["path"],
-            test=info["test"],
-            image_size=self.situation.image_size,
-            limit=info["limit"],
-            folder=Path(info["cache"]),
-        )
+        source = Source(info["path"], info["test"], Path(info["cache"]), limit=info["limit"], run=self.folder)
+        return self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
 
 
 def train(
@@ -267,7 +158,7 @@ def train(
     limit: int | None = None,
     fresh: bool = False,
     progress: bool = True,
-    prepared: Prepared | None = None,
+    prepared: Any = None,
     cache_folder: str | Path | None = None,
     **settings: Any,
 ) -> Run:
@@ -281,16 +172,15 @@ def train(
     if fresh and folder.exists():
         _clear(folder)
     cached = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
-    text = learns_from_text(name)
-    ready: Any = prepared
-    if ready is None and text:
-        ready = _text(name, data, test, settings, cached, image_size=image_size, limit=limit)
-    elif ready is None:
-        ready = prepare(data, test=test, image_size=image_size, limit=limit, folder=cached, progress=progress)
+    sort = kind_name(name)
+    how = kind(sort)
+    ready = prepared
+    if ready is None:
+        source = Source(str(data), test, cached, image_size, limit, settings)
+        ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
-        what = "rows of text" if text else "readable training images"
-        raise SensoriumError(f"{data}: only {len(ready.train)} {what}; 8 is the least that can be learned from.")
-    situation = situate(ready)
+        raise SensoriumError(f"{data}: only {len(ready.train)} {how.UNIT}; 8 is the least that can be learned from.")
+    situation = how.situate(ready)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(seed)
     recipe = make_recipe(name, situation, given)
@@ -298,10 +188,10 @@ def train(
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe)
     if not (folder / "run.json").is_file():
-        source = {"path": str(data), "test": test, "limit": limit, "cache": str(cached)}
-        _write_info(folder, recipe, situation, recipe_name=name, seed=seed, given=given, data=source, budget=budget)
-        if isinstance(ready, PreparedText):
-            ready.tokenizer.save(folder / "tokenizer.json")
+        where = {"path": str(data), "test": test, "limit": limit, "cache": str(cached)}
+        asked = {"recipe": name, "kind": sort, "seed": seed, "given": given, "data": where, "budget": budget}
+        _write_info(folder, recipe, situation, asked)
+        how.keep(ready, folder)
     fit(
         recipe.method,
         ready.train,
@@ -316,32 +206,22 @@ def train(
         devices=devices,
         strategy=strategy,
         precision=precision,
-        online=online_text(ready) if isinstance(ready, PreparedText) else online_judge(ready),
+        online=how.online(ready),
         online_every=_online_every(budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
     run = Run(folder)
-    if run.finished and not text and not (folder / "backbone").is_dir():
+    if run.finished and hasattr(recipe.method, "backbone") and not (folder / "backbone").is_dir():
         _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
     return run
 
 
-def _text(
-    name: str, data: str, test: str | None, settings: dict[str, Any], folder: Path, **images: int | None
-) -> PreparedText:
-    for flag, value in images.items():
-        if value is not None:
-            raise SensoriumError(f"--{flag.replace('_', '-')} is for pictures; '{name}' learns from text.")
-    vocab, length = settings.get("vocab"), settings.get("length")
-    return prepare_text(data, test=test, vocab=vocab, length=length, folder=folder, device=device_name())
-
-
-def _write_info(folder: Path, recipe: Recipe, situation: Any, *, recipe_name: str, **asked: Any) -> None:
+def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
     """``run.json``: what the method is rebuilt from."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
-    info = {"recipe": recipe_name, "method": recipe.name, "situation": asdict(situation), "settings": settings}
-    write_json(folder / "run.json", info | asked)
+    info = {"method": recipe.name, "situation": asdict(situation), "settings": settings}
+    write_json(folder / "run.json", asked | info)
 
 
 def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:
@@ -355,34 +235,6 @@ def _online_every(budget: str) -> str:
     """A look costs seconds of its own: eight of them in a run, two in one of less than two minutes."""
     spend = Budget.parse(budget)
     return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
-
-
-def online_judge(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, float]]:
-    """A quick look during training: kNN of up to 500 test images among ``most`` training images, feature rank and spread."""
-    from sensorium.evaluate.encode import encode
-    from sensorium.evaluate.knn import knn
-    from sensorium.training.monitor import collapse
-
-    rng = np.random.default_rng(0)
-    train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:most]))
-    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:500])) if ready.test is not None else None
-
-    def judge(method: Any) -> dict[str, float]:
-        device = next(method.parameters()).device
-        features = encode(method, train, device=device)
-        found = collapse(features)
-        if test is not None and train.labels is not None and test.labels is not None and len(train.classes) > 1:
-            score = knn(
-                features,
-                torch.as_tensor(train.labels),
-                encode(method, test, device=device),
-                torch.as_tensor(test.labels),
-                len(train.classes),
-            )
-            found = {"knn_top1": score["top1"], **found}
-        return found
-
-    return judge
 
 
 def _clear(folder: Path) -> None:

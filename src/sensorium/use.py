@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.looks import save
-from sensorium.runs import Run, device_name, prepare
+from sensorium.kinds import Source, images
+from sensorium.kinds.looks import save
+from sensorium.protocols import LanguageModel
+from sensorium.runs import Run
+from sensorium.training.precision import device_name
 
 if TYPE_CHECKING:
     from sensorium.data.cache import Pixels
@@ -41,9 +44,9 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         target = Path(out) if out is not None else thing.folder / f"export-{to}"
-        if thing.text:
-            return export_network(thing.method, to, target)
         s = thing.situation
+        if not hasattr(s, "image_size"):
+            return export_network(thing.method, to, target)
         return export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
     if out is None:
         raise SensoriumError("say where to write: --out PATH.")
@@ -54,14 +57,14 @@ def generate(run: Path, prompt: str, *, most: int, temperature: float, top_k: in
     """What a run's language model writes after ``prompt``, piece by piece; bytes that are no UTF-8 yet wait for the rest."""
     from codecs import getincrementaldecoder
 
-    from sensorium.texts import write_text
+    from sensorium.kinds.text import kept_tokenizer, write_text
 
     found = Run(run)
-    if not found.text:
-        raise SensoriumError(f"'{run}' learnt from pictures; `sensorium generate` wants a run of a language model.")
+    if not isinstance(found.method, LanguageModel):
+        raise SensoriumError(f"'{run}' is no language model, which `sensorium generate` wants.")
     decoder = getincrementaldecoder("utf-8")(errors="replace")
     for piece in write_text(
-        found.method, found.tokenizer, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed
+        found.method, kept_tokenizer(found.folder), prompt, most=most, temperature=temperature, top_k=top_k, seed=seed
     ):
         yield decoder.decode(piece)
     yield decoder.decode(b"", final=True)
@@ -130,13 +133,13 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
         if data is None:
             return thing.method, thing.data().train
         cache = thing.folder.parent / "cache"
-        pixels = prepare(data, image_size=thing.situation.image_size, limit=limit, folder=cache).train
+        pixels = images.prepare(Source(data, None, cache, thing.situation.image_size, limit)).train
         return thing.method, replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
     size = getattr(thing, "image_size", None) or 224
     mean, std = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    pixels = prepare(data, image_size=int(size), limit=limit, folder=Path("sensorium-cache")).train
+    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), int(size), limit)).train
     return thing, replace(pixels, mean=mean, std=std)
 
 

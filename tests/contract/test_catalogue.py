@@ -16,12 +16,12 @@ from sensorium.data.cache import Pixels, cache
 from sensorium.data.draw import Draw
 from sensorium.data.open import open_data
 from sensorium.errors import SensoriumError
+from sensorium.kinds import kind_name
 from sensorium.method import Progress
 from sensorium.protocols import PROTOCOLS, Encoder, protocols_of
 from sensorium.recipes.backbone import NAMES, choices
 from sensorium.recipes.language import TextSituation
 from sensorium.recipes.recipe import Recipe, Situation
-from sensorium.runs import learns_from_text
 
 SEEING = [system for system in SYSTEMS if system.data == "images"]
 SMALL = ("resnet-micro", "resnet-18", "vit-micro")
@@ -192,7 +192,7 @@ def test_text_systems(system, tmp_path: Path) -> None:
 
 
 def test_what_a_recipe_learns_from_is_what_the_catalogue_says() -> None:
-    assert {s.name: learns_from_text(s.name) for s in SYSTEMS} == {s.name: s.data == "text" for s in SYSTEMS}
+    assert {s.name: kind_name(s.name) for s in SYSTEMS} == {s.name: s.data for s in SYSTEMS}
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)

@@ -25,7 +25,11 @@ _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the 
 
 
 class Pixels(Protocol):
-    """What training reads: images uint8 [N, 3, S, S], labels int64 [N] or None; mean and std per channel in 0..1 scale."""
+    """What training reads: a row and a label for each of N samples, by index; mean and std per channel in 0..1 scale.
+
+    Of pictures ``images`` are uint8 [N, 3, S, S] and ``labels`` int64 [N]; of other kinds whatever the recipe's views take:
+    tokens [N, T], captions [N, T] as labels, boxes [N, M, 5]. ``labels`` may be None.
+    """
 
     @property
     def images(self) -> Any: ...
@@ -149,7 +153,7 @@ class Batches:
         if self.labels is None:
             labels = torch.full((len(index),), -1, dtype=torch.int64)
         else:
-            labels = torch.from_numpy(np.asarray(self.labels[index], dtype=np.int64))
+            labels = torch.from_numpy(np.ascontiguousarray(self.labels[index]))
         return (images.pin_memory(), labels) if self.device.type == "cuda" else (images, labels)
 
     def _fetch(self, step: int, micro: int) -> tuple[Tensor, Tensor]:

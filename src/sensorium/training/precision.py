@@ -26,6 +26,13 @@ def fast_bf16(device: torch.device | str) -> bool:
     return False
 
 
+def device_name() -> str:
+    """The accelerator at hand: "cuda", "mps" or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def resolve_precision(asked: str, device: torch.device | str) -> str:
     """``auto``, or a name of Lightning's -> a name of Lightning's."""
     if asked == "auto":

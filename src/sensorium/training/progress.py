@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -11,6 +13,17 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 BAR_EVERY, LINE_EVERY = 0.25, 30.0
+
+
+@contextmanager
+def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on standard error for work of known length; gives None where it is not wanted or nobody would see it."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    with Bar(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 class Display:

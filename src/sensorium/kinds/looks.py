@@ -12,14 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.data.draw import Draw
+from sensorium.kinds import Trained
+from sensorium.kinds.images import Prepared
 from sensorium.protocols import AttentionMaps, MapEncoder, Pictures
-from sensorium.runs import Prepared, Run
 
 SHOWN = 8
 LEAST = 96
 
 
-def run_pictures(run: Run, ready: Prepared) -> list[dict[str, str]]:
+def run_pictures(run: Trained, ready: Prepared) -> list[dict[str, str]]:
     """Write what the method offers to ``RUN/pictures``; give title, caption and path relative to the runs' common folder."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).astype(int)

@@ -1,8 +1,9 @@
-"""Text for training and judging: what :mod:`sensorium.runs` does for pixels, for tokens."""
+"""Text: tokens in packed rows, judged in bits per byte of held-out text."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,14 @@ import torch
 from sensorium.data.text import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.bits import bits_per_byte, text_baselines
+from sensorium.kinds import Asked, Source, Trained
 from sensorium.method import Method
+from sensorium.recipes.language import TextSituation
 from sensorium.training.files import write_json
+from sensorium.training.precision import device_name, fast_bf16
 
+SITUATION = TextSituation
+UNIT = "rows of text"
 LOOKED = 20_000  # held-out tokens of a look during training
 LENGTHS = {"cpu": 128}
 USUAL_LENGTH = 1024
@@ -37,7 +43,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class PreparedText:
+class Prepared:
     """Text ready for training and judging. ``test`` are the held-out tokens, ``test_bytes`` what they stand for."""
 
     opened: Texts
@@ -48,53 +54,66 @@ class PreparedText:
     length: int
 
 
-def prepare_text(
-    data: str,
-    *,
-    test: str | None,
-    vocab: int | None,
-    length: int | None,
-    folder: Path,
-    device: str,
-    tokenizer: Tokenizer | None = None,
-) -> PreparedText:
-    """Read ``data``, learn ``vocab`` tokens from it (bytes if None) unless there is a ``tokenizer``, and lay out rows of ``length``."""
-    opened = open_text(data, test=test)
-    if tokenizer is None:
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Read the text, learn ``vocab`` tokens from it (bytes if not given) unless its run has a tokenizer, lay out rows of ``length``."""
+    for flag, value in (("--image-size", source.image_size), ("--limit", source.limit)):
+        if value is not None:
+            raise SensoriumError(f"{flag} is for pictures; this system learns from text.")
+    opened = open_text(source.path, test=source.test)
+    vocab = source.settings.get("vocab")
+    if source.run is not None:
+        tokenizer = kept_tokenizer(source.run)
+    else:
         tokenizer = Bytes() if vocab in (None, Bytes.vocab) else BPE.learn(opened.train, int(vocab or 0))
-    length = length or LENGTHS.get(device, USUAL_LENGTH)
+    length = source.settings.get("length") or LENGTHS.get(device_name(), USUAL_LENGTH)
     if length < 2:
         raise SensoriumError(f"--length {length}: 2 tokens are the least.")
     train, held = (
-        tokens_of(documents, tokenizer, folder, name)
+        tokens_of(documents, tokenizer, source.cache, name)
         for name, documents in (("train", opened.train), ("test", opened.test))
     )
-    return PreparedText(opened, tokenizer, Rows(rows_of(train, length)), held, sum(map(len, opened.test)), length)
+    return Prepared(opened, tokenizer, Rows(rows_of(train, length)), held, sum(map(len, opened.test)), length)
 
 
-def online_text(ready: PreparedText) -> Callable[[Method], dict[str, float]]:
+def situate(ready: Prepared) -> TextSituation:
+    """Vocabulary, length and number of the rows, and the machine."""
+    device, cores = device_name(), os.cpu_count() or 1
+    return TextSituation(ready.tokenizer.vocab, ready.length, len(ready.train), device, cores, fast_bf16(device))
+
+
+def wanted(situation: TextSituation) -> dict[str, Any]:
+    return {"settings": {"length": situation.length}}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """The tokenizer, which was learnt from the text."""
+    ready.tokenizer.save(folder / "tokenizer.json")
+
+
+def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
     """A quick look during training: bits per byte of the beginning of the held-out text."""
     part = ready.test[:LOOKED]
     count = sum(len(ready.tokenizer.decode(part[i : i + 1000].tolist())) for i in range(0, len(part), 1000))
 
-    def judge(method: Any) -> dict[str, float]:
+    def look(method: Any) -> dict[str, float]:
         device = next(method.parameters()).device
         return {"bits_per_byte": _bits(method, ready, part, count, device)["bits_per_byte"]}
 
-    return judge
+    return look
 
 
-def judge_text(method: Any, ready: PreparedText, path: Path, device: str) -> dict[str, Any]:
-    """Bits per byte of the whole held-out text, and the baselines beside it; kept in ``path``."""
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """Bits per byte of the whole held-out text, and the baselines beside it."""
+    path = run.folder / "evaluation.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if "bits_per_byte" not in found:
-        found |= _bits(method, ready, ready.test, ready.test_bytes, device)
+        found |= _bits(run.method, ready, ready.test, ready.test_bytes, device_name())
         found["baselines"] = text_baselines(ready.opened.train, ready.opened.test)
         write_json(path, found)
     return found
 
 
-def text_scores(found: dict[str, Any]) -> str:
+def lines(found: dict[str, Any]) -> str:
     """The scores as lines."""
     beside = found["baselines"]
     return "\n".join(
@@ -125,7 +144,7 @@ def kept_tokenizer(folder: Path) -> Tokenizer:
     return read_tokenizer(folder / "tokenizer.json")
 
 
-def _bits(method: Any, ready: PreparedText, tokens: np.ndarray, count: int, device: Any) -> dict[str, Any]:
+def _bits(method: Any, ready: Prepared, tokens: np.ndarray, count: int, device: Any) -> dict[str, Any]:
     return bits_per_byte(
         method, tokens, count, length=ready.length, boundary=ready.tokenizer.vocab - 1, device=device, batch_size=32
     )

@@ -1,4 +1,4 @@
-"""Judging a finished run, and the baselines beside it: what `sensorium evaluate` and `compare` share.
+"""Every score of a run on pictures, and the baselines beside it.
 
 Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was. The pictures a
 person would look at land in ``RUN/pictures/``.
@@ -28,11 +28,11 @@ from sensorium.evaluate.neighbors import neighbors
 from sensorium.evaluate.project import project
 from sensorium.evaluate.rankme import rankme
 from sensorium.evaluate.subsets import parse_fractions, stratified
-from sensorium.looks import run_pictures
-from sensorium.runs import Prepared, Run, device_name
-from sensorium.texts import PreparedText, judge_text, text_scores
+from sensorium.kinds import Asked, Trained
+from sensorium.kinds.images import Prepared
+from sensorium.kinds.looks import run_pictures
 from sensorium.training.files import write_json
-from sensorium.training.precision import fast_bf16
+from sensorium.training.precision import device_name, fast_bf16
 
 MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (
@@ -43,30 +43,16 @@ QUERIES = 8
 FOUND = 6
 
 
-def judge(
-    run: Run,
-    prepared: Prepared | PreparedText | None = None,
-    *,
-    labels: str = "1%,10%,100%",
-    label_seeds: int = 3,
-    finetune: bool = True,
-    tune_steps: int | None = None,
-    tune_seconds: float | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbours, map.
 
     Without labels or a test set only RankMe, pictures, neighbours and the map remain.
     """
-    ready: Prepared | PreparedText = prepared or run.data()
     path = run.folder / "evaluation.json"
-    if isinstance(ready, PreparedText):
-        return judge_text(run.method, ready, path, device_name())
-    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps, "tune_seconds": tune_seconds}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if found.get("asked") != asked:
-        found = {"asked": asked}
-    say = _sayer(progress, run.name)
+    if found.get("asked") != asked.key():
+        found = {"asked": asked.key()}
+    say = _sayer(asked.progress, run.name)
 
     def piece(name: str, make: Callable[[], Any]) -> None:
         if name not in found:
@@ -80,18 +66,16 @@ def judge(
     piece("flops_per_image", lambda: flops_per_image(run.backbone, run.situation.image_size))  # type: ignore[arg-type]
     if judgeable(ready):
         assert ready.test is not None
-        fractions, y, yt = parse_fractions(labels), _labels(ready.train), _labels(ready.test)
-        seeds = tuple(range(label_seeds))
+        fractions, y, yt = parse_fractions(asked.labels), _labels(ready.train), _labels(ready.test)
+        seeds = tuple(range(asked.label_seeds))
         classes = ready.train.classes
         piece("knn", lambda: knn(features[0], y, features[1], yt, len(ready.train.classes)))
         piece(
             "linear",
             lambda: linear(features[0], y, features[1], yt, fractions=fractions, seeds=seeds, classes=classes),
         )
-        if finetune:
-            piece(
-                "finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, (tune_steps, tune_seconds))
-            )
+        if asked.finetune:
+            piece("finetune", lambda: _tuned(fine_tune, run.backbone, ready, fractions, seeds, asked))
     piece("neighbors", lambda: _neighbors(features, ready))
     piece("map", lambda: _map(features[-1], ready))
     piece("pictures", lambda: run_pictures(run, ready))
@@ -99,16 +83,7 @@ def judge(
 
 
 def judge_baselines(
-    ready: Prepared,
-    networks: dict[str, Callable[[], torch.nn.Module]],
-    folder: Path,
-    *,
-    labels: str,
-    label_seeds: int,
-    finetune: bool,
-    tune_steps: int | None = None,
-    tune_seconds: float | None = None,
-    progress: bool,
+    ready: Prepared, networks: dict[str, Callable[[], torch.nn.Module]], folder: Path, asked: Asked
 ) -> dict[str, Any]:
     """Raw pixels, majority class, and for each backbone its random weights and training from scratch on the same labels.
 
@@ -118,13 +93,12 @@ def judge_baselines(
         return {}
     assert ready.test is not None
     path = folder / "baselines.json"
-    asked = {"labels": labels, "label_seeds": label_seeds, "tune_steps": tune_steps, "tune_seconds": tune_seconds}
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if found.get("asked") != asked:
-        found = {"asked": asked, "random": {}, "scratch": {}}
-    fractions, seeds = parse_fractions(labels), tuple(range(label_seeds))
+    if found.get("asked") != asked.key():
+        found = {"asked": asked.key(), "random": {}, "scratch": {}}
+    fractions, seeds = parse_fractions(asked.labels), tuple(range(asked.label_seeds))
     y, yt = _labels(ready.train), _labels(ready.test)
-    say = _sayer(progress, "baselines")
+    say = _sayer(asked.progress, "baselines")
     if "pixels" not in found:
         say("raw pixels")
         found["pixels"] = baselines.pixels(ready.train, ready.test, fractions=fractions, seeds=seeds)
@@ -137,29 +111,11 @@ def judge_baselines(
                 fresh, ready.train, ready.test, fractions=fractions, seeds=seeds, device=device_name()
             )
             write_json(path, found)
-        if finetune and name not in found["scratch"]:
+        if asked.finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = _tuned(
-                baselines.scratch, fresh, ready, fractions, seeds, (tune_steps, tune_seconds)
-            )
+            found["scratch"][name] = _tuned(baselines.scratch, fresh, ready, fractions, seeds, asked)
             write_json(path, found)
     return found
-
-
-def scores_text(found: dict[str, Any]) -> str:
-    """kNN, linear, fine-tune and RankMe as lines; of text bits per byte."""
-    if "bits_per_byte" in found:
-        return text_scores(found)
-    lines = []
-    if found.get("knn"):
-        lines.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
-    for kind in ("linear", "finetune"):
-        for share, score in (found.get(kind) or {}).items():
-            lines.append(
-                f"{kind:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
-            )
-    lines.append(f"RankMe     {found['rankme']:5.1f}")
-    return "\n".join(lines)
 
 
 def judgeable(ready: Prepared) -> bool:
@@ -177,7 +133,7 @@ def check_fractions(ready: Prepared, labels: str) -> None:
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
 
-def _features(run: Run, ready: Prepared) -> list[Tensor]:
+def _features(run: Trained, ready: Prepared) -> list[Tensor]:
     """Features of the training and the test set, kept beside the run."""
     path = run.folder / "features.npz"
     if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
@@ -199,11 +155,11 @@ def _tuned(
     ready: Prepared,
     fractions: tuple[float, ...],
     seeds: tuple[int, ...],
-    most: tuple[int | None, float | None],
+    asked: Asked,
 ) -> dict[str, Any]:
     """Fine-tune a backbone, or train what a builder gives from scratch: same labels, batches and augmentation.
 
-    ``most`` bounds the steps and the seconds of each training.
+    ``asked`` bounds the steps and the seconds of each training.
     """
     train, test, device = ready.train, ready.test, device_name()
     # Light: in the few steps that there are, strong augmentation only leads away from the probe that tuning starts with.
@@ -211,8 +167,8 @@ def _tuned(
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     precision = "bf16" if fast_bf16(device) else "float32"
     return how(
-        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=most[0] or steps,
-        seconds=most[1], batch_size=batch, precision=precision
+        network, train, test, fractions=fractions, seeds=seeds, augment=views, device=device, max_steps=asked.tune_steps or steps,
+        seconds=asked.tune_seconds, batch_size=batch, precision=precision
     )  # fmt: skip
 
 

@@ -1,0 +1,118 @@
+"""Pictures: decoded once into a memory map, square, with labels or without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.data.cache import Pixels, cache, natural_size
+from sensorium.data.open import Opened, open_data
+from sensorium.errors import SensoriumError
+from sensorium.evaluate.encode import encode
+from sensorium.evaluate.knn import knn
+from sensorium.kinds import Asked, Source, Trained
+from sensorium.method import Method
+from sensorium.recipes.recipe import Situation
+from sensorium.training.monitor import collapse
+from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.progress import bar
+
+SITUATION = Situation
+UNIT = "readable training images"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready for training and judging: decoded, square, memory-mapped."""
+
+    opened: Opened
+    train: Pixels
+    test: Pixels | None
+    size: int
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Open the data, choose the working size (``source.image_size`` pixels, or what the pictures suggest) and cache the pixels."""
+    opened = open_data(source.path, test=source.test, limit=source.limit)
+    size = source.image_size or natural_size(opened.train, cpu=device_name() == "cpu")
+    if size < 8:
+        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+    held = opened.test if opened.test is not None else opened.val
+    with bar("decoding", progress) as advance:
+        train = cache(opened.train, size, source.cache, progress=advance)
+    with bar("decoding the test set", progress) as advance:
+        test = None if held is None else cache(held, size, source.cache, progress=advance)
+    return Prepared(opened, train, test, size)
+
+
+def situate(ready: Prepared) -> Situation:
+    """Size, count, classes and statistics of the pictures, and the machine."""
+    device, pixels = device_name(), ready.train
+    return Situation(
+        ready.size,
+        len(pixels),
+        tuple(pixels.classes),
+        pixels.mean,
+        pixels.std,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
+    )
+
+
+def wanted(situation: Situation) -> dict[str, Any]:
+    return {"image_size": situation.image_size}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """Nothing: the pictures are where they were."""
+
+
+def online(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: kNN of up to 500 test images among ``most`` training images, feature rank and spread."""
+    rng = np.random.default_rng(0)
+    train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:most]))
+    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:500])) if ready.test is not None else None
+
+    def look(method: Any) -> dict[str, float]:
+        device = next(method.parameters()).device
+        features = encode(method, train, device=device)
+        found = collapse(features)
+        if test is not None and train.labels is not None and test.labels is not None and len(train.classes) > 1:
+            score = knn(
+                features,
+                torch.as_tensor(train.labels),
+                encode(method, test, device=device),
+                torch.as_tensor(test.labels),
+                len(train.classes),
+            )
+            found = {"knn_top1": score["top1"], **found}
+        return found
+
+    return look
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    from sensorium.kinds import image_scores
+
+    return image_scores.judge(run, ready, asked)
+
+
+def lines(found: dict[str, Any]) -> str:
+    """kNN, linear, fine-tune and RankMe, a line each."""
+    rows = []
+    if found.get("knn"):
+        rows.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
+    for score_of in ("linear", "finetune"):
+        for share, score in (found.get(score_of) or {}).items():
+            rows.append(
+                f"{score_of:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
+            )
+    rows.append(f"RankMe     {found['rankme']:5.1f}")
+    return "\n".join(rows)
