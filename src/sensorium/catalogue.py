@@ -105,6 +105,29 @@ SYSTEMS: tuple[System, ...] = (
         parity="transformers LlamaForCausalLM, MixtralForCausalLM",
         data="text",
     ),
+    System(
+        "rectified_flow",
+        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        "Liu et al., 2022, arXiv:2209.03003",
+        "generative",
+        "sensorium.recipes.generative:rectified_flow",
+        "",
+        ("Pictures", "Generator"),
+        loads=("diffusers UNet2DModel, DiTTransformer2DModel",),
+        exports=("diffusers",),
+        parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",
+    ),
+    System(
+        "made",
+        "MADE: Masked Autoencoder for Distribution Estimation",
+        "Germain et al., 2015, arXiv:1502.03509",
+        "generative",
+        "sensorium.recipes.generative:made",
+        "",
+        ("Pictures", "Generator", "Likelihood"),
+        exports=(),
+        parity="its own definition: Jacobian, total probability",
+    ),
 )
 
 NETWORKS: tuple[Network, ...] = (

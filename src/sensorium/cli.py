@@ -7,12 +7,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from sensorium import __version__
+from sensorium import __version__, cli_use
 from sensorium.catalogue import NETWORKS, SYSTEMS, find, tables
 from sensorium.errors import SensoriumError
 
@@ -232,87 +232,8 @@ def evaluate(
     print(json.dumps(found, indent=1) if as_json else loaded.kind.lines(found))
 
 
-@app.command
-def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
-    """Write one feature vector a picture to a Parquet file: columns path, label, features.
-
-    Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
-
-    Args:
-        run: folder of a run, or a checkpoint.
-        data: what to embed; the run's own data if left out.
-        out: the Parquet file; features.parquet in the run's folder if left out.
-        limit: only the first N pictures.
-    """
-    from sensorium.use import embed as write
-
-    console.print(write(run, data, out, limit))
-
-
-@app.command
-def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, picture: Path | None = None) -> None:
-    """The pictures most similar to IMAGE, and its exact duplicates, in the run's data or in --data.
-
-    Example: sensorium neighbors sensorium-runs/simclr photo.jpg --data photos/ --picture found.png
-
-    Args:
-        run: folder of a run, or a checkpoint.
-        image: the picture to look for.
-        data: where to look; the run's own data if left out.
-        k: how many to show.
-        picture: also write the query and what was found as one picture.
-    """
-    from sensorium.use import neighbors as find_neighbors
-
-    console.print(find_neighbors(run, image, data, k, picture))
-
-
-@app.command
-def generate(
-    run: Path,
-    *,
-    prompt: str = "",
-    most: int = 400,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Let a language model write on from a prompt, as it goes.
-
-    Example: sensorium generate sensorium-runs/causal_lm --prompt "It was" --temperature 0.7
-
-    Args:
-        run: folder of a run that learnt from text.
-        prompt: what the text begins with.
-        most: tokens to write at most.
-        temperature: 0 takes the likeliest token, 1 draws as the model says.
-        top_k: choose among so many tokens.
-        seed: of the drawing.
-    """
-    from sensorium.use import generate as write
-
-    print(prompt, end="")
-    for piece in write(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
-        print(piece, end="", flush=True)
-    print()
-
-
-@app.command
-def export(
-    run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None
-) -> None:
-    """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
-
-    Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
-
-    Args:
-        run: folder of a run, or a checkpoint.
-        to: the format.
-        out: folder or file to write; beside the run if left out.
-    """
-    from sensorium.use import export as write
-
-    console.print(f"wrote {write(run, to, out)}")
+for command in cli_use.COMMANDS:
+    app.command(command)
 
 
 @app.command

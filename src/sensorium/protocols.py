@@ -97,6 +97,28 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Generator(Protocol):
+    """Draws new samples. ``shape`` of one, without the batch."""
+
+    shape: tuple[int, ...]
+
+    def sample(self, n: int, **how: Any) -> Tensor:
+        """-> [n, *shape], in the value range that the method learns."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """Knows the exact probability of a sample. ``shape`` of one, without the batch."""
+
+    shape: tuple[int, ...]
+
+    def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
+        """[B, *shape] -> natural logarithm of the probability (or density) [B]."""
+        ...
+
+
 PROTOCOLS: dict[str, type] = {
     "Encoder": Encoder,
     "TokenEncoder": TokenEncoder,
@@ -105,6 +127,8 @@ PROTOCOLS: dict[str, type] = {
     "Pictures": Pictures,
     "Classifier": Classifier,
     "LanguageModel": LanguageModel,
+    "Generator": Generator,
+    "Likelihood": Likelihood,
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Source, images
 from sensorium.kinds.looks import save
-from sensorium.protocols import LanguageModel
+from sensorium.protocols import Generator, LanguageModel
 from sensorium.runs import Run
 from sensorium.training.precision import device_name
 
@@ -68,6 +68,52 @@ def generate(run: Path, prompt: str, *, most: int, temperature: float, top_k: in
     ):
         yield decoder.decode(piece)
     yield decoder.decode(b"", final=True)
+
+
+def sample(
+    run: Path,
+    out: Path | None,
+    *,
+    n: int,
+    steps: int,
+    label: str | None,
+    guidance: float,
+    seed: int,
+    trace: bool,
+) -> str:
+    """``n`` new pictures in a grid, or with ``trace`` eight of them with the way that led to each. Gives the path written."""
+    from sensorium.generative.rectified_flow import RectifiedFlow
+    from sensorium.kinds.generated import as_pixels, grid
+
+    found = Run(run)
+    if not isinstance(found.method, Generator):
+        raise SensoriumError(f"'{run}' draws nothing, which `sensorium sample` wants.")
+    if n < 1 or steps < 1:
+        raise SensoriumError(f"--n {n} and --steps {steps}: one is the least.")
+    how: dict[str, Any] = {"seed": seed}
+    if isinstance(found.method, RectifiedFlow):
+        condition = None if label is None else _class_number(label, found)
+        how |= {"steps": steps, "condition": condition, "guidance": guidance, "trace": trace}
+    elif label is not None or guidance != 1 or trace:
+        raise SensoriumError("--label, --guidance and --trace are for systems that go from noise to picture.")
+    drawn = found.method.sample(min(n, 8) if trace else n, **how)
+    columns = 8
+    if trace:  # [S + 1, n, ...] -> a row a picture, eight stations of its way
+        stations = torch.linspace(0, len(drawn) - 1, min(8, len(drawn))).round().long()
+        drawn, columns = drawn[stations].transpose(0, 1).flatten(0, 1), len(stations)
+    target = out or found.folder / ("trace.png" if trace else "samples.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save(grid(torch.from_numpy(as_pixels(drawn)).float() / 255, columns), target)
+    return str(target)
+
+
+def _class_number(label: str, run: Run) -> int:
+    classes = list(run.situation.classes)
+    if not getattr(run.method, "classes", 0):
+        raise SensoriumError(f"'{run.folder}' learnt without classes: leave --label out.")
+    if label not in classes:
+        raise SensoriumError(f"no class is called '{label}'. There are: {', '.join(classes)}.")
+    return classes.index(label)
 
 
 def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:

@@ -24,6 +24,7 @@ ROOMS = [
     ("runs",),
     ("report",),
     ("comparison", "use", "doctor"),
+    ("cli_use",),
     ("cli", "commands", "__main__", "__init__"),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -18,6 +18,7 @@ from sensorium.evaluate.encode import encode
 from sensorium.evaluate.knn import knn
 from sensorium.kinds import Asked, Source, Trained
 from sensorium.method import Method
+from sensorium.protocols import Encoder
 from sensorium.recipes.recipe import Situation
 from sensorium.training.monitor import collapse
 from sensorium.training.precision import device_name, fast_bf16
@@ -81,6 +82,8 @@ def online(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, fl
     test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:500])) if ready.test is not None else None
 
     def look(method: Any) -> dict[str, float]:
+        if not isinstance(method, Encoder):
+            return {}
         device = next(method.parameters()).device
         features = encode(method, train, device=device)
         found = collapse(features)
@@ -99,14 +102,17 @@ def online(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, fl
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
-    from sensorium.kinds import image_scores
+    """What the method offers is what it is judged by: features, or samples and likelihoods."""
+    from sensorium.kinds import generated, image_scores
 
-    return image_scores.judge(run, ready, asked)
+    return (image_scores if isinstance(run.method, Encoder) else generated).judge(run, ready, asked)
 
 
 def lines(found: dict[str, Any]) -> str:
-    """kNN, linear, fine-tune and RankMe, a line each."""
-    rows = []
+    """kNN, linear, fine-tune and RankMe, or distances and likelihoods, a line each."""
+    from sensorium.kinds import generated
+
+    rows = generated.lines(found)
     if found.get("knn"):
         rows.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
     for score_of in ("linear", "finetune"):
@@ -114,5 +120,6 @@ def lines(found: dict[str, Any]) -> str:
             rows.append(
                 f"{score_of:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
             )
-    rows.append(f"RankMe     {found['rankme']:5.1f}")
+    if "rankme" in found:
+        rows.append(f"RankMe     {found['rankme']:5.1f}")
     return "\n".join(rows)

@@ -1,0 +1,239 @@
+"""The U-Net of DDPM: denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020, arXiv:2006.11239, appendix B).
+
+Images go down a ladder of resolutions and up again; each step up also sees what the step down saw. Time enters every block:
+    e = W2 silu(W1 sinusoids(t)) + embedding(label)
+    h = conv1(silu(norm1(x))) + W silu(e),    y = shortcut(x) + conv2(dropout(silu(norm2(h))))          a residual block
+    y = x + W_o attention(norm(x))            over all places, at the chosen resolutions
+norm is GroupNorm. Resolution halves by a convolution of stride 2 and doubles by repeating pixels and a convolution.
+What starts as zero: conv2, W_o and the last convolution, so that every block begins as the identity.
+
+With the defaults of :class:`UNet` the numbers are those of google/ddpm-cifar10-32; the options are those in which published
+networks of this kind differ. The work is done in channels-last memory, which convolutions like.
+Shapes: B images, C channels, T time channels, H x W places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.errors import SensoriumError
+
+# name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and "large" are
+# the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
+UNET_SIZES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
+    "micro": ((32, 64, 96), 1, 8, 8),
+    "small": ((64, 128, 128), 2, 32, 16),
+    "base": ((128, 256, 256, 256), 2, 32, 16),
+    "large": ((128, 128, 256, 256, 512, 512), 2, 32, 16),
+}
+
+
+def unet(size: str, image_size: int, *, attend: int | None = None, **numbers) -> UNet:
+    """A U-Net by name (see ``UNET_SIZES``) for images of ``image_size`` pixels.
+
+    attend: attention where a map's side is at most so many pixels and more than half of that; 0: in the middle only.
+    ``numbers`` are :class:`UNet`'s own keyword arguments. Raises ``SensoriumError`` for an unknown name.
+    """
+    if size not in UNET_SIZES:
+        raise SensoriumError(f"no U-Net is called {size!r}: choose {', '.join(UNET_SIZES)}.")
+    widths, layers, groups, usual = UNET_SIZES[size]
+    attend = usual if attend is None else attend
+    sides = [math.ceil(image_size / 2**i) for i in range(len(widths))]
+    attention = tuple(attend / 2 < side <= attend for side in sides)
+    return UNet(**{"widths": widths, "layers": layers, "groups": groups, "attention": attention, **numbers})
+
+
+class UNet(nn.Module):
+    """``net(x, t, condition)``: what a diffusion or a flow learns. Any image size that leaves a pixel or more at the bottom.
+
+    channels: of the images; out_channels: of the output (the same). widths: channels of each resolution, the finest first.
+    layers: residual blocks of each on the way down (one more on the way up). attention: at which resolutions, besides the
+    middle. labels: rows of the label embedding, 0 for none. head_dim: channels an attention head (one head). groups, eps:
+    of GroupNorm. pad_after: shrinking pads right and below only, as TensorFlow does, instead of all around. cos_first,
+    freq_shift: order and spacing of the sinusoids, see :func:`sinusoids`.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        *,
+        channels: int = 3,
+        out_channels: int | None = None,
+        layers: int = 2,
+        attention: tuple[bool, ...] = (),
+        middle_attention: bool = True,
+        labels: int = 0,
+        head_dim: int | None = None,
+        groups: int = 32,
+        eps: float = 1e-6,
+        dropout: float = 0.0,
+        pad_after: bool = True,
+        cos_first: bool = False,
+        freq_shift: float = 1.0,
+    ) -> None:
+        super().__init__()
+        attention = attention or (False,) * len(widths)
+        if len(attention) != len(widths) or layers < 1:
+            raise ValueError(f"{len(attention)} attentions for {len(widths)} widths, {layers} layers")
+        self.channels, self.widths, self.layers, self.attention = channels, tuple(widths), layers, tuple(attention)
+        self.out_channels, self.middle_attention = out_channels or channels, middle_attention
+        self.labels, self.head_dim, self.groups, self.eps = labels, head_dim, groups, eps
+        self.dropout, self.pad_after, self.cos_first, self.freq_shift = dropout, pad_after, cos_first, freq_shift
+
+        time_width = 4 * widths[0]
+
+        def block(inputs: int, outputs: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, time_width, groups, eps, dropout)
+
+        def attend(width: int) -> Attention:
+            return Attention(width, head_dim or width, groups, eps)
+
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.time_embed = nn.Sequential(nn.Linear(widths[0], time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+        self.class_embed = nn.Embedding(labels, time_width) if labels else None
+        last, skips = len(widths) - 1, [widths[0]]
+
+        self.down, width = nn.ModuleList(), widths[0]
+        for i, outputs in enumerate(widths):
+            inputs = [width] + [outputs] * (layers - 1)
+            blocks = [block(n, outputs) for n in inputs]
+            shrink = nn.Conv2d(outputs, outputs, 3, 2, 0 if pad_after else 1) if i < last else None
+            self.down.append(Level(blocks, [attend(outputs) for _ in blocks] if attention[i] else [], shrink))
+            skips += [outputs] * (layers + (i < last))
+            width = outputs
+
+        between = [attend(width)] if middle_attention else []
+        self.middle = Level([block(width, width), block(width, width)], between, None)
+
+        self.up = nn.ModuleList()
+        for i, outputs in reversed(list(enumerate(widths))):
+            inputs = [width] + [outputs] * layers
+            blocks = [block(n + skips.pop(), outputs) for n in inputs]
+            grow = nn.Conv2d(outputs, outputs, 3, padding=1) if i > 0 else None
+            self.up.append(Level(blocks, [attend(outputs) for _ in blocks] if attention[i] else [], grow))
+            width = outputs
+
+        self.norm_out = nn.GroupNorm(groups, width, eps=eps)
+        self.conv_out = nn.Conv2d(width, self.out_channels, 3, padding=1)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        zero = {id(self.conv_out)}
+        zero |= {id(m.conv2) for m in self.modules() if isinstance(m, ResidualBlock)}
+        zero |= {id(m.proj) for m in self.modules() if isinstance(m, Attention)}
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                (nn.init.zeros_ if id(module) in zero else nn.init.xavier_uniform_)(module.weight)
+                nn.init.zeros_(cast(Tensor, module.bias))
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], t [B] (steps, about 0 to 1000; fractions too), condition int64 [B] -> [B, out_channels, H, W]."""
+        e = self._embed(t, condition, x.dtype)
+        h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for level in cast("list[Level]", self.down):
+            for i in range(len(level.blocks)):
+                h = level.step(i, h, e)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(F.pad(h, (0, 1, 0, 1)) if self.pad_after else h)
+                skips.append(h)
+
+        first, second = self.middle.blocks
+        h = first(h, e)
+        for attention in self.middle.attns:
+            h = attention(h)
+        h = second(h, e)
+
+        for level in cast("list[Level]", self.up):
+            for i in range(len(level.blocks)):
+                h = level.step(i, torch.cat([h, skips.pop()], dim=1), e)
+            if level.resample is not None:
+                h = level.resample(F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def _embed(self, t: Tensor, condition: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """e [B, T]."""
+        waves = sinusoids(t, self.widths[0], cos_first=self.cos_first, freq_shift=self.freq_shift)
+        e = self.time_embed(waves.to(dtype))
+        if (self.class_embed is None) != (condition is None):
+            raise ValueError(f"this U-Net has {self.labels} labels: condition {'needed' if self.labels else 'unknown'}")
+        return e if self.class_embed is None else e + self.class_embed(condition)
+
+
+class Level(nn.Module):
+    """What happens at one resolution: blocks, an attention after each or none, and the convolution that leaves it."""
+
+    def __init__(self, blocks: list[ResidualBlock], attns: list[Attention], resample: nn.Conv2d | None) -> None:
+        super().__init__()
+        self.blocks, self.attns, self.resample = nn.ModuleList(blocks), nn.ModuleList(attns), resample
+
+    def step(self, i: int, h: Tensor, e: Tensor) -> Tensor:
+        """The i-th block and the attention after it. [B, C, H, W] -> [B, C', H, W]."""
+        h = self.blocks[i](h, e)
+        return self.attns[i](h) if len(self.attns) else h
+
+
+class ResidualBlock(nn.Module):
+    """Two normed convolutions with the time in between, added to the input. [B, inputs, H, W] -> [B, outputs, H, W]."""
+
+    def __init__(self, inputs: int, outputs: int, time_width: int, groups: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inputs, eps=eps)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(time_width, outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut: Callable[[Tensor], Tensor] | None = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(F.silu(e))[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over all places, added to the input. [B, C, H, W] -> the same."""
+
+    def __init__(self, width: int, head_dim: int, groups: int, eps: float) -> None:
+        super().__init__()
+        if width % head_dim:
+            raise ValueError(f"head_dim {head_dim} must divide the width {width}")
+        self.heads = width // head_dim
+        self.norm = nn.GroupNorm(groups, width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.norm(x).flatten(2).transpose(1, 2)  # [B, H W, C]
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(places).split(places.shape[-1], dim=-1)
+        )
+        y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + y.transpose(1, 2).unflatten(-1, x.shape[-2:])
+
+
+def sinusoids(t: Tensor, width: int, *, cos_first: bool = False, freq_shift: float = 0.0) -> Tensor:
+    """Times [B] -> [B, width]: sin(t w_i) and then cos(t w_i), w_i = 10000^(-i / (n - freq_shift)), i below n = width // 2.
+
+    At least float32. freq_shift: 1 makes the lowest frequency 1 / 10000 exactly, as in DDPM and the transformer's original
+    code; 0 is the transformer's formula. An odd width ends in a zero. Raises ValueError where no frequency is left.
+    """
+    n = width // 2
+    if n <= freq_shift:
+        raise ValueError(f"{width} channels are too few for sinusoids with freq_shift {freq_shift}")
+    dtype = torch.promote_types(t.dtype if t.is_floating_point() else torch.float32, torch.float32)
+    rate = torch.exp(-math.log(10_000) * torch.arange(n, device=t.device, dtype=dtype) / (n - freq_shift))
+    angle = t.to(dtype)[:, None] * rate
+    waves = [angle.cos(), angle.sin()] if cos_first else [angle.sin(), angle.cos()]
+    return F.pad(torch.cat(waves, dim=-1), (0, width % 2))

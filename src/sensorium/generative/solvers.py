@@ -1,0 +1,61 @@
+"""Solvers of dx/dt = v(x, t): they see a velocity and a grid of times, never a network.
+
+    euler   x_{k+1} = x_k + h v(x_k, t_k)                                              one evaluation a step, order 1
+    heun    x'      = x_k + h v(x_k, t_k)
+            x_{k+1} = x_k + h / 2 (v(x_k, t_k) + v(x', t_{k+1}))                       two evaluations a step, order 2
+with h = t_{k+1} - t_k, which may be negative: a falling grid runs backward, from data to noise.
+Shapes: B samples, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], t [B] -> dx/dt [B, ...]
+Solver = Literal["euler", "heun"]
+
+
+def uniform_times(steps: int) -> Tensor:
+    """0, 1 / S, ..., 1: float32 [S + 1]."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return torch.arange(steps + 1, dtype=torch.float32) / steps
+
+
+def euler(velocity: Velocity, x: Tensor, times: Tensor, *, trace: bool = False) -> Tensor:
+    """From x at ``times[0]`` to ``times[-1]``: [B, ...] -> [B, ...], or with ``trace`` the whole path [S + 1, B, ...].
+
+    times: [S + 1], monotonic. The state is kept in the precision of ``x``.
+    """
+    path = [x]
+    for now, after in _steps(times, x):
+        x = x + (after - now) * velocity(x, now.expand(len(x))).to(x.dtype)
+        path.append(x)
+    return torch.stack(path) if trace else x
+
+
+def heun(velocity: Velocity, x: Tensor, times: Tensor, *, trace: bool = False) -> Tensor:
+    """As :func:`euler`, with the mean of the slopes at both ends of a step: two evaluations a step."""
+    path = [x]
+    for now, after in _steps(times, x):
+        h = after - now
+        first = velocity(x, now.expand(len(x))).to(x.dtype)
+        second = velocity(x + h * first, after.expand(len(x))).to(x.dtype)
+        x = x + h * (first + second) / 2
+        path.append(x)
+    return torch.stack(path) if trace else x
+
+
+SOLVERS: dict[str, Callable[..., Tensor]] = {"euler": euler, "heun": heun}
+
+
+def _steps(times: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times must be [S + 1] with S of 1 or more, got {list(times.shape)}")
+    times = times.to(x.device, x.dtype)
+    return list(pairwise(times))

@@ -1,0 +1,175 @@
+"""Judging what draws pictures, and what knows their probability, beside simple models of the same data.
+
+Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
+the last layer of a classifier trained on the same data for the purpose (once, kept beside the runs), or, where there are
+no classes, principal components of the pixels. Distances of two feature spaces cannot be compared, nor of two counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sensorium.evaluate.coverage import precision_recall
+from sensorium.evaluate.densities import Bernoulli, GaussianPCA, bits_per_dim
+from sensorium.evaluate.encode import encode
+from sensorium.evaluate.frechet import frechet
+from sensorium.generative.made import binarise
+from sensorium.kinds import Asked, Trained
+from sensorium.kinds.images import Prepared, situate
+from sensorium.kinds.looks import save
+from sensorium.protocols import Generator, Likelihood
+from sensorium.training.files import write_json
+from sensorium.training.precision import device_name
+
+SAMPLES = {"cpu": 2000, "cuda": 10_000}
+CLASSIFIER = "800steps"
+COMPONENTS = 64
+SHOWN = 64
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """Fréchet distance, precision and recall of samples; bits per dimension of held-out pictures; baselines of each."""
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    pieces: dict[str, Callable[[], Any]] = {}
+    if isinstance(run.method, Generator):
+        pieces["samples"] = lambda: _samples(run, ready)
+    if isinstance(run.method, Likelihood):
+        pieces["likelihood"] = lambda: _likelihood(run.method, ready)
+    for name, make in pieces.items():
+        if name not in found:
+            found[name] = make()
+            write_json(path, found)
+    return found
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The scores for people, each with its baselines."""
+    rows = []
+    if "samples" in found:
+        s = found["samples"]
+        rows += [
+            f"Fréchet distance     {s['frechet']:8.3f}   ({s['n']:,} samples; {s['features']})",
+            f"  held-out pictures  {s['baselines']['held_out']:8.3f}",
+            f"  Gaussian in PCA    {s['baselines']['gaussian_pca']:8.3f}",
+            f"precision, recall    {s['precision']:8.3f}, {s['recall']:.3f}",
+        ]
+    if "likelihood" in found:
+        s = found["likelihood"]
+        rows += [
+            f"bits per pixel       {s['bits_per_dim']:8.4f}   +- {s['error']:.4f} ({s['n']:,} held-out pictures, black and white)",
+            f"  independent pixels {s['baselines']['independent']:8.4f}",
+        ]
+    return rows
+
+
+def as_pixels(samples: Tensor) -> np.ndarray:
+    """What a method draws, zeros and ones [N, 1, S, S] or -1..1 [N, 3, S, S] -> uint8 [N, 3, S, S]."""
+    unit = samples.float() if samples.shape[1] == 1 else samples.float() / 2 + 0.5
+    return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().cpu().numpy()
+
+
+def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
+    held = ready.train if ready.test is None else ready.test
+    n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
+    drawn = as_pixels(run.method.sample(n, seed=0))
+    folder = run.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
+    rng = np.random.default_rng(0)
+    real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
+    other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
+    if drawn.shape[1] == 3 and run.method.shape[0] == 1:  # the method saw black and white: so are those it is held to
+        real, other = (
+            as_pixels(binarise(torch.from_numpy(x).float().mean(1, keepdim=True) / 255)) for x in (real, other)
+        )
+    simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, COMPONENTS).sample(n)
+    simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    name, embed = _feature_space(run, ready)
+    base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
+    return {
+        "frechet": frechet(mine, base),
+        "n": n,
+        "features": name,
+        **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
+        "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
+        "pictures": [
+            {
+                "title": "Samples",
+                "caption": "Drawn with seed 0, not chosen.",
+                "file": f"{run.folder.name}/pictures/samples.png",
+            }
+        ],
+    }
+
+
+def grid(pictures: Tensor, columns: int = 8) -> Tensor:
+    """[B, 3, H, W] -> [3, rows H, columns W]; what is left of the last row is black."""
+    pictures = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, -len(pictures) % columns))
+    return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
+
+
+def _feature_space(run: Trained, ready: Prepared) -> tuple[str, Callable[[np.ndarray], Tensor]]:
+    """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
+    if ready.train.labels is None or len(ready.train.classes) < 2:
+        flat = torch.from_numpy(np.array(ready.train.images[: 10 * COMPONENTS * 10])).float().flatten(1) / 255
+        mean = flat.mean(0)
+        basis = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:COMPONENTS]
+        return (
+            f"{len(basis)} principal components of the pixels",
+            lambda x: (torch.from_numpy(x).float().flatten(1) / 255 - mean) @ basis.T,
+        )
+    network = _classifier(ready, run.folder.parent / "cache")
+    on = ready.train
+
+    def embed(images: np.ndarray) -> Tensor:
+        pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=on.mean, std=on.std)
+        return encode(network, pixels, device=device_name())  # type: ignore[arg-type]
+
+    return f"a classifier of these pictures, {CLASSIFIER}", embed
+
+
+def _classifier(ready: Prepared, cache: Path) -> Any:
+    """Trained once for each data set with seed 0, and kept."""
+    from safetensors.torch import load_file
+
+    from sensorium.recipes.selfsup import supervised
+    from sensorium.training.fit import fit
+
+    torch.manual_seed(0)
+    recipe = supervised(situate(ready))
+    folder = cache / f"classifier-{ready.size}-{len(ready.train)}"
+    fit(
+        recipe.method,
+        ready.train,
+        views=recipe.views,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        batch_size=recipe.batch_size,
+        budget=CLASSIFIER,
+        out=folder,
+    )
+    recipe.method.load_state_dict(load_file(folder / "model.safetensors"))
+    return recipe.method.eval()
+
+
+def _likelihood(method: Any, ready: Prepared) -> dict[str, Any]:
+    held = ready.train if ready.test is None else ready.test
+    train, test = (
+        binarise(torch.from_numpy(np.array(x.images)).float().mean(1, keepdim=True) / 255) for x in (ready.train, held)
+    )
+    device = next(method.parameters()).device
+    with torch.no_grad():
+        mine = torch.cat([method.log_prob(x.to(device), len(method.seeds)).cpu() for x in test.split(256)])
+    dimensions = test[0].numel()
+    beside = bits_per_dim(Bernoulli.fit(train).log_prob(test), dimensions)
+    return {**bits_per_dim(mine, dimensions), "baselines": {"independent": beside["bits_per_dim"]}}
