@@ -82,9 +82,9 @@ def online(ready: Prepared, most: int = 2000) -> Callable[[Method], dict[str, fl
     test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:500])) if ready.test is not None else None
 
     def look(method: Any) -> dict[str, float]:
+        device = next(method.parameters()).device
         if not isinstance(method, Encoder):
             return {}
-        device = next(method.parameters()).device
         features = encode(method, train, device=device)
         found = collapse(features)
         if test is not None and train.labels is not None and test.labels is not None and len(train.classes) > 1:
