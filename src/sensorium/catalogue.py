@@ -113,8 +113,7 @@ SYSTEMS: tuple[System, ...] = (
         "sensorium.recipes.generative:rectified_flow",
         "",
         ("Pictures", "Generator"),
-        loads=("diffusers UNet2DModel, DiTTransformer2DModel",),
-        exports=("diffusers",),
+        exports=(),
         parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",
     ),
     System(

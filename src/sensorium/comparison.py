@@ -107,10 +107,10 @@ def compare(
 def check_systems(methods: Sequence[str]) -> None:
     """Every name is known, and all give features of images: what the report compares so far."""
     for name in methods:
-        if ":" not in name and "Encoder" not in find(name).protocols:
-            raise SensoriumError(f"'{name}' gives no features of images; `sensorium compare` compares systems that do.")
         if (sort := kind_name(name)) != "images":
             raise SensoriumError(f"'{name}' learns from {sort}; `sensorium compare` compares systems that see images.")
+        if ":" not in name and "Encoder" not in find(name).protocols:
+            raise SensoriumError(f"'{name}' gives no features of images; `sensorium compare` compares systems that do.")
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:

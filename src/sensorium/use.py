@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sensorium.catalogue import find
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Source, images
 from sensorium.kinds.looks import save
@@ -44,7 +45,12 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         target = Path(out) if out is not None else thing.folder / f"export-{to}"
-        s = thing.situation
+        s, recipe = thing.situation, thing.info["recipe"]
+        if ":" not in recipe and to not in (known := find(recipe).exports):
+            can = (
+                f"it exports to {', '.join(known)}" if known else f"its weights are in {thing.folder}/model.safetensors"
+            )
+            raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not hasattr(s, "image_size"):
             return export_network(thing.method, to, target)
         return export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)

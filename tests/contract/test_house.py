@@ -14,7 +14,7 @@ ROOMS = [
     ("data",),
     ("parts",),
     ("backbones",),
-    ("selfsup", "language"),
+    ("selfsup", "language", "multimodal", "generative", "detection", "streaming"),
     ("published",),
     ("evaluate",),
     ("training",),

@@ -8,7 +8,7 @@ norm is GroupNorm. Resolution halves by a convolution of stride 2 and doubles by
 What starts as zero: conv2, W_o and the last convolution, so that every block begins as the identity.
 
 With the defaults of :class:`UNet` the numbers are those of google/ddpm-cifar10-32; the options are those in which published
-networks of this kind differ. The work is done in channels-last memory, which convolutions like.
+networks of this kind differ.
 Shapes: B images, C channels, T time channels, H x W places.
 """
 
@@ -27,7 +27,7 @@ from sensorium.errors import SensoriumError
 # name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and "large" are
 # the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
 UNET_SIZES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
-    "micro": ((32, 64, 96), 1, 8, 8),
+    "micro": ((16, 32, 64), 1, 8, 8),
     "small": ((64, 128, 128), 2, 32, 16),
     "base": ((128, 256, 256, 256), 2, 32, 16),
     "large": ((128, 128, 256, 256, 512, 512), 2, 32, 16),
@@ -137,7 +137,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] (steps, about 0 to 1000; fractions too), condition int64 [B] -> [B, out_channels, H, W]."""
         e = self._embed(t, condition, x.dtype)
-        h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(x)
         skips = [h]
         for level in cast("list[Level]", self.down):
             for i in range(len(level.blocks)):

@@ -92,7 +92,7 @@ def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
         real, other = (
             as_pixels(binarise(torch.from_numpy(x).float().mean(1, keepdim=True) / 255)) for x in (real, other)
         )
-    simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, COMPONENTS).sample(n)
+    simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     name, embed = _feature_space(run, ready)
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))

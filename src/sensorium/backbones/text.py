@@ -1,0 +1,156 @@
+"""The text tower of CLIP (Radford et al., 2021, arXiv:2103.00020, section 2.4), and the block of both its towers.
+
+A causal pre-norm transformer reads the tokens; what it has gathered at the end-of-text token stands for the text:
+    z_0 = embed(token) + E_pos
+    z_l = z + Attention(LayerNorm(z)),  z + Mlp(LayerNorm(z))        a token sees itself and those before it
+    y   = LayerNorm(z_L)[end of text]
+The authors' activation is quick_gelu(x) = x sigmoid(1.702 x); many that followed use the exact GELU. Nothing after the
+end of text is ever seen by it, so rows may be padded with anything, or cut behind the longest text of a batch.
+Shapes: B texts, T tokens, D width, R chosen rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.parts import attention
+
+Activation = Literal["quick_gelu", "gelu"]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), an approximation of GELU (Hendrycks and Gimpel, 2016, arXiv:1606.08415, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class Attention(attention.Attention):
+    """Self-attention of which ``causal`` order is a choice."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__(width, heads)
+        self.causal = causal
+
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D], or, where it is not causal, [B, R, D] for the chosen ``rows``."""
+        if not self.causal:
+            return super().forward(x, rows)
+        if rows is not None:
+            raise ValueError("causal attention gives all rows")
+        q, k, v = self._queries_keys_values(x, None)
+        return self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class Mlp(attention.Mlp):
+    """fc2(activation(fc1(x)))."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__(width, hidden)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Attention and Mlp (``hidden`` channels), each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, activation: Activation, eps: float, causal: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads, causal=causal)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, hidden, activation)
+
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
+        branch = self.attn(self.norm1(x), rows)
+        x = (x if rows is None else x[:, rows]) + branch
+        return x + self.mlp(self.norm2(x))
+
+
+def init_blocks_(blocks: nn.ModuleList, width: int) -> None:
+    """Normal weights as in the authors' code, smaller where a branch enters the residual stream; biases zero."""
+    into_stream = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for name, layer in blocks.named_modules():
+        if isinstance(layer, nn.Linear):
+            kind = name.rpartition(".")[2]
+            std = {"qkv": width**-0.5, "fc1": (2 * width) ** -0.5}.get(kind, into_stream)
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+
+class TextTower(nn.Module):
+    """A causal text encoder over ``vocab`` tokens and up to ``context`` of them a text.
+
+    ``hidden`` channels of a block's Mlp (four times the width). ``eot`` is the end-of-text token, whose first place is
+    pooled; None takes the place of the largest number, as the authors' code does, whose end of text is the last of the
+    vocabulary. A row without an end of text is pooled at its first token: tokenizers always write one.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        context: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        hidden: int | None = None,
+        activation: Activation = "quick_gelu",
+        eps: float = 1e-5,
+        eot: int | None = None,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if eot is not None and not 0 <= eot < vocab:
+            raise ValueError(f"eot {eot} is none of the {vocab} tokens")
+        self.vocab, self.context, self.dim, self.depth, self.heads = vocab, context, width, depth, heads
+        self.hidden = 4 * width if hidden is None else hidden
+        self.activation: Activation = activation
+        self.eps, self.eot = eps, eot
+        self.token_embed = nn.Embedding(vocab, width)
+        self.pos_embed = nn.Parameter(torch.empty(context, width))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, self.hidden, activation=activation, eps=eps, causal=True) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=eps)
+        nn.init.normal_(self.token_embed.weight, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.01)
+        init_blocks_(self.blocks, width)
+
+    def hidden_states(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] -> what the last block gives [B, T, D], before the final norm."""
+        length = tokens.shape[1]
+        if length > self.context:
+            raise ValueError(f"{length} tokens a text, but positions for {self.context}: cut the texts")
+        x = self.token_embed(tokens) + self.pos_embed[:length]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] -> every token encoded and normed [B, T, D]."""
+        return self.norm(self.hidden_states(tokens))
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] -> the place of each text's end [B]."""
+        return (tokens if self.eot is None else (tokens == self.eot).int()).argmax(dim=1)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] -> [B, D]: the end-of-text token, after the final norm."""
+        x = self.hidden_states(tokens)
+        return self.norm(x[torch.arange(len(x), device=x.device), self.ends(tokens)])

@@ -1,0 +1,306 @@
+"""CLIP's tokens: lower-cased byte-level BPE with ends of words marked (Radford et al., 2021, arXiv:2103.00020).
+
+The vocabulary: 256 bytes, the same 256 at the end of a word, a token a merge, a start and an end: 49,408 as published.
+Text is cleaned in one of two ways, which belong to the published tokenizers:
+    plain    what transformers does: Unicode form NFC, white space made single, lower case
+    authors  what the authors' and OpenCLIP's code do: HTML entities are read (twice), curly quotes straightened,
+             ligatures and full-width letters made plain, control characters removed; then as above. They use the
+             package ftfy, which also repairs text once decoded in a wrong encoding and entities in capitals: this does
+             not.
+What looks like a special token in a caption is plain text here. A row is start, text, end, padding; a text that is too
+long is cut before its end token.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from sensorium.errors import SensoriumError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Clean = Literal["plain", "authors"]
+
+PUBLISHED_MERGES = 49_152 - 256 - 2  # of the 262,144 in the authors' file
+START, END = "<|startoftext|>", "<|endoftext|>"
+_END_OF_WORD = "</w>"
+_WORDS = {  # the authors' code ignores case here as well: it matters to the long s alone
+    "plain": r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    "authors": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+}
+_MOST_BYTES = 64 << 20
+_MOST_TOKENS = 1 << 24
+_MOST_REPAIRS = 16  # an entity may be escaped several times over, but not a thousand
+_ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+
+
+class CLIPTokens:
+    """A tokenizer of captions.
+
+    ``vocab`` tokens, among them ``start``, ``end`` and ``pad``, what rows are filled up with (the authors' code: 0;
+    transformers: the end). Build one with :meth:`from_merges`, :meth:`from_hf` or :meth:`learn`.
+    """
+
+    def __init__(self, inner: Any, start: int, end: int, *, pad: int = 0, clean: Clean = "authors") -> None:
+        if clean not in get_args(Clean):
+            raise ValueError(f"clean must be one of {', '.join(get_args(Clean))}, got {clean!r}")
+        self.inner, self.start, self.end, self.pad = inner, start, end, pad
+        self.clean: Clean = clean
+        self.vocab: int = max(inner.get_vocab().values()) + 1
+        if not all(0 <= token < self.vocab for token in (start, end, pad)):
+            raise ValueError(f"start {start}, end {end} and pad {pad} must be below {self.vocab}")
+        inner.encode_special_tokens = True  # as plain text
+        inner.no_padding()
+        inner.no_truncation()
+
+    @classmethod
+    def from_merges(
+        cls, path: str | Path, *, merges: int = PUBLISHED_MERGES, clean: Clean = "authors", pad: int = 0
+    ) -> CLIPTokens:
+        """The authors' file (.txt or .txt.gz: a header, then a merge a line), of which the first ``merges`` count."""
+        where, lines = Path(path), _lines(Path(path))
+        pairs = [tuple(line.split()) for line in lines[1 : 1 + merges]]
+        for number, pair in enumerate(pairs, start=2):
+            if len(pair) != 2:
+                raise SensoriumError(f"{where}, line {number}: a merge is two words, found {len(pair)}.")
+        if len(pairs) < merges:
+            raise SensoriumError(f"{where}: {len(pairs):,} merges, but {merges:,} are needed.")
+        return cls._of(pairs, clean, pad, str(where))
+
+    @classmethod
+    def learn(cls, captions: Iterable[str], vocab: int, *, clean: Clean = "authors") -> CLIPTokens:
+        """Learn from ``captions`` up to ``vocab`` tokens (at least 514; fewer where the text has no more pairs)."""
+        from tokenizers import Tokenizer, models, trainers
+
+        least = 2 * 256 + 2
+        if vocab < least:
+            raise SensoriumError(
+                f"--vocab {vocab}: 256 bytes, 256 ends of words, a start and an end are the least, {least}."
+            )
+        inner = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD))
+        inner.normalizer, inner.pre_tokenizer = _normalizer(clean), _pre_tokenizer(clean)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab - 2,
+            initial_alphabet=_symbols(),
+            end_of_word_suffix=_END_OF_WORD,
+            show_progress=False,
+        )
+        inner.train_from_iterator((cleaned(caption, clean) for caption in captions), trainer)
+        learnt = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
+        return cls._of(learnt[: vocab - least], clean, 0, "the merges learnt")
+
+    @classmethod
+    def _of(cls, merges: Sequence[tuple[str, ...]], clean: Clean, pad: int, where: str) -> CLIPTokens:
+        symbols = _symbols()
+        names = [*symbols, *(s + _END_OF_WORD for s in symbols), *("".join(pair) for pair in merges), START, END]
+        vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        try:
+            inner = _tokenizer(vocabulary, merges, clean)
+        except Exception as error:
+            raise SensoriumError(f"{where}: a merge of what no merge before it has made ({error}).") from None
+        return cls(inner, vocabulary[START], vocabulary[END], pad=pad, clean=clean)
+
+    @classmethod
+    def from_hf(cls, folder: str | Path) -> CLIPTokens:
+        """A Hugging Face directory with ``tokenizer.json``, or with ``vocab.json`` and ``merges.txt``. Cleans plainly.
+
+        Raises SensoriumError that names the file and what is wrong with it.
+        """
+        folder = Path(folder)
+        whole = folder / "tokenizer.json"
+        inner = _hf_whole(whole) if whole.is_file() else _hf_pair(folder)
+        told = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+        if not isinstance(told, dict):
+            raise SensoriumError(f"{folder / 'tokenizer_config.json'}: expected an object.")
+
+        def number(field: str, usual: str) -> int:
+            name = told.get(field) or usual
+            name = name.get("content") if isinstance(name, dict) else name
+            token = inner.token_to_id(str(name))
+            if token is None:
+                raise SensoriumError(f"{folder}: the vocabulary lacks the {field} '{name}'.")
+            return token
+
+        start, end, pad = number("bos_token", START), number("eos_token", END), number("pad_token", END)
+        return cls(inner, start, end, pad=pad, clean="plain")
+
+    def encode(self, texts: Sequence[str], length: int) -> Tensor:
+        """Rows of start, text, end, padding: int64 [B, length]. A longer text loses its tail, never its end token."""
+        import torch
+
+        if length < 2:
+            raise ValueError(f"length {length} leaves no place for start and end")
+        if isinstance(texts, str):
+            raise TypeError("encode takes a sequence of texts, not one text")
+        rows = np.full((len(texts), length), self.pad, np.int64)
+        cleaned_texts = [cleaned(text, self.clean) for text in texts]
+        for row, found in zip(rows, self.inner.encode_batch(cleaned_texts, add_special_tokens=False), strict=True):
+            tokens = [self.start, *found.ids[: length - 2], self.end]
+            row[: len(tokens)] = tokens
+        return torch.from_numpy(rows)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of one row, up to its end token; words stand apart by one space."""
+        pieces = []
+        for token in tokens:
+            if int(token) == self.end:
+                break
+            if int(token) != self.start:
+                pieces.append(self.inner.id_to_token(int(token)) or "")
+        byte_of = dict(zip(_symbols(), _bytes(), strict=True)) | {" ": 32}
+        text = "".join(pieces).replace(_END_OF_WORD, " ")
+        return bytes(byte_of[symbol] for symbol in text if symbol in byte_of).decode(errors="replace").strip()
+
+    def save(self, path: str | Path) -> None:
+        """Write what :func:`read_clip_tokens` reads."""
+        told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
+        Path(path).write_text(json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
+
+
+def read_clip_tokens(path: str | Path) -> CLIPTokens:
+    """What :meth:`CLIPTokens.save` wrote. Raises SensoriumError where it is something else."""
+    from tokenizers import Tokenizer
+
+    try:
+        told = _json(Path(path))
+        if told["kind"] != "clip":
+            raise ValueError(f"its kind is {told['kind']!r}")
+        inner = Tokenizer.from_str(json.dumps(told["tokenizer"]))
+        return CLIPTokens(inner, told["start"], told["end"], pad=told["pad"], clean=told["clean"])
+    except SensoriumError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise SensoriumError(f"{path}: no tokenizer of captions ({error}).") from None
+
+
+def cleaned(text: str, clean: Clean) -> str:
+    """A caption as the tokenizer shall see it; lone surrogates, which are no text, become the replacement character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if clean == "plain":
+        return text  # the rest is the tokenizer's own normalizer
+    entities = "<" not in text  # with markup about, an entity may be meant as it stands
+    for _ in range(_MOST_REPAIRS):
+        before = text
+        if entities:
+            text = _ENTITY.sub(_entity, text)
+        text = unicodedata.normalize("NFC", text.translate(_repairs()))
+        if text == before:
+            break
+    return " ".join(html.unescape(html.unescape(text)).split()).lower()
+
+
+def _entity(match: re.Match[str]) -> str:
+    character = html.unescape(match[0])
+    return match[0] if ";" in character else character
+
+
+@cache
+def _repairs() -> dict[int, str]:
+    """Characters that are written plainly: those of ftfy's fixes for controls, ligatures, widths and quotes."""
+    table: dict[int, str] = {}
+    for code in range(0x80, 0xA0):  # C1 controls stand for Windows-1252
+        table[code] = bytes([code]).decode("cp1252", "ignore") or chr(code)
+    ligatures = (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07))
+    for code in (*ligatures, *range(0xFF01, 0xFFF0)):
+        table[code] = unicodedata.normalize("NFKC", chr(code))
+    table |= {0xFB05: "ſt", 0x3000: " ", 0x2BC: "'", **dict.fromkeys(range(0x2018, 0x201C), "'")}
+    table |= dict.fromkeys(range(0x201C, 0x2020), '"') | dict.fromkeys((0x0D, 0x2028, 0x2029), "\n")
+    controls = (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+    table |= dict.fromkeys(controls, "")
+    return table
+
+
+def _bytes() -> list[int]:
+    """All bytes in the order of the vocabulary: those that print first."""
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return printing + [b for b in range(256) if b not in printing]
+
+
+def _symbols() -> list[str]:
+    """How the bytes are written, in the same order: as Latin-1 where they print, else from U+0100 on."""
+    return [chr(b) for b in _bytes()[:188]] + [chr(0x100 + n) for n in range(68)]
+
+
+def _tokenizer(vocabulary: dict[str, int], merges: Sequence[tuple[str, ...]], clean: Clean) -> Any:
+    from tokenizers import Tokenizer, models
+
+    rules: Any = list(merges)
+    how: dict[str, Any] = {"end_of_word_suffix": _END_OF_WORD, "continuing_subword_prefix": ""}
+    inner = Tokenizer(models.BPE(vocabulary, rules, unk_token=END if END in vocabulary else None, **how))
+    inner.normalizer, inner.pre_tokenizer = _normalizer(clean), _pre_tokenizer(clean)
+    return inner
+
+
+def _normalizer(clean: Clean) -> Any:
+    from tokenizers import Regex, normalizers
+
+    if clean == "authors":
+        return None  # cleaned before
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+
+
+def _pre_tokenizer(clean: Clean) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    words = pre_tokenizers.Split(Regex(_WORDS[clean]), behavior="removed", invert=True)
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SensoriumError(f"{path}: not readable as a list of merges ({error}).") from None
+    if len(data) > _MOST_BYTES:
+        raise SensoriumError(f"{path}: more than {_MOST_BYTES >> 20} MiB, which no list of merges is.")
+    return text.split("\n")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SensoriumError(f"{path}: not readable as JSON ({error}).") from None
+
+
+def _hf_whole(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise SensoriumError(f"{path}: no tokenizer ({error}).") from None
+
+
+def _hf_pair(folder: Path) -> Any:
+    path = folder / "vocab.json"
+    if not path.is_file() or not (folder / "merges.txt").is_file():
+        raise SensoriumError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt is there.")
+    vocabulary = _json(path)
+    if not isinstance(vocabulary, dict) or not all(
+        isinstance(n, int) and 0 <= n < _MOST_TOKENS for n in vocabulary.values()
+    ):
+        raise SensoriumError(f"{path}: expected an object of token: number.")
+    lines = [line for line in _lines(folder / "merges.txt") if line.strip() and not line.startswith("#version")]
+    pairs = [tuple(line.split()) for line in lines]
+    try:
+        return _tokenizer(vocabulary, pairs, "plain")
+    except Exception as error:
+        raise SensoriumError(f"{folder / 'merges.txt'}: does not go with vocab.json ({error}).") from None

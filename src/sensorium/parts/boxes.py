@@ -1,0 +1,80 @@
+"""Boxes: their two usual forms, and how much two of them overlap.
+
+A box is (x1, y1, x2, y2), its left, top, right and bottom edge, or (cx, cy, w, h), its centre and size.
+    IoU  = |A and B| / |A or B|
+    GIoU = IoU - (|H| - |A or B|) / |H|,   H the smallest box around both     (Rezatofighi et al., arXiv:1902.09630)
+IoU lies in [0, 1]; GIoU in (-1, 1], and falls further the farther apart two boxes are, so it has a gradient everywhere.
+Shapes: N, M boxes; "..." any number of dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size -> edges, [..., 4]."""
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Edges -> centre and size, [..., 4]."""
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Boxes by their edges [..., 4] -> [...]."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], by their edges -> [N, M]. Two empty boxes have 0."""
+    both, either = _both_and_either(a[:, None], b[None])
+    return both / _positive(either)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], by their edges -> [N, M]."""
+    return paired_giou(a[:, None], b[None])
+
+
+def paired_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Of each box of ``a`` [..., 4] with the one of ``b`` [..., 4] at its place, by their edges -> [...]. Broadcasts."""
+    both, either = _both_and_either(a, b)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    return both / _positive(either) - (hull - either) / _positive(hull)
+
+
+def _both_and_either(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union."""
+    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    both = size[..., 0] * size[..., 1]
+    return both, area(a) + area(b) - both
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def outline(images: Tensor, boxes: Sequence[Tensor], channel: int) -> Tensor:
+    """Images [B, 3, H, W] with the edges of each one's boxes [N, 4] painted: as bright as the image gets in ``channel``
+    (0 red, 1 green, 2 blue), as dark as it gets in the others. Lines are a hundredth of the shorter side, a copy is
+    returned."""
+    painted = images.clone()
+    height, width = images.shape[-2:]
+    line = max(1, round(min(height, width) / 100))
+    for image, rows in zip(painted, boxes, strict=True):
+        colour = torch.full((3, 1, 1), float(image.min()), device=image.device, dtype=image.dtype)
+        colour[channel] = image.max()
+        limits = torch.tensor([width, height, width, height])
+        for x1, y1, x2, y2 in torch.minimum(rows.detach().cpu().round().long().clamp(min=0), limits).tolist():
+            for top, bottom in ((y1, y1 + line), (y2 - line, y2)):
+                image[:, max(0, top) : bottom, x1:x2] = colour
+            for left, right in ((x1, x1 + line), (x2 - line, x2)):
+                image[:, y1:y2, max(0, left) : right] = colour
+    return painted

@@ -1,0 +1,118 @@
+"""torchvision's FCOS (``fcos_resnet50_fpn`` and its like on other ResNets): its state dict in and out.
+
+The network follows from the tensors' names and shapes. What the file does not say is torchvision's default: 32 groups,
+centre sampling of 1.5 strides, levels that begin at the body's third map from the end. Its boxes are found at
+torchvision's places (``points="torchvision"``), on images in 0..1 normalised by ImageNet's mean and standard deviation;
+its class k is the k-th of its labels, for COCO the category's number, where 0 and a few others stand for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sensorium.backbones.fpn import FPN
+from sensorium.backbones.resnet import ResNet
+from sensorium.detection.fcos import FCOS
+from sensorium.errors import SensoriumError
+from sensorium.published import names
+from sensorium.published.files import read_weights
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GROUPS = 32
+_PREFIXES = {
+    "backbone.body.": "backbone.body.",
+    "head.class_tower.": "head.classification_head.conv.",
+    "head.box_tower.": "head.regression_head.conv.",
+    "head.logits.": "head.classification_head.cls_logits.",
+    "head.distances.": "head.regression_head.bbox_reg.",
+    "head.centerness.": "head.regression_head.bbox_ctrness.",
+}
+_PYRAMID = {"lateral": "backbone.fpn.inner_blocks", "smooth": "backbone.fpn.layer_blocks"}
+
+
+def torchvision_fcos(ours: str) -> tuple[str, ...]:
+    """Our name -> torchvision's."""
+    for prefix, theirs in _PREFIXES.items():
+        if ours.startswith(prefix):
+            return (theirs + ours.removeprefix(prefix),)
+    found = re.fullmatch(r"backbone\.(lateral|smooth|extra)\.(\d+)\.(weight|bias)", ours)
+    if not found:
+        raise SensoriumError(f"'{ours}' has no place in torchvision's FCOS.")
+    part, number, kind = found.groups()
+    if part == "extra":
+        if int(number) > 1:
+            raise SensoriumError(f"torchvision's pyramids have two extra levels, not {int(number) + 1}.")
+        return (f"backbone.fpn.extra_blocks.p{6 + int(number)}.{kind}",)
+    return (f"{_PYRAMID[part]}.{number}.0.{kind}",)
+
+
+def is_torchvision_fcos(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of torchvision's FCOS."""
+    return "head.regression_head.bbox_ctrness.weight" in state
+
+
+def from_torchvision(state: Mapping[str, Tensor], where: str = "torchvision's FCOS") -> FCOS:
+    """A state dict as a detector in evaluation mode; ``.normalization`` is its (mean, std). Batch norms stay frozen.
+
+    Raises SensoriumError that names ``where`` and the entry that is missing, unknown or of another shape.
+    """
+    if not is_torchvision_fcos(state):
+        raise SensoriumError(f"{where}: not an FCOS of torchvision (no 'head.regression_head.bbox_ctrness.weight').")
+    body = {name.removeprefix("backbone.body."): x for name, x in state.items() if name.startswith("backbone.body.")}
+    stages = _count(body, r"layer(\d+)\.")
+    levels = _count(state, r"backbone\.fpn\.inner_blocks\.(\d+)\.")
+    try:
+        layers = tuple(_count(body, rf"layer{i + 1}\.(\d+)\.") for i in range(stages))
+        widths = tuple(body[f"layer{i + 1}.0.conv1.weight"].shape[0] for i in range(stages))
+        width = state["backbone.fpn.layer_blocks.0.0.weight"].shape[0]
+        classes = state["head.classification_head.cls_logits.weight"].shape[0]
+        kernel, stem = body["conv1.weight"].shape[-1], body["conv1.weight"].shape[0]
+    except (KeyError, IndexError) as error:
+        raise SensoriumError(f"{where}: {error} is missing.") from None
+    if kernel != 7 or not 1 <= levels <= stages or not classes or width % GROUPS:
+        raise SensoriumError(
+            f"{where}: a {kernel}x{kernel} stem, {levels} of {stages} maps, {classes} classes and a pyramid of {width} "
+            f"channels are not torchvision's (7x7, maps that exist, a class or more, a multiple of {GROUPS})."
+        )
+    convs = sum(x.ndim == 4 for name, x in state.items() if name.startswith("head.classification_head.conv."))
+    extra = _count(state, r"backbone\.fpn\.extra_blocks\.p(\d+)\.")
+    with torch.device("meta"):
+        resnet = ResNet(layers, widths, bottleneck="layer1.0.conv3.weight" in body, stem_width=stem)
+        pyramid = FPN(resnet, levels=levels, width=width, extra=extra, frozen_norms=True)
+        network = FCOS(pyramid, classes, convs=convs, groups=GROUPS, points="torchvision")
+    network.load_state_dict(names.read(state, network.state_dict(), torchvision_fcos, where), assign=True)
+    network.normalization = IMAGENET  # type: ignore[assignment]
+    return network.eval()
+
+
+def load_fcos(path: str | Path) -> FCOS:
+    """A .pth or .safetensors file, or a directory with model.safetensors, of torchvision's FCOS."""
+    loaded = read_weights(Path(path))
+    inner = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
+    return from_torchvision({str(k): v for k, v in inner.items() if isinstance(v, Tensor)}, str(path))
+
+
+def to_torchvision(network: FCOS) -> dict[str, Tensor]:
+    """The state dict under torchvision's names, to be saved with safetensors or ``torch.save``.
+
+    Raises SensoriumError where torchvision has no such network: another body than a ResNet with the usual stem, other
+    groups, other than two extra levels.
+    """
+    pyramid = network.backbone
+    groups = {m.num_groups for m in network.head.modules() if isinstance(m, torch.nn.GroupNorm)}
+    if not isinstance(pyramid.body, ResNet) or pyramid.body.stem != "imagenet" or pyramid.body.early_stride:
+        raise SensoriumError("torchvision's FCOS stands on a ResNet with a 7x7 stem. Use --to safetensors.")
+    if len(pyramid.extra) != 2 or groups - {GROUPS}:
+        raise SensoriumError(f"torchvision's FCOS has two extra levels and {GROUPS} groups. Use --to safetensors.")
+    if network.points != "torchvision":
+        raise SensoriumError("torchvision's FCOS has its places elsewhere: train with points='torchvision' to export.")
+    return names.write(network.state_dict(), torchvision_fcos)
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({m[1] for k in state if (m := re.match(pattern, k))})

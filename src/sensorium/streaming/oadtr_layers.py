@@ -1,0 +1,114 @@
+"""The layers of OadTR (Wang et al., 2021, arXiv:2106.11149): an encoder's, pre-norm, and a decoder's, post-norm.
+
+Both come in parts, for on a stream some of what they compute is known already.
+Shapes: B streams, T rows, M rows of memory, L queries, D width, h heads, d = D / h.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention (queries, keys and values without bias) and an MLP, each behind a LayerNorm and added."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; ``mask`` as in scaled_dot_product_attention."""
+        q, k, v = self.project(x).chunk(3, dim=-1)
+        return self.attend(x, q, k, v, mask)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys, values: [B, T, D] -> [B, T, 3 D]."""
+        return self.qkv(self.norm1(x))
+
+    def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The rest of the layer for rows x [B, R, D] with queries [B, R, D] of keys and values [B, S, D]."""
+        q, k, v = (split(part, self.heads) for part in (q, k, v))
+        rate = self.dropout if self.training else 0.0
+        y = self.proj(F.scaled_dot_product_attention(q, k, v, mask, rate).transpose(1, 2).flatten(2))
+        x = x + F.dropout(y, rate)
+        y = F.dropout(F.gelu(self.fc1(self.norm2(x))), rate)
+        return x + F.dropout(self.fc2(y), rate)
+
+
+class Projections(nn.Module):
+    """The four linear layers of an attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+
+class DecoderLayer(nn.Module):
+    """Queries see those before them, then the memory, then an MLP; a LayerNorm behind each."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.self_attn, self.cross_attn = Projections(width), Projections(width)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def ask(self, x: Tensor) -> Tensor:
+        """The part among the queries: [B, L, D] -> [B, L, D]."""
+        attn, rate = self.self_attn, self.dropout if self.training else 0.0
+        q, k, v = (split(part(x), self.heads) for part in (attn.query, attn.key, attn.value))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
+        return self.norm1(x + F.dropout(attn.out(y.transpose(1, 2).flatten(2)), rate))
+
+    def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The part with the memory, [B, M, D] or its ``keys_values``: [B, L, D] -> [B, L, D]; ``mask`` bool [B, M], True
+        where a row is seen."""
+        rate = self.dropout if self.training else 0.0
+        q = split(self.cross_attn.query(x), self.heads)
+        if memory.shape[-1] == x.shape[-1]:
+            y = self._gather(q, memory, mask, rate)
+        else:
+            k, v = (split(part, self.heads) for part in memory.chunk(2, dim=-1))
+            q = q.expand(len(k), -1, -1, -1)
+            y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None], rate)
+        x = self.norm2(x + F.dropout(self.cross_attn.out(y.transpose(1, 2).flatten(2)), rate))
+        y = F.dropout(F.gelu(self.fc1(x)), rate)
+        return self.norm3(x + F.dropout(self.fc2(y), rate))
+
+    def keys_values(self, memory: Tensor) -> Tensor:
+        """[B, M, D] -> [B, M, 2 D]: worth it where rows are read again and again."""
+        return torch.cat([self.cross_attn.key(memory), self.cross_attn.value(memory)], dim=-1)
+
+    def _gather(self, q: Tensor, memory: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+        """What queries [B, h, L, d] find, [B, h, L, d]. They are few and the rows many: so the key's weights go to the
+        queries, q (W m + b) = (q W) m + q b, the value's to what these have gathered, and no row is projected."""
+        attn, by_head = self.cross_attn, (self.heads, q.shape[-1])
+        asked = torch.einsum("bhld,hde->bhle", q, attn.key.weight.unflatten(0, by_head))
+        asked = asked.expand(len(memory), -1, -1, -1).flatten(1, 2)  # [B, h L, D]
+        shift = torch.einsum("bhld,hd->bhl", q, cast(Tensor, attn.key.bias).unflatten(0, by_head)).flatten(1)
+        scores = (asked @ memory.transpose(1, 2) + shift.unsqueeze(-1)) * q.shape[-1] ** -0.5  # [B, h L, M]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        weights = F.dropout(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
+        found = (weights @ memory).unflatten(1, (self.heads, -1))  # [B, h, L, D]
+        total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1, but for what dropout does to it
+        y = torch.einsum("bhld,hed->bhle", found, attn.value.weight.unflatten(0, by_head))
+        return y + total * cast(Tensor, attn.value.bias).unflatten(0, by_head).unsqueeze(1)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[B, T, D] -> [B, h, T, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32, in which softmax statistics are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

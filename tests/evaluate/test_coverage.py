@@ -1,0 +1,58 @@
+"""Precision and recall: by hand, by definition, and whatever the chunks."""
+
+import pytest
+import torch
+
+from sensorium.evaluate.coverage import inside, precision_recall, radii
+
+
+def test_by_hand() -> None:
+    """On a line: balls of k = 1 around 0, 1, 3 reach 1, 1, 2 far; 5.1 is outside them."""
+    real = torch.tensor([[0.0], [1.0], [3.0]])
+    assert radii(real, 1).tolist() == [1, 1, 2]
+    assert radii(real, 2).tolist() == [3, 2, 3]
+    made = torch.tensor([[-1.0], [5.0], [5.1], [0.5]])
+    assert inside(made, real, radii(real, 1)).tolist() == [True, True, False, True]
+    found = precision_recall(real, made, k=1)
+    # generated balls reach 1.5, 0.1, 0.1, 1.5 far: 0 and 1 are inside, 3 is not
+    assert found == {"precision": 0.75, "recall": pytest.approx(2 / 3), "n": 4, "n_real": 3, "k": 1}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_equals_the_definition_whatever_the_chunks(k: int, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, made = torch.randn(30, 4, generator=generator), 0.7 * torch.randn(25, 4, generator=generator) + 0.4
+
+    def share(queries: torch.Tensor, centres: torch.Tensor) -> float:
+        hits = 0
+        for q in queries:
+            away = (centres - q).square().sum(1).sqrt()
+            reach = [(centres - c).square().sum(1).sqrt().sort().values[k] for c in centres]  # its own 0 comes first
+            hits += any(d <= r for d, r in zip(away.tolist(), map(float, reach), strict=True))
+        return hits / len(queries)
+
+    found = precision_recall(real, made, k, chunk=chunk)
+    if chunk == 7:
+        assert (found["precision"], found["recall"]) == pytest.approx((share(made, real), share(real, made)))
+    assert found == precision_recall(real, made, k)
+    assert 0 < found["recall"] < 1
+
+
+def test_copies_and_collapse() -> None:
+    generator = torch.Generator().manual_seed(1)
+    real = torch.randn(50, 6, generator=generator) + 1e3
+    found = precision_recall(real, real.flip(0))
+    assert (found["precision"], found["recall"]) == (1, 1)
+    far = precision_recall(real, real + 1e3)
+    assert (far["precision"], far["recall"]) == (0, 0)
+    one = precision_recall(real, real[:1].expand(50, -1))  # one good sample, again and again: its balls are points
+    assert one["precision"] == 1
+    assert one["recall"] == pytest.approx(1 / 50)
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="between 1 and 2"):
+        precision_recall(torch.randn(3, 2), torch.randn(9, 2))
+    with pytest.raises(ValueError, match=r"\[N, D\]"):
+        precision_recall(torch.randn(9, 2), torch.randn(9, 3))
