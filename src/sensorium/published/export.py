@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from sensorium.published import names
 from sensorium.selfsup.mae import MAE
 
 Statistics = Sequence[float]
+# Whole systems, each written by a module of its own.
+SYSTEMS = {"CLIP": "clip:export_hf", "UNet": "diffusion:export_diffusers", "DiT": "diffusion:export_diffusers"}
 
 
 def export(
@@ -36,6 +39,9 @@ def export(
     """
     if isinstance(network, CausalLM):
         return _language(network, to, out)
+    if type(network).__name__ in SYSTEMS and to == "hf":
+        module, function = SYSTEMS[type(network).__name__].split(":")
+        return getattr(import_module(f"sensorium.published.{module}"), function)(network, out)
     told: Any = getattr(network, "normalization", None)
     told = told or ((0.5,) * 3, (0.5,) * 3)
     mean = told[0] if mean is None else mean

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,26 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+# What a directory's config.json, or the key of a file, says it is: the module here, and its function, that reads it.
+SYSTEMS = {
+    "clip": "clip:load_hf",
+    "detr": "detr:load_detr",
+    "UNet2DModel": "diffusion:load_diffusers",
+    "DiTTransformer2DModel": "diffusion:load_diffusers",
+}
+KEYS = {
+    "transformer.decoder.norm.weight": "detr:load_detr",
+    "head.classification_head.cls_logits.weight": "fcos:load_fcos",
+}
+
+
 def load(path: str | Path, *, heads: int | None = None) -> nn.Module:
-    """A network in evaluation mode: :class:`ViT`, :class:`ResNet`, :class:`MAE` (``.normalization`` is its (mean, std)) or
-    :class:`CausalLM`.
+    """A network in evaluation mode: :class:`ViT`, :class:`ResNet`, :class:`MAE` (``.normalization`` is its (mean, std)),
+    :class:`CausalLM`, :class:`CLIP`, :class:`DETR`, :class:`FCOS`, or a U-Net or DiT.
 
     path: a directory with config.json and model.safetensors, whole or in shards (Hugging Face ViT, ViTMAE, ResNet, Llama,
-    Mixtral, or ours), a .safetensors or .pth file (timm, torchvision, the authors' of MAE and DINO), or a hub id. heads: attention heads of a ViT whose file
+    Mixtral, CLIP, DETR; diffusers' UNet2DModel and DiTTransformer2DModel; ours), a .safetensors or .pth file (timm,
+    torchvision's ResNet and FCOS, the authors' of MAE, DINO and DETR), or a hub id. heads: attention heads of a ViT whose file
     does not say (64 channels a head otherwise). Raises SensoriumError that names the file and what is wrong with it.
     """
     where = locate(path)
@@ -50,7 +65,9 @@ def load_backbone(path: str | Path) -> nn.Module:
 
 def _from_directory(folder: Path) -> nn.Module:
     config = read_config(folder)
-    kind = config.get("model_type")
+    kind = config.get("model_type") or config.get("_class_name")
+    if kind in SYSTEMS:
+        return _system(kind, folder)
     builders = {
         "vit": _hf_vit,
         "vit_mae": _hf_vit_mae,
@@ -63,7 +80,9 @@ def _from_directory(folder: Path) -> nn.Module:
     if kind is None and "architecture" in config:
         return _from_file(folder / "model.safetensors", config.get("model_args", {}).get("num_heads"))
     if kind not in builders:
-        raise SensoriumError(f"{folder / 'config.json'}: model_type '{kind}' is not one of {', '.join(builders)}.")
+        raise SensoriumError(
+            f"{folder / 'config.json'}: model_type '{kind}' is not one of {', '.join([*builders, *SYSTEMS])}."
+        )
     state = tensors_of(read_weights(folder)) if kind != "vit_mae" else read_weights(folder)
     try:
         network = builders[kind](config, state, str(folder))
@@ -73,6 +92,12 @@ def _from_directory(folder: Path) -> nn.Module:
         raise SensoriumError(f"{folder / 'config.json'}: {error}.") from None
     network.normalization = _normalization(folder)  # type: ignore[assignment]
     return network
+
+
+def _system(kind: str, where: Path) -> Any:
+    """A whole system, read by the module of its own."""
+    module, function = SYSTEMS.get(kind, kind).split(":")
+    return getattr(import_module(f"sensorium.published.{module}"), function)(where)
 
 
 def _normalization(folder: Path) -> tuple[Any, Any]:
@@ -258,6 +283,8 @@ def _from_file(path: Path, heads: int | None) -> nn.Module:
     state = tensors_of(read_weights(path), "teacher", "model", "state_dict")
     state = {k: v for k, v in state.items() if not k.startswith("head.mlp") and not k.startswith("head.last_layer")}
     where = str(path)
+    if found := next((reader for key, reader in KEYS.items() if key in state), None):
+        return _system(found, path)
     if "patch_embed.proj.weight" in state and "pos_embed" in state and "cls_token" in state:
         numbers = _sniffed_vit(state, heads, where)
         if "decoder_embed.weight" in state:
