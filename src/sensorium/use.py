@@ -48,7 +48,9 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         s, recipe = thing.situation, thing.info["recipe"]
         if ":" not in recipe and to not in (known := find(recipe).exports):
             can = (
-                f"it exports to {', '.join(known)}" if known else f"its weights are in {thing.folder}/model.safetensors"
+                f"it is exported to {', '.join(known)}"
+                if known
+                else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not hasattr(s, "image_size"):

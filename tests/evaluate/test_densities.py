@@ -69,7 +69,8 @@ def test_fewer_samples_than_dimensions_give_the_same() -> None:
     values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
     torch.testing.assert_close(model.variances, values.flip(0)[:6])
     torch.testing.assert_close(model.directions @ model.directions.T, torch.eye(6, dtype=torch.float64))
-    torch.testing.assert_close((model.directions @ vectors[:, -6:].flip(1)).abs(), torch.eye(6, dtype=torch.float64), atol=1e-8, rtol=0)  # fmt: skip
+    same_up_to_signs = (model.directions @ vectors[:, -6:].flip(1)).abs()
+    torch.testing.assert_close(same_up_to_signs, torch.eye(6, dtype=torch.float64), atol=1e-8, rtol=0)
     assert model.rest == pytest.approx(float(values[:-6].mean()))
     assert torch.isfinite(model.log_prob(x)).all()
 

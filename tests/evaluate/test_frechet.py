@@ -1,4 +1,4 @@
-"""The Fréchet distance: equal to the formula with scipy's matrix root, exact where sets are alike, the same in parts."""
+"""The Fréchet distance: equal to the formula with scipy's root, exact where sets are alike, the same in parts."""
 
 import numpy as np
 import pytest

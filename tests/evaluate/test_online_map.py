@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from sensorium.data.streams import Stream
+from sensorium.data.streams import Stream, Windows
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.online_map import (
     actions_of,
@@ -23,7 +23,7 @@ from sensorium.evaluate.online_map import (
     online_map,
     online_scores,
 )
-from sensorium.evaluate.window_baseline import window_baseline
+from sensorium.evaluate.window_baseline import _features, window_baseline
 
 
 def slow(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
@@ -121,12 +121,10 @@ def likely(*classes: int) -> np.ndarray:
 
 def test_delays_by_hand() -> None:
     labels = [np.array([0, 1, 1, 1, 0, 2, 2]), np.array([1, 1, 2, 2])]
-    scores = [
-        likely(1, 0, 0, 1, 0, 2, 2),
-        likely(1, 2, 1, 0),
-    ]  # after 2 frames, at once; at once, never (not in its run)
+    # after 2 frames, at once; never (for then it is over), after 1
+    scores = [likely(1, 0, 0, 1, 0, 2, 2), likely(0, 2, 1, 2)]
     found = delays(scores, labels, seconds=0.5, within=(0.0, 1.0, 10.0))
-    assert found == {"median": 0.5, "within": {"0s": 0.5, "1s": 0.75, "10s": 0.75}, "recognised": 3, "n": 4}
+    assert found == {"median": 0.75, "within": {"0s": 0.25, "1s": 0.75, "10s": 0.75}, "recognised": 3, "n": 4}
     assert delays([likely(0, 0, 1)], [np.array([1, 1, 2])], seconds=1.0)["median"] is None
     nothing = delays([likely(0)], [np.array([0])], seconds=1.0)
     assert (nothing["n"], nothing["median"]) == (0, None)
@@ -193,3 +191,8 @@ def test_the_baseline_reads_the_window() -> None:
     assert enough["delay"]["n"] > 10
     with pytest.raises(SensoriumError, match="one class"):
         window_baseline([Stream("a", np.ones((9, 2)), np.ones(9, int))], test, length=2, classes=("rest", "a"))
+
+
+def test_the_baseline_repeats_the_first_frame_before_a_stream() -> None:
+    windows = Windows([Stream("a", np.array([[5.0], [6.0], [7.0]]), np.arange(3))], 3)
+    assert _features(windows, np.arange(3))[0].tolist() == [[5, 5, 5], [5, 5, 6], [5, 6, 7]]

@@ -1,4 +1,4 @@
-"""What the maths of rectified flow promises: exact straight lines, orders of the solvers, guidance, reflow, the loss."""
+"""What the maths of rectified flow promises: exact straight lines, solvers' orders, guidance, reflow, the loss."""
 
 import math
 from itertools import pairwise
@@ -213,8 +213,8 @@ def test_reflow_straightens_and_distillation_needs_one_step() -> None:
     bent, found = straightness(teacher, 64, steps=50), {}
     for times in ("uniform", "start"):
         student = RectifiedFlow(Student(), (2, 1, 1), times=times, time_scale=1.0)
-        optimizer = torch.optim.Adam(student.parameters(), 0.03)
-        for _ in range(150):
+        optimizer = torch.optim.Adam(student.parameters(), 0.02)
+        for _ in range(300):
             optimizer.zero_grad()
             student(pairs)["loss"].backward()
             optimizer.step()
@@ -223,7 +223,7 @@ def test_reflow_straightens_and_distillation_needs_one_step() -> None:
         if times == "uniform":
             assert straightness(student, 64, steps=50) < 0.2 * bent
     assert found["start"] < 1e-3
-    assert found["uniform"] < 0.2 * float((pairs["start"] - pairs["image"]).square().mean())
+    assert found["uniform"] < 0.1 * float((pairs["start"] - pairs["image"]).square().mean())
 
 
 def test_pictures() -> None:
@@ -248,9 +248,10 @@ def test_numbers_that_do_not_fit() -> None:
 
 
 def test_published_sizes_have_the_papers_parameters() -> None:
-    """35.7 million for CIFAR-10, 114 million at 256 pixels (Ho et al., appendix B); DiT's table 4 at 256 pixels, patches of 2."""
+    """35.7 million for CIFAR-10, 114 million at 256 pixels (Ho et al., appendix B); DiT's of table 4."""
     with torch.device("meta"):
-        millions = {size: sum(p.numel() for p in unet(size, 32 if size != "large" else 256).parameters()) / 1e6 for size in UNET_SIZES}  # fmt: skip
+        sizes = {"micro": 32, "small": 32, "base": 32, "large": 256}
+        millions = {size: sum(p.numel() for p in unet(size, sizes[size]).parameters()) / 1e6 for size in UNET_SIZES}
         transformers = {
             size: dit(size, 32, 2, channels=4, out_channels=8, labels=1001) for size in DIT_SIZES if size != "micro"
         }

@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from sensorium.backbones.fpn import FPN
 from sensorium.backbones.resnet import resnet
-from sensorium.detection.fcos import FCOS
+from sensorium.detection.fcos import FCOS, assign
 from sensorium.errors import SensoriumError
 from sensorium.published import names
 from sensorium.published.fcos import from_torchvision, load_fcos, to_torchvision, torchvision_fcos
@@ -113,6 +113,27 @@ def test_pyramid_head_and_places(size, width, classes, convs, shapes, divisible)
     assert largest(got.distances / got.places.strides[:, None], want["bbox_regression"]) <= 1e-5
     assert (want["bbox_regression"] == 0).any()
     assert want["cls_logits"].std() > 0.1
+
+
+@pytest.mark.parametrize("height, width, count", [(800, 1088, 60), (512, 640, 9), (250, 333, 25)])
+def test_every_level_gets_the_same_boxes(height, width, count):
+    """torchvision's matching alone, on images large enough for the coarsest level. float64: its areas are 1e8 - area."""
+    body = nn.Identity()
+    body.out_channels = 32
+    theirs = Theirs(body, 2)
+    theirs.head.compute_loss = lambda targets, outputs, anchors, owners: owners
+    ours = FCOS(FPN(resnet("10", 224), width=32), 2, convs=1, points="torchvision")
+    maps = [torch.empty(1, 1, -(-height // s), -(-width // s), dtype=torch.float64) for s in ours.backbone.strides]
+    _, _, (boxes,), (labels,) = data([(height, width)], 1, 2, torch.float64, [count])
+    boxes = torch.cat([boxes, boxes[:1] + 0.5, torch.tensor([[0.0, 0, width, height]], dtype=torch.float64)])
+    images = torchvision.models.detection.image_list.ImageList(torch.empty(1, 3, height, width), [(height, width)])
+    anchors = theirs.anchor_generator(images, maps)
+    (want,) = theirs.compute_loss([{"boxes": boxes, "labels": labels}], {}, anchors, [m[0, 0].numel() for m in maps])
+    places = ours.places((height, width), maps)
+    got = assign(places, boxes, 1.5)
+    assert torch.equal(got, want)
+    levels = [int((level >= 0).sum()) for level in got.split(places.counts)]
+    assert sum(map(bool, levels)) >= (5 if height == 800 else 2), levels
 
 
 @pytest.mark.parametrize("size, width, classes, convs, shapes, divisible", CASES)

@@ -1,4 +1,4 @@
-"""Rectified flow's parts against diffusers: steps and times of the solvers, the U-Net, DiT; files both ways; a whole sampling."""
+"""Rectified flow's parts against diffusers: solvers and times, the U-Net, DiT; files both ways; a whole sampling."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,8 @@ UNETS = [  # image, configuration
     (
         (28, 28),
         {
-            "block_out_channels": (16, 24, 40), "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            "block_out_channels": (16, 24, 40),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"), "layers_per_block": 1,
             "norm_num_groups": 4, "num_class_embeds": 5, "in_channels": 1, "out_channels": 2,
         },
@@ -58,9 +59,12 @@ UNETS = [  # image, configuration
     ),
 ]  # fmt: skip
 DITS = [
-    {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2, "sample_size": 8, "num_embeds_ada_norm": 5},
-    {"num_attention_heads": 3, "attention_head_dim": 12, "in_channels": 3, "num_layers": 3, "sample_size": 21, "patch_size": 3, "num_embeds_ada_norm": 1, "norm_eps": 1e-6},
-    {"num_attention_heads": 1, "attention_head_dim": 20, "in_channels": 1, "num_layers": 1, "sample_size": 7, "patch_size": 1, "num_embeds_ada_norm": 9, "attention_bias": False},
+    {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+     "sample_size": 8, "num_embeds_ada_norm": 5},
+    {"num_attention_heads": 3, "attention_head_dim": 12, "in_channels": 3, "num_layers": 3, "sample_size": 21,
+     "patch_size": 3, "num_embeds_ada_norm": 1, "norm_eps": 1e-6},
+    {"num_attention_heads": 1, "attention_head_dim": 20, "in_channels": 1, "num_layers": 1, "sample_size": 7,
+     "patch_size": 1, "num_embeds_ada_norm": 9, "attention_bias": False},
 ]  # fmt: skip
 
 
@@ -94,9 +98,8 @@ def compare_gradients(ours: torch.nn.Module, theirs: dict[str, Tensor], table: n
     trainable = {name: p for name, p in ours.named_parameters() if p.requires_grad}
     for name, wanted in names.read(theirs, trainable, table, "gradients").items():
         assert wanted.abs().max() > 0 or "k.bias" in name, name
-        torch.testing.assert_close(
-            trainable[name].grad, wanted, atol=1e-4 * max(1.0, float(wanted.abs().max())), rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )  # fmt: skip
+        atol = 1e-4 * max(1.0, float(wanted.abs().max()))
+        torch.testing.assert_close(trainable[name].grad, wanted, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_euler_steps_on_their_own_times(shift: float) -> None:
 
 @pytest.mark.parametrize("steps", [6, 11, 31])
 def test_heun_steps(steps: int) -> None:
-    """Theirs ends in an Euler step, shows the middle of each step too, and divides by sigma, which costs it digits near 0."""
+    """Theirs ends in an Euler step, shows the middle of each step too, and divides by sigma, which costs digits."""
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     scheduler.set_timesteps(steps)

@@ -1,6 +1,6 @@
 """DiT: scalable diffusion models with transformers (Peebles & Xie, 2022, arXiv:2212.09748).
 
-A ViT whose normalisation is told the time and the label, in place of a U-Net. Images, or latents, are cut into patches; with
+A ViT whose normalisation is told the time and the label, in place of a U-Net. Images, or latents, are cut into patches.
     c = W2 silu(W1 sinusoids(t)) + embedding(label)                                                    (section 3.2)
     (b1, g1, a1, b2, g2, a2) = W silu(c)            shifts, scales and gates of a block               ("adaLN-Zero")
     x = x + a1 attention(norm(x) (1 + g1) + b1)
@@ -41,8 +41,9 @@ DIT_SIZES: dict[str, tuple[int, int, int]] = {
 def dit(size: str, image_size: int, patch_size: int | None = None, **numbers) -> DiT:
     """A DiT by name (see ``DIT_SIZES``) for images of ``image_size`` pixels.
 
-    patch_size: unless given, the smallest that leaves 256 patches or fewer, 64 for "micro": 28 or 32 pixels have patches of
-    2, or 4. ``numbers`` are :class:`DiT`'s own keyword arguments. Raises ``SensoriumError`` for an unknown name.
+    patch_size: unless given, the smallest that leaves 256 patches or fewer, 64 for "micro": 28 or 32 pixels have
+    patches of 2, or 4. ``numbers`` are :class:`DiT`'s own keyword arguments. Raises ``SensoriumError`` for an unknown
+    name.
     """
     if size not in DIT_SIZES:
         raise SensoriumError(f"no DiT is called {size!r}: choose {', '.join(DIT_SIZES)}.")
@@ -56,11 +57,11 @@ def dit(size: str, image_size: int, patch_size: int | None = None, **numbers) ->
 class DiT(nn.Module):
     """``net(x, t, condition)``: what a diffusion or a flow learns, for images of one size.
 
-    image_size: one number, or height and width, in pixels (or in places of a latent); patch_size must divide it. channels,
-    out_channels: of the input and the output (the same; twice as many where variances are learnt too). labels: rows of the
-    label embedding, 0 for none. label_dropout: share of labels that become the last row while training (the paper's 0.1); 0
-    where the method drops labels itself. eps, mlp_eps: of the norms, and of those before an MLP. freq_shift: of the
-    sinusoids, 0 in the authors' code, 1 in diffusers'.
+    image_size: one number, or height and width, in pixels (or in places of a latent); patch_size must divide it.
+    channels, out_channels: of the input and the output (the same; twice as many where variances are learnt too).
+    labels: rows of the label embedding, 0 for none. label_dropout: share of labels that become the last row while
+    training (the paper's 0.1); 0 where the method drops labels itself. eps, mlp_eps: of the norms, and of those before
+    an MLP. freq_shift: of the sinusoids, 0 in the authors' code, 1 in diffusers'.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W], t [B] (steps, about 0 to 1000; fractions too), condition int64 [B] -> [B, out_channels, H, W].
+        """x [B, C, H, W], t [B] (0 to about 1000, fractions too), condition int64 [B] -> [B, out_channels, H, W].
 
         Raises ``SensoriumError`` where the images are not of the size that the network was built for.
         """
@@ -154,7 +155,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm that c shifts and scales, and with a gate. [B, N, D], c [B, D] -> [B, N, D]."""
+    """Attention and MLP, each behind a norm that c shifts and scales, and with a gate. [B, N, D], c [B, D] -> x."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, qkv_bias: bool, eps: float, mlp_eps: float) -> None:
         super().__init__()
@@ -174,7 +175,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """The last norm and each token's patch. [B, N, D], c [B, D] -> [B, N, p * p * out_channels], (row, column, channel)."""
+    """The last norm and each token's patch: [B, N, D], c [B, D] -> [B, N, p * p * C] in (row, column, channel)."""
 
     def __init__(self, width: int, outputs: int, eps: float) -> None:
         super().__init__()

@@ -1,14 +1,15 @@
 """The U-Net of DDPM: denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020, arXiv:2006.11239, appendix B).
 
-Images go down a ladder of resolutions and up again; each step up also sees what the step down saw. Time enters every block:
+Images go down a ladder of resolutions and up again; each step up also sees what the step down saw. Time enters each
+block:
     e = W2 silu(W1 sinusoids(t)) + embedding(label)
     h = conv1(silu(norm1(x))) + W silu(e),    y = shortcut(x) + conv2(dropout(silu(norm2(h))))          a residual block
     y = x + W_o attention(norm(x))            over all places, at the chosen resolutions
 norm is GroupNorm. Resolution halves by a convolution of stride 2 and doubles by repeating pixels and a convolution.
 What starts as zero: conv2, W_o and the last convolution, so that every block begins as the identity.
 
-With the defaults of :class:`UNet` the numbers are those of google/ddpm-cifar10-32; the options are those in which published
-networks of this kind differ.
+With the defaults of :class:`UNet` the numbers are those of google/ddpm-cifar10-32; the options are those in which
+published networks of this kind differ.
 Shapes: B images, C channels, T time channels, H x W places.
 """
 
@@ -24,8 +25,8 @@ from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
 
-# name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and "large" are
-# the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
+# name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and
+# "large" are the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
 UNET_SIZES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
     "micro": ((16, 32, 64), 1, 8, 8),
     "small": ((64, 128, 128), 2, 32, 16),
@@ -50,13 +51,13 @@ def unet(size: str, image_size: int, *, attend: int | None = None, **numbers) ->
 
 
 class UNet(nn.Module):
-    """``net(x, t, condition)``: what a diffusion or a flow learns. Any image size that leaves a pixel or more at the bottom.
+    """``net(x, t, condition)``: what a diffusion or a flow learns. Images of any size with a pixel left at the bottom.
 
-    channels: of the images; out_channels: of the output (the same). widths: channels of each resolution, the finest first.
-    layers: residual blocks of each on the way down (one more on the way up). attention: at which resolutions, besides the
-    middle. labels: rows of the label embedding, 0 for none. head_dim: channels an attention head (one head). groups, eps:
-    of GroupNorm. pad_after: shrinking pads right and below only, as TensorFlow does, instead of all around. cos_first,
-    freq_shift: order and spacing of the sinusoids, see :func:`sinusoids`.
+    channels: of the images; out_channels: of the output (the same). widths: channels of each resolution, the finest
+    first. layers: residual blocks of each on the way down (one more on the way up). attention: at which resolutions,
+    besides the middle. labels: rows of the label embedding, 0 for none. head_dim: channels an attention head (one
+    head). groups, eps: of GroupNorm. pad_after: shrinking pads right and below only, as TensorFlow does, instead of all
+    around. cos_first, freq_shift: order and spacing of the sinusoids, see :func:`sinusoids`.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class UNet(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W], t [B] (steps, about 0 to 1000; fractions too), condition int64 [B] -> [B, out_channels, H, W]."""
+        """x [B, C, H, W], t [B] (0 to about 1000, fractions too), condition int64 [B] -> [B, out_channels, H, W]."""
         e = self._embed(t, condition, x.dtype)
         h = self.conv_in(x)
         skips = [h]
@@ -224,10 +225,11 @@ class Attention(nn.Module):
 
 
 def sinusoids(t: Tensor, width: int, *, cos_first: bool = False, freq_shift: float = 0.0) -> Tensor:
-    """Times [B] -> [B, width]: sin(t w_i) and then cos(t w_i), w_i = 10000^(-i / (n - freq_shift)), i below n = width // 2.
+    """Times [B] -> [B, width]: sin(t w_i), then cos(t w_i), w_i = 10000^(-i / (n - freq_shift)), i < n = width // 2.
 
-    At least float32. freq_shift: 1 makes the lowest frequency 1 / 10000 exactly, as in DDPM and the transformer's original
-    code; 0 is the transformer's formula. An odd width ends in a zero. Raises ValueError where no frequency is left.
+    At least float32. freq_shift: 1 makes the lowest frequency 1 / 10000 exactly, as in DDPM and the transformer's
+    original code; 0 is the transformer's formula. An odd width ends in a zero. Raises ValueError where no frequency is
+    left.
     """
     n = width // 2
     if n <= freq_shift:

@@ -1,11 +1,11 @@
 """Precision and recall of generated samples (Kynkäänniemi et al., 2019, arXiv:1904.06991).
 
-A set of features spans a region: the union of balls around each member, as wide as the way to its k-th nearest neighbour
-among the others (k = 3).
+A set of features spans a region: the union of balls around each member, as wide as the way to its k-th nearest
+neighbour among the others (k = 3).
     precision = share of the generated features within the real ones' region        (are they good?)
     recall    = share of the real features within the generated ones' region        (is everything there?)
-A single outlier widens its own ball, so that both depend on k and on the counts, which should be equal. Distances are sums of
-squared differences, not differences of products: a copy is at distance 0 exactly.
+A single outlier widens its own ball, so that both depend on k and on the counts, which should be equal. Distances are
+sums of squared differences, not differences of products: a copy is at distance 0 exactly.
 Memory beyond the inputs: two blocks of ``chunk * chunk`` distances. Shapes: N and M samples, D features.
 """
 
@@ -48,7 +48,7 @@ def radii(features: Tensor, k: int, *, chunk: int = CHUNK) -> Tensor:
 
 
 def inside(queries: Tensor, centres: Tensor, radius: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """Which of ``queries`` [M, D] lie in a ball around any of ``centres`` [N, D] of ``radius`` [N], its edge included: bool [M]."""
+    """Which of ``queries`` [M, D] lie in or on a ball around one of ``centres`` [N, D] of ``radius`` [N]: bool [M]."""
     found = []
     for rows in queries.split(chunk):
         hit = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)

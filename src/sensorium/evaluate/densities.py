@@ -1,12 +1,12 @@
 """Densities: bits a dimension, and the two baselines that a generative model of images must beat.
 
     bits = -(log p(x) / D + log width) / log 2
-where width is that of one grey level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities of 8-bit
-values that were spread over -1 .. 1 and dequantised by uniform noise, for which the mean is an upper bound (Theis et al., 2016,
-arXiv:1511.01844, section 3.1).
+where width is that of one grey level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities
+of 8-bit values that were spread over -1 .. 1 and dequantised by uniform noise, for which the mean is an upper bound
+(Theis et al., 2016, arXiv:1511.01844, section 3.1).
     Bernoulli      each pixel for itself: p(x) = prod_d p_d^x_d (1 - p_d)^(1 - x_d),  p_d = (ones_d + a) / (N + 2 a)
-    GaussianPCA    a normal distribution whose covariance is the data's along its k main directions, and one variance for all
-                   others, their mean: probabilistic PCA (Tipping & Bishop, 1999), the likeliest of its kind
+    GaussianPCA    a normal distribution with the data's covariance along its k main directions and one variance for
+                   all others, their mean: probabilistic PCA (Tipping & Bishop, 1999), the likeliest of its kind
 Shapes: N samples to fit, B to judge, D dimensions, k directions.
 """
 
@@ -21,7 +21,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int, *, width: float = 1.0) -> dict[str, float | int]:
-    """``{"bits_per_dim", "error", "n"}`` of log probabilities or densities [B] in nats; error is the mean's standard error."""
+    """``{"bits_per_dim", "error", "n"}`` of log probabilities or densities [B] in nats; error is the standard error."""
     bits = -(log_prob.detach().double() / dimensions + math.log(width)) / math.log(2)
     error = float(bits.std() / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
     return {"bits_per_dim": float(bits.mean()), "error": error, "n": len(bits)}
@@ -51,7 +51,7 @@ class Bernoulli:
 
 
 class GaussianPCA:
-    """A normal distribution of ``mean`` [D], along ``directions`` [k, D] (orthonormal) of ``variances`` [k], else ``rest``."""
+    """A normal distribution, ``mean`` [D]: ``variances`` [k] along orthonormal ``directions`` [k, D], else ``rest``."""
 
     def __init__(
         self, mean: Tensor, directions: Tensor, variances: Tensor, rest: float, shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class GaussianPCA:
 
     @classmethod
     def fit(cls, x: Tensor, k: int) -> GaussianPCA:
-        """To samples [N, ...], with k below N and up to D. Costs a decomposition of the smaller of [N, N] and [D, D]."""
+        """To samples [N, ...], k < N and <= D. Costs a decomposition of the smaller of [N, N] and [D, D]."""
         shape, x = tuple(x.shape[1:]), x.flatten(1).double()
         n, d = x.shape
         if not 1 <= k <= min(n - 1, d):
@@ -78,7 +78,7 @@ class GaussianPCA:
         return cls(mean, directions.flip(0), variances.flip(0), max(0.0, left / (d - k)) if d > k else 0.0, shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """[B, ...] -> [B] nats, float64. Raises ValueError where the data had no spread in some direction: no density."""
+        """[B, ...] -> [B] nats, float64. ValueError where the data had no spread in some direction: no density."""
         d, k = self.directions.shape[1], len(self.variances)
         if float(self.variances.min()) <= 0 or (d > k and self.rest <= 0):
             raise ValueError("the samples lie in a plane: they have no density; fit fewer directions, or add noise")

@@ -1,14 +1,16 @@
-"""Fréchet distance between two sets of features (Dowson & Landau, 1982; as FID by Heusel et al., 2017, arXiv:1706.08500).
+"""Fréchet distance between two sets of features (Dowson & Landau, 1982; as FID by Heusel et al., 2017,
+arXiv:1706.08500).
 
 Each set is summed up by its mean m and covariance S (divided by N - 1), as if it were normal:
     d = |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
-The trace term is computed as what it is, the least distance between square roots of the covariances: with S_a = A A^T and
-S_b = B B^T it is min over rotations Q of |A - B Q|^2, reached at Q = U V^T of the singular value decomposition U s V^T of
-B^T A. That is a sum of squares: never negative, and without the cancellation by which the formula above loses half of its
-digits where the sets are alike. Sets of fewer samples than features are no special case.
+The trace term is computed as what it is, the least distance between square roots of the covariances: with S_a = A A^T
+and S_b = B B^T it is min over rotations Q of |A - B Q|^2, reached at Q = U V^T of the singular value decomposition U s
+V^T of B^T A. That is a sum of squares: never negative, and without the cancellation by which the formula above loses
+half of its digits where the sets are alike. Sets of fewer samples than features are no special case.
 
-Bias: with finite sets the distance is too large, by about c / N, and c differs from generator to generator (Chong & Forsyth, 2020,
-arXiv:1911.07023). Compare only distances of equal counts, and read them beside the distance between two halves of the real set.
+Bias: with finite sets the distance is too large, by about c / N, and c differs from generator to generator (Chong &
+Forsyth, 2020, arXiv:1911.07023). Compare only distances of equal counts, and read them beside the distance between two
+halves of the real set.
 Shapes: N samples, D features.
 """
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and covariance of features that arrive in parts, float64, merged without cancellation (Chan et al., 1979)."""
+    """Mean and covariance of features in parts, float64, merged without cancellation (Chan et al., 1979)."""
 
     def __init__(self, dim: int) -> None:
         self.count = 0

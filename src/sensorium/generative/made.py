@@ -1,10 +1,10 @@
 """MADE: masked autoencoder for distribution estimation (Germain, Gregor, Murray & Larochelle, 2015, arXiv:1502.03509).
 
-An autoencoder of binary inputs whose weights are masked so that output d depends on the inputs before d alone; its outputs are
-then conditional probabilities, and one pass gives the exact likelihood:
-    p(x) = prod_d p(x_d | x_<d),            L = -log p(x) = sum_d cross entropy(x_d, sigmoid(y_d))            (section 3)
-    m_0(d)   the place of input d in the order,         m_l(k) drawn from min m_{l-1} .. D - 1               (section 4.1)
-    h_l = relu((W_l . M_l) h_{l-1} + b_l),              M_l[k, k'] = 1 where m_l(k) >= m_{l-1}(k')            (section 4.2)
+An autoencoder of binary inputs whose weights are masked so that output d depends on the inputs before d alone; its
+outputs are then conditional probabilities, and one pass gives the exact likelihood:
+    p(x) = prod_d p(x_d | x_<d),           L = -log p(x) = sum_d cross entropy(x_d, sigmoid(y_d))            (section 3)
+    m_0(d)   the place of input d in the order,         m_l(k) drawn from min m_{l-1} .. D - 1             (section 4.1)
+    h_l = relu((W_l . M_l) h_{l-1} + b_l),           M_l[k, k'] = 1 where m_l(k) >= m_{l-1}(k')            (section 4.2)
     y   = (V . M_V) h_L + (A . M_A) x + c,              M_V[d, k]  = 1 where m_0(d) > m_L(k)
                                                         M_A[d, d'] = 1 where m_0(d) > m_0(d')
 Orders and connections come from seeds. Each step takes the next seed of the list, round and round: order-agnostic and
@@ -30,7 +30,8 @@ Order = Literal["random", "natural"]
 def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
     """Intensities (uint8, or floats in 0..1) to float32 zeros and ones of the same shape.
 
-    By threshold, one half; or with ``uniform`` (numbers in [0, 1), one a value) at random, each 1 as likely as it is bright.
+    By threshold, one half; or with ``uniform`` (numbers in [0, 1), one a value) at random, each as likely a one as
+    it is bright.
     """
     bright = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     return (bright > (0.5 if uniform is None else uniform)).float()
@@ -39,9 +40,9 @@ def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
 class MADE(Method):
     """A distribution over binary images or vectors.
 
-    shape: of an input, without the batch. hidden: units of each hidden layer. order: of the inputs, drawn from each seed, or
-    as they are ("natural"; then the seed draws the connections alone). seeds: one a set of masks. direct: connections from
-    inputs to outputs too.
+    shape: of an input, without the batch. hidden: units of each hidden layer. order: of the inputs, drawn from each
+    seed, or as they are ("natural"; then the seed draws the connections alone). seeds: one a set of masks. direct:
+    connections from inputs to outputs too.
     """
 
     current: Tensor
@@ -71,7 +72,7 @@ class MADE(Method):
         self.register_buffer("current", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``image`` [B, ...], zeros and ones -> the loss: nats an image, under the masks of this step. Logs ``bits_per_dim``."""
+        """``image`` [B, ...], zeros and ones -> the loss: nats an image by this step's masks. Logs ``bits_per_dim``."""
         x = batch["image"].flatten(1)
         loss = -self._log_prob(x, self.current).mean()
         return {"loss": loss, "bits_per_dim": loss.detach() / (self.inputs * math.log(2))}
@@ -80,7 +81,10 @@ class MADE(Method):
         self.current.fill_(at.step % len(self.seeds))
 
     def logits(self, x: Tensor, which: int | Tensor = 0) -> Tensor:
-        """y, the log odds of a one at each place given what is before it in the order of seed ``which``: [B, ...] -> the same."""
+        """y: the log odds of a one at each place, given what is before it in the order of seed ``which``.
+
+        [B, ...] -> the same shape.
+        """
         *hidden, out = self._weights(which)
         h, values = x.flatten(1), x.flatten(1)
         for weight, layer in zip(hidden, self.layers, strict=False):
@@ -91,7 +95,7 @@ class MADE(Method):
         return y.view_as(x)
 
     def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
-        """Of zeros and ones [B, ...]: [B] nats, under the masks of the first ``ensemble`` seeds, averaged in probability.
+        """Of zeros and ones [B, ...]: [B] nats, averaged in probability over the masks of the first ``ensemble`` seeds.
 
         Raises ValueError for other values: they have no probability.
         """
@@ -104,9 +108,9 @@ class MADE(Method):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | torch.Generator = 0, *, which: int = 0) -> Tensor:
-        """``n`` binary images [n, *shape], a place after another in the order of seed ``which``; ``seed`` is of the dice.
+        """``n`` binary images [n, *shape], place after place in the order of seed ``which``; ``seed`` is of the dice.
 
-        Each place changes the first layer's sums by one column, so that a place costs one row of the last layer, not all.
+        A place adds one column to the first layer's sums and asks for one row of the last layer, not for all.
         """
         if isinstance(seed, int):
             seed = torch.Generator().manual_seed(seed)
@@ -129,7 +133,7 @@ class MADE(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Side by side: image | how likely each place is a one, given those before it, [B, 3, H, 2 W]. For images alone."""
+        """Side by side: image | how likely each place is a one, given those before it, [B, 3, H, 2 W]."""
         images = batch["image"]
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"pictures are of images [B, 1 or 3, H, W], not {list(images.shape)}")
@@ -149,7 +153,7 @@ class MADE(Method):
         return self.get_buffer(f"degrees_{layer}")
 
     def _before(self, which: int | Tensor, inputs: int, outputs: int) -> Tensor:
-        """M between two layers, bool [outputs, inputs]; -1 is the output layer, which sees only what is strictly before."""
+        """M between two layers, bool [outputs, inputs]; -1 is the output layer, which sees what is strictly before."""
         source = self._degrees(inputs)[which]
         return (
             self._degrees(0)[which][:, None] > source

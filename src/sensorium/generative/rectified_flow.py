@@ -1,16 +1,17 @@
-"""Rectified flow: flow straight and fast, learning to generate and transfer data (Liu, Gong & Liu, 2022, arXiv:2209.03003).
+"""Rectified flow: flow straight and fast, learning to generate and transfer data (Liu, Gong & Liu, 2022,
+arXiv:2209.03003).
 
 Noise x0 is joined to data x1 by a straight line, and a network learns the direction of the lines through each point.
 Following it from new noise gives new data; the straighter the paths, the fewer steps that takes.
     x_t = t x1 + (1 - t) x0,        L = mean |v(x_t, t) - (x1 - x0)|^2,   t uniform in [0, 1]          (eq. 1)
     dx = v(x, t) dt from t = 0 (noise) to t = 1 (data)                                                  (section 2.1)
 Reflow: pairs (x0, x1) made by a first flow train a second one, whose paths are straighter (algorithm 1).
-Distillation: a flow of straight paths becomes one step, x1 = x0 + v(x0, 0), by the same loss at t = 0 alone (algorithm 1).
-Straightness S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own paths is 0 for straight ones (section 2.2).
+Distillation: a flow of straight paths becomes one step, x1 = x0 + v(x0, 0), by the same loss at t = 0 (algorithm 1).
+Straightness: S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own paths, 0 for straight (section 2.2).
 
-Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, which looks at the middle of
-the way most (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by a null label
-while training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
+Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, which looks at the
+middle of the way most (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by a
+null label while training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
     v = v(x, t, null) + g (v(x, t, label) - v(x, t, null)),        g = 1 is no guidance.
 Shapes: B images, C channels, K classes (label K is the null), S steps.
 """
@@ -36,9 +37,10 @@ class RectifiedFlow(Method):
     """A flow from noise to images around a velocity network.
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
-    times: how t is drawn; "start" is t = 0 alone, which distils a flow into one step. spread: m and s of "logit-normal".
-    classes: K; the net's table of labels then has K + 1 rows. drop: share of labels replaced by the null while training.
-    time_scale: what t = 1 is for the net, whose sinusoids are made for steps up to 1000 (the authors' code has 999).
+    times: how t is drawn; "start" is t = 0 alone, which distils a flow into one step. spread: m and s of
+    "logit-normal". classes: K; the net's table of labels then has K + 1 rows. drop: share of labels replaced by the
+    null while training. time_scale: what t = 1 is for the net, whose sinusoids are made for steps up to 1000 (the
+    authors' code has 999).
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class RectifiedFlow(Method):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, C, H, W] and, with classes, ``label`` [B] (-1 unknown) -> the loss.
 
-        Optional: ``noise`` [B, C, H, W], or ``start`` (x0 that belongs to the image: reflow), ``time`` [B], ``drop`` bool
-        [B]; drawn where absent. ``explained`` is the share of |x1 - x0|^2 that is predicted: 0 for predicting nothing.
+        Optional: ``noise`` [B, C, H, W], or ``start`` (x0 that belongs to the image: reflow), ``time`` [B], ``drop``
+        bool [B]; drawn where absent. ``explained`` is the share of |x1 - x0|^2 that is predicted: 0 for predicting
+        nothing.
         """
         x1 = batch["image"]
         if "noise" in batch and "start" in batch:
@@ -79,7 +82,8 @@ class RectifiedFlow(Method):
         t = self.draw_time(torch.rand(len(x1), device=x1.device)) if t is None else t
         t = t.to(x1.dtype)
         if x0.shape != x1.shape or t.shape != (len(x1),):
-            raise ValueError(f"image {list(x1.shape)} needs x0 of that shape and time [{len(x1)}], got {list(x0.shape)}, {list(t.shape)}")  # fmt: skip
+            got = f"{list(x0.shape)} and {list(t.shape)}"
+            raise ValueError(f"image {list(x1.shape)} needs x0 of that shape and time [{len(x1)}], got {got}")
         along = t.view(-1, 1, 1, 1)
         target = x1 - x0
         v = self._net(along * x1 + (1 - along) * x0, t, self._labels(batch)).to(target.dtype)
@@ -143,8 +147,9 @@ class RectifiedFlow(Method):
     ) -> Tensor:
         """``n`` images [n, C, H, W], or with ``trace`` their paths [S + 1, n, C, H, W].
 
-        seed: of x0, which is drawn on the CPU for all at once, so that neither device nor ``batch_size`` matters; or start:
-        x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step, Heun twice.
+        seed: of x0, which is drawn on the CPU for all at once, so that neither device nor ``batch_size`` matters; or
+        start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step,
+        Heun twice.
         """
         where = next((p.device for p in self.parameters()), torch.device("cpu"))
         x0 = torch.randn(n, *self.shape, generator=generator_of(seed)) if start is None else start
@@ -163,7 +168,7 @@ class RectifiedFlow(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Five stations of the way from noise to image, side by side: t = 0, 1/4 ... 1 of eight Euler steps, [B, 3, H, 5 W]."""
+        """The way from noise to image, side by side: t = 0, 1/4 ... 1 of eight Euler steps, [B, 3, H, 5 W]."""
         label = batch.get("label") if self.classes else None
         path = self.sample(len(batch["image"]), 8, condition=label, solver="euler", trace=True)[::2]
         return torch.cat(list(path.expand(-1, -1, 3, -1, -1) if self.shape[0] == 1 else path), dim=-1)
@@ -179,10 +184,10 @@ def reflow_pairs(
     guidance: float = 1.0,
     solver: Solver = "euler",
 ) -> dict[str, Tensor]:
-    """``n`` pairs of noise and where the teacher carries it, as a batch: ``start`` and ``image`` [n, C, H, W], ``label`` [n].
+    """``n`` pairs of noise and where the teacher carries it, a batch: ``start``, ``image`` [n, C, H, W], ``label`` [n].
 
-    They train a student by :meth:`RectifiedFlow.forward`: reflow, or with ``times="start"`` distillation. Equal seeds give
-    equal pairs. ``label`` is there where ``condition`` was given.
+    They train a student by :meth:`RectifiedFlow.forward`: reflow, or with ``times="start"`` distillation. Equal seeds
+    give equal pairs. ``label`` is there where ``condition`` was given.
     """
     start = torch.randn(n, *teacher.shape, generator=generator_of(seed))
     image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, solver=solver)
@@ -191,8 +196,10 @@ def reflow_pairs(
 
 
 @torch.no_grad()
-def straightness(flow: RectifiedFlow, n: int, *, steps: int = 50, seed: int = 0, condition: Tensor | None = None) -> float:  # fmt: skip
-    """S (section 2.2), a mean over ``n`` paths, S Euler steps and an image's values: 0 where one step is as good as many."""
+def straightness(
+    flow: RectifiedFlow, n: int, *, steps: int = 50, seed: int = 0, condition: Tensor | None = None
+) -> float:
+    """S (section 2.2), a mean over ``n`` paths, Euler steps and values: 0 where one step is as good as many."""
     start = torch.randn(n, *flow.shape, generator=generator_of(seed))
     path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
     return float(((path[-1] - path[0]) - path.diff(dim=0) * steps).square().mean())

@@ -44,7 +44,7 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Of each box of ``a`` [..., 4] with the one of ``b`` [..., 4] at its place, by their edges -> [...]. Broadcasts."""
+    """Of each box of ``a`` [..., 4] with the one of ``b`` [..., 4] at its place, by their edges -> [...]. Broadcast."""
     both, either = _both_and_either(a, b)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
     return both / _positive(either) - (hull - either) / _positive(hull)

@@ -1,7 +1,8 @@
-"""Denoising networks as diffusers keeps them: directories of config.json and diffusion_pytorch_model.safetensors, in and out.
+"""Denoising networks as diffusers keeps them: config.json and diffusion_pytorch_model.safetensors, in and out.
 
-``UNet2DModel`` is our :class:`UNet`, ``DiTTransformer2DModel`` our :class:`DiT`. Both tables of names are total both ways. What a
-configuration may say and our networks do not do is refused by name; sizes are held against the tensors before anything is built.
+``UNet2DModel`` is our :class:`UNet`, ``DiTTransformer2DModel`` our :class:`DiT`. Both tables of names are total both
+ways. What a configuration may say and our networks do not do is refused by name; sizes are held against the tensors
+before anything is built.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def load_diffusers(folder: str | Path) -> UNet | DiT:
 
 
 def export_diffusers(network: nn.Module, out: str | Path) -> Path:
-    """Write a :class:`UNet` or :class:`DiT`, or the ``net`` of a method around one, as diffusers would; gives the directory.
+    """Write a :class:`UNet` or :class:`DiT`, or the ``net`` of a method, as diffusers would; gives the directory.
 
     For diffusers' flow-matching schedulers, whose time runs the other way, write :func:`reversed_flow` of it.
     """
@@ -81,10 +82,11 @@ def export_diffusers(network: nn.Module, out: str | Path) -> Path:
 
 
 def reversed_flow(network: UNet | DiT, steps: float = 1000.0) -> UNet | DiT:
-    """A copy that gives -v at ``steps`` - t where the network gives v at t: what diffusers' flow-matching schedulers ask for.
+    """A copy that gives -v at ``steps`` - t where the network gives v at t, as diffusers' flow-matching schedulers ask.
 
-    They run from sigma = 1 (noise) to 0, with t = 1000 sigma and dx / dsigma. The sinusoids of (steps - t) are a rotation of those
-    of t, which goes into the first layer after them; the sign goes into the last. steps: the flow's ``time_scale``.
+    They run from sigma = 1 (noise) to 0, with t = 1000 sigma and dx / dsigma. The sinusoids of (steps - t) are a
+    rotation of those of t, which goes into the first layer after them; the sign goes into the last. steps: the flow's
+    ``time_scale``.
     """
     network = copy.deepcopy(network)
     if isinstance(network, UNet):
@@ -243,7 +245,7 @@ _DIT_BLOCK = {
 
 
 def dit_names(ours: str) -> tuple[str, ...]:
-    """Our DiT's names -> theirs. The embeddings of time and label, which they keep once a block, are the first block's."""
+    """Our DiT's names -> theirs. The embeddings of time and label, which they have once a block, are the first's."""
     layer, _, kind = ours.rpartition(".")
     if layer in _DIT_STEM:
         return (f"{_DIT_STEM[layer]}.{kind}",)
@@ -265,12 +267,17 @@ def _dit(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> DiT
     size, patch, depth = int(config["sample_size"]), int(config["patch_size"]), int(config["num_layers"])
     _bounded(depth, _count(state, r"transformer_blocks\.(\d+)\."), "num_layers", where)
     if patch < 1 or size % patch or not 1 <= size // patch <= LARGEST_GRID:
-        raise SensoriumError(f"{where}/config.json: sample_size {size} and patch_size {patch}: 1 to {LARGEST_GRID} whole patches a side.")  # fmt: skip
+        raise SensoriumError(
+            f"{where}/config.json: sample_size {size}, patch_size {patch}: 1 to {LARGEST_GRID} whole patches a side."
+        )
     state = _shared(state, where)
     width = state["pos_embed.proj.weight"].shape[0] if "pos_embed.proj.weight" in state else 0
     claimed = heads * int(config["attention_head_dim"])
     if claimed != width:
-        raise SensoriumError(f"{where}/config.json: {heads} heads of {config['attention_head_dim']} are {claimed} channels, the weights have {width}.")  # fmt: skip
+        raise SensoriumError(
+            f"{where}/config.json: attention_head_dim {config['attention_head_dim']} and {heads} heads make {claimed} "
+            f"channels, the weights have {width}."
+        )
     state["pos_embed"] = sincos_2d((size // patch, size // patch), width)[:, 1:]  # fixed: their files leave it out
 
     def build() -> DiT:
@@ -347,7 +354,9 @@ def _filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], table: 
 
 def _only(config: Mapping[str, Any], field: str, legal: list[Any], where: str) -> None:
     if config.get(field, legal[0]) not in legal:
-        raise SensoriumError(f"{where}/config.json: {field} '{config[field]}' is not supported; it must be one of {tuple(legal)}.")  # fmt: skip
+        raise SensoriumError(
+            f"{where}/config.json: {field} '{config[field]}' is not supported; it must be one of {tuple(legal)}."
+        )
 
 
 def _bounded(claimed: int, found: int, field: str, where: str) -> None:
