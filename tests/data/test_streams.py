@@ -1,4 +1,5 @@
-"""Streams: each layout, what is wrong with a file, frames that are broken, framing, and windows that belong to a seed."""
+"""Streams: each layout, what is wrong with a file, frames that are broken, framing, and windows that belong to a
+seed."""
 
 from __future__ import annotations
 

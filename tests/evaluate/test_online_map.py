@@ -1,4 +1,5 @@
-"""Per-frame (calibrated) mAP against scikit-learn and a slow reference, delays by hand, the baseline on the same window."""
+"""Per-frame (calibrated) mAP against scikit-learn and a slow reference, delays by hand, the baseline on the same
+window."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def test_average_precision(frames: int, share: float) -> None:
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=60), st.integers(0, 1000))
 @settings(deadline=None)
 def test_ties(frames: list[tuple[int, bool]], seed: int) -> None:
-    """scikit-learn's for any ties, whatever the order; calibration by repeating: w others a frame, each counted 1 / w times."""
+    """scikit-learn's for any ties, whatever the order; calibration by repeating: w others a frame, each counted 1 / w
+    times."""
     scores, positive = np.array([s for s, _ in frames], float), np.array([p for _, p in frames])
     found = average_precision(scores, positive)
     if not positive.any():

@@ -20,10 +20,13 @@ SIZES = [
     (7, 3, 15, 1, 1, 5, 11, 1, 1, 3, 9),
     (33, 13, 24, 9, 1, 1, 48, 4, 3, 6, 7),
 ]
-NAMES = ("features", "classes", "width", "length", "depth", "heads", "hidden", "future", "decoder_depth", "decoder_heads", "decoder_hidden")  # fmt: skip
+NAMES = (
+    "features", "classes", "width", "length", "depth", "heads", "hidden", "future", "decoder_depth", "decoder_heads",
+    "decoder_hidden",
+)  # fmt: skip
 
-# The state dict of the authors' VisionTransformer_v3 for 10 features, 5 classes, width 12, 7 frames, 2 layers of hidden 16,
-# 3 queries, 1 decoder layer of 20.
+# The state dict of the authors' VisionTransformer_v3 for 10 features, 5 classes, width 12, 7 frames, 2 layers of hidden
+# 16, 3 queries, 1 decoder layer of 20.
 LAYOUT = {
     "cls_token": (1, 1, 12),
     "decoder_cls_token": (1, 3, 12),

@@ -292,9 +292,9 @@ def seconds(model: OadTR, streams: int = 1, rounds: int = 15) -> list[float]:
     ],
 )
 def test_what_a_step_costs(attention: str, length: int, decoder_depth: int, most: float) -> None:
-    """Causal: a tenth of the window and less, but where a deep decoder, which any design computes anew, meets a short window;
-    and of all frames that its answer rests on always less than a tenth. The paper's: what lies behind the first softmax is
-    computed anew, and that is most of it."""
+    """Causal: a tenth of the window and less, but where a deep decoder, which any design computes anew, meets a short
+    window; and of all frames that its answer rests on always less than a tenth. The paper's: what lies behind the first
+    softmax is computed anew, and that is most of it."""
     model = OadTR(384, 22, width=128, hidden=128, length=length, decoder_depth=decoder_depth, decoder_hidden=128,
                   attention=attention).eval()  # fmt: skip
     step, window, everything = work(model)

@@ -1,7 +1,8 @@
-"""Files of streams: values in time with a label for every step, before anything is looked at. See :mod:`sensorium.data.streams`.
+"""Files of streams: values in time with a label for every step, before anything is looked at. See
+:mod:`sensorium.data.streams`.
 
-Values are memory maps: of the file itself where they lie in it as they are, of an unnamed temporary file where they were
-compressed. What a file states of its sizes is held against the bytes that are there; nothing is unpickled.
+Values are memory maps: of the file itself where they lie in it as they are, of an unnamed temporary file where they
+were compressed. What a file states of its sizes is held against the bytes that are there; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Recording:
-    """``values`` [N, ...] and ``labels`` whole numbers [N] of one stream; recordings of one ``group`` belong together."""
+    """``values`` [N, ...] and ``labels`` whole numbers [N] of one stream; recordings of one ``group`` belong
+    together."""
 
     name: str
     values: np.ndarray
@@ -55,7 +57,8 @@ class Recordings:
 
 
 def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
-    """An .npz in which the recordings lie one after another. Raises SensoriumError that names the file and the field."""
+    """An .npz in which the recordings lie one after another. Raises SensoriumError that names the file and the
+    field."""
     where = printable(str(path))
     try:
         with zipfile.ZipFile(path) as archive:
@@ -94,7 +97,8 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_labels(labels: np.ndarray, steps: int, classes: tuple[str, ...], field: str) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (steps,):
         raise SensoriumError(
-            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected a whole number for each of {steps:,} steps."
+            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected a whole number for each of {steps:,} "
+            "steps."
         )
     if int(labels.min(initial=0)) < UNKNOWN or int(labels.max(initial=0)) >= max(1, len(classes)):
         raise SensoriumError(
@@ -173,7 +177,8 @@ def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
 
 
 def _numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
-    """Labels of ``frames`` frames, a number or name each, or [first, behind the last, class] of segments: int32 [frames]."""
+    """Labels of ``frames`` frames, a number or name each, or [first, behind the last, class] of segments: int32
+    [frames]."""
     number: dict[Any, int] = {name: i for i, name in enumerate(classes)} | {i: i for i in range(UNKNOWN, len(classes))}
     if not isinstance(said, list):
         raise ValueError("its labels are no list")

@@ -1,13 +1,14 @@
 """Streams: recordings of frames or signals in time, with a label for every step.
 
-open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where one
-recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S]), a folder of such files named train
-and test (or val), and a folder of .npy files [N, ...] (or one with train and test in it) with a labels.json:
+open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where
+one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S]), a folder of such files
+named train and test (or val), and a folder of .npy files [N, ...] (or one with train and test in it) with a
+labels.json:
     {"classes": ["background", "jump"], "rate": 25, "labels": {"a": [0, 0, 1, ...], "b": [[120, 180, "jump"], ...]}}
 where a stream has a number or name a frame, or a list of [first frame, frame after the last, class] (the first class
 elsewhere). Without a test set whole recordings are held out, all of a subject together.
-Values stay on disk, so memory does not grow with the data but for a few bytes of label a step. Frames that are not finite
-are replaced by the last one that is, as on a live stream, and their labels are unknown (-1).
+Values stay on disk, so memory does not grow with the data but for a few bytes of label a step. Frames that are not
+finite are replaced by the last one that is, as on a live stream, and their labels are unknown (-1).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _SCAN = 1 << 22  # values looked at together
 
 
 class Stream:
-    """One recording: ``values`` [N, ...] of any real type, mostly on disk, and ``labels`` whole numbers [N], -1 unknown.
+    """One recording: ``values`` [N, ...] of any real type, mostly on disk, and ``labels`` whole numbers [N], -1
+    unknown.
 
     Raises ValueError where no frame is finite. ``broken`` counts those that are not.
     """
@@ -74,8 +76,8 @@ class Stream:
 class Framed:
     """A signal cut into frames of ``samples`` values of each channel; each is labelled as its last sample is.
 
-    A frame's numbers: its samples, standardised by its own mean and deviation, channel by channel, then these means and the
-    logarithms of the deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is left out.
+    A frame's numbers: its samples, standardised by its own mean and deviation, channel by channel, then these means and
+    the logarithms of the deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is left out.
     """
 
     def __init__(self, stream: Stream, samples: int) -> None:
@@ -142,9 +144,10 @@ class Streams:
 class Windows:
     """Training windows: ``length`` T frames up to a labelled one, and the labels of the ``future`` L frames after it.
 
-    There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that would begin before its stream has
-    zeros there, and says how many. Which windows a step sees is a matter of indices or of a ``Draw``: both are functions
-    of seed and step, so one process equals N and a resumed run an uninterrupted one.
+    There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
+    would begin before its stream has zeros there, and says how many. Which windows a step sees is a matter of indices
+    or of a ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted
+    one.
     """
 
     def __init__(self, streams: Sequence[AnyStream], length: int, future: int = 0, *, every: bool = False) -> None:

@@ -1,8 +1,9 @@
 """The frames of a video file, one after another, at a chosen rate: never more than a few of them in memory.
 
-Decoding is PyAV's (FFmpeg). Time is what the file's timestamps say, from its first frame on; at tick k / rate stands the
-frame that a player would show then, the last one to have begun. Frames come upright: the rotation that phones write beside
-the picture is applied. A file that cannot be read, or that ends long before it says, is one :class:`SensoriumError`.
+Decoding is PyAV's (FFmpeg). Time is what the file's timestamps say, from its first frame on; at tick k / rate stands
+the frame that a player would show then, the last one to have begun. Frames come upright: the rotation that phones write
+beside the picture is applied. A file that cannot be read, or that ends long before it says, is one
+:class:`SensoriumError`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class VideoFrame:
 def video_frames(path: str | Path, *, rate: float | None = None) -> Iterator[VideoFrame]:
     """Frames of the first video stream of a file, ``rate`` a second (repeated or left out to fit), or all of them.
 
-    Raises SensoriumError that names the file: no such file, no video in it, damaged, truncated, or larger than 100 million
-    pixels a frame; frames before the damage have been given by then.
+    Raises SensoriumError that names the file: no such file, no video in it, damaged, truncated, or larger than 100
+    million pixels a frame; frames before the damage have been given by then.
     """
     if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"a rate is a positive number of frames a second, got {rate}")

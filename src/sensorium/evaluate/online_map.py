@@ -3,11 +3,12 @@
 Frames of all streams are ranked by a class's score; with TP and FP the true and false ones among the first k,
     AP  = mean over the class's frames of  TP / (TP + FP)  at their ranks
     cAP = the same of  w TP / (w TP + FP),    w = other frames / frames of the class         (De Geest et al., 2016,
-arXiv:1604.06506, eq. 1), which does not fall with the share of background in the data. Both are means over the classes, the
-background left out. Frames of one score share the precision behind the last of them, so that no order of frames decides
-(AP is then scikit-learn's; without ties both are those of the authors' scripts). A class without a frame has neither; it is
-left out and named. Frames of unknown label (-1) are left out and counted.
-Delay: an action is a run of frames of one class in one stream; it is recognised when its class is first the likeliest of all.
+arXiv:1604.06506), which does not fall with the share of background in the data. Both are means over the classes,
+the background left out. Frames of one score share the precision behind the last of them, so that no order of frames
+decides (AP is then scikit-learn's; without ties both are those of the authors' scripts). A class without a frame has
+neither; it is left out and named. Frames of unknown label (-1) are left out and counted.
+Delay: an action is a run of frames of one class in one stream; it is recognised when its class is first the likeliest
+of all.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Online(Protocol):
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """(AP, cAP) of ``scores`` [N] for frames that are ``positive`` (bool [N]); nan without any. cAP is 1 without others."""
+    """(AP, cAP) of ``scores`` [N] for frames that are ``positive`` (bool [N]); nan without any. cAP is 1 without
+    others."""
     scores, positive = np.asarray(scores), np.asarray(positive, bool)
     if not np.isfinite(scores).all():
         raise SensoriumError("scores of frames are not finite: the weights have diverged.")
@@ -111,9 +113,9 @@ def delays(
 ) -> dict[str, Any]:
     """``{"median", "within": {"1s": share}, "recognised", "n"}`` over the actions of all streams.
 
-    scores, labels: a stream's [N, K] and [N]. seconds: from a frame to the next. ``median``: seconds from an action's first
-    frame to the one at which it is recognised, those never recognised counting as endless: None where they are half of all or
-    more. ``within``: the share recognised so many seconds after the first frame, or sooner. n: actions.
+    scores, labels: a stream's [N, K] and [N]. seconds: from a frame to the next. ``median``: seconds from an action's
+    first frame to the one at which it is recognised, those never recognised counting as endless: None where they are
+    half of all or more. ``within``: the share recognised so many seconds after the first frame, or sooner. n: actions.
     """
     found = []
     for one, truth in zip(scores, labels, strict=True):
@@ -153,7 +155,8 @@ def judge_online(
     background: int | None = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """:func:`online_map` of the streams, with :func:`delays` under "delay" where ``rate`` (frames a second) is known."""
+    """:func:`online_map` of the streams, with :func:`delays` under "delay" where ``rate`` (frames a second) is
+    known."""
     return scored(online_scores(detector, streams, device=device), streams, classes, rate, background)
 
 

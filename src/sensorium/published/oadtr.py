@@ -1,7 +1,7 @@
 """OadTR's checkpoints in the layout of the authors' code (wangxiang1230/OadTR, ``VisionTransformer_v3``): in and out.
 
-Each of their entries is used once, or dropped for the reason that stands in ``FOLLOWS``; each of ours is filled. What the
-tensors do not tell are the heads: the file's own arguments say, else the caller.
+Each of their entries is used once, or dropped for the reason that stands in ``FOLLOWS``; each of ours is filled. What
+the tensors do not tell are the heads: the file's own arguments say, else the caller.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
 """OadTR: online action detection with transformers (Wang et al., 2021, arXiv:2106.11149).
 
-Which action is going on now, told from the frames so far? An encoder gathers the last T frames into a task token, a decoder
-foresees the next L frames, and what it foresees helps to name what is:
-    X = [W f_1 + b; ...; W f_T + b; token] + E_pos                                             (section 3.2)
+Which action is going on now, told from the frames so far? An encoder gathers the last T frames into a task token, a
+decoder foresees the next L frames, and what it foresees helps to name what is:
+    X = [W f_1 + b; ...; W f_T + b; token] + E_pos                                                 (encoder)
     X = X + MSA(LN(X)),  X = X + MLP(LN(X))    ``depth`` times,   M = LN(X)
-    Q = LN(Q + MSA(Q)),  Q = LN(Q + attention(Q, M)),  Q = LN(Q + MLP(Q))    ``decoder_depth`` times; last Q = LN(Q)
-    p_0 = softmax(W_0 [M_token; mean_l Q_l] + b_0),   p_l = softmax(W_1 Q_l + b_1)             (section 3.3)
-    L = CE(p_0, y_0) + future_weight * mean over l of CE(p_l, y_l)                             (eq. 9)
+    Q = LN(Q + MSA(Q)),  Q = LN(Q + attention(Q, M)),  Q = LN(Q + MLP(Q))    ``decoder_depth`` times, Q = LN(Q)
+    p_0 = softmax(W_0 [M_token; mean_l Q_l] + b_0),   p_l = softmax(W_1 Q_l + b_1)                 (classifiers)
+    L = CE(p_0, y_0) + future_weight * mean over l of CE(p_l, y_l)                                (training)
 As in the authors' code the token comes last and a query sees those before it. Theirs starts tokens and queries at zero
 (here: small) and drops twice behind the encoder's attention (here: once).
 
-On a stream the window moves by a frame a step. With ``attention="full"``, the paper's, a frame changes its place each step,
-so what can be kept ends at the first softmax: W f + b, and the first layer's product with W_qkv, for LN is linear but for
-its scale: qkv = (W_qkv g (x - mean x) + W_qkv g (e - mean e)) / sigma(x + e) + W_qkv beta for a frame x at place e. All
-behind it depends on every frame at its present place and is computed anew, as are the task token's answers.
-With ``attention="causal"`` a frame sees itself and the T - 1 frames before it, and a learned bias for its age takes the
-place of E_pos; the token stands behind the newest frame, seen by none. Then keys and values of a frame hold as long as it is
-in reach, and a step computes two rows a layer (frame, token) and the decoder's L queries.
-Shapes: B streams, T length, F features, D width, K classes, L future frames, h heads, d = D / h, M = T + 1 rows of memory.
+On a stream the window moves by a frame a step. With ``attention="full"``, the paper's, a frame changes its place each
+step, so what can be kept ends at the first softmax: W f + b, and the first layer's product with W_qkv, for LN is linear
+but for its scale: qkv = (W_qkv g (x - mean x) + W_qkv g (e - mean e)) / sigma(x + e) + W_qkv beta for a frame x at
+place e. All behind it depends on every frame at its present place and is computed anew, as are the task token's
+answers.
+With ``attention="causal"`` a frame sees itself and the T - 1 frames before it, and a learned bias for its age
+takes the place of E_pos; the token stands behind the newest frame, seen by none. Then keys and values of a frame hold
+as long as it is in reach, and a step computes two rows a layer (frame, token) and the decoder's L queries.
+Shapes: B streams, T length, F features, D width, K classes, L future frames, h heads, d = D / h, M = T + 1 rows.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ class OadTR(Method):
 
     @torch.no_grad()
     def predict(self, frames: Tensor | Iterable[Tensor], *, chunk: int = 64) -> Tensor:
-        """What ``step`` says at each frame of a whole stream: probabilities [N, K], computed ``chunk`` frames at a time.
+        """What ``step`` says at each frame of a whole stream: probabilities [N, K], computed ``chunk`` frames at a
+        time.
 
         frames: [N, F], or pieces of it, one after another. A stream under ``step`` is left alone.
         """
@@ -192,8 +194,8 @@ class OadTR(Method):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Projected frames [B, n, D] after those whose keys and values are ``past`` (a layer's: [B, p, 2 D]).
 
-        Gives the encoded frames [B, n, D], the task tokens that ``biases`` (a layer's: [., h, n + m, p + n + m]) ask for
-        [B, m, D], and the keys and values of the last T - 1 frames.
+        Gives the encoded frames [B, n, D], the task tokens that ``biases`` (a layer's: [., h, n + m, p + n + m]) ask
+        for [B, m, D], and the keys and values of the last T - 1 frames.
         """
         n, columns = x.shape[1], biases[0].shape[-1]
         x = torch.cat([x, self.token.expand(len(x), biases[0].shape[-2] - n, -1)], dim=1)
@@ -210,8 +212,9 @@ class OadTR(Method):
         return rows[:, :n], rows[:, n:], kept
 
     def _biases(self, seen: int, n: int, asked: Tensor, missing: Tensor | None = None) -> list[Tensor]:
-        """What each layer adds to its scores [B or 1, h, n + m, seen + n + m], of n frames and a token behind each of those
-        ``asked`` for (int64 [m]) to ``seen`` frames before and to themselves. A token is one younger than its frame."""
+        """What each layer adds to its scores [B or 1, h, n + m, seen + n + m], of n frames and a token behind each of
+        those ``asked`` for (int64 [m]) to ``seen`` frames before and to themselves. A token is one younger than its
+        frame."""
         m, device = len(asked), asked.device
         when = torch.cat([torch.arange(n, device=device), asked + 1])
         is_token = (torch.arange(n + m, device=device) >= n).long()[:, None]
@@ -301,8 +304,8 @@ def _unscaled(layer: EncoderLayer, x: Tensor) -> Tensor:
 
 
 def _loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the labels [N] that are known, and the share of them that is right, over all processes: each
-    divides by the mean number of labels a process. No label known: 0."""
+    """Mean cross-entropy of the labels [N] that are known, and the share of them that is right, over all processes:
+    each divides by the mean number of labels a process. No label known: 0."""
     known = labels != UNKNOWN
     count = (sum_over_processes(known.sum().to(torch.float32)) / world_size()).clamp(min=1 / world_size())
     loss = F.cross_entropy(precise(logits), labels, ignore_index=UNKNOWN, reduction="sum")
@@ -315,8 +318,8 @@ def _present(missing: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _windows(rows: Tensor, new: int, length: int) -> tuple[Tensor, Tensor | None]:
-    """For each of the last ``new`` of rows [B, n, D] those up to it, ``length`` at most: [B new, w, D] (frames of a stream
-    one after another), and how many of its first are missing [B new] (None: in no window)."""
+    """For each of the last ``new`` of rows [B, n, D] those up to it, ``length`` at most: [B new, w, D] (frames of a
+    stream one after another), and how many of its first are missing [B new] (None: in no window)."""
     if new == 1:
         return rows[:, -length:], None
     w = min(length, rows.shape[1])

@@ -69,8 +69,8 @@ class DecoderLayer(nn.Module):
         return self.norm1(x + F.dropout(attn.out(y.transpose(1, 2).flatten(2)), rate))
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The part with the memory, [B, M, D] or its ``keys_values``: [B, L, D] -> [B, L, D]; ``mask`` bool [B, M], True
-        where a row is seen."""
+        """The part with the memory, [B, M, D] or its ``keys_values``: [B, L, D] -> [B, L, D]; ``mask`` bool [B, M],
+        True where a row is seen."""
         rate = self.dropout if self.training else 0.0
         q = split(self.cross_attn.query(x), self.heads)
         if memory.shape[-1] == x.shape[-1]:
