@@ -1,9 +1,15 @@
 """What tests of several folders share."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from sensorium.cli import main
 
@@ -22,5 +28,25 @@ def command(capsys: pytest.CaptureFixture) -> Command:
             code = int(stop.code or 0)
         seen = capsys.readouterr()
         return code, seen.out, re.sub(r"\s+", " ", seen.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list[Any]]:
+    """Run ``SCRIPT RANK WORLD FOLDER`` for every rank at once: what each saved as ``FOLDER/RANK.pt``."""
+
+    def run(script: str, world: int) -> list[Any]:
+        folder = tmp_path_factory.mktemp("gloo")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        commands = [[sys.executable, script, str(rank), str(world), str(folder)] for rank in range(world)]
+        workers = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+        try:
+            errors = [worker.communicate(timeout=300)[1] for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+        assert all(worker.returncode == 0 for worker in workers), "\n".join(errors)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
     return run

@@ -4,10 +4,7 @@ Run as a script this file is one of the processes: ``test_clip.py RANK WORLD FOL
 """
 
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -260,23 +257,8 @@ def worker(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, __file__]
-    workers = [
-        subprocess.Popen(
-            [*command, str(r), str(WORLD), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for r in range(WORLD)
-    ]
-    try:
-        errors = [w.communicate(timeout=300)[1] for w in workers]
-    finally:
-        for w in workers:
-            w.kill()
-    assert all(w.returncode == 0 for w in workers), "\n".join(errors)
-    return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+def results(in_processes):
+    return in_processes(__file__, WORLD)
 
 
 @pytest.mark.parametrize("name, most", [("whole", 1e-12), ("chunks", 1e-12), ("float32", 1e-5)])

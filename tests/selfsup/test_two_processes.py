@@ -3,10 +3,7 @@
 Run as a script this file is one of the processes: ``test_two_processes.py RANK WORLD FOLDER``.
 """
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -140,23 +137,8 @@ def worker(rank, world, folder):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, __file__]
-    workers = [
-        subprocess.Popen(
-            [*command, str(r), str(WORLD), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for r in range(WORLD)
-    ]
-    try:
-        errors = [w.communicate(timeout=300)[1] for w in workers]
-    finally:
-        for w in workers:
-            w.kill()
-    assert all(w.returncode == 0 for w in workers), "\n".join(errors)
-    return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+def results(in_processes):
+    return in_processes(__file__, WORLD)
 
 
 def differences(got, want):
