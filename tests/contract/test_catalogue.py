@@ -142,6 +142,18 @@ def test_two_steps(system: str, backbone: str, data: str, prepared: dict[str, An
     assert all(torch.equal(a, b) for a, b in zip(offered(twin, batch), gives, strict=True))
 
 
+def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, Any]) -> None:
+    recipe = built("causal_lm", "", prepared["a book"])
+    batch, optimizer, losses = batch_of(recipe, prepared["a book"]), recipe.optimizer(recipe.method.train()), []
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = recipe.method(batch)
+        out["loss"].backward()
+        optimizer.step()
+        losses.append(float(out["loss"].detach()))
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
 def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str, Any]) -> None:
     """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's running statistics."""
