@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -55,6 +58,43 @@ def paired(
     ratios = [t / o for o, t in zip(a, b, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     return Pair(name, statistics.median(a), statistics.median(b), statistics.median(ratios), low, high, len(a), target)
+
+
+def step_of(model: nn.Module, loss_of: Callable[[], Tensor], device: str) -> Callable[[], None]:
+    """One training step, as a call."""
+    model.train().to(device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def peak_bytes(step: Callable[[], None], device: str) -> int:
+    """Highest memory above the start of one step; the optimizer's state exists by then."""
+    step()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    assert profile.profiler is not None
+    results: Any = profile.profiler.kineto_results
+    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        held += change
+        peak = max(peak, held)
+    return peak
 
 
 def arguments(description: str | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-from benchmarks._paired import Pair, paired, show
+from benchmarks._paired import Pair, paired, peak_bytes, show, step_of
 from sensorium.backbones.vit import VIT_SIZES, ViT
 from sensorium.selfsup.mae import MAE
 
@@ -46,43 +46,6 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone.features(images))
-
-
-def step_of(model: nn.Module, loss_of: Callable[[], Tensor], device: str) -> Callable[[], None]:
-    """One training step, as a call."""
-    model.train().to(device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-
-    def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return step
-
-
-def peak_bytes(step: Callable[[], None], device: str) -> int:
-    """Highest memory above the start of one step; the optimizer's state exists by then."""
-    step()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    assert profile.profiler is not None
-    results: Any = profile.profiler.kineto_results
-    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for _, change in sorted(changes, key=lambda pair: pair[0]):
-        held += change
-        peak = max(peak, held)
-    return peak
 
 
 def hf_numbers(size: str) -> dict[str, Any]:

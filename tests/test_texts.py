@@ -1,6 +1,7 @@
 """Language from the command line: train, judge, write, take away; and what people are told when it cannot work."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import sensorium
 from sensorium.cli import main
+from sensorium.report import validate
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
@@ -39,7 +41,7 @@ def test_it_learns_and_is_judged_in_bits_per_byte(trained: Path, command: Comman
     assert found["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
     assert found["baselines"]["kneser_ney"]["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
     code, out, _ = command("evaluate", str(trained))
-    assert f"bits per byte     {found['bits_per_byte']:.3f}" in out
+    assert re.search(rf"bits per byte +{found['bits_per_byte']:.4g} ", out)
     rows = (trained / "online.csv").read_text().splitlines()
     assert rows[0].endswith("bits_per_byte")
     assert float(rows[1].split(",")[-1]) > float(rows[-1].split(",")[-1])
@@ -78,6 +80,25 @@ def test_the_same_command_returns_the_run_and_another_setting_is_refused(
     assert "other settings" in err
 
 
+def test_language_models_are_compared_in_bits_per_byte(book: Path, tmp_path: Path, command: Command) -> None:
+    models = [f"causal_lm,width={width},depth=1,heads=2,length=16,batch_size=8" for width in (8, 32)]
+    words = ["compare", *models, "--data", str(book), "--budget", "30steps", "--out", str(tmp_path), "--quiet"]
+    code, out, err = command(*words)
+    assert code == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    validate(results)
+    runs = results["runs"]
+    assert [run["status"] for run in runs] == ["finished", "finished"]
+    assert all(run["scores"][0]["value"] == run["bits_per_byte"] for run in runs)
+    assert runs[0]["bits_per_byte"] != runs[1]["bits_per_byte"]
+    assert {"Kneser-Ney, 5", "unigram"} == set(runs[0]["scores"][0]["baselines"])
+    page = (tmp_path / "report.html").read_text()
+    for word in ("bits per byte", "Kneser-Ney", "by samples seen", "sensorium generate"):
+        assert word in page
+    assert "bits per byte" in out
+    assert results["data"]["unit"].startswith("tokens")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -85,7 +106,8 @@ def test_the_same_command_returns_the_run_and_another_setting_is_refused(
         (("train", "causal_lm", "--data", "BOOK", "--vocab", "100"), "257"),
         (("train", "causal_lm", "--data", "BOOK", "--length", "100000"), "smaller --length"),
         (("train", "causal_lm", "--data", "BOOK", "--image-size", "32"), "--image-size is for pictures"),
-        (("compare", "causal_lm", "--data", "BOOK"), "learns from text"),
+        (("compare", "causal_lm", "mae", "--data", "BOOK"), "can't be compared"),
+        (("compare", "causal_lm,wide=3", "--data", "BOOK"), "'wide=3' is no setting of causal_lm"),
         (("generate", "nowhere"), "is no run"),
     ],
 )

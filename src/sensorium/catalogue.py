@@ -18,7 +18,7 @@ from sensorium.errors import SensoriumError
 class System:
     """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.protocols``; the contract test holds them true.
 
-    ``needs`` is the backbone's protocol, "" where there is none. ``data`` is "images" or "text".
+    ``needs`` is the backbone's protocol, "" where there is none. ``data`` is one of ``sensorium.kinds.NAMES``.
     """
 
     name: str
@@ -113,7 +113,8 @@ SYSTEMS: tuple[System, ...] = (
         "sensorium.recipes.generative:rectified_flow",
         "",
         ("Pictures", "Generator"),
-        exports=(),
+        loads=("diffusers UNet2DModel", "diffusers DiTTransformer2DModel"),
+        exports=("hf",),
         parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",
     ),
     System(
@@ -126,6 +127,61 @@ SYSTEMS: tuple[System, ...] = (
         ("Pictures", "Generator", "Likelihood"),
         exports=(),
         parity="its own definition: Jacobian, total probability",
+    ),
+    System(
+        "clip",
+        "Learning Transferable Visual Models From Natural Language Supervision",
+        "Radford et al., 2021, arXiv:2103.00020",
+        "multimodal",
+        "sensorium.recipes.multimodal:clip",
+        "",
+        ("ImageText",),
+        loads=("Hugging Face CLIP", "OpenCLIP", "authors' .pt state dict"),
+        exports=("hf",),
+        parity="transformers CLIPModel, open_clip",
+        data="pairs",
+    ),
+    System(
+        "detr",
+        "End-to-End Object Detection with Transformers",
+        "Carion et al., 2020, arXiv:2005.12872",
+        "detection",
+        "sensorium.recipes.detection:detr",
+        "MapEncoder",
+        ("Detector",),
+        loads=("Hugging Face DETR",),
+        exports=("hf",),
+        parity="transformers DetrForObjectDetection",
+        labels=True,
+        data="boxes",
+    ),
+    System(
+        "fcos",
+        "FCOS: Fully Convolutional One-Stage Object Detection",
+        "Tian et al., 2019, arXiv:1904.01355",
+        "detection",
+        "sensorium.recipes.detection:fcos",
+        "MapEncoder",
+        ("Detector",),
+        loads=("torchvision FCOS",),
+        exports=("torchvision",),
+        parity="torchvision fcos_resnet50_fpn",
+        labels=True,
+        data="boxes",
+    ),
+    System(
+        "oadtr",
+        "OadTR: Online Action Detection with Transformers",
+        "Wang et al., 2021, arXiv:2106.11149",
+        "streaming",
+        "sensorium.recipes.streaming:oadtr",
+        "",
+        ("OnlineDetector",),
+        loads=("authors' .pth",),
+        exports=(),
+        parity="authors' layout; torch.nn layers",
+        labels=True,
+        data="streams",
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -151,10 +152,12 @@ def compare(
 
     Example: sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
 
-    A finished run is not run again, a stopped one goes on, a failed one does not lose the others.
+    Systems that learn from the same kind of data can be compared: language models in bits per byte, detectors in
+    average precision, generators by their samples. A finished run is not run again, a stopped one goes on, a failed one
+    does not lose the others.
 
     Args:
-        methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION.
+        methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION; settings may follow: causal_lm,width=64,experts=4.
         data: a folder, file or the name of a built-in set ('scenes', 'digits').
         test: the test set, where it is not inside `data`.
         budget: of each method: 10m, 90s, 2h, 500steps, 100000images or 20epochs.
@@ -223,13 +226,14 @@ def evaluate(
         tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
         as_json: print JSON.
     """
+    from sensorium.kinds import lines
     from sensorium.runs import Run
 
     loaded = Run(run)
     found = loaded.judge(
         labels=labels, label_seeds=label_seeds, finetune=finetune, tune_steps=tune_steps, progress=not as_json
     )
-    print(json.dumps(found, indent=1) if as_json else loaded.kind.lines(found))
+    print(json.dumps(found, indent=1) if as_json else lines(loaded.kind.scores(found)))
 
 
 for command in cli_use.COMMANDS:
@@ -271,6 +275,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
+    except BrokenPipeError:  # what reads our output has seen enough: `sensorium watch ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if debug:
             raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 
 
@@ -15,13 +16,13 @@ def show(thing: object) -> None:
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
-    """Write one feature vector a picture to a Parquet file: columns path, label, features.
+    """Write one feature vector a picture to a Parquet file (path, label, features), or a frame of videos to an .npz.
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
 
     Args:
         run: folder of a run, or a checkpoint.
-        data: what to embed; the run's own data if left out.
+        data: what to embed: pictures, a video, or a folder of videos; the run's own data if left out.
         out: the Parquet file; features.parquet in the run's folder if left out.
         limit: only the first N pictures.
     """
@@ -80,7 +81,7 @@ def sample(
     run: Path,
     *,
     n: int = 64,
-    steps: int = 25,
+    steps: int | None = None,
     label: str | None = None,
     guidance: float = 1.0,
     seed: int = 0,
@@ -94,7 +95,7 @@ def sample(
     Args:
         run: folder of a run of a system that draws.
         n: how many.
-        steps: of the way from noise to picture, for systems that go one.
+        steps: of the way from noise to picture, for systems that go one; 25 if left out, or 1 if distilled.
         label: draw this class.
         guidance: how strongly to insist on the class; 1 is as learnt.
         seed: of the noise.
@@ -106,8 +107,101 @@ def sample(
     show(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace))
 
 
+def search(
+    run: Path,
+    *,
+    data: str | None = None,
+    text: str | None = None,
+    image: Path | None = None,
+    k: int = 9,
+    approximate: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """Find pictures by what a text says, or by a picture, with a system that was trained on both.
+
+    Example: sensorium search sensorium-runs/clip --data photos/ --text "a red bicycle" --picture found.png
+
+    The pictures are embedded once; the index is kept beside the run and used again while they stay the same.
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        data: where to look; the run's own data if left out.
+        text: what to look for.
+        image: the picture to look for.
+        k: how many to show.
+        approximate: a graph instead of comparing with every picture: for millions of them.
+        picture: also write what was found as one picture.
+    """
+    from sensorium.use.search import search as look
+
+    show(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
+
+
+def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = None) -> None:
+    """Find the objects of pictures: draws them, and writes them as COCO json.
+
+    Example: sensorium detect sensorium-runs/fcos photos/ --threshold 0.4 --out found
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        images: pictures, or folders of them.
+        threshold: least score of what is shown.
+        out: folder of the drawn pictures and of detections.json; found/ in the run's folder if left out.
+    """
+    from sensorium.use.detect import detect as look
+
+    show(look(run, images, threshold=threshold, out=out))
+
+
+def watch(
+    run: Path,
+    stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    every: int = 1,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Print the actions of a stream while its frames arrive.
+
+    Example: sensorium watch sensorium-runs/oadtr recording.npz
+
+    With - the frames are read from standard input, a line of numbers (separated by spaces or commas) a frame.
+
+    Args:
+        run: folder of a run.
+        stream: a recording (.npz, .npy, or text of a line a frame), a video, or - for standard input.
+        every: print every so many frames, besides each change of action.
+        as_json: print a line of JSON a frame.
+    """
+    from sensorium.use.watch import watch as look
+
+    for line in look(run, stream, every=every, as_json=as_json):
+        print(line, flush=True)
+
+
+def play(
+    *runs: Path, host: str = "127.0.0.1", port: int = 7860, password: str | None = None, upload_mb: int = 16
+) -> None:
+    """A web page to try trained runs on: look, search, detect, sample, write, watch.
+
+    Example: sensorium play sensorium-runs/mae sensorium-runs/clip
+
+    Args:
+        runs: folders of runs, or checkpoints.
+        host: the address to listen on; any but this machine's own wants a password.
+        port: of the page.
+        password: ask for it (user name: sensorium).
+        upload_mb: most megabytes of an upload.
+    """
+    from sensorium.playground import serve
+
+    serve(runs, host=host, port=port, password=password, upload_mb=upload_mb)
+
+
 def export(
-    run: Path, *, to: Literal["safetensors", "hf", "timm", "onnx"] = "safetensors", out: Path | None = None
+    run: Path,
+    *,
+    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision"] = "safetensors",
+    out: Path | None = None,
 ) -> None:
     """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
 
@@ -123,4 +217,4 @@ def export(
     show(f"wrote {write(run, to, out)}")
 
 
-COMMANDS = (embed, neighbors, generate, sample, export)
+COMMANDS = (embed, neighbors, search, generate, sample, detect, watch, play, export)

@@ -82,6 +82,7 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
     """Train and print what came of it."""
     from rich.console import Console
 
+    from sensorium.kinds import lines
     from sensorium.runs import train
 
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -96,7 +97,7 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        console.print(run.kind.lines(run.judge(progress=progress)))
+        console.print(lines(run.kind.scores(run.judge(progress=progress))), markup=False, highlight=False)
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -5,6 +5,8 @@ Each run has a process of its own: a crash cannot take the others along, and its
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import multiprocessing
 import os
@@ -12,24 +14,26 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sensorium.catalogue import find
+from sensorium.catalogue import SYSTEMS, find
 from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, images, kind_name
+from sensorium.kinds import Asked, Source, images, kind, kind_name, recipe_function
 from sensorium.kinds.image_scores import check_fractions, judge_baselines
-from sensorium.kinds.images import Prepared
 from sensorium.report import verdict, write_report, write_results
 from sensorium.runs import make_recipe, train
 from sensorium.training.budget import Budget
 from sensorium.training.files import write_json
 from sensorium.training.progress import bar
+
+# What systems can be compared by: the first that all of them offer decides how they are judged.
+GROUNDS = ("Encoder", "LanguageModel", "ImageText", "Detector", "OnlineDetector", "Generator", "Likelihood")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Job:
 
     name: str
     method: str
+    kind: str
     source: Source
     train: dict[str, Any]
     asked: Asked
@@ -70,47 +75,88 @@ def compare(
 ) -> dict[str, Any]:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
-    A finished run is not run again; a stopped one goes on; a failed one is reported beside the others.
+    A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. A finished run is not run again; a
+    stopped one goes on; a failed one is reported beside the others.
     """
-    check_systems(methods)
+    asked_for = [parse_method(method) for method in methods]
+    sort, ground = common_ground([name for name, _ in asked_for])
     spend, folder = Budget.parse(budget), Path(out)
     asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
     source = Source(str(data), test, folder / "cache", image_size, limit)
     training = {
         "data": str(data), "test": test, "image_size": image_size, "limit": limit, "cache_folder": source.cache, "budget": budget,
-        "seed": seed, "devices": devices, "precision": precision, "backbone": backbone, "progress": progress and jobs == 1,
+        "seed": seed, "devices": devices, "precision": precision, "progress": progress and jobs == 1,
     }  # fmt: skip
+    if backbone is not None:
+        training["backbone"] = backbone
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
     judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress)
     # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    ready = images.prepare(source, progress=progress)
-    check_fractions(ready, labels)
-    with bar("looking for what is wrong with the data", progress) as advance:
-        findings = diagnose(ready.opened, progress=advance).as_dict()
+    ready = kind(sort).prepare(source, progress=progress)
+    about = {"path": str(data), **kind(sort).describe(ready)}
+    if ground == "Encoder":
+        check_fractions(ready, labels)
+    if sort == "images":
+        with bar("looking for what is wrong with the data", progress) as advance:
+            about["diagnosis"] = diagnose(ready.opened, progress=advance).as_dict()
     todo = [
-        Job(name, method, source, {**training, "out": folder / name}, replace(judging, progress=training["progress"]), threads)
-        for name, method in zip(_names(methods), methods, strict=True)
+        Job(
+            name, method, sort, replace(source, settings=settings), {**training, **settings, "out": folder / name},
+            replace(judging, progress=training["progress"]), threads,
+        )
+        for name, (method, settings) in zip(_names(methods), asked_for, strict=True)
     ]  # fmt: skip
     _run_all(todo, jobs)
-    beside = judge_baselines(ready, _networks(ready, todo), folder, judging)
+    beside = judge_baselines(ready, _networks(ready, todo), folder, judging) if ground == "Encoder" else {}
     beside.pop("asked", None)
-    results = _results(ready, findings, asked, beside, [_collect(job) for job in todo], str(data))
+    results = _results(about, asked, beside, [_collect(job) for job in todo], ground)
     write_results(results, folder)
-    write_report(
-        results, folder, pixels={"train": ready.train, "test": ready.train if ready.test is None else ready.test}
-    )
+    held = {} if sort != "images" else {"train": ready.train, "test": ready.train if ready.test is None else ready.test}
+    write_report(results, folder, pixels=held)
     return results
 
 
-def check_systems(methods: Sequence[str]) -> None:
-    """Every name is known, and all give features of images: what the report compares so far."""
-    for name in methods:
-        if (sort := kind_name(name)) != "images":
-            raise SensoriumError(f"'{name}' learns from {sort}; `sensorium compare` compares systems that see images.")
-        if ":" not in name and "Encoder" not in find(name).protocols:
-            raise SensoriumError(f"'{name}' gives no features of images; `sensorium compare` compares systems that do.")
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """``NAME,setting=value,...`` -> the name and the settings, as Python values where they are such."""
+    name, *parts = text.split(",")
+    settings: dict[str, Any] = {}
+    known = inspect.signature(recipe_function(name)).parameters
+    for part in parts:
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or key not in list(known)[1:]:
+            named = ", ".join(list(known)[1:])
+            raise SensoriumError(
+                f"'{text}': '{part}' is no setting of {name}. Write setting=value, with one of {named}."
+            )
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    return name, settings
+
+
+def common_ground(methods: Sequence[str]) -> tuple[str, str]:
+    """The kind of data that all systems learn from, and the protocol that they are judged by.
+
+    A recipe of one's own is taken to offer what the others do, or else what its kind's systems usually offer.
+    """
+    kinds = {name: kind_name(name) for name in methods}
+    first = next(iter(kinds))
+    for name, sort in kinds.items():
+        if sort != kinds[first]:
+            raise SensoriumError(
+                f"'{first}' learns from {kinds[first]} and '{name}' from {sort}: they can't be compared."
+            )
+    known = [(name, find(name).protocols) for name in methods if ":" not in name]
+    usual = [s.protocols for s in SYSTEMS if s.data == kinds[first]][:1]
+    shared = [g for g in GROUNDS if all(g in offers for offers in ([o for _, o in known] or usual))]
+    if not shared:
+        said = "; ".join(f"{name}: {', '.join(g for g in GROUNDS if g in offers)}" for name, offers in known)
+        raise SensoriumError(f"these systems offer nothing in common to be judged by ({said}).")
+    return kinds[first], shared[0]
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
@@ -127,21 +173,14 @@ def _run_all(todo: list[Job], jobs: int) -> None:
 
 
 def _results(
-    ready: Prepared, findings: dict[str, Any], asked: dict[str, Any], beside: dict[str, Any], runs: list[Any], path: str
+    about: dict[str, Any], asked: dict[str, Any], beside: dict[str, Any], runs: list[Any], ground: str
 ) -> dict[str, Any]:
     """What results.json holds (docs/results.md)."""
     results: dict[str, Any] = {
         "schema": 1,
-        "data": {
-            "path": path,
-            "layout": ready.opened.layout,
-            "train": len(ready.train),
-            "test": len(ready.test) if ready.test is not None else 0,
-            "classes": list(ready.train.classes),
-            "image_size": ready.size,
-            "diagnosis": findings,
-        },
+        "data": about,
         "asked": asked,
+        "judged": "features" if ground == "Encoder" else "scores",
         "baselines": beside,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -191,7 +230,7 @@ def _child(job: Job) -> None:
             import torch
 
             torch.set_num_threads(job.threads)
-        ready = images.prepare(job.source)
+        ready = kind(job.kind).prepare(job.source)
         run = train(job.method, **job.train, prepared=ready)
         if run.finished:
             run.kind.judge(run, ready, job.asked)
@@ -211,7 +250,7 @@ def _child(job: Job) -> None:
         raise SystemExit(1) from None
 
 
-def _networks(ready: Prepared, jobs: list[Job]) -> dict[str, Any]:
+def _networks(ready: images.Prepared, jobs: list[Job]) -> dict[str, Any]:
     """Fresh backbones for the baselines: one of each kind that the finished runs used."""
     networks = {}
     situation = images.situate(ready)
@@ -247,10 +286,12 @@ def _collect(job: Job) -> dict[str, Any]:
     if outcome:
         entry |= {key: value for key, value in outcome.items() if key != "fingerprint"}
         entry |= {key: value for key, value in scores.items() if key != "asked"}
+        entry["scores"] = [asdict(score) for score in kind(job.kind).scores(scores)] if scores else []
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",
             "curve": _curve(job.folder / "online.csv"),
             "trains_on_labels": _uses_labels(job.method),
+            "offers": [] if ":" in job.method else list(find(job.method).protocols),
         }
     if error:
         entry |= {"status": "failed", **error}

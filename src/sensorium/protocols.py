@@ -6,7 +6,7 @@ Images are float tensors [B, 3, H, W], already normalised, unless a docstring sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -119,6 +119,45 @@ class Likelihood(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageText(Protocol):
+    """Puts images and texts in one space of unit vectors."""
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, E] of unit length."""
+        ...
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] -> [B, E] of unit length."""
+        ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds the objects of images."""
+
+    def detect(self, images: Tensor, threshold: float = ...) -> list[dict[str, Tensor]]:
+        """[B, 3, H, W] -> for each image ``boxes`` [N, 4] (x0, y0, x1, y1 in pixels), ``scores`` [N], ``labels`` int64 [N]."""
+        ...
+
+
+@runtime_checkable
+class OnlineDetector(Protocol):
+    """Names the action of each frame of a stream from the frames so far, in bounded memory."""
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        ...
+
+    def step(self, frame: Tensor) -> Tensor:
+        """The next frame [F] -> the classes' probabilities [K]."""
+        ...
+
+    def predict(self, frames: Tensor | Iterable[Tensor]) -> Tensor:
+        """A whole stream [N, F] (or its parts) -> [N, K]: what ``step`` gives of each, faster."""
+        ...
+
+
 PROTOCOLS: dict[str, type] = {
     "Encoder": Encoder,
     "TokenEncoder": TokenEncoder,
@@ -129,6 +168,9 @@ PROTOCOLS: dict[str, type] = {
     "LanguageModel": LanguageModel,
     "Generator": Generator,
     "Likelihood": Likelihood,
+    "ImageText": ImageText,
+    "Detector": Detector,
+    "OnlineDetector": OnlineDetector,
 }
 
 

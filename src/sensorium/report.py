@@ -8,6 +8,7 @@ first point, show nothing without a script and don't print well, while these tak
     report_results    the schema; reading, checking, writing results.json
     report_verdict    the rule for the winner, and its two sentences
     report_table      the table, for the page and for the terminal
+    report_scores     verdict, table and curves of systems judged by scores of their own
     report_curves     label efficiency, quality, losses         report_charts    lines and bars as SVG
     report_looks      pictures, neighbours, map                 report_pictures  sprite sheets and data URIs
     report_data       the diagnosis                         report_details   settings, notes, commands
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium import report_html as h
+from sensorium import report_scores
 from sensorium.report_curves import color_of, efficiency, losses, quality
 from sensorium.report_data import diagnosis
 from sensorium.report_details import failures, glossary, notes, settings, take_away, versions
@@ -31,8 +33,9 @@ from sensorium.report_html import Html, el, join, number
 from sensorium.report_looks import Names, maps, neighbors, pictures
 from sensorium.report_pictures import Sheet, cell_size, splits
 from sensorium.report_results import RESULTS_SCHEMA, read_results, validate, write_results, write_text
-from sensorium.report_table import legend_note, results_table, table
-from sensorium.report_verdict import verdict
+from sensorium.report_table import legend_note, table
+from sensorium.report_table import results_table as features_table
+from sensorium.report_verdict import verdict as features_verdict
 
 __all__ = ["RESULTS_SCHEMA", "read_results", "results_table", "validate", "verdict", "write_report", "write_results"]
 
@@ -41,6 +44,7 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
     "verdict": ("Verdict", "Verdict", ""),
     "labels": ("Labels", "How few labels will do", ""),
     "quality": ("Training", "Quality while training", ""),
+    "price": ("Price", "What it costs", ""),
     "loss": ("Losses", "Losses", "Each on its own scale: losses of different methods can't be compared."),
     "table": ("Numbers", "All numbers", ""),
     "pictures": ("Pictures", "What they see", ""),
@@ -59,6 +63,16 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
 }
 
 
+def verdict(results: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The winner and two sentences, by the rule of :mod:`sensorium.report_verdict` or of :mod:`sensorium.report_scores`."""
+    return (report_scores.verdict if report_scores.judged_by_scores(results) else features_verdict)(results)
+
+
+def results_table(results: dict[str, Any]) -> Any:
+    """The table for the terminal (rich)."""
+    return (report_scores.terminal if report_scores.judged_by_scores(results) else features_table)(results)
+
+
 def write_report(results: dict[str, Any], folder: Path | str, *, pixels: Any = None) -> Path:
     """Write ``folder/report.html`` from ``results`` (checked first) and the runs' files in ``folder``; give its path.
 
@@ -71,7 +85,9 @@ def write_report(results: dict[str, Any], folder: Path | str, *, pixels: Any = N
 
 def render(results: dict[str, Any], folder: Path, pixels: dict[str, Any]) -> str:
     """The page as text."""
-    results = _with_majority(results, pixels)
+    own = report_scores.judged_by_scores(results)
+    results = results if own else _with_majority(results, pixels)
+    colors = {run["name"]: color_of(results, run) for run in results["runs"]}
     winner, said = verdict(results)
     near, small = (
         Sheet("near", pixels, size=cell_size(pixels, 64), limit=900),
@@ -80,10 +96,13 @@ def render(results: dict[str, Any], folder: Path, pixels: dict[str, Any]) -> str
     names = Names(results, pixels)
     bodies = {
         "verdict": _verdict(results, winner, said),
-        "labels": efficiency(results),
-        "quality": quality(results),
+        "labels": None if own else efficiency(results),
+        "quality": report_scores.curves(results, colors) if own else quality(results),
+        "price": report_scores.tradeoff(results, colors) if own else None,
         "loss": losses(results, folder),
-        "table": _table(results, winner),
+        "table": report_scores.table(results, winner["name"] if winner else None, colors)
+        if own
+        else _table(results, winner),
         "pictures": pictures(results, folder),
         "neighbors": neighbors(results, near, names),
         "map": maps(results, small, names),
@@ -91,7 +110,7 @@ def render(results: dict[str, Any], folder: Path, pixels: dict[str, Any]) -> str
         "settings": settings(results),
         "notes": notes(results),
         "take": take_away(results, winner, folder),
-        "words": glossary(),
+        "words": report_scores.glossary(results) if own else glossary(),
         "versions": versions(results),
     }
     main, links = [], []
@@ -138,8 +157,9 @@ def _header(results: dict[str, Any]) -> Html:
     facts = []
     for name, value in (("training", data.get("train")), ("test", data.get("test"))):
         if number(value):
-            facts.append(f"{h.count(value)} {name} images")
-    facts += [f"{len(data['classes'])} classes" if data.get("classes") else "no labels"]
+            facts.append(f"{h.count(value)} {name} {data.get('unit') or 'images'}")
+    if data.get("classes") or not data.get("unit"):
+        facts += [f"{len(data['classes'])} classes" if data.get("classes") else "no labels"]
     facts += [f"{data['image_size']} px"] if data.get("image_size") else []
     facts += [f"budget {asked['budget']} a method"] if asked.get("budget") else []
     facts += [str(results["created"])] if results.get("created") else []
@@ -156,18 +176,8 @@ def _verdict(results: dict[str, Any], winner: dict[str, Any] | None, said: str) 
     """The two sentences, the first large; a few figures; and what went wrong, where nobody can miss it."""
     first, dot, rest = said.partition(". ")
     lines = [el("p", first + dot.strip(), cls="first"), el("p", rest, cls="second") if rest else ""]
-    tiles = []
-    if winner:
-        run = next(run for run in results["runs"] if run["name"] == winner["name"])
-        error = f" ± {100 * winner['error']:.1f}" if winner.get("error") else ""
-        margin = f"{100 * winner['margin']:+.1f}{error}" if winner.get("margin") is not None else None
-        tiles = [
-            ("first place" if winner["sure"] else "first place, not sure", h.run_title(run)),
-            (f"top-1, {winner['by'].replace('finetune', 'fine-tuned').replace('%', ' %')}", h.percent(winner["score"])),
-            (f"points ahead of {winner.get('over')}", margin),
-            ("training time", h.duration(run.get("seconds"))),
-            ("test images counted", h.count(winner["n"]) if winner.get("n") else None),
-        ]
+    figures = report_scores.tiles if report_scores.judged_by_scores(results) else _tiles
+    tiles = figures(results, winner) if winner else []
     shown = [el("div", el("dd", value), el("dt", name)) for name, value in tiles if value and value != h.MISSING]
     color = color_of(results, {"name": winner["name"]}) if winner else "var(--muted)"
     lost = failures(results)
@@ -176,6 +186,19 @@ def _verdict(results: dict[str, Any], winner: dict[str, Any] | None, said: str) 
     return join(
         [el("div", lines, el("dl", shown, cls="tiles") if shown else "", cls=kind, style=f"--c:{color}"), alarm]
     )
+
+
+def _tiles(results: dict[str, Any], winner: dict[str, Any]) -> list[tuple[str, str | None]]:
+    run = next(run for run in results["runs"] if run["name"] == winner["name"])
+    error = f" ± {100 * winner['error']:.1f}" if winner.get("error") else ""
+    margin = f"{100 * winner['margin']:+.1f}{error}" if winner.get("margin") is not None else None
+    return [
+        ("first place" if winner["sure"] else "first place, not sure", h.run_title(run)),
+        (f"top-1, {winner['by'].replace('finetune', 'fine-tuned').replace('%', ' %')}", h.percent(winner["score"])),
+        (f"points ahead of {winner.get('over')}", margin),
+        ("training time", h.duration(run.get("seconds"))),
+        ("test images counted", h.count(winner["n"]) if winner.get("n") else None),
+    ]
 
 
 def _table(results: dict[str, Any], winner: dict[str, Any] | None) -> Html:

@@ -76,8 +76,8 @@ def _facts(data: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     ratio = number(imbalance.get("ratio"))
     given = {
         "layout": data.get("layout"),
-        "training images": data.get("train"),
-        "test images": data.get("test"),
+        f"training {data.get('unit') or 'images'}": data.get("train"),
+        f"test {data.get('unit') or 'images'}": data.get("test"),
         "looked at": sum(number(n) or 0 for n in decoded.values()) or None,
         "classes": len(data.get("classes") or []) or None,
         "sizes on disk": _sizes(sizes),

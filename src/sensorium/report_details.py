@@ -77,6 +77,27 @@ def failures(results: dict[str, Any]) -> list[Html]:
     ]
 
 
+USES = {  # by protocol
+    "Encoder": (
+        ("Its network, for timm (or safetensors, hf, onnx)", "sensorium export {run} --to timm"),
+        ("One feature vector an image, as Parquet", "sensorium embed {run} --data {path}"),
+        ("The images most like one of yours", "sensorium neighbors {run} IMAGE"),
+        ("From Python", "import sensorium as s; features = s.load({bare!r}).features(images)"),
+    ),
+    "LanguageModel": (
+        ("Let it write", "sensorium generate {run} --prompt TEXT"),
+        ("Its weights, for Hugging Face transformers", "sensorium export {run} --to hf"),
+    ),
+    "ImageText": (
+        ("Find pictures by a text", "sensorium search {run} --data {path} --text TEXT"),
+        ("Its weights, for Hugging Face transformers", "sensorium export {run} --to hf"),
+    ),
+    "Detector": (("Find the objects of pictures", "sensorium detect {run} PICTURES"),),
+    "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
+    "Generator": (("New pictures", "sensorium sample {run}"),),
+}
+
+
 def take_away(results: dict[str, Any], winner: dict[str, Any] | None, folder: Path) -> Html | None:
     """The commands that put the winner (or, without one, the first finished run) to use."""
     done = [run["name"] for run in h.finished(results)]
@@ -85,12 +106,14 @@ def take_away(results: dict[str, Any], winner: dict[str, Any] | None, folder: Pa
         return None
     run = shlex.quote(str(folder / name))
     path = shlex.quote(str(results["data"]["path"]))
+    offers = next(one for one in results["runs"] if one["name"] == name).get("offers") or ("Encoder",)
     commands = [
-        ("Its network, for timm (or safetensors, hf, onnx)", f"sensorium export {run} --to timm"),
-        ("One feature vector an image, as Parquet", f"sensorium embed {run} --data {path}"),
-        ("The images most like one of yours", f"sensorium neighbors {run} IMAGE"),
-        ("From Python", f"import sensorium as s; features = s.load({str(folder / name)!r}).features(images)"),
+        (what, command.format(run=run, path=path, bare=str(folder / name)))
+        for offer, uses in USES.items()
+        if offer in offers
+        for what, command in uses
     ]
+    commands.append(("A page to try it on", f"sensorium play {run}"))
     rows = [
         el(
             "li",

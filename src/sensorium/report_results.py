@@ -53,6 +53,20 @@ MAP = _object(
     label=_list({"type": ["integer", "null"]}),
     index=_list(INDICES["items"]),
 )
+JUDGED = _object(
+    ("name", "value", "better", "n", "counted"),
+    name=TEXT,
+    value=NUMBER,
+    better={"enum": ["higher", "lower"]},
+    n=COUNT,
+    counted=TEXT,
+    baselines=_each(NUMBER),
+    references=_each(NUMBER),
+    error=AMOUNT,
+    share={"type": "boolean"},
+    curve=TEXT,
+    price={"type": "boolean"},
+)
 NEIGHBOR = _object(("query", "found"), query=INDICES["items"], found=INDICES)
 
 RUN: dict[str, Any] = _object(
@@ -79,6 +93,7 @@ RUN: dict[str, Any] = _object(
     settings=_each(_object(("value",))),
     notes=_list(TEXT),
     curve=_list(POINT),
+    scores=_list(JUDGED),
     pictures=_list(_object(("file",), title=_null(TEXT), caption=_null(TEXT), file=TEXT)),
     neighbors=_list(NEIGHBOR),
     map=_null(MAP),
@@ -91,6 +106,7 @@ RESULTS_SCHEMA: dict[str, Any] = {
         ("schema", "data", "runs"),
         schema={"enum": [1]},
         asked=_null(_object(budget=_null(TEXT), labels=_null(TEXT), seed=COUNT, label_seeds=COUNT)),
+        judged={"enum": ["features", "scores", None]},
         created=_null(TEXT),
         warnings=_list(TEXT),
         versions=_each({"type": ["string", "number", "boolean", "null"]}),
@@ -118,7 +134,7 @@ RESULTS_SCHEMA: dict[str, Any] = {
                 ("name", "by", "score"),
                 name=TEXT,
                 by=TEXT,
-                score=SHARE,
+                score=NUMBER,
                 n=COUNT,
                 margin=NUMBER,
                 sure={"type": "boolean"},

@@ -7,6 +7,7 @@ run.features(images)
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -89,8 +90,11 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
+        """Rebuilt from the values that were resolved when it was trained, so later defaults change nothing."""
         torch.manual_seed(self.info["seed"])
-        return make_recipe(self.info["recipe"], self.situation, self.info["given"])
+        known = inspect.signature(recipe_function(self.info["recipe"])).parameters
+        kept = {k: s["value"] for k, s in self.info["settings"].items() if k in known}
+        return make_recipe(self.info["recipe"], self.situation, kept | self.info["given"])
 
     @cached_property
     def method(self) -> Method:
@@ -192,6 +196,10 @@ def train(
         asked = {"recipe": name, "kind": sort, "seed": seed, "given": given, "data": where, "budget": budget}
         _write_info(folder, recipe, situation, asked)
         how.keep(ready, folder)
+        if check := getattr(how, "check", None):  # a few seconds' look at what a long training would come to
+            check(recipe, ready, budget, folder, progress=progress)
+    if check := getattr(how, "check", None):
+        check(recipe, ready, budget, folder, progress=progress)
     fit(
         recipe.method,
         ready.train,

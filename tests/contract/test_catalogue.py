@@ -19,7 +19,17 @@ from sensorium.data.draw import Draw
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Source, kind, kind_name
 from sensorium.method import Progress
-from sensorium.protocols import PROTOCOLS, Encoder, Generator, LanguageModel, Likelihood, protocols_of
+from sensorium.protocols import (
+    PROTOCOLS,
+    Detector,
+    Encoder,
+    Generator,
+    ImageText,
+    LanguageModel,
+    Likelihood,
+    OnlineDetector,
+    protocols_of,
+)
 from sensorium.recipes.backbone import NAMES, choices
 from sensorium.recipes.recipe import Recipe
 
@@ -31,11 +41,18 @@ DATA = {
     "npz 28 px grey": ("images", 28),
     "unlabelled 33 px": ("images", 33),
     "a book": ("text", None),
+    "captions": ("pairs", 32),
+    "boxes": ("boxes", 64),
+    "clips": ("streams", None),
 }
 # Settings that keep a system small, where its defaults are not.
 TINY: dict[str, dict[str, Any]] = {
     "causal_lm": {"width": 16, "depth": 2, "heads": 2, "length": 12},
     "made": {"hidden": 20, "masks": 2},
+    "clip": {"backbone": "clip-micro", "text_width": 32, "text_depth": 1, "embed_dim": 16},
+    "fcos": {"width": 16, "convs": 1},
+    "detr": {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "queries": 5},
+    "oadtr": {"width": 16, "depth": 1, "heads": 2, "decoder_depth": 1, "length": 6, "future": 2},
 }
 BATCH = 8
 
@@ -49,13 +66,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "npz 28 px grey": str(folder / "grey.npz"),
         "unlabelled 33 px": str(folder / "bare.npz"),
         "a book": str(folder / "book.txt"),
+        **dict.fromkeys(("captions", "boxes", "clips"), "scenes:64"),
     }
     np.savez(folder / "grey.npz", images=rng.integers(0, 255, (40, 28, 28), np.uint8), labels=np.arange(40) % 4)
     np.savez(folder / "bare.npz", images=rng.integers(0, 255, (40, 33, 33, 3), np.uint8))
     (folder / "book.txt").write_text("The cat sat on the mat, and the tired dog sat on it. " * 40)
     ready = {}
     for i, (name, (what, size)) in enumerate(DATA.items()):
-        settings = TINY["causal_lm"] if what == "text" else {}
+        settings = next(TINY.get(system.name, {}) for system in SYSTEMS if system.data == what)
         source = Source(paths[name], None, folder / f"cache-{i}", image_size=size, settings=settings)
         ready[name] = kind(what).prepare(source)
     return ready
@@ -90,6 +108,12 @@ def legal() -> list[tuple[str, str, str]]:
     return triples
 
 
+def usual(system: str) -> str:
+    """A data set of the system's kind: the embedded one of pictures, or the only one."""
+    kinds = [name for name, (what, _) in DATA.items() if what == find(system).data]
+    return "scenes:64" if "scenes:64" in kinds else kinds[0]
+
+
 def offered(method: Any, batch: dict) -> list[Tensor]:
     """What a trained method gives by each of its protocols: finite, and of the shapes that these promise."""
     found = []
@@ -107,6 +131,17 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
         if isinstance(method, LanguageModel):
             found.append(method.log_prob(batch["tokens"]))
             assert found[-1].shape == (len(batch["tokens"]), batch["tokens"].shape[1] - 1)
+        if isinstance(method, ImageText):
+            found += [method.embed_image(batch["image"]), method.embed_text(batch["tokens"])]
+            assert all(torch.allclose(x.norm(dim=-1), torch.ones(len(x)), atol=1e-5) for x in found[-2:])
+        if isinstance(method, Detector):
+            seen = method.detect(batch["image"][:2], 0.0)
+            found += [one[key].float() for one in seen for key in ("boxes", "scores", "labels")]
+            assert all(one["boxes"].shape == (len(one["scores"]), 4) for one in seen)
+        if isinstance(method, OnlineDetector):
+            method.reset()
+            found += [method.step(frame) for frame in batch["frames"][0]]
+            torch.testing.assert_close(torch.stack(found[-len(batch["frames"][0]) :]), method.predict(batch["frames"][0]), atol=1e-5, rtol=0)  # fmt: skip
     assert found
     assert all(torch.isfinite(x).all() for x in found)
     return found
@@ -157,7 +192,7 @@ def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, An
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
 def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str, Any]) -> None:
     """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's running statistics."""
-    ready = prepared["scenes:64" if find(system).data == "images" else "a book"]
+    ready = prepared[usual(system)]
     recipe = built(system, backbone, ready)
     batch = batch_of(recipe, ready)
     for mode in (False, True):
@@ -178,7 +213,7 @@ def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str
 def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dict[str, Any]) -> None:
     """For losses that are means over samples, on a network without BatchNorm."""
     entry = find(system)
-    ready = prepared["scenes:64" if entry.data == "images" else "a book"]
+    ready = prepared[usual(system)]
     recipe = built(system, "vit-micro" if entry.needs else "", ready)
     batch = batch_of(recipe, ready)
     method = recipe.method.train()

@@ -214,7 +214,7 @@ def test_padding_changes_nothing():
     assert looks[0, :, 5:].abs().max() == looks[0, :, :, 3:].abs().max() == 0
     assert (looks.sum((2, 3)) - 1).abs().max() <= 1e-5
     alone = method.detect(image, threshold=0)[0]
-    found = method.detect(padded, sizes, threshold=0)[0]
+    found = method.detect(padded, 0, sizes=sizes)[0]
     assert all((found[key] - alone[key]).abs().max() <= 1e-3 for key in alone)
     # The same objects, too, cost the same.
     whole = {"image": image, "boxes": [torch.tensor([[2.0, 3.0, 20.0, 39.0]])], "labels": [torch.tensor([1])]}

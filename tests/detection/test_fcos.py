@@ -154,13 +154,13 @@ def test_boxes_end_where_the_image_does_and_order_in_the_batch_is_no_matter() ->
     torch.nn.init.constant_(net.head.distances.bias, 3.0)
     torch.nn.init.zeros_(net.head.logits.bias)
     images, sizes = torch.randn(2, 3, 64, 96), torch.tensor([[64, 96], [33, 50]])
-    found = net.detect(images, sizes, threshold=0.3, most=20)
+    found = net.detect(images, 0.3, sizes=sizes, most=20)
     for result, (h, w) in zip(found, sizes.tolist(), strict=True):
         assert 0 < len(result["scores"]) <= 20
         assert (result["scores"].diff() <= 0).all()
         assert result["boxes"].min() >= 0
         assert (result["boxes"].amax(0) <= torch.tensor([w, h, w, h])).all()
-    for one, other in zip(found, net.detect(images.flip(0), sizes.flip(0), threshold=0.3, most=20)[::-1], strict=True):
+    for one, other in zip(found, net.detect(images.flip(0), 0.3, sizes=sizes.flip(0), most=20)[::-1], strict=True):
         assert torch.equal(one["labels"], other["labels"])
         torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-3, rtol=0)
     assert net.detect(images, threshold=0.999)[0]["boxes"].shape == (0, 4)

@@ -160,7 +160,7 @@ def test_misses_by_hand() -> None:
 class Seer(torch.nn.Module):
     """Finds what is bright, in pixels of what it is shown; one box an image."""
 
-    def detect(self, images, sizes, *, threshold):
+    def detect(self, images, threshold, *, sizes):
         results = []
         for one in images:
             y, x = torch.where(one[0] > 0.5)

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.retrieval import ImageText, embed_images, embed_texts, retrieval
+from sensorium.evaluate.retrieval import embed_images, embed_texts, retrieval
+from sensorium.protocols import ImageText
 
 
 def unit(n: int, width: int = 6, seed: int = 0) -> torch.Tensor:

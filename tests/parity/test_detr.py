@@ -205,7 +205,7 @@ def test_what_is_detected_is_what_their_processor_finds():
     processor = transformers.models.detr.DetrImageProcessorPil()
     want = processor.post_process_object_detection(out, threshold, target_sizes=sizes)
     orders = [wanted["scores"].argsort(descending=True) for wanted in want]
-    got = ours.detect(batch["image"], batch["sizes"], threshold=threshold)
+    got = ours.detect(batch["image"], threshold, sizes=batch["sizes"])
     assert sum(len(found["labels"]) for found in got) == 10
     for key, tolerance in (("labels", 0), ("scores", 1e-5), ("boxes", 1e-3)):  # boxes in pixels, of a hundred
         ordered = [wanted[key][order] for wanted, order in zip(want, orders, strict=True)]

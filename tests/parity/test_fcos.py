@@ -182,7 +182,7 @@ def test_detections(size, width, classes, convs, shapes, divisible, threshold, c
     theirs.score_thresh, theirs.topk_candidates = threshold, candidates
     with torch.no_grad():
         want = theirs(images)
-    got = ours.detect(stack, torch.tensor(shapes), threshold=threshold, candidates=candidates)
+    got = ours.detect(stack, threshold, sizes=torch.tensor(shapes), candidates=candidates)
     assert sum(len(w["scores"]) for w in want) > 5
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a["labels"], b["labels"])

@@ -47,7 +47,7 @@ def test_detr_finds_the_same(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         out = theirs(pixel_values=images)
-    found = sensorium.load(tmp_path).detect(images, threshold=0.0)
+    found = sensorium.load(tmp_path).detect(images, 0.0)
     scores = out.logits.softmax(-1)[..., :-1].amax(-1)
     for one, score in zip(found, scores, strict=True):
         assert one["boxes"].shape == (7, 4)
@@ -65,7 +65,7 @@ def test_a_unet_of_diffusers_there_and_back(tmp_path: Path) -> None:
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         want = theirs(x, t).sample
-        torch.testing.assert_close(ours(x, t), want, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.velocity(x, t), want, atol=1e-5, rtol=0)
         sensorium.export(ours, "hf", tmp_path / "back")
         back = UNet2DModel.from_pretrained(tmp_path / "back").eval()
         torch.testing.assert_close(back(x, t).sample, want, atol=1e-5, rtol=0)

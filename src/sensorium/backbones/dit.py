@@ -118,6 +118,10 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.adaLN_modulation[1].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.final_layer.linear.weight)
 
+    def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network says at x, t, in its own scale of time: as ``forward``, for solvers of a published network."""
+        return self(x, t, condition)
+
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] (0 to about 1000, fractions too), condition int64 [B] -> [B, out_channels, H, W].
 

@@ -135,6 +135,10 @@ class UNet(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
+    def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network says at x, t, in its own scale of time: as ``forward``, for solvers of a published network."""
+        return self(x, t, condition)
+
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] (0 to about 1000, fractions too), condition int64 [B] -> [B, out_channels, H, W]."""
         e = self._embed(t, condition, x.dtype)

@@ -117,8 +117,9 @@ def train_box_views(
     scale: tuple[float, float] = (0.3, 1.0),
     flip_p: float = 0.5,
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05),
+    divisor: int = DIVISOR,
 ) -> BoxViews:
-    """Views to learn from: crop, mirror, resize, colours. Crowd boxes are left out."""
+    """Views to learn from: crop, mirror, resize, colours. Crowd boxes are left out. divisor: of height and width."""
     view = BoxView(size, crop_p, scale, flip_p=flip_p, jitter=jitter)
 
     def views(samples: Sequence[Mapping[str, Any]], draw: Draw | None) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def train_box_views(
             raise ValueError("views to learn from need a draw")
         numbers = replace(draw, device="cpu").rand(_NUMBERS).tolist()
         seen = [view(without_crowd(sample), row) for sample, row in zip(samples, numbers, strict=True)]
-        return collate(seen, mean, std, device=draw.device)
+        return collate(seen, mean, std, divisor=divisor, device=draw.device)
 
     return views
 

@@ -91,11 +91,10 @@ class CLIPTokens:
             )
         inner = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD))
         inner.normalizer, inner.pre_tokenizer = _normalizer(clean), _pre_tokenizer(clean)
+        # Among pairs that are as frequent the first by number is merged: given here, the numbers are always the same.
+        symbols = [*_symbols(), *(s + _END_OF_WORD for s in _symbols())]
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab - 2,
-            initial_alphabet=_symbols(),
-            end_of_word_suffix=_END_OF_WORD,
-            show_progress=False,
+            vocab_size=vocab - 2, special_tokens=symbols, end_of_word_suffix=_END_OF_WORD, show_progress=False
         )
         inner.train_from_iterator((cleaned(caption, clean) for caption in captions), trainer)
         learnt = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]

@@ -33,6 +33,7 @@ _FIELDS = {
     "offsets": ("offsets",),
     "rate": ("sample_rate_hz", "rate", "fps"),
     "group": ("subject", "subjects", "group", "groups"),
+    "encoder": ("encoder",),
 }
 
 
@@ -49,28 +50,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Recordings:
-    """What one file or folder holds; ``rate`` in steps a second, where it is told."""
+    """What one file or folder holds; ``rate`` in steps a second and what made the features (``encoder``), where told."""
 
     classes: tuple[str, ...]
     found: list[Recording]
     rate: float | None
+    encoder: str = ""
 
 
 def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
     """An .npz in which the recordings lie one after another. Raises SensoriumError that names the file and the
     field."""
     where = printable(str(path))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
-            keys = {field: next((n for n in names if n in members), "") for field, names in _FIELDS.items()}
-            if not keys["values"] or not keys["labels"]:
-                held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
-                raise SensoriumError(f"{where}: no streams. Looked for 'signal' and 'label'; it holds {held}.")
-            values = _mapped(path, archive, members[keys["values"]], f"{where}: '{keys['values']}'")
-            small = {f: _member(archive, members[k], where) for f, k in keys.items() if k and f != "values"}
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, RuntimeError, EOFError) as error:
-        raise SensoriumError(f"{where}: not readable as .npz ({printable(str(error))[:160]}).") from None
+    values, small, keys = _arrays(path, "labels")
     labels, classes = small["labels"], _class_names(small)
     _check_labels(labels, len(values), classes, f"{where}: '{keys['labels']}'")
     offsets = _offsets(small.get("offsets"), len(values), where)
@@ -81,9 +73,45 @@ def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
         name = f"{printable(path.name)}[{i}]"
         owner = str(group[i]) if shared and group is not None else name
         found.append(Recording(name, values[start:stop], labels[start:stop], owner))
-    rate = small.get("rate")
+    rate, encoder = small.get("rate"), small.get("encoder")
     told = rate is not None and rate.ndim == 0 and rate.dtype.kind in "fiu" and 0 < rate < math.inf
-    return Recordings(classes, found, float(rate) if told and rate is not None else None)
+    by = str(encoder) if encoder is not None and encoder.ndim == 0 and encoder.dtype.kind == "U" else ""
+    return Recordings(classes, found, float(rate) if told and rate is not None else None, by)
+
+
+def read_values(path: str | Path) -> list[tuple[str, np.ndarray]]:
+    """The recordings of an .npz or .npy alone, with labels or without: (name, values [N, ...] on disk)."""
+    path = Path(path)
+    where = printable(str(path))
+    if path.suffix == ".npy":
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise SensoriumError(f"{where}: not readable as .npy ({printable(str(error))[:160]}).") from None
+        if values.ndim < 1 or values.dtype.kind not in "fiub" or not values.size:
+            raise SensoriumError(f"{where} is {values.dtype} of shape {list(values.shape)}; expected numbers [N, ...].")
+        return [(printable(path.name), values[:, None] if values.ndim == 1 else values)]
+    values, small, _ = _arrays(path)
+    offsets = _offsets(small.get("offsets"), len(values), where)
+    return [(f"{printable(path.name)}[{i}]", values[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
+
+
+def _arrays(path: Path, *needed: str) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
+    """The values of an .npz, mapped, its other arrays by our name, and what each is called there."""
+    where = printable(str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+            keys = {field: next((n for n in names if n in members), "") for field, names in _FIELDS.items()}
+            if not all(keys[field] for field in ("values", *needed)):
+                held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
+                looked = " and ".join(f"'{_FIELDS[field][0]}'" for field in ("values", *needed))
+                raise SensoriumError(f"{where}: no streams. Looked for {looked}; it holds {held}.")
+            values = _mapped(path, archive, members[keys["values"]], f"{where}: '{keys['values']}'")
+            small = {f: _member(archive, members[k], where) for f, k in keys.items() if k and f != "values"}
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, RuntimeError, EOFError) as error:
+        raise SensoriumError(f"{where}: not readable as .npz ({printable(str(error))[:160]}).") from None
+    return values, small, keys
 
 
 def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -151,15 +179,7 @@ def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
     files = sorted(folder.glob("*.npy"), key=lambda file: natural_key(file.name))
     if table is None or not files:
         raise SensoriumError(f"'{where}' holds no streams. Looked for {LOOKED_FOR}.")
-    try:
-        said = json.loads(table.read_text())
-        classes, labels, rate = tuple(map(str, said["classes"])), said["labels"], said.get("rate")
-        if not classes or not isinstance(labels, dict) or not (rate is None or 0 < rate < math.inf):
-            raise ValueError("one of them is no such thing")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SensoriumError(
-            f"{printable(str(table))}: expected 'classes' (a list), 'labels' (a list a stream) and 'rate' ({error})."
-        ) from None
+    classes, labels, rate = read_table(table)
     found = []
     for file in files:
         name = printable(file.name)
@@ -170,13 +190,27 @@ def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
             if file.stem not in labels:
                 raise ValueError("labels.json has no labels for it")
             values = values[:, None] if values.ndim == 1 else values
-            found.append(Recording(name, values, _numbered(labels[file.stem], len(values), classes), name))
+            found.append(Recording(name, values, numbered(labels[file.stem], len(values), classes), name))
         except (OSError, ValueError, EOFError, TypeError, IndexError, OverflowError) as error:
             skipped.append(Skipped(name, printable(str(error))[:160]))
-    return Recordings(classes, found, None if rate is None else float(rate))
+    return Recordings(classes, found, rate)
 
 
-def _numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
+def read_table(path: Path) -> tuple[tuple[str, ...], dict[str, Any], float | None]:
+    """A labels.json: the classes, what is said of each stream (see :func:`numbered`), and the rate."""
+    try:
+        said = json.loads(path.read_text())
+        classes, labels, rate = tuple(map(str, said["classes"])), said["labels"], said.get("rate")
+        if not classes or not isinstance(labels, dict) or not (rate is None or 0 < rate < math.inf):
+            raise ValueError("one of them is no such thing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SensoriumError(
+            f"{printable(str(path))}: expected 'classes' (a list), 'labels' (a list a stream) and 'rate' ({error})."
+        ) from None
+    return classes, labels, None if rate is None else float(rate)
+
+
+def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
     """Labels of ``frames`` frames, a number or name each, or [first, behind the last, class] of segments: int32
     [frames]."""
     number: dict[Any, int] = {name: i for i, name in enumerate(classes)} | {i: i for i in range(UNKNOWN, len(classes))}

@@ -1,9 +1,9 @@
 """Streams: recordings of frames or signals in time, with a label for every step.
 
 open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where
-one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S]), a folder of such files
-named train and test (or val), and a folder of .npy files [N, ...] (or one with train and test in it) with a
-labels.json:
+one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S], ``encoder``), a
+folder of such files named train and test (or val), and a folder of .npy files [N, ...] (or one with train and
+test in it) with a labels.json:
     {"classes": ["background", "jump"], "rate": 25, "labels": {"a": [0, 0, 1, ...], "b": [[120, 180, "jump"], ...]}}
 where a stream has a number or name a frame, or a list of [first frame, frame after the last, class] (the first class
 elsewhere). Without a test set whole recordings are held out, all of a subject together.
@@ -32,6 +32,8 @@ from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
 _SCAN = 1 << 22  # values looked at together
+_BLOCK, _MOMENTS = 256, 50_000  # frames read together, and in all, for their mean and deviation
+_HELD = 1 << 28  # bytes of frames that may stay in memory
 
 
 class Stream:
@@ -108,12 +110,42 @@ class Framed:
         return np.concatenate([(x - mean) / std, mean, np.log(std)], axis=1).reshape(n, self.width)
 
 
-AnyStream = Stream | Framed
+class Scaled:
+    """A stream whose numbers are (x - mean) / std, each of a frame's by its own; ``held`` in memory, else made when
+    asked for."""
+
+    def __init__(self, stream: Stream | Framed, mean: np.ndarray, std: np.ndarray, *, held: bool = False) -> None:
+        self.stream, self.mean, self.std = stream, mean.astype(np.float32), std.astype(np.float32)
+        self.name, self.group, self.width = stream.name, stream.group, stream.width
+        self._held: np.ndarray | None = None
+        self._held = self.frames(0, len(stream)) if held else None
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.stream.labels
+
+    def labels_of(self, start: int, stop: int) -> np.ndarray:
+        """int64 [stop - start]; -1 beyond the end."""
+        return self.stream.labels_of(start, stop)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames start to stop (no further than there are): float32 [n, width]."""
+        if self._held is not None:
+            return self._held[start:stop].copy()
+        return (self.stream.frames(start, stop) - self.mean) / self.std
+
+
+AnyStream = Stream | Framed | Scaled
 
 
 @dataclass(frozen=True)
 class Streams:
-    """What was found. ``rate``: steps a second, where it is told; ``skipped``: what could not be used, and why."""
+    """What was found. ``rate``: steps a second, where it is told; ``skipped``: what could not be used, and why;
+    ``encoder``: what made the features, where it is told."""
 
     path: str
     layout: str
@@ -123,6 +155,7 @@ class Streams:
     rate: float | None = None
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    encoder: str = ""
 
     @property
     def width(self) -> int:
@@ -139,6 +172,32 @@ class Streams:
         if not train or not test:
             raise SensoriumError(f"{self.path}: no stream is as long as a frame of {samples} samples; give fewer.")
         return replace(self, train=train, test=test, rate=None if self.rate is None else self.rate / samples)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [width] of the training frames, float64; 1 for what does not vary.
+
+        Of many frames some, in blocks spread evenly.
+        """
+        blocks = [(s, at) for s in self.train for at in range(0, len(s), _BLOCK)]
+        chosen = blocks[:: math.ceil(len(blocks) * _BLOCK / _MOMENTS)]
+        count, total, square = 0, np.zeros(self.width), np.zeros(self.width)
+        first = chosen[0][0].frames(0, 1)[0].astype(np.float64)  # an offset: squares of large numbers lose the spread
+        for stream, at in chosen:
+            x = stream.frames(at, at + _BLOCK) - first
+            count, total, square = count + len(x), total + x.sum(axis=0), square + np.square(x).sum(axis=0)
+        mean = total / count
+        std = np.sqrt(np.maximum(square / count - np.square(mean), 0))
+        return mean + first, np.where(std > 1e-6 * (np.abs(mean + first) + 1e-12), std, 1.0)
+
+    def scaled(self, mean: np.ndarray, std: np.ndarray) -> Streams:
+        """The same streams in units of the training data; held in memory where all are small together."""
+        every = [s for s in (*self.train, *self.test) if not isinstance(s, Scaled)]
+        held = sum(map(len, every)) * self.width * 4 <= _HELD
+
+        def scale(streams: Sequence[AnyStream]) -> tuple[Scaled, ...]:
+            return tuple(Scaled(s, mean, std, held=held) for s in streams if not isinstance(s, Scaled))
+
+        return replace(self, train=scale(self.train), test=scale(self.test))
 
 
 class Windows:
@@ -224,8 +283,10 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
         raise SensoriumError(f"{shown}: frames of {min(widths)} and of {max(widths)} numbers; all need the same.")
-    rate = sets["train"].rate
-    return Streams(shown, layout, sets["train"].classes, tuple(train), tuple(held), rate, tuple(skipped), tuple(notes))
+    about = sets["train"]
+    return Streams(
+        shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(skipped), tuple(notes), about.encoder
+    )
 
 
 def _sets(path: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Recordings]]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensorium.detection.detr_transformer import Transformer
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.parts.boxes import cxcywh_to_xyxy, outline, paired_giou, xyxy_to_cxcywh
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.matcher import Costs, match
@@ -37,7 +37,8 @@ class DETR(Method):
     4 and by ``heads``. hidden: channels of the feed-forward layers. auxiliary: losses after every decoder layer, not
     the last alone. freeze_norms: the backbone's batch norms keep their statistics and weights, as the authors do with a
     pretrained backbone; one that begins at random wants False. weights: of the class, L1 and GIoU losses; costs: the
-    same for the matching. no_object: weight of the class "no object".
+    same for the matching. no_object: weight of the class "no object". clip: most norm of all gradients together, 0 for
+    any.
     ``class_names``: what the labels are called, () where nobody said.
     """
 
@@ -58,6 +59,7 @@ class DETR(Method):
         weights: Costs = (1.0, 5.0, 2.0),
         costs: Costs = (1.0, 5.0, 2.0),
         no_object: float = 0.1,
+        clip: float = 0.1,
     ) -> None:
         super().__init__()
         require(backbone, MapEncoder, by="DETR", choices="a ResNet or a ViT")
@@ -69,7 +71,7 @@ class DETR(Method):
             raise ValueError(f"no_object {no_object} must be positive, or an image without objects has no loss")
         self.classes, self.queries, self.width, self.heads = classes, queries, width, heads
         self.hidden, self.dropout, self.auxiliary, self.freeze_norms = hidden, dropout, auxiliary, freeze_norms
-        self.weights, self.costs, self.no_object = weights, costs, no_object
+        self.weights, self.costs, self.no_object, self.clip = weights, costs, no_object, clip
         self.class_names: tuple[str, ...] = ()
 
         self.backbone: Any = backbone
@@ -109,6 +111,15 @@ class DETR(Method):
             **{name: value[-1].detach() for name, value in found.items()},
             "cardinality": (told - counts).abs().to(loss.dtype).mean(),
         }
+
+    def before_update(self, at: Progress) -> None:
+        """Gradients are clipped to a norm of ``clip``."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+
+    def unlearnable(self, batch: Mapping[str, Any]) -> int:
+        """How many boxes of a batch cannot all be found: those of an image that exceed its queries."""
+        return sum(max(0, len(own) - self.queries) for own in batch["boxes"])
 
     def predict(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> after every decoder layer, the last being the answer: logits [L, B, Q, K + 1], of which "no
@@ -187,7 +198,7 @@ class DETR(Method):
         return at, torch.cat(list(labels))[of], torch.cat(list(targets))[of]
 
     @torch.no_grad()
-    def detect(self, images: Tensor, sizes: Tensor | None = None, *, threshold: float = 0.7) -> list[dict[str, Tensor]]:
+    def detect(self, images: Tensor, threshold: float = 0.7, *, sizes: Tensor | None = None) -> list[dict[str, Tensor]]:
         """[B, 3, H, W] -> for each image ``boxes`` [N, 4], absolute (x1, y1, x2, y2) in pixels, ``scores`` [N] and
         ``labels`` int64 [N]: the guesses whose best class has a probability above ``threshold``, the surest first.
 
@@ -215,7 +226,7 @@ class DETR(Method):
     def pictures(self, batch: Mapping[str, Any]) -> Tensor:
         """Side by side: the true boxes (green) | those found (red), [B, 3, H, 2 W]."""
         images = batch["image"]
-        found = [result["boxes"] for result in self.detect(images, batch.get("sizes"))]
+        found = [result["boxes"] for result in self.detect(images, sizes=batch.get("sizes"))]
         return torch.cat([outline(images, batch["boxes"], 1), outline(images, found, 0)], dim=-1)
 
     def train(self, mode: bool = True) -> Self:

@@ -114,6 +114,15 @@ class FCOS(Method):
             "centerness": central.detach(),
         }
 
+    @torch.no_grad()
+    def unlearnable(self, batch: Mapping[str, Any]) -> int:
+        """How many boxes of a batch no place is responsible for: too small for the finest stride, or hidden by smaller
+        ones."""
+        images = batch["image"]
+        places = self.places((images.shape[-2], images.shape[-1]), self.backbone.maps(images))
+        owners = [assign(places, boxes.to(places.points), self.radius) for boxes in batch["boxes"]]
+        return sum(len(boxes) - len(o[o >= 0].unique()) for boxes, o in zip(batch["boxes"], owners, strict=True))
+
     def predict(self, images: Tensor) -> Predicted:
         """[B, 3, H, W] -> what the head says of every place, at least float32."""
         maps = self.backbone.maps(images)
@@ -143,9 +152,9 @@ class FCOS(Method):
     def detect(
         self,
         images: Tensor,
-        sizes: Tensor | None = None,
-        *,
         threshold: float = 0.2,
+        *,
+        sizes: Tensor | None = None,
         nms: float = 0.6,
         candidates: int = 1000,
         most: int = 100,
@@ -177,7 +186,7 @@ class FCOS(Method):
     def pictures(self, batch: Mapping[str, Any]) -> Tensor:
         """Side by side: the true boxes (green) | those found (red), [B, 3, H, 2 W]."""
         images = batch["image"]
-        found = [result["boxes"] for result in self.detect(images, batch.get("sizes"))]
+        found = [result["boxes"] for result in self.detect(images, sizes=batch.get("sizes"))]
         return torch.cat([outline(images, batch["boxes"], 1), outline(images, found, 0)], dim=-1)
 
 

@@ -7,7 +7,7 @@ AP is the area under the precision (made falling) over the recall, averaged over
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sensorium.data.box_views import BoxViews, to_original
 from sensorium.data.boxes import BoxSet
 from sensorium.data.decode import BadImage
 from sensorium.errors import SensoriumError
+from sensorium.evaluate.encode import judged
 from sensorium.parts.boxes import area, iou
 
 SIZES = ("small", "medium", "large")
@@ -34,32 +35,51 @@ def judge_boxes(
     threshold: float = 0.05,
     worst: int = 12,
 ) -> dict[str, Any]:
-    """Every image through ``detector.detect(images, sizes, threshold=...)`` -> the scores of :func:`coco_ap`, and
+    """Every image through ``detector.detect(images, threshold, sizes=...)`` -> the scores of :func:`coco_ap`, and
     ``misses`` as :func:`misses` gives them (``index`` in ``images``), ``unreadable`` images left out.
 
     views: plain ones (:func:`sensorium.data.box_views.plain_box_views`). threshold: least score of a detection; AP
     wants it low.
     """
-    found, truth, indices = [], [], []
-    training = detector.training
-    detector.eval()
-    for start in range(0, len(images), batch_size):
-        samples = []
-        for i in range(start, min(start + batch_size, len(images))):
-            try:
-                samples.append(images[i])
-                indices.append(i)
-            except BadImage:
-                continue
-        if samples:
-            batch = views(samples, None)
-            seen = detector.detect(batch["image"].to(device), batch["sizes"], threshold=threshold)
-            found += to_original([{k: v.cpu() for k, v in result.items()} for result in seen], batch)
-            truth += [{k: v for k, v in sample.items() if k != "image"} for sample in samples]
-    detector.train(training)
+    found, truth, indices = detect_all(
+        detector, images, views, device=device, batch_size=batch_size, threshold=threshold
+    )
     scores = coco_ap(found, truth, images.classes)
     lost = [{**miss, "index": indices[miss["index"]]} for miss in misses(found, truth, count=worst)]
     return scores | {"misses": lost, "unreadable": len(images) - len(indices)}
+
+
+def detect_all(
+    detector: Any,
+    images: Any,
+    views: BoxViews,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    threshold: float = 0.05,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Tensor]], list[dict[str, Any]], list[int]]:
+    """Every readable image of ``images`` (a map-style set of samples with boxes) through ``detector``: what it found, in
+    the pixels that a batch calls ``original``, the true samples without their image, and their indices. ``progress`` is
+    called with (done, total)."""
+    found, truth, indices = [], [], []
+    with judged(detector, device):
+        for start in range(0, len(images), batch_size):
+            samples = []
+            for i in range(start, min(start + batch_size, len(images))):
+                try:
+                    samples.append(images[i])
+                    indices.append(i)
+                except BadImage:
+                    continue
+            if samples:
+                batch = views(samples, None)
+                seen = detector.detect(batch["image"].to(device), threshold, sizes=batch["sizes"])
+                found += to_original([{k: v.cpu() for k, v in result.items()} for result in seen], batch)
+                truth += [{k: v for k, v in sample.items() if k != "image"} for sample in samples]
+            if progress is not None:
+                progress(min(start + batch_size, len(images)), len(images))
+    return found, truth, indices
 
 
 def coco_ap(

@@ -14,30 +14,19 @@ of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sensorium.data.streams import UNKNOWN, AnyStream
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.encode import judged
+from sensorium.protocols import OnlineDetector
 
 WITHIN = (0.5, 1.0, 2.0, 5.0)  # seconds
 _BLOCK = 1024  # frames read together
-
-
-@runtime_checkable
-class Online(Protocol):
-    """What is judged here: a detector that names the action of each frame of a stream from the frames so far."""
-
-    def reset(self) -> None: ...
-
-    def step(self, frame: Tensor) -> Tensor: ...
-
-    def predict(self, frames: Tensor | Iterable[Tensor]) -> Tensor: ...
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
@@ -135,7 +124,7 @@ def delays(
 
 
 def online_scores(
-    detector: Online, streams: Sequence[AnyStream], *, device: torch.device | str = "cpu"
+    detector: OnlineDetector, streams: Sequence[AnyStream], *, device: torch.device | str = "cpu"
 ) -> list[np.ndarray]:
     """Probabilities [N, K] of each stream's frames, float32; a stream is read in pieces, and starts anew."""
     found = []
@@ -147,7 +136,7 @@ def online_scores(
 
 
 def judge_online(
-    detector: Online,
+    detector: OnlineDetector,
     streams: Sequence[AnyStream],
     *,
     classes: Sequence[str],

@@ -9,7 +9,6 @@ captions and a caption several images. Nothing grows with images times texts: ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,21 +16,9 @@ from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.encode import Pixels, Precision, autocast, encode, judged
+from sensorium.protocols import ImageText
 
 Groups = Tensor | np.ndarray | Sequence[int]
-
-
-@runtime_checkable
-class ImageText(Protocol):
-    """Puts images and texts in one space of unit vectors."""
-
-    def embed_image(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, E] of unit length."""
-        ...
-
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] -> [B, E] of unit length."""
-        ...
 
 
 def retrieval(

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.encode import Pixels, Precision, labels_of
-from sensorium.evaluate.retrieval import ImageText, embed_images, embed_texts
+from sensorium.evaluate.retrieval import embed_images, embed_texts
+from sensorium.protocols import ImageText
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 

@@ -135,12 +135,12 @@ class RectifiedFlow(Method):
     def sample(
         self,
         n: int,
-        steps: int = 25,
+        steps: int | None = None,
         *,
         seed: int | torch.Generator = 0,
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
-        solver: Solver = "heun",
+        solver: Solver | None = None,
         trace: bool = False,
         start: Tensor | None = None,
         batch_size: int = 256,
@@ -149,8 +149,11 @@ class RectifiedFlow(Method):
 
         seed: of x0, which is drawn on the CPU for all at once, so that neither device nor ``batch_size`` matters; or
         start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step,
-        Heun twice.
+        Heun twice. Left out they are 25 and Heun, or for a flow that was distilled into one step, 1 and Euler.
         """
+        distilled = self.times == "start"
+        steps = steps or (1 if distilled else 25)
+        solver = solver or ("euler" if distilled else "heun")
         where = next((p.device for p in self.parameters()), torch.device("cpu"))
         x0 = torch.randn(n, *self.shape, generator=generator_of(seed)) if start is None else start
         if x0.shape != (n, *self.shape):

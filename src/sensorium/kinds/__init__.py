@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast, get_type_hints
+from typing import Any, Literal, Protocol, cast, get_type_hints
 
 from sensorium.catalogue import find, resolve
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipes.recipe import Recipe
 
-NAMES = ("images", "text")
+NAMES = ("images", "text", "pairs", "boxes", "streams")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,32 @@ class Asked:
         return {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True)
+class Score:
+    """One number of a judgement, over ``n`` things ``counted``, and simple models' numbers beside it by name.
+
+    ``error``: its standard deviation or error, where it is known. ``share``: a fraction of 1, shown in per cent.
+    ``curve``: the column of ``online.csv`` that shows it while training. ``references``: what the data themselves come
+    to, which no model need beat. ``price``: what the deciding score is drawn against in a report.
+    """
+
+    name: str
+    value: float
+    better: Literal["higher", "lower"]
+    n: int
+    counted: str
+    baselines: dict[str, float] = field(default_factory=dict)
+    error: float | None = None
+    share: bool = False
+    curve: str = ""
+    references: dict[str, float] = field(default_factory=dict)
+    price: bool = False
+
+    def show(self, value: float) -> str:
+        """A number in this score's words."""
+        return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
+
+
 class Trained(Protocol):
     """What judging reads of a run."""
 
@@ -70,7 +96,11 @@ class Trained(Protocol):
 
 
 class Kind(Protocol):
-    """What each module here offers."""
+    """What each module here offers.
+
+    Two more functions are optional: ``check(recipe, ready, budget, folder, *, progress)``, a look before a long training,
+    and ``take_along(run, to, out)``, which writes what an exported run is used with (a tokenizer).
+    """
 
     SITUATION: type
     UNIT: str
@@ -99,8 +129,12 @@ class Kind(Protocol):
         """Every score that the data allow, kept in ``RUN/evaluation.json``."""
         ...
 
-    def lines(self, found: dict[str, Any]) -> str:
-        """Scores for people."""
+    def scores(self, found: dict[str, Any]) -> list[Score]:
+        """What ``judge`` found as numbers with their names, the one that decides first."""
+        ...
+
+    def describe(self, ready: Any) -> dict[str, Any]:
+        """The data in the words of results.json: ``layout``, counts ``train`` and ``test``, and what else is known."""
         ...
 
 
@@ -122,3 +156,19 @@ def kind_name(recipe: str) -> str:
             return name
     known = ", ".join(kind(name).SITUATION.__name__ for name in NAMES)
     raise SensoriumError(f"{recipe}: annotate the first parameter of the recipe, on, with one of {known}.")
+
+
+def lines(scores: list[Score]) -> str:
+    """Scores for people, each with its baselines below it."""
+    wide = max(
+        (len(name) + 2 for score in scores for name in (score.name, *score.baselines, *score.references)), default=0
+    )
+    rows = []
+    for score in scores:
+        error = "" if score.error is None else f" +- {score.show(score.error).removesuffix(' %')}"
+        rows.append(f"{score.name:{wide}s}  {score.show(score.value):>8s}{error}   ({score.n:,} {score.counted})")
+        rows += [
+            f"  {name:{wide - 2}s}  {score.show(value):>8s}"
+            for name, value in {**score.baselines, **score.references}.items()
+        ]
+    return "\n".join(rows)

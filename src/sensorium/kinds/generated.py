@@ -2,7 +2,7 @@
 
 Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
 the last layer of a classifier trained on the same data for the purpose (once, kept beside the runs), or, where there are
-no classes, principal components of the pixels. Distances of two feature spaces cannot be compared, nor of two counts.
+no classes, of a network of random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor of two counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sensorium.evaluate.densities import Bernoulli, GaussianPCA, bits_per_dim
 from sensorium.evaluate.encode import encode
 from sensorium.evaluate.frechet import frechet
 from sensorium.generative.made import binarise
-from sensorium.kinds import Asked, Trained
+from sensorium.kinds import Asked, Score, Trained
 from sensorium.kinds.images import Prepared, situate
 from sensorium.kinds.looks import save
 from sensorium.protocols import Generator, Likelihood
@@ -42,7 +42,9 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     pieces: dict[str, Callable[[], Any]] = {}
     if isinstance(run.method, Generator):
+        shown = f"{run.folder.name}/pictures/samples.png"
         pieces["samples"] = lambda: _samples(run, ready)
+        pieces["pictures"] = lambda: [{"title": "Samples", "caption": "Drawn with seed 0, not chosen.", "file": shown}]
     if isinstance(run.method, Likelihood):
         pieces["likelihood"] = lambda: _likelihood(run.method, ready)
     for name, make in pieces.items():
@@ -52,23 +54,25 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     return found
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The scores for people, each with its baselines."""
+def scores(found: dict[str, Any]) -> list[Score]:
+    """Fréchet distance, precision and recall of samples; bits a pixel of held-out pictures."""
     rows = []
-    if "samples" in found:
-        s = found["samples"]
+    if s := found.get("samples"):
+        beside, true = (
+            {"Gaussian in PCA": s["baselines"]["gaussian_pca"]},
+            {"held-out pictures": s["baselines"]["held_out"]},
+        )
+        counted = f"samples; {s['features']}"
         rows += [
-            f"Fréchet distance     {s['frechet']:8.3f}   ({s['n']:,} samples; {s['features']})",
-            f"  held-out pictures  {s['baselines']['held_out']:8.3f}",
-            f"  Gaussian in PCA    {s['baselines']['gaussian_pca']:8.3f}",
-            f"precision, recall    {s['precision']:8.3f}, {s['recall']:.3f}",
+            Score("Fréchet distance", s["frechet"], "lower", s["n"], counted, beside, references=true),
+            Score("precision", s["precision"], "higher", s["n"], "samples", share=True),
+            Score("recall", s["recall"], "higher", s["n"], "samples", share=True),
         ]
-    if "likelihood" in found:
-        s = found["likelihood"]
-        rows += [
-            f"bits per pixel       {s['bits_per_dim']:8.4f}   +- {s['error']:.4f} ({s['n']:,} held-out pictures, black and white)",
-            f"  independent pixels {s['baselines']['independent']:8.4f}",
-        ]
+    if s := found.get("likelihood"):
+        beside = {"independent pixels": s["baselines"]["independent"]}
+        rows.append(
+            Score("bits per pixel", s["bits_per_dim"], "lower", s["n"], "held-out pictures, black and white", beside, s["error"])
+        )  # fmt: skip
     return rows
 
 
@@ -95,6 +99,8 @@ def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     name, embed = _feature_space(run, ready)
+    if run.method.shape[0] == 1:
+        name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
     return {
         "frechet": frechet(mine, base),
@@ -102,13 +108,6 @@ def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
         "features": name,
         **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
         "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
-        "pictures": [
-            {
-                "title": "Samples",
-                "caption": "Drawn with seed 0, not chosen.",
-                "file": f"{run.folder.name}/pictures/samples.png",
-            }
-        ],
     }
 
 
@@ -120,22 +119,23 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
 
 def _feature_space(run: Trained, ready: Prepared) -> tuple[str, Callable[[np.ndarray], Tensor]]:
     """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
-    if ready.train.labels is None or len(ready.train.classes) < 2:
-        flat = torch.from_numpy(np.array(ready.train.images[: 10 * COMPONENTS * 10])).float().flatten(1) / 255
-        mean = flat.mean(0)
-        basis = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:COMPONENTS]
-        return (
-            f"{len(basis)} principal components of the pixels",
-            lambda x: (torch.from_numpy(x).float().flatten(1) / 255 - mean) @ basis.T,
-        )
-    network = _classifier(ready, run.folder.parent / "cache")
     on = ready.train
+    if on.labels is None or len(on.classes) < 2:
+        from sensorium.recipes.selfsup import simclr
+
+        torch.manual_seed(0)
+        name, network = "a small ResNet of random weights, seed 0", simclr(situate(ready)).method.eval()
+    else:
+        name, network = (
+            f"a classifier of these pictures, {CLASSIFIER}",
+            _classifier(ready, run.folder.parent / "cache"),
+        )
 
     def embed(images: np.ndarray) -> Tensor:
         pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=on.mean, std=on.std)
         return encode(network, pixels, device=device_name())  # type: ignore[arg-type]
 
-    return f"a classifier of these pictures, {CLASSIFIER}", embed
+    return name, embed
 
 
 def _classifier(ready: Prepared, cache: Path) -> Any:

@@ -16,7 +16,7 @@ from sensorium.data.open import Opened, open_data
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.encode import encode
 from sensorium.evaluate.knn import knn
-from sensorium.kinds import Asked, Source, Trained
+from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
 from sensorium.protocols import Encoder
 from sensorium.recipes.recipe import Situation
@@ -108,18 +108,30 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     return (image_scores if isinstance(run.method, Encoder) else generated).judge(run, ready, asked)
 
 
-def lines(found: dict[str, Any]) -> str:
-    """kNN, linear, fine-tune and RankMe, or distances and likelihoods, a line each."""
+def scores(found: dict[str, Any]) -> list[Score]:
+    """kNN, linear probe, fine-tuning and RankMe, or what samples and likelihoods come to."""
     from sensorium.kinds import generated
 
-    rows = generated.lines(found)
-    if found.get("knn"):
-        rows.append(f"kNN        {found['knn']['top1'] * 100:5.1f} %   ({found['knn']['n']:,} test images)")
-    for score_of in ("linear", "finetune"):
-        for share, score in (found.get(score_of) or {}).items():
-            rows.append(
-                f"{score_of:9s}  {score['top1'] * 100:5.1f} %   +- {score['std'] * 100:.1f} on {share} of the labels ({score['n']:,} test images)"
-            )
-    if "rankme" in found:
-        rows.append(f"RankMe     {found['rankme']:5.1f}")
-    return "\n".join(rows)
+    rows = generated.scores(found)
+    if knn_found := found.get("knn"):
+        rows.append(
+            Score("kNN", knn_found["top1"], "higher", knn_found["n"], "test images", share=True, curve="knn_top1")
+        )
+    for way, title in (("linear", "linear"), ("finetune", "fine-tuned")):
+        rows += [
+            Score(f"{title}, {share}", one["top1"], "higher", one["n"], "test images", error=one["std"], share=True)
+            for share, one in (found.get(way) or {}).items()
+        ]
+    if found.get("rankme") is not None:
+        rows.append(Score("RankMe", found["rankme"], "higher", 1, "run"))
+    return rows
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    return {
+        "layout": ready.opened.layout,
+        "train": len(ready.train),
+        "test": len(ready.test) if ready.test is not None else 0,
+        "classes": list(ready.train.classes),
+        "image_size": ready.size,
+    }

@@ -15,7 +15,7 @@ import torch
 from sensorium.data.text import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
 from sensorium.evaluate.bits import bits_per_byte, text_baselines
-from sensorium.kinds import Asked, Source, Trained
+from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
 from sensorium.recipes.language import TextSituation
 from sensorium.training.files import write_json
@@ -113,16 +113,25 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     return found
 
 
-def lines(found: dict[str, Any]) -> str:
-    """The scores as lines."""
-    beside = found["baselines"]
-    return "\n".join(
-        [
-            f"bits per byte     {found['bits_per_byte']:.3f}   ({found['n']:,} held-out bytes)",
-            f"  Kneser-Ney, 5   {beside['kneser_ney']['bits_per_byte']:.3f}",
-            f"  unigram         {beside['unigram']['bits_per_byte']:.3f}",
-        ]
-    )
+def scores(found: dict[str, Any]) -> list[Score]:
+    """Bits per byte, beside an interpolated 5-gram model and the frequencies of single bytes."""
+    beside = {
+        title: found["baselines"][name]["bits_per_byte"]
+        for name, title in (("kneser_ney", "Kneser-Ney, 5"), ("unigram", "unigram"))
+    }
+    value = found["bits_per_byte"]
+    return [Score("bits per byte", value, "lower", found["n"], "held-out bytes", beside, curve="bits_per_byte")]
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    """Counts are of tokens."""
+    return {
+        "layout": ready.opened.layout,
+        "train": ready.train.images.size,
+        "test": len(ready.test),
+        "unit": f"tokens ({ready.tokenizer.vocab:,} kinds)",
+        "notes": list(ready.opened.notes),
+    }
 
 
 def write_text(

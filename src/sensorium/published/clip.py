@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sensorium.backbones.clip_vision import CLIPVision
 from sensorium.backbones.text import ACTIVATIONS, Activation, TextTower
+from sensorium.data.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import CLIP
 from sensorium.published import names
@@ -27,6 +28,7 @@ from sensorium.published.files import locate, read_config, read_weights, tensors
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
+BICUBIC = 3  # in the numbers of Pillow: how published models saw their pictures made smaller
 OPENAI: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 # ours -> (Hugging Face's, OpenCLIP's); a name that ends in a dot stands for its .weight and .bias
@@ -126,7 +128,7 @@ def _towers(clip: CLIP) -> tuple[CLIPVision, TextTower]:
     if not isinstance(image, CLIPVision) or not isinstance(text, TextTower):
         raise SensoriumError(
             f"a CLIP of {type(image).__name__} and {type(text).__name__} has no published format; "
-            "one of CLIPVision and TextTower has."
+            "one of CLIPVision and TextTower has: train it with --backbone clip-micro."
         )
     return image, text
 
@@ -274,9 +276,9 @@ def export_hf(clip: CLIP, out: str | Path) -> Path:
     }
     mean, std = getattr(clip, "normalization", None) or OPENAI
     processor = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side}, "resample": 3,
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side},
         "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True, "do_normalize": True,
-        "do_convert_rgb": True, "image_mean": list(mean), "image_std": list(std),
+        "do_convert_rgb": True, "resample": getattr(clip, "resample", BICUBIC), "image_mean": list(mean), "image_std": list(std),
     }  # fmt: skip
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,6 +286,24 @@ def export_hf(clip: CLIP, out: str | Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1))
     return folder
+
+
+def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:
+    """Write ``tokens`` beside an exported CLIP, as transformers' CLIPTokenizer reads them; ``context`` tokens a text.
+
+    Its way of cleaning text is the plain one: what was learnt with the authors' differs in quotes and HTML entities.
+    """
+    model = json.loads(tokens.inner.to_str())["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    start, end = (tokens.inner.id_to_token(token) for token in (tokens.start, tokens.end))
+    told = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": context, "bos_token": start, "eos_token": end,
+        "unk_token": end, "pad_token": end,
+    }  # fmt: skip
+    vocabulary = sorted(tokens.inner.get_vocab().items(), key=lambda pair: pair[1])
+    (folder / "vocab.json").write_text(json.dumps(dict(vocabulary), ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=1))
 
 
 def from_open_clip(
@@ -359,4 +379,14 @@ def to_open_clip(clip: CLIP) -> dict[str, Tensor]:
     return _written(clip, open_clip, _OPEN_SHAPES)
 
 
-__all__ = ["DROPPED", "OPENAI", "export_hf", "from_open_clip", "hf_clip", "load_hf", "open_clip", "to_open_clip"]
+__all__ = [
+    "DROPPED",
+    "OPENAI",
+    "export_hf",
+    "export_tokens",
+    "from_open_clip",
+    "hf_clip",
+    "load_hf",
+    "open_clip",
+    "to_open_clip",
+]

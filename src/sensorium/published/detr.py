@@ -28,6 +28,7 @@ from sensorium.published.export import resnet_numbers
 from sensorium.published.files import locate, read_config, read_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SIDES = (800, 1333)  # pixels of the shorter side, and of the longer one at most
 HF_BACKBONE = "model.backbone.conv_encoder.model."
 AUTHORS_BACKBONE = "backbone.0.body."
 COUNTER = ".num_batches_tracked"  # of a batch norm: frozen ones have none, evaluation reads none
@@ -35,13 +36,9 @@ COUNTER = ".num_batches_tracked"  # of a batch norm: frozen ones have none, eval
 _LAYER = re.compile(r"transformer\.(encoder|decoder)\.(\d+)\.(.+)\.(weight|bias)")
 _HEAD = re.compile(r"bbox_embed\.([024])\.(weight|bias)")
 _AUTHORS = {
-    "attn.qkv": "self_attn.in_proj_",
-    "attn.proj": "self_attn.out_proj.",
-    "cross.qkv": "multihead_attn.in_proj_",
-    "cross.proj": "multihead_attn.out_proj.",
-    "fc1": "linear1.",
-    "fc2": "linear2.",
-}
+    "attn.qkv": "self_attn.in_proj_", "attn.proj": "self_attn.out_proj.", "cross.qkv": "multihead_attn.in_proj_",
+    "cross.proj": "multihead_attn.out_proj.", "fc1": "linear1.", "fc2": "linear2.",
+}  # fmt: skip
 _HF_STEM = {
     "input_proj": "model.input_projection",
     "query_embed": "model.query_position_embeddings",
@@ -56,13 +53,9 @@ _HF = {
     "fc2": ("fc2",),
 }
 _SAID = {
-    "d_model": "width",
-    "num_queries": "queries",
-    "encoder_layers": "encoder_depth",
-    "decoder_layers": "decoder_depth",
-    "encoder_ffn_dim": "hidden",
-    "decoder_ffn_dim": "hidden",
-}
+    "d_model": "width", "num_queries": "queries", "encoder_layers": "encoder_depth", "decoder_layers": "decoder_depth",
+    "encoder_ffn_dim": "hidden", "decoder_ffn_dim": "hidden",
+}  # fmt: skip
 _HF_NORMS = {
     "encoder": {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"},
     "decoder": {"norm1": "self_attn_layer_norm", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"},
@@ -110,7 +103,8 @@ def load_detr(path: str | Path, *, heads: int = 8) -> DETR:
     """A DETR in evaluation mode from a Hugging Face directory or hub id, or from an authors' ``.pth`` file.
 
     heads: attention heads, where a file does not say (the authors' are 8). ``.normalization`` is its (mean, std) in
-    0..1 scale, ``.class_names`` what its labels are called, if it says so. Raises SensoriumError that names the file.
+    0..1 scale, ``.sides`` the pixels of the shorter side of its images and of the longer one at most,
+    ``.class_names`` what its labels are called, if it says so. Raises SensoriumError that names the file.
     """
     where = locate(path)
     network = _from_directory(where) if where.is_dir() else _from_file(where, heads)
@@ -124,12 +118,13 @@ def export_detr(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int = 800,
+    image_size: int | None = None,
 ) -> Path:
     """Write a DETR as a Hugging Face directory, or as the authors' file: ``out``, or ``detr.pth`` in it.
 
     mean, std: of the pixels in 0..1 scale (the network's own, or ImageNet's). image_size: the shorter side that images
-    are resized to. Raises SensoriumError where the backbone is no ResNet with a 7x7 stem: neither format holds another.
+    are resized to, in the authors' proportion to the longer one (the network's own sides, or 800 and 1333). Raises
+    SensoriumError where the backbone is no ResNet with a 7x7 stem: neither format holds another.
     """
     backbone = network.backbone
     if not isinstance(backbone, ResNet) or backbone.stem != "imagenet":
@@ -150,6 +145,9 @@ def export_detr(
     from safetensors.torch import save_file
 
     told: Any = getattr(network, "normalization", IMAGENET)
+    sides: tuple[int, int] = getattr(network, "sides", SIDES)
+    if image_size is not None:
+        sides = image_size, round(image_size * SIDES[1] / SIDES[0])
     out.mkdir(parents=True, exist_ok=True)
     save_file(names.write(state, hf_detr()), out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(_hf_config(network), indent=1))
@@ -157,7 +155,7 @@ def export_detr(
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_detection",
         "do_resize": True,
-        "size": {"shortest_edge": image_size, "longest_edge": round(image_size * 1333 / 800)},
+        "size": {"shortest_edge": sides[0], "longest_edge": sides[1]},
         "do_rescale": True,
         "do_normalize": True,
         "image_mean": list(told[0] if mean is None else mean),
@@ -166,6 +164,11 @@ def export_detr(
     }
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=1))
     return out
+
+
+def export_hf(network: DETR, out: Path) -> Path:
+    """Write a DETR as a directory of transformers' DetrForObjectDetection and DetrImageProcessor; give the path."""
+    return export_detr(network, "hf", out)
 
 
 def _from_directory(folder: Path) -> DETR:
@@ -199,7 +202,7 @@ def _from_directory(folder: Path) -> DETR:
     }  # fmt: skip
     network = _filled(state, hf_detr(timm), numbers, sizes | {"heads": heads} | training, where)
     network.class_names = _class_names(config, network.classes)
-    network.normalization = _normalization(folder)  # type: ignore[assignment]
+    network.normalization, network.sides = _preparation(folder)  # type: ignore[assignment]
     return network
 
 
@@ -384,10 +387,14 @@ def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     return tuple(map(str, found)) if all(isinstance(name, str) for name in found) else ()
 
 
-def _normalization(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _preparation(folder: Path) -> tuple[tuple[tuple[float, ...], ...], tuple[int, int]]:
+    """(mean, std), and the sides of images, as the directory's processor says."""
     try:
         found = json.loads((folder / "preprocessor_config.json").read_text())
         mean, std = (tuple(float(value) for value in found[field]) for field in ("image_mean", "image_std"))
-        return mean, std
     except (OSError, ValueError, KeyError, TypeError):
-        return IMAGENET
+        return IMAGENET, SIDES
+    size = found.get("size")
+    stated: list[Any] = [size.get(side) for side in ("shortest_edge", "longest_edge")] if isinstance(size, dict) else []
+    good = stated and all(isinstance(side, int) and 0 < side < 1 << 14 for side in stated)
+    return (mean, std), (stated[0], stated[1]) if good else SIDES

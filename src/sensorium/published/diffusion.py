@@ -81,6 +81,11 @@ def export_diffusers(network: nn.Module, out: str | Path) -> Path:
     return out
 
 
+def export_flow(flow: Any, out: str | Path) -> Path:
+    """Write a :class:`~sensorium.generative.rectified_flow.RectifiedFlow` for diffusers' flow-matching schedulers."""
+    return export_diffusers(reversed_flow(flow.net, flow.time_scale), out)
+
+
 def reversed_flow(network: UNet | DiT, steps: float = 1000.0) -> UNet | DiT:
     """A copy that gives -v at ``steps`` - t where the network gives v at t, as diffusers' flow-matching schedulers ask.
 

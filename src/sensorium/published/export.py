@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.backbones.clip_vision import CLIPVision
 from sensorium.backbones.resnet import Bottleneck, ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
@@ -20,7 +21,13 @@ from sensorium.selfsup.mae import MAE
 
 Statistics = Sequence[float]
 # Whole systems, each written by a module of its own.
-SYSTEMS = {"CLIP": "clip:export_hf", "UNet": "diffusion:export_diffusers", "DiT": "diffusion:export_diffusers"}
+SYSTEMS = {
+    "CLIP": "clip:export_hf",
+    "UNet": "diffusion:export_diffusers",
+    "DiT": "diffusion:export_diffusers",
+    "RectifiedFlow": "diffusion:export_flow",
+    "DETR": "detr:export_hf",
+}
 
 
 def export(
@@ -34,7 +41,7 @@ def export(
 ) -> Path:
     """Write ``network`` (a backbone, or a method that has one) as "safetensors", "hf", "timm" or "onnx"; give the path.
 
-    An MAE goes to Hugging Face whole, as ViTMAE; every other method as its backbone. mean, std: of the pixels in 0..1
+    An MAE goes to Hugging Face whole, as ViTMAE, and a DETR; an FCOS goes to "torchvision"; every other method as its backbone. mean, std: of the pixels in 0..1
     scale. Raises SensoriumError where the format cannot hold the network, and says which can.
     """
     if isinstance(network, CausalLM):
@@ -42,6 +49,8 @@ def export(
     if type(network).__name__ in SYSTEMS and to == "hf":
         module, function = SYSTEMS[type(network).__name__].split(":")
         return getattr(import_module(f"sensorium.published.{module}"), function)(network, out)
+    if to == "torchvision":
+        return import_module("sensorium.published.fcos").export_torchvision(network, out)
     told: Any = getattr(network, "normalization", None)
     told = told or ((0.5,) * 3, (0.5,) * 3)
     mean = told[0] if mean is None else mean
@@ -50,7 +59,10 @@ def export(
     assert std is not None
     whole = isinstance(network, MAE) and to == "hf"
     inner = network if whole else getattr(network, "backbone", network)
-    if not isinstance(inner, (ViT, ResNet, MAE)):
+    inner = getattr(inner, "body", inner)  # of a pyramid
+    if isinstance(inner, CLIPVision) and to in ("hf", "timm"):
+        raise SensoriumError(f"the image tower of a CLIP has no format of {to} alone. Use --to safetensors or onnx.")
+    if not isinstance(inner, (ViT, ResNet, MAE, CLIPVision)):
         raise SensoriumError(f"{type(inner).__name__} cannot be exported: a ViT, a ResNet or a method around one can.")
     training = inner.training
     inner.eval()
@@ -141,6 +153,20 @@ def vit_numbers(vit: ViT) -> dict[str, Any]:
     }
 
 
+def clip_vision_numbers(tower: CLIPVision) -> dict[str, Any]:
+    """The arguments that rebuild the image tower of a CLIP."""
+    return {
+        "image_size": tower.image_size,
+        "patch_size": tower.patch_size,
+        "width": tower.dim,
+        "depth": tower.depth,
+        "heads": tower.heads,
+        "hidden": tower.hidden,
+        "activation": tower.activation,
+        "eps": tower.eps,
+    }
+
+
 def resnet_numbers(net: ResNet) -> dict[str, Any]:
     """The arguments that rebuild a ResNet."""
     stages: list[Any] = [net.get_submodule(name) for name in net.stages]
@@ -160,6 +186,8 @@ def resnet_numbers(net: ResNet) -> dict[str, Any]:
 def _own(network: nn.Module) -> tuple[dict[str, Any], names.Names]:
     if isinstance(network, ViT):
         return {"model_type": "sensorium_vit", "numbers": vit_numbers(network)}, names.same()
+    if isinstance(network, CLIPVision):
+        return {"model_type": "sensorium_clip_vision", "numbers": clip_vision_numbers(network)}, names.same()
     assert isinstance(network, ResNet)
     return {"model_type": "sensorium_resnet", "numbers": resnet_numbers(network)}, names.same()
 

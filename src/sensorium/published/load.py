@@ -6,6 +6,7 @@ the meta device and filled from the file, so that a configuration that lies abou
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.backbones.clip_vision import CLIPVision
 from sensorium.backbones.resnet import ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
@@ -38,17 +40,18 @@ SYSTEMS = {
 KEYS = {
     "transformer.decoder.norm.weight": "detr:load_detr",
     "head.classification_head.cls_logits.weight": "fcos:load_fcos",
+    "decoder_cls_token": "oadtr:load_oadtr",
 }
 
 
 def load(path: str | Path, *, heads: int | None = None) -> nn.Module:
     """A network in evaluation mode: :class:`ViT`, :class:`ResNet`, :class:`MAE` (``.normalization`` is its (mean, std)),
-    :class:`CausalLM`, :class:`CLIP`, :class:`DETR`, :class:`FCOS`, or a U-Net or DiT.
+    :class:`CausalLM`, :class:`CLIP`, :class:`DETR`, :class:`FCOS`, :class:`OadTR`, or a U-Net or DiT.
 
     path: a directory with config.json and model.safetensors, whole or in shards (Hugging Face ViT, ViTMAE, ResNet, Llama,
     Mixtral, CLIP, DETR; diffusers' UNet2DModel and DiTTransformer2DModel; ours), a .safetensors or .pth file (timm,
-    torchvision's ResNet and FCOS, the authors' of MAE, DINO and DETR), or a hub id. heads: attention heads of a ViT whose file
-    does not say (64 channels a head otherwise). Raises SensoriumError that names the file and what is wrong with it.
+    torchvision's ResNet and FCOS, the authors' of MAE, DINO, DETR and OadTR), or a hub id. heads: attention heads of a ViT
+    whose file does not say (64 channels a head otherwise). Raises SensoriumError that names the file and what is wrong with it.
     """
     where = locate(path)
     network = _from_directory(where) if where.is_dir() else _from_file(where, heads)
@@ -76,6 +79,7 @@ def _from_directory(folder: Path) -> nn.Module:
         "mixtral": _hf_llama,
         "sensorium_vit": _own,
         "sensorium_resnet": _own,
+        "sensorium_clip_vision": _own,
     }
     if kind is None and "architecture" in config:
         return _from_file(folder / "model.safetensors", config.get("model_args", {}).get("num_heads"))
@@ -270,6 +274,9 @@ def _own(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> nn.
     if config["model_type"] == "sensorium_vit":
         _bounded(int(numbers["depth"]), _count(state, r"blocks\.(\d+)\."), "depth", where)
         return _filled(lambda: ViT(**numbers), state, names.same(), where)
+    if config["model_type"] == "sensorium_clip_vision":
+        _bounded(int(numbers["depth"]), _count(state, r"blocks\.(\d+)\."), "depth", where)
+        return _filled(lambda: CLIPVision(**numbers), state, names.same(), where)
     _bounded(len(numbers["layers"]), _count(state, r"layer(\d+)\."), "layers", where)
     return _filled(lambda: ResNet(**numbers), state, names.same(), where)
 
@@ -280,7 +287,8 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 def _from_file(path: Path, heads: int | None) -> nn.Module:
     """timm, torchvision, MAE's and DINO's authors: told apart by their keys."""
-    state = tensors_of(read_weights(path), "teacher", "model", "state_dict")
+    with torch.serialization.safe_globals([argparse.Namespace]):  # authors keep their arguments beside the weights
+        state = tensors_of(read_weights(path), "teacher", "model", "state_dict")
     state = {k: v for k, v in state.items() if not k.startswith("head.mlp") and not k.startswith("head.last_layer")}
     where = str(path)
     if found := next((reader for key, reader in KEYS.items() if key in state), None):

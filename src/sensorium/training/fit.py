@@ -45,7 +45,7 @@ class Outcome:
 
     ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
     which the step stood without pixels, ``augmenting`` the share spent in the views; ``status`` "finished" or
-    "interrupted"; ``notes`` for people.
+    "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
     """
 
     steps: int
@@ -58,6 +58,7 @@ class Outcome:
     precision: str
     status: str
     notes: list[str] = field(default_factory=list)
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,7 @@ def _outcome(job: _Job, adapter: Adapter, record: Record) -> Outcome:
         precision=job.precision,
         status="finished" if finished else "interrupted",
         notes=notes,
+        parameters=sum(p.numel() for p in job.method.parameters()),
     )
     if finished:
         write_json(job.plan.out / OUTCOME, {**asdict(outcome), "fingerprint": dict(job.plan.settings)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from sensorium.training.precision import device_name
 if TYPE_CHECKING:
     from sensorium.data.cache import Pixels
 
-FORMATS = ("safetensors", "hf", "timm", "onnx")
+FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path) -> Any:
@@ -55,21 +55,26 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not hasattr(s, "image_size"):
             return export_network(thing.method, to, target)
-        return export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+        path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+        if take_along := getattr(thing.kind, "take_along", None):  # a tokenizer, say
+            take_along(thing, to, path)
+        return path
     if out is None:
         raise SensoriumError("say where to write: --out PATH.")
     return export_network(thing, to, Path(out))
 
 
-def generate(run: Path, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int) -> Iterator[str]:
+def generate(
+    run: Run | Path, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[str]:
     """What a run's language model writes after ``prompt``, piece by piece; bytes that are no UTF-8 yet wait for the rest."""
     from codecs import getincrementaldecoder
 
     from sensorium.kinds.text import kept_tokenizer, write_text
 
-    found = Run(run)
+    found = run if isinstance(run, Run) else Run(run)
     if not isinstance(found.method, LanguageModel):
-        raise SensoriumError(f"'{run}' is no language model, which `sensorium generate` wants.")
+        raise SensoriumError(f"'{found.folder}' is no language model, which `sensorium generate` wants.")
     decoder = getincrementaldecoder("utf-8")(errors="replace")
     for piece in write_text(
         found.method, kept_tokenizer(found.folder), prompt, most=most, temperature=temperature, top_k=top_k, seed=seed
@@ -83,36 +88,56 @@ def sample(
     out: Path | None,
     *,
     n: int,
-    steps: int,
+    steps: int | None,
     label: str | None,
     guidance: float,
     seed: int,
     trace: bool,
 ) -> str:
     """``n`` new pictures in a grid, or with ``trace`` eight of them with the way that led to each. Gives the path written."""
-    from sensorium.generative.rectified_flow import RectifiedFlow
-    from sensorium.kinds.generated import as_pixels, grid
-
     found = Run(run)
-    if not isinstance(found.method, Generator):
-        raise SensoriumError(f"'{run}' draws nothing, which `sensorium sample` wants.")
-    if n < 1 or steps < 1:
+    drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
+    target = out or found.folder / ("trace.png" if trace else "samples.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save(ways(drawn) if trace else sheet(drawn), target)
+    return str(target)
+
+
+def draw(
+    run: Run, n: int, *, steps: int | None, label: str | None, guidance: float, seed: int, trace: bool = False
+) -> Tensor:
+    """What a run's method draws: [n, *shape] in its own value range, with ``trace`` the way there [steps + 1, n, *shape]."""
+    if not isinstance(run.method, Generator):
+        raise SensoriumError(f"'{run.folder}' draws nothing, which `sensorium sample` wants.")
+    if n < 1 or (steps is not None and steps < 1):
         raise SensoriumError(f"--n {n} and --steps {steps}: one is the least.")
     how: dict[str, Any] = {"seed": seed}
-    if isinstance(found.method, RectifiedFlow):
-        condition = None if label is None else _class_number(label, found)
+    if goes_a_way(run.method):
+        condition = None if label is None else _class_number(label, run)
         how |= {"steps": steps, "condition": condition, "guidance": guidance, "trace": trace}
     elif label is not None or guidance != 1 or trace:
         raise SensoriumError("--label, --guidance and --trace are for systems that go from noise to picture.")
-    drawn = found.method.sample(min(n, 8) if trace else n, **how)
-    columns = 8
-    if trace:  # [S + 1, n, ...] -> a row a picture, eight stations of its way
-        stations = torch.linspace(0, len(drawn) - 1, min(8, len(drawn))).round().long()
-        drawn, columns = drawn[stations].transpose(0, 1).flatten(0, 1), len(stations)
-    target = out or found.folder / ("trace.png" if trace else "samples.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save(grid(torch.from_numpy(as_pixels(drawn)).float() / 255, columns), target)
-    return str(target)
+    return run.method.sample(n, **how)
+
+
+def goes_a_way(method: Any) -> bool:
+    """Whether a method draws by going from noise to picture in steps, which can be shown, and told a class."""
+    from sensorium.generative.rectified_flow import RectifiedFlow
+
+    return isinstance(method, RectifiedFlow)
+
+
+def sheet(drawn: Tensor, columns: int = 8) -> Tensor:
+    """What was drawn [n, *shape] -> one picture of all [3, H, W] in 0..1."""
+    from sensorium.kinds.generated import as_pixels, grid
+
+    return grid(torch.from_numpy(as_pixels(drawn)).float() / 255, columns)
+
+
+def ways(path: Tensor) -> Tensor:
+    """What was drawn with its way [S + 1, n, *shape] -> one picture [3, H, W] in 0..1: a row each, eight stations."""
+    stations = torch.linspace(0, len(path) - 1, min(8, len(path))).round().long()
+    return sheet(path[stations].transpose(0, 1).flatten(0, 1), len(stations))
 
 
 def _class_number(label: str, run: Run) -> int:
@@ -125,7 +150,14 @@ def _class_number(label: str, run: Run) -> int:
 
 
 def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:
-    """Features of every readable picture -> a Parquet file of path, label, features. Gives a line that says what was written."""
+    """Features of every readable picture -> a Parquet file of path, label, features; of every frame of videos -> an .npz.
+
+    Gives a line that says what was written.
+    """
+    from sensorium.use.video import embed_video, is_video
+
+    if data is not None and is_video(data):
+        return embed_video(run, data, out, limit=limit)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -153,25 +185,53 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     from rich.table import Table
 
     from sensorium.data.decode import rgb, square
-    from sensorium.evaluate.neighbors import neighbors as nearest
 
     encoder, pixels = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")
-    query = torch.from_numpy(square(rgb(image, str(image)), pixels.images.shape[-1])).reshape(
-        1, 3, *pixels.images.shape[-2:]
-    )
-    one = _Few(query.numpy(), pixels.mean, pixels.std)
-    index, similarity = nearest(_encode(encoder, pixels), _encode(encoder, one), min(k, len(pixels)))
+    query = square(rgb(image, str(image)), pixels.images.shape[-1])
+    nearest = most_similar(encoder, pixels, query, min(k, len(pixels)))
     table = Table("similarity", "label", "picture")
-    for i, value in zip(index[0].tolist(), similarity[0].tolist(), strict=True):
-        same = bool((np.asarray(pixels.images[i]) == query[0].numpy()).all())
-        label = pixels.classes[pixels.labels[i]] if pixels.labels is not None and pixels.labels[i] >= 0 else "-"
-        table.add_row(f"{value:.3f}", label, str(pixels.names[i]) + ("  (exact duplicate)" if same else ""))
+    for one in nearest:
+        name = str(pixels.names[one.index]) + ("  (exact duplicate)" if one.same else "")
+        table.add_row(f"{one.similarity:.3f}", class_of(pixels, one.index) or "-", name)
     if picture is not None:
-        found = torch.from_numpy(np.array(pixels.images[index[0].numpy()]))
-        save(torch.cat([*query.float(), *found.float()], 2) / 255, picture)
+        found = torch.from_numpy(np.array(pixels.images[[one.index for one in nearest]]))
+        save(torch.cat([torch.from_numpy(query).float(), *found.float()], 2) / 255, picture)
     return table
+
+
+class Similar(NamedTuple):
+    """One picture that was found: its number, its cosine similarity, and whether it is the query, pixel for pixel."""
+
+    index: int
+    similarity: float
+    same: bool
+
+
+def most_similar(
+    encoder: Any, pixels: Pixels, query: np.ndarray, k: int, features: Tensor | None = None
+) -> list[Similar]:
+    """The ``k`` of ``pixels`` most similar to ``query`` (uint8 [3, S, S]), best first.
+
+    ``features`` [N, D] of the pixels where they are known; else they are computed.
+    """
+    from sensorium.evaluate.neighbors import neighbors as nearest
+
+    one = _Few(query[None], pixels.mean, pixels.std)
+    bank = _encode(encoder, pixels) if features is None else features
+    index, similarity = nearest(bank, _encode(encoder, one), k)
+    return [
+        Similar(i, value, bool((np.asarray(pixels.images[i]) == query).all()))
+        for i, value in zip(index[0].tolist(), similarity[0].tolist(), strict=True)
+    ]
+
+
+def class_of(pixels: Any, index: int) -> str:
+    """The name of a picture's class; "" where it has none or it is not known."""
+    if pixels.labels is None or not len(pixels.classes) or np.ndim(pixels.labels) != 1 or pixels.labels[index] < 0:
+        return ""
+    return pixels.classes[pixels.labels[index]]
 
 
 class _Few:
@@ -185,7 +245,8 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
     thing = load(run)
     if isinstance(thing, Run):
         if data is None:
-            return thing.method, thing.data().train
+            train = thing.data().train
+            return thing.method, getattr(train, "pixels", train)  # of pairs: each picture once
         cache = thing.folder.parent / "cache"
         pixels = images.prepare(Source(data, None, cache, thing.situation.image_size, limit)).train
         return thing.method, replace(pixels, mean=thing.situation.mean, std=thing.situation.std)

@@ -1,0 +1,168 @@
+"""The page: trained runs to try in a browser, a tab for each thing that they can do.
+
+Nothing leaves the machine: no share link, no telemetry, no font or script from elsewhere. The page listens to this
+machine alone unless a host is given, and then only behind a password.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensorium.errors import SensoriumError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from sensorium.playground.common import Played
+    from sensorium.runs import Run
+
+TABS = ("look", "search", "detect", "sample", "write", "watch")
+USER = "sensorium"
+WAITING = 32  # visitors' wishes
+KEPT = 3600  # seconds that an upload and what was drawn of it are kept
+CSS = """
+.gradio-container{max-width:1180px!important;width:100%!important;margin:0 auto!important}
+.crisp img,.found img,.examples img{image-rendering:pixelated}
+.crisp img,.given img,.whole img{width:100%!important;height:100%!important;object-fit:contain!important}
+.found .grid-wrap,.examples .grid-wrap{height:auto!important;min-height:0!important;max-height:none!important}
+.found .grid-container,.examples .grid-container{grid-template-columns:repeat(4,minmax(0,1fr))!important}
+.found .thumbnail-item,.examples .thumbnail-item{width:100%!important;height:auto!important;aspect-ratio:1}
+.found .caption-label{max-width:calc(100% - 8px)!important;white-space:normal!important;font-size:11px!important;
+line-height:1.25!important;padding:2px 6px!important;display:-webkit-box!important;-webkit-box-orient:vertical;
+-webkit-line-clamp:2}
+.dark button[role=tab][aria-selected=true]{color:#4aa8e8!important}
+.objects table{width:100%;border-collapse:collapse}
+.objects th,.objects td{padding:3px 10px;text-align:right;border:0!important;border-bottom:1px solid var(--border-color-primary)!important}
+.objects th:first-child,.objects td:first-child{text-align:left}
+footer{opacity:.6}
+"""
+
+
+def serve(
+    runs: Sequence[str | Path | Run],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    password: str | None = None,
+    upload_mb: int = 16,
+) -> None:
+    """Show the page until Ctrl-C. See :func:`open_page`."""
+    page = open_page(runs, host=host, port=port, password=password, upload_mb=upload_mb)
+    print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
+    try:
+        page.server.thread.join()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        page.close(verbose=False)
+
+
+def open_page(
+    runs: Sequence[str | Path | Run],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    password: str | None = None,
+    upload_mb: int = 16,
+) -> Any:
+    """The page, listening at ``host:port`` (``.local_url``) until its ``close()``.
+
+    ``password`` is asked for with the user name "sensorium"; any host but this machine's own wants one. ``upload_mb``:
+    most megabytes of an upload. Raises SensoriumError for what can be mended.
+    """
+    if not password and not _is_loopback(host):
+        raise SensoriumError(f"--host {host} shows the page to others: give a --password for it, too.")
+    if upload_mb < 1:
+        raise SensoriumError(f"--upload-mb {upload_mb}: 1 is the least.")
+    if not 0 < port < 65536:
+        raise SensoriumError(f"--port {port}: give one from 1 to 65535.")
+    page = build(runs)
+    try:
+        page.queue(max_size=WAITING, api_open=False).launch(
+            server_name=host, server_port=port, auth=(USER, password) if password else None,
+            share=False, quiet=True, inbrowser=False, prevent_thread_lock=True, show_error=True,
+            max_file_size=upload_mb * 2**20, run_history=False, enable_monitoring=False, mcp_server=False,
+            ssr_mode=False, pwa=False, footer_links=["settings"], theme=_theme(), css=CSS,
+        )  # fmt: skip
+    except OSError as error:
+        raise SensoriumError(
+            f"cannot listen at {host}:{port} ({error.strerror or 'it is taken'}); try --port {port + 1}."
+        ) from None
+    return page
+
+
+def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
+    """The page of these runs (or of folders of runs), a tab for each thing that some of them can do."""
+    gradio = _gradio()
+    played = _played(runs)
+    offered = []
+    for name in TABS:
+        module = import_module(f"{__name__}.{name}")
+        if able := [one for one in played if module.offers(one)]:
+            offered.append((module, able))
+    if not offered:
+        raise SensoriumError(f"{', '.join(one.run.name for one in played)}: nothing of it can be shown on the page.")
+    with gradio.Blocks(title="Sensorium", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
+        gradio.Markdown("# Sensorium\nTry what was trained. Nothing that you give here leaves this machine.")
+        with gradio.Tabs():
+            for module, able in offered:
+                with gradio.Tab(module.TITLE, id=module.TITLE.lower()):
+                    module.tab(able)
+    return page
+
+
+def _gradio() -> Any:
+    """Gradio, which asks nobody anything; SensoriumError where it is missing."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError:
+        raise SensoriumError('the page needs gradio: pip install "sensorium[play]"') from None
+    return gradio
+
+
+def _theme() -> Any:
+    """The report's colours; fonts that the visitor's machine has."""
+    from gradio.themes import Color, Default
+
+    tints = "eef6fb d8eaf5 b3d6ec 7fbbe0 3a9bd6 0072b2 005f96 004d7a 003c60 002b45 001c2e"
+    blue = Color(*(f"#{tint}" for tint in tints.split()))
+    system = ("ui-sans-serif", "system-ui", "sans-serif")
+    return Default(primary_hue=blue, secondary_hue=blue, font=system, font_mono=("ui-monospace", "monospace"))
+
+
+def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
+    from sensorium.playground.common import Played
+    from sensorium.runs import Run
+
+    if not runs:
+        raise SensoriumError(
+            "no run to show. Train one: sensorium train mae --budget 2m; then: sensorium play sensorium-runs/mae"
+        )
+    found: list[Played] = []
+    for one in runs:
+        if isinstance(one, Run):
+            found.append(Played(one))
+            continue
+        folder = Path(one)
+        inner = (
+            []
+            if (folder / "run.json").is_file()
+            else sorted(file.parent for file in folder.glob("*/model.safetensors"))
+        )
+        found += [Played(Run(each)) for each in [each for each in inner if (each / "run.json").is_file()] or [folder]]
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,179 @@
+"""What the tabs share: a run on the page, uploads, pictures to choose from, and errors as one line."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
+from html import escape
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from sensorium.data.cache import Pixels
+from sensorium.data.decode import printable, rgb
+from sensorium.errors import SensoriumError
+from sensorium.kinds.looks import enlarged
+from sensorium.runs import Run
+
+EXAMPLES = 8
+HIGH = 320  # pixels of an upload on the page
+
+
+class Played:
+    """A run on the page. ``lock``: one visitor at a time uses what has a state."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.lock = run, RLock()
+        self.method: Any = run.method
+        steps = f", {run.outcome['steps']:,} steps" if run.finished else ""
+        where = printable(str(run.info["data"]["path"])).rstrip("/").rpartition("/")[2]
+        self.about = f"{run.name}: {Path(run.info['recipe']).name} on {where}{steps}"
+
+    @cached_property
+    def ready(self) -> Any:
+        """The data it was trained on; SensoriumError where these are gone."""
+        with self.lock:
+            return self.run.data()
+
+    @cached_property
+    def pictures(self) -> Pixels:
+        """The pictures that it was trained on, each once."""
+        return getattr(self.ready.train, "pixels", self.ready.train)
+
+    @cached_property
+    def examples(self) -> list[np.ndarray]:
+        """Some pictures to try, uint8 [3, H, W] each, that it was not trained on where there are such; none where they are gone."""
+        try:
+            held = self.ready.train if getattr(self.ready, "test", None) is None else self.ready.test
+        except SensoriumError:
+            return []
+        if truth := getattr(held, "truth", None):  # with boxes: as they are, not laid into squares
+            return [truth[i]["image"].numpy() for i in _spread(len(truth))]
+        return [np.array(held.images[i]) for i in _spread(len(held.images))]
+
+
+def _spread(count: int) -> list[int]:
+    return np.linspace(0, count - 1, min(EXAMPLES, count)).astype(int).tolist()
+
+
+class Upload(NamedTuple):
+    """A file that a visitor gave. ``name`` is what they call it."""
+
+    path: Path
+    name: str
+
+
+def told(function: Callable) -> Callable:
+    """A handler whose errors are one line on the page; what nobody foresaw is also printed where the page runs."""
+
+    def line(error: Exception) -> Exception:
+        if isinstance(error, gr.Error):
+            return error
+        if not isinstance(error, SensoriumError):
+            traceback.print_exception(error, file=sys.stderr)
+            first = (str(error).splitlines() or [""])[0]
+            error = SensoriumError(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+        return gr.Error(escape(str(error)), print_exception=False)
+
+    if inspect.isgeneratorfunction(function):
+
+        @wraps(function)
+        def stream(*given: Any) -> Any:
+            try:
+                yield from function(*given)
+            except Exception as error:
+                raise line(error) from None
+
+        return stream
+
+    @wraps(function)
+    def once(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except Exception as error:
+            raise line(error) from None
+
+    return once
+
+
+def chooser(runs: Sequence[Played]) -> gr.Dropdown:
+    """Which run: gives its number."""
+    return gr.Dropdown(
+        [(run.about, i) for i, run in enumerate(runs)],
+        value=0,
+        label="Run",
+        filterable=False,
+        interactive=len(runs) > 1,
+    )
+
+
+def picture_input(label: str = "Picture: drop, paste or choose one") -> gr.Image:
+    """A place for a picture, which hands on an :class:`Upload` as it came: reading it, and refusing it by name, is ours."""
+    image = gr.Image(
+        label=label,
+        sources=["upload", "clipboard"],
+        type="filepath",
+        height=HIGH,
+        buttons=[],
+        format="png",
+        elem_classes="given",
+    )
+    image.preprocess = _upload  # type: ignore[method-assign]
+    return image
+
+
+def _upload(payload: Any) -> Upload | None:
+    if payload is None:
+        return None
+    if not payload.path:
+        raise gr.Error("This is no uploaded file.", print_exception=False)
+    return Upload(Path(payload.path), printable(payload.orig_name or Path(payload.path).name))
+
+
+def decoded(upload: Upload | None) -> Image.Image:
+    """What was uploaded as an RGB picture; SensoriumError names what is none."""
+    if upload is None:
+        raise SensoriumError("give a picture first: drop it, paste it or choose one below.")
+    return rgb(upload.path, upload.name)
+
+
+def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> gr.Gallery:
+    """Some of the run's own pictures; a click takes one."""
+
+    def offered(index: int) -> list[Image.Image]:
+        return [as_image(one) for one in runs[index].examples]
+
+    def taken(index: int, event: gr.SelectData) -> Image.Image:
+        return Image.fromarray(runs[index].examples[event.index].transpose(1, 2, 0))
+
+    gr.Markdown("Or take one that it has not seen:")
+    gallery = gr.Gallery(
+        show_label=False, columns=4, height="auto", format="png", allow_preview=False, object_fit="contain", buttons=[],
+        interactive=False, elem_classes="examples",
+    )  # fmt: skip
+    # without triggers: when the page is opened, and when another run is chosen
+    gr.on(None, told(offered), [which], [gallery], show_progress="hidden", trigger_mode="always_last")
+    gallery.select(told(taken), [which], [picture], show_progress="hidden")
+    return gallery
+
+
+def found_pictures(title: str) -> gr.Gallery:
+    """A place for pictures that were found or made, under a title."""
+    gr.Markdown(f"**{title}**")
+    return gr.Gallery(
+        show_label=False, columns=4, height="auto", format="png", object_fit="contain", buttons=["download"],
+        interactive=False, elem_classes="found",
+    )  # fmt: skip
+
+
+def as_image(pixels: np.ndarray, least: int = 96) -> Image.Image:
+    """uint8 [3, H, W] -> a picture at least about ``least`` high."""
+    return enlarged(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, least, 12)

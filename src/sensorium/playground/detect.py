@@ -1,0 +1,88 @@
+"""Detect: the objects of a picture, drawn as boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import torch
+
+from sensorium.data.decode import to_array
+from sensorium.kinds.box_looks import class_name, enlarged, with_boxes
+from sensorium.playground.common import Played, Upload, chooser, decoded, examples, picture_input, told
+from sensorium.protocols import Detector
+from sensorium.training.precision import device_name
+from sensorium.use.detect import Finder
+
+TITLE = "Detect"
+LONGER = 900  # pixels at which a picture is shown
+LISTED = 100  # objects in the table
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, Detector)
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown(
+        "Give a picture: the objects that the run finds are drawn into it; move the threshold to see more or fewer."
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            picture = picture_input()
+            threshold = gr.Slider(0.01, 1, 0.3, step=0.01, label="Least score of what is shown")
+            examples(runs, which, picture)
+        with gr.Column(scale=3, min_width=360):
+            said = gr.Markdown("Nothing to see yet.")
+            drawn = gr.Image(
+                show_label=False,
+                format="png",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                elem_classes="whole",
+            )
+            table = gr.HTML(max_height=340, elem_classes="objects")
+
+    def shown(index: int, upload: Upload | None, threshold: float) -> list[Any]:
+        if upload is None:
+            return ["Nothing to see yet.", None, ""]
+        played, image = runs[index], decoded(upload)
+        with played.lock:
+            finder = finder_of(played)
+            found = finder.find(torch.from_numpy(to_array(image)), threshold)
+        boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
+        large, there = enlarged(image, boxes, LONGER) if max(image.size) < LONGER else (image, boxes)
+        words = f"{len(boxes):,} object{'' if len(boxes) == 1 else 's'} with a score of {threshold:.2f} or more."
+        marked = with_boxes(large, there, labels, finder.classes, scores)
+        return [words, marked, listing(boxes, labels, scores, finder.classes)]
+
+    given = [which, picture, threshold]
+    changes = [picture.change, which.change, threshold.change]
+    gr.on(changes, told(shown), given, [said, drawn, table], trigger_mode="always_last", show_progress="minimal")
+
+
+def listing(
+    boxes: Sequence[Sequence[float]], labels: Sequence[int], scores: Sequence[float], classes: Sequence[str]
+) -> str:
+    """What was found as a table: names, scores, and edges in the picture's own pixels."""
+    if not boxes:
+        return ""
+    rows = [
+        [escape(class_name(classes, label)), f"{score:.3f}", *(f"{edge:.0f}" for edge in box)]
+        for box, label, score in list(zip(boxes, labels, scores, strict=True))[:LISTED]
+    ]
+    head = "".join(f"<th>{name}</th>" for name in ("object", "score", "left", "top", "right", "bottom"))
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def finder_of(played: Played) -> Finder:
+    """What detects with a run that is loaded already."""
+    on = played.run.situation
+    method = played.method.to(device_name())
+    return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)

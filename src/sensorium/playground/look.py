@@ -1,0 +1,135 @@
+"""Look: what a run makes of a picture, and which pictures it finds alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.data.decode import square
+from sensorium.errors import SensoriumError
+from sensorium.evaluate.encode import encode
+from sensorium.kinds.looks import enlarged, looks
+from sensorium.playground.common import (
+    Played,
+    Upload,
+    as_image,
+    chooser,
+    decoded,
+    examples,
+    found_pictures,
+    picture_input,
+    told,
+)
+from sensorium.protocols import Classifier, Encoder
+from sensorium.training.precision import device_name
+from sensorium.use import class_of, most_similar
+
+TITLE = "Look"
+SEARCHED = 10_000  # pictures: encoding them takes a minute or so on a small machine, once
+FOUND = 8
+WAYS = 2
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, Encoder) and hasattr(run.run.situation, "image_size")
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown(
+        "Give a picture: see what the network completes or looks at, and which of its training pictures it takes for the most similar."
+    )
+    banks: dict[int, tuple[Any, Tensor]] = {}
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            picture = picture_input()
+            examples(runs, which, picture)
+        with gr.Column(scale=3, min_width=360):
+            label = gr.Label(label="Class", num_top_classes=5, visible=False)
+            ways = []
+            for _ in range(WAYS):
+                ways.append(gr.Markdown(visible=False))
+                ways.append(
+                    gr.Image(
+                        show_label=False,
+                        visible=False,
+                        format="png",
+                        buttons=["download"],
+                        height=230,
+                        elem_classes="crisp",
+                    )
+                )
+            similar = found_pictures("Most similar training pictures")
+
+    def shown(index: int, upload: Upload | None, progress: gr.Progress = gr.Progress()) -> list[Any]:
+        hidden = gr.update(value=None, visible=False)
+        if upload is None:
+            return [hidden, *[hidden] * 2 * WAYS, None]
+        played = runs[index]
+        query = square(decoded(upload), played.run.situation.image_size)
+        with played.lock:
+            said = classes(played, query)
+            seen = []
+            for look in looks(played.run, torch.from_numpy(query)[None])[:WAYS]:
+                seen.append(gr.update(value=f"**{look.title}.** {look.caption}", visible=True))
+                seen.append(gr.update(value=enlarged(look.panels[0], 256, 12), visible=True))
+            alike = []
+            try:
+                if index not in banks:
+                    banks[index] = bank(played, progress)
+                pixels, features = banks[index]
+                nearest = most_similar(played.method, pixels, query, min(FOUND, len(pixels)), features)
+                alike = [(as_image(np.array(pixels.images[one.index]), 128), caption(pixels, one)) for one in nearest]
+            except SensoriumError as error:  # the data are gone: the rest is still to be seen
+                gr.Warning(escape(str(error)))
+        return [
+            gr.update(value=said, visible=True) if said else hidden,
+            *seen,
+            *[hidden] * (2 * WAYS - len(seen)),
+            alike,
+        ]
+
+    gr.on(
+        [picture.change, which.change],
+        told(shown),
+        [which, picture],
+        [label, *ways, similar],
+        trigger_mode="always_last",
+    )
+
+
+def bank(played: Played, progress: Any) -> tuple[Any, Tensor]:
+    """The training pictures, or so many of them as are quickly encoded, and their features [N, D]."""
+    pixels = played.pictures
+    if len(pixels) > SEARCHED:
+        pixels = pixels.subset(np.linspace(0, len(pixels) - 1, SEARCHED).astype(int))
+
+    def advance(done: int, total: int) -> None:
+        progress((done, total), desc="encoding the training pictures, once")
+
+    return pixels, encode(played.method, pixels, device=device_name(), on_progress=advance)
+
+
+def classes(played: Played, query: np.ndarray) -> dict[str, float]:
+    """Names of classes with their probabilities, of uint8 [3, S, S]; empty where the method learnt none."""
+    names = played.run.situation.classes
+    if not names or not isinstance(played.method, Classifier):
+        return {}
+    with torch.no_grad():
+        images = played.run.prepare_images(torch.from_numpy(query)[None])
+        chances = played.method.logits(images).float().softmax(1)[0].tolist()
+    return dict(zip(names, chances, strict=True))
+
+
+def caption(pixels: Any, one: Any) -> str:
+    """What stands under a picture that was found."""
+    words = [class_of(pixels, one.index), f"{one.similarity:.2f}", "exact duplicate" if one.same else ""]
+    return " · ".join(word for word in words if word)

@@ -1,0 +1,87 @@
+"""Sample: new pictures, and the way from noise to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from sensorium.kinds.generated import as_pixels
+from sensorium.kinds.looks import enlarged
+from sensorium.playground.common import Played, as_image, chooser, found_pictures, told
+from sensorium.protocols import Generator
+from sensorium.use import draw, goes_a_way, ways
+
+TITLE = "Sample"
+ANY = "any class"
+MOST = 64
+MOST_STEPS, USUAL_STEPS = 100, 25
+SHOWN_WAYS = 4
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, Generator)
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown("Draw new pictures: the same seed gives the same ones; more guidance insists more on the class.")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            n = gr.Slider(1, MOST, 16, step=1, label="Pictures")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
+            first = _controls(runs[0])
+            steps = gr.Slider(
+                1, MOST_STEPS, first["steps"], step=1, label="Steps from noise to picture", visible=first["way"]
+            )
+            label = gr.Dropdown(
+                first["classes"] or [ANY], value=ANY, label="Class", filterable=False, visible=bool(first["classes"])
+            )
+            guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance (1: as learnt)", visible=bool(first["classes"]))
+            button = gr.Button("Draw", variant="primary")
+        with gr.Column(scale=3, min_width=360):
+            drawn = found_pictures("Drawn")
+            title = gr.Markdown("**The way there**, from noise on the left", visible=first["way"])
+            way = gr.Image(
+                show_label=False, visible=first["way"], format="png", buttons=["download", "fullscreen"],
+                interactive=False, elem_classes="crisp",
+            )  # fmt: skip
+
+    def changed(index: int) -> list[Any]:
+        now = _controls(runs[index])
+        labelled = bool(now["classes"])
+        return [
+            gr.update(value=now["steps"], visible=now["way"]),
+            gr.update(choices=now["classes"] or [ANY], value=ANY, visible=labelled),
+            gr.update(value=1, visible=labelled),
+            None,
+            gr.update(visible=now["way"]),
+            gr.update(value=None, visible=now["way"]),
+        ]
+
+    def shown(index: int, n: int, seed: int, steps: int, label: str, guidance: float) -> list[Any]:
+        played = runs[index]
+        trace = goes_a_way(played.method)
+        chosen = None if label == ANY else label
+        with played.lock:
+            found = draw(
+                played.run, int(n), steps=int(steps), label=chosen, seed=int(seed or 0), trace=trace,
+                guidance=guidance if chosen is not None else 1.0,
+            )  # fmt: skip
+        pictures = [as_image(one, 128) for one in as_pixels(found[-1] if trace else found)]
+        return [pictures, enlarged(ways(found[:, :SHOWN_WAYS]), 256, 12) if trace else None]
+
+    which.change(told(changed), [which], [steps, label, guidance, drawn, title, way], show_progress="hidden")
+    button.click(told(shown), [which, n, seed, steps, label, guidance], [drawn, way])
+
+
+def _controls(run: Played) -> dict[str, Any]:
+    """What can be chosen of a run: whether it goes a way, in how many steps it usually does, the classes that it learnt."""
+    way = goes_a_way(run.method)
+    labelled = way and getattr(run.method, "classes", 0)
+    distilled = getattr(run.method, "times", "") == "start"
+    classes = [ANY, *run.run.situation.classes] if labelled else []
+    return {"way": way, "steps": 1 if distilled else USUAL_STEPS, "classes": classes}

@@ -1,0 +1,85 @@
+"""Search: pictures by what a text says of them, or by a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from sensorium.data.decode import BadImage, square
+from sensorium.errors import SensoriumError
+from sensorium.kinds.pairs import kept_tokens
+from sensorium.playground.common import Played, Upload, chooser, decoded, examples, found_pictures, picture_input, told
+from sensorium.protocols import ImageText
+from sensorium.use.search import Album, Looker, open_album
+
+TITLE = "Search"
+FOUND = 12
+SIDE = 160  # pixels of a found picture
+LONGEST = 1000  # characters
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, ImageText)
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown(
+        "Say what is to be seen in a picture, or give one: the pictures of the run's data that fit best come first."
+    )
+    albums: dict[int, Album] = {}
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            text = gr.Textbox(label="What is to be seen", max_length=LONGEST, submit_btn="Search")
+            picture = picture_input("Or a picture: drop, paste or choose one")
+            examples(runs, which, picture)
+        with gr.Column(scale=3, min_width=360):
+            found = found_pictures("Found, best first")
+
+    def album(index: int) -> Album:
+        if index not in albums:
+            looker = looker_of(runs[index])
+            albums[index] = open_album(looker, runs[index].run.folder, None)
+        return albums[index]
+
+    def by_text(index: int, words: str) -> list[tuple[Image.Image, str]]:
+        if not (words or "").strip():
+            raise SensoriumError("say what to look for.")
+        with runs[index].lock:
+            pictures = album(index)
+            return shown(pictures, pictures.looker.of_text(words[:LONGEST]))
+
+    def by_picture(index: int, upload: Upload | None) -> Any:
+        if upload is None:
+            return gr.skip()
+        with runs[index].lock:
+            pictures = album(index)
+            return shown(pictures, pictures.looker.of_picture(square(decoded(upload), pictures.looker.size)))
+
+    text.submit(told(by_text), [which, text], [found])
+    picture.change(told(by_picture), [which, picture], [found], trigger_mode="always_last")
+
+
+def looker_of(played: Played) -> Looker:
+    """What searches with a run that is loaded already."""
+    run, on = played.run, played.run.situation
+    cache = run.folder.parent / "cache"
+    return Looker(run.method, on.image_size, (on.mean, on.std), kept_tokens(run.folder), on.context, run.folder, cache)
+
+
+def shown(album: Album, vector: np.ndarray) -> list[tuple[Image.Image, str]]:
+    """The pictures most like a vector [E], with what is known of each; those whose files are gone are left out."""
+    found = []
+    for hit in album.near(vector, FOUND):
+        try:
+            pixels = album.picture(hit, SIDE)
+        except BadImage:
+            continue
+        found.append((Image.fromarray(pixels.transpose(1, 2, 0)), f"{hit.similarity:.2f} · {hit.caption or hit.name}"))
+    return found

@@ -1,0 +1,108 @@
+"""Watch: a stream plays, and the run says of each frame what is going on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+
+from sensorium.data.decode import printable
+from sensorium.data.stream_files import UNKNOWN, read_values
+from sensorium.data.streams import AnyStream, Framed, Scaled, Stream
+from sensorium.errors import SensoriumError
+from sensorium.playground.common import Played, chooser, told
+from sensorium.playground.timeline import timeline
+from sensorium.protocols import OnlineDetector
+from sensorium.use.watch import channels
+
+TITLE = "Watch"
+LISTED = 200  # recordings to choose from
+LONGEST = 20_000  # frames that are played
+TICKS = 60  # drawings of a stream
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, OnlineDetector)
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown(
+        "Play a recording: at each frame the run names the action from the frames so far, and sees none that follow."
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            recording = gr.Dropdown(listed(runs[0]), label="Recording that it has not seen")
+            file = gr.File(
+                label="Or one of yours: .npz or .npy", file_types=[".npz", ".npy"], type="filepath", height=170
+            )
+            seconds = gr.Slider(0, 30, 8, step=1, label="Seconds to play it in")
+            with gr.Row():
+                start = gr.Button("Play", variant="primary", min_width=80)
+                stop = gr.Button("Stop", min_width=80)
+        with gr.Column(scale=5, min_width=420):
+            drawn = gr.HTML(elem_classes="timeline", min_height=340)
+
+    def changed(index: int) -> list[Any]:
+        names = listed(runs[index])
+        return [gr.update(choices=names, value=names[0][1] if names else None), None, ""]
+
+    def played(index: int, chosen: int | None, path: str | None, seconds: float) -> Iterator[str]:
+        run = runs[index]
+        stream = opened(run, Path(path)) if path else held_out(run, chosen)
+        frames = stream.frames(0, LONGEST)
+        truth = stream.labels_of(0, len(frames))
+        with run.lock:
+            chances = run.method.predict(torch.from_numpy(frames)).float().cpu().numpy()
+        on = run.run.situation
+        for stop in np.unique(np.linspace(1, len(frames), TICKS).astype(int)).tolist():
+            begun = time.monotonic()
+            yield timeline(
+                chances[:stop], len(frames), on.classes, truth if (truth != UNKNOWN).any() else None, on.rate
+            )
+            time.sleep(max(0.0, seconds / TICKS - (time.monotonic() - begun)))
+
+    which.change(told(changed), [which], [recording, file, drawn], show_progress="hidden")
+    going = start.click(told(played), [which, recording, file, seconds], [drawn], show_progress="minimal")
+    stop.click(None, cancels=[going])
+
+
+def listed(run: Played) -> list[tuple[str, int]]:
+    """The names of held-out recordings with their numbers; none where the data are gone."""
+    try:
+        streams = run.ready.test
+    except SensoriumError:
+        return []
+    return [(f"{stream.name} ({len(stream):,} frames)", i) for i, stream in enumerate(streams[:LISTED])]
+
+
+def held_out(run: Played, chosen: int | None) -> AnyStream:
+    """One of the recordings to choose from."""
+    if chosen is None:
+        raise SensoriumError("choose a recording first, or give one of yours.")
+    return run.ready.test[chosen]
+
+
+def opened(run: Played, path: Path) -> AnyStream:
+    """A visitor's recording as the run sees streams: its first, in frames and units of the training data."""
+    on, name = run.run.situation, printable(path.name)
+    try:
+        values = read_values(path)[0][1]
+    except SensoriumError as error:
+        raise SensoriumError(str(error).replace(str(path), name)) from None
+    try:
+        stream = Stream(name, values, np.full(len(values), UNKNOWN))
+    except ValueError as error:
+        raise SensoriumError(f"{name}: {error}.") from None
+    if stream.width != channels(on):
+        raise SensoriumError(f"{name}: {stream.width} numbers a step, but {run.run.name} learnt from {channels(on)}.")
+    if len(stream) < on.frame:
+        raise SensoriumError(f"{name}: {len(stream):,} steps, and a frame takes {on.frame}.")
+    return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

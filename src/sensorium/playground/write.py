@@ -1,0 +1,56 @@
+"""Write: a language model goes on from a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import gradio as gr
+
+from sensorium.playground.common import Played, chooser, told
+from sensorium.protocols import LanguageModel
+from sensorium.use import generate
+
+TITLE = "Write"
+LONGEST = 4000  # characters of a prompt
+MOST = 1000  # tokens
+
+
+def offers(run: Played) -> bool:
+    """Whether this tab has a use for a run."""
+    return isinstance(run.method, LanguageModel)
+
+
+def tab(runs: Sequence[Played]) -> None:
+    """Draw the tab."""
+    gr.Markdown("Begin a text and let the model go on: a low temperature keeps to what is likely, a high one strays.")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            which = chooser(runs)
+            prompt = gr.Textbox(label="Beginning", lines=4, max_length=LONGEST, placeholder="Once upon a time")
+            temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature")
+            most = gr.Slider(1, MOST, 200, step=1, label="Tokens at most")
+            with gr.Accordion("More", open=False):
+                top_k = gr.Slider(0, 200, 0, step=1, label="Choose among so many tokens (0: all)")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
+            with gr.Row():
+                start = gr.Button("Write", variant="primary", min_width=80)
+                stop = gr.Button("Stop", min_width=80)
+        with gr.Column(scale=3, min_width=360):
+            text = gr.Textbox(label="Text", lines=16, max_lines=30, buttons=["copy"], interactive=False)
+
+    def written(index: int, prompt: str, temperature: float, most: int, top_k: int, seed: int) -> Iterator[str]:
+        so_far = prompt = (prompt or "")[:LONGEST]
+        yield so_far
+        pieces = generate(
+            runs[index].run, prompt, most=int(most), temperature=temperature, top_k=int(top_k) or None, seed=int(seed or 0)
+        )  # fmt: skip
+        for piece in pieces:
+            so_far += piece
+            if piece:
+                yield so_far
+
+    going = gr.on(
+        [start.click, prompt.submit], told(written), [which, prompt, temperature, most, top_k, seed], [text],
+        show_progress="minimal",
+    )  # fmt: skip
+    stop.click(None, cancels=[going])

@@ -1,0 +1,190 @@
+"""Finding the objects of pictures with a run, or with a published detector: drawn, and written as COCO json.
+
+``detections.json`` is a list as COCO's tools read results, ``{"image_id", "category_id", "bbox": [left, top, width,
+height], "score"}`` in pixels of the picture as it is, with ``file_name`` and ``category`` besides. Pictures are
+numbered from 1 in the order in which they were taken. The classes of a run are numbered from 1; a published
+detector's by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.markup import escape
+from torch import Tensor
+
+from sensorium.data.box_views import collate, to_original
+from sensorium.data.decode import EXTENSIONS, BadImage, printable, rgb, to_array
+from sensorium.data.fields import natural_key
+from sensorium.errors import SensoriumError
+from sensorium.kinds.box_looks import class_name, with_boxes
+from sensorium.protocols import Detector
+from sensorium.recipes.detection import divisor_of
+from sensorium.runs import Run
+from sensorium.training.files import replace as write
+from sensorium.training.files import write_json
+from sensorium.training.precision import device_name
+from sensorium.training.progress import bar
+
+SIDES = (800, 1333)  # shorter and longer side at most, of published detectors that say nothing else
+NAMED = 5  # pictures that are named where they were skipped
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A detector, and what it needs to read pictures.
+
+    ``sides``: pictures are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
+    more than ``sides[1]``. ``classes`` by label, () where nobody named them; ``first``: the number of class 0 in
+    COCO's results.
+    """
+
+    method: Any
+    classes: tuple[str, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
+    sides: tuple[int, int]
+    first: int
+
+    def find(self, image: Tensor, threshold: float = 0.3) -> dict[str, Tensor]:
+        """uint8 [3, H, W] of any size -> ``boxes`` [N, 4] by their edges in its pixels, ``scores`` [N], falling,
+        ``labels`` [N]."""
+        height, width = (int(n) for n in image.shape[1:])
+        factor = min(self.sides[0] / min(height, width), self.sides[1] / max(height, width))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        shown = image
+        if size != (width, height):
+            resized = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BILINEAR)
+            shown = torch.from_numpy(to_array(resized))
+        sample = {"image": shown, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "crowd": torch.zeros(0)}
+        divisor = divisor_of(self.method, max(self.sides))
+        batch = collate([sample | {"original": torch.tensor([height, width])}], self.mean, self.std, divisor=divisor)
+        device = next(self.method.parameters()).device
+        with torch.no_grad():
+            found = self.method.detect(batch["image"].to(device), threshold, sizes=batch["sizes"])
+        result = to_original([{k: v.cpu() for k, v in one.items()} for one in found], batch)[0]
+        limits = torch.tensor([width, height, width, height], dtype=result["boxes"].dtype)
+        return result | {"boxes": torch.minimum(result["boxes"].clamp(min=0), limits)}
+
+
+def open_finder(run: Path) -> Finder:
+    """What finds objects: a run of a detector, or a published one. Raises SensoriumError for anything else."""
+    from sensorium.use import load
+
+    thing = load(run)
+    method: Any = thing.method if isinstance(thing, Run) else thing
+    if not isinstance(method, Detector):
+        raise SensoriumError(f"'{run}' finds no objects, which `sensorium detect` wants: take a run of fcos or detr.")
+    method = method.to(device_name()).eval()  # type: ignore[attr-defined]
+    if isinstance(thing, Run):
+        on = thing.situation
+        return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)
+    sides: tuple[int, int] = getattr(method, "sides", SIDES)
+    mean, std = method.normalization
+    return Finder(method, tuple(getattr(method, "class_names", ())), mean, std, sides, 0)
+
+
+def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | None) -> str:
+    """Draw the objects of ``images`` (pictures, or folders of them) into copies in the folder ``out``, and write
+    ``detections.json`` there; gives the lines that say what was found, and which pictures could not be read."""
+    if not 0 <= threshold <= 1:
+        raise SensoriumError(f"--threshold {threshold}: a score lies between 0 and 1.")
+    target = out or (run if run.is_dir() else run.parent) / "found"
+    if target.exists() and not target.is_dir():
+        raise SensoriumError(f"--out {printable(str(target))}: this is a file; give a folder.")
+    wanted = pictures_of(images, target)
+    finder = open_finder(run)
+    target.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    names: set[str] = set()
+    with bar("detecting", True) as advance:
+        for number, path in enumerate(wanted, 1):
+            try:
+                image = rgb(path, printable(str(path)))
+            except BadImage as bad:
+                skipped.append(f"skipped {bad.name}: {bad.reason}")
+            else:
+                found = finder.find(torch.from_numpy(to_array(image)), threshold)
+                rows += rows_of(found, finder, number, path.name)
+                _draw(image, found, finder, target / _free(path.stem, names))
+            if advance is not None:
+                advance(number, len(wanted))
+    if len(skipped) == len(wanted):
+        raise SensoriumError(f"none of {len(wanted):,} pictures can be read: {skipped[0].removeprefix('skipped ')}.")
+    write_json(target / "detections.json", rows)
+    return escape("\n".join(_told(rows, len(wanted) - len(skipped), skipped, target)))
+
+
+def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """The picture files among ``paths`` and in folders of them, in order, each once; what lies in ``out`` is left
+    aside."""
+    if not paths:
+        raise SensoriumError("name pictures, or folders of them: sensorium detect RUN PICTURES")
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            files = list(_below(path, out))
+            if not files:
+                raise SensoriumError(f"there is no picture in '{printable(str(path))}'.")
+        elif path.is_file():
+            files = [path]
+        else:
+            raise SensoriumError(f"there is no picture or folder '{printable(str(path))}'.")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def rows_of(found: dict[str, Tensor], finder: Finder, number: int, name: str) -> list[dict[str, Any]]:
+    """Detections of one picture as COCO's results have them."""
+    rows = []
+    for box, label, score in zip(
+        found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
+    ):
+        x1, y1, x2, y2 = box
+        bbox = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+        row = {"image_id": number, "category_id": label + finder.first, "bbox": bbox, "score": round(score, 5)}
+        rows.append(row | {"file_name": name, "category": class_name(finder.classes, label)})
+    return rows
+
+
+def _below(folder: Path, out: Path | None) -> Iterator[Path]:
+    left = None if out is None else out.resolve()
+    for path in sorted(folder.rglob("*"), key=lambda p: natural_key(str(p))):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        own = left is not None and path.resolve().is_relative_to(left)
+        if path.suffix.lower() in EXTENSIONS and not hidden and not own and path.is_file():
+            yield path
+
+
+def _draw(image: Image.Image, found: dict[str, Tensor], finder: Finder, path: Path) -> None:
+    drawn = with_boxes(
+        image, found["boxes"].tolist(), found["labels"].tolist(), finder.classes, found["scores"].tolist()
+    )
+    write(path, lambda temporary: drawn.save(temporary, "PNG"))
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    """A name for a drawn picture that no other has."""
+    name, n = f"{stem}.png", 1
+    while name.lower() in taken:
+        n += 1
+        name = f"{stem}-{n}.png"
+    taken.add(name.lower())
+    return name
+
+
+def _told(rows: list[dict[str, Any]], count: int, skipped: list[str], target: Path) -> list[str]:
+    each = Counter(row["category"] for row in rows).most_common(8)
+    of = f": {', '.join(f'{n:,} {printable(name)}' for name, n in each)}" if each else ""
+    lines = [f"{len(rows):,} objects in {count:,} pictures{of}", *skipped[:NAMED]]
+    if len(skipped) > NAMED:
+        lines.append(f"... {len(skipped):,} pictures were skipped in all")
+    return [*lines, f"{printable(str(target))}/detections.json"]

@@ -1,0 +1,328 @@
+"""Finding pictures by words, or by a picture, with an index that is kept on disk.
+
+The pictures are embedded once. What is kept beside the run: their vectors (compared with every one: exact), on request a
+graph of them (usearch's HNSW: approximate), and names and captions with the key that they were made for: a hash of the
+pictures' files and of the weights. An index whose key or checksum differs is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sensorium.data.cache import Pixels, cache, content_hash
+from sensorium.data.clip_tokens import CLIPTokens
+from sensorium.data.decode import BadImage, printable, rgb, square
+from sensorium.data.fields import EncodedImages, ImageSet, View, picture
+from sensorium.data.open import open_data
+from sensorium.data.pairs import Pairs
+from sensorium.data.scenes_pairs import open_captioned, plain_images
+from sensorium.errors import SensoriumError
+from sensorium.evaluate.encode import encode
+from sensorium.evaluate.retrieval import embed_images, embed_texts
+from sensorium.kinds.pair_looks import shelf
+from sensorium.kinds.pairs import LONGEST, kept_tokens
+from sensorium.protocols import Encoder, ImageText
+from sensorium.published.files import locate
+from sensorium.runs import Run
+from sensorium.training.files import replace as write
+from sensorium.training.files import write_json
+from sensorium.training.precision import device_name
+from sensorium.training.progress import bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+VERSION = 1
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found. ``place`` is (set, index) in the data; ``caption`` "" where it has none."""
+
+    name: str
+    caption: str
+    similarity: float
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Looker:
+    """A trained network, and what it needs to read pictures and texts. ``home`` is where its indices are kept."""
+
+    method: Any
+    size: int
+    normalization: Statistics
+    tokens: CLIPTokens | None
+    context: int
+    home: Path
+    cache: Path
+
+    def of_text(self, text: str) -> np.ndarray:
+        """A text's vector: float32 [E]."""
+        if self.tokens is None:
+            raise SensoriumError("it learnt from pictures alone and reads no text: search by --image.")
+        if not text.strip():
+            raise SensoriumError("--text is empty: say what to look for.")
+        rows = self.tokens.encode([text], self.context)
+        return embed_texts(self.method, rows, device=device_name())[0].numpy()
+
+    def of_pictures(self, pixels: Pixels) -> np.ndarray:
+        """Unit vectors of uint8 pictures: float32 [N, E]."""
+        pixels = replace(pixels, mean=self.normalization[0], std=self.normalization[1], labels=None)
+        if self.tokens is not None:
+            return embed_images(self.method, pixels, device=device_name()).numpy()
+        features = encode(self.method, pixels, device=device_name())
+        return torch.nn.functional.normalize(features, dim=1).numpy()
+
+    def of_picture(self, array: np.ndarray) -> np.ndarray:
+        """A picture's vector, of uint8 [3, S, S]: float32 [E]."""
+        zero = (0.0, 0.0, 0.0)
+        return self.of_pictures(Pixels(array[None], None, (), zero, zero))[0]
+
+
+@dataclass(frozen=True)
+class Album:
+    """Pictures that can be searched: what was kept of them, and the sets that they are in."""
+
+    looker: Looker
+    sets: tuple[ImageSet, ...]
+    vectors: np.ndarray  # [N, E]
+    told: dict[str, Any]
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def near(self, vector: np.ndarray, k: int, *, approximate: bool = False) -> list[Hit]:
+        """The ``k`` pictures most similar to ``vector`` [E], best first."""
+        from usearch.compiled import MetricKind
+        from usearch.index import search as compare
+
+        k = min(k, len(self))
+        if approximate:
+            matches = self._graph().search(vector, k)
+        else:
+            matches = compare(np.asarray(self.vectors), vector, k, MetricKind.IP, exact=True)
+        return [
+            Hit(self.told["names"][i], self.told["captions"][i], 1 - float(d), tuple(self.told["places"][i]))
+            for i, d in zip(np.asarray(matches.keys).tolist(), np.asarray(matches.distances), strict=True)
+        ]
+
+    def picture(self, hit: Hit, size: int | None = None) -> np.ndarray:
+        """A found picture as a square: uint8 [3, size, size]."""
+        side = size or self.looker.size
+        return square(picture(self.sets[hit.place[0]], hit.place[1]), side)
+
+    def _graph(self) -> Any:
+        from usearch.index import Index
+
+        path, seal = self.path.with_suffix(".usearch"), self.path.with_suffix(".usearch.json")
+        if not _sealed(path, seal, self.told["key"]):
+            graph = Index(ndim=self.vectors.shape[1], metric="ip", dtype="f32")
+            graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self.vectors))
+            write(path, lambda temporary: graph.save(str(temporary)))
+            write_json(seal, {"key": self.told["key"], "checksum": _digest_of_file(path)})
+        return Index.restore(str(path), view=True)
+
+
+def search(
+    run: Path,
+    data: str | None,
+    *,
+    text: str | None,
+    image: Path | None,
+    k: int,
+    approximate: bool,
+    picture: Path | None,
+) -> Table:
+    """A table of the ``k`` pictures most like a text or a picture; ``picture`` is also written where it is given."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if (text is None) == (image is None):
+        many = "either --text or --image, not both" if text is not None else "--text WORDS or --image PICTURE"
+        raise SensoriumError(f"say what to look for: {many}.")
+    if k < 1:
+        raise SensoriumError(f"--k {k}: one is the least.")
+    looker = open_looker(run)
+    if image is None:
+        vector = looker.of_text(text or "")
+    else:
+        vector = looker.of_picture(read_picture(image, looker.size))
+    album = open_album(looker, run, data)
+    hits = album.near(vector, k, approximate=approximate)
+    words = f'"{text}"' if text is not None else str(image)
+    captioned = any(hit.caption for hit in hits)
+    table = Table("similarity", "picture", *(["caption"] if captioned else []), title_justify="left")
+    table.title = Text(f"{printable(words)} among {len(album):,} pictures")
+    table.min_width = min(100, table.title.cell_len)  # a title is folded to the width of its table
+    for hit in hits:
+        cells = [Text(printable(hit.name)), *([Text(printable(hit.caption))] if captioned else [])]
+        table.add_row(f"{hit.similarity:.3f}", *cells)
+    if skipped := album.told["skipped"]:
+        table.caption = Text(f"{skipped:,} could not be read")
+    if picture is not None:
+        _draw(album, hits, words, image, picture)
+    return table
+
+
+def open_looker(run: Path) -> Looker:
+    """What searches: a run whose method embeds pictures (and texts), or a published CLIP."""
+    from sensorium.use import load
+
+    thing = load(run)
+    if isinstance(thing, Run):
+        method, on = thing.method, thing.situation
+        _require(method, run)
+        tokens = kept_tokens(thing.folder) if isinstance(method, ImageText) else None
+        context = getattr(on, "context", 0)
+        return Looker(
+            method, on.image_size, (on.mean, on.std), tokens, context, thing.folder, thing.folder.parent / "cache"
+        )
+    _require(thing, run)
+    tokens = CLIPTokens.from_hf(locate(run)) if isinstance(thing, ImageText) else None
+    network: Any = getattr(thing, "backbone", thing)
+    side = getattr(network, "image_size", None) or 224
+    size = side if isinstance(side, int) else side[0]
+    context = min(LONGEST, getattr(getattr(thing, "text", None), "context", LONGEST))
+    normalization = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    home = Path("sensorium-cache")
+    return Looker(thing, size, normalization, tokens, context, home, home)
+
+
+def open_album(looker: Looker, run: Path, data: str | None) -> Album:
+    """The pictures of ``data``, or all of the run's own, with their vectors: read from disk where they are still good."""
+    sets, captions = _sets(run, data)
+    weights = _digest_of_weights(looker.method)
+    key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
+    key = hashlib.blake2b((key + json.dumps(captions)).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+    where = hashlib.blake2b(f"{data}:{run.resolve()}".encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    path = looker.home / "search" / f"{where}.npy"
+    seal = path.with_suffix(".json")
+    if not _sealed(path, seal, key):
+        _build(looker, sets, captions, key, path, seal)
+    return Album(looker, sets, np.load(path, mmap_mode="r", allow_pickle=False), json.loads(seal.read_text()), path)
+
+
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """A picture's file as a square: uint8 [3, size, size]. Raises SensoriumError that names it."""
+    if not path.is_file():
+        raise SensoriumError(f"there is no picture '{printable(str(path))}'.")
+    return square(rgb(path, printable(str(path)), 2 * size), size)
+
+
+def _require(method: Any, run: Path) -> None:
+    if not isinstance(method, Encoder | ImageText):
+        raise SensoriumError(
+            f"'{run}' gives pictures no features, so nothing can be searched with it: take a run of clip, mae, simclr or dino."
+        )
+
+
+def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
+    """The sets of pictures to search, each picture once, and for each set its captions by name."""
+    path, test, limit = data, None, None
+    if data is None:
+        if not (run / "run.json").is_file():
+            raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
+        info = Run(run).info["data"]
+        path, test, limit = info["path"], info["test"], info["limit"]
+    assert path is not None
+    try:
+        opened = open_captioned(path, test=test, limit=limit)
+        pairs = [one for one in (opened.train, opened.test, opened.val) if one is not None]
+        captions = [dict(zip(reversed(one.names), reversed(one.texts), strict=True)) for one in pairs]
+        return tuple(_once(one) for one in pairs), captions
+    except SensoriumError as error:
+        try:
+            found = open_data(path, test=test, limit=limit)
+        except SensoriumError as other:
+            raise (error if str(path).endswith((".jsonl", ".jsonl.gz")) else other) from None
+    images = [one for one in (found.train, found.test, found.val) if one is not None]
+    return tuple(images), [_texts(one) for one in images]
+
+
+def _once(pairs: Pairs) -> ImageSet:
+    names = list(pairs.names)
+    if len(set(names)) < len(names):
+        pairs = pairs.subset(np.unique(np.array(names, dtype=object), return_index=True)[1])
+    return plain_images(pairs)
+
+
+def _texts(images: ImageSet) -> dict[str, str]:
+    base = images.base if isinstance(images, View) else images
+    texts = base.texts if isinstance(base, EncodedImages) else None
+    return {} if texts is None else {n: t for n, t in zip(base.names, texts, strict=True) if t}
+
+
+def _build(
+    looker: Looker, sets: Sequence[ImageSet], captions: list[dict[str, str]], key: str, path: Path, seal: Path
+) -> None:
+    vectors, told = [], {"names": [], "captions": [], "places": [], "skipped": 0}
+    for number, (images, texts) in enumerate(zip(sets, captions, strict=True)):
+        with bar("decoding", True) as advance:
+            pixels = cache(images, looker.size, looker.cache, progress=advance)
+        place = {name: i for i, name in enumerate(images.names)}
+        vectors.append(looker.of_pictures(pixels))
+        told["names"] += list(pixels.names)
+        told["captions"] += [texts.get(name, "") for name in pixels.names]
+        told["places"] += [(number, place[name]) for name in pixels.names]
+        told["skipped"] += len(pixels.skipped)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, np.concatenate(vectors).astype(np.float32), allow_pickle=False)
+
+    seal.unlink(missing_ok=True)
+    write(path, save)
+    write_json(seal, told | {"key": key, "checksum": _digest_of_file(path)})
+
+
+def _sealed(path: Path, seal: Path, key: str) -> bool:
+    """Whether what lies at ``path`` was made for ``key`` and is whole."""
+    try:
+        told = json.loads(seal.read_text())
+        return told["key"] == key and told["checksum"] == _digest_of_file(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:40]
+
+
+def _digest_of_weights(method: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for name, value in method.state_dict().items():
+        digest.update(f"{name}:{list(value.shape)}:{value.dtype};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out: Path) -> None:
+    """What was found as one picture; the query first where it is a picture itself."""
+    shown: list[np.ndarray] = []
+    if image is not None:
+        shown.append(read_picture(image, album.looker.size))
+    for hit in hits:
+        try:
+            shown.append(album.picture(hit))
+        except BadImage:  # it was there when the index was made
+            shown.append(np.full((3, album.looker.size, album.looker.size), 255, np.uint8))
+    rows = []
+    for start in range(0, len(shown), 9):
+        part = shown[start : start + 9]
+        marks = [image is not None and start + i == 0 for i in range(len(part))]
+        rows.append((words if start == 0 else "", np.stack(part), marks))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shelf(rows).save(out if out.suffix else out.with_suffix(".png"))

@@ -1,0 +1,194 @@
+"""Videos as streams: every frame through an encoder of pictures, kept as features that a detector learns from.
+
+    sensorium embed sensorium-runs/dino --data videos/ --out features.npz
+    sensorium train oadtr --data features.npz
+
+A folder of videos may hold a labels.json as :mod:`sensorium.data.streams` describes it: its labels go along.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sensorium.data.clips import MOTION, motion
+from sensorium.data.decode import printable, square
+from sensorium.data.fields import Skipped, natural_key
+from sensorium.data.stream_files import UNKNOWN, numbered, read_table
+from sensorium.data.video import video_frames
+from sensorium.errors import SensoriumError
+from sensorium.evaluate.encode import normalised
+from sensorium.protocols import Encoder
+from sensorium.runs import Run
+from sensorium.training.files import replace
+from sensorium.training.precision import device_name
+from sensorium.use import load
+
+VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv")
+_TOGETHER = 32  # frames that are encoded at once
+_LOOKED = 30  # frames whose times tell a video's rate
+
+Encode = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a path is a video's by its name, or a folder whose files are videos, most of them."""
+    path = Path(path)
+    if path.is_dir():
+        return 2 * len(_videos(path)) > sum(
+            1 for entry in path.iterdir() if entry.is_file() and entry.suffix != ".json"
+        )
+    return path.suffix.casefold() in VIDEOS
+
+
+def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
+    """Frames uint8 [3, H, W] of one video -> features [n, D] of ``together`` of them at a time.
+
+    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.clips.motion`). An encoder sees the square in
+    the middle of a frame, as it saw pictures. Raises SensoriumError where there is no encoder of that name.
+    """
+    if str(name) == MOTION:
+        return _encode_motion
+    thing = load(name)
+    network, size, mean, std = thing, 224, (0.5,) * 3, (0.5,) * 3
+    if isinstance(thing, Run):
+        network, on = thing.method, thing.situation
+        if isinstance(network, Encoder):
+            size, mean, std = on.image_size, on.mean, on.std
+    else:
+        size = int(getattr(thing, "image_size", None) or 224)
+        mean, std = getattr(thing, "normalization", (mean, std))
+    if not isinstance(network, Encoder):
+        raise SensoriumError(f"'{name}' gives no features of pictures, which videos are to be embedded by.")
+    device = device_name()
+    encoder: Any = network.to(device).eval() if isinstance(network, torch.nn.Module) else network
+
+    def encode(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        at = iter(frames)
+        while group := list(islice(at, together)):
+            pixels = np.stack([square(Image.fromarray(frame.transpose(1, 2, 0)), size) for frame in group])
+            with torch.inference_mode():
+                found = encoder.features(normalised(torch.from_numpy(pixels).to(device), mean, std))
+            yield found.float().cpu().numpy()
+
+    return encode
+
+
+def _encode_motion(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    before = None
+    for frame in frames:
+        found, before = motion(frame[None], before)
+        yield found
+
+
+def embed_video(
+    encoder: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    rate: float | None = None,
+    limit: int | None = None,
+) -> str:
+    """Features of every frame of a video, or of each video of a folder, as an .npz that ``open_streams`` reads.
+
+    encoder: as in :func:`read_encoder`; the file notes it, so that what learns from the features can watch videos.
+    rate: frames a second, by default what a labels.json or else the (first) video says. limit: first frames of each.
+    A video of a folder that cannot be read to its end, or whose labels do not fit, is skipped by name. Gives a line that
+    says what was written.
+    """
+    data = Path(data)
+    videos = _videos(data) if data.is_dir() else [data]
+    if not videos:
+        raise SensoriumError(f"'{printable(str(data))}' holds no video. Looked for {', '.join(VIDEOS)}.")
+    table = data / "labels.json"
+    classes, said, told = read_table(table) if data.is_dir() and table.is_file() else ((), {}, None)
+    rate = rate or told or _rate_of(videos, single=not data.is_dir())
+    encode, skipped = read_encoder(encoder, together=_TOGETHER), list[Skipped]()
+    ends, labels, names, width = [0], [np.zeros(0, np.int32)], [], 0
+    target = Path(out) if out is not None else _beside(encoder, data)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() as raw:
+        for path in videos:
+            shown, start = printable(path.name), raw.tell()
+            try:
+                width, count = _write(encode, path, rate, limit, raw)
+                marks = said.get(path.stem)
+                mine = np.full(count, UNKNOWN, np.int32) if marks is None else numbered(marks, count, classes)
+            except (SensoriumError, ValueError, TypeError, IndexError) as error:
+                if not data.is_dir():
+                    raise
+                skipped.append(Skipped(shown, str(error)))
+                raw.seek(start)
+                raw.truncate()
+                continue
+            ends.append(ends[-1] + count)
+            labels.append(mine)
+            names.append(shown)
+        if not names:
+            raise SensoriumError(f"{printable(str(data))}: no video can be used ({skipped[0].reason}).")
+        raw.flush()
+        arrays = {
+            "features": np.memmap(raw, np.float32, "r", 0, (ends[-1], width)),
+            "label": np.concatenate(labels),
+            "offsets": np.array(ends),
+            "class_names": np.array(classes, "U") if classes else np.zeros(0, "U1"),
+            "sample_rate_hz": np.array(rate),
+            "names": np.array(names),
+            "encoder": np.array(_whole(encoder)),
+        }
+        replace(target, lambda temporary: _save(temporary, arrays))
+    lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
+    lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
+    return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+
+
+def _write(encode: Encode, path: Path, rate: float, limit: int | None, raw: BinaryIO) -> tuple[int, int]:
+    """Append a video's features to ``raw``: (their width, how many frames)."""
+    width = count = 0
+    frames = (frame.image for frame in islice(video_frames(path, rate=rate), limit))
+    for found in encode(frames):
+        width, count = found.shape[1], count + len(found)
+        raw.write(np.ascontiguousarray(found, np.float32).tobytes())
+    return width, count
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _videos(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.casefold() in VIDEOS and path.is_file()]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def _rate_of(videos: list[Path], *, single: bool) -> float:
+    """Frames a second of the first video that can be read, by the times of its first frames."""
+    said = ""
+    for path in videos:
+        try:
+            seconds = [frame.seconds for frame in islice(video_frames(path), _LOOKED)]
+        except SensoriumError as error:
+            if single:
+                raise
+            said = said or str(error)
+            continue
+        return round((len(seconds) - 1) / seconds[-1], 6) if len(seconds) > 1 else 1.0
+    raise SensoriumError(f"no video can be used ({said}).")
+
+
+def _whole(encoder: str | Path) -> str:
+    """A name that holds from any folder; that of a hub stays as it is."""
+    return str(Path(encoder).resolve()) if str(encoder) != MOTION and Path(encoder).exists() else str(encoder)
+
+
+def _beside(encoder: str | Path, data: Path) -> Path:
+    folder = Path(encoder) if Path(encoder).is_dir() else Path()
+    return folder / f"{data.resolve().stem}.npz"

@@ -1,0 +1,197 @@
+"""A trained detector on a stream: the action of each frame as soon as the frame is there, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from sensorium.data.decode import printable
+from sensorium.data.stream_files import read_values
+from sensorium.data.streams import Framed, Scaled, Stream
+from sensorium.data.video import video_frames
+from sensorium.errors import SensoriumError
+from sensorium.protocols import OnlineDetector
+from sensorium.recipes.streaming import StreamSituation
+from sensorium.runs import Run
+from sensorium.use.video import is_video, read_encoder
+
+_BLOCK = 256  # steps of a recording that are read together
+_LONGEST = 1 << 20  # bytes of a line
+_NAMED = 5  # broken lines that are named one by one
+
+Piece = np.ndarray | str  # steps [n, C], or what is to be said of some that could not be read
+
+
+def watch(run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool = False) -> Iterator[str]:
+    """Lines of text for the frames of ``stream`` while they arrive: each change of action, and each ``every``-th frame.
+
+    stream: a recording (.npz with its labels or without, .npy, or text of a line of numbers a step), a video (for a run
+    that learnt from an encoder's features), or "-", standard input, a line of numbers a step. Steps of a signal are
+    gathered into frames as in training. as_json: a line is an object with ``frame``, ``time`` in seconds (null where
+    the run knows no rate; of the frame's last step), ``action``, ``probability`` and ``stream``, or ``error``.
+    Lines that are no such numbers are named, counted and skipped. Ctrl-C ends it. Raises SensoriumError for what cannot
+    be read at all.
+    """
+    found = run if isinstance(run, Run) else Run(run)
+    on = _situation(found)
+    if every < 1:
+        raise SensoriumError(f"--every {every}: 1 is the least.")
+    try:
+        for name, pieces in _recordings(stream, on):
+            yield from _said(found, name, pieces, every, as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
+    """Steps of one recording, [n, C] at a time as they come -> probabilities [K] of each frame as soon as it is whole.
+
+    C: ``channels``. Text among the steps is handed on in its place. The method's stream begins anew.
+    """
+    method: Any = run.method
+    device = next(method.parameters()).device
+    method.reset()
+    try:
+        for frame in _frames(steps, _situation(run)):
+            if isinstance(frame, str):
+                yield frame
+            else:
+                yield method.step(torch.from_numpy(frame).to(device)).float().cpu().numpy()
+    finally:
+        method.reset()
+
+
+def channels(on: StreamSituation) -> int:
+    """Numbers a step of what a run learnt from."""
+    return on.features // (on.frame + 2) if on.frame > 1 else on.features
+
+
+def _situation(run: Run) -> StreamSituation:
+    if not isinstance(run.situation, StreamSituation) or not isinstance(run.method, OnlineDetector):
+        raise SensoriumError(f"'{run.folder}' does not name the actions of streams, which `sensorium watch` wants.")
+    return run.situation
+
+
+def _frames(steps: Iterable[Piece], on: StreamSituation) -> Iterator[Piece]:
+    """Frames [F] as a method sees them: steps gathered, cut and brought to the units of the training data."""
+    mean, std = np.array(on.mean), np.array(on.std)
+    rest = np.empty((0, channels(on)), np.float32)
+    for piece in steps:
+        if isinstance(piece, str):
+            yield piece
+            continue
+        rest = np.concatenate([rest, piece])
+        count = len(rest) // on.frame
+        if not count:
+            continue
+        whole = Stream("", rest[: count * on.frame], np.zeros(count * on.frame, np.int8))
+        rest = rest[count * on.frame :]
+        yield from Scaled(Framed(whole, on.frame) if on.frame > 1 else whole, mean, std).frames(0, count)
+
+
+def _said(run: Run, name: str, steps: Iterable[Piece], every: int, as_json: bool) -> Iterator[str]:
+    on: StreamSituation = run.situation
+    wide, before, index = max(map(len, on.classes)), -1, 0
+    if name and not as_json:
+        yield name
+    for found in follow(run, steps):
+        if isinstance(found, str):
+            yield json.dumps({"stream": name, "error": found}) if as_json else found
+            continue
+        action = int(found.argmax())
+        time = None if on.rate is None else ((index + 1) * on.frame - 1) / (on.rate * on.frame)
+        if action != before or index % every == 0:
+            probability = float(found[action])
+            when = f"{index:8,d}  " if time is None else f"{time:8.2f} s  "
+            row = {"frame": index, "time": time, "action": on.classes[action], "probability": probability}
+            plain = f"{when}{on.classes[action]:{wide}s}  {100 * probability:5.1f} %"
+            yield json.dumps({**row, "stream": name}) if as_json else plain
+        before, index = action, index + 1
+
+
+def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterator[Piece]]]:
+    """(name, steps) of each recording; one alone needs no name."""
+    if stream == "-":
+        yield "", _lines(sys.stdin.buffer, channels(on))
+        return
+    path, shown = Path(stream), printable(stream)
+    if not path.is_file():
+        what = "is a folder: watch one recording" if path.is_dir() else "is not there"
+        raise SensoriumError(f"'{shown}' {what}. Give an .npz, .npy or text file, a video, or - for standard input.")
+    if is_video(path):
+        if not on.encoder:
+            raise SensoriumError(
+                f"{shown}: a video, but this run learnt from numbers of no known encoder. Embed videos first: "
+                f"sensorium embed RUN --data {shown}, and train on what it writes."
+            )
+        encode = read_encoder(on.encoder)
+        yield "", _checked(encode(frame.image for frame in video_frames(path, rate=on.rate)), on, shown)
+    elif path.suffix in (".npz", ".npy"):
+        recordings = read_values(path)
+        for name, values in recordings:
+            yield name if len(recordings) > 1 else "", _checked(_steps(name, values), on, shown)
+    else:
+        with path.open("rb") as file:
+            yield "", _lines(file, channels(on))
+
+
+def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
+    """A recording's steps, those that are not finite replaced as everywhere, and said to be."""
+    try:
+        stream = Stream(name, values, np.zeros(len(values), np.int8))
+    except ValueError as error:
+        yield f"{name}: {error}; skipped"
+        return
+    if stream.broken:
+        yield f"{name}: {stream.broken:,} of {len(stream):,} steps are not finite; the last that was stands in for each"
+    for at in range(0, len(stream), _BLOCK):
+        yield stream.frames(at, at + _BLOCK)
+
+
+def _checked(steps: Iterable[Piece], on: StreamSituation, where: str) -> Iterator[Piece]:
+    for piece in steps:
+        if not isinstance(piece, str) and piece.shape[1] != channels(on):
+            raise SensoriumError(f"{where}: {piece.shape[1]} numbers a step, but the run learnt from {channels(on)}.")
+        yield piece
+
+
+def _lines(file: BinaryIO, width: int) -> Iterator[Piece]:
+    """A step a line of numbers, separated by blanks, commas or semicolons; others are named and counted."""
+    number = broken = 0
+    while line := file.readline(_LONGEST):
+        number += 1
+        if len(line) == _LONGEST and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_LONGEST)
+            found = f"longer than {_LONGEST:,} bytes"
+        else:
+            found = _row(line.decode(errors="replace"), width)
+        if isinstance(found, str):
+            broken += 1
+            if broken <= _NAMED:
+                yield f"line {number:,}: {found}; skipped"
+        elif found is not None:
+            yield found
+    if broken > _NAMED:
+        yield f"{broken:,} of {number:,} lines were skipped"
+
+
+def _row(line: str, width: int) -> np.ndarray | str | None:
+    """One step [1, width], what is wrong with the line, or None of an empty one."""
+    words = line.replace(",", " ").replace(";", " ").split()
+    if not words:
+        return None
+    if len(words) != width:
+        return f"{len(words)} numbers, expected {width}"
+    try:
+        with np.errstate(over="ignore"):
+            row = np.array([[float(word) for word in words]]).astype(np.float32)
+    except ValueError as error:
+        return printable(str(error))[:80]
+    return row if np.isfinite(row).all() else "not all are finite"

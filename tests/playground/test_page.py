@@ -1,0 +1,368 @@
+"""The page, in a real browser: every tab with a tiny run, errors as one line, nothing from elsewhere."""
+
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sensorium.errors import SensoriumError
+from sensorium.playground import build, open_page, serve
+from sensorium.playground.timeline import timeline
+from sensorium.runs import Run, train
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SHOTS = os.environ.get("SENSORIUM_SHOTS")  # a folder: keep a screenshot of each tab there
+ALL = ["Look", "Search", "Detect", "Sample", "Write", "Watch"]
+TEXT = "The cat sat on the mat, and the tired dog sat on it. "
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("played")
+
+
+@pytest.fixture(scope="session")
+def runs(folder: Path) -> dict[str, Run]:
+    """A run of two steps for each tab."""
+    (folder / "book.txt").write_text(TEXT * 60)
+    rows: dict[str, tuple[str, dict[str, Any]]] = {
+        "mae": ("digits", {"backbone": "vit-micro", "batch_size": 16}),
+        "dino": ("digits", {"backbone": "vit-micro", "batch_size": 16}),
+        "supervised": ("digits", {"backbone": "resnet-micro", "batch_size": 16}),
+        "rectified_flow": ("digits", {"batch_size": 8}),
+        "made": ("digits", {"hidden": 20, "masks": 2}),
+        "causal_lm": (str(folder / "book.txt"), {"width": 16, "depth": 2, "heads": 2, "length": 12, "batch_size": 8}),
+        "clip": ("scenes:24", {"image_size": 32, "batch_size": 8}),
+        "fcos": ("scenes:24", {"image_size": 64, "batch_size": 4}),
+        "oadtr": ("scenes:24", {"width": 32, "depth": 1, "batch_size": 8}),
+    }
+    return {
+        name: train(name, data=data, out=folder / name, budget="2steps", progress=False, **settings)
+        for name, (data, settings) in rows.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def address(runs: dict[str, Run], free_port: int) -> Iterator[str]:
+    """The page of all runs, a megabyte an upload at most."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    page = open_page(list(runs.values()), port=free_port, upload_mb=1)
+    yield page.local_url
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="driving the page needs playwright")
+    if BROWSER is None:
+        pytest.skip("there is no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page, opened; at the end nothing was asked of another machine, and no script failed."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    shown = context.new_page()
+    asked, failed = [], []
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("pageerror", lambda error: failed.append(str(error)))
+    shown.goto(address)
+    shown.get_by_role("tab", name="Look").wait_for()
+    yield shown
+    context.close()
+    elsewhere = [url for url in asked if urlparse(url).hostname not in ("127.0.0.1", "localhost", None)]
+    assert not elsewhere
+    assert not failed
+
+
+def opened(page: Any, name: str) -> Any:
+    """Go to a tab; gives its panel."""
+    page.get_by_role("tab", name=name, exact=True).click()
+    panel = page.locator("div[role=tabpanel]:visible").first
+    panel.wait_for()
+    return panel
+
+
+def titles(blocks: Any) -> list[str]:
+    return [block.label for block in blocks.blocks.values() if type(block).__name__ == "Tab"]
+
+
+def choose(page: Any, panel: Any, label: str, value: str) -> None:
+    panel.get_by_label(label).first.click()
+    page.get_by_role("option").filter(has_text=value).first.click()
+
+
+def example(page: Any) -> str:
+    return page.evaluate("document.querySelector('.examples img').src")
+
+
+def shot(page: Any, name: str) -> None:
+    if SHOTS:
+        page.wait_for_timeout(600)
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
+
+
+def error_of(page: Any) -> str:
+    toast = page.locator(".toast-body.error, .toast-wrap [data-testid=toast-body]").first
+    toast.wait_for(timeout=20_000)
+    return toast.inner_text()
+
+
+def picture(folder: Path, name: str = "stroke.png") -> Path:
+    pixels = np.zeros((40, 30, 3), np.uint8)
+    pixels[5:35, 12:18] = 255
+    Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+def test_a_tab_for_each_thing_that_some_run_offers(page: Any) -> None:
+    assert [tab.inner_text() for tab in page.get_by_role("tab").all()] == ALL
+
+
+def test_look_completes_an_upload_and_finds_its_like(page: Any, folder: Path) -> None:
+    panel = opened(page, "Look")
+    panel.locator("input[type=file]").first.set_input_files(picture(folder))
+    panel.get_by_text("Reconstruction").wait_for()
+    panel.locator(".found .grid-container img").nth(7).wait_for()
+    shot(page, "look")
+
+
+def test_look_takes_a_picture_of_the_data(page: Any) -> None:
+    panel = opened(page, "Look")
+    choose(page, panel, "Run", "clip")
+    panel.locator(".examples img").nth(7).wait_for()
+    before = example(page)
+    choose(page, panel, "Run", "supervised")
+    page.wait_for_function("before => document.querySelector('.examples img')?.src !== before", arg=before)
+    panel.locator(".examples img").nth(3).click()
+    panel.get_by_text("Where features are strong").wait_for()
+    panel.get_by_test_id("label-output-value").wait_for()
+    panel.locator(".found .grid-container img").nth(7).wait_for()
+    shot(page, "look-supervised")
+
+
+def test_look_names_what_is_no_picture(page: Any, folder: Path) -> None:
+    (folder / "torn.png").write_bytes(picture(folder).read_bytes()[:60])
+    opened(page, "Look").locator("input[type=file]").first.set_input_files(folder / "torn.png")
+    said = error_of(page)
+    assert "torn.png" in said
+    assert "Traceback" not in said
+    assert "/tmp" not in said
+    shot(page, "look-error")
+
+
+def test_uploads_are_bounded(page: Any, folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (800, 800, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "large.png")
+    assert (folder / "large.png").stat().st_size > 2**20
+    panel = opened(page, "Look")
+    panel.locator("input[type=file]").first.set_input_files(folder / "large.png")
+    assert "size" in error_of(page).lower()
+    assert not panel.locator(".found .grid-container img").count()
+
+
+def test_sample_draws_with_its_way(page: Any) -> None:
+    panel = opened(page, "Sample")
+    panel.get_by_role("button", name="Draw").click()
+    panel.locator("img").nth(1).wait_for()
+    assert panel.get_by_label("Guidance").first.is_visible()
+    shot(page, "sample")
+    choose(page, panel, "Run", "made")
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('label')].some(l => /Guidance/.test(l.innerText) && l.offsetParent)"
+    )
+    panel.get_by_role("button", name="Draw").click()
+    panel.locator("img").first.wait_for()
+    shot(page, "sample-made")
+
+
+def test_write_goes_on_from_the_prompt(page: Any) -> None:
+    panel = opened(page, "Write")
+    panel.get_by_label("Beginning").fill("The cat")
+    panel.get_by_role("button", name="Write").click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith('The cat') && t.value.length > 12)"
+    )
+    shot(page, "write")
+
+
+def test_search_by_text_and_by_picture(page: Any) -> None:
+    panel = opened(page, "Search")
+    panel.get_by_role("button", name="Search").click()
+    assert "what to look for" in error_of(page)
+    panel.get_by_label("What is to be seen").fill("a red ball")
+    panel.get_by_role("button", name="Search").click()
+    panel.locator(".found img").nth(11).wait_for()
+    assert panel.locator(".caption-label").first.inner_text()
+    before = page.evaluate("[...document.querySelectorAll('.found img')].map(x => x.src).join()")
+    panel.locator(".examples img").nth(2).click()
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.found img')].map(x => x.src).join() !== before", arg=before
+    )
+    shot(page, "search")
+
+
+def test_detect_draws_what_is_above_the_threshold(page: Any, folder: Path) -> None:
+    panel = opened(page, "Detect")
+    panel.locator("input[type=file]").first.set_input_files(picture(folder))
+    panel.get_by_text("0 objects").wait_for()
+    panel.get_by_role("spinbutton").first.fill("0.01")
+    panel.get_by_text(re.compile("[1-9][0-9]* objects with a score of 0.01")).wait_for()
+    panel.locator("td:visible").first.wait_for()
+    shot(page, "detect")
+
+
+def test_watch_plays_a_recording(page: Any, folder: Path, runs: dict[str, Run]) -> None:
+    panel = opened(page, "Watch")
+    panel.get_by_role("spinbutton").first.fill("1")
+    panel.get_by_role("button", name="Play").click()
+    panel.get_by_text("3.0 s").first.wait_for()
+    panel.get_by_text("true:").wait_for()
+    shot(page, "watch")
+    width = len(runs["oadtr"].situation.mean)
+    np.save(folder / "own.npy", np.random.default_rng(0).normal(size=(40, width)).astype(np.float32))
+    panel.locator("input[type=file]").first.set_input_files(folder / "own.npy")
+    panel.get_by_text("own.npy").wait_for()
+    panel.get_by_role("button", name="Play").click()
+    panel.get_by_text("5.0 s").first.wait_for()
+    assert not panel.get_by_text("true:").count()
+
+
+def test_watch_names_a_recording_that_does_not_fit(page: Any, folder: Path) -> None:
+    np.save(folder / "narrow.npy", np.zeros((40, 3), np.float32))
+    panel = opened(page, "Watch")
+    panel.locator("input[type=file]").first.set_input_files(folder / "narrow.npy")
+    panel.get_by_text("narrow.npy").wait_for()
+    panel.get_by_role("button", name="Play").click()
+    said = error_of(page)
+    assert "narrow.npy: 3 numbers a step" in said
+
+
+def test_without_its_data_a_run_still_shows_what_it_can(browser: Any, folder: Path, free_port: int) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "lost.npz", images=rng.integers(0, 255, (40, 16, 16), np.uint8), labels=np.arange(40) % 4)
+    run = train(
+        "mae", data=str(folder / "lost.npz"), out=folder / "lost", budget="2steps", progress=False, batch_size=8
+    )
+    (folder / "lost.npz").unlink()
+    page = open_page([run], port=free_port + 2)
+    context = browser.new_context()
+    try:
+        shown = context.new_page()
+        shown.goto(page.local_url)
+        opened(shown, "Look").locator("input[type=file]").first.set_input_files(picture(folder))
+        shown.get_by_text("Reconstruction").wait_for()
+        shown.get_by_text("lost.npz").last.wait_for()
+    finally:
+        context.close()
+        page.close(verbose=False)
+
+
+def test_dark_and_narrow(browser: Any, address: str, folder: Path) -> None:
+    for name, size, theme in (("dark", (1280, 900), "dark"), ("narrow", (420, 900), "light")):
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+        shown = context.new_page()
+        shown.goto(address)
+        shown.get_by_role("tab", name="Look").wait_for()
+        assert shown.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= size[0]
+        opened(shown, "Look").locator("input[type=file]").first.set_input_files(picture(folder))
+        shown.locator(".found .grid-container img").nth(7).wait_for()
+        shot(shown, name)
+        context.close()
+
+
+def test_a_password_is_asked_for(browser: Any, runs: dict[str, Run], free_port: int) -> None:
+    page = open_page([runs["made"]], port=free_port + 1, password="open sesame")
+    context = browser.new_context()
+    try:
+        shown = context.new_page()
+        shown.goto(page.local_url)
+        assert not shown.get_by_role("tab").count()
+        shown.locator("input").nth(0).fill("sensorium")
+        shown.locator("input").nth(1).fill("open sesame")
+        shown.get_by_role("button", name="Login").click()
+        shown.get_by_role("tab", name="Sample").wait_for()
+        assert context.request.get(f"{page.local_url}config").ok
+        assert browser.new_context().request.get(f"{page.local_url}config").status == 401
+    finally:
+        context.close()
+        page.close(verbose=False)
+
+
+def test_a_port_that_is_taken_is_said(runs: dict[str, Run]) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SensoriumError, match=r"cannot listen at 127\.0\.0\.1"):
+            open_page([runs["made"]], port=other.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org"])
+def test_others_need_a_password(host: str, tmp_path: Path) -> None:
+    with pytest.raises(SensoriumError, match="--password"):
+        serve([tmp_path], host=host, password="")
+
+
+def test_what_is_no_run_says_how_to_train_one(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    with pytest.raises(SensoriumError, match="sensorium train mae"):
+        build([tmp_path / "nowhere"])
+    with pytest.raises(SensoriumError, match="sensorium train mae"):
+        build([])
+
+
+def test_numbers_out_of_range() -> None:
+    with pytest.raises(SensoriumError, match="--upload-mb"):
+        serve([], upload_mb=0)
+    with pytest.raises(SensoriumError, match="--port"):
+        serve([], port=0)
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SensoriumError, match=r"sensorium\[play\]"):
+        build([])
+
+
+def test_no_tab_without_a_run_for_it(runs: dict[str, Run]) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    assert titles(build([runs["made"], runs["causal_lm"]])) == ["Sample", "Write"]
+
+
+def test_a_timeline_is_bounded_and_its_names_are_text() -> None:
+    chances = np.random.default_rng(0).dirichlet(np.ones(12), 5000)
+    names = ["background", "<script>alert(1)</script>", *(f"action {k}" for k in range(10))]
+    drawn = timeline(chances, 9000, names, np.arange(9000) % 12 - 1, 25.0)
+    assert "<script" not in drawn
+    assert "&lt;script" in drawn
+    assert drawn.count("<polyline") == 8
+    assert max(len(points.split('"')[0].split()) for points in drawn.split('points="')[1:]) <= 401
+    assert "200.0 s" in drawn
+    assert "360.0 s" in drawn
+
+
+def test_a_folder_of_runs_gives_all_of_them(runs: dict[str, Run], folder: Path) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    assert titles(build([folder])) == ALL

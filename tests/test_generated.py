@@ -1,0 +1,127 @@
+"""Systems that draw, from the command line: train, judge, sample, reflow, compare, take away."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import sensorium
+from sensorium.cli import main
+from sensorium.report import validate
+
+diffusers = pytest.importorskip("diffusers")
+
+Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
+DRAWN = ["train", "made", "--quiet", "--batch-size", "16", "--budget", "4steps", "--hidden", "20"]
+FEW = ["--data", "digits", "--batch-size", "16", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures without classes: judged in a network of random weights, so that no classifier has to be trained."""
+    path = tmp_path_factory.mktemp("bare") / "train.npz"
+    digits = load_digits().images
+    np.savez(path, images=(digits[:600] * 15).astype(np.uint8), test_images=(digits[600:900] * 15).astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, bare: Path) -> Path:
+    """A flow, one distilled from it, and MADE, of a few steps each."""
+    folder = tmp_path_factory.mktemp("runs")
+    flow = ["train", "rectified_flow", *FEW, "--budget", "4steps"]
+    main([*flow, "--out", str(folder / "flow")])
+    main(
+        [
+            *flow,
+            "--out",
+            str(folder / "distilled"),
+            "--teacher",
+            str(folder / "flow"),
+            "--teacher-steps",
+            "2",
+            "--one-step",
+        ]
+    )
+    main([*DRAWN, "--data", str(bare), "--out", str(folder / "made")])
+    return folder
+
+
+def test_samples_and_likelihoods_are_judged_beside_simple_models(runs: Path, command: Command) -> None:
+    code, out, _ = command("evaluate", str(runs / "made"), "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["samples"]["n"] > 100
+    assert found["likelihood"]["baselines"]["independent"] > 0
+    assert (runs / found["pictures"][0]["file"]).is_file()
+    out = command("evaluate", str(runs / "made"))[1]
+    for word in ("Fréchet distance", "Gaussian in PCA", "held-out pictures", "bits per pixel", "independent pixels"):
+        assert word in out
+
+
+def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) -> None:
+    words = ("sample", str(runs / "flow"), "--n", "10", "--steps", "3", "--label", "3", "--guidance", "2")
+    assert command(*words, "--out", str(tmp_path / "grid.png"))[0] == 0
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert width == 4 * height  # two rows of eight
+    assert command(*words, "--trace", "--out", str(tmp_path / "way.png"))[0] == 0
+    width, height = Image.open(tmp_path / "way.png").size
+    assert height == 2 * width  # eight pictures, four stations each
+    code, _, err = command("sample", str(runs / "flow"), "--label", "eleven")
+    assert code == 1
+    assert "no class is called 'eleven'" in err
+
+
+def test_a_distilled_flow_takes_one_step_and_outlives_its_teacher(runs: Path, tmp_path: Path) -> None:
+    (runs / "flow").rename(runs / "elsewhere")
+    try:
+        student = sensorium.Run(runs / "distilled").method
+    finally:
+        (runs / "elsewhere").rename(runs / "flow")
+    evaluated = []
+    student.net.register_forward_hook(lambda *_: evaluated.append(1))
+    assert student.sample(3).shape == (3, 3, 8, 8)
+    assert len(evaluated) == 1
+    before = sensorium.Run(runs / "flow").method.state_dict()
+    assert any(not torch.equal(before[name], x) for name, x in student.state_dict().items())
+
+
+def test_a_teacher_that_is_none_is_named(runs: Path, tmp_path: Path, command: Command) -> None:
+    words = ["train", "rectified_flow", *FEW, "--budget", "2steps", "--out", str(tmp_path)]
+    assert "--teacher" in command(*words, "--one-step")[2]
+    assert "want a run of rectified_flow" in command(*words, "--teacher", str(runs / "made"))[2]
+    assert "there is no run of rectified_flow" in command(*words, "--teacher", "nowhere")[2]
+
+
+def test_exported_it_draws_with_the_schedulers_of_diffusers(runs: Path, tmp_path: Path, command: Command) -> None:
+    assert command("export", str(runs / "flow"), "--to", "hf", "--out", str(tmp_path))[0] == 0
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(5)
+    start = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels, x = torch.tensor([1, 7]), start
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(theirs(x, t, labels).sample, t, x).prev_sample
+        flow = sensorium.Run(runs / "flow").method
+        ours = flow.sample(2, 5, start=start, condition=labels, solver="euler")
+    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+
+
+def test_what_draws_is_compared_by_its_samples(bare: Path, tmp_path: Path, command: Command) -> None:
+    flows = [f"rectified_flow,batch_size=16,warmup={share}" for share in (0.1, 0.5)]
+    words = ["compare", *flows, "--data", str(bare), "--budget", "2steps", "--out", str(tmp_path), "--quiet"]
+    code, out, err = command(*words)
+    assert code == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    validate(results)
+    assert results["judged"] == "scores"
+    assert [run["scores"][0]["name"] for run in results["runs"]] == ["Fréchet distance"] * 2
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("Drawn with seed 0") == 2
+    assert "Gaussian in PCA" in page + out
