@@ -198,8 +198,6 @@ def train(
         how.keep(ready, folder)
         if check := getattr(how, "check", None):  # a few seconds' look at what a long training would come to
             check(recipe, ready, budget, folder, progress=progress)
-    if check := getattr(how, "check", None):
-        check(recipe, ready, budget, folder, progress=progress)
     fit(
         recipe.method,
         ready.train,
