@@ -149,11 +149,13 @@ def test_look_completes_an_upload_and_finds_its_like(page: Any, folder: Path) ->
 
 def test_look_takes_a_picture_of_the_data(page: Any) -> None:
     panel = opened(page, "Look")
-    choose(page, panel, "Run", "clip")
-    panel.locator(".examples img").nth(7).wait_for()
-    before = example(page)
-    choose(page, panel, "Run", "supervised")
-    page.wait_for_function("before => document.querySelector('.examples img')?.src !== before", arg=before)
+    panel.locator(".examples img").first.wait_for()
+    for run in ("clip", "supervised"):  # the examples are those of the run
+        before = example(page)
+        choose(page, panel, "Run", run)
+        page.wait_for_function(
+            "before => (e => e && e.src !== before)(document.querySelector('.examples img'))", arg=before
+        )
     panel.locator(".examples img").nth(3).click()
     panel.get_by_text("Where features are strong").wait_for()
     panel.get_by_test_id("label-output-value").wait_for()

@@ -62,7 +62,7 @@ def tab(runs: Sequence[Played]) -> None:
         return [words, marked, listing(boxes, labels, scores, finder.classes)]
 
     given = [which, picture, threshold]
-    changes = [picture.change, which.change, threshold.change]
+    changes = [picture.change, which.input, threshold.change]
     gr.on(changes, told(shown), given, [said, drawn, table], trigger_mode="always_last", show_progress="minimal")
 
 

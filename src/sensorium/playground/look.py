@@ -98,7 +98,7 @@ def tab(runs: Sequence[Played]) -> None:
         ]
 
     gr.on(
-        [picture.change, which.change],
+        [picture.change, which.input],
         told(shown),
         [which, picture],
         [label, *ways, similar],

@@ -74,7 +74,7 @@ def tab(runs: Sequence[Played]) -> None:
         pictures = [as_image(one, 128) for one in as_pixels(found[-1] if trace else found)]
         return [pictures, enlarged(ways(found[:, :SHOWN_WAYS]), 256, 12) if trace else None]
 
-    which.change(told(changed), [which], [steps, label, guidance, drawn, title, way], show_progress="hidden")
+    which.input(told(changed), [which], [steps, label, guidance, drawn, title, way], show_progress="hidden")
     button.click(told(shown), [which, n, seed, steps, label, guidance], [drawn, way])
 
 

@@ -69,7 +69,7 @@ def tab(runs: Sequence[Played]) -> None:
             )
             time.sleep(max(0.0, seconds / TICKS - (time.monotonic() - begun)))
 
-    which.change(told(changed), [which], [recording, file, drawn], show_progress="hidden")
+    which.input(told(changed), [which], [recording, file, drawn], show_progress="hidden")
     going = start.click(told(played), [which, recording, file, seconds], [drawn], show_progress="minimal")
     stop.click(None, cancels=[going])
 
