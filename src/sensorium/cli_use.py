@@ -186,7 +186,7 @@ def play(
     Example: sensorium play sensorium-runs/mae sensorium-runs/clip
 
     Args:
-        runs: folders of runs, or checkpoints.
+        runs: folders of runs, or a folder of them.
         host: the address to listen on; any but this machine's own wants a password.
         port: of the page.
         password: ask for it (user name: sensorium).

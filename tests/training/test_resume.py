@@ -45,26 +45,46 @@ def stop_at(step, number=signal.SIGTERM):
     return stopping
 
 
-def test_killed_at_a_random_step(tmp_path, reference):
-    program = [sys.executable, training_cases.__file__, str(tmp_path), "0.03"]
-    process = subprocess.Popen(program, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def killed_midway(out, processes=1):
+    """Start the program, kill it after some steps and a checkpoint: how many rows it had by then."""
+    program = [sys.executable, training_cases.__file__, str(out), "0.03", str(processes)]
+    process = subprocess.Popen(program, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     last = random.randrange(2, 50)
     try:
         deadline = time.time() + 120
         while process.poll() is None and time.time() < deadline:
-            path = tmp_path / "metrics.csv"
+            path = out / "metrics.csv"
             rows = path.read_text().count("\n") - 1 if path.exists() else 0
-            if (tmp_path / "last.ckpt").exists() and rows >= last:
+            if (out / "last.ckpt").exists() and rows >= last:
                 break
             time.sleep(0.003)
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    return last
+
+
+def test_killed_at_a_random_step(tmp_path, reference):
+    last = killed_midway(tmp_path)
     steps = checkpoints.find_checkpoint(tmp_path)[1]["steps"]
     assert 0 < steps < 60
     outcome = run(tmp_path)
     assert (outcome.steps, outcome.status) == (60, "finished")
     assert equal(tmp_path, reference), f"killed after {last} rows, resumed at step {steps}"
+
+
+def test_two_processes_killed_at_a_random_step(tmp_path):
+    """Within 1e-6 of two that were not; rounding may differ where sums over processes do."""
+    run(tmp_path / "whole", devices=2)
+    killed_midway(tmp_path / "killed", processes=2)
+    outcome = run(tmp_path / "killed", devices=2)
+    assert (outcome.steps, outcome.status) == (60, "finished")
+    for one, other in zip(curve(tmp_path / "whole"), curve(tmp_path / "killed"), strict=True):
+        assert {name: float(x) for name, x in one.items()} == pytest.approx(
+            {k: float(x) for k, x in other.items()}, abs=1e-6
+        )
+    one, other = (training_cases.weights(tmp_path / name) for name in ("whole", "killed"))
+    assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) <= 1e-6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,6 @@
 """A method with every kind of state (batch norm, dropout, teacher, queue, schedule), tiny data, and one way to run it.
 
-As a program, ``python training_cases.py OUT PAUSE``, it is the run that the tests kill.
+As a program, ``python training_cases.py OUT PAUSE [PROCESSES]``, it is the run that the tests kill.
 """
 
 import csv
@@ -130,4 +130,5 @@ if __name__ == "__main__":
         time.sleep(float(sys.argv[2]))
         return views(images, labels, draw)
 
-    run(sys.argv[1], views=slow, checkpoint_every=0.0)
+    processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes)
