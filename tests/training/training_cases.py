@@ -125,9 +125,10 @@ def same_weights(one, other):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    pause = float(sys.argv[2])
 
     def slow(images, labels, draw):
-        time.sleep(float(sys.argv[2]))
+        time.sleep(pause)
         return views(images, labels, draw)
 
     processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
