@@ -1,7 +1,7 @@
 """One system of every family against its peer: forward, training step, decoding; paired and interleaved.
 
 Both sides have the same random weights (the peer's, written to a file and loaded), inputs, precision (float32 on a CPU,
-bf16 autocast on a GPU) and attention (SDPA). A step is forward, loss, backward, fused AdamW, zero_grad.
+bf16 autocast on a GPU) and attention (SDPA; DETR: its own, for its backbone refuses SDPA). A step is forward, loss, backward, fused AdamW, zero_grad.
 Peers: transformers' Llama, Mixtral, CLIP and DETR, diffusers' U-Net and DiT, torchvision's FCOS, pycocotools.
 Run: ``python -m benchmarks.systems [--only llama,clip] [--json] [--rounds N] [--threads 2] [--device cuda]``.
 """
@@ -201,7 +201,7 @@ def detr(device: str) -> list[Row]:
             embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[2, 2, 2, 2], layer_type="basic", out_features=["stage4"]
         ),
         d_model=128, encoder_layers=3, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=512, decoder_ffn_dim=512, num_queries=50, num_labels=classes, auxiliary_loss=True, attn_implementation="sdpa",
+        encoder_ffn_dim=512, decoder_ffn_dim=512, num_queries=50, num_labels=classes, auxiliary_loss=True,
     )  # fmt: skip
     theirs: Any = DetrForObjectDetection(config)
     ours = loaded(theirs).to(device)
