@@ -150,11 +150,11 @@ def common_ground(methods: Sequence[str]) -> tuple[str, str]:
             raise SensoriumError(
                 f"'{first}' learns from {kinds[first]} and '{name}' from {sort}: they can't be compared."
             )
-    known = [(name, find(name).protocols) for name in methods if ":" not in name]
-    usual = [s.protocols for s in SYSTEMS if s.data == kinds[first]][:1]
-    shared = [g for g in GROUNDS if all(g in offers for offers in ([o for _, o in known] or usual))]
+    named = [name for name in methods if ":" not in name] or [methods[0]]
+    offered = {name: _offers(name, kinds[first]) for name in named}
+    shared = [g for g in GROUNDS if all(g in offers for offers in offered.values())]
     if not shared:
-        said = "; ".join(f"{name}: {', '.join(g for g in GROUNDS if g in offers)}" for name, offers in known)
+        said = "; ".join(f"{name}: {', '.join(g for g in GROUNDS if g in own)}" for name, own in offered.items())
         raise SensoriumError(f"these systems offer nothing in common to be judged by ({said}).")
     return kinds[first], shared[0]
 
@@ -291,7 +291,7 @@ def _collect(job: Job) -> dict[str, Any]:
             "checkpoint": f"{job.name}/model.safetensors",
             "curve": _curve(job.folder / "online.csv"),
             "trains_on_labels": _uses_labels(job.method),
-            "offers": [] if ":" in job.method else list(find(job.method).protocols),
+            "offers": list(_offers(job.method, job.kind)),
         }
     if error:
         entry |= {"status": "failed", **error}
@@ -301,6 +301,13 @@ def _collect(job: Job) -> dict[str, Any]:
             "error": "stopped before its budget was spent; the same command goes on from its last checkpoint.",
         }
     return entry
+
+
+def _offers(method: str, sort: str) -> tuple[str, ...]:
+    """Protocols of a system; of a recipe of one's own, those that are usual for its kind of data."""
+    if ":" not in method:
+        return find(method).protocols
+    return next(system.protocols for system in SYSTEMS if system.data == sort)
 
 
 def _uses_labels(method: str) -> bool:

@@ -2,7 +2,8 @@
 
 Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
 the last layer of a classifier trained on the same data for the purpose (once, kept beside the runs), or, where there are
-no classes, of a network of random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor of two counts.
+no classes, of a network of random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature
+spaces cannot be compared, nor of two counts.
 """
 
 from __future__ import annotations

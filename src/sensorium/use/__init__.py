@@ -37,7 +37,7 @@ def load(path: str | Path) -> Any:
 
 
 def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
-    """Write the backbone of a run (or a network) as ``to``: "safetensors", "hf", "timm" or "onnx"; give the path written."""
+    """Write the backbone of a run (or a network) as ``to``, one of ``FORMATS``; give the path written."""
     from sensorium.published import export as export_network
 
     if to not in FORMATS:
