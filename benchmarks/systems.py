@@ -202,8 +202,12 @@ def detr(device: str) -> list[Row]:
         ),
         d_model=128, encoder_layers=3, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=512, decoder_ffn_dim=512, num_queries=50, num_labels=classes, auxiliary_loss=True,
+        dropout=0.1, attention_dropout=0.1, activation_dropout=0.1,  # the authors'; ours has one number for all
     )  # fmt: skip
     theirs: Any = DetrForObjectDetection(config)
+    # It freezes a backbone of its own library's whole, ours trains all but the norms: both train that here.
+    for name, weight in theirs.model.backbone.named_parameters():
+        weight.requires_grad_("normalization" not in name)
     ours = loaded(theirs).to(device)
     theirs.to(device)
     images = torch.randn(4, 3, side, side, device=device)

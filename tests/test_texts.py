@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -117,32 +116,3 @@ def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_pa
     assert code == 1
     assert said in err
     assert "Traceback" not in err
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(book: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-    import time
-
-    words = ["train", "causal_lm", "--data", str(book), "--budget", "300steps", *SMALL]
-    main([*words, "--out", str(tmp_path / "whole")])
-    command = [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    table = tmp_path / "killed" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if table.is_file() and len(table.read_text().splitlines()) > 40:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "outcome.json").is_file()
-    main([*words, "--out", str(tmp_path / "killed")])
-    whole, killed = (sensorium.Run(tmp_path / name) for name in ("whole", "killed"))
-    for name, value in whole.method.state_dict().items():
-        assert torch.equal(value, killed.method.state_dict()[name])
-    losses = [
-        np.loadtxt(tmp_path / name / "metrics.csv", delimiter=",", skiprows=1, usecols=3)
-        for name in ("whole", "killed")
-    ]
-    assert np.array_equal(*losses)

@@ -75,7 +75,9 @@ class Pictures(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Gives class scores."""
+    """Gives scores of ``classes`` classes."""
+
+    classes: int
 
     def logits(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""

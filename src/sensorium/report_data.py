@@ -46,13 +46,16 @@ KNOWN = {
     "advice",
     "train",
     "test",
+    "dropped",
 }
+ABOVE = {"path", "layout", "train", "test", "unit", "classes", "image_size", "tokens", "diagnosis"}  # of the facts
 
 
 def diagnosis(results: dict[str, Any]) -> Html:
-    """The section's content."""
+    """The section's content: what a kind's reader says of its data, and the diagnosis where there is one."""
     data = results["data"]
-    found: dict[str, Any] = data.get("diagnosis") or {}
+    found: dict[str, Any] = {name: value for name, value in data.items() if name not in ABOVE}
+    found |= data.get("diagnosis") or {}
     told = [*_lines(found.get("advice")), *_lines(found.get("notes"))]
     checks = [check for check in (_check(found, *named) for named in CHECKS) if check]
     blocks = [
@@ -80,6 +83,7 @@ def _facts(data: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         f"test {data.get('unit') or 'images'}": data.get("test"),
         "looked at": sum(number(n) or 0 for n in decoded.values()) or None,
         "classes": len(data.get("classes") or []) or None,
+        "tokens": data.get("tokens"),
         "sizes on disk": _sizes(sizes),
         "trained at": f"{data['image_size']} px" if data.get("image_size") else None,
         "largest to smallest class": f"{ratio:.3g} : 1" if ratio else None,

@@ -5,6 +5,8 @@ changes in hooks only; the state dict survives a round trip; features are finite
 """
 
 import copy
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from sensorium.protocols import (
 )
 from sensorium.recipes.backbone import NAMES, choices
 from sensorium.recipes.recipe import Recipe
+from sensorium.training.fit import fit
 
 SMALL = ("resnet-micro", "resnet-18", "vit-micro")
 # name: (kind, side in pixels)
@@ -106,6 +109,11 @@ def legal() -> list[tuple[str, str, str]]:
             if not (system.labels and data.startswith("unlabelled"))
         ]
     return triples
+
+
+def first(system: str) -> tuple[str, str, str]:
+    """The first of a system's triples."""
+    return next(triple for triple in legal() if triple[0] == system)
 
 
 def usual(system: str) -> str:
@@ -227,11 +235,43 @@ def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dic
             torch.testing.assert_close(v.grad, whole[k], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("system, backbone, data", [first(system.name) for system in SYSTEMS])
+def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
+    system: str, backbone: str, data: str, prepared: dict[str, Any], tmp_path: Path
+) -> None:
+    """A signal before the third of five steps; then the losses of all steps and the weights are those of an even run."""
+
+    def trained(folder: str, kill_at: int | None) -> str:
+        recipe, made = built(system, backbone, prepared[data]), iter(range(100))
+
+        def views(*given: Any) -> dict[str, Any]:
+            if next(made) == kill_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return recipe.views(*given)
+
+        how = {"optimizer": recipe.optimizer, "schedule": recipe.schedule, "batch_size": BATCH, "budget": "5steps"}
+        out = tmp_path / folder
+        return fit(recipe.method, prepared[data].train, views=views, out=out, progress=False, **how).status
+
+    assert trained("even", None) == "finished"
+    assert trained("killed", 2) != "finished"
+    assert trained("killed", None) == "finished"
+    even, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("even", "killed"))
+    assert all(torch.equal(even[name], killed[name]) for name in even)
+    tables = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("even", "killed")]
+    head = tables[0][0].split(",")
+    of_time = {i for i, name in enumerate(head) if "time" in name or "second" in name}
+    losses = [[[x for i, x in enumerate(row.split(",")) if i not in of_time] for row in table] for table in tables]
+    assert "loss" in head
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
 def test_the_catalogue_tells_the_truth(system, prepared: dict[str, Any]) -> None:
-    _, backbone, data = next(triple for triple in legal() if triple[0] == system.name)
+    _, backbone, data = first(system.name)
     method = built(system.name, backbone, prepared[data]).method
     assert set(system.protocols) <= set(protocols_of(method))
+    assert ("Classifier" in protocols_of(method)) == ("Classifier" in system.protocols)  # others have logits too
     assert not system.needs or isinstance(method.backbone, Encoder)
     assert kind_name(system.name) == system.data
 

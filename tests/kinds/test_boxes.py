@@ -2,8 +2,6 @@
 trained, resumed and judged, and what cannot be learnt is said before hours are spent."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from sensorium.data import scenes_boxes
 from sensorium.data.box_cache import cache_boxes, rows_of, sample_of
@@ -320,27 +317,6 @@ def test_scenes_and_detr(tmp_path: Path) -> None:
     assert found["detection"]["images"] == 12
     assert found["pictures"]
     assert boxes.describe(run.data())["layout"] == "scenes"
-
-
-def test_killed_and_resumed_it_ends_where_it_would_have(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(out: str) -> Run:
-        return train("fcos", str(data), budget="6steps", out=tmp_path / out, progress=False, **SMALL)
-
-    whole = run("whole")
-
-    def stop(self: FCOS, at: Progress) -> None:
-        if at.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(FCOS, "after_step", stop)
-    assert not run("stopped").finished
-    monkeypatch.undo()
-    resumed = run("stopped")
-    assert resumed.finished
-    a, b = (load_file(one.folder / "model.safetensors") for one in (whole, resumed))
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_other_classes_are_refused(data: Path, tmp_path: Path, ready: boxes.Prepared) -> None:

@@ -4,10 +4,7 @@ import io
 import itertools
 import json
 import os
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -299,26 +296,6 @@ def test_what_cannot_work_is_said_in_a_line(words, said: str, data: Path, tmp_pa
     assert code == 1
     assert said in err
     assert "Traceback" not in err
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
-    words = ["train", "clip", "--data", str(data), "--budget", "30steps", *SMALL, *TINY]
-    main([*words, "--out", str(tmp_path / "whole")])
-    start = [sys.executable, "-m", "sensorium", *words, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(start, stderr=subprocess.DEVNULL)
-    table = tmp_path / "killed" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if table.is_file() and len(table.read_text().splitlines()) > 4:
-            break
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "outcome.json").is_file()
-    main([*words, "--out", str(tmp_path / "killed")])
-    whole, killed = (sensorium.Run(tmp_path / name) for name in ("whole", "killed"))
-    for name, value in whole.method.state_dict().items():
-        assert torch.equal(value, killed.method.state_dict()[name])
 
 
 def test_the_same_captions_teach_the_same_tokens() -> None:

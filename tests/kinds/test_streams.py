@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,34 +204,6 @@ def windows_of(ready: streams.Prepared, rows: int = 8) -> dict[str, Any]:
 
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
-
-
-def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train("oadtr", str(data), budget="8steps", out=tmp_path / "whole", progress=False, **TINY)
-    made, views_of = iter(range(100)), streaming.windowed
-
-    def stopping(noise: float = 0.0) -> Any:
-        views = views_of(noise)
-
-        def call(frames: Any, labels: Any, draw: Draw) -> dict[str, Any]:
-            if next(made) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return views(frames, labels, draw)
-
-        return call
-
-    monkeypatch.setattr(streaming, "windowed", stopping)
-    part = train("oadtr", str(data), budget="8steps", out=tmp_path / "part", progress=False, **TINY)
-    assert not part.finished
-    monkeypatch.undo()
-    part = train("oadtr", str(data), budget="8steps", out=tmp_path / "part", progress=False, **TINY)
-    assert part.finished
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(part.method.state_dict().values(), whole.method.state_dict().values(), strict=True)
-    )
-    losses = [(run.folder / "metrics.csv").read_text().splitlines() for run in (part, whole)]
-    assert [row.split(",")[4:] for row in losses[0]] == [row.split(",")[4:] for row in losses[1]]
 
 
 def test_scenes_in_motion(tmp_path: Path, command: Command) -> None:

@@ -92,7 +92,7 @@ def test_experts_equal_the_loop_over_tokens(active: int) -> None:
     x = torch.randn(3, 5, 10, dtype=torch.float64)
     with torch.no_grad():
         y, record = moe(x)
-    gate, up, down = (w.unflatten(0, (4, -1)) for w in (moe.gate, moe.up, moe.down))
+    (gate, up), down = moe.gate_up.unflatten(0, (4, 2, -1)).unbind(1), moe.down.unflatten(0, (4, -1))
     for row, out in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
         p = (moe.router.weight @ row).softmax(0)
         best = p.topk(active)

@@ -86,8 +86,6 @@ def test_loss_and_gradients(pair) -> None:
     loss.backward()
     same = [
         (ours.embed.weight, model.get_input_embeddings().weight),
-        (ours.layers[0].attn.q.weight, model.model.layers[0].self_attn.q_proj.weight),
-        (ours.layers[-1].attn.k.weight, model.model.layers[-1].self_attn.k_proj.weight),
         (ours.layers[0].norm2.weight, model.model.layers[0].post_attention_layernorm.weight),
         (ours.norm.weight, model.model.norm.weight),
     ]
@@ -97,9 +95,14 @@ def test_loss_and_gradients(pair) -> None:
         same.append((ours.layers[0].ffn.down, moe.experts.down_proj))
     else:
         same.append((ours.layers[0].ffn.down.weight, model.model.layers[0].mlp.down_proj.weight))
-    for mine_, theirs_ in same:
-        grown = theirs_.grad.reshape(mine_.shape)
-        torch.testing.assert_close(mine_.grad, grown, atol=1e-4 * max(1.0, float(grown.abs().max())), rtol=0)
+    joined = [(mine_.grad, theirs_.grad) for mine_, theirs_ in same]
+    for mine_, theirs_ in zip(ours.layers, model.model.layers, strict=True):
+        attention = theirs_.self_attn
+        parts = [attention.q_proj.weight.grad, attention.k_proj.weight.grad, attention.v_proj.weight.grad]
+        joined.append((mine_.attn.qkv.weight.grad, torch.cat(parts)))
+    for grad, expected in joined:
+        expected = expected.reshape(grad.shape)
+        torch.testing.assert_close(grad, expected, atol=1e-4 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
 def test_greedy_decoding(pair) -> None:

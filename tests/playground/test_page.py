@@ -103,6 +103,20 @@ def opened(page: Any, name: str) -> Any:
     return panel
 
 
+def give(panel: Any, path: Path) -> None:
+    """Hand a file over; again where the page had not begun to listen yet, for its parts arrive one by one."""
+    from playwright.sync_api import TimeoutError as Unheard
+
+    for left in (2, 1, 0):
+        try:
+            with panel.page.expect_response(lambda answer: "/upload" in answer.url, timeout=15_000):
+                panel.locator("input[type=file]").first.set_input_files(path)
+            return
+        except Unheard:
+            if not left:
+                raise
+
+
 def titles(blocks: Any) -> list[str]:
     return [block.label for block in blocks.blocks.values() if type(block).__name__ == "Tab"]
 
@@ -141,7 +155,7 @@ def test_a_tab_for_each_thing_that_some_run_offers(page: Any) -> None:
 
 def test_look_completes_an_upload_and_finds_its_like(page: Any, folder: Path) -> None:
     panel = opened(page, "Look")
-    panel.locator("input[type=file]").first.set_input_files(picture(folder))
+    give(panel, picture(folder))
     panel.get_by_text("Reconstruction").wait_for()
     panel.locator(".found .grid-container img").nth(7).wait_for()
     shot(page, "look")
@@ -165,7 +179,7 @@ def test_look_takes_a_picture_of_the_data(page: Any) -> None:
 
 def test_look_names_what_is_no_picture(page: Any, folder: Path) -> None:
     (folder / "torn.png").write_bytes(picture(folder).read_bytes()[:60])
-    opened(page, "Look").locator("input[type=file]").first.set_input_files(folder / "torn.png")
+    give(opened(page, "Look"), folder / "torn.png")
     said = error_of(page)
     assert "torn.png" in said
     assert "Traceback" not in said
@@ -178,7 +192,7 @@ def test_uploads_are_bounded(page: Any, folder: Path) -> None:
     Image.fromarray(noise).save(folder / "large.png")
     assert (folder / "large.png").stat().st_size > 2**20
     panel = opened(page, "Look")
-    panel.locator("input[type=file]").first.set_input_files(folder / "large.png")
+    give(panel, folder / "large.png")
     assert "size" in error_of(page).lower()
     assert not panel.locator(".found .grid-container img").count()
 
@@ -226,7 +240,7 @@ def test_search_by_text_and_by_picture(page: Any) -> None:
 
 def test_detect_draws_what_is_above_the_threshold(page: Any, folder: Path) -> None:
     panel = opened(page, "Detect")
-    panel.locator("input[type=file]").first.set_input_files(picture(folder))
+    give(panel, picture(folder))
     panel.get_by_text("0 objects").wait_for()
     panel.get_by_role("spinbutton").first.fill("0.01")
     panel.get_by_text(re.compile("[1-9][0-9]* objects with a score of 0.01")).wait_for()
@@ -243,7 +257,7 @@ def test_watch_plays_a_recording(page: Any, folder: Path, runs: dict[str, Run]) 
     shot(page, "watch")
     width = len(runs["oadtr"].situation.mean)
     np.save(folder / "own.npy", np.random.default_rng(0).normal(size=(40, width)).astype(np.float32))
-    panel.locator("input[type=file]").first.set_input_files(folder / "own.npy")
+    give(panel, folder / "own.npy")
     panel.get_by_text("own.npy").wait_for()
     panel.get_by_role("button", name="Play").click()
     panel.get_by_text("5.0 s").first.wait_for()
@@ -253,7 +267,7 @@ def test_watch_plays_a_recording(page: Any, folder: Path, runs: dict[str, Run]) 
 def test_watch_names_a_recording_that_does_not_fit(page: Any, folder: Path) -> None:
     np.save(folder / "narrow.npy", np.zeros((40, 3), np.float32))
     panel = opened(page, "Watch")
-    panel.locator("input[type=file]").first.set_input_files(folder / "narrow.npy")
+    give(panel, folder / "narrow.npy")
     panel.get_by_text("narrow.npy").wait_for()
     panel.get_by_role("button", name="Play").click()
     said = error_of(page)
@@ -272,7 +286,7 @@ def test_without_its_data_a_run_still_shows_what_it_can(browser: Any, folder: Pa
     try:
         shown = context.new_page()
         shown.goto(page.local_url)
-        opened(shown, "Look").locator("input[type=file]").first.set_input_files(picture(folder))
+        give(opened(shown, "Look"), picture(folder))
         shown.get_by_text("Reconstruction").wait_for()
         shown.get_by_text("lost.npz").last.wait_for()
     finally:
@@ -288,7 +302,7 @@ def test_dark_and_narrow(browser: Any, address: str, folder: Path) -> None:
         shown.get_by_role("tab", name="Look").wait_for()
         assert shown.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
         assert shown.evaluate("document.documentElement.scrollWidth") <= size[0]
-        opened(shown, "Look").locator("input[type=file]").first.set_input_files(picture(folder))
+        give(opened(shown, "Look"), picture(folder))
         shown.locator(".found .grid-container img").nth(7).wait_for()
         shot(shown, name)
         context.close()

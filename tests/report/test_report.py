@@ -157,6 +157,26 @@ def test_a_thumbnail_shows_its_own_image(pixels):
     assert sheet.thumbnail("val", 0) is None
 
 
+def test_what_a_kind_of_data_says_of_itself_is_shown(tmp_path, make, pixels):
+    results = make(tmp_path, pixels)
+    results["data"].update(
+        diagnosis=None,
+        notes=["3 of 40 training pictures have no box."],
+        boxes_by_class={"cell": 60, "platelet": 7},
+        skipped=["torn.png: cut short"],
+        tokens=4096,
+    )
+    said = Page(write_report(results, tmp_path, pixels=pixels).read_text(encoding="utf-8")).text
+    for line in (
+        "3 of 40 training pictures have no box.",
+        "boxes by class",
+        "platelet",
+        "torn.png: cut short",
+        "4,096",
+    ):
+        assert line in said, line
+
+
 def test_everything_from_the_data_is_escaped(tmp_path, make, pixels):
     results = make(tmp_path, pixels)
     results["data"].update(path=EVIL, classes=[EVIL, "</style>", "<b>", "'\"&", "x", "y"])

@@ -29,20 +29,27 @@ IGNORED = -100
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, of every layer: memory for ``length`` tokens, taken at once."""
+    """Keys and values of the tokens seen so far, of every layer, and the rotary table of all positions: memory for
+    ``length`` tokens, taken at once."""
 
     def __init__(self, model: CausalLM, batch: int, length: int) -> None:
         weight = model.embed.weight
         shape = (len(model.layers), batch, model.kv_heads, length, model.head_dim)
         self.k = torch.empty(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.empty_like(self.k)
+        self.table = rotary_table(torch.arange(length, device=weight.device), model.head_dim, model.theta)
         self.seen = 0
+
+    def positions(self, count: int) -> tuple[Tensor, Tensor]:
+        """The rotary table of the next ``count`` tokens. Raises ValueError where there is no room for them."""
+        end, room = self.seen + count, self.k.shape[3]
+        if end > room:
+            raise ValueError(f"the cache holds {room} tokens, not {end}")
+        return self.table[0][self.seen : end], self.table[1][self.seen : end]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep [B, g, T, d] behind what is there -> all of them; ``seen`` moves on when the last layer has done so."""
         end = self.seen + k.shape[2]
-        if end > self.k.shape[3]:
-            raise ValueError(f"the cache holds {self.k.shape[3]} tokens, not {end}")
         self.k[layer, :, :, self.seen : end], self.v[layer, :, :, self.seen : end] = k, v
         if layer == len(self.k) - 1:
             self.seen = end
@@ -50,25 +57,27 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions; no biases."""
+    """Causal grouped-query attention with rotary positions; no biases. ``qkv`` holds W_q above W_k above W_v."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
-        self.head_dim, self.grouped = head_dim, kv_heads != heads
-        self.q = nn.Linear(width, heads * head_dim, bias=False)
-        self.k = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.v = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.proj = nn.Linear(heads * head_dim, width, bias=False)
 
     def forward(
         self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; ``mask`` bool, True where a query sees a key, or None for plain causal order."""
-        q, k, v = (part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (self.q, self.k, self.v))
-        q, k = rotate(q, table), rotate(k, table)
+        h, g = self.heads, self.kv_heads
+        turned, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
+        q, k = rotate(turned, table).split([h, g], dim=1)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.grouped)
+        if x.shape[1] == 1:  # a single token sees all: the heads of a group are rows of one product
+            y = F.scaled_dot_product_attention(q.reshape(len(q), g, -1, self.head_dim), k, v)
+            return self.proj(y.reshape(len(q), 1, -1))
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=h != g)
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -155,7 +164,6 @@ class CausalLM(Method):
         logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
         return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: Tensor,
@@ -175,21 +183,26 @@ class CausalLM(Method):
         cache = Cache(self, len(prompt), prompt.shape[1] + most)
         tokens = prompt
         for _ in range(most):
-            logits = precise(self.logits(tokens, cache=cache)[:, -1])
-            if top_k is not None:
-                least = logits.topk(min(top_k, self.vocab), dim=-1).values[:, -1:]
-                logits = logits.masked_fill(logits < least, -torch.inf)
-            if temperature == 0:
-                chosen = logits.argmax(-1)
-            else:
-                chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+            with torch.inference_mode():
+                logits = precise(self.logits(tokens, cache=cache)[:, -1])
+                if top_k is not None:
+                    least = logits.topk(min(top_k, self.vocab), dim=-1).values[:, -1:]
+                    logits = logits.masked_fill(logits < least, -torch.inf)
+                if temperature == 0:
+                    chosen = logits.argmax(-1)
+                else:
+                    chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+            chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
             yield chosen
             tokens = chosen[:, None]
 
     def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, T, V] and the experts' records [depth, 2, E]."""
         start, length = (0 if cache is None else cache.seen), tokens.shape[1]
-        table = rotary_table(torch.arange(start, start + length, device=tokens.device), self.head_dim, self.theta)
+        if cache is None:
+            table = rotary_table(torch.arange(length, device=tokens.device), self.head_dim, self.theta)
+        else:
+            table = cache.positions(length)
         mask = visible(length, start, documents)
         x, records = self.embed(tokens), []
         for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
@@ -212,13 +225,13 @@ def precise(x: Tensor) -> Tensor:
 def visible(length: int, start: int, documents: Tensor | None) -> Tensor | None:
     """Which keys each of ``length`` queries sees after ``start`` others: bool [B or 1, 1, length, start + length].
 
-    None where it is plain causal order from the first token on. ``documents`` [B, length] asks for ``start`` 0.
+    None where it is plain causal order from the first token on, or a single token that sees all. ``documents`` [B, length] asks for ``start`` 0.
     """
     if documents is not None:
         if start:
             raise ValueError("documents cannot be told apart behind a cache")
         same = documents[:, :, None] == documents[:, None, :]
         return (same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril())[:, None]
-    if start == 0:
+    if start == 0 or length == 1:
         return None
     return torch.ones(length, start + length, dtype=torch.bool).tril(start)[None, None]

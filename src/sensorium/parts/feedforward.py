@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 
 class SwiGLU(nn.Module):
-    """[..., width] -> [..., width] through ``hidden`` gated channels."""
+    """[..., width] -> [..., width] through ``hidden`` gated channels. ``gate_up`` holds W_gate above W_up: one product."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)

@@ -4,7 +4,8 @@
 The routing is balanced by the loss of Switch Transformers (Fedus et al., 2021, arXiv:2101.03961, eq. 4), for k choices:
     L = E sum_e f_e P_e,    f_e the share of tokens that chose e (they sum to k),  P_e the mean of softmax(r)_e;
 it is k where all experts are chosen alike. Tokens are sorted by expert, so that each expert is one product of matrices.
-Weights of all experts are stacked along the first dimension: gate and up [E H, D], down [E D, H].
+Weights of all experts are stacked along the first dimension: gate and up of each
+expert in turn [E 2 H, D], down [E D, H].
 Shapes: N tokens, D width, H hidden channels, E experts, k active.
 """
 
@@ -24,10 +25,9 @@ class MixtureOfExperts(nn.Module):
             raise ValueError(f"active must be between 1 and the {experts} experts, got {active}")
         self.experts, self.active = experts, active
         self.router = nn.Linear(width, experts, bias=False)
-        self.gate = nn.Parameter(torch.empty(experts * hidden, width))
-        self.up = nn.Parameter(torch.empty(experts * hidden, width))
+        self.gate_up = nn.Parameter(torch.empty(experts * 2 * hidden, width))
         self.down = nn.Parameter(torch.empty(experts * width, hidden))
-        for weight in (self.gate, self.up, self.down):
+        for weight in (self.gate_up, self.down):
             nn.init.normal_(weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,10 +44,13 @@ class MixtureOfExperts(nn.Module):
         count = chosen_Nk.flatten().bincount(minlength=self.experts)
         token = order // self.active
         parts = flat_ND[token].split(count.tolist())
-        gate, up, down = (w.unflatten(0, (self.experts, -1)) for w in (self.gate, self.up, self.down))
-        done = [
-            F.linear(F.silu(F.linear(part, gate[e])) * F.linear(part, up[e]), down[e]) for e, part in enumerate(parts)
-        ]
+        # chunk, not an index each: its backward is one concatenation instead of a whole zeroed weight for each expert
+        own = zip(parts, self.gate_up.chunk(self.experts), self.down.chunk(self.experts), strict=True)
+        done = []
+        for part, gate_up, down in own:
+            if len(part):
+                gate, up = F.linear(part, gate_up).chunk(2, dim=-1)
+                done.append(F.linear(F.silu(gate) * up, down))
         y_ND = torch.zeros_like(flat_ND, dtype=done[0].dtype)
         y_ND = y_ND.index_add(0, token, torch.cat(done) * weight_Nk.flatten()[order, None].to(done[0].dtype))
         return y_ND.view_as(x), torch.stack([count / len(flat_ND), probability_NE.mean(0)])

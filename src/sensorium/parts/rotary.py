@@ -15,16 +15,18 @@ from torch import Tensor
 
 
 def rotary_table(positions: Tensor, dim: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of m w_i for integer ``positions`` [T]: two float32 [T, dim / 2], on the positions' device."""
+    """For integer ``positions`` [T], two float32 [T, dim], on the positions' device: cos m w_i of each channel, and
+    sin m w_i, negative for the first of a pair."""
     if dim % 2:
         raise ValueError(f"rotary embedding turns pairs of channels: a head of {dim} is odd")
     rate = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     angle = positions.to(torch.float32)[:, None] * rate
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x_BhTd: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn queries or keys by a ``rotary_table`` of their positions. [B, h, T, d] -> the same, in their precision."""
     cos, sin = (part.to(x_BhTd.dtype) for part in table)
-    first, second = x_BhTd.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    partner = x_BhTd.roll(x_BhTd.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_BhTd * cos, partner, sin)

@@ -128,7 +128,8 @@ def _language(model: CausalLM, to: str, out: Path) -> Path:
             "sliding_window": None,
         }
     out.mkdir(parents=True, exist_ok=True)
-    state = names.write(model.state_dict(), names.hf_llama(model.experts))
+    rows = [heads * model.head_dim for heads in (model.heads, model.kv_heads, model.kv_heads)]
+    state = names.write(model.state_dict(), names.hf_llama(model.experts), {"attn.qkv.weight": rows})
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(config, indent=1))
     return out

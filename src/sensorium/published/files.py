@@ -19,21 +19,21 @@ from sensorium.errors import SensoriumError
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"
+HUB_FILES = (
+    "config.json", "preprocessor_config.json", "model*.safetensors*", "diffusion_pytorch_model.safetensors",
+    "tokenizer*.json", "vocab.json", "merges.txt",
+)  # fmt: skip
 
 
 def locate(path: str | Path) -> Path:
-    """A path that exists; a hub id (``owner/name``) is downloaded (weights and configuration only)."""
+    """A path that exists; a hub id (``owner/name``) is downloaded (``HUB_FILES`` alone)."""
     if Path(path).exists():
         return Path(path)
-    if isinstance(path, str) and HUB_ID.fullmatch(path):
+    if HUB_ID.fullmatch(str(path)):
         try:
             from huggingface_hub import snapshot_download
 
-            return Path(
-                snapshot_download(
-                    path, allow_patterns=["config.json", "preprocessor_config.json", "model*.safetensors*"]
-                )
-            )
+            return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
         except Exception as error:
             raise SensoriumError(
                 f"'{path}' is no path here, and could not be had from the hub: {_short(error)}"

@@ -249,15 +249,21 @@ def _hf_llama(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -
     if tied:
         state = {k: v for k, v in state.items() if k != "lm_head.weight"}  # the embedding once more
 
+    width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or width // max(1, heads))
+    for name, tensor in state.items():  # joined with keys and values, it would not show
+        if name.endswith("self_attn.q_proj.weight") and len(tensor) != heads * head_dim:
+            raise SensoriumError(f"{where}: '{name}' has {len(tensor)} rows, but {heads} heads of {head_dim}.")
+
     def build() -> CausalLM:
         return CausalLM(
             int(config["vocab_size"]),
-            int(config["hidden_size"]),
+            width,
             depth,
-            int(config["num_attention_heads"]),
+            heads,
             hidden=int(config["intermediate_size"]),
-            kv_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
-            head_dim=config.get("head_dim"),
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=head_dim,
             experts=experts,
             active=int(config.get("num_experts_per_tok", 2)),
             balance=float(config.get("router_aux_loss_coef", 0.01)),

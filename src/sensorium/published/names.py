@@ -8,7 +8,7 @@ counterpart is listed with the reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -101,18 +101,15 @@ _HF_KIND = {"conv": "convolution", "bn": "normalization"}
 
 
 _LLAMA = {
-    "norm1": "input_layernorm",
-    "norm2": "post_attention_layernorm",
-    "attn.q": "self_attn.q_proj",
-    "attn.k": "self_attn.k_proj",
-    "attn.v": "self_attn.v_proj",
-    "attn.proj": "self_attn.o_proj",
-    "ffn.gate": "mlp.gate_proj",
-    "ffn.up": "mlp.up_proj",
-    "ffn.down": "mlp.down_proj",
-    "ffn.router": "block_sparse_moe.gate",
+    "norm1": ("input_layernorm",),
+    "norm2": ("post_attention_layernorm",),
+    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.proj": ("self_attn.o_proj",),
+    "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "ffn.down": ("mlp.down_proj",),
+    "ffn.router": ("block_sparse_moe.gate",),
 }
-_MIXTRAL = {"ffn.gate": "w1", "ffn.up": "w3", "ffn.down": "w2"}
+_MIXTRAL = {"ffn.gate_up": ("w1", "w3"), "ffn.down": ("w2",)}
 
 
 def hf_llama(experts: int = 0) -> Names:
@@ -129,8 +126,9 @@ def hf_llama(experts: int = 0) -> Names:
         layer, rest = re.fullmatch(r"layers\.(\d+)\.(.+)", ours).groups()  # type: ignore[union-attr]
         where = f"model.layers.{layer}"
         if rest in _MIXTRAL:
-            return tuple(f"{where}.block_sparse_moe.experts.{e}.{_MIXTRAL[rest]}.weight" for e in range(experts))
-        return (f"{where}.{_LLAMA[rest.removesuffix('.weight')]}.weight",)
+            expert = f"{where}.block_sparse_moe.experts"
+            return tuple(f"{expert}.{e}.{part}.weight" for e in range(experts) for part in _MIXTRAL[rest])
+        return tuple(f"{where}.{part}.weight" for part in _LLAMA[rest.removesuffix(".weight")])
 
     return theirs
 
@@ -175,11 +173,15 @@ def read(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Names
     return ours
 
 
-def write(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Ours -> theirs: the inverse of :func:`read`."""
+def write(
+    state: Mapping[str, Tensor], names: Names, rows: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Tensor]:
+    """Ours -> theirs: the inverse of :func:`read`. rows: by the end of our name, how many rows each of theirs has, where
+    they have not equally many."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        targets = names(name)
-        parts = tensor.detach().cpu().chunk(len(targets)) if len(targets) > 1 else (tensor.detach().cpu(),)
+        targets, tensor = names(name), tensor.detach().cpu()
+        uneven = next((counts for end, counts in (rows or {}).items() if name.endswith(end)), None)
+        parts = [tensor] if len(targets) == 1 else tensor.split(uneven) if uneven else tensor.chunk(len(targets))
         theirs |= {target: part.contiguous().clone() for target, part in zip(targets, parts, strict=True)}
     return theirs

@@ -158,7 +158,7 @@ def made(
     layers: int = 2,
     masks: int = 1,
     natural: bool = False,
-    stochastic: bool = True,
+    stochastic: bool = False,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.01,
@@ -173,7 +173,8 @@ def made(
         layers: hidden layers.
         masks: sets of masks that take turns; averaged when judged.
         natural: places in reading order; in an order drawn by chance otherwise.
-        stochastic: a grey place is white as often as it is bright, drawn anew each time; by threshold otherwise.
+        stochastic: while training a grey place is white as often as it is bright, drawn anew each time; by threshold
+            otherwise, as always when judged.
         batch_size: pictures a step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
