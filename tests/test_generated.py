@@ -125,3 +125,27 @@ def test_what_draws_is_compared_by_its_samples(bare: Path, tmp_path: Path, comma
     page = (tmp_path / "report.html").read_text()
     assert page.count("Drawn with seed 0") == 2
     assert "Gaussian in PCA" in page + out
+
+
+def test_samples_are_judged_in_inceptions_features_where_asked(tmp_path: Path, command: Command) -> None:
+    from torchvision.models import Inception3
+
+    torch.manual_seed(0)
+    torch.save(Inception3(1008, aux_logits=False, init_weights=False).state_dict(), tmp_path / "inception.pth")
+    few = (load_digits().images[:32] * 15).astype(np.uint8)
+    np.savez(tmp_path / "few.npz", images=few[:20], test_images=few[20:])
+    run = str(tmp_path / "run")
+    main([*DRAWN, "--batch-size", "4", "--data", str(tmp_path / "few.npz"), "--out", run])
+    assert command("evaluate", run)[0] == 0
+    kept = (tmp_path / "run" / "evaluation.json").read_text()
+    code, _, err = command("evaluate", run, "--inception", str(tmp_path / "few.npz"))
+    assert code == 1
+    assert "few.npz" in err
+    assert (tmp_path / "run" / "evaluation.json").read_text() == kept
+    code, out, _ = command("evaluate", run, "--inception", str(tmp_path / "inception.pth"))
+    assert code == 0
+    assert "Inception v3 of December 2015" in out
+    code, _, err = command("compare", "made", "--inception", "no.pth", "--data", str(tmp_path / "few.npz"), "--out", str(tmp_path / "c"))  # fmt: skip
+    assert code == 1
+    assert "no.pth" in err
+    assert not (tmp_path / "c" / "made").exists()

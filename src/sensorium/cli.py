@@ -146,6 +146,7 @@ def compare(
     limit: int | None = None,
     finetune: bool = True,
     tune_steps: int | None = None,
+    inception: Path | None = None,
     quiet: bool = False,
 ) -> None:
     """Train several systems on the same data under the same budget, judge them alike, and write one report.
@@ -173,6 +174,7 @@ def compare(
         limit: use only the first N pictures.
         finetune: also judge by fine-tuning (the longest part of judging).
         tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
+        inception: weights in whose features drawn pictures are judged, see `sensorium evaluate --help`.
         quiet: no progress bars.
     """
     from sensorium.comparison import compare as run_compare
@@ -195,6 +197,7 @@ def compare(
         limit=limit,
         finetune=finetune,
         tune_steps=tune_steps,
+        inception=None if inception is None else str(inception),
         progress=not quiet,
     )
     console.print(results_table(results))
@@ -212,9 +215,10 @@ def evaluate(
     label_seeds: int = 3,
     finetune: bool = True,
     tune_steps: int | None = None,
+    inception: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """Judge a finished run: kNN, linear probe, fine-tuning at each share of labels, RankMe.
+    """Judge a finished run by the measures of its field, beside simple baselines.
 
     Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
 
@@ -224,6 +228,8 @@ def evaluate(
         label_seeds: how many subsets of labels to draw at each share.
         finetune: also judge by fine-tuning.
         tune_steps: most steps of one fine-tuning; 250 on a CPU and 2000 on a GPU if left out.
+        inception: pt_inception-2015-12-05-6726825d.pth, to measure samples by the published Fréchet distance; slow on
+            a CPU. In the features of a classifier of the same data if left out.
         as_json: print JSON.
     """
     from sensorium.kinds import lines
@@ -231,7 +237,12 @@ def evaluate(
 
     loaded = Run(run)
     found = loaded.judge(
-        labels=labels, label_seeds=label_seeds, finetune=finetune, tune_steps=tune_steps, progress=not as_json
+        labels=labels,
+        label_seeds=label_seeds,
+        finetune=finetune,
+        tune_steps=tune_steps,
+        inception=None if inception is None else str(inception),
+        progress=not as_json,
     )
     print(json.dumps(found, indent=1) if as_json else lines(loaded.kind.scores(found)))
 

@@ -71,6 +71,7 @@ def compare(
     limit: int | None = None,
     finetune: bool = True,
     tune_steps: int | None = None,
+    inception: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
@@ -89,9 +90,13 @@ def compare(
     }  # fmt: skip
     if backbone is not None:
         training["backbone"] = backbone
+    if inception is not None:  # wrong weights are better told now than after the training
+        from sensorium.evaluate.inception import Inception
+
+        Inception(inception)
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress)
+    judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress, inception)
     # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     ready = kind(sort).prepare(source, progress=progress)

@@ -29,7 +29,9 @@ ROOMS = [
     ("cli", "commands", "__main__", "__init__"),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-PEERS = {"transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "zuko", "pytest", "hypothesis"}
+PEERS = {
+    "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "pytest", "hypothesis",
+}  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

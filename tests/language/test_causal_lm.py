@@ -72,6 +72,23 @@ def test_generation_follows_its_generator_and_top_k() -> None:
     assert torch.equal(write(0, top_k=1), write(1, temperature=0))
 
 
+def test_a_window_is_all_that_it_looks_back_on() -> None:
+    """Each token is the likeliest after the tokens that it may see: all until the window is full, then its later half."""
+    model, prompt, room = small(), torch.randint(50, (2, 3)), 7
+    text, begin = prompt, 0
+    for chosen in model.generate(prompt, most=20, temperature=0, window=room):
+        if text.shape[1] - begin > room:
+            begin = text.shape[1] - room // 2
+        seen = text[:, begin:]
+        assert torch.equal(chosen, model.logits(seen)[:, -1].argmax(-1))
+        text = torch.cat([text, chosen[:, None]], dim=1)
+    assert text.shape[1] == 23
+    whole = [list(model.generate(prompt, most=9, temperature=0, window=w)) for w in (None, 12)]
+    assert all(torch.equal(a, b) for a, b in zip(*whole, strict=True))
+    long = torch.randint(50, (1, 30))
+    assert len(list(model.generate(long, most=3, window=8))) == 3
+
+
 def test_rotary_products_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
     near = [

@@ -82,6 +82,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The page, opened; at the end nothing was asked of another machine, and no script failed."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(90_000)  # of a machine that does other things besides
     shown = context.new_page()
     asked, failed = [], []
     shown.on("request", lambda request: asked.append(request.url))
@@ -138,7 +139,7 @@ def shot(page: Any, name: str) -> None:
 
 def error_of(page: Any) -> str:
     toast = page.locator(".toast-body.error, .toast-wrap [data-testid=toast-body]").first
-    toast.wait_for(timeout=20_000)
+    toast.wait_for()
     return toast.inner_text()
 
 

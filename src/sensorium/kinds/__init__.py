@@ -39,7 +39,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Asked:
-    """How to judge: shares of the ``labels``, subsets of each, and what a fine-tuning may cost."""
+    """How to judge: shares of the ``labels``, subsets of each, what a fine-tuning may cost, and the ``inception`` weights
+    in whose features samples are compared."""
 
     labels: str = "1%,10%,100%"
     label_seeds: int = 3
@@ -47,6 +48,7 @@ class Asked:
     tune_steps: int | None = None
     tune_seconds: float | None = None
     progress: bool = True
+    inception: str | None = None
 
     def key(self) -> dict[str, Any]:
         """What scores depend on: kept scores of another key are not reused."""

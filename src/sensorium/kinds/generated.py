@@ -1,9 +1,10 @@
 """Judging what draws pictures, and what knows their probability, beside simple models of the same data.
 
 Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
-the last layer of a classifier trained on the same data for the purpose (once, kept beside the runs), or, where there are
-no classes, of a network of random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature
-spaces cannot be compared, nor of two counts.
+that of published distances where the user has the Inception weights and asks for it; else the last layer of a classifier
+trained on the same data for the purpose (once, kept beside the runs), or, where there are no classes, of a network of
+random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor
+of two counts.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
 COMPONENTS = 64
 SHOWN = 64
+INCEPTION = "Inception v3 of December 2015, as published distances"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
@@ -44,7 +46,9 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
     pieces: dict[str, Callable[[], Any]] = {}
     if isinstance(run.method, Generator):
         shown = f"{run.folder.name}/pictures/samples.png"
-        pieces["samples"] = lambda: _samples(run, ready)
+        pieces["samples"] = lambda: _samples(run, ready, asked.inception)
+        if asked.inception and INCEPTION not in found.get("samples", {}).get("features", ""):
+            found.pop("samples", None)
         pieces["pictures"] = lambda: [{"title": "Samples", "caption": "Drawn with seed 0, not chosen.", "file": shown}]
     if isinstance(run.method, Likelihood):
         pieces["likelihood"] = lambda: _likelihood(run.method, ready)
@@ -83,7 +87,7 @@ def as_pixels(samples: Tensor) -> np.ndarray:
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().cpu().numpy()
 
 
-def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
+def _samples(run: Trained, ready: Prepared, inception: str | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
     drawn = as_pixels(run.method.sample(n, seed=0))
@@ -99,7 +103,7 @@ def _samples(run: Trained, ready: Prepared) -> dict[str, Any]:
         )
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    name, embed = _feature_space(run, ready)
+    name, embed = _feature_space(run, ready, inception)
     if run.method.shape[0] == 1:
         name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
@@ -118,10 +122,16 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
 
 
-def _feature_space(run: Trained, ready: Prepared) -> tuple[str, Callable[[np.ndarray], Tensor]]:
+def _feature_space(run: Trained, ready: Prepared, inception: str | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
     """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
     on = ready.train
-    if on.labels is None or len(on.classes) < 2:
+    mean, std = on.mean, on.std
+    if inception:
+        from sensorium.evaluate.inception import Inception
+
+        name, network = INCEPTION, Inception(inception)
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    elif on.labels is None or len(on.classes) < 2:
         from sensorium.recipes.selfsup import simclr
 
         torch.manual_seed(0)
@@ -133,7 +143,7 @@ def _feature_space(run: Trained, ready: Prepared) -> tuple[str, Callable[[np.nda
         )
 
     def embed(images: np.ndarray) -> Tensor:
-        pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=on.mean, std=on.std)
+        pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=mean, std=std)
         return encode(network, pixels, device=device_name())  # type: ignore[arg-type]
 
     return name, embed

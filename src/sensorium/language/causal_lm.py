@@ -172,17 +172,22 @@ class CausalLM(Method):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
         most: int = 256,
+        window: int | None = None,
     ) -> Iterator[Tensor]:
         """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
 
         temperature: 0 takes the likeliest. top_k: choose among so many. Latency a token does not grow with a new forward
-        of the whole text: keys and values are cached.
+        of the whole text: keys and values are cached. window: most tokens to look back on, for at lengths that it never
+        learnt a model writes nonsense; when they are full, the later half of them is read anew.
         """
         if prompt.shape[1] < 1:
             raise ValueError("generate needs a prompt of one token or more")
-        cache = Cache(self, len(prompt), prompt.shape[1] + most)
-        tokens = prompt
+        room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
+        cache = Cache(self, len(prompt), room)
+        text = tokens = prompt
         for _ in range(most):
+            if cache.seen + tokens.shape[1] > room:
+                cache.seen, tokens = 0, text[:, -max(1, room // 2) :]
             with torch.inference_mode():
                 logits = precise(self.logits(tokens, cache=cache)[:, -1])
                 if top_k is not None:
@@ -195,6 +200,7 @@ class CausalLM(Method):
             chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
             yield chosen
             tokens = chosen[:, None]
+            text = torch.cat([text, tokens], dim=1)[:, -room:]
 
     def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, T, V] and the experts' records [depth, 2, E]."""

@@ -70,15 +70,13 @@ def generate(
     """What a run's language model writes after ``prompt``, piece by piece; bytes that are no UTF-8 yet wait for the rest."""
     from codecs import getincrementaldecoder
 
-    from sensorium.kinds.text import kept_tokenizer, write_text
+    from sensorium.kinds.text import write_text
 
     found = run if isinstance(run, Run) else Run(run)
     if not isinstance(found.method, LanguageModel):
         raise SensoriumError(f"'{found.folder}' is no language model, which `sensorium generate` wants.")
     decoder = getincrementaldecoder("utf-8")(errors="replace")
-    for piece in write_text(
-        found.method, kept_tokenizer(found.folder), prompt, most=most, temperature=temperature, top_k=top_k, seed=seed
-    ):
+    for piece in write_text(found, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
         yield decoder.decode(piece)
     yield decoder.decode(b"", final=True)
 

@@ -1,0 +1,80 @@
+"""The feature space of published Fréchet Inception distances (Heusel et al., 2017, arXiv:1706.08500).
+
+That is the last pooling of Inception v3 (Szegedy et al., 2015, arXiv:1512.00567) with the weights of December 2015 that its
+authors' TensorFlow gave away. They are a user's own: ``pt_inception-2015-12-05-6726825d.pth``, as pytorch-fid writes them.
+The network is torchvision's, but for its pooling, in which those weights differ: averages leave padding out, and the last
+block takes the maximum. Pictures are brought to 299 px and -1..1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import Inception3
+from torchvision.models.inception import InceptionE
+
+from sensorium.errors import SensoriumError
+from sensorium.published.files import read_weights, tensors_of
+
+CLASSES, SIDE = 1008, 299
+AVERAGING = (
+    "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b",
+)  # fmt: skip
+
+
+class Inception(nn.Module):
+    """Encoder: pictures in 0..1, [B, 3, H, W] of any size -> [B, 2048].
+
+    path: the weights' file. Raises SensoriumError where it holds others.
+    """
+
+    dim = 2048
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        state = tensors_of(read_weights(Path(path)))
+        classes = len(state.get("fc.weight", ()))
+        if classes != CLASSES:
+            raise SensoriumError(
+                f"{path}: {f'Inception weights of {classes} classes' if classes else 'no Inception weights'}; published "
+                f"distances have those of {CLASSES} classes (pytorch-fid's pt_inception-2015-12-05-6726825d.pth)."
+            )
+        net = Inception3(CLASSES, aux_logits=False, init_weights=False)
+        net.Mixed_7c = _Last(2048)
+        try:
+            net.load_state_dict(state)
+        except RuntimeError as error:
+            raise SensoriumError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+        for name in AVERAGING:
+            block = net.get_submodule(name)
+            block.branch_pool = nn.Sequential(_WithoutPadding(), block.branch_pool)
+        net.fc = nn.Identity()
+        self.net = net.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """See the class."""
+        images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return self.net(2 * images - 1)
+
+
+class _WithoutPadding(nn.Module):
+    """Averages over 3 x 3 places, of which those beyond the edge counted as zeros, to averages over the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / F.avg_pool2d(torch.ones_like(x[:1, :1]), 3, 1, 1)
+
+
+class _Last(InceptionE):
+    """The last block, with a maximum where the others take the average."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        short, deep = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        return [
+            self.branch1x1(x),
+            torch.cat([self.branch3x3_2a(short), self.branch3x3_2b(short)], 1),
+            torch.cat([self.branch3x3dbl_3a(deep), self.branch3x3dbl_3b(deep)], 1),
+            self.branch_pool(F.max_pool2d(x, 3, 1, 1)),
+        ]
