@@ -135,7 +135,7 @@ def test_samples_are_judged_in_inceptions_features_where_asked(tmp_path: Path, c
     few = (load_digits().images[:32] * 15).astype(np.uint8)
     np.savez(tmp_path / "few.npz", images=few[:20], test_images=few[20:])
     run = str(tmp_path / "run")
-    main([*DRAWN, "--batch-size", "4", "--data", str(tmp_path / "few.npz"), "--out", run])
+    main([*DRAWN, "--data", str(tmp_path / "few.npz"), "--out", run])
     assert command("evaluate", run)[0] == 0
     kept = (tmp_path / "run" / "evaluation.json").read_text()
     code, _, err = command("evaluate", run, "--inception", str(tmp_path / "few.npz"))

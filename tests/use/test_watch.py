@@ -190,12 +190,14 @@ def test_following_in_pieces_of_any_size(run: Run) -> None:
 def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((50, 5)))
     np.savez(tmp_path / "other.npz", images=np.zeros((3, 3)))
+    np.savez(tmp_path / "fast.npz", signal=np.zeros((90, 3)), sample_rate_hz=100.0)
     (tmp_path / "cut.npz").write_bytes(b"PK")
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "a.mp4").write_bytes(b"")
     for stream, wanted in (
         (tmp_path / "wide.npy", "5 numbers a step, but the run learnt from 2"),
         (tmp_path / "other.npz", "Looked for 'signal'; it holds images"),
+        (tmp_path / "fast.npz", "fast.npz has 100 steps a second, but 50 were learnt from"),
         (tmp_path / "cut.npz", "cut.npz: not readable as .npz"),
         (tmp_path / "text.npy", "text.npy: not readable as .npy"),
         (tmp_path / "a.mp4", "Embed videos first"),

@@ -73,14 +73,22 @@ def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
         name = f"{printable(path.name)}[{i}]"
         owner = str(group[i]) if shared and group is not None else name
         found.append(Recording(name, values[start:stop], labels[start:stop], owner))
-    rate, encoder = small.get("rate"), small.get("encoder")
-    told = rate is not None and rate.ndim == 0 and rate.dtype.kind in "fiu" and 0 < rate < math.inf
+    encoder = small.get("encoder")
     by = str(encoder) if encoder is not None and encoder.ndim == 0 and encoder.dtype.kind == "U" else ""
-    return Recordings(classes, found, float(rate) if told and rate is not None else None, by)
+    return Recordings(classes, found, _rate(small), by)
 
 
-def read_values(path: str | Path) -> list[tuple[str, np.ndarray]]:
-    """The recordings of an .npz or .npy alone, with labels or without: (name, values [N, ...] on disk)."""
+def _rate(small: dict[str, np.ndarray]) -> float | None:
+    rate = small.get("rate")
+    told = rate is not None and rate.ndim == 0 and rate.dtype.kind in "fiu" and 0 < rate < math.inf
+    return float(rate) if told and rate is not None else None
+
+
+def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, np.ndarray]]:
+    """The recordings of an .npz or .npy alone, with labels or without: (name, values [N, ...] on disk).
+
+    rate: steps a second that they should have. Raises SensoriumError also where the file tells another.
+    """
     path = Path(path)
     where = printable(str(path))
     if path.suffix == ".npy":
@@ -92,6 +100,9 @@ def read_values(path: str | Path) -> list[tuple[str, np.ndarray]]:
             raise SensoriumError(f"{where} is {values.dtype} of shape {list(values.shape)}; expected numbers [N, ...].")
         return [(printable(path.name), values[:, None] if values.ndim == 1 else values)]
     values, small, _ = _arrays(path)
+    told = _rate(small)
+    if rate is not None and told is not None and abs(told - rate) > 0.01 * rate:
+        raise SensoriumError(f"{where} has {told:g} steps a second, but {rate:g} were learnt from: resample it.")
     offsets = _offsets(small.get("offsets"), len(values), where)
     return [(f"{printable(path.name)}[{i}]", values[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
 

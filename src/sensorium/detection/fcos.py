@@ -82,6 +82,7 @@ class FCOS(Method):
         self.backbone, self.classes, self.points = backbone, classes, points
         self.radius, self.alpha, self.gamma = radius, alpha, gamma
         self.head = Head(backbone.channels[0], classes, convs, groups, prior)
+        self.to(memory_format=torch.channels_last)  # as a ResNet's maps
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, 3, H, W], ``boxes`` a list of B [N, 4] (absolute edges) and ``labels`` a list of B [N] -> the

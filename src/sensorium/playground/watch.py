@@ -94,7 +94,7 @@ def opened(run: Played, path: Path) -> AnyStream:
     """A visitor's recording as the run sees streams: its first, in frames and units of the training data."""
     on, name = run.run.situation, printable(path.name)
     try:
-        values = read_values(path)[0][1]
+        values = read_values(path, None if on.rate is None else on.rate * on.frame)[0][1]
     except SensoriumError as error:
         raise SensoriumError(str(error).replace(str(path), name)) from None
     try:

@@ -163,7 +163,10 @@ def read(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Names
             raise SensoriumError(
                 f"{where}: '{sources[0]}' has shape {list(tensor.shape)}, its place {list(target.shape)}."
             )
-        ours[name] = tensor.to(target.dtype).contiguous()
+        tensor = tensor.to(target.dtype)
+        if tensor.stride() != target.stride():  # convolutions may want another order in memory
+            tensor = torch.empty_like(target, device=tensor.device).copy_(tensor)
+        ours[name] = tensor
         used.update(sources)
     strange = [name for name in state if name not in used and not any(re.search(p, name) for p in DROPPED)]
     if strange:

@@ -133,7 +133,7 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
         encode = read_encoder(on.encoder)
         yield "", _checked(encode(frame.image for frame in video_frames(path, rate=on.rate)), on, shown)
     elif path.suffix in (".npz", ".npy"):
-        recordings = read_values(path)
+        recordings = read_values(path, None if on.rate is None else on.rate * on.frame)
         for name, values in recordings:
             yield name if len(recordings) > 1 else "", _checked(_steps(name, values), on, shown)
     else:
