@@ -9,6 +9,7 @@ block takes the maximum. Pictures are brought to 299 px and -1..1.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Inception(nn.Module):
                 f"{path}: {f'Inception weights of {classes} classes' if classes else 'no Inception weights'}; published "
                 f"distances have those of {CLASSES} classes (pytorch-fid's pt_inception-2015-12-05-6726825d.pth)."
             )
-        net = Inception3(CLASSES, aux_logits=False, init_weights=False)
+        net: Any = Inception3(CLASSES, aux_logits=False, init_weights=False)
         net.Mixed_7c = _Last(2048)
         try:
             net.load_state_dict(state)
@@ -52,7 +53,7 @@ class Inception(nn.Module):
             block = net.get_submodule(name)
             block.branch_pool = nn.Sequential(_WithoutPadding(), block.branch_pool)
         net.fc = nn.Identity()
-        self.net = net.eval().requires_grad_(False)
+        self.net: nn.Module = net.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> Tensor:
         """See the class."""
