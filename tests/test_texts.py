@@ -116,3 +116,13 @@ def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_pa
     assert code == 1
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "told", ["[]", "{}", '{"situation": {}, "kind": "os"}', '{"situation": {"x": 1}, "kind": "text"}']
+)
+def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "run.json").write_text(told)
+    code, _, err = command("generate", str(tmp_path))
+    assert code == 1
+    assert "run.json: not as this version writes it" in err

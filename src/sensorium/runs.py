@@ -71,9 +71,15 @@ class Run:
             ) from None
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{self.folder / 'run.json'}: not readable as JSON ({error}).") from None
-        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
-        self.kind = kind(self.info["kind"])
-        self.situation: Any = self.kind.SITUATION(**kept)
+        try:
+            kept = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
+            self.kind = kind(self.info["kind"])
+            self.situation: Any = self.kind.SITUATION(**kept)
+        except (KeyError, TypeError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise SensoriumError(
+                f"{self.folder / 'run.json'}: not as this version writes it ({said}). Train the run again."
+            ) from None
 
     @property
     def name(self) -> str:

@@ -141,7 +141,9 @@ class Kind(Protocol):
 
 
 def kind(name: str) -> Kind:
-    """The module of a kind by its name."""
+    """The module of a kind by its name, one of ``NAMES``."""
+    if name not in NAMES:
+        raise KeyError(name)
     return cast(Kind, import_module(f"{__name__}.{name}"))
 
 
