@@ -10,6 +10,7 @@ import numpy as np
 
 COLOURS = (
     "#3a9bd6", "#e06c1b", "#1fae82", "#c65f9f", "#d99a17", "#8a7be0", "#a0783c", "#4fa8a0", "#d0555f", "#7f8c3a",
+    "#4a55b5", "#b0306f", "#5f9e2f", "#c38fe0", "#7c4a3a", "#1f6f86",
 )  # fmt: skip
 RESTING = "#8b939c"
 SHOWN = 8  # lines
