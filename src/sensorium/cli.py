@@ -197,7 +197,7 @@ def compare(
         limit=limit,
         finetune=finetune,
         tune_steps=tune_steps,
-        inception=None if inception is None else str(inception),
+        inception=inception,
         progress=not quiet,
     )
     console.print(results_table(results))
@@ -241,7 +241,7 @@ def evaluate(
         label_seeds=label_seeds,
         finetune=finetune,
         tune_steps=tune_steps,
-        inception=None if inception is None else str(inception),
+        inception=inception,
         progress=not as_json,
     )
     print(json.dumps(found, indent=1) if as_json else lines(loaded.kind.scores(found)))

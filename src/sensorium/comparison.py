@@ -71,7 +71,7 @@ def compare(
     limit: int | None = None,
     finetune: bool = True,
     tune_steps: int | None = None,
-    inception: str | None = None,
+    inception: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.

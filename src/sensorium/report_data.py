@@ -48,7 +48,8 @@ KNOWN = {
     "test",
     "dropped",
 }
-ABOVE = {"path", "layout", "train", "test", "unit", "classes", "image_size", "tokens", "diagnosis"}  # of the facts
+# Shown among the facts, or opened
+ABOVE = {"path", "layout", "train", "test", "unit", "classes", "image_size", "tokens", "diagnosis"}
 
 
 def diagnosis(results: dict[str, Any]) -> Html:

@@ -1,5 +1,5 @@
 """Pictures with boxes, from the command line: faults are named, squares keep boxes on their objects, detectors are
-trained, resumed and judged, and what cannot be learnt is said before hours are spent."""
+trained and judged, and what cannot be learnt is said before hours are spent."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Pictures with captions from the command line: train, judge, resume, take away; and what is said when it cannot work."""
+"""Pictures with captions from the command line: train, judge, take away; and what is said when it cannot work."""
 
 import io
 import itertools

@@ -202,10 +202,6 @@ def windows_of(ready: streams.Prepared, rows: int = 8) -> dict[str, Any]:
     return views(torch.from_numpy(ready.train.images[at]), torch.from_numpy(ready.train.labels[at]), draw)
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
 def test_scenes_in_motion(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "run"
     small = [word if word != "8" else "6" for word in FLAGS]

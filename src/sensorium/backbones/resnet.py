@@ -115,9 +115,8 @@ class ResNet(nn.Module):
         start = stride * (2 if stem == "imagenet" else 1) * first_stride
         self.strides = tuple(start * 2**i for i in range(len(layers)))
         self._initialize(zero_init)
-        self.to(
-            memory_format=torch.channels_last
-        )  # as the maps, or every step converts weights there and gradients back
+        # As the maps, or every step converts weights there and gradients back.
+        self.to(memory_format=torch.channels_last)
 
     def _initialize(self, zero_init: bool) -> None:
         for module in self.modules():

@@ -34,9 +34,9 @@ class Inception(nn.Module):
 
     dim = 2048
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        state = tensors_of(read_weights(Path(path)))
+        state = tensors_of(read_weights(path))
         classes = len(state.get("fc.weight", ()))
         if classes != CLASSES:
             raise SensoriumError(

@@ -48,7 +48,7 @@ class Asked:
     tune_steps: int | None = None
     tune_seconds: float | None = None
     progress: bool = True
-    inception: str | None = None
+    inception: Path | None = None
 
     def key(self) -> dict[str, Any]:
         """What scores depend on: kept scores of another key are not reused."""

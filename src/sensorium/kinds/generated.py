@@ -87,7 +87,7 @@ def as_pixels(samples: Tensor) -> np.ndarray:
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().cpu().numpy()
 
 
-def _samples(run: Trained, ready: Prepared, inception: str | None) -> dict[str, Any]:
+def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
     drawn = as_pixels(run.method.sample(n, seed=0))
@@ -122,7 +122,7 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
 
 
-def _feature_space(run: Trained, ready: Prepared, inception: str | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
+def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
     """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
     on = ready.train
     mean, std = on.mean, on.std

@@ -231,7 +231,8 @@ def precise(x: Tensor) -> Tensor:
 def visible(length: int, start: int, documents: Tensor | None) -> Tensor | None:
     """Which keys each of ``length`` queries sees after ``start`` others: bool [B or 1, 1, length, start + length].
 
-    None where it is plain causal order from the first token on, or a single token that sees all. ``documents`` [B, length] asks for ``start`` 0.
+    None where it is plain causal order from the first token on, or a single token that sees all. ``documents`` [B,
+    length] asks for ``start`` 0.
     """
     if documents is not None:
         if start:

@@ -4,8 +4,7 @@
 The routing is balanced by the loss of Switch Transformers (Fedus et al., 2021, arXiv:2101.03961, eq. 4), for k choices:
     L = E sum_e f_e P_e,    f_e the share of tokens that chose e (they sum to k),  P_e the mean of softmax(r)_e;
 it is k where all experts are chosen alike. Tokens are sorted by expert, so that each expert is one product of matrices.
-Weights of all experts are stacked along the first dimension: gate and up of each
-expert in turn [E 2 H, D], down [E D, H].
+Weights of all experts are stacked along the first dimension: gate and up of each in turn [E 2 H, D], down [E D, H].
 Shapes: N tokens, D width, H hidden channels, E experts, k active.
 """
 

@@ -18,7 +18,7 @@ from sensorium.errors import SensoriumError
 from sensorium.playground.common import Played, chooser, told
 from sensorium.playground.timeline import timeline
 from sensorium.protocols import OnlineDetector
-from sensorium.use.watch import channels
+from sensorium.use.watch import channels, step_rate
 
 TITLE = "Watch"
 LISTED = 200  # recordings to choose from
@@ -94,7 +94,7 @@ def opened(run: Played, path: Path) -> AnyStream:
     """A visitor's recording as the run sees streams: its first, in frames and units of the training data."""
     on, name = run.run.situation, printable(path.name)
     try:
-        values = read_values(path, None if on.rate is None else on.rate * on.frame)[0][1]
+        values = read_values(path, step_rate(on))[0][1]
     except SensoriumError as error:
         raise SensoriumError(str(error).replace(str(path), name)) from None
     try:

@@ -72,6 +72,11 @@ def channels(on: StreamSituation) -> int:
     return on.features // (on.frame + 2) if on.frame > 1 else on.features
 
 
+def step_rate(on: StreamSituation) -> float | None:
+    """Steps a second of what a run learnt from, where it was told."""
+    return None if on.rate is None else on.rate * on.frame
+
+
 def _situation(run: Run) -> StreamSituation:
     if not isinstance(run.situation, StreamSituation) or not isinstance(run.method, OnlineDetector):
         raise SensoriumError(f"'{run.folder}' does not name the actions of streams, which `sensorium watch` wants.")
@@ -133,7 +138,7 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
         encode = read_encoder(on.encoder)
         yield "", _checked(encode(frame.image for frame in video_frames(path, rate=on.rate)), on, shown)
     elif path.suffix in (".npz", ".npy"):
-        recordings = read_values(path, None if on.rate is None else on.rate * on.frame)
+        recordings = read_values(path, step_rate(on))
         for name, values in recordings:
             yield name if len(recordings) > 1 else "", _checked(_steps(name, values), on, shown)
     else:
