@@ -90,6 +90,7 @@ def as_pixels(samples: Tensor) -> np.ndarray:
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
+    name, embed = _feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
     drawn = as_pixels(run.method.sample(n, seed=0))
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
@@ -103,7 +104,6 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         )
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    name, embed = _feature_space(run, ready, inception)
     if run.method.shape[0] == 1:
         name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
