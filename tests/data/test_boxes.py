@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +18,7 @@ from sensorium.data.box_views import BoxView, collate, plain_box_views, to_origi
 from sensorium.data.boxes import open_boxes
 from sensorium.data.decode import BadImage
 from sensorium.data.draw import Draw
+from sensorium.data.masks import drawn, outline_of
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "bccd"
@@ -514,3 +516,126 @@ def test_colours_change_in_every_order() -> None:
     seen = [view(sample, [0.5] * 6 + [0.9, 0.2, 0.8, 0.7, (i + 0.5) / 24])["image"] for i in range(24)]
     assert len({x.numpy().tobytes() for x in seen}) == 24
     assert torch.equal(view(sample, [0.5] * 11)["image"], image)
+
+
+def painted_with_masks(h: int, w: int, seed: int) -> dict:
+    """Three discs, each of a colour of its own and nothing over another: what the mask must stay on."""
+    rng = np.random.default_rng(seed)
+    image, masks, boxes = np.zeros((3, h, w), np.uint8), np.zeros((3, h, w), bool), []
+    y, x = np.mgrid[:h, :w]
+    for k in range(3):
+        free = (y - rng.integers(h)) ** 2 + (x - rng.integers(w)) ** 2 <= rng.integers(4, 9) ** 2
+        masks[k] = free & ~masks[:k].any(0)
+        masks[k] |= (y == k) & (x == k)  # never empty
+        masks[:k, k, k] = False
+        image[k][masks[k]] = 255
+        at = np.argwhere(masks[k])
+        boxes.append([at[:, 1].min(), at[:, 0].min(), at[:, 1].max() + 1, at[:, 0].max() + 1])
+    columns = {"labels": torch.arange(3), "crowd": torch.zeros(3, dtype=torch.bool), "area": torch.ones(3)}
+    boxed = {"image": torch.from_numpy(image), "boxes": torch.tensor(boxes, dtype=torch.float32)}
+    return boxed | columns | {"masks": torch.from_numpy(masks), "id": seed}
+
+
+def rim(mask: torch.Tensor) -> torch.Tensor:
+    """Pixels within one of an edge."""
+    near = [F.max_pool2d(one[None].float(), 3, 1, 1)[0] > 0 for one in (mask, ~mask)]
+    return near[0] & near[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0, 0.999), min_size=11, max_size=11), st.integers(0, 50), st.sampled_from([24, 40, 61]))
+def test_masks_stay_on_their_objects(numbers: list[float], seed: int, size: int) -> None:
+    sample = painted_with_masks(40, 56, seed)
+    seen = BoxView(size, crop_p=1.0, flip_p=0.5, visible=0.01)(sample, numbers)
+    assert seen["masks"].shape == (len(seen["boxes"]), *seen["image"].shape[1:])
+    assert seen["masks"].dtype == torch.bool
+    for mask, box, label in zip(seen["masks"], seen["boxes"].tolist(), seen["labels"].tolist(), strict=True):
+        bright = seen["image"][label] >= 128
+        # nearest and antialiased resizing part at the rim alone
+        assert not ((mask != bright) & ~rim(mask) & ~rim(bright)).any()
+        at = mask.nonzero()
+        if len(at):
+            assert box[0] - 1.5 <= at[:, 1].min()
+            assert at[:, 1].max() + 1 <= box[2] + 1.5
+            assert box[1] - 1.5 <= at[:, 0].min()
+            assert at[:, 0].max() + 1 <= box[3] + 1.5
+
+
+def test_batches_carry_masks_where_every_sample_has_them() -> None:
+    samples = [painted_with_masks(40, 56, 0), painted_with_masks(20, 30, 1)]
+    samples[0]["crowd"][1] = True
+    batch = collate([without_crowd(one) for one in samples], (0.5,) * 3, (0.5,) * 3)
+    assert [tuple(one.shape) for one in batch["masks"]] == [(2, 64, 64), (3, 64, 64)]
+    assert int(batch["masks"][1].sum()) == int(samples[1]["masks"].sum())
+    assert not batch["masks"][1][:, 20:].any()
+    none = {k: v[:0] if k in ("boxes", "labels", "crowd", "area", "masks") else v for k, v in samples[0].items()}
+    assert BoxView(24)(none, [0.5] * 11)["masks"].shape == (0, 17, 24)
+    del samples[1]["masks"]
+    assert "masks" not in collate(samples, (0.5,) * 3, (0.5,) * 3)
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(int), [1 - int(flat[-1])]])))
+    return np.diff(np.concatenate([[0], edges])).tolist()
+
+
+def test_outlines_of_coco_files(tmp_path: Path) -> None:
+    from faster_coco_eval.core import mask as peer
+
+    picture(0, tmp_path / "images")
+    h, w = SIZES[0]
+    y, x = np.mgrid[:h, :w]
+    disc = (y - 20) ** 2 + (x - 30) ** 2 <= 81
+    packed = peer.encode(np.asfortranarray(disc.astype(np.uint8)))
+    polygon = [5.0, 5.0, 25.0, 5.0, 25.0, 30.0, 5.0, 30.0]
+    size = [h, w]
+    said = {
+        "polygon": [polygon],
+        "two parts": [[1, 1, 4, 1, 4, 4, 1, 4], [10, 10, 14, 10, 14, 14]],
+        "counts": {"size": size, "counts": run_lengths(disc)},
+        "text": {"size": size, "counts": packed["counts"].decode() if isinstance(packed["counts"], bytes) else packed["counts"]},
+        "far outside": [[-1e12, 5, 1e12, 5, 1e12, 9, -1e12, 9]],
+        "none": [],
+        "too long": {"size": size, "counts": [10, 10**12]},
+        "negative": {"size": size, "counts": [-5, h * w + 5]},
+        "other size": {"size": [w, h], "counts": [h * w]},
+        "no numbers": [["a", "b", 1, 2, 3, 4]],
+        "two points": [[1, 2, 3, 4]],
+        "not finite": [[1, 2, float("nan"), 4, 5, 6]],
+        "no text": {"size": size, "counts": "\u00ff{}"},
+        "endless": {"size": size, "counts": "o" * 40},
+        "a word": "polygon",
+        "a number": 7,
+    }  # fmt: skip
+    stored = coco(range(1))
+    stored["annotations"] = [
+        {"id": i, "image_id": 100, "category_id": 17, "bbox": [4, 4, 30, 30], "iscrowd": 0, "segmentation": one}
+        for i, one in enumerate(said.values())
+    ]
+    (tmp_path / "images.json").write_text(json.dumps(stored))
+    opened = open_boxes(tmp_path / "images.json")
+    good = dict(zip(said, opened.train[0]["masks"].numpy(), strict=True))
+    assert (good["counts"] == disc).all()
+    assert (good["text"] == disc).all()
+    expected = peer.decode(peer.merge(peer.frPyObjects([polygon], h, w))) > 0
+    assert (good["polygon"] == expected).all()
+    assert 400 < expected.sum() < 620
+    assert good["two parts"][2, 2]
+    assert good["two parts"][11, 13]
+    assert not good["two parts"][7, 7]
+    assert good["far outside"][7].all()
+    assert not good["far outside"][20].any()
+    box = np.zeros((h, w), bool)
+    box[4:34, 4:34] = True
+    bad = list(said)[5:]
+    assert all((good[name] == box).all() for name in bad)
+    assert opened.counts["outline is no mask of the image; the box stays"] == len(bad) - 1  # no outline is no fault
+    assert len(opened.train.subset(np.array([0, 0]))[1]["masks"]) == len(said)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30))
+def test_a_text_of_run_lengths_is_a_mask_or_is_refused(text: str) -> None:
+    outline = outline_of({"size": [7, 9], "counts": text}, (9, 7))
+    assert outline is None or drawn([outline], np.zeros((1, 4)), (7, 9)).shape == (1, 7, 9)

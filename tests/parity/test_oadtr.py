@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
+from sensorium.published import names
 from sensorium.published.oadtr import FOLLOWS, from_authors, load_oadtr, save_oadtr, theirs, to_authors
 from sensorium.streaming.oadtr import OadTR
 
@@ -212,13 +213,13 @@ def test_outputs_loss_and_gradients(sizes: tuple[int, ...]) -> None:
     torch.testing.assert_close(got["loss"], wanted, atol=1e-5, rtol=0)
     wanted.backward()
     got["loss"].backward()
-    gradients = dict(zip((theirs(name)[0] for name, _ in ours.named_parameters()), ours.parameters(), strict=True))
+    gradients = names.write({name: parameter.grad for name, parameter in ours.named_parameters()}, theirs)
     reference_parameters = dict(reference.named_parameters())
     seen = set()
     for name, sources in reference.sources().items():
         if not sources:
             continue
-        mine = torch.cat([gradients[source].grad for source in sources])
+        mine = torch.cat([gradients[source] for source in sources])
         gradient = reference_parameters[name].grad
         torch.testing.assert_close(
             mine, gradient.reshape(mine.shape), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}"

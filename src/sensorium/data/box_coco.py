@@ -1,7 +1,7 @@
 """COCO json: every image, category and box of a set in one file.
 
 {"images": [{id, file_name, width, height}], "categories": [{id, name}], "annotations": [{image_id, category_id, bbox,
-iscrowd, area}]}, a bbox being left, top, width and height in pixels. Images lie in a folder or an uncompressed .tar
+iscrowd, area, segmentation}]}, a bbox being left, top, width and height in pixels. Images lie in a folder or an uncompressed .tar
 near the file. "instances_train.json" is the training set, "valid/_annotations.coco.json" the validation set. Classes
 are numbered in the order of their ids, which need not be dense; two ids of one name are one class.
 """
@@ -111,6 +111,7 @@ def _coco_set(stored: dict[str, list], names: dict[Any, str], file: Path, log: L
             raws[key].labels.append(names.get(_key(row, "category_id")))
             raws[key].crowd.append(bool(row.get("iscrowd")))
             raws[key].areas.append(number(row.get("area")))
+            raws[key].outlines.append(row.get("segmentation"))
     for key, rows in boxes.items():
         raws[key].boxes = np.array(rows, np.float64).reshape(-1, 4)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -5,7 +5,7 @@ VOC     Annotations/*.xml and JPEGImages/, splits in ImageSets/Main; or XML file
         (xmin - 1, ymin - 1, xmax, ymax).
 YOLO    images/ and labels/ with a text a picture, or the texts beside the pictures, in the usual splits. A line is
         "class cx cy w h" as shares of the image, or "class x1 y1 x2 y2 x3 y3 ..." of a polygon, whose bounding box is
-        taken. Names come from data.yaml, classes.txt or obj.names. A picture without a text has no objects.
+        taken, and itself as the object's mask. Names come from data.yaml, classes.txt or obj.names. A picture without a text has no objects.
 """
 
 from __future__ import annotations
@@ -182,24 +182,26 @@ def _yolo_set(pictures: Path, texts: Path, names: tuple[str, ...] | None, log: L
             rows.append(row[1])
             raw.labels.append(str(row[0]) if names is None else names[row[0]] if row[0] < len(names) else None)
             raw.crowd.append(False)
+            raw.outlines.append(row[2])
         raw.boxes = np.array(rows, np.float64).reshape(-1, 4)
         raws.append(raw)
         paths.append(str(picture))
     return Listed(Files(paths), raws)
 
 
-def _yolo_line(line: str) -> tuple[int, list[float]]:
-    """(class, edges as shares) of "class cx cy w h" or of a polygon."""
+def _yolo_line(line: str) -> tuple[int, list[float], list[list[float]]]:
+    """(class, edges as shares, outline as shares) of "class cx cy w h", which has no outline, or of a polygon."""
     words = line.split()
     if not words[0].isdecimal() or len(words[0]) > 9:
         raise ValueError(f"'{words[0][:20]}' is no class number")
     numbers = [float(word) for word in words[1:]]
     if len(numbers) == 4:
         cx, cy, w, h = numbers
-        return int(words[0]), [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        return int(words[0]), [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], []
     if len(numbers) >= 6 and len(numbers) % 2 == 0:
         x, y = numbers[::2], numbers[1::2]
-        return int(words[0]), [min(x), min(y), max(x), max(y)] if all(map(math.isfinite, numbers)) else [math.nan] * 4
+        edges = [min(x), min(y), max(x), max(y)] if all(map(math.isfinite, numbers)) else [math.nan] * 4
+        return int(words[0]), edges, [numbers]
     raise ValueError(f"{len(numbers)} numbers after the class, not 4")
 
 

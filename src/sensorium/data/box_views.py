@@ -3,7 +3,8 @@
 A view takes samples of :mod:`sensorium.data.boxes` and a ``Draw``, and gives a detector's batch: ``image`` float32 [B,
 3, H, W], normalised; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
 ``sizes`` int64 [B, 2], height and width of what is image: the rest, right and below, is padding of zeros (the mean
-colour); ``original`` int64 [B, 2], the size before; ``id`` a list. Everything random comes from the draw, each sample's
+colour); ``original`` int64 [B, 2], the size before; ``id`` a list; and, where every sample has masks, ``masks``, a list
+of B bool [N, H, W], moved with their boxes. Everything random comes from the draw, each sample's
 from its own row.
 """
 
@@ -46,18 +47,25 @@ class BoxView:
     def __call__(self, sample: Mapping[str, Any], numbers: Sequence[float]) -> dict[str, Any]:
         """A sample and its ``numbers``, 11 in [0, 1) -> the sample as seen, and its size before as ``original``."""
         height, width = sample["image"].shape[1:]
-        image = tv_tensors.Image(sample["image"])
         boxes = _tv_boxes(sample["boxes"], height, width)
         kept = torch.ones(len(boxes), dtype=torch.bool)
+        moved: list[Any] = [tv_tensors.Image(sample["image"]), boxes]
+        if "masks" in sample:
+            moved.append(tv_tensors.Mask(sample["masks"]))
         if numbers[0] < self.crop_p:
-            image, boxes, kept = self._crop(image, boxes, numbers[1:5])
+            where, kept = self._crop(boxes, numbers[1:5])
+            moved = [F.crop(one, *where) for one in moved]
         if numbers[5] < self.flip_p:
-            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+            moved = [F.horizontal_flip(one) for one in moved]
+        image, boxes, *masks = moved
         factor = self.size / max(image.shape[-2:])
         size = [max(1, round(side * factor)) for side in image.shape[-2:]]
         if size != list(image.shape[-2:]):
             image, boxes = F.resize(image, size, antialias=True), F.clamp_bounding_boxes(F.resize(boxes, size))
+            masks = [F.resize(one, size) for one in masks]
         seen = {k: v[kept] if k in ("labels", "crowd", "area") else v for k, v in sample.items()}
+        if masks:
+            seen["masks"] = masks[0].as_subclass(Tensor)[kept]
         found = boxes.as_subclass(Tensor)[kept]
         return seen | {
             "image": self._colours(image.as_subclass(Tensor), numbers[6:]),
@@ -65,19 +73,18 @@ class BoxView:
             "original": torch.tensor([height, width]),
         }
 
-    def _crop(self, image: tv_tensors.Image, boxes: Any, numbers: Sequence[float]) -> tuple[Any, Any, Tensor]:
-        """Image and boxes inside a crop, and which boxes are still visible, bool [N]."""
-        height, width = image.shape[-2:]
+    def _crop(self, boxes: Any, numbers: Sequence[float]) -> tuple[list[int], Tensor]:
+        """Top, left, height and width of a crop, and which boxes are still visible in it, bool [N]."""
+        height, width = boxes.canvas_size
         share = self.scale[0] + (self.scale[1] - self.scale[0]) * numbers[0]
         ratio = math.exp((2 * numbers[1] - 1) * math.log(4 / 3))
         h = min(height, max(1, round(height * math.sqrt(share / ratio))))
         w = min(width, max(1, round(width * math.sqrt(share * ratio))))
         where = [int(numbers[2] * (height - h + 1)), int(numbers[3] * (width - w + 1)), h, w]
-        cropped = F.crop(boxes, *where)
-        kept = _areas(cropped) >= self.visible * _areas(boxes)
+        kept = _areas(F.crop(boxes, *where)) >= self.visible * _areas(boxes)
         if len(boxes) and not kept.any():
-            return image, boxes, torch.ones_like(kept)
-        return F.crop(image, *where), cropped, kept
+            return [0, 0, height, width], torch.ones_like(kept)
+        return where, kept
 
     def _colours(self, image: Tensor, numbers: Sequence[float]) -> Tensor:
         change = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
@@ -146,7 +153,7 @@ def plain_box_views(mean: Sequence[float], std: Sequence[float], size: int) -> B
 def without_crowd(sample: Mapping[str, Any]) -> dict[str, Any]:
     """The sample with the boxes that can be learnt."""
     kept = ~sample["crowd"]
-    return {k: v[kept] if k in ("boxes", "labels", "crowd", "area") else v for k, v in sample.items()}
+    return {k: v[kept] if k in ("boxes", "labels", "crowd", "area", "masks") else v for k, v in sample.items()}
 
 
 def collate(
@@ -165,8 +172,11 @@ def collate(
     for row, sample in zip(images, samples, strict=True):
         h, w = sample["image"].shape[1:]
         row[:, :h, :w] = (sample["image"].to(device).float() / 255 - centre) / spread
+    masks = [s["masks"].to(device) for s in samples if "masks" in s]
+    padded = [F.pad(one, [0, 0, width - one.shape[2], height - one.shape[1]]) for one in masks]
     return {
         "image": images,
+        **({"masks": padded} if len(masks) == len(samples) else {}),
         "boxes": [s["boxes"].to(device) for s in samples],
         "labels": [s["labels"].to(device) for s in samples],
         "crowd": [s["crowd"].to(device) for s in samples],

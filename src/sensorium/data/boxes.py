@@ -1,10 +1,12 @@
 """Detection data: images with boxes, from COCO json, Pascal VOC XML or YOLO text (see ``box_coco`` and ``box_files``).
 
 A sample is ``{"image": uint8 [3, H, W], "boxes": float32 [N, 4] absolute (x1, y1, x2, y2), "labels": int64 [N],
-"crowd": bool [N], "area": float32 [N], "id"}``. Boxes are known without decoding an image, and are held against the
+"crowd": bool [N], "area": float32 [N], "id"}``, and where the files have outlines "masks": bool [N, H, W] (an object
+without one is its box). Boxes are known without decoding an image, and are held against the
 image's own header:
     not finite, without width or height, outside the image, of an unknown class   dropped, named and counted
     partly outside the image                                                      cut to it and counted
+    an outline that is none of this image                                         dropped and counted, the box stays
 An image without boxes stays: it shows what is no object. ``crowd`` marks what is neither to be learnt nor to be counted
 as missed: COCO's regions of many objects, VOC's "difficult" ones. ``area`` is COCO's own where it says one (that of the
 object's mask, by which its evaluation tells small from large), else the box's.
@@ -25,6 +27,7 @@ from sensorium.data import decode
 from sensorium.data.decode import BadImage, printable
 from sensorium.data.decode import _reason as reason_of
 from sensorium.data.fields import EncodedImages, Skipped, Source
+from sensorium.data.masks import Outline, drawn, outline_of
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -44,6 +47,7 @@ class Raw:
     labels: list[str | None] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
+    outlines: list[Any] = field(default_factory=list)  # as COCO's "segmentation"; none at all, or one a box
     relative: bool = False
 
 
@@ -73,7 +77,8 @@ class Log:
 class BoxSet:
     """Map-style images with boxes. ``rows`` int64 [N]: which of ``images`` they are; ``sizes`` int64 [N, 2]: heights
     and widths; ``boxes`` float32 [M, 4], ``labels`` int64, ``crowd`` bool and ``areas`` float32 [M] of all images one
-    after another, those of image i at ``starts[i]:starts[i + 1]``; ``classes`` by label, ``ids`` by image."""
+    after another, those of image i at ``starts[i]:starts[i + 1]``; ``outlines`` [M] of their masks, or None where the
+    files have none; ``classes`` by label, ``ids`` by image."""
 
     images: EncodedImages
     rows: np.ndarray
@@ -85,6 +90,7 @@ class BoxSet:
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
+    outlines: Sequence[Outline | None] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -103,10 +109,17 @@ class BoxSet:
             found = f"{image.shape[2]} x {image.shape[1]}"
             name = self.images.names[int(self.rows[index])]
             raise BadImage(name, f"its header says {width} x {height} pixels, there are {found}")
-        return {"image": image, **self.truth(index)}
+        sample = {"image": image, **self.truth(index)}
+        if self.outlines is not None:
+            import torch
+
+            first, end = (int(n) for n in self.starts[index : index + 2])
+            masks = drawn(self.outlines[first:end], self.boxes[first:end], (height, width))
+            sample["masks"] = torch.from_numpy(masks)
+        return sample
 
     def truth(self, index: int) -> dict[str, Any]:
-        """A sample without its image; nothing is decoded."""
+        """A sample without its image and masks; nothing is decoded."""
         import torch  # here, so that looking at a data set does not wait for torch
 
         index = range(len(self))[int(index)]
@@ -123,6 +136,7 @@ class BoxSet:
         return BoxSet(
             self.images, self.rows[indices], [self.ids[i] for i in indices], self.classes, self.sizes[indices], starts,
             self.boxes[each], self.labels[each], self.crowd[each], self.areas[each],
+            None if self.outlines is None else [self.outlines[i] for i in each],
         )  # fmt: skip
 
 
@@ -179,6 +193,7 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
     kept: list[Raw] = []
     sizes, boxes, labels = [], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
     crowd, areas = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
+    outlines: list[Outline | None] = []
     for raw in listed.raws:
         size = _size(raw, listed.source, log)
         if size is None:
@@ -187,6 +202,12 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
         found, good = checked_boxes(raw, mine, size, log)
         stated = np.array(raw.areas or [np.nan] * len(mine), np.float64)[good]
         own = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        said = [raw.outlines[i] for i in np.flatnonzero(good)] if raw.outlines else [None] * len(found)
+        mine_outlined = [outline_of(one, size, relative=raw.relative) if one else None for one in said]
+        for one, outline in zip(said, mine_outlined, strict=True):
+            if one and outline is None:
+                log.skip(raw.name, "outline is no mask of the image; the box stays")
+        outlines += mine_outlined
         kept.append(raw)
         sizes.append((size[1], size[0]))
         boxes.append(found)
@@ -197,7 +218,11 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
     columns = (np.concatenate(parts) for parts in (boxes, labels, crowd, areas))
     starts = np.cumsum([len(rows) for rows in labels])  # the first is the empty one
     height_width = np.array(sizes, np.int64).reshape(-1, 2)
-    return BoxSet(images, np.arange(len(kept)), [raw.id for raw in kept], classes, height_width, starts, *columns)
+    has_masks = any(outline is not None for outline in outlines)
+    return BoxSet(
+        images, np.arange(len(kept)), [raw.id for raw in kept], classes, height_width, starts, *columns,
+        outlines if has_masks else None,
+    )  # fmt: skip
 
 
 def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log) -> tuple[np.ndarray, np.ndarray]:

@@ -47,18 +47,14 @@ _ENCODER = {
     "fc2": (1, "fn.net.3"),
 }
 _DECODER = {
-    **{f"norm{i}": f"norm{i}" for i in (1, 2, 3)},
-    "fc1": "conv1",
-    "fc2": "conv2",
-    **{
-        f"{ours}.out": f"{theirs}.out_projection"
-        for ours, theirs in (("self_attn", "self_attention"), ("cross_attn", "cross_attention"))
-    },
-    **{
-        f"{ours}.{part}": f"{theirs}.{part}_projection"
-        for ours, theirs in (("self_attn", "self_attention"), ("cross_attn", "cross_attention"))
-        for part in ("query", "key", "value")
-    },
+    **{f"norm{i}": (f"norm{i}",) for i in (1, 2, 3)},
+    "fc1": ("conv1",),
+    "fc2": ("conv2",),
+    "qkv": tuple(f"self_attention.{part}_projection" for part in ("query", "key", "value")),
+    "proj": ("self_attention.out_projection",),
+    "query": ("cross_attention.query_projection",),
+    "key_value": ("cross_attention.key_projection", "cross_attention.value_projection"),
+    "cross_proj": ("cross_attention.out_projection",),
 }
 _POINTWISE = re.compile(r"decoder\.layers\.\d+\.conv[12]\.weight")  # a linear layer in a convolution's shape
 
@@ -75,7 +71,7 @@ def theirs(ours: str) -> tuple[str, ...]:
         half, part = _ENCODER[layer[3]]
         return (f"encoder.net.{2 * int(layer[2]) + half}.fn.{part}.{kind}",)
     if layer and layer[1] == "decoder" and layer[3] in _DECODER:
-        return (f"decoder.layers.{layer[2]}.{_DECODER[layer[3]]}.{kind}",)
+        return tuple(f"decoder.layers.{layer[2]}.{part}.{kind}" for part in _DECODER[layer[3]])
     raise SensoriumError(f"'{ours}' has no place in the authors' OadTR.")
 
 

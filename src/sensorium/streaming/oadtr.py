@@ -47,6 +47,19 @@ class _Past:
     fixed: list[Tensor] = field(default_factory=list)
 
 
+@dataclass
+class _Ring:
+    """What a causal stream keeps a step: keys and values, in slots that are used again. The first is the token's, the
+    T others those of the last frames; ``came`` counts these."""
+
+    encoder: Tensor  # [layers, B, 1 + T, 2 D]
+    decoder: Tensor  # [B, 1 + T, 2 D layers]
+    asked: Tensor  # the first question
+    weight: Tensor  # of the keys and values of all decoder layers together [2 D layers, D]
+    bias: Tensor
+    came: int = 0
+
+
 class OadTR(Method):
     """An online action detector of ``classes`` (K) from frames of ``features`` (F) numbers.
 
@@ -98,7 +111,7 @@ class OadTR(Method):
         init_transformer_(self, "xavier")
         for table in (self.token, self.positions, self.queries):
             nn.init.trunc_normal_(table, std=0.02)
-        self._past: _Past | None = None
+        self._past: _Past | _Ring | None = None
 
     @property
     def reach(self) -> int:
@@ -147,11 +160,17 @@ class OadTR(Method):
         _require_evaluation(self)
         x = self.project(frame.to(self.token)).view(-1, 1, self.width)
         if self._past is None:
-            self._past = self._begin()
-        elif self._past.rows and len(x) != (going := len(self._past.rows[0])):
+            self._past = self._begin() if self.attention == "full" else self._ring(len(x))
+        past = self._past
+        going = len(x)
+        if isinstance(past, _Ring):
+            going = len(past.decoder)
+        elif past.rows:
+            going = len(past.rows[0])
+        if going != len(x):
             raise ValueError(f"{len(x)} streams, but {going} are under way: reset() first")
-        advance = self._advance_full if self.attention == "full" else self._advance_causal
-        probabilities = precise(advance(x, self._past)).softmax(dim=-1)
+        logits = self._turn(x, past) if isinstance(past, _Ring) else self._advance_full(x, past)
+        probabilities = precise(logits).softmax(dim=-1)
         return probabilities[0] if frame.ndim == 1 else probabilities
 
     @torch.no_grad()
@@ -275,22 +294,48 @@ class OadTR(Method):
 
     def _advance_causal(self, x: Tensor, past: _Past) -> Tensor:
         """Projected frames [B, n, D] more -> logits [B n, K]."""
-        asked, *biases = past.fixed
         n, depth, seen = x.shape[1], len(self.encoder), past.rows[0].shape[1] if past.rows else 0
-        steady = n == 1 and seen == self.length - 1
-        if not (steady and biases):
-            biases = self._biases(seen, n, torch.arange(n, device=x.device))
-            past.fixed = [asked, *biases] if steady else [asked]
+        biases = self._biases(seen, n, torch.arange(n, device=x.device))
         x, tokens, kept = self._encode_causal(x, biases, past.rows[:depth])
         memory, missing = [], None
         for i, layer in enumerate(cast("Iterable[DecoderLayer]", self.decoder)):
-            rows, own = layer.keys_values(torch.cat([x, tokens], dim=1)).chunk(2, dim=1)
+            rows, own = layer.key_value(torch.cat([x, tokens], dim=1)).chunk(2, dim=1)
             rows = torch.cat([*past.rows[depth + i : depth + i + 1], rows], dim=1)
             kept.append(rows[:, max(0, seen + n - self.length + 1) :])
             windows, missing = _windows(rows, n, self.length)
             memory.append(torch.cat([windows, own.flatten(0, 1).unsqueeze(1)], dim=1))
         past.rows = kept
-        return self._answer(tokens.flatten(0, 1), memory, _present(missing, memory[0]), asked)[0]
+        return self._answer(tokens.flatten(0, 1), memory, _present(missing, memory[0]), past.fixed[0])[0]
+
+    def _ring(self, streams: int) -> _Ring:
+        """Empty slots for so many streams, and what no frame changes."""
+        layers, slots = cast("list[DecoderLayer]", list(self.decoder)), 1 + self.length
+        return _Ring(
+            self.token.new_empty(len(self.encoder), streams, slots, 2 * self.width),
+            self.token.new_empty(streams, slots, 2 * self.width * len(layers)),
+            layers[0].ask(self.queries),
+            torch.cat([layer.key_value.weight for layer in layers]),
+            torch.cat([layer.key_value.bias for layer in layers]),
+        )
+
+    def _turn(self, x: Tensor, ring: _Ring) -> Tensor:
+        """``_advance_causal`` by one frame [B, 1, D], the oldest one's slots taken by it -> logits [B, K]."""
+        slot, filled = 1 + ring.came % self.length, 1 + min(ring.came + 1, self.length)
+        into = torch.tensor([0, slot], device=x.device)
+        age = (slot - torch.arange(1, filled, device=x.device)) % self.length
+        biases = self.positions[:, :, F.pad(torch.stack([age + 1, age]), (1, 0))]  # [layers, h, token and frame, slots]
+        biases[:, :, 1, 0] = -torch.inf  # no frame sees the token
+        biases = biases.to(x.dtype).unsqueeze(1)
+        rows = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+        for layer, kept, bias in zip(self.encoder, ring.encoder, biases, strict=True):
+            q, kv = layer.project(rows).split([self.width, 2 * self.width], dim=-1)
+            kept.index_copy_(1, into, kv)
+            rows = layer.attend(rows, q, *kept[:, :filled].chunk(2, dim=-1), bias)
+        rows = self.norm(rows)
+        ring.decoder.index_copy_(1, into, F.linear(rows, ring.weight, ring.bias))
+        ring.came += 1
+        memory = list(ring.decoder[:, :filled].chunk(len(self.decoder), dim=-1))
+        return self._answer(rows[:, 0], memory, asked=ring.asked)[0]
 
 
 def _require_evaluation(model: nn.Module) -> None:

@@ -6,8 +6,6 @@ Shapes: B streams, T rows, M rows of memory, L queries, D width, h heads, d = D 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,65 +41,56 @@ class EncoderLayer(nn.Module):
         return x + F.dropout(self.fc2(y), rate)
 
 
-class Projections(nn.Module):
-    """The four linear layers of an attention."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-
 class DecoderLayer(nn.Module):
     """Queries see those before them, then the memory, then an MLP; a LayerNorm behind each."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.self_attn, self.cross_attn = Projections(width), Projections(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.cross_proj = nn.Linear(width, width)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def ask(self, x: Tensor) -> Tensor:
         """The part among the queries: [B, L, D] -> [B, L, D]."""
-        attn, rate = self.self_attn, self.dropout if self.training else 0.0
-        q, k, v = (split(part(x), self.heads) for part in (attn.query, attn.key, attn.value))
+        rate = self.dropout if self.training else 0.0
+        q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
-        return self.norm1(x + F.dropout(attn.out(y.transpose(1, 2).flatten(2)), rate))
+        return self.norm1(x + F.dropout(self.proj(y.transpose(1, 2).flatten(2)), rate))
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The part with the memory, [B, M, D] or its ``keys_values``: [B, L, D] -> [B, L, D]; ``mask`` bool [B, M],
+        """The part with the memory, [B, M, D] or its ``key_value`` [B, M, 2 D] (worth it where rows are read again): [B, L, D] -> [B, L, D]; ``mask`` bool [B, M],
         True where a row is seen."""
         rate = self.dropout if self.training else 0.0
-        q = split(self.cross_attn.query(x), self.heads)
+        q = split(self.query(x), self.heads)
         if memory.shape[-1] == x.shape[-1]:
             y = self._gather(q, memory, mask, rate)
         else:
             k, v = (split(part, self.heads) for part in memory.chunk(2, dim=-1))
             q = q.expand(len(k), -1, -1, -1)
             y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None], rate)
-        x = self.norm2(x + F.dropout(self.cross_attn.out(y.transpose(1, 2).flatten(2)), rate))
+        x = self.norm2(x + F.dropout(self.cross_proj(y.transpose(1, 2).flatten(2)), rate))
         y = F.dropout(F.gelu(self.fc1(x)), rate)
         return self.norm3(x + F.dropout(self.fc2(y), rate))
-
-    def keys_values(self, memory: Tensor) -> Tensor:
-        """[B, M, D] -> [B, M, 2 D]: worth it where rows are read again and again."""
-        return torch.cat([self.cross_attn.key(memory), self.cross_attn.value(memory)], dim=-1)
 
     def _gather(self, q: Tensor, memory: Tensor, mask: Tensor | None, rate: float) -> Tensor:
         """What queries [B, h, L, d] find, [B, h, L, d]. They are few and the rows many: so the key's weights go to the
         queries, q (W m + b) = (q W) m + q b, the value's to what these have gathered, and no row is projected."""
-        attn, by_head = self.cross_attn, (self.heads, q.shape[-1])
-        asked = torch.einsum("bhld,hde->bhle", q, attn.key.weight.unflatten(0, by_head))
+        by_head = (self.heads, q.shape[-1])
+        (key, value), (key_bias, value_bias) = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+        asked = torch.einsum("bhld,hde->bhle", q, key.unflatten(0, by_head))
         asked = asked.expand(len(memory), -1, -1, -1).flatten(1, 2)  # [B, h L, D]
-        shift = torch.einsum("bhld,hd->bhl", q, cast(Tensor, attn.key.bias).unflatten(0, by_head)).flatten(1)
+        shift = torch.einsum("bhld,hd->bhl", q, key_bias.unflatten(0, by_head)).flatten(1)
         scores = (asked @ memory.transpose(1, 2) + shift.unsqueeze(-1)) * q.shape[-1] ** -0.5  # [B, h L, M]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         weights = F.dropout(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
         found = (weights @ memory).unflatten(1, (self.heads, -1))  # [B, h, L, D]
         total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1, but for what dropout does to it
-        y = torch.einsum("bhld,hed->bhle", found, attn.value.weight.unflatten(0, by_head))
-        return y + total * cast(Tensor, attn.value.bias).unflatten(0, by_head).unsqueeze(1)
+        y = torch.einsum("bhld,hed->bhle", found, value.unflatten(0, by_head))
+        return y + total * value_bias.unflatten(0, by_head).unsqueeze(1)
 
 
 def split(x: Tensor, heads: int) -> Tensor:
