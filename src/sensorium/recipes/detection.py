@@ -79,7 +79,7 @@ def fcos(
         radius: how near to an object's centre a place that learns it must lie, in strides.
         batch_size: pictures a step.
         lr: peak learning rate of AdamW.
-        backbone_lr: the backbone's, as a share of that.
+        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
         weight_decay: of AdamW.
         warmup: share of the budget over which the learning rate rises.
         crop: share of the pictures of which a part is shown.
@@ -108,6 +108,7 @@ def fcos(
     batch = _batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
     slower = _backbone_lr(backbone_lr, published, s)
+    body.requires_grad_(slower > 0)
     s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
     levels = len(strides) - strides.index(finest)
@@ -158,7 +159,7 @@ def detr(
         no_object: weight of the class that stands for none.
         batch_size: pictures a step.
         lr: peak learning rate of AdamW.
-        backbone_lr: the backbone's, as a share of that.
+        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
         weight_decay: of AdamW.
         warmup: share of the budget over which the learning rate rises.
         clip: most norm of the gradients, 0 for any.
@@ -182,6 +183,7 @@ def detr(
     batch = _batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 5e-4 if channels <= 128 else 1e-4, f"width {channels}")
     slower = _backbone_lr(backbone_lr, published, s)
+    body.requires_grad_(slower > 0)
     s.note(no_object=no_object, weight_decay=weight_decay, warmup=warmup, clip=clip, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
     if encoding < 0 or decoding < 1 or wide < 1 or attentive < 1 or channels % attentive:
@@ -296,4 +298,7 @@ def _batch_size(given: int | None, on: BoxSituation, s: Settings) -> int:
 
 def _backbone_lr(given: float | None, published: bool, s: Settings) -> float:
     why = "it was trained before" if published else "it begins at random"
-    return s.pick("backbone_lr", given, 0.1 if published else 1.0, why)
+    rate: float = s.pick("backbone_lr", given, 0.1 if published else 1.0, why)
+    if rate < 0:
+        raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")
+    return rate
