@@ -241,6 +241,14 @@ def test_a_published_backbone_is_kept_still_and_learns_slowly(recipe: Any, tmp_p
     body = getattr(made.method.backbone, "body", made.method.backbone)
     assert any(p is next(body.parameters()) for p in scales[0.1]["params"])
     assert not any(p is body.conv1.weight for p in scales[1.0]["params"])
+    still = recipe(situation(), backbone=str(tmp_path), backbone_lr=0.0)
+    body = getattr(still.method.backbone, "body", still.method.backbone)
+    assert not any(p.requires_grad for p in body.parameters())
+    learnt = [p for group in still.optimizer(still.method).param_groups for p in group["params"]]
+    assert learnt
+    assert not {id(p) for p in learnt} & {id(p) for p in body.parameters()}
+    with pytest.raises(SensoriumError, match="0 or more"):
+        recipe(situation(), backbone_lr=-1.0)
     fresh = recipe(situation())
     assert {group["lr_scale"] for group in fresh.optimizer(fresh.method).param_groups} == {1.0}
 
