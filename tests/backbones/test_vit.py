@@ -11,7 +11,7 @@ from sensorium.backbones.vit import VIT_SIZES, ViT, auto_patch, layer_index, vit
 from sensorium.errors import SensoriumError
 from sensorium.parts.drop import DropPath
 from sensorium.parts.patches import patchify, unpatchify
-from sensorium.parts.positions import resample, sincos_2d
+from sensorium.parts.positions.grid import resample, sincos_2d
 from sensorium.protocols import AttentionMaps, Encoder, MapEncoder, TokenEncoder
 
 

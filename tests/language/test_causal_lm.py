@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sensorium.language.causal_lm import Cache, CausalLM
-from sensorium.parts.moe import MixtureOfExperts, balance_loss
-from sensorium.parts.rotary import rotary_table, rotate
+from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
+from sensorium.parts.positions.rotary import rotary_table, rotate
 
 
 def small(**numbers) -> CausalLM:

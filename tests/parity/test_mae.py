@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sensorium.backbones.vit import ViT
-from sensorium.parts.positions import sincos_2d
+from sensorium.parts.positions.grid import sincos_2d
 from sensorium.selfsup.mae import MAE
 
 transformers = pytest.importorskip("transformers")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sensorium.backbones.text import Activation, Block, init_blocks_
 from sensorium.backbones.vit import layer_index
 from sensorium.parts.patches import PatchEmbed, grid_of
-from sensorium.parts.positions import resample
+from sensorium.parts.positions.grid import resample
 
 
 class CLIPVision(nn.Module):

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from sensorium.backbones.unet import sinusoids
 from sensorium.errors import SensoriumError
-from sensorium.parts.attention import Attention
+from sensorium.parts.block import Attention
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.patches import divisors, grid_of, unpatchify
-from sensorium.parts.positions import sincos_2d
+from sensorium.parts.positions.grid import sincos_2d
 
 WAVES = 256  # channels of the time's sinusoids
 

@@ -2,7 +2,7 @@
 
 An image is cut into patches, each a token; a class token goes before them; a pre-norm transformer encodes the sequence:
     z_0 = [x_class; E patch_1; ...; E patch_N] + E_pos          (eq. 1)
-    z_l = block_l(z_{l-1})                                      (eqs. 2, 3; see parts/attention.py)
+    z_l = block_l(z_{l-1})                                      (eqs. 2, 3; see parts/block.py)
     y   = LayerNorm(z_L)                                        (eq. 4)
 Registers (Darcet et al., 2024, arXiv:2309.16588) are further learned tokens without position, dropped from the output.
 Parameter names are those of timm's ``vision_transformer``, so that its state dicts load as they are.
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.parts.attention import Block
+from sensorium.parts.block import Block
 from sensorium.parts.init import Init, init_transformer_
 from sensorium.parts.patches import PatchEmbed, divisors, grid_of
-from sensorium.parts.positions import resample, sincos_2d
+from sensorium.parts.positions.grid import resample, sincos_2d
 
 Pool = Literal["cls", "mean"]
 Positions = Literal["learned", "sincos"]

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from sensorium.method import Method
 from sensorium.parts.feedforward import SwiGLU
-from sensorium.parts.moe import MixtureOfExperts, balance_loss
-from sensorium.parts.rotary import rotary_table, rotate
+from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
+from sensorium.parts.positions.rotary import rotary_table, rotate
 
 IGNORED = -100
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sensorium.backbones.dit import DiT
 from sensorium.backbones.unet import UNet, sinusoids
 from sensorium.errors import SensoriumError
-from sensorium.parts.positions import sincos_2d
+from sensorium.parts.positions.grid import sincos_2d
 from sensorium.published import names
 from sensorium.published.files import read_config, read_weights, tensors_of
 

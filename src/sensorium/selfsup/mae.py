@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.method import Method
-from sensorium.parts.attention import Block
+from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.patches import patchify, rows_at, unpatchify
-from sensorium.parts.positions import resample, sincos_2d
+from sensorium.parts.positions.grid import resample, sincos_2d
 from sensorium.protocols import TokenEncoder, require
 
 
