@@ -19,6 +19,7 @@ from sensorium.data.boxes import open_boxes
 from sensorium.data.decode import BadImage
 from sensorium.data.draw import Draw
 from sensorium.data.masks import drawn, outline_of
+from sensorium.data.scenes_boxes import open_scene_boxes
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "bccd"
@@ -639,3 +640,13 @@ def test_outlines_of_coco_files(tmp_path: Path) -> None:
 def test_a_text_of_run_lengths_is_a_mask_or_is_refused(text: str) -> None:
     outline = outline_of({"size": [7, 9], "counts": text}, (9, 7))
     assert outline is None or drawn([outline], np.zeros((1, 4)), (7, 9)).shape == (1, 7, 9)
+
+
+def test_scenes_bring_their_masks(tmp_path: Path) -> None:
+    opened = open_scene_boxes("scenes:4", 48, tmp_path)
+    for i in range(4):
+        sample = opened.train[i]
+        assert sample["masks"].shape == (len(sample["boxes"]), 48, 48)
+        for mask, (x1, y1, x2, y2) in zip(sample["masks"], sample["boxes"].tolist(), strict=True):
+            at = mask.nonzero()
+            assert [at[:, 1].min(), at[:, 0].min(), at[:, 1].max() + 1, at[:, 0].max() + 1] == [x1, y1, x2, y2]

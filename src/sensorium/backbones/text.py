@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.parts import attention
+from sensorium.parts import block
 
 Activation = Literal["quick_gelu", "gelu"]
 
@@ -31,7 +31,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
-class Attention(attention.Attention):
+class Attention(block.Attention):
     """Self-attention of which ``causal`` order is a choice."""
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
@@ -48,7 +48,7 @@ class Attention(attention.Attention):
         return self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
-class Mlp(attention.Mlp):
+class Mlp(block.Mlp):
     """fc2(activation(fc1(x)))."""
 
     def __init__(self, width: int, hidden: int, activation: Activation) -> None:
@@ -138,8 +138,8 @@ class TextTower(nn.Module):
         if length > self.context:
             raise ValueError(f"{length} tokens a text, but positions for {self.context}: cut the texts")
         x = self.token_embed(tokens) + self.pos_embed[:length]
-        for block in self.blocks:
-            x = block(x)
+        for layer in self.blocks:
+            x = layer(x)
         return x
 
     def encode(self, tokens: Tensor) -> Tensor:

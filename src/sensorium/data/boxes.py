@@ -103,19 +103,21 @@ class BoxSet:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises :class:`BadImage` for an image that cannot be decoded."""
         index = range(len(self))[int(index)]
-        image = self.images[int(self.rows[index])]["image"]
+        found: Any = self.images[int(self.rows[index])]
+        image = found["image"]
         height, width = (int(n) for n in self.sizes[index])
         if tuple(image.shape[1:]) != (height, width):
-            found = f"{image.shape[2]} x {image.shape[1]}"
+            there = f"{image.shape[2]} x {image.shape[1]}"
             name = self.images.names[int(self.rows[index])]
-            raise BadImage(name, f"its header says {width} x {height} pixels, there are {found}")
+            raise BadImage(name, f"its header says {width} x {height} pixels, there are {there}")
         sample = {"image": image, **self.truth(index)}
-        if self.outlines is not None:
+        if "masks" in found:  # scenes know theirs
+            sample["masks"] = found["masks"]
+        elif self.outlines is not None:
             import torch
 
-            first, end = (int(n) for n in self.starts[index : index + 2])
-            masks = drawn(self.outlines[first:end], self.boxes[first:end], (height, width))
-            sample["masks"] = torch.from_numpy(masks)
+            rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+            sample["masks"] = torch.from_numpy(drawn(self.outlines[rows], self.boxes[rows], (height, width)))
         return sample
 
     def truth(self, index: int) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def fcos(
         )
     batch = _batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
-    slower = _backbone_lr(backbone_lr, published, s)
+    slower = _backbone_lr(backbone_lr, *_paced(published), s)
     body.requires_grad_(slower > 0)
     s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
@@ -182,7 +182,10 @@ def detr(
     hiding: float = s.pick("dropout", dropout, 0.0 if small else 0.1, "minutes are few" if small else why)
     batch = _batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 5e-4 if channels <= 128 else 1e-4, f"width {channels}")
-    slower = _backbone_lr(backbone_lr, published, s)
+    if small and published:
+        slower = _backbone_lr(backbone_lr, 0.0, "kept as it is: a CPU sees more pictures so", s)
+    else:
+        slower = _backbone_lr(backbone_lr, *_paced(published), s)
     body.requires_grad_(slower > 0)
     s.note(no_object=no_object, weight_decay=weight_decay, warmup=warmup, clip=clip, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
@@ -296,9 +299,12 @@ def _batch_size(given: int | None, on: BoxSituation, s: Settings) -> int:
     )
 
 
-def _backbone_lr(given: float | None, published: bool, s: Settings) -> float:
-    why = "it was trained before" if published else "it begins at random"
-    rate: float = s.pick("backbone_lr", given, 0.1 if published else 1.0, why)
+def _paced(published: bool) -> tuple[float, str]:
+    return (0.1, "it was trained before") if published else (1.0, "it begins at random")
+
+
+def _backbone_lr(given: float | None, default: float, why: str, s: Settings) -> float:
+    rate: float = s.pick("backbone_lr", given, default, why)
     if rate < 0:
         raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")
     return rate
