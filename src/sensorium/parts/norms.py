@@ -1,0 +1,108 @@
+"""Normalisation, where it stands, and how what a layer adds is scaled.
+
+    layer   (x - mean x) / std x * g + b                        Ba et al., 2016, arXiv:1607.06450
+    rms     x / sqrt(mean x^2 + eps) * g                        Zhang & Sennrich, 2019, arXiv:1910.07467
+    scale   g x / |x|, one g for all channels                   Nguyen & Salazar, 2019, arXiv:1910.05895, eq. 5
+    batch   statistics over all tokens of the batch             Ioffe & Szegedy, 2015, arXiv:1502.03167
+A layer f joins the residual stream in one of these ways:
+    pre       x + f(norm(x))                                    Xiong et al., 2020, arXiv:2002.04745
+    post      norm(x + f(x))                                    Vaswani et al., 2017, arXiv:1706.03762
+    deepnorm  norm(alpha x + f(x)), f's weights begin smaller by beta         Wang et al., 2022, arXiv:2203.00555
+    rezero    x + a f(x), a learnt from 0, no norm              Bachlechner et al., 2020, arXiv:2003.04887
+    fixup     x + a f(x + b) + c, no norm; f begins at zero     Zhang et al., 2019, arXiv:1901.09321
+Shapes: D width, the last dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["layer", "rms", "scale", "batch", "none"]
+Placement = Literal["pre", "post", "deepnorm", "rezero", "fixup"]
+
+
+class ScaleNorm(nn.Module):
+    """[..., D] -> the same direction at a learnt length, sqrt(D) at first."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.tensor(width**0.5)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Lengths are taken in float32 or better; one below ``eps`` counts as ``eps``."""
+        length = x.to(torch.promote_types(x.dtype, torch.float32)).norm(dim=-1, keepdim=True)
+        return x * (self.weight / length.clamp_min(self.eps)).to(x.dtype)
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """[..., D] with the statistics of every token of the batch. Padding counts; keep it out, or choose another norm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(0, -2)).view_as(input)
+
+
+def norm(kind: Norm, width: int, eps: float = 1e-5) -> nn.Module:
+    """A norm by name, over ``width`` channels. Raises ValueError for another name."""
+    if kind not in get_args(Norm):
+        raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {kind!r}")
+    if kind == "none":
+        return nn.Identity()
+    made = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "scale": ScaleNorm, "batch": TokenBatchNorm}[kind]
+    return made(width, eps=eps)
+
+
+class Residual(nn.Module):
+    """How one layer joins the stream: ``x = after(x, f(before(x)))``, f being anything that keeps the shape.
+
+    alpha: of deepnorm (see :func:`deepnorm`).
+    """
+
+    def __init__(
+        self, width: int, placement: Placement = "pre", kind: Norm = "layer", *, alpha: float = 1.0, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        if placement not in get_args(Placement):
+            raise ValueError(f"placement must be one of {', '.join(get_args(Placement))}, got {placement!r}")
+        self.placement, self.alpha = placement, alpha
+        bare = placement in ("rezero", "fixup")
+        self.norm = nn.Identity() if bare else norm(kind, width, eps)
+        self.gain = nn.Parameter(torch.tensor(0.0 if placement == "rezero" else 1.0)) if bare else None
+        self.shift = nn.Parameter(torch.zeros(2)) if placement == "fixup" else None
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the layer is given."""
+        if self.placement == "pre":
+            return self.norm(x)
+        return x if self.shift is None else x + self.shift[0]
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """The stream behind the layer, which gave ``y``."""
+        if self.placement == "pre":
+            return x + y
+        if self.gain is not None:
+            y = self.gain * y
+            return x + y if self.shift is None else x + y + self.shift[1]
+        return self.norm(x + y if self.alpha == 1.0 else self.alpha * x + y)
+
+
+def deepnorm(layers: int, *, other: int = 0, decoder: bool = False) -> tuple[float, float]:
+    """alpha and beta (table 1) of a stack of ``layers``, alone, or as the encoder or ``decoder`` beside ``other``
+    layers of the other kind. beta is a gain of the weights of feed-forward layers, values and output projections."""
+    if layers < 1 or other < 0:
+        raise ValueError(f"deepnorm wants a layer or more, got {layers} and {other}")
+    if not other:
+        return (2 * layers) ** 0.25, (8 * layers) ** -0.25
+    if decoder:
+        return (3 * layers) ** 0.25, (12 * layers) ** -0.25
+    both = layers**4 * other
+    return 0.81 * both ** (1 / 16), 0.87 * both ** (-1 / 16)
+
+
+def qk_norm(q: Tensor, k: Tensor, weight_q: Tensor, weight_k: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """RMS norms of queries and keys [B, h, T, d] over the channels of a head, with weights [d]: scores stay bounded
+    (Henry et al., 2020, arXiv:2010.04245; in this form Dehghani et al., 2023, arXiv:2302.05442)."""
+    return F.rms_norm(q, q.shape[-1:], weight_q, eps), F.rms_norm(k, k.shape[-1:], weight_k, eps)
