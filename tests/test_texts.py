@@ -126,3 +126,41 @@ def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: C
     code, _, err = command("generate", str(tmp_path))
     assert code == 1
     assert "run.json: not as this version writes it" in err
+
+
+def test_one_part_is_varied_over_seeds(book: Path, tmp_path: Path, command: Command) -> None:
+    system = "causal_lm,width=16,depth=1,heads=2,length=16,batch_size=8"
+    words = ["ablate", system, "--vary", "positions=rope,learned,none", "--data", str(book), "--budget", "20steps"]
+    words += ["--seeds", "2", "--out", str(tmp_path), "--quiet"]
+    code, _, err = command(*words)
+    assert code == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    validate(results)
+    assert [run["name"] for run in results["runs"]] == [f"{system},positions={v}" for v in ("rope", "learned", "none")]
+    assert results["asked"]["vary"] == "positions=rope,learned,none"
+    for run in results["runs"]:
+        first = run["scores"][0]
+        other = json.loads((tmp_path / "seed-1" / run["name"] / "evaluation.json").read_text())["bits_per_byte"]
+        assert first["seeds"] == pytest.approx([run["bits_per_byte"], other])
+        assert first["value"] == pytest.approx(sum(first["seeds"]) / 2)
+        assert first["error"] == pytest.approx(abs(first["seeds"][0] - first["seeds"][1]) / 2)
+        assert first["seeds"][0] != first["seeds"][1]
+        assert [row["length"] for row in run["lengths"]] == [16, 32, 64, 128]
+        told = [row for row in run["lengths"] if row["bits_per_byte"] is not None]
+        assert len(told) == (1 if "learned" in run["name"] else 4)  # a table ends
+        assert all(row["tokens_per_second"] > 0 and row["kept_mb"] > 0 for row in told)
+    assert {run["parameters"] for run in results["runs"]} != {results["runs"][0]["parameters"]}  # learned has a table
+    page = (tmp_path / "report.html").read_text()
+    assert "Beyond the trained length" in page
+    assert "trained 2 times" in page
+    stamps = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")]
+    assert command(*words)[0] == 0  # nothing is trained again
+    assert stamps == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")]
+    for vary, said in (
+        ("positions=rope", "two values or more"),
+        ("positions=rope,alibo", "choose among rope"),
+        ("place=rope,none", "is no setting of causal_lm"),
+    ):
+        code, _, err = command("ablate", system, "--vary", vary, "--data", str(book))
+        assert code == 1
+        assert said in err

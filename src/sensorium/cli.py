@@ -208,6 +208,56 @@ def compare(
 
 
 @app.command
+def ablate(
+    system: str,
+    *,
+    vary: str,
+    data: str,
+    test: str | None = None,
+    budget: str = "3m",
+    seeds: int = 3,
+    out: Path = Path("sensorium-ablate"),
+    precision: str = "auto",
+    image_size: int | None = None,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Vary one part of a system, all else equal, and see what it does: trained with several seeds, judged alike.
+
+    Example: sensorium ablate causal_lm --vary positions=rope,alibi,t5,none --data book.txt --budget 3m
+
+    Any setting of a system can be varied (`sensorium train SYSTEM --help` lists them). The report has the mean and spread
+    over seeds, quality against time and samples, and for text also quality, speed and memory at lengths beyond the
+    trained one. A finished run is not run again.
+
+    Args:
+        system: its name, settings that all runs share may follow: causal_lm,width=64.
+        vary: SETTING=VALUE,VALUE,...
+        data: a folder, file or the name of a built-in set.
+        test: the test set, where it is not inside `data`.
+        budget: of each run: 3m, 90s, 500steps, 100000images.
+        seeds: how many times each value is trained.
+        out: folder of the runs, report.html and results.json.
+        precision: auto, 32-true or bf16-mixed.
+        image_size: side in pixels at which to train.
+        limit: use only the first N pictures.
+        quiet: no progress bars.
+    """
+    from sensorium.ablation import ablate as run_ablate
+    from sensorium.report import results_table
+
+    results = run_ablate(
+        system, vary, data, test=test, budget=budget, seeds=seeds, out=out, precision=precision,
+        image_size=image_size, limit=limit, progress=not quiet,
+    )  # fmt: skip
+    console.print(results_table(results))
+    console.print(results["verdict"])
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+    if not any(run.get("status") == "finished" for run in results["runs"]):
+        raise SensoriumError("no run finished; the report says why.")
+
+
+@app.command
 def evaluate(
     run: Path,
     *,

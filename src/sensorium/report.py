@@ -26,7 +26,7 @@ from typing import Any
 
 from sensorium import report_html as h
 from sensorium import report_scores
-from sensorium.report_curves import color_of, efficiency, losses, quality
+from sensorium.report_curves import color_of, efficiency, lengths, losses, quality
 from sensorium.report_data import diagnosis
 from sensorium.report_details import failures, glossary, notes, settings, take_away, versions
 from sensorium.report_html import Html, el, join, number
@@ -45,6 +45,7 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
     "labels": ("Labels", "How few labels will do", ""),
     "quality": ("Training", "Quality while training", ""),
     "price": ("Price", "What it costs", ""),
+    "lengths": ("Lengths", "Beyond the trained length", ""),
     "loss": ("Losses", "Losses", "Each on its own scale: losses of different methods can't be compared."),
     "table": ("Numbers", "All numbers", ""),
     "pictures": ("Pictures", "What they see", ""),
@@ -99,6 +100,7 @@ def render(results: dict[str, Any], folder: Path, pixels: dict[str, Any]) -> str
         "labels": None if own else efficiency(results),
         "quality": report_scores.curves(results, colors) if own else quality(results),
         "price": report_scores.tradeoff(results, colors) if own else None,
+        "lengths": lengths(results, colors),
         "loss": losses(results, folder),
         "table": report_scores.table(results, winner["name"] if winner else None, colors)
         if own

@@ -67,6 +67,43 @@ def losses(results: dict[str, Any], folder: Path) -> Html | None:
     return el("div", charts, cls="grid") if charts else None
 
 
+LENGTHS = (  # field, title, how its numbers read, logarithmic
+    ("bits_per_byte", "bits per byte of held-out text, lower is better", lambda v: f"{v:.3g}", False),
+    ("tokens_per_second", "tokens a second of a training step, as many tokens at every length", h.short, True),
+    ("kept_mb", "memory kept for the backward pass of that step", h.memory, True),
+)
+
+
+def lengths(results: dict[str, Any], colors: dict[str, str]) -> Html | None:
+    """What runs say and cost at lengths up to eight times the trained one, the first on the left."""
+    figures = []
+    for field, title, written, logarithmic in LENGTHS:
+        lines = []
+        for run in results["runs"]:
+            pairs = [(number(row.get("length")), number(row.get(field))) for row in run.get("lengths") or []]
+            points = [(a, b) for a, b in pairs if a is not None and b is not None and b > 0]
+            if points:
+                lines.append(Line(run_title(run), points, colors[run["name"]], marker=len(lines)))
+        if not lines:
+            continue
+        across = sorted({p[0] for line in lines for p in line.points})
+        values = [p[1] for line in lines for p in line.points]
+        low, high = min(values), max(values)
+        pad = 0.06 * (high - low) or 0.1 * high
+        ends = (low / 1.15, high * 1.15) if logarithmic else (low - pad, high + pad)
+        ticks = _powers_of_two(*ends) if logarithmic else nice_ticks(*ends)
+        y = Axis(*ends, written, log=logarithmic, ticks=ticks)
+        x = Axis(across[0], max(across[-1], across[0] * 1.01), h.short, log=True, title="length", ticks=across)
+        figures.append(el("figure", line_chart(lines, x, y, alt=f"{title} by length"), el("figcaption", title)))
+    return el("div", figures) if figures else None
+
+
+def _powers_of_two(low: float, high: float) -> list[float]:
+    """About five of them between two numbers."""
+    first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
+    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
+
+
 def quality(results: dict[str, Any]) -> Html | None:
     """Online kNN against time and against images seen, and the rank of the features (what a collapse shows in)."""
     panels = []

@@ -192,7 +192,13 @@ def glossary(results: dict[str, Any]) -> Html:
     said = [
         (s["name"], f"{s['better']} is better; counted over {h.count(s['n'])} {s['counted']}.") for s in _each(results)
     ]
-    rule = "The best deciding score (the first) wins if it beats what simple models of the same data come to. Each run was trained once, so the luck of its seed is not in it."
+    rule = "The best deciding score (the first) wins if it beats what simple models of the same data come to. "
+    seeds = max((len(s.get("seeds") or []) for s in _each(results)), default=0)
+    rule += (
+        f"Each was trained {seeds} times; figures are means, errors those of the means, so the luck of the seed is in them."
+        if seeds > 1
+        else "Each run was trained once, so the luck of its seed is not in it."
+    )
     every = [*said, ("How the winner is found", rule)]
     return el("dl", [el("div", el("dt", name), el("dd", text)) for name, text in every], cls="glossary")
 

@@ -24,6 +24,7 @@ ROOMS = [
     ("runs",),
     ("report",),
     ("comparison", "use", "doctor"),
+    ("ablation",),
     ("playground",),
     ("cli_use",),
     ("cli", "commands", "__main__", "__init__"),

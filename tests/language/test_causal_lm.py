@@ -1,13 +1,19 @@
 """What the maths of a causal language model promises: causality, documents apart, decoding equal to the whole, experts."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from sensorium.language.causal_lm import Cache, CausalLM
 from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
+from sensorium.parts.norms import Residual
+from sensorium.parts.positions import Positions
+from sensorium.parts.positions.absolute import Learned, Recursive, Sinusoidal
+from sensorium.parts.positions.relative import T5, ALiBi, Shaw
 from sensorium.parts.positions.rotary import rotary_table, rotate
+from sensorium.parts.positions.transformer_xl import TransformerXL
 
 
 def small(**numbers) -> CausalLM:
@@ -134,3 +140,77 @@ def test_numbers_that_do_not_fit() -> None:
             small(**numbers)
     with pytest.raises(ValueError, match="heads 5"):
         CausalLM(9, 24, 1, 5, hidden=8)
+
+
+KINDS: dict[str, dict] = {
+    "rope": {},
+    "sinusoidal": {"positions": lambda: Sinusoidal(24)},
+    "learned": {"positions": lambda: Learned(24, 40)},
+    "recursive": {"positions": lambda: Recursive(24, 8)},
+    "alibi": {"positions": lambda: ALiBi(4)},
+    "t5": {"positions": lambda: T5(4, bidirectional=False)},
+    "shaw": {"positions": lambda: Shaw(6, 5)},
+    "xl": {"positions": lambda: TransformerXL(24, 4, 6)},
+    "none": {"positions": Positions},
+    "linear": {"attention": "linear"},
+    "linear, grouped": {"attention": "linear", "kv_heads": 1, "positions": lambda: Sinusoidal(24)},
+    "geglu, layer norm": {"ffn": "geglu", "joint": partial(Residual, kind="layer")},
+    "relu2, post": {"ffn": "relu2", "joint": partial(Residual, placement="post")},
+    "deepnorm": {"joint": partial(Residual, placement="deepnorm", alpha=1.7)},
+    "scale norm": {"joint": partial(Residual, kind="scale")},
+}
+
+
+def of(name: str) -> CausalLM:
+    torch.manual_seed(0)
+    built = {key: value() if key == "positions" else value for key, value in KINDS[name].items()}
+    model = small(**built)
+    for parameter in model.parameters():  # what begins at zero must be seen to act
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_part_sees_the_past_alone_and_its_cache_equals_the_whole(name: str) -> None:
+    model, tokens = of(name), torch.randint(50, (2, 13), generator=torch.Generator().manual_seed(1))
+    whole = model.logits(tokens)
+    later = tokens.clone()
+    later[:, 8:] = (later[:, 8:] + 1) % 50
+    torch.testing.assert_close(model.logits(later)[:, :8], whole[:, :8], atol=1e-10, rtol=0)
+    assert (model.logits(later)[:, 8:] - whole[:, 8:]).abs().amax(-1).min() > 1e-6
+    cache = Cache(model, 2, 13)
+    parts = [model.logits(part, cache=cache) for part in tokens.split([5, 1, 1, 4, 1, 1], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-10, rtol=0)
+    model.train()({"tokens": tokens})["loss"].backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", ["alibi", "t5", "shaw", "xl", "none"])
+def test_documents_do_not_see_each_other_whatever_the_positions(name: str) -> None:
+    model, tokens = of(name), torch.randint(50, (1, 12), generator=torch.Generator().manual_seed(1))
+    documents = (torch.arange(12) >= 5).long()[None]
+    other = tokens.clone()
+    other[:, :5] = (other[:, :5] + 3) % 50
+    torch.testing.assert_close(
+        model.logits(other, documents)[:, 5:], model.logits(tokens, documents)[:, 5:], atol=1e-10, rtol=0
+    )
+
+
+def test_a_state_of_linear_attention_does_not_grow() -> None:
+    model, tokens = of("linear"), torch.randint(50, (1, 40))
+    cache, sizes = Cache(model, 1, 40), set()
+    for token in tokens.split(1, dim=1):
+        model.logits(token, cache=cache)
+        sizes.add(sum(state.numel() for state in cache.states if state is not None) + cache.k.numel())
+    assert len(sizes) == 1
+
+
+def test_pairs_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="ALiBi positions act on the scores"):
+        small(attention="linear", positions=ALiBi(4))
+    with pytest.raises(ValueError, match="experts are SwiGLU"):
+        small(experts=4, ffn="relu")
+    with pytest.raises(ValueError, match="softmax, linear"):
+        small(attention="quadratic")

@@ -86,7 +86,7 @@ def test_loss_and_gradients(pair) -> None:
     loss.backward()
     same = [
         (ours.embed.weight, model.get_input_embeddings().weight),
-        (ours.layers[0].norm2.weight, model.model.layers[0].post_attention_layernorm.weight),
+        (ours.layers[0].norm2.norm.weight, model.model.layers[0].post_attention_layernorm.weight),
         (ours.norm.weight, model.model.norm.weight),
     ]
     if ours.experts:

@@ -100,8 +100,9 @@ class Trained(Protocol):
 class Kind(Protocol):
     """What each module here offers.
 
-    Two more functions are optional: ``check(recipe, ready, budget, folder, *, progress)``, a look before a long training,
-    and ``take_along(run, to, out)``, which writes what an exported run is used with (a tokenizer).
+    Three more functions are optional: ``check(recipe, ready, budget, folder, *, progress)``, a look before a long training,
+    ``take_along(run, to, out)``, which writes what an exported run is used with (a tokenizer), and ``at_lengths(run,
+    ready)``, scores and costs at other lengths than the trained one.
     """
 
     SITUATION: type

@@ -14,6 +14,7 @@ import torch
 
 from sensorium.data.text import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
+from sensorium.evaluate import lengths as elsewhere
 from sensorium.evaluate.bits import bits_per_byte, text_baselines
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
@@ -92,8 +93,7 @@ def keep(ready: Prepared, folder: Path) -> None:
 
 def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
     """A quick look during training: bits per byte of the beginning of the held-out text."""
-    part = ready.test[:LOOKED]
-    count = sum(len(ready.tokenizer.decode(part[i : i + 1000].tolist())) for i in range(0, len(part), 1000))
+    part, count = _beginning(ready)
 
     def look(method: Any) -> dict[str, float]:
         device = next(method.parameters()).device
@@ -111,6 +111,15 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
         found["baselines"] = text_baselines(ready.opened.train, ready.opened.test)
         write_json(path, found)
     return found
+
+
+def at_lengths(run: Trained, ready: Prepared) -> list[dict[str, Any]]:
+    """The beginning of the held-out text and a training step at the trained length, and at two, four and eight times it."""
+    part, count = _beginning(ready)
+    boundary = ready.tokenizer.vocab - 1
+    return elsewhere.at_lengths(
+        run.method, part, count, length=ready.length, boundary=boundary, device=next(run.method.parameters()).device
+    )
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
@@ -154,6 +163,12 @@ def write_text(
 
 def kept_tokenizer(folder: Path) -> Tokenizer:
     return read_tokenizer(folder / "tokenizer.json")
+
+
+def _beginning(ready: Prepared) -> tuple[np.ndarray, int]:
+    """The first held-out tokens, and how many bytes they stand for."""
+    part = ready.test[:LOOKED]
+    return part, sum(len(ready.tokenizer.decode(part[i : i + 1000].tolist())) for i in range(0, len(part), 1000))
 
 
 def _bits(method: Any, ready: Prepared, tokens: np.ndarray, count: int, device: Any) -> dict[str, Any]:

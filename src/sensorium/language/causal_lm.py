@@ -6,88 +6,139 @@ Each token predicts the next; a token sees itself and what came before:
     x = x + Attention(RMSNorm(x)),   x = x + FFN(RMSNorm(x))        a layer; FFN is SwiGLU or a mixture of such
     logits = head(RMSNorm(x)),       L = mean of -log softmax(logits)[next token]  (+ balance * the experts' loss)
 Positions turn queries and keys (RoPE); ``kv_heads`` keys and values serve ``heads`` queries (grouped-query attention).
+These are the defaults; each part can be another: positions (:mod:`sensorium.parts.positions`), the feed-forward layer
+(:mod:`sensorium.parts.feedforward`), norms and where they stand (:mod:`sensorium.parts.norms`), and linear attention in place
+of softmax (:mod:`sensorium.parts.attention.linear`, with elu + 1).
 Several documents may stand in one row: with ``documents`` a token sees its own document only, and none predicts the
-first token of another. RoPE knows distances alone, so positions run on.
+first token of another (but linear attention, which has no mask, sees the documents before). RoPE knows distances alone,
+so positions run on.
 Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d channels a head, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.method import Method
-from sensorium.parts.feedforward import SwiGLU
+from sensorium.parts.attention import linear
+from sensorium.parts.feedforward import FeedForward, Kind
 from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
-from sensorium.parts.positions.rotary import rotary_table, rotate
+from sensorium.parts.norms import Residual
+from sensorium.parts.positions import Positions
+from sensorium.parts.positions.turning import Rotary
 
+AttentionKind = Literal["softmax", "linear"]
+Joint = Callable[[int], Residual]
 IGNORED = -100
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, of every layer, and the rotary table of all positions: memory for
-    ``length`` tokens, taken at once."""
+    """What every layer keeps of the ``seen`` tokens, ``length`` at most: keys and values, memory for which is taken at
+    once, or with linear attention a state that does not grow."""
 
     def __init__(self, model: CausalLM, batch: int, length: int) -> None:
-        weight = model.embed.weight
-        shape = (len(model.layers), batch, model.kv_heads, length, model.head_dim)
+        weight, self.length, self.depth = model.embed.weight, length, len(model.layers)
+        kept = 0 if model.kinds[0] == "linear" else length
+        shape = (self.depth, batch, model.kv_heads, kept, model.head_dim)
         self.k = torch.empty(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.empty_like(self.k)
-        self.table = rotary_table(torch.arange(length, device=weight.device), model.head_dim, model.theta)
-        self.seen = 0
+        self.forget()
 
-    def positions(self, count: int) -> tuple[Tensor, Tensor]:
-        """The rotary table of the next ``count`` tokens. Raises ValueError where there is no room for them."""
-        end, room = self.seen + count, self.k.shape[3]
-        if end > room:
-            raise ValueError(f"the cache holds {room} tokens, not {end}")
-        return self.table[0][self.seen : end], self.table[1][self.seen : end]
+    def forget(self) -> None:
+        """Begin anew."""
+        self.seen = 0
+        self.states: list[Tensor | None] = [None] * self.depth
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep [B, g, T, d] behind what is there -> all of them; ``seen`` moves on when the last layer has done so."""
+        """Keep [B, g, T, d] behind what is there -> all of them."""
         end = self.seen + k.shape[2]
         self.k[layer, :, :, self.seen : end], self.v[layer, :, :, self.seen : end] = k, v
-        if layer == len(self.k) - 1:
-            self.seen = end
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
-class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions; no biases. ``qkv`` holds W_q above W_k above W_v."""
+@dataclass(frozen=True)
+class Seen:
+    """What all layers share: positions of the queries ``at`` [T] and of all keys ``every`` [S], and which keys a query
+    sees, bool, or None for plain causal order."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    positions: Positions
+    at: Tensor
+    every: Tensor
+    mask: Tensor | None
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention; no biases. ``qkv`` holds W_q above W_k above W_v."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, kind: AttentionKind) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.heads, self.kv_heads, self.head_dim, self.kind = heads, kv_heads, head_dim, kind
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.proj = nn.Linear(heads * head_dim, width, bias=False)
 
-    def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None, layer: int
-    ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; ``mask`` bool, True where a query sees a key, or None for plain causal order."""
-        h, g = self.heads, self.kv_heads
-        turned, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
-        q, k = rotate(turned, table).split([h, g], dim=1)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        if x.shape[1] == 1:  # a single token sees all: the heads of a group are rows of one product
-            y = F.scaled_dot_product_attention(q.reshape(len(q), g, -1, self.head_dim), k, v)
-            return self.proj(y.reshape(len(q), 1, -1))
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=h != g)
+    def forward(self, x: Tensor, seen: Seen, cache: Cache | None, layer: int) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        h, g, positions = self.heads, self.kv_heads, seen.positions
+        both, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
+        if isinstance(positions, Rotary):  # one rotation for both
+            q, k = positions.turn(both, seen.at).split([h, g], dim=1)
+        else:
+            q, k = both.split([h, g], dim=1)
+            q, k = positions.rotate(q, k, seen.at, seen.at)
+        if self.kind == "linear":
+            y = self._linear(q, k, v, cache, layer)
+        else:
+            if cache is not None:
+                k, v = cache.extend(layer, k, v)
+            y = self._softmax(q, k, v, seen)
         return self.proj(y.transpose(1, 2).flatten(2))
+
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
+        positions, grouped = seen.positions, self.heads != self.kv_heads
+        bias = positions.bias(q, k, seen.at, seen.every)
+        reads = type(positions).read is not Positions.read
+        if bias is None and not reads:
+            if (
+                q.shape[2] == 1 and seen.mask is None
+            ):  # a single token sees all: a group's heads are rows of one product
+                y = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
+                return y.reshape(q.shape)
+            return F.scaled_dot_product_attention(q, k, v, seen.mask, is_causal=seen.mask is None, enable_gqa=grouped)
+        mask = (seen.every <= seen.at[:, None]) if seen.mask is None else seen.mask
+        added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+        added = added.masked_fill(~mask, -torch.inf)
+        if not reads:
+            return F.scaled_dot_product_attention(q, k, v, added, enable_gqa=grouped)
+        k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
+        weights = precise(q @ k.mT * self.head_dim**-0.5 + added).softmax(-1).to(v.dtype)
+        more = positions.read(weights, seen.at, seen.every)
+        return weights @ v if more is None else weights @ v + more
+
+    def _linear(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> Tensor:
+        k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
+        before = None if cache is None else cache.states[layer]
+        y, state = linear.causal_chunks(linear.elu_features(q), linear.elu_features(k), v, before)
+        if cache is not None:
+            cache.states[layer] = state
+        return y
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward layer, each behind an RMSNorm and added to the residual stream."""
+    """Attention and a feed-forward layer, each joining the residual stream by a ``Residual`` of its own."""
 
-    def __init__(self, attention: Attention, feedforward: SwiGLU | MixtureOfExperts, width: int, eps: float) -> None:
+    def __init__(
+        self, attention: Attention, feedforward: FeedForward | MixtureOfExperts, width: int, joint: Joint
+    ) -> None:
         super().__init__()
-        self.norm1, self.attn = nn.RMSNorm(width, eps=eps), attention
-        self.norm2, self.ffn = nn.RMSNorm(width, eps=eps), feedforward
+        self.norm1, self.attn = joint(width), attention
+        self.norm2, self.ffn = joint(width), feedforward
 
 
 class CausalLM(Method):
@@ -95,7 +146,9 @@ class CausalLM(Method):
 
     width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
     hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` see a token.
-    balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. theta: RoPE's base.
+    balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. positions: RoPE if left
+    out. attention, ffn: kinds. joint: how a layer joins the stream, from the width; an RMS norm before it if left out.
+    Raises ValueError where ``positions`` don't compose with the kind of attention.
     """
 
     def __init__(
@@ -112,8 +165,10 @@ class CausalLM(Method):
         active: int = 2,
         balance: float = 0.01,
         tied: bool = True,
-        theta: float = 10_000.0,
-        eps: float = 1e-5,
+        positions: Positions | None = None,
+        attention: AttentionKind = "softmax",
+        ffn: Kind = "swiglu",
+        joint: Joint = partial(Residual, kind="rms"),
     ) -> None:
         super().__init__()
         self.heads, self.kv_heads = heads, kv_heads or heads
@@ -123,15 +178,25 @@ class CausalLM(Method):
             raise ValueError(f"heads {heads} must divide the width {width}, or give head_dim")
         self.head_dim = head_dim or width // heads
         self.vocab, self.width, self.hidden, self.experts, self.active = vocab, width, hidden, experts, active
-        self.balance, self.tied, self.theta, self.eps = balance, tied, theta, eps
+        if attention not in get_args(AttentionKind):
+            raise ValueError(f"attention must be one of {', '.join(get_args(AttentionKind))}, got {attention!r}")
+        self.balance, self.tied, self.kinds = balance, tied, (attention, ffn)
+        self.positions = Rotary() if positions is None else positions
+        if attention not in self.positions.attention:
+            named = type(self.positions).__name__
+            raise ValueError(
+                f"{named} positions act on the scores of softmax attention; {attention} attention has none"
+            )
+        if experts and ffn != "swiglu":
+            raise ValueError(f"experts are SwiGLU layers, not {ffn}")
         self.embed = nn.Embedding(vocab, width)
 
         def layer() -> Layer:
-            ffn = MixtureOfExperts(width, hidden, experts, active) if experts else SwiGLU(width, hidden)
-            return Layer(Attention(width, heads, self.kv_heads, self.head_dim), ffn, width, eps)
+            wide = MixtureOfExperts(width, hidden, experts, active) if experts else FeedForward(width, hidden, ffn)
+            return Layer(Attention(width, heads, self.kv_heads, self.head_dim, attention), wide, width, joint)
 
         self.layers = nn.ModuleList(layer() for _ in range(depth))
-        self.norm = nn.RMSNorm(width, eps=eps)
+        self.norm = joint(width).norm
         self.head = None if tied else nn.Linear(width, vocab, bias=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -187,7 +252,8 @@ class CausalLM(Method):
         text = tokens = prompt
         for _ in range(most):
             if cache.seen + tokens.shape[1] > room:
-                cache.seen, tokens = 0, text[:, -max(1, room // 2) :]
+                cache.forget()
+                tokens = text[:, -max(1, room // 2) :]
             with torch.inference_mode():
                 logits = precise(self.logits(tokens, cache=cache)[:, -1])
                 if top_k is not None:
@@ -205,19 +271,21 @@ class CausalLM(Method):
     def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, T, V] and the experts' records [depth, 2, E]."""
         start, length = (0 if cache is None else cache.seen), tokens.shape[1]
-        if cache is None:
-            table = rotary_table(torch.arange(length, device=tokens.device), self.head_dim, self.theta)
-        else:
-            table = cache.positions(length)
+        if cache is not None and start + length > cache.length:
+            raise ValueError(f"the cache holds {cache.length} tokens, not {start + length}")
+        every = torch.arange(start + length, device=tokens.device)
         mask = visible(length, start, documents)
-        x, records = self.embed(tokens), []
+        seen = Seen(self.positions, every[start:], every, None if mask is None else mask.to(tokens.device))
+        x, records = self.positions.embed(self.embed(tokens), seen.at), []
         for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
-            x = x + layer.attn(layer.norm1(x), table, None if mask is None else mask.to(x.device), cache, i)
-            y = layer.ffn(layer.norm2(x))
+            x = layer.norm1.after(x, layer.attn(layer.norm1.before(x), seen, cache, i))
+            y = layer.ffn(layer.norm2.before(x))
             if isinstance(y, tuple):
                 y, record = y
                 records.append(record)
-            x = x + y
+            x = layer.norm2.after(x, y)
+        if cache is not None:
+            cache.seen += length
         x = self.norm(x)
         logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
         return logits, torch.stack(records) if records else None

@@ -1,22 +1,64 @@
-"""SwiGLU: the gated feed-forward layer of Llama (Shazeer, 2020, arXiv:2002.05202, eq. 6, without biases).
+"""Feed-forward layers: gated (GLU variants improve Transformer; Shazeer, 2020, arXiv:2002.05202) and plain.
 
-y = W_down (silu(W_gate x) * W_up x)
+A gated kind lets one half of the hidden channels open and close the other; a plain one bends them all:
+    y = W_down (gate(W x) * V x)        glu: sigmoid   bilinear: none   reglu: ReLU   geglu: GELU   swiglu: SiLU  (eqs. 5, 6)
+    y = W_down act(W x)                 relu   gelu   relu2: ReLU(x)^2  (Primer: So et al., 2021, arXiv:2109.08668)
+GELU is the exact one (erf). Two thirds of the hidden channels make a gated kind as large as a plain one.
+Shapes: D width, H hidden channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Kind = Literal["glu", "bilinear", "reglu", "geglu", "swiglu", "relu", "gelu", "relu2"]
 
-class SwiGLU(nn.Module):
-    """[..., width] -> [..., width] through ``hidden`` gated channels. ``gate_up`` holds W_gate above W_up: one product."""
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "glu": torch.sigmoid,
+    "bilinear": lambda gate: gate,
+    "reglu": F.relu,
+    "geglu": F.gelu,
+    "swiglu": F.silu,
+}
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
 
-    def __init__(self, width: int, hidden: int) -> None:
+
+def rows(kind: Kind, hidden: int) -> int:
+    """Outputs of the first product: 2 H of a gated kind, the gate's first, else H."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    return 2 * hidden if kind in _GATES else hidden
+
+
+def activate(x: Tensor, kind: Kind) -> Tensor:
+    """Between the two products: [..., ``rows(kind, H)``] -> [..., H]."""
+    if kind in _PLAIN:
+        return _PLAIN[kind](x)
+    gate, up = x.chunk(2, dim=-1)
+    return _GATES[kind](gate) * up
+
+
+class FeedForward(nn.Module):
+    """[..., D] -> [..., D] through H ``hidden`` channels. ``gate_up`` holds W above V: one product; of a plain kind W alone.
+
+    dropout: rate of hidden channels set to zero while training.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, kind: Kind = "swiglu", *, bias: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.kind: Kind = kind
+        self.dropout = dropout
+        self.gate_up = nn.Linear(width, rows(kind, hidden), bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        """[..., D] -> [..., D]."""
+        hidden = activate(self.gate_up(x), self.kind)
+        return self.down(F.dropout(hidden, self.dropout, self.training))

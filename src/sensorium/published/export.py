@@ -16,6 +16,9 @@ from sensorium.backbones.resnet import Bottleneck, ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
+from sensorium.parts.norms import Residual
+from sensorium.parts.positions.rotary import rotary_table
+from sensorium.parts.positions.turning import Rotary
 from sensorium.published import names
 from sensorium.selfsup.mae import MAE
 
@@ -105,6 +108,14 @@ def _language(model: CausalLM, to: str, out: Path) -> Path:
 
     if to != "hf":
         raise SensoriumError(f"a language model is exported to hf (Llama or Mixtral), not to {to}.")
+    positions, layer_norm = model.positions, model.norm
+    llama = isinstance(positions, Rotary) and positions.table is rotary_table and not positions.interleaved
+    pre = all(one.placement == "pre" for one in model.modules() if isinstance(one, Residual))
+    if not (llama and pre) or not isinstance(layer_norm, nn.RMSNorm) or model.kinds != ("softmax", "swiglu"):
+        raise SensoriumError(
+            "Llama has rotary positions, softmax attention, SwiGLU and RMS norms; this model has other parts, and its "
+            "run's own model.safetensors is what there is of it."
+        )
     config: dict[str, Any] = {
         "architectures": ["MixtralForCausalLM" if model.experts else "LlamaForCausalLM"],
         "model_type": "mixtral" if model.experts else "llama",
@@ -116,8 +127,8 @@ def _language(model: CausalLM, to: str, out: Path) -> Path:
         "head_dim": model.head_dim,
         "intermediate_size": model.hidden,
         "hidden_act": "silu",
-        "rms_norm_eps": model.eps,
-        "rope_theta": model.theta,
+        "rms_norm_eps": layer_norm.eps,
+        "rope_theta": positions.theta,
         "tie_word_embeddings": model.tied,
     }
     if model.experts:

@@ -10,6 +10,7 @@ import argparse
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from sensorium.backbones.resnet import ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
+from sensorium.parts.norms import Residual
+from sensorium.parts.positions.turning import Rotary
 from sensorium.published import names
 from sensorium.published.files import locate, read_config, read_weights, tensors_of
 from sensorium.selfsup.mae import MAE
@@ -268,8 +271,8 @@ def _hf_llama(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -
             active=int(config.get("num_experts_per_tok", 2)),
             balance=float(config.get("router_aux_loss_coef", 0.01)),
             tied=tied,
-            theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-            eps=float(config.get("rms_norm_eps", 1e-6)),
+            positions=Rotary(theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))),
+            joint=partial(Residual, kind="rms", eps=float(config.get("rms_norm_eps", 1e-6))),
         )
 
     return _filled(build, state, names.hf_llama(experts), where)

@@ -101,8 +101,8 @@ _HF_KIND = {"conv": "convolution", "bn": "normalization"}
 
 
 _LLAMA = {
-    "norm1": ("input_layernorm",),
-    "norm2": ("post_attention_layernorm",),
+    "norm1.norm": ("input_layernorm",),
+    "norm2.norm": ("post_attention_layernorm",),
     "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attn.proj": ("self_attn.o_proj",),
     "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),

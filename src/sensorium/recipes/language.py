@@ -6,17 +6,33 @@ machine; what was chosen and why is printed and kept with the run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from sensorium.data.draw import Draw, Views
-from sensorium.language.causal_lm import CausalLM
+from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm import AttentionKind, CausalLM, Layer
+from sensorium.parts.feedforward import FeedForward, Kind, rows
+from sensorium.parts.init import Draw as Drawn
+from sensorium.parts.init import Scheme, fill_, to_ntk_
+from sensorium.parts.norms import Norm, Placement, Residual, deepnorm
+from sensorium.parts.positions import Positions
+from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
+from sensorium.parts.positions.relative import T5, ALiBi, Shaw
+from sensorium.parts.positions.turning import Rotary
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipes.optim import adamw
 from sensorium.recipes.recipe import Recipe, Settings
+
+PositionKind = Literal[
+    "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
+]
+Start = Literal["normal", "lecun", "xavier", "he", "orthogonal", "ntk"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,12 @@ def causal_lm(
     experts: int = 0,
     active: int = 2,
     tied: bool = True,
+    positions: PositionKind = "rope",
+    attention: AttentionKind = "softmax",
+    ffn: Kind = "swiglu",
+    norm: Norm = "rms",
+    placement: Placement = "pre",
+    init: Start = "normal",
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.1,
@@ -64,6 +86,12 @@ def causal_lm(
         experts: feed-forward layers to choose from; 0 is one for all tokens.
         active: experts that see a token.
         tied: predict with the weights of the embedding.
+        positions: how a token knows its place.
+        attention: softmax, or linear with elu + 1, whose cost grows with the length alone.
+        ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
+        norm: what is normalised.
+        placement: where the norm stands, or what is there instead.
+        init: how weights begin; normal is 0.02 everywhere.
         batch_size: rows a step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
@@ -79,21 +107,23 @@ def causal_lm(
     wide = 32 if small else 64
     queries: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
     shared: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
-    inner: int = s.pick("hidden", hidden, round(channels * 8 / 3 / 16) * 16, "8/3 of the width (Shazeer, 2020)")
+    gated = rows(ffn, 1) == 2
+    most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
+    inner: int = s.pick("hidden", hidden, round(channels * most / 16) * 16, share)
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
-    s.note(experts=experts, active=active, tied=tied, weight_decay=weight_decay, warmup=warmup)
-    method = CausalLM(
-        on.vocab,
-        channels,
-        layers,
-        queries,
-        hidden=inner,
-        kv_heads=shared,
-        experts=experts,
-        active=active,
-        tied=tied,
-    )
+    s.note(experts=experts, active=active, tied=tied, positions=positions, attention=attention, ffn=ffn, norm=norm)
+    s.note(placement=placement, init=init, weight_decay=weight_decay, warmup=warmup)
+    alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
+    try:
+        method = CausalLM(
+            on.vocab, channels, layers, queries, hidden=inner, kv_heads=shared, experts=experts, active=active, tied=tied,
+            positions=placed(positions, channels, queries, on.length), attention=attention, ffn=ffn,
+            joint=partial(Residual, placement=placement, kind=norm, alpha=alpha),
+        )  # fmt: skip
+    except ValueError as error:
+        raise SensoriumError(f"causal_lm: {error}.") from None
+    start_(method, init, beta)
     return Recipe(
         "causal_lm",
         method,
@@ -103,6 +133,45 @@ def causal_lm(
         batch,
         s,
     )
+
+
+def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions:
+    """A scheme of positions by name, for texts of ``length``."""
+    made: dict[str, Callable[[], Positions]] = {
+        "rope": Rotary,
+        "sinusoidal": lambda: Sinusoidal(width),
+        "learned": lambda: Learned(width, length),
+        "multiplicative": lambda: Multiplicative(width, length),
+        "recursive": lambda: Recursive(width, width),
+        "complex": lambda: Complex(width),
+        "alibi": lambda: ALiBi(heads),
+        "t5": lambda: T5(heads, bidirectional=False),
+        "shaw": lambda: Shaw(width // heads, 16),
+        "none": Positions,
+    }
+    return made[kind]()
+
+
+@torch.no_grad()
+def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
+    """Set the weights of every layer of a model that was built with 0.02; ``beta``: deepnorm's gain."""
+    schemes: dict[str, tuple[Scheme, Drawn]] = {
+        "lecun": ("lecun", "truncated"), "xavier": ("xavier", "uniform"), "he": ("he", "normal"),
+        "orthogonal": ("lecun", "orthogonal"), "ntk": ("lecun", "normal"),
+    }  # fmt: skip
+    for layer in cast("Iterable[Layer]", method.layers):
+        attn, heads = layer.attn, (layer.attn.heads + layer.attn.kv_heads) * layer.attn.head_dim
+        weights = [attn.qkv.weight, attn.proj.weight]
+        if isinstance(layer.ffn, FeedForward):
+            weights += [layer.ffn.gate_up.weight, layer.ffn.down.weight]
+        if how in schemes:
+            for weight in weights:
+                fill_(weight, *schemes[how])
+        weights[0][heads:] *= beta
+        for weight in weights[1:]:
+            weight *= beta
+    if how == "ntk":
+        to_ntk_(method.layers)
 
 
 def packed(boundary: int) -> Views:

@@ -1,0 +1,286 @@
+"""Exact attention, softmax(q k^T) v, in three ways that agree (Vaswani et al., 2017, arXiv:1706.03762, eq. 1).
+
+Every query reads a mean of the values, weighted by how well their keys match it. :func:`naive` is the specification,
+:func:`fused` and :func:`flex` are torch's kernels behind the same arguments, :func:`choose` says which of them serves.
+    a[t, s] = scale q_t . k_s + bias[t, s]                                              scale: 1 / sqrt(d) unless given
+    y_t = sum over the seen s of exp(a[t, s]) v_s / sum over the seen s of exp(a[t, s]);      0 where none is seen
+A key is seen where all of these say so:
+    mask       it is True
+    causal     s <= t + S - T: the last query stands at the last key, so that earlier keys may come from a cache
+    lengths    t and s are of one document, of those that stand one after another in the row
+With fewer heads of keys and values than of queries, query head i reads head i // (h / g) (Ainslie et al., 2023,
+arXiv:2305.13245).
+Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, d channels of a key, e of a value.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Attend(Protocol):
+    """What all kinds of exact attention share: q [B, h, T, d], k [B, g, S, d], v [B, g, S, e] -> [B, h, T, e].
+
+    mask: bool, broadcastable to [B, h, T, S], True where a key is seen. bias: broadcastable likewise, added to the scaled
+    scores; -inf hides a key. lengths: of the documents in the row, positive; they sum to T = S. Raises ValueError where
+    they do not.
+    """
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool = False,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        scale: float | None = None,
+    ) -> Tensor: ...
+
+
+class Choice(NamedTuple):
+    """A kind of attention, and why it was taken."""
+
+    attend: Attend
+    reason: str
+
+
+def naive(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """:class:`Attend` to the letter: all scores at once, at least in float32. What the others are tested against."""
+    exact = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.to(exact).repeat_interleave(group, dim=1) for x in (k, v))
+    with torch.autocast(q.device.type, enabled=False):
+        a = q.to(exact) @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if bias is not None:
+            a = a + bias.to(exact)
+        seen = visible(q.shape[2], k.shape[2], causal=causal, mask=mask, lengths=lengths, device=q.device)
+        if seen is not None:
+            a = a.masked_fill(~seen, -torch.inf)
+        largest = a.detach().amax(-1, keepdim=True)
+        weight = (a - largest.masked_fill(largest == -torch.inf, 0)).exp()
+        total = weight.sum(-1, keepdim=True)
+        return (weight @ v / total.masked_fill(total == 0, 1)).to(q.dtype)
+
+
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is that call alone."""
+    if lengths is not None:
+        return by_document(fused, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
+    grouped, (T, S) = q.shape[1] != k.shape[1], (q.shape[2], k.shape[2])
+    causal = causal and T > 1  # the last query sees all
+    if mask is None and bias is None and (T == S or not causal):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+    added = seen = visible(T, S, causal=causal, mask=mask, lengths=None, device=q.device)
+    if bias is not None:
+        added = bias.to(q.dtype) if seen is None else bias.to(q.dtype).masked_fill(~seen, -torch.inf)
+    return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
+
+
+def flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """:class:`Attend` by torch's FlexAttention (Dong et al., 2024, arXiv:2412.05496), compiled at its first call: what no
+    query of a block sees is never computed.
+
+    Raises RuntimeError where it cannot run: no compiler for the device, gradients on a CPU, too small heads on a GPU.
+    """
+    missing = _why_no_flex(q, k, v)
+    if missing:
+        raise RuntimeError(f"FlexAttention can't be used here: {missing}; fused() computes the same")
+    T, S, documents = q.shape[2], k.shape[2], None if lengths is None else tuple(lengths)
+    if documents is not None:
+        _spans(documents, T, S)
+    score_mod = None if bias is None else _adding(bias.expand(*q.shape[:3], S))
+    blocks = None
+    if mask is not None:
+        blocks = _blocks(T, S, causal, documents, q.device, mask.expand(*mask.shape[:-2], T, S))
+    elif causal or documents is not None:
+        blocks = _cached_blocks(T, S, causal, documents, q.device)
+    kernel = _compiled_flex()
+    return kernel(q, k, v, score_mod, blocks, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def choose(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> Choice:
+    """Which kind serves these arguments of :class:`Attend`, and the reason in words. ``naive`` never does."""
+    T, S = q.shape[2], k.shape[2]
+    if lengths is None:
+        if mask is None and bias is None and (T == S or T == 1 or not causal):
+            return Choice(fused, "nothing has to be laid out: one call of torch's fused kernel")
+        return Choice(fused, f"one call of torch's fused kernel, with what is seen laid out for {T} queries x {S} keys")
+    if len(lengths) == 1:
+        return Choice(fused, "one document: one call of torch's fused kernel")
+    if q.device.type == "cpu":
+        return Choice(fused, "a CPU computes documents one after another at no loss")
+    if mask is not None or bias is not None:
+        return Choice(
+            fused, "a mask or bias would be laid out in blocks anew at each call: documents one after another"
+        )
+    missing = _why_no_flex(q, k, v)
+    if missing:
+        return Choice(fused, f"documents one after another, for FlexAttention can't be used here: {missing}")
+    return Choice(flex, f"{len(lengths)} documents in one kernel that skips what lies between them")
+
+
+def visible(
+    T: int, S: int, *, causal: bool, mask: Tensor | None, lengths: Sequence[int] | None, device: torch.device
+) -> Tensor | None:
+    """Which keys each query sees: bool, broadcastable to [B, h, T, S]; None where it is all of them."""
+    seen = mask
+    if causal:
+        before = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+        seen = before if seen is None else seen & before
+    if lengths is not None:
+        _spans(lengths, T, S)
+        of = _document_of(lengths, device)
+        same = of[:, None] == of
+        seen = same if seen is None else seen & same
+    return seen
+
+
+def by_document(
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    lengths: Sequence[int],
+    scale: float | None,
+) -> Tensor:
+    """``attend`` to the documents of a row one after another, each as if it were alone. [B, h, T, e]."""
+    done = []
+    for at in _spans(lengths, q.shape[2], k.shape[2]):
+        one = (x[:, :, at] for x in (q, k, v))
+        done.append(attend(*one, causal=causal, mask=part(mask, at, at), bias=part(bias, at, at), scale=scale))
+    return torch.cat(done, dim=2)
+
+
+def part(x: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
+    """A view of these rows and columns of what broadcasts to [B, h, T, S]."""
+    if x is None:
+        return None
+    x = x if x.ndim > 1 else x[None]
+    everything = slice(None)
+    return x[..., rows if x.shape[-2] > 1 else everything, columns if x.shape[-1] > 1 else everything]
+
+
+def _spans(lengths: Sequence[int], T: int, S: int) -> list[slice]:
+    """Where each document stands."""
+    if min(lengths, default=0) < 1 or not sum(lengths) == T == S:
+        raise ValueError(
+            f"lengths of documents must be positive and sum to {T} queries and {S} keys, got {list(lengths)}"
+        )
+    return [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _document_of(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """The number of each token's document, [T]."""
+    count = torch.tensor(lengths, device=device)
+    return torch.arange(len(lengths), device=device).repeat_interleave(count, output_size=sum(lengths))
+
+
+def _why_no_flex(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    device = q.device.type
+    if device == "cpu":
+        if any(x.requires_grad for x in (q, k, v)):
+            return "it has no gradients on a CPU"
+        if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")):
+            return "there is no C++ compiler (g++ or clang++)"
+        return None
+    if device != "cuda":
+        return f"it is for a GPU or a CPU, not for {device!r}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if min(q.shape[-1], v.shape[-1]) < 16:
+        return f"heads have {min(q.shape[-1], v.shape[-1])} channels, and its kernel takes 16 or more"
+    return None
+
+
+def _adding(bias: Tensor) -> Callable[..., Tensor]:
+    return lambda score, b, h, t, s: score + bias[b, h, t, s]
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def _blocks(
+    T: int, S: int, causal: bool, lengths: tuple[int, ...] | None, device: torch.device, mask: Tensor | None
+) -> Any:
+    """Which blocks of queries and keys hold something seen: a BlockMask."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    of = None if lengths is None else _document_of(lengths, device)
+    given = None if mask is None else mask[(None,) * (4 - mask.ndim)]
+
+    def seen(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        here = t >= s - (S - T) if causal else t >= 0
+        if of is not None:
+            here = here & (of[t] == of[s])
+        if given is not None:
+            here = here & given[b if given.shape[0] > 1 else 0, h if given.shape[1] > 1 else 0, t, s]
+        return here
+
+    batch, heads = (None, None) if given is None else (n if n > 1 else None for n in given.shape[:2])
+    return create_block_mask(seen, batch, heads, T, S, device=str(device))
+
+
+@lru_cache(maxsize=16)
+def _cached_blocks(T: int, S: int, causal: bool, lengths: tuple[int, ...] | None, device: torch.device) -> Any:
+    return _blocks(T, S, causal, lengths, device, None)

@@ -1,0 +1,149 @@
+"""Attention tile by tile, in memory that grows with T + S instead of T S, in plain torch.
+
+A softmax needs its sum before its first value is right, unless what was summed so far is rescaled whenever a larger score
+comes (online softmax: Milakov & Gimelshein, 2018, arXiv:1805.02867; for attention: Rabe & Staats, 2021, arXiv:2112.05682).
+FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithms 1, 2 and 4) keeps of all scores only their log-sum-exp L and
+computes the rest again for the gradient; as in FlashAttention-2 (Dao, 2023, arXiv:2307.08691) a tile of queries is the
+outer loop, and is divided by its sum once, at the end. For tile i of queries and j = 1, 2 ... of keys:
+    a = scale q_i k_j^T + bias_ij,                 m' = max(m, rowmax a),       p = exp(a - m')
+    l <- exp(m - m') l + rowsum p,                 y_i <- exp(m - m') y_i + p v_j,                  m <- m'
+    at the end                                     y_i <- y_i / l,              L_i = m + log l
+and backward, from dy, with D = rowsum(dy * y):
+    p = exp(a - L_i),       da = p * (dy_i v_j^T - D_i)
+    dv_j += p^T dy_i        dq_i += scale da k_j          dk_j += scale da^T q_i          dbias_ij += da
+Tiles of which nothing is seen, after the causal line or in another document, are not visited.
+Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, r = h / g, d channels of a key, e of a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sensorium.parts.attention.exact import by_document, part
+
+
+def tiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+    scale: float | None = None,
+    tile: int = 128,
+) -> Tensor:
+    """:class:`~sensorium.parts.attention.exact.Attend` with tiles of ``tile`` queries and keys; at least float32 inside.
+
+    For backward it keeps its arguments, the output and L [B, g, r, T]. No second derivative.
+    """
+    if lengths is not None:
+
+        def alone(q: Tensor, k: Tensor, v: Tensor, **kept: Any) -> Tensor:
+            return tiled(q, k, v, tile=tile, **kept)
+
+        return by_document(alone, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
+    heads, groups = q.shape[1], k.shape[1]
+    if heads % groups:
+        raise ValueError(f"{groups} heads of keys and values must divide the {heads} of the queries")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    with torch.autocast(q.device.type, enabled=False):
+        y = _Tiled.apply(q.unflatten(1, (groups, -1)), k, v, _in_groups(mask, groups), _in_groups(bias, groups), causal, scale, tile)  # fmt: skip
+    return y.flatten(1, 2)
+
+
+def _in_groups(x: Tensor | None, groups: int) -> Tensor | None:
+    """What broadcasts to [B, h, T, S] -> to [B, g, r, T, S]."""
+    if x is None:
+        return None
+    x = x[(None,) * (4 - x.ndim)]
+    return x.unsqueeze(2) if x.shape[1] == 1 else x.unflatten(1, (groups, -1))
+
+
+def _tiles(T: int, S: int, causal: bool, tile: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Every tile of queries, with those of keys of which it sees anything."""
+    for low in range(0, T, tile):
+        high = min(low + tile, T)
+        end = min(S, high + S - T) if causal else S
+        yield slice(low, high), [slice(s, min(s + tile, end)) for s in range(0, end, tile)]
+
+
+def _scores(q_i: Tensor, k_j: Tensor, i: slice, j: slice, shift: int | None, mask: Tensor | None, bias: Tensor | None) -> Tensor:  # fmt: skip
+    """a [B, g, r, t, s] of one tile, -inf where nothing is seen, from scaled queries; ``shift``: S - T where causal."""
+    a = (q_i.flatten(2, 3) @ k_j.mT).unflatten(2, q_i.shape[2:4])
+    here = part(bias, i, j)
+    if here is not None:
+        a = a + here.to(a.dtype)
+    here = part(mask, i, j)
+    if here is not None:
+        a = a.masked_fill(~here, -torch.inf)
+    if shift is not None and j.stop > i.start + shift + 1:
+        before = torch.ones(a.shape[-2:], dtype=torch.bool, device=a.device).tril(i.start + shift - j.start)
+        a = a.masked_fill(~before, -torch.inf)
+    return a
+
+
+class _Tiled(torch.autograd.Function):
+    """q [B, g, r, T, d], k [B, g, S, d], v [B, g, S, e] -> [B, g, r, T, e]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, scale: float, tile: int) -> Tensor:  # fmt: skip
+        T, S, exact = q.shape[3], k.shape[2], torch.promote_types(q.dtype, torch.float32)
+        shift = S - T if causal else None
+        y = q.new_zeros(*q.shape[:-1], v.shape[-1])
+        L = q.new_zeros(q.shape[:-1], dtype=exact)
+        for i, tiles in _tiles(T, S, causal, tile):
+            q_i = q[..., i, :].to(exact) * scale
+            y_i = torch.zeros_like(y[..., i, :], dtype=exact)
+            m = torch.full_like(L[..., i], -torch.inf)
+            l = torch.zeros_like(m)
+            for j in tiles:
+                a = _scores(q_i, k[:, :, j].to(exact), i, j, shift, mask, bias)
+                new = torch.maximum(m, a.amax(-1))
+                finite = new.masked_fill(new == -torch.inf, 0)  # for rows that have seen nothing yet
+                p, shrink = (a - finite[..., None]).exp(), (m - finite).exp()
+                l = shrink * l + p.sum(-1)
+                y_i = shrink[..., None] * y_i + _values(p, v[:, :, j].to(exact))
+                m = new
+            nothing = l == 0
+            y[..., i, :] = y_i / l.masked_fill(nothing, 1)[..., None]
+            L[..., i] = (m + l.log()).masked_fill(nothing, 0)
+        ctx.save_for_backward(q, k, v, mask, bias, y, L)
+        ctx.numbers = causal, scale, tile
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, bias, y, L = ctx.saved_tensors
+        causal, scale, tile = ctx.numbers
+        T, S, exact = q.shape[3], k.shape[2], L.dtype
+        shift = S - T if causal else None
+        dq, dk, dv = (torch.zeros_like(x, dtype=exact) for x in (q, k, v))
+        dbias = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[4] else None
+        with torch.autocast(q.device.type, enabled=False):
+            for i, tiles in _tiles(T, S, causal, tile):
+                q_i, dy_i = q[..., i, :].to(exact) * scale, grads[0][..., i, :].to(exact)
+                D_i = (dy_i * y[..., i, :]).sum(-1, keepdim=True)
+                for j in tiles:
+                    k_j = k[:, :, j].to(exact)
+                    p = (_scores(q_i, k_j, i, j, shift, mask, bias) - L[..., i, None]).exp()
+                    da = p * (_values(dy_i, v[:, :, j].to(exact).mT) - D_i)
+                    dv[:, :, j] += p.flatten(2, 3).mT @ dy_i.flatten(2, 3)
+                    dk[:, :, j] += da.flatten(2, 3).mT @ q_i.flatten(2, 3)
+                    dq[..., i, :] += _values(da, k_j) * scale
+                    here = part(dbias, i, j)
+                    if here is not None:
+                        here += da.sum_to_size(here.shape)
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None if dbias is None else dbias.to(bias.dtype), None, None, None  # fmt: skip
+
+
+def _values(p: Tensor, v: Tensor) -> Tensor:
+    """[B, g, r, t, s] and [B, g, s, e] -> [B, g, r, t, e]: the heads of a group are rows of one product."""
+    return (p.flatten(2, 3) @ v).unflatten(2, p.shape[2:4])

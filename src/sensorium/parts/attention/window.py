@@ -1,0 +1,96 @@
+"""Shifted-window attention of the Swin Transformer (Liu et al., 2021, arXiv:2103.14030, section 3.2).
+
+A token sees the tokens of its window alone, so that the cost grows with the picture's area and not with its square; the
+next layer moves the windows by a shift, so that what a border parted meets there.
+    y = softmax(q k^T / sqrt(d) + bias) v         in each window of M x M' tokens                                (eq. 4)
+    bias[t, s] = table[row t - row s, column t - column s]                 one number a head, learnt; in each window alike
+Shifted windows are those of the picture rolled by -shift; at its far edges they hold tokens from opposite sides of the
+picture, which do not see each other. Sizes that M does not divide are padded at the far edges with zeros, which take part
+as in the authors' code; and along a side that one window covers nothing is shifted.
+Shapes: B batch, H x W tokens, D width, h heads, d = D / h, n windows, N = M M' tokens of one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.parts.attention.exact import Attend, fused
+
+
+class WindowAttention(nn.Module):
+    """Self-attention in windows of ``window`` rows and columns, which stand ``shift`` further down and right.
+
+    ``qkv`` and ``proj`` are the projections; ``bias_table`` [(2 M - 1) (2 M' - 1), h] holds the biases by distance of
+    rows, then of columns, from the most negative on: the layout of published checkpoints.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: tuple[int, int],
+        shift: tuple[int, int] = (0, 0),
+        *,
+        qkv_bias: bool = True,
+        attend: Attend = fused,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads {heads} must divide the width {width}")
+        if not all(0 <= by < size for by, size in zip(shift, window, strict=True)):
+            raise ValueError(f"shift {shift} must be smaller than the window {window}")
+        self.heads, self.window, self.shift, self.attend = heads, window, shift, attend
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.bias_table = nn.Parameter(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), heads))
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+        self.distance: Tensor  # row of the table for each query and key [N, N]
+        self.register_buffer("distance", distances(window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, D] -> the same."""
+        height, width = x.shape[1:3]
+        (M, Mw), tall, wide = self.window, -height % self.window[0], -width % self.window[1]
+        x = F.pad(x, (0, 0, 0, wide, 0, tall))
+        size = (height + tall, width + wide)
+        shift = tuple(0 if side == one else by for by, side, one in zip(self.shift, size, self.window, strict=True))
+        shifted = any(shift)
+        if shifted:
+            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
+
+        tokens = self.qkv(x).unflatten(2, (-1, Mw)).unflatten(1, (-1, M)).unflatten(-1, (3, self.heads, -1))
+        qkv = tokens.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)  # [3, B, n, h, N, d]
+        bias = self.bias_table[self.distance].permute(2, 0, 1)  # [h, N, N]
+        if shifted:  # windows as heads: what they see is laid out once, not for each picture of the batch
+            seen = same_region(size, self.window, shift, x.device)
+            bias = bias.masked_fill(~seen[:, None], -torch.inf).flatten(0, 1)
+            q, k, v = qkv.flatten(2, 3)
+        else:
+            q, k, v = qkv.flatten(1, 2)
+        y = self.attend(q, k, v, bias=bias[None]).unflatten(1, (-1, self.heads))  # [B, n, h, N, d] or [B n, 1, h, N, d]
+        y = y.reshape(len(x), size[0] // M, size[1] // Mw, self.heads, M, Mw, -1)
+        y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
+        if shifted:
+            y = y.roll(shift, dims=(1, 2))
+        return self.proj(y[:, :height, :width])
+
+
+def distances(window: tuple[int, int]) -> Tensor:
+    """For each query and key of a window, the number of their distance among all: int64 [N, N]."""
+    row, column = (x.flatten() for x in torch.meshgrid(*(torch.arange(n) for n in window), indexing="ij"))
+    down, right = (x[:, None] - x + n - 1 for x, n in zip((row, column), window, strict=True))
+    return down * (2 * window[1] - 1) + right
+
+
+def same_region(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which tokens of a window were neighbours before a picture of ``size`` was rolled by -``shift``: bool [n, N, N].
+
+    ``window`` divides ``size``.
+    """
+    # only the last window of a side holds both ends of it: there the last ``shift`` tokens came from the beginning
+    rolled = [torch.arange(n, device=device) >= n - by for n, by in zip(size, shift, strict=True)]
+    region = 2 * rolled[0][:, None] + rolled[1]  # [H, W]
+    region = region.unflatten(1, (-1, window[1])).unflatten(0, (-1, window[0])).transpose(1, 2).flatten(2).flatten(0, 1)
+    return region[:, :, None] == region[:, None, :]

@@ -1,0 +1,124 @@
+"""E feed-forward networks with stacked weights, each applied to the tokens that were routed to it.
+
+    y_n = sum over the assignments m of token n of  weight_m down_e activate(gate_up_e x_n),      e = expert of m
+The rows of all experts stand one behind the other, so that a layer is two products of a jagged matrix with a stack:
+    loop        a product an expert
+    grouped     torch's grouped product: the loop in C++, or one kernel; it writes each gradient into one stack
+    batched     rows padded to the fullest expert, one batched product: for experts of equal load, as of expert choice
+They differ in speed alone. Frozen experts take part and don't learn; an optimizer with weight decay must leave them out.
+Shapes: N tokens, M assignments, E experts, D width, H hidden channels, C rows of the fullest expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sensorium.parts.feedforward import Kind, activate
+from sensorium.parts.moe.route import Routing
+
+Way = Literal["loop", "grouped", "batched"]
+
+
+def apply_experts(
+    x: Tensor,
+    routing: Routing,
+    gate_up: Tensor,
+    down: Tensor,
+    *,
+    kind: Kind = "swiglu",
+    way: Way | None = None,
+    dropout: float = 0.0,
+    frozen: Tensor | None = None,
+) -> Tensor:
+    """x [N, D] -> y [N, D], zero for tokens without an expert. gate_up, down and the rest: as in :func:`run_experts`."""
+    rows_MD = x.index_select(0, routing.token)
+    y_MD = run_experts(rows_MD, routing.counts, gate_up, down, kind=kind, way=way, dropout=dropout, frozen=frozen)
+    return combine(y_MD, routing, len(x))
+
+
+def combine(y_MD: Tensor, routing: Routing, tokens: int) -> Tensor:
+    """The experts' outputs [M, D] -> their weighted sums [N, D] for each of N ``tokens``."""
+    weighted_MD = y_MD * routing.weight[:, None].to(y_MD.dtype)
+    return y_MD.new_zeros(tokens, y_MD.shape[1]).index_add_(0, routing.token, weighted_MD)
+
+
+def run_experts(
+    rows_MD: Tensor,
+    counts: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    *,
+    kind: Kind = "swiglu",
+    way: Way | None = None,
+    dropout: float = 0.0,
+    frozen: Tensor | None = None,
+) -> Tensor:
+    """rows [M, D], those of the first expert first -> [M, D], each through its own expert.
+
+    counts: int64 [E], rows of each expert. gate_up: [E, 2 H, D], the gate's rows first, or of a plain ``kind`` [E, H, D];
+    down: [E, D, H]. way: None takes the grouped product where torch has it for these numbers, else the loop.
+    dropout: rate of hidden channels set to zero, as in Switch's fine-tuning. frozen: bool [E], experts whose weights
+    get a zero gradient (None: none; all of them: ``requires_grad_(False)`` is cheaper).
+    """
+    if frozen is not None:
+        kept = (~frozen)[:, None, None]
+        gate_up, down = with_gradient(gate_up, kept.mul), with_gradient(down, kept.mul)
+    if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products know no autocast
+        low = torch.get_autocast_dtype(rows_MD.device.type)
+        rows_MD, gate_up, down = rows_MD.to(low), gate_up.to(low), down.to(low)
+    way = way or ("grouped" if groupable(gate_up) and groupable(down) else "loop")
+    if way == "batched":
+        slot_M, source_EC = _padding(counts, len(rows_MD))
+        padded_ECD = rows_MD.index_select(0, source_EC.flatten()).view(*source_EC.shape, rows_MD.shape[1])
+        hidden_ECH = F.dropout(activate(padded_ECD.bmm(gate_up.mT), kind), dropout)
+        return hidden_ECH.bmm(down.mT).flatten(0, 1).index_select(0, slot_M)
+    product = _product(way, counts)
+    return product(F.dropout(activate(product(rows_MD, gate_up), kind), dropout), down)
+
+
+def groupable(weight: Tensor) -> bool:
+    """Whether torch's grouped product takes a stack [E, out, in] of this type, device and size, forward and backward."""
+    aligned = all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
+    if weight.device.type == "cuda":
+        return aligned and weight.dtype == torch.bfloat16 and torch.cuda.get_device_capability(weight.device) >= (8, 0)
+    return aligned and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def with_gradient(weight: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``weight`` as it is, of which the gradient is passed through ``change``."""
+    view = weight.view_as(weight)
+    if view.requires_grad:
+        view.register_hook(change)
+    return view
+
+
+def _product(way: Way, counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """(rows [M, in], weight [E, out, in]) -> [M, out]."""
+    if way == "grouped":
+        ends = counts.cumsum(0, dtype=torch.int32)
+        return lambda rows, weight: F.grouped_mm(rows, weight.mT, offs=ends)
+    if way != "loop":
+        raise ValueError(f"way must be one of {', '.join(get_args(Way))}, got {way!r}")
+    sizes = counts.tolist()
+
+    def loop(rows: Tensor, weight: Tensor) -> Tensor:
+        # unbind, not an index each: its backward is one stack instead of a whole zeroed weight for each expert.
+        # Experts without rows stay in, so that every expert has a gradient and every process the same graph.
+        own = zip(rows.split(sizes), weight.unbind(), strict=True)
+        return torch.cat([F.linear(part, matrix) for part, matrix in own])
+
+    return loop
+
+
+def _padding(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Where each of M rows goes in [E C], and the row that each of them takes [E, C]; row 0 where it is not read again."""
+    experts, most = len(counts), int(counts.max())
+    expert_M = torch.arange(experts, device=counts.device).repeat_interleave(counts, output_size=total)
+    row_M = torch.arange(total, device=counts.device)
+    slot_M = expert_M * most + row_M - (counts.cumsum(0) - counts)[expert_M]
+    return slot_M, row_M.new_zeros(experts * most).index_copy_(0, slot_M, row_M).view(experts, most)

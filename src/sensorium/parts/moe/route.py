@@ -1,0 +1,247 @@
+"""Which token goes to which expert, and what keeps the experts equally busy.
+
+A router scores every token against every expert; its function here turns the scores r = W x into assignments:
+    top1            Switch Transformers (Fedus et al., 2021, arXiv:2101.03961, eqs. 1, 2): weight p_i of the largest,
+                    p = softmax(r)
+    top2            GShard (Lepikhin et al., 2020, arXiv:2006.16668, algorithm 1): weights p_1, p_2 divided by their sum
+    top_k           Mixtral (Jiang et al., 2024, arXiv:2401.04088, section 2.1): softmax over the k largest scores
+    expert_choice   Zhou et al., 2022, arXiv:2202.09368, section 3: each expert takes the tokens with the largest p
+    deepseek        DeepSeek-V3 (2024, arXiv:2412.19437, eqs. 12-16): s = sigmoid(r); the k largest of s + bias, weights
+                    s divided by their sum; the bias balances without a loss (Wang et al., 2024, arXiv:2408.15664)
+An expert has room for C = factor k S / E of the S tokens of a group; all first choices in the order of tokens are
+placed before any second choice, and what comes to a full expert is dropped. Losses, of f_e = choices of e a token and
+P_e = mean of p_e:
+    balance = E sum_e f_e P_e      (Switch, eqs. 4 to 6; for k choices it is k where all are chosen alike)
+    z       = mean of (log sum_e exp r_e)^2                      (ST-MoE: Zoph et al., 2022, arXiv:2202.08906, eq. 5)
+Padding is best left out before the router: then it takes no place and enters no mean.
+Shapes: G groups (sequences) of S tokens, N = G S tokens, E experts, k choices a token, M assignments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Routing:
+    """M assignments of tokens to experts, those of the first expert first, and what the losses and logs need."""
+
+    token: Tensor  # int64 [M], of N
+    expert: Tensor  # int64 [M], ascending
+    weight: Tensor  # [M], at least float32: how much of the expert's output the token takes
+    counts: Tensor  # int64 [E], assignments of each expert
+    chosen: Tensor  # int64 [E], the same before any was dropped
+    dropped: int  # assignments that found their expert full; in expert_choice the tokens that no expert took
+    scores: Tensor  # r, as given: [N, E] or [G, S, E], at least float32
+    probability: Tensor  # p, of the same shape; sums to 1 over E
+
+    @property
+    def load(self) -> Tensor:
+        """f [E]: choices of each expert a token."""
+        return self.chosen.to(self.probability.dtype) / self.scores[..., 0].numel()
+
+    @property
+    def share(self) -> Tensor:
+        """P [E]: mean probability of each expert."""
+        return self.probability.flatten(0, -2).mean(0)
+
+
+def router_scores(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is chosen."""
+    with torch.autocast(x.device.type, enabled=False):
+        exact = torch.promote_types(x.dtype, torch.float32)
+        return F.linear(x.to(exact), weight.to(exact))
+
+
+def capacity(tokens: int, experts: int, factor: float) -> int:
+    """Assignments that an expert has room for: floor(factor tokens / experts), at least 1."""
+    return max(1, int(factor * tokens / experts + 1e-6))
+
+
+def top1(scores: Tensor, *, factor: float | None = None) -> Routing:
+    """Switch: each token to its likeliest expert, weighted by the probability as it is, so that the router learns.
+
+    scores: [N, E], or [G, S, E] for room that is counted in each of G groups. factor: room of an expert, 1 being just
+    enough when all are chosen alike; None: nothing is dropped.
+    """
+    scores, probability, flat_NE = _softmax(scores)
+    weight_N1, chosen_N1 = flat_NE.max(-1, keepdim=True)
+    return _assign(chosen_N1, weight_N1, scores, probability, factor)
+
+
+def top2(scores: Tensor, *, factor: float | None = None, uniform: Tensor | None = None) -> Routing:
+    """GShard: each token to its two likeliest experts. scores, factor: as in :func:`top1`.
+
+    uniform: numbers of [0, 1), [N]; with them a second expert of weight w is asked only where 2 w > uniform. As in the
+    authors' code a second expert that is not asked loses no room (algorithm 1 would count it). GShard's own loss is
+    ``balance_loss`` of first choices: of ``top1(scores)``.
+    """
+    scores, probability, flat_NE = _softmax(scores)
+    weight_N2, chosen_N2 = _normalised_top(flat_NE, 2)
+    asked = None
+    if uniform is not None:
+        asked = torch.stack([torch.ones_like(uniform, dtype=torch.bool), 2 * weight_N2[:, 1] > uniform], dim=1)
+    return _assign(chosen_N2, weight_N2, scores, probability, factor, asked)
+
+
+def top_k(scores: Tensor, *, k: int, factor: float | None = None) -> Routing:
+    """Mixtral: each token to its k likeliest experts, weights divided by their sum. scores, factor: as in :func:`top1`."""
+    scores, probability, flat_NE = _softmax(scores)
+    weight_Nk, chosen_Nk = _normalised_top(flat_NE, k)
+    return _assign(chosen_Nk, weight_Nk, scores, probability, factor)
+
+
+def expert_choice(scores: Tensor, *, factor: float = 2.0) -> Routing:
+    """Each expert takes its C = factor S / E likeliest tokens of each group: never uneven, but a token may be taken by
+    none, and what is taken depends on later tokens, so this is not for causal models. scores: as in :func:`top1`.
+
+    factor: how many experts see a token on average (the paper's c).
+    """
+    scores, probability, flat_NE = _softmax(scores)
+    experts, size = scores.shape[-1], scores.shape[-2]
+    room = min(size, capacity(size, experts, factor))
+    weight_GCE, index_GCE = flat_NE.view(-1, size, experts).topk(room, dim=1)
+    groups = len(index_GCE)
+    first_G = torch.arange(groups, device=scores.device) * size
+    token = (index_GCE + first_G[:, None, None]).permute(2, 0, 1).flatten()
+    counts = torch.full((experts,), groups * room, device=scores.device)
+    alone = torch.ones(len(flat_NE), dtype=torch.bool, device=scores.device).index_fill(0, token, False)
+    return Routing(
+        token,
+        torch.arange(experts, device=scores.device).repeat_interleave(groups * room),
+        weight_GCE.permute(2, 0, 1).flatten(),
+        counts,
+        counts,
+        int(alone.sum()),
+        scores,
+        probability,
+    )
+
+
+def deepseek(
+    scores: Tensor,
+    bias: Tensor | None = None,
+    *,
+    k: int,
+    groups: int = 1,
+    best_groups: int = 1,
+    normalise: bool = True,
+    scale: float = 1.0,
+) -> Routing:
+    """DeepSeek-V3: each token to the k experts of the largest sigmoid(score) + bias; the bias chooses and never weighs.
+
+    scores: [N, E] or [G, S, E]. bias: [E], moved by :func:`update_bias_`. groups: experts stand in so many groups of
+    neighbours, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalise:
+    weights are divided by their sum; then multiplied by ``scale``. ``probability`` is the sigmoid divided by its sum.
+    """
+    scores = _precise(scores)
+    affinity = scores.sigmoid()
+    flat_NE = affinity.flatten(0, -2)
+    preference_NE = flat_NE.detach() if bias is None else flat_NE.detach() + bias
+    if groups > best_groups:
+        grouped = preference_NE.unflatten(-1, (groups, -1))
+        worth = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+        closed = torch.ones_like(worth, dtype=torch.bool).scatter(-1, worth.topk(best_groups, dim=-1).indices, False)
+        preference_NE = grouped.masked_fill(closed[..., None], -torch.inf).flatten(-2)
+    chosen_Nk = preference_NE.topk(k, dim=-1).indices
+    weight_Nk = flat_NE.gather(-1, chosen_Nk)
+    if normalise:
+        weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True).clamp_min(1e-20)
+    return _assign(chosen_Nk, weight_Nk * scale, scores, affinity / affinity.sum(-1, keepdim=True), None)
+
+
+@torch.no_grad()
+def update_bias_(bias: Tensor, chosen: Tensor, rate: float = 1e-3) -> None:
+    """After a step: raise the bias of experts chosen less than the mean by ``rate``, lower that of the others.
+
+    bias: [E], in place (arXiv:2408.15664, algorithm 1). chosen: [E], summed over all that the step has seen: its
+    micro-batches and processes.
+    """
+    chosen = chosen.to(bias.dtype)
+    bias += rate * (chosen.mean() - chosen).sign()
+
+
+def balance_loss(load: Tensor, share: Tensor) -> Tensor:
+    """E sum_e f_e P_e: ``load`` and ``share`` of a routing [..., E] -> [...]. Gradients flow through ``share``.
+
+    Switch takes each layer's loss and adds them; Mixtral's published code averages both over the layers before.
+    """
+    return load.shape[-1] * (load.detach() * share).sum(-1)
+
+
+def z_loss(scores: Tensor) -> Tensor:
+    """Mean of the squared log-partition of the scores [..., E]: keeps them small, so that rounding can't decide."""
+    return _precise(scores).logsumexp(-1).square().mean()
+
+
+def sequence_balance_loss(probability: Tensor, k: int) -> Tensor:
+    """DeepSeek-V3's balance within each sequence (eqs. 17 to 20, without its factor alpha), averaged over sequences.
+
+    probability: [G, S, E] of :func:`deepseek`; k: choices a token. It is 1 where all are alike. As in eq. 18 the bias
+    has no part in it: f_e counts the k largest of the token's own affinities.
+    """
+    chosen_GSk = probability.topk(k, dim=-1).indices
+    hit_GSE = torch.zeros_like(probability).scatter(-1, chosen_GSk, 1.0)
+    f_GE = hit_GSE.mean(1) * (probability.shape[-1] / k)
+    return (f_GE * probability.mean(1)).sum(-1).mean()
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores in at least float32, their softmax, and that flat [N, E]."""
+    if scores.ndim not in (2, 3):
+        raise ValueError(f"scores must be [tokens, experts] or [groups, tokens, experts], got {list(scores.shape)}")
+    scores = _precise(scores)
+    probability = scores.softmax(-1)
+    return scores, probability, probability.flatten(0, -2)
+
+
+def _normalised_top(probability_NE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    weight_Nk, chosen_Nk = probability_NE.topk(k, dim=-1)
+    return weight_Nk / weight_Nk.sum(-1, keepdim=True), chosen_Nk
+
+
+def _starts(key: Tensor, kinds: int) -> Tensor:
+    """Where each of ``kinds`` numbers begins in the ascending ``key``, and its end: [kinds + 1]."""
+    return torch.searchsorted(key, torch.arange(kinds + 1, device=key.device))
+
+
+def _assign(
+    chosen_Nk: Tensor,
+    weight_Nk: Tensor,
+    scores: Tensor,
+    probability: Tensor,
+    factor: float | None,
+    asked_Nk: Tensor | None = None,
+) -> Routing:
+    """Sort the choices by expert and drop those beyond its room; choices that are not asked don't count."""
+    tokens, k = chosen_Nk.shape
+    experts, size = scores.shape[-1], scores.shape[-2]
+    # all first choices before the second: the sorts are stable, so that this is the order of preference within an expert
+    expert, weight = chosen_Nk.T.flatten(), weight_Nk.T.flatten()
+    token = torch.arange(tokens, device=scores.device).repeat(k)
+    if asked_Nk is not None:
+        asked = asked_Nk.T.flatten()
+        expert, weight, token = expert[asked], weight[asked], token[asked]
+    dropped = 0
+    if factor is None:
+        order = expert.argsort(stable=True)
+        counts = chosen = _starts(expert[order], experts).diff()
+    else:
+        groups = tokens // max(size, 1)
+        key = expert * groups + token // size
+        order = key.argsort(stable=True)
+        key, chosen = key[order], _starts(expert[order], experts).diff()
+        place = torch.arange(len(key), device=key.device) - _starts(key, experts * groups)[key]
+        order = order[place < capacity(size, experts, factor * k)]
+        counts, dropped = _starts(expert[order], experts).diff(), len(key) - len(order)
+    return Routing(
+        token[order], expert[order], weight.index_select(0, order), counts, chosen, dropped, scores, probability
+    )
