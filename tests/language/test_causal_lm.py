@@ -11,6 +11,7 @@ from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Learned, Recursive, Sinusoidal
+from sensorium.parts.positions.disentangled import Disentangled
 from sensorium.parts.positions.relative import T5, ALiBi, Shaw
 from sensorium.parts.positions.rotary import rotary_table, rotate
 from sensorium.parts.positions.transformer_xl import TransformerXL
@@ -151,6 +152,7 @@ KINDS: dict[str, dict] = {
     "t5": {"positions": lambda: T5(4, bidirectional=False)},
     "shaw": {"positions": lambda: Shaw(6, 5)},
     "xl": {"positions": lambda: TransformerXL(24, 4, 6)},
+    "deberta": {"positions": lambda: Disentangled(torch.nn.Embedding(16, 24), 4, 6)},
     "none": {"positions": Positions},
     "linear": {"attention": "linear"},
     "linear, grouped": {"attention": "linear", "kv_heads": 1, "positions": lambda: Sinusoidal(24)},

@@ -102,22 +102,27 @@ class Attention(nn.Module):
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
         positions, grouped = seen.positions, self.heads != self.kv_heads
+        scale = positions.scale * self.head_dim**-0.5
         bias = positions.bias(q, k, seen.at, seen.every)
         reads = type(positions).read is not Positions.read
         if bias is None and not reads:
             if (
                 q.shape[2] == 1 and seen.mask is None
             ):  # a single token sees all: a group's heads are rows of one product
-                y = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
+                y = F.scaled_dot_product_attention(
+                    q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v, scale=scale
+                )
                 return y.reshape(q.shape)
-            return F.scaled_dot_product_attention(q, k, v, seen.mask, is_causal=seen.mask is None, enable_gqa=grouped)
+            return F.scaled_dot_product_attention(
+                q, k, v, seen.mask, is_causal=seen.mask is None, scale=scale, enable_gqa=grouped
+            )
         mask = (seen.every <= seen.at[:, None]) if seen.mask is None else seen.mask
         added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
         added = added.masked_fill(~mask, -torch.inf)
         if not reads:
-            return F.scaled_dot_product_attention(q, k, v, added, enable_gqa=grouped)
+            return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
         k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
-        weights = precise(q @ k.mT * self.head_dim**-0.5 + added).softmax(-1).to(v.dtype)
+        weights = precise(q @ k.mT * scale + added).softmax(-1).to(v.dtype)
         more = positions.read(weights, seen.at, seen.every)
         return weights @ v if more is None else weights @ v + more
 

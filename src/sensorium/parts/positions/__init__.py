@@ -14,10 +14,11 @@ class Positions(nn.Module):
     """A scheme that does nothing, and the base of all others.
 
     ``attention`` names the kinds that it composes with: "softmax", which takes all four places, and "linear", which has
-    no scores to add to.
+    no scores to add to. ``scale`` multiplies q k^T / sqrt(d) before ``bias`` is added.
     """
 
     attention: frozenset[str] = frozenset({"softmax", "linear"})
+    scale: float = 1.0
 
     def embed(self, x: Tensor, at: Tensor) -> Tensor:
         """What enters the first layer: [B, T, D] -> [B, T, D]."""
