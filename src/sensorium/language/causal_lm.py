@@ -49,6 +49,8 @@ class Cache:
         shape = (self.depth, batch, model.kv_heads, kept, model.head_dim)
         self.k = torch.empty(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.empty_like(self.k)
+        self.at = torch.arange(length, device=weight.device)
+        self.angles = model.angles(self.at)
         self.forget()
 
     def forget(self) -> None:
@@ -65,12 +67,13 @@ class Cache:
 
 @dataclass(frozen=True)
 class Seen:
-    """What all layers share: positions of the queries ``at`` [T] and of all keys ``every`` [S], and which keys a query
-    sees, bool, or None for plain causal order."""
+    """What all layers share: positions of the queries ``at`` [T] and of all keys ``every`` [S], what RoPE turns them by,
+    and which keys a query sees, bool, or None for plain causal order."""
 
     positions: Positions
     at: Tensor
     every: Tensor
+    angles: tuple[Tensor, Tensor] | None
     mask: Tensor | None
 
 
@@ -87,8 +90,8 @@ class Attention(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         h, g, positions = self.heads, self.kv_heads, seen.positions
         both, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
-        if isinstance(positions, Rotary):  # one rotation for both
-            q, k = positions.turn(both, seen.at).split([h, g], dim=1)
+        if seen.angles is not None:  # one rotation for both
+            q, k = cast(Rotary, positions).turn(both, seen.angles).split([h, g], dim=1)
         else:
             q, k = both.split([h, g], dim=1)
             q, k = positions.rotate(q, k, seen.at, seen.at)
@@ -234,6 +237,10 @@ class CausalLM(Method):
         logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
         return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
+    def angles(self, at: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What RoPE turns queries and keys by at the positions ``at`` [T], None with other positions."""
+        return self.positions.angles(at, self.head_dim) if isinstance(self.positions, Rotary) else None
+
     def generate(
         self,
         prompt: Tensor,
@@ -278,9 +285,19 @@ class CausalLM(Method):
         start, length = (0 if cache is None else cache.seen), tokens.shape[1]
         if cache is not None and start + length > cache.length:
             raise ValueError(f"the cache holds {cache.length} tokens, not {start + length}")
-        every = torch.arange(start + length, device=tokens.device)
         mask = visible(length, start, documents)
-        seen = Seen(self.positions, every[start:], every, None if mask is None else mask.to(tokens.device))
+        mask = None if mask is None else mask.to(tokens.device)
+        if cache is None:
+            at = every = torch.arange(length, device=tokens.device)
+            angles = self.angles(at)
+        else:
+            every, at = cache.at[: start + length], cache.at[start : start + length]
+            angles = (
+                None
+                if cache.angles is None
+                else (cache.angles[0][start : start + length], cache.angles[1][start : start + length])
+            )
+        seen = Seen(self.positions, at, every, angles, mask)
         x, records = self.positions.embed(self.embed(tokens), seen.at), []
         for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             x = layer.norm1.after(x, layer.attn(layer.norm1.before(x), seen, cache, i))

@@ -73,22 +73,21 @@ class Rotary(Positions):
     def __init__(self, *, theta: float = 10_000.0, interleaved: bool = False, table: Table = rotary_table) -> None:
         super().__init__()
         self.theta, self.interleaved, self.table = theta, interleaved, table
-        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError where d is odd."""
-        return self.turn(q, at_q), self.turn(k, at_k)
+        dim = q.shape[-1]
+        return self.turn(q, self.angles(at_q, dim)), self.turn(k, self.angles(at_k, dim))
 
-    def turn(self, x: Tensor, at: Tensor) -> Tensor:
-        """Queries or keys, or both at once, at the positions ``at``: [B, h, T, d] -> the same."""
-        dim = x.shape[-1]
-        # layers ask for the same positions one after another
-        if self._last is None or self._last[0] is not at or self._last[1][0].shape[-1] != dim:
-            self._last = (at, self.table(at, dim, self.theta))
-        table = self._last[1]
+    def angles(self, at: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`turn` turns by at the positions ``at`` [T]: the same for queries and keys, and for all layers."""
+        return self.table(at, dim, self.theta)
+
+    def turn(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries or keys, or both at once: [B, h, T, d] -> the same."""
         if not self.interleaved:
-            return rotate(x, table)
-        halves = rotate(x.unflatten(-1, (-1, 2)).mT.flatten(-2), table)
+            return rotate(x, angles)
+        halves = rotate(x.unflatten(-1, (-1, 2)).mT.flatten(-2), angles)
         return halves.unflatten(-1, (2, -1)).mT.flatten(-2)
 
 
