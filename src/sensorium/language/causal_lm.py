@@ -68,13 +68,16 @@ class Cache:
 @dataclass(frozen=True)
 class Seen:
     """What all layers share: positions of the queries ``at`` [T] and of all keys ``every`` [S], what RoPE turns them by,
-    and which keys a query sees, bool, or None for plain causal order."""
+    the scale of the scores, which keys a query sees, bool, or None for plain causal order, and whether positions leave
+    the scores ``plain``."""
 
     positions: Positions
     at: Tensor
     every: Tensor
     angles: tuple[Tensor, Tensor] | None
+    scale: float
     mask: Tensor | None
+    plain: bool
 
 
 class Attention(nn.Module):
@@ -100,33 +103,27 @@ class Attention(nn.Module):
         else:
             if cache is not None:
                 k, v = cache.extend(layer, k, v)
+            if seen.plain and x.shape[1] == 1:  # sees all: the heads of a group are rows of one product
+                y = F.scaled_dot_product_attention(q.reshape(len(q), g, -1, self.head_dim), k, v, scale=seen.scale)
+                return self.proj(y.reshape(len(q), 1, -1))
             y = self._softmax(q, k, v, seen)
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-        positions, grouped = seen.positions, self.heads != self.kv_heads
-        scale = positions.scale * self.head_dim**-0.5
-        bias = positions.bias(q, k, seen.at, seen.every)
-        reads = type(positions).read is not Positions.read
-        if bias is None and not reads:
-            if (
-                q.shape[2] == 1 and seen.mask is None
-            ):  # a single token sees all: a group's heads are rows of one product
-                y = F.scaled_dot_product_attention(
-                    q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v, scale=scale
-                )
-                return y.reshape(q.shape)
+        grouped = self.heads != self.kv_heads
+        if seen.plain:
             return F.scaled_dot_product_attention(
-                q, k, v, seen.mask, is_causal=seen.mask is None, scale=scale, enable_gqa=grouped
+                q, k, v, seen.mask, is_causal=seen.mask is None, scale=seen.scale, enable_gqa=grouped
             )
         mask = (seen.every <= seen.at[:, None]) if seen.mask is None else seen.mask
+        bias = seen.positions.bias(q, k, seen.at, seen.every)
         added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
         added = added.masked_fill(~mask, -torch.inf)
-        if not reads:
-            return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
+        if not _overrides(seen.positions, "read"):
+            return F.scaled_dot_product_attention(q, k, v, added, scale=seen.scale, enable_gqa=grouped)
         k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
-        weights = precise(q @ k.mT * scale + added).softmax(-1).to(v.dtype)
-        more = positions.read(weights, seen.at, seen.every)
+        weights = precise(q @ k.mT * seen.scale + added).softmax(-1).to(v.dtype)
+        more = seen.positions.read(weights, seen.at, seen.every)
         return weights @ v if more is None else weights @ v + more
 
     def _linear(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> Tensor:
@@ -297,7 +294,9 @@ class CausalLM(Method):
                 if cache.angles is None
                 else (cache.angles[0][start : start + length], cache.angles[1][start : start + length])
             )
-        seen = Seen(self.positions, at, every, angles, mask)
+        plain = not (_overrides(self.positions, "bias") or _overrides(self.positions, "read"))
+        scale = self.positions.scale * self.head_dim**-0.5
+        seen = Seen(self.positions, at, every, angles, scale, mask, plain)
         x, records = self.positions.embed(self.embed(tokens), seen.at), []
         for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             x = layer.norm1.after(x, layer.attn(layer.norm1.before(x), seen, cache, i))
@@ -311,6 +310,10 @@ class CausalLM(Method):
         x = self.norm(x)
         logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
         return logits, torch.stack(records) if records else None
+
+
+def _overrides(positions: Positions, hook: str) -> bool:
+    return getattr(type(positions), hook) is not getattr(Positions, hook)
 
 
 def precise(x: Tensor) -> Tensor:

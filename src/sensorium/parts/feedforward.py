@@ -61,4 +61,4 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
         hidden = activate(self.gate_up(x), self.kind)
-        return self.down(F.dropout(hidden, self.dropout, self.training))
+        return self.down(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
