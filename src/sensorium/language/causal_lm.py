@@ -33,6 +33,7 @@ from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
+from sensorium.parts.sampling import write_tokens
 
 AttentionKind = Literal["softmax", "linear"]
 Joint = Callable[[int], Residual]
@@ -51,10 +52,6 @@ class Cache:
         self.v = torch.empty_like(self.k)
         self.at = torch.arange(length, device=weight.device)
         self.angles = model.angles(self.at)
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew."""
         self.seen = 0
         self.states: list[Tensor | None] = [None] * self.depth
 
@@ -254,28 +251,13 @@ class CausalLM(Method):
         of the whole text: keys and values are cached. window: most tokens to look back on, for at lengths that it never
         learnt a model writes nonsense; when they are full, the later half of them is read anew.
         """
-        if prompt.shape[1] < 1:
-            raise ValueError("generate needs a prompt of one token or more")
-        room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
-        cache = Cache(self, len(prompt), room)
-        text = tokens = prompt
-        for _ in range(most):
-            if cache.seen + tokens.shape[1] > room:
-                cache.forget()
-                tokens = text[:, -max(1, room // 2) :]
-            with torch.inference_mode():
-                logits = precise(self.logits(tokens, cache=cache)[:, -1])
-                if top_k is not None:
-                    least = logits.topk(min(top_k, self.vocab), dim=-1).values[:, -1:]
-                    logits = logits.masked_fill(logits < least, -torch.inf)
-                if temperature == 0:
-                    chosen = logits.argmax(-1)
-                else:
-                    chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
-            chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
-            yield chosen
-            tokens = chosen[:, None]
-            text = torch.cat([text, tokens], dim=1)[:, -room:]
+        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
+        return write_tokens(
+            lambda tokens, cache: self.logits(tokens, cache=cache),
+            lambda room: Cache(self, len(prompt), room),
+            prompt,
+            **how,
+        )
 
     def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, T, V] and the experts' records [depth, 2, E]."""

@@ -27,6 +27,7 @@ from sensorium.method import Method
 from sensorium.parts.attention.gau import GatedAttentionUnit, Past, document_runs
 from sensorium.parts.norms import norm
 from sensorium.parts.positions.rotary import rotary_table
+from sensorium.parts.sampling import write_tokens
 
 
 class Cache:
@@ -144,27 +145,10 @@ class FlashLM(Method):
         temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: what layers keep is
         cached. window: most tokens to look back on; when they are full, the later half of them is read anew.
         """
-        if prompt.shape[1] < 1:
-            raise ValueError("generate needs a prompt of one token or more")
-        room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
-        cache = Cache(self.depth)
-        text = tokens = prompt
-        for _ in range(most):
-            if cache.seen + tokens.shape[1] > room:
-                cache, tokens = Cache(self.depth), text[:, -max(1, room // 2) :]
-            with torch.inference_mode():
-                logits = precise(self.logits(tokens, cache=cache)[:, -1])
-                if top_k is not None:
-                    least = logits.topk(min(top_k, self.vocab), dim=-1).values[:, -1:]
-                    logits = logits.masked_fill(logits < least, -torch.inf)
-                if temperature == 0:
-                    chosen = logits.argmax(-1)
-                else:
-                    chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
-            chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
-            yield chosen
-            tokens = chosen[:, None]
-            text = torch.cat([text, tokens], dim=1)[:, -room:]
+        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
+        return write_tokens(
+            lambda tokens, cache: self.logits(tokens, cache=cache), lambda _: Cache(self.depth), prompt, **how
+        )
 
     def _waves(self, at: Tensor) -> Tensor:
         """Positions [T] or [B, T] -> sines and cosines [T, D] or [B, T, D], float32."""

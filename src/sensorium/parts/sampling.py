@@ -1,0 +1,63 @@
+"""Writing with a language model: choosing a token from its logits, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def draw_token(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One token a row: [B, V] -> int64 [B], from softmax(logits / temperature) over the ``top_k`` likeliest, or all.
+
+    temperature 0 takes the likeliest.
+    """
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if temperature == 0:
+        return logits.argmax(-1)
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.multinomial((exact / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+
+
+def write_tokens(
+    logits: Callable[[Tensor, Any], Tensor],
+    new_cache: Callable[[int], Any],
+    prompt: Tensor,
+    *,
+    most: int,
+    window: int | None,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
+
+    logits: tokens [B, n] and a cache of those before -> [B, n, V]. new_cache: for so many tokens at most; it counts
+    those that it has ``seen``. window: most tokens to look back on, for at lengths that it never learnt a model writes
+    nonsense; when they are full, the later half of them is read anew.
+    """
+    if prompt.shape[1] < 1:
+        raise ValueError("generate needs a prompt of one token or more")
+    room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
+    cache = new_cache(room)
+    text = tokens = prompt
+    for _ in range(most):
+        if cache.seen + tokens.shape[1] > room:
+            cache, tokens = new_cache(room), text[:, -max(1, room // 2) :]
+        with torch.inference_mode():
+            last = logits(tokens, cache)[:, -1]
+            chosen = draw_token(last, temperature=temperature, top_k=top_k, generator=generator)
+        chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
+        yield chosen
+        tokens = chosen[:, None]
+        text = torch.cat([text, tokens], dim=1)[:, -room:]
