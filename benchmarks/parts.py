@@ -1,0 +1,205 @@
+"""Parts of the Transformer: how time and memory grow with the length, and experts beside transformers' own.
+
+    memory      what attention keeps for its backward pass and takes at its peak, naive and tiled, by length
+    call        ``fused`` beside a call of torch's scaled_dot_product_attention
+    linear      a training step of causal linear attention in chunks beside softmax attention, by length
+    decoding    a token by the recurrence of linear attention, after more and more tokens
+    experts     a layer of experts, forward and backward, beside the fastest of transformers' implementations, and beside
+                dense layers of as many active and of as many parameters in all
+Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks._paired import Pair, paired, peak_bytes, seconds, show
+from sensorium.parts.attention import exact, linear
+from sensorium.parts.attention.tiled import tiled
+from sensorium.parts.feedforward import FeedForward
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import top_k
+
+WIDTH, TOKENS = 256, 2048
+EXPERTS = ((8, 2, 512), (64, 6, 128))  # experts, active, hidden channels
+
+
+def inputs(length: int, heads: int = 4, dim: int = 32, *, batch: int = 1) -> list[Tensor]:
+    return [torch.randn(batch, heads, length, dim, requires_grad=True) for _ in range(3)]
+
+
+def exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
+    """Slope of the logarithms, by least squares: how the value grows as a power of the length."""
+    x, y = [math.log(v) for v in lengths], [math.log(v) for v in values]
+    mx, my = statistics.fmean(x), statistics.fmean(y)
+    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
+
+
+def step(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        q.grad = k.grad = v.grad = None
+        attend(q, k, v, causal=True).sum().backward()
+
+    return run
+
+
+def memory() -> None:
+    """Peaks beyond the inputs, MiB."""
+    lengths = (512, 1024, 2048, 4096, 8192, 16384)
+    found: dict[str, list[tuple[int, float]]] = {"naive": [], "tiled": []}
+    for length in lengths:
+        for name, attend in (("naive", exact.naive), ("tiled", tiled)):
+            if name == "naive" and length > 4096:  # several GB
+                continue
+            found[name].append((length, peak_bytes(step(attend, *inputs(length, 2)), "cpu") / 2**20))
+    print("| length | naive, MiB | tiled, MiB |\n|---|---|---|")
+    naive = dict(found["naive"])
+    for length, mib in found["tiled"]:
+        print(f"| {length:,} | {f'{naive[length]:.1f}' if length in naive else '-'} | {mib:.1f} |")
+    for name, rows in found.items():
+        print(f"{name}: memory grows as N^{exponent(*zip(*rows, strict=True)):.2f}")  # type: ignore[arg-type]
+
+
+def call(rounds: int) -> list[Pair]:
+    """``fused`` and torch's own, forward, where nothing but the call is to be seen."""
+    found = []
+    for length in (64, 512, 2048):
+        q, k, v = (x.detach() for x in inputs(length))
+        found.append(
+            paired(
+                f"fused, N = {length}",
+                lambda q=q, k=k, v=v: exact.fused(q, k, v, causal=True),
+                lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+                rounds=20 * rounds,
+                target=0.98,
+            )
+        )
+    return found
+
+
+def linear_step(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    assert causal
+    return linear.causal_chunks(linear.elu_features(q), linear.elu_features(k), v)[0]
+
+
+def linear_growth(rounds: int) -> list[Pair]:
+    """Training steps of linear and of softmax attention (SDPA), causal."""
+    lengths, found, alone = (1024, 2048, 4096, 8192, 16384, 32768), [], []
+    for length in lengths:
+        q, k, v = inputs(length)
+        ours = step(linear_step, q, k, v)
+        if length <= 8192:
+            theirs = step(lambda q, k, v, causal: F.scaled_dot_product_attention(q, k, v, is_causal=causal), q, k, v)
+            found.append(paired(f"linear beside softmax, N = {length:,}", ours, theirs, rounds=rounds))
+            alone.append(found[-1].ours)
+        else:
+            ours()
+            alone.append(statistics.median(seconds(ours) for _ in range(max(3, rounds // 2))))
+    print(
+        f"linear attention: time of a training step grows as N^{exponent(lengths, alone):.2f} from 1k to 32k (target 1.1)"
+    )
+    return found
+
+
+@torch.no_grad()
+def decoding(rounds: int) -> None:
+    """Milliseconds a token after a text of so many tokens."""
+    print("| tokens before | recurrence, ms | softmax with a cache, ms |\n|---|---|---|")
+    for length in (256, 4096, 65536):
+        q, k, v = (x.detach() for x in inputs(length))
+        one = [x[:, :, -1:] for x in (q, k, v)]
+        state = linear.absorb(linear.elu_features(k), v)
+        times = {"recurrence": [], "cache": []}  # type: dict[str, list[float]]
+        for _ in range(20 * rounds):
+            times["recurrence"].append(
+                seconds(lambda: linear.step(linear.elu_features(one[0]), linear.elu_features(one[1]), one[2], state))  # noqa: B023
+            )
+            times["cache"].append(seconds(lambda: F.scaled_dot_product_attention(one[0], k, v)))  # noqa: B023
+        ms = [1e3 * statistics.median(t) for t in times.values()]
+        print(f"| {length:,} | {ms[0]:.3f} | {ms[1]:.3f} |")
+
+
+def experts(rounds: int, dtypes: Sequence[torch.dtype]) -> list[Pair]:
+    """Forward and backward of a layer of experts in each type."""
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+    found = []
+    for dtype in dtypes:
+        for count, active, hidden in EXPERTS:
+            x = torch.randn(1, TOKENS, WIDTH, dtype=dtype, requires_grad=True)
+            layer = MoE(WIDTH, hidden, count, partial(top_k, k=active)).to(dtype)
+
+            def run(layer: Any, x: Tensor = x) -> Callable[[], None]:
+                def one() -> None:
+                    layer.zero_grad(set_to_none=True)
+                    y = layer(x)
+                    (y[0] if isinstance(y, tuple) else y).square().mean().backward()
+
+                return one
+
+            numbers: dict[str, Any] = {
+                "hidden_size": WIDTH, "intermediate_size": hidden, "num_local_experts": count, "num_experts_per_tok": active,
+            }  # fmt: skip
+            theirs = {}
+            for way in ("eager", "grouped_mm", "batched_mm"):
+                config = MixtralConfig(**numbers)
+                config._experts_implementation = way
+                block = MixtralSparseMoeBlock(config).to(dtype)
+                for parameter in block.parameters():
+                    torch.nn.init.normal_(parameter, std=0.02)
+                try:
+                    run(block)()
+                    theirs[way] = (seconds(run(block)), run(block))
+                except (RuntimeError, ValueError, NotImplementedError):
+                    continue
+            best = min(theirs, key=lambda way: theirs[way][0])
+            name = f"{count} experts, {active} active, {str(dtype).removeprefix('torch.')}"
+            target = 1.0 if dtype == torch.float32 else 1.3
+            for way in ("loop", "grouped", "batched"):
+                layer.way = way
+                pair = paired(f"{name}: {way} beside {best}", run(layer), theirs[best][1], rounds=rounds, target=target)
+                found.append(pair)
+            layer.way = None
+            for what, wide in (("active", active * hidden), ("all", count * hidden)):
+                dense = FeedForward(WIDTH, wide).to(dtype)
+                found.append(
+                    paired(f"{name} beside a dense layer of {what} parameters", run(layer), run(dense), rounds=rounds)
+                )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="memory,call,linear,decoding,experts")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="of the experts")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    wanted, pairs = given.only.split(","), []
+    if "memory" in wanted:
+        memory()
+    if "call" in wanted:
+        pairs += call(given.rounds)
+    if "linear" in wanted:
+        pairs += linear_growth(given.rounds)
+    if "decoding" in wanted:
+        decoding(given.rounds)
+    if "experts" in wanted:
+        pairs += experts(given.rounds, [getattr(torch, name) for name in given.dtypes.split(",")])
+    show(pairs)
+
+
+if __name__ == "__main__":
+    main()
