@@ -78,7 +78,15 @@ def _attention(device: str) -> dict[str, Any]:
     kernel = next(
         (name for name in names if "attention" in name and name != "aten::scaled_dot_product_attention"), "math"
     )
-    return {"path": "torch scaled_dot_product_attention", "kernel": kernel.removeprefix("aten::")}
+    from sensorium.parts.attention.exact import choose
+
+    packed = choose(q[:1], q[:1], q[:1], lengths=[40, 25])
+    return {
+        "path": "torch scaled_dot_product_attention",
+        "kernel": kernel.removeprefix("aten::"),
+        "packed": packed.attend.__name__,
+        "packed_reason": packed.reason,
+    }
 
 
 def render(found: dict[str, Any]) -> Any:
@@ -100,6 +108,7 @@ def render(found: dict[str, Any]) -> Any:
     ):
         table.add_row(key.replace("_", " "), str(found[key]))
     table.add_row("attention", f"{found['attention']['path']}: {found['attention']['kernel']}")
+    table.add_row("packed documents", f"{found['attention']['packed']}: {found['attention']['packed_reason']}")
     table.add_row(
         "packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items())
     )
