@@ -84,7 +84,7 @@ def _attention(device: str) -> dict[str, Any]:
     return {
         "path": "torch scaled_dot_product_attention",
         "kernel": kernel.removeprefix("aten::"),
-        "packed": packed.attend.__name__,
+        "packed": getattr(packed.attend, "__name__", "?"),
         "packed_reason": packed.reason,
     }
 
