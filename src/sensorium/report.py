@@ -166,10 +166,12 @@ def _header(results: dict[str, Any]) -> Html:
     facts += [f"budget {asked['budget']} a method"] if asked.get("budget") else []
     facts += [str(results["created"])] if results.get("created") else []
     methods = ", ".join(h.run_title(run) for run in results["runs"])
+    varied = str(asked.get("vary") or "").partition("=")[0]
+    asks = f"Which {h.words(varied)} learns best from " if varied else "Which method learns best from "
     return el(
         "header",
         el("p", "Sensorium", cls="eyebrow"),
-        el("h1", "Which method learns best from ", el("span", data["path"], cls="path"), "?"),
+        el("h1", asks, el("span", data["path"], cls="path"), "?"),
         el("p", [el("span", fact) for fact in [*facts, methods] if fact], cls="facts-line"),
     )
 

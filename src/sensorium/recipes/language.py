@@ -139,7 +139,7 @@ def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions
     """A scheme of positions by name, for texts of ``length``."""
     made: dict[str, Callable[[], Positions]] = {
         "rope": Rotary,
-        "sinusoidal": lambda: Sinusoidal(width),
+        "sinusoidal": lambda: Sinusoidal(width, gain=width**0.5),
         "learned": lambda: Learned(width, length),
         "multiplicative": lambda: Multiplicative(width, length),
         "recursive": lambda: Recursive(width, width),
