@@ -1,4 +1,5 @@
-"""The commands that use what was trained: each one function whose signature is the command line."""
+"""The commands that use what was trained, and that look at what would be: each one function whose signature is the command
+line."""
 
 from __future__ import annotations
 
@@ -217,4 +218,44 @@ def export(
     show(f"wrote {write(run, to, out)}")
 
 
-COMMANDS = (embed, neighbors, search, generate, sample, detect, watch, play, export)
+def signal(
+    system: str,
+    *,
+    data: str,
+    steps: int = 20,
+    seed: int = 0,
+    out: Path = Path("signal.html"),
+    image_size: int | None = None,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Plot by depth what a system makes of its signal: activations, gradients and attention, before and after a few steps.
+
+    Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
+
+    A missing 1/sqrt(d) or weights that begin too large or too small show here in a minute. Two sentences say what is
+    wrong; the numbers are in signal.json beside the page.
+
+    Args:
+        system: its name or FILE.py:FUNCTION, settings may follow: causal_lm,width=64.
+        data: a folder, file or the name of a built-in set.
+        steps: between the two measures; the schedule runs through in as many.
+        seed: of weights, order and augmentation.
+        out: the page.
+        image_size: side in pixels at which to train.
+        limit: use only the first N pictures.
+        quiet: no progress bars.
+    """
+    from sensorium.comparison import parse_method
+    from sensorium.signals import signal as measure
+
+    name, settings = parse_method(system)
+    found = measure(
+        name, data, steps=steps, seed=seed, out=out, image_size=image_size, limit=limit, progress=not quiet, **settings
+    )
+    for line in found["diagnosis"]:
+        show(line)
+    show(f"Report: {out.resolve()}")
+
+
+COMMANDS = (embed, neighbors, search, generate, sample, detect, watch, play, export, signal)

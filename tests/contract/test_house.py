@@ -23,7 +23,7 @@ ROOMS = [
     ("kinds",),
     ("runs",),
     ("report",),
-    ("comparison", "use", "doctor"),
+    ("comparison", "use", "doctor", "signals"),
     ("ablation",),
     ("playground",),
     ("cli_use",),

@@ -79,7 +79,9 @@ def test_ntk_keeps_the_function_and_slows_the_weights() -> None:
         grad = dict(plain.named_parameters())[f"{name}.weight"].grad
         assert grad is not None
         torch.testing.assert_close(learnt.grad, factor * grad)
-    assert float(named["0.parametrizations.weight.original"].detach().std()) == pytest.approx(3**-0.5, rel=0.05)  # torch's start
+    assert float(named["0.parametrizations.weight.original"].detach().std()) == pytest.approx(
+        3**-0.5, rel=0.05
+    )  # torch's start
 
 
 def test_fixup() -> None:

@@ -47,7 +47,7 @@ def match(metric: Tensor, r: int, protected: int = 0) -> Groups:
     order, then those of B; this decides who meets whom in the next block. Similarities are at least float32; nothing here
     has a gradient. Raises ValueError where r is negative.
     """
-    B, T, _ = metric.shape
+    T = metric.shape[1]
     if r < 0:
         raise ValueError(f"r must not be negative, got {r}")
     r = min(r, max(0, T - protected) // 2)
