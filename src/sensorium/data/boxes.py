@@ -221,9 +221,10 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
     starts = np.cumsum([len(rows) for rows in labels])  # the first is the empty one
     height_width = np.array(sizes, np.int64).reshape(-1, 2)
     has_masks = any(outline is not None for outline in outlines)
+    ids = [raw.id for raw in kept]
     return BoxSet(
-        images, np.arange(len(kept)), [raw.id for raw in kept], classes, height_width, starts, *columns,
-        outlines if has_masks else None,
+        images, np.arange(len(kept)), ids, classes, height_width, starts, *columns,
+        outlines=outlines if has_masks else None,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ Shapes: N objects, H x W pixels of the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def drawn(outlines: Sequence[Outline | None], boxes: np.ndarray, size: tuple[int
         else:
             from faster_coco_eval.core.mask import decode, frPyObjects, merge
 
-            mask[:] = decode(merge(frPyObjects([p.tolist() for p in outline], height, width))) > 0
+            mask[:] = decode(merge(cast(Any, frPyObjects([p.tolist() for p in outline], height, width)))) > 0
     return masks
 
 

@@ -327,10 +327,12 @@ class OadTR(Method):
         biases[:, :, 1, 0] = -torch.inf  # no frame sees the token
         biases = biases.to(x.dtype).unsqueeze(1)
         rows = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
-        for layer, kept, bias in zip(self.encoder, ring.encoder, biases, strict=True):
+        layers = cast("Iterable[EncoderLayer]", self.encoder)
+        for layer, kept, bias in zip(layers, ring.encoder, biases, strict=True):
             q, kv = layer.project(rows).split([self.width, 2 * self.width], dim=-1)
             kept.index_copy_(1, into, kv)
-            rows = layer.attend(rows, q, *kept[:, :filled].chunk(2, dim=-1), bias)
+            k, v = kept[:, :filled].chunk(2, dim=-1)
+            rows = layer.attend(rows, q, k, v, bias)
         rows = self.norm(rows)
         ring.decoder.index_copy_(1, into, F.linear(rows, ring.weight, ring.bias))
         ring.came += 1
