@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import sensorium
+from sensorium.ablation import over_seeds
 from sensorium.cli import main
 from sensorium.report import validate
 
@@ -128,10 +129,10 @@ def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: C
     assert "run.json: not as this version writes it" in err
 
 
-def test_one_part_is_varied_over_seeds(book: Path, tmp_path: Path, command: Command) -> None:
+def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> None:
     system = "causal_lm,width=16,depth=1,heads=2,length=16,batch_size=8"
     words = ["ablate", system, "--vary", "positions=rope,learned", "--data", str(book), "--budget", "5steps"]
-    words += ["--seeds", "2", "--out", str(tmp_path), "--quiet"]
+    words += ["--seeds", "1", "--out", str(tmp_path), "--quiet"]
     code, _, err = command(*words)
     assert code == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
@@ -139,23 +140,14 @@ def test_one_part_is_varied_over_seeds(book: Path, tmp_path: Path, command: Comm
     assert [run["name"] for run in results["runs"]] == [f"{system},positions={v}" for v in ("rope", "learned")]
     assert results["asked"]["vary"] == "positions=rope,learned"
     for run in results["runs"]:
-        first = run["scores"][0]
-        other = json.loads((tmp_path / "seed-1" / run["name"] / "evaluation.json").read_text())["bits_per_byte"]
-        assert first["seeds"] == pytest.approx([run["bits_per_byte"], other])
-        assert first["value"] == pytest.approx(sum(first["seeds"]) / 2)
-        assert first["error"] == pytest.approx(abs(first["seeds"][0] - first["seeds"][1]) / 2)
-        assert first["seeds"][0] != first["seeds"][1]
         assert [row["length"] for row in run["lengths"]] == [16, 32, 64, 128]
         told = [row for row in run["lengths"] if row["bits_per_byte"] is not None]
         assert len(told) == (1 if "learned" in run["name"] else 4)  # a table ends
         assert all(row["tokens_per_second"] > 0 and row["kept_mb"] > 0 for row in told)
-    assert {run["parameters"] for run in results["runs"]} != {results["runs"][0]["parameters"]}  # learned has a table
+    assert results["runs"][0]["parameters"] < results["runs"][1]["parameters"]  # learned has a table
     page = (tmp_path / "report.html").read_text()
     assert "Beyond the trained length" in page
-    assert "trained 2 times" in page
-    stamps = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")]
-    assert command(*words)[0] == 0  # nothing is trained again
-    assert stamps == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")]
+    assert "Which positions learns best" in page
     for vary, said in (
         ("positions=rope", "two values or more"),
         ("positions=rope,alibo", "choose among rope"),
@@ -164,3 +156,25 @@ def test_one_part_is_varied_over_seeds(book: Path, tmp_path: Path, command: Comm
         code, _, err = command("ablate", system, "--vary", vary, "--data", str(book))
         assert code == 1
         assert said in err
+
+
+def test_seeds_become_a_mean_and_its_error() -> None:
+    def results(*values: float | None) -> dict:
+        return {
+            "runs": [
+                {"name": f"run {i}", "status": "finished", "scores": [{"name": "bits", "value": value, "error": None}]}
+                if value is not None
+                else {"name": f"run {i}", "status": "failed"}
+                for i, value in enumerate(values)
+            ]
+        }
+
+    merged = over_seeds([results(1.0, 2.0), results(2.0, None), results(3.0, 4.0)])
+    first, second = merged["runs"]
+    assert first["scores"] == [
+        {"name": "bits", "value": 2.0, "error": pytest.approx(3**-0.5), "seeds": [1.0, 2.0, 3.0]}
+    ]
+    assert second["scores"][0]["seeds"] == [2.0, 4.0]
+    assert second["notes"] == ["finished with 2 of 3 seeds"]
+    alone = over_seeds([results(1.0, None)])
+    assert alone["runs"][0]["scores"][0]["value"] == 1.0
