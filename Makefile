@@ -5,12 +5,13 @@ BIN = $(VENV)/bin
 
 .PHONY: install demo test lint format clean
 
+# Not compiled: of twenty thousand files a run imports few, and Python compiles those itself.
 install: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Sensorium needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 demo: install
