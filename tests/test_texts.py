@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 import sensorium
 from sensorium.ablation import over_seeds
 from sensorium.cli import main
+from sensorium.errors import SensoriumError
+from sensorium.recipes.language import TextSituation, causal_lm
 from sensorium.report import validate
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
@@ -178,3 +180,14 @@ def test_seeds_become_a_mean_and_its_error() -> None:
     assert second["notes"] == ["finished with 2 of 3 seeds"]
     alone = over_seeds([results(1.0, None)])
     assert alone["runs"][0]["scores"][0]["value"] == 1.0
+
+
+def test_fixup_begins_as_nothing_and_experts_refuse_what_does_not_reach_them() -> None:
+    on = TextSituation(257, 16, 100)
+    small = {"width": 32, "depth": 2, "heads": 2}
+    for layer in causal_lm(on, placement="fixup", **small).method.layers:  # type: ignore[union-attr, arg-type]
+        assert layer.attn.proj.weight.abs().max() == layer.ffn.down.weight.abs().max() == 0
+        assert 0.5 < float(layer.attn.qkv.weight.detach().std()) / (4**-0.5 * (2 / 32) ** 0.5) < 2  # 4 branches, He
+    for more in ({"init": "he"}, {"placement": "deepnorm"}, {"placement": "fixup"}):
+        with pytest.raises(SensoriumError, match="weights of experts"):
+            causal_lm(on, experts=4, **small, **more)  # type: ignore[arg-type]

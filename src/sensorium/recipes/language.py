@@ -19,7 +19,7 @@ from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import AttentionKind, CausalLM, Layer
 from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Draw as Drawn
-from sensorium.parts.init import Scheme, fill_, to_ntk_
+from sensorium.parts.init import Scheme, fill_, fixup_, to_ntk_
 from sensorium.parts.norms import Norm, Placement, Residual, deepnorm
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
@@ -123,7 +123,16 @@ def causal_lm(
         )  # fmt: skip
     except ValueError as error:
         raise SensoriumError(f"causal_lm: {error}.") from None
+    if experts and (init != "normal" or placement in ("deepnorm", "fixup")):
+        raise SensoriumError(
+            "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts."
+        )
     start_(method, init, beta)
+    if placement == "fixup":
+        for layer in cast("Iterable[Layer]", method.layers):
+            ffn = cast(FeedForward, layer.ffn)
+            fixup_(2 * layers, [layer.attn.qkv.weight], layer.attn.proj.weight)
+            fixup_(2 * layers, [ffn.gate_up.weight], ffn.down.weight)
     return Recipe(
         "causal_lm",
         method,
