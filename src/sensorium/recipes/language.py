@@ -130,9 +130,9 @@ def causal_lm(
     start_(method, init, beta)
     if placement == "fixup":
         for layer in cast("Iterable[Layer]", method.layers):
-            ffn = cast(FeedForward, layer.ffn)
+            feed = cast(FeedForward, layer.ffn)
             fixup_(2 * layers, [layer.attn.qkv.weight], layer.attn.proj.weight)
-            fixup_(2 * layers, [ffn.gate_up.weight], ffn.down.weight)
+            fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
     return Recipe(
         "causal_lm",
         method,
