@@ -129,16 +129,16 @@ def render(results: dict[str, Any], folder: Path, pixels: dict[str, Any]) -> str
                     cls="part",
                 )
             )
-    style = _asset("report.css") + near.css() + small.css()
+    style = asset("report.css") + near.css() + small.css()
     body = join([_header(results), el("nav", links, aria_label="Sections"), el("main", main), _footer(results)])
-    return _page(f"Sensorium: {results['data']['path']}", style, _asset("report.js"), body)
+    return page_of(f"Sensorium: {results['data']['path']}", style, asset("report.js"), body)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (resources.files("sensorium") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _page(title: str, style: str, script: str, body: Html) -> str:
+def page_of(title: str, style: str, script: str, body: Html) -> str:
     """The document. The policy admits this very script and nothing from anywhere else."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

@@ -21,7 +21,7 @@ from sensorium.evaluate.signal import measure
 from sensorium.kinds import Source, kind, kind_name
 from sensorium.method import Progress
 from sensorium.recipes.recipe import Recipe
-from sensorium.report import _asset, _page
+from sensorium.report import asset, page_of
 from sensorium.report_charts import Axis, Line, line_chart, nice_ticks
 from sensorium.report_html import Html, el, join, number
 from sensorium.report_results import write_text
@@ -194,7 +194,7 @@ def render(found: dict[str, Any]) -> str:
         el("main", parts),
         el("footer", "Made by Sensorium. The same numbers are in signal.json beside this file."),
     ]  # fmt: skip
-    return _page(f"Sensorium: signal of {found['system']}", _asset("report.css"), _asset("report.js"), join(body))
+    return page_of(f"Sensorium: signal of {found['system']}", asset("report.css"), asset("report.js"), join(body))
 
 
 def chart(moments: list[dict[str, Any]], field: str, title: str) -> Html | None:
