@@ -113,7 +113,11 @@ def test_an_illegal_image_is_refused_when_seen():
 
 @pytest.mark.parametrize(
     "more, says",
-    [({"pool": "max"}, "cls, mean"), ({"positions": "rope"}, "learned, sincos"), ({"init": "zero"}, "normal, xavier")],
+    [
+        ({"pool": "max"}, "cls, mean"),
+        ({"positions": "round"}, "learned, sincos, rope"),
+        ({"init": "zero"}, "normal, xavier"),
+    ],
 )
 def test_illegal_numbers(more, says):
     with pytest.raises(ValueError, match=says):
@@ -194,3 +198,73 @@ def test_patches_and_back(batch, h, w, patch):
     patches = patchify(images, patch)
     assert torch.equal(unpatchify(patches, (h, w), patch), images)
     assert torch.equal(patches[:, -1, -3:], images[:, :, -1, -1])  # (row, column, channel)
+
+
+PARTS = [
+    ("rope", ()),
+    ("learned", ("gau",)),
+    ("rope", ("gau", "experts")),
+    ("sincos", ("geglu",)),
+    ("rope", ("relu2",)),
+]
+
+
+@pytest.mark.parametrize("positions, parts", PARTS, ids=str)
+def test_other_parts_are_an_encoder_too(positions, parts):
+    network = lively((9, 15), 3, 24, 2, 3, positions=positions, parts=parts, registers=2).double().eval()
+    x = torch.randn(2, 3, 9, 15, dtype=torch.float64)
+    tokens = network.tokens(x)
+    torch.testing.assert_close(network.features(x), tokens[:, 0])
+    network.pool = "mean"
+    torch.testing.assert_close(network.features(x), tokens[:, 1:].mean(1))
+    looks = network.attention(x)
+    assert looks.shape == (2, 1 if "gau" in parts else 3, 3, 5)
+    assert (looks >= 0).all()
+    assert (looks.sum((2, 3)) < 1).all()
+    network.train().features(x).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("parts", [(), ("gau",)], ids=str)
+def test_rotary_pictures_depend_on_distances_alone(parts):
+    """A picture moved within a larger one: only distances enter, so that tokens of the same neighbours are the same."""
+    network = lively(12, 3, 24, 2, 3, positions="rope", parts=parts).double()
+    patches = torch.randn(1, 16, 24, dtype=torch.float64)
+    at = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+
+    def block_of(places):
+        x, angles = patches, network.rope.angles(places, network.blocks[0].attn.head_dim)
+        for block in network.blocks:
+            x = block(x, None, angles)
+        return x
+
+    torch.testing.assert_close(block_of(at), block_of(at + torch.tensor([5, 9])), atol=1e-5, rtol=0)
+    assert (block_of(at) - block_of(at.flip(1))).abs().max() > 1e-4
+
+
+def test_rotary_positions_want_their_grid():
+    network = lively(12, 3, 24, 1, 3, positions="rope")
+    with pytest.raises(ValueError, match="give the angles of their grid"):
+        network.encode(torch.randn(1, 4, 24))
+    assert network.tokens(torch.randn(1, 3, 6, 18)).shape == (1, 13, 24)  # another size needs no resampling
+
+
+def test_experts_balance_themselves_while_training():
+    network = lively(12, 3, 24, 1, 3, parts=("experts",))
+    experts, x = network.blocks[0].mlp.experts, torch.randn(2, 3, 12, 12)
+    network.eval().features(x)
+    assert not experts.bias.any()
+    network.train().features(x)
+    assert (experts.bias.abs() < 1e-3 + 1e-6).all()
+    assert experts.bias.any()
+
+
+@pytest.mark.parametrize(
+    "parts, said", [(("flashy",), "no part is called 'flashy'"), (("geglu", "experts"), "one mlp")]
+)
+def test_parts_that_cannot_be(parts, said):
+    with pytest.raises(ValueError, match=said):
+        ViT(12, 3, 24, 1, 3, parts=parts)

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from sensorium.language.causal_lm import Cache, CausalLM
-from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
+from sensorium.language.mixing import mixer
+from sensorium.method import Progress
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import deepseek, top1, top_k
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Learned, Recursive, Sinusoidal
@@ -111,28 +114,44 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 @pytest.mark.parametrize("active", [1, 2, 4])
 def test_experts_equal_the_loop_over_tokens(active: int) -> None:
     torch.manual_seed(1)
-    moe = MixtureOfExperts(10, 14, 4, active).double()
+    moe = MoE(10, 14, 4, partial(top_k, k=active)).double()
     torch.nn.init.normal_(moe.router.weight)
     x = torch.randn(3, 5, 10, dtype=torch.float64)
     with torch.no_grad():
         y, record = moe(x)
-    (gate, up), down = moe.gate_up.unflatten(0, (4, 2, -1)).unbind(1), moe.down.unflatten(0, (4, -1))
+    (gate, up), down = moe.gate_up.unflatten(1, (2, -1)).unbind(1), moe.down
     for row, out in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
         p = (moe.router.weight @ row).softmax(0)
         best = p.topk(active)
         said = [down[e] @ (torch.nn.functional.silu(gate[e] @ row) * (up[e] @ row)) for e in best.indices]
         weights = best.values / best.values.sum()
         torch.testing.assert_close(out, sum(w * s for w, s in zip(weights, said, strict=True)), atol=1e-6, rtol=1e-5)
-    assert float(record[0].sum()) == pytest.approx(active)
-    assert float(record[1].sum()) == pytest.approx(1)
+    assert float(record.load.sum()) == pytest.approx(active)
+    assert float(record.share.sum()) == pytest.approx(1)
 
 
-def test_balance_is_least_when_all_are_chosen_alike() -> None:
-    even = torch.full((2, 2, 4), 0.25)
-    even[:, 0] = 0.5  # two of four a token
-    assert float(balance_loss(even)) == pytest.approx(2)
-    uneven = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]])
-    assert float(balance_loss(uneven)) == pytest.approx(4)
+def test_experts_are_in_the_logs() -> None:
+    model = small(ffn=lambda: MoE(24, 16, 4, partial(top1, factor=0.5)))
+    found = model({"tokens": torch.randint(50, (3, 9))})
+    assert sum(float(found[f"load_{e}"]) for e in range(4)) == pytest.approx(1)
+    assert 0.4 < float(found["dropped"]) < 1  # half the room that an even choice would want
+    added = float(found["loss"].detach() - found["bits_per_token"] * math.log(2))
+    assert added == pytest.approx(0.01 * float(found["balance"]), rel=1e-4)
+
+
+def test_a_bias_balances_in_place_of_a_loss() -> None:
+    model = small(ffn=lambda: MoE(24, 16, 4, partial(deepseek, k=2), bias=True)).train()
+    batch = {"tokens": torch.randint(50, (3, 9))}
+    model(batch)
+    found = model(batch)  # two micro-batches of a step
+    assert float(found["loss"].detach()) == pytest.approx(float(found["bits_per_token"]) * math.log(2))
+    chosen = torch.stack([found[f"load_{e}"] for e in range(4)])
+    model.after_step(Progress(1, 0, 0.1))
+    moved = torch.stack([layer.ffn.bias for layer in model.layers])
+    assert (moved.abs() <= 1e-3 + 1e-9).all()
+    assert moved.mean(0)[chosen.argmax()] < moved.mean(0)[chosen.argmin()]
+    model.after_step(Progress(2, 0, 0.2))  # nothing was seen: nothing moves
+    assert torch.equal(moved, torch.stack([layer.ffn.bias for layer in model.layers]))
 
 
 def test_numbers_that_do_not_fit() -> None:
@@ -155,6 +174,11 @@ KINDS: dict[str, dict] = {
     "deberta": {"positions": lambda: Disentangled(torch.nn.Embedding(16, 24), 4, 6)},
     "none": {"positions": Positions},
     "linear": {"attention": "linear"},
+    "relu features": {"attention": "relu"},
+    "performer": {"attention": "performer"},
+    "cosformer": {"attention": lambda: mixer("cosformer", 24, 4, 2, 6, length=13)},
+    "gau": {"attention": "gau"},
+    "flash": {"attention": lambda: mixer("flash", 24, 4, 2, 6, length=16)},
     "linear, grouped": {"attention": "linear", "kv_heads": 1, "positions": lambda: Sinusoidal(24)},
     "geglu, layer norm": {"ffn": "geglu", "joint": partial(Residual, kind="layer")},
     "relu2, post": {"ffn": "relu2", "joint": partial(Residual, placement="post")},
@@ -189,7 +213,7 @@ def test_every_part_sees_the_past_alone_and_its_cache_equals_the_whole(name: str
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", ["alibi", "t5", "shaw", "xl", "none"])
+@pytest.mark.parametrize("name", ["alibi", "t5", "shaw", "xl", "none", "gau", "flash"])
 def test_documents_do_not_see_each_other_whatever_the_positions(name: str) -> None:
     model, tokens = of(name), torch.randint(50, (1, 12), generator=torch.Generator().manual_seed(1))
     documents = (torch.arange(12) >= 5).long()[None]
@@ -210,9 +234,13 @@ def test_a_state_of_linear_attention_does_not_grow() -> None:
 
 
 def test_pairs_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="ALiBi positions act on the scores"):
+    with pytest.raises(ValueError, match="ALiBi positions compose with softmax attention, not with linear"):
         small(attention="linear", positions=ALiBi(4))
     with pytest.raises(ValueError, match="experts are SwiGLU"):
         small(experts=4, ffn="relu")
+    with pytest.raises(
+        ValueError, match="Sinusoidal positions compose with linear and softmax attention, not with gated"
+    ):
+        small(attention="gau", positions=Sinusoidal(24))
     with pytest.raises(ValueError, match="softmax, linear"):
         small(attention="quadratic")

@@ -38,13 +38,13 @@ class Attention(block.Attention):
         super().__init__(width, heads)
         self.causal = causal
 
-    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: slice | None = None, angles: block.Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or, where it is not causal, [B, R, D] for the chosen ``rows``."""
         if not self.causal:
-            return super().forward(x, rows)
+            return super().forward(x, rows, angles)
         if rows is not None:
             raise ValueError("causal attention gives all rows")
-        q, k, v = self._queries_keys_values(x, None)
+        q, k, v = self._queries_keys_values(x, None, angles)
         return self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 

@@ -5,6 +5,8 @@ An image is cut into patches, each a token; a class token goes before them; a pr
     z_l = block_l(z_{l-1})                                      (eqs. 2, 3; see parts/block.py)
     y   = LayerNorm(z_L)                                        (eq. 4)
 Registers (Darcet et al., 2024, arXiv:2309.16588) are further learned tokens without position, dropped from the output.
+Other parts: positions that turn queries and keys by row and column (2-D RoPE: Heo et al., 2024, arXiv:2403.13298) in place
+of E_pos, gated attention units, gated feed-forward layers, and experts.
 Parameter names are those of timm's ``vision_transformer``, so that its state dicts load as they are.
 Shapes: B images, N = H' * W' patches, n a subset of them, D width.
 """
@@ -13,19 +15,26 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, cast, get_args
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
-from sensorium.parts.block import Block
+from sensorium.parts.attention.gau import GatedAttentionUnit
+from sensorium.parts.block import Angles, Balanced, Block, Gated
+from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Init, init_transformer_
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import deepseek
 from sensorium.parts.patches import PatchEmbed, divisors, grid_of
 from sensorium.parts.positions.grid import resample, sincos_2d
+from sensorium.parts.positions.turning import Rotary2D
 
 Pool = Literal["cls", "mean"]
-Positions = Literal["learned", "sincos"]
+Positions = Literal["learned", "sincos", "rope"]
 
 # name: (width, depth, heads). "micro" is for a CPU and small images; the others are the papers'.
 VIT_SIZES: dict[str, tuple[int, int, int]] = {
@@ -44,8 +53,9 @@ class ViT(nn.Module):
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool`` is what ``features`` gives:
     the class token or the mean of the patches. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
     another size are fine as long as the patch divides them: positions are resampled (bicubic; ``antialias=False`` as
-    transformers does it, ``True`` as timm does). ``drop_path`` rises linearly from 0 to the given rate at the last block.
-    Raises ``SensoriumError`` where the patch does not divide the image.
+    transformers does it, ``True`` as timm does); rotary ones need no table. ``parts`` names other parts of a block, at most
+    one of attention and one of the feed-forward layer (see ``ATTENTION_PARTS``, ``FEED_PARTS``). ``drop_path`` rises linearly
+    from 0 to the given rate at the last block. Raises ``SensoriumError`` where the patch does not divide the image.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class ViT(nn.Module):
         pool: Pool = "cls",
         positions: Positions = "learned",
         antialias: bool = False,
+        parts: tuple[str, ...] = (),
         init: Init = "normal",
     ) -> None:
         super().__init__()
@@ -77,24 +88,28 @@ class ViT(nn.Module):
         self.grid = grid_of(height, width_px, patch_size)
         self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
         self.pool, self.positions, self.registers, self.antialias = pool, positions, registers, antialias
+        self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
 
         self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        table = (
-            torch.empty(1, 1 + math.prod(self.grid), width) if positions == "learned" else sincos_2d(self.grid, width)
-        )
-        self.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
+        patches = math.prod(self.grid)
+        self.rope = Rotary2D(theta=100.0) if positions == "rope" else None
+        self.pos_embed: nn.Parameter | None = None
+        if positions != "rope":
+            table = torch.empty(1, 1 + patches, width) if positions == "learned" else sincos_2d(self.grid, width)
+            self.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
+        numbers: dict[str, Any] = {"mlp_ratio": mlp_ratio, "eps": eps, "qkv_bias": qkv_bias}
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(
                 width,
                 heads,
-                mlp_ratio=mlp_ratio,
-                eps=eps,
-                qkv_bias=qkv_bias,
-                drop_path=drop_path * i / max(1, depth - 1),
+                drop_path=rate,
+                **numbers,
+                **other_parts(parts, width, heads, 1 + registers + patches, mlp_ratio),
             )
-            for i in range(depth)
+            for rate in rates
         )
         self.norm = nn.LayerNorm(width, eps=eps)
         self._init_weights(init)
@@ -108,7 +123,7 @@ class ViT(nn.Module):
         for token in (self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
-        if self.pos_embed.requires_grad:
+        if self.pos_embed is not None and self.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
@@ -120,40 +135,59 @@ class ViT(nn.Module):
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
-        positions = resample(self.pos_embed, self.grid, self.grid_of(images), antialias=self.antialias)[:, 1:]
         tokens = self.patch_embed(images, keep)
+        if self.pos_embed is None:
+            return tokens
+        positions = resample(self.pos_embed, self.grid, self.grid_of(images), antialias=self.antialias)[:, 1:]
         return tokens + (positions if keep is None else positions[0][keep])
 
+    def angles(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """What rotary positions turn the tokens of a ``grid`` by; nothing for those that stand before the patches."""
+        if self.rope is None:
+            return None
+        device = self.cls_token.device
+        at = torch.cartesian_prod(*(torch.arange(n, device=device) for n in grid))
+        dim = cast(Block, self.blocks[0]).attn.head_dim
+        return self.rope.angles(F.pad(at, (0, 0, 1 + self.registers, 0)), dim)
+
     def _sequence(self, patches: Tensor) -> Tensor:
-        tokens = [(self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)]
+        first = self.cls_token if self.pos_embed is None else self.cls_token + self.pos_embed[:, :1]
+        tokens = [first.expand(patches.shape[0], -1, -1)]
         if self.reg_token is not None:
             tokens.append(self.reg_token.expand(patches.shape[0], -1, -1))
         return torch.cat([*tokens, patches], dim=1)
 
-    def _before_last(self, patches: Tensor) -> Tensor:
+    def _before_last(self, patches: Tensor, angles: Angles | None) -> Tensor:
         x = self._sequence(patches)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = block(x, None, angles)
         return x
 
-    def encode(self, patches: Tensor) -> Tensor:
-        """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first."""
-        x = self.norm(self.blocks[-1](self._before_last(patches)))
+    def encode(self, patches: Tensor, angles: Angles | None = None) -> Tensor:
+        """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first.
+
+        Rotary positions are not in the tokens: their ``angles`` must be given, and the tokens be a whole grid's.
+        """
+        if self.rope is not None and angles is None:
+            raise ValueError("rotary positions are not in the tokens: give the angles of their grid")
+        x = self.norm(self.blocks[-1](self._before_last(patches, angles), None, angles))
         return x if self.reg_token is None else torch.cat([x[:, :1], x[:, 1 + self.registers :]], dim=1)
 
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 1 + N, D] after the final norm: the class token, then the patches; no registers."""
-        return self.encode(self.embed(images))
+        return self.encode(self.embed(images), self.angles(self.grid_of(images)))
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm."""
         rows = slice(0, 1) if self.pool == "cls" else slice(1 + self.registers, None)
-        return self.norm(self.blocks[-1](self._before_last(self.embed(images)), rows)).mean(dim=1)
+        angles = self.angles(self.grid_of(images))
+        return self.norm(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
 
     def attention(self, images: Tensor) -> Tensor:
         """Where the class token looks in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to <= 1."""
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.weights(last.norm1(self._before_last(self.embed(images))), slice(0, 1))
+        angles = self.angles(self.grid_of(images))
+        weights = last.attn.weights(last.norm1(self._before_last(self.embed(images), angles)), slice(0, 1), angles)
         return weights[:, :, 0, 1 + self.registers :].unflatten(-1, self.grid_of(images))
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -163,6 +197,36 @@ class ViT(nn.Module):
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): what layer-wise decay scales by."""
         return {name: layer_index(name, self.depth) for name, _ in self.named_parameters()}
+
+
+ATTENTION_PARTS = ("gau",)
+FEED_PARTS = (*get_args(Kind), "experts")
+EXPERTS, ACTIVE = 8, 2
+
+
+def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float) -> dict[str, nn.Module]:
+    """Modules for a block's places: a gated unit of e = D that divides by ``tokens``; a feed-forward layer, gated ones with
+    two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a layer, of which a token sees ``ACTIVE``
+    and one that every token sees: cheaper than the layer in their place, and larger.
+    """
+    built: dict[str, nn.Module] = {}
+    for part in parts:
+        if part not in ATTENTION_PARTS + FEED_PARTS:
+            raise ValueError(f"no part is called {part!r}: choose among {', '.join(ATTENTION_PARTS + FEED_PARTS)}")
+        place = "attention" if part in ATTENTION_PARTS else "mlp"
+        if place in built:
+            raise ValueError(f"{' and '.join(parts)}: a block has one {place}")
+        if part == "gau":
+            unit = GatedAttentionUnit(width, tokens, causal=False, expansion=1.0, shared=width // heads, theta=None)
+            built[place] = Gated(unit)
+        elif part == "experts":
+            hidden, route = int(width * ratio / 6), partial(deepseek, k=ACTIVE)
+            built[place] = Balanced(MoE(width, hidden, EXPERTS, route, shared=hidden, bias=True))
+        else:
+            kind = cast(Kind, part)
+            gated = rows(kind, 1) == 2
+            built[place] = FeedForward(width, int(width * ratio * (2 / 3 if gated else 1)), kind, bias=True)
+    return built
 
 
 def layer_index(name: str, depth: int) -> int:

@@ -6,9 +6,9 @@ Each token predicts the next; a token sees itself and what came before:
     x = x + Attention(RMSNorm(x)),   x = x + FFN(RMSNorm(x))        a layer; FFN is SwiGLU or a mixture of such
     logits = head(RMSNorm(x)),       L = mean of -log softmax(logits)[next token]  (+ balance * the experts' loss)
 Positions turn queries and keys (RoPE); ``kv_heads`` keys and values serve ``heads`` queries (grouped-query attention).
-These are the defaults; each part can be another: positions (:mod:`sensorium.parts.positions`), the feed-forward layer
-(:mod:`sensorium.parts.feedforward`), norms and where they stand (:mod:`sensorium.parts.norms`), and linear attention in place
-of softmax (:mod:`sensorium.parts.attention.linear`, with elu + 1).
+These are the defaults; each part can be another: positions (:mod:`sensorium.parts.positions`), attention
+(:mod:`sensorium.language.mixing`), the feed-forward layer or experts (:mod:`sensorium.parts.feedforward`,
+:mod:`sensorium.parts.moe`), norms and where they stand (:mod:`sensorium.parts.norms`).
 Several documents may stand in one row: with ``documents`` a token sees its own document only, and none predicts the
 first token of another (but linear attention, which has no mask, sees the documents before). RoPE knows distances alone,
 so positions run on.
@@ -18,42 +18,43 @@ Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.method import Method
-from sensorium.parts.attention import linear
+from sensorium.language.mixing import AttentionKind, Seen, mixer, overrides
+from sensorium.method import Method, Progress
 from sensorium.parts.feedforward import FeedForward, Kind
-from sensorium.parts.moe.mixtral import MixtureOfExperts, balance_loss
+from sensorium.parts.gather import sum_over_processes
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import Routing, balance_loss, top_k, update_bias_
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
 from sensorium.parts.sampling import write_tokens
 
-AttentionKind = Literal["softmax", "linear"]
 Joint = Callable[[int], Residual]
 IGNORED = -100
+LENGTH = 512  # of rows, for kinds of attention that ask for one
 
 
 class Cache:
     """What every layer keeps of the ``seen`` tokens, ``length`` at most: keys and values, memory for which is taken at
-    once, or with linear attention a state that does not grow."""
+    once, or what other kinds of attention keep: of linear attention a state that does not grow."""
 
     def __init__(self, model: CausalLM, batch: int, length: int) -> None:
         weight, self.length, self.depth = model.embed.weight, length, len(model.layers)
-        kept = 0 if model.kinds[0] == "linear" else length
+        kept = length if model.kinds[0] == "softmax" else 0
         shape = (self.depth, batch, model.kv_heads, kept, model.head_dim)
         self.k = torch.empty(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.empty_like(self.k)
         self.at = torch.arange(length, device=weight.device)
         self.angles = model.angles(self.at)
         self.seen = 0
-        self.states: list[Tensor | None] = [None] * self.depth
+        self.states: list[Any] = [None] * self.depth
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep [B, g, T, d] behind what is there -> all of them."""
@@ -62,82 +63,10 @@ class Cache:
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What all layers share: positions of the queries ``at`` [T] and of all keys ``every`` [S], what RoPE turns them by,
-    the scale of the scores, which keys a query sees, bool, or None for plain causal order, and whether positions leave
-    the scores ``plain``."""
-
-    positions: Positions
-    at: Tensor
-    every: Tensor
-    angles: tuple[Tensor, Tensor] | None
-    scale: float
-    mask: Tensor | None
-    plain: bool
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention; no biases. ``qkv`` holds W_q above W_k above W_v."""
-
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, kind: AttentionKind) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim, self.kind = heads, kv_heads, head_dim, kind
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_dim, bias=False)
-        self.proj = nn.Linear(heads * head_dim, width, bias=False)
-
-    def forward(self, x: Tensor, seen: Seen, cache: Cache | None, layer: int) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        h, g, positions = self.heads, self.kv_heads, seen.positions
-        both, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
-        if seen.angles is not None:  # one rotation for both
-            q, k = cast(Rotary, positions).turn(both, seen.angles).split([h, g], dim=1)
-        else:
-            q, k = both.split([h, g], dim=1)
-            q, k = positions.rotate(q, k, seen.at, seen.at)
-        if self.kind == "linear":
-            y = self._linear(q, k, v, cache, layer)
-        else:
-            if cache is not None:
-                k, v = cache.extend(layer, k, v)
-            if seen.plain and x.shape[1] == 1:  # sees all: the heads of a group are rows of one product
-                y = F.scaled_dot_product_attention(q.reshape(len(q), g, -1, self.head_dim), k, v, scale=seen.scale)
-                return self.proj(y.reshape(len(q), 1, -1))
-            y = self._softmax(q, k, v, seen)
-        return self.proj(y.transpose(1, 2).flatten(2))
-
-    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-        grouped = self.heads != self.kv_heads
-        if seen.plain:
-            return F.scaled_dot_product_attention(
-                q, k, v, seen.mask, is_causal=seen.mask is None, scale=seen.scale, enable_gqa=grouped
-            )
-        mask = (seen.every <= seen.at[:, None]) if seen.mask is None else seen.mask
-        bias = seen.positions.bias(q, k, seen.at, seen.every)
-        added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
-        added = added.masked_fill(~mask, -torch.inf)
-        if not _overrides(seen.positions, "read"):
-            return F.scaled_dot_product_attention(q, k, v, added, scale=seen.scale, enable_gqa=grouped)
-        k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
-        weights = precise(q @ k.mT * seen.scale + added).softmax(-1).to(v.dtype)
-        more = seen.positions.read(weights, seen.at, seen.every)
-        return weights @ v if more is None else weights @ v + more
-
-    def _linear(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> Tensor:
-        k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
-        before = None if cache is None else cache.states[layer]
-        y, state = linear.causal_chunks(linear.elu_features(q), linear.elu_features(k), v, before)
-        if cache is not None:
-            cache.states[layer] = state
-        return y
-
-
 class Layer(nn.Module):
     """Attention and a feed-forward layer, each joining the residual stream by a ``Residual`` of its own."""
 
-    def __init__(
-        self, attention: Attention, feedforward: FeedForward | MixtureOfExperts, width: int, joint: Joint
-    ) -> None:
+    def __init__(self, attention: nn.Module, feedforward: nn.Module, width: int, joint: Joint) -> None:
         super().__init__()
         self.norm1, self.attn = joint(width), attention
         self.norm2, self.ffn = joint(width), feedforward
@@ -149,7 +78,8 @@ class CausalLM(Method):
     width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
     hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` see a token.
     balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. positions: RoPE if left
-    out. attention, ffn: kinds. joint: how a layer joins the stream, from the width; an RMS norm before it if left out.
+    out. attention, ffn: what builds a layer's, or kinds; experts that route otherwise are an ``ffn`` that gives an ``MoE``.
+    joint: how a layer joins the stream, from the width; an RMS norm before it if left out.
     Raises ValueError where ``positions`` don't compose with the kind of attention.
     """
 
@@ -168,8 +98,8 @@ class CausalLM(Method):
         balance: float = 0.01,
         tied: bool = True,
         positions: Positions | None = None,
-        attention: AttentionKind = "softmax",
-        ffn: Kind = "swiglu",
+        attention: AttentionKind | Callable[[], nn.Module] = "softmax",
+        ffn: Kind | Callable[[], nn.Module] = "swiglu",
         joint: Joint = partial(Residual, kind="rms"),
     ) -> None:
         super().__init__()
@@ -180,47 +110,59 @@ class CausalLM(Method):
             raise ValueError(f"heads {heads} must divide the width {width}, or give head_dim")
         self.head_dim = head_dim or width // heads
         self.vocab, self.width, self.hidden, self.experts, self.active = vocab, width, hidden, experts, active
-        if attention not in get_args(AttentionKind):
-            raise ValueError(f"attention must be one of {', '.join(get_args(AttentionKind))}, got {attention!r}")
-        self.balance, self.tied, self.kinds = balance, tied, (attention, ffn)
-        self.positions = Rotary() if positions is None else positions
-        if attention not in self.positions.attention:
-            named = type(self.positions).__name__
-            raise ValueError(
-                f"{named} positions act on the scores of softmax attention; {attention} attention has none"
-            )
         if experts and ffn != "swiglu":
             raise ValueError(f"experts are SwiGLU layers, not {ffn}")
+        if not 1 <= active <= max(experts, 1) and experts:
+            raise ValueError(f"active must be between 1 and the {experts} experts, got {active}")
+        self.balance, self.tied = balance, tied
+        self.positions = Rotary() if positions is None else positions
         self.embed = nn.Embedding(vocab, width)
 
-        def layer() -> Layer:
-            wide = MixtureOfExperts(width, hidden, experts, active) if experts else FeedForward(width, hidden, ffn)
-            return Layer(Attention(width, heads, self.kv_heads, self.head_dim, attention), wide, width, joint)
+        def attend() -> nn.Module:
+            if callable(attention):
+                return attention()
+            return mixer(attention, width, heads, self.kv_heads, self.head_dim, length=LENGTH)
 
-        self.layers = nn.ModuleList(layer() for _ in range(depth))
+        def feed() -> nn.Module:
+            if experts:
+                return MoE(width, hidden, experts, partial(top_k, k=active))
+            return ffn() if callable(ffn) else FeedForward(width, hidden, ffn)
+
+        self.layers = nn.ModuleList(Layer(attend(), feed(), width, joint) for _ in range(depth))
+        first = cast(Layer, self.layers[0])
+        self.kinds = (cast(str, first.attn.kind), getattr(first.ffn, "kind", ""))
+        if self.kinds[0] not in self.positions.attention:
+            named, legal = type(self.positions).__name__, " and ".join(sorted(self.positions.attention))
+            raise ValueError(f"{named} positions compose with {legal} attention, not with {self.kinds[0]} attention")
         self.norm = joint(width).norm
         self.head = None if tied else nn.Linear(width, vocab, bias=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
+        self.chosen: list[Tensor] = []  # of each layer of experts, tokens that chose each since the last step
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document.
 
-        Logs ``bits_per_token``, and with experts ``balance`` (``active`` when all are chosen alike).
+        Logs ``bits_per_token``, and with experts ``balance`` (``active`` when all are chosen alike), ``dropped``, the share
+        of choices that found no room, and ``load_e``, choices of expert e a token, averaged over the layers.
         """
         tokens, documents = batch["tokens"], batch.get("documents")
         target = tokens[:, 1:]
         if documents is not None:
             target = target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
             documents = documents[:, :-1]
-        logits, record = self._run(tokens[:, :-1], documents, None)
+        logits, records = self._run(tokens[:, :-1], documents, None)
         loss = F.cross_entropy(precise(logits).flatten(0, 1), target.flatten(), ignore_index=IGNORED)
         found = {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
-        if record is not None:
-            uneven = balance_loss(record)
-            found |= {"loss": loss + self.balance * uneven, "balance": uneven.detach()}
-        return found
+        return found | self._experts(loss, records) if records else found
+
+    def after_step(self, at: Progress) -> None:
+        """Experts that are balanced by a bias: move it."""
+        for layer, chosen in zip(self._layers(), self.chosen, strict=False):
+            if isinstance(layer.ffn, MoE) and layer.ffn.bias is not None:
+                update_bias_(layer.ffn.bias, sum_over_processes(chosen))
+        self.chosen = []
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen."""
@@ -259,8 +201,28 @@ class CausalLM(Method):
             **how,
         )
 
-    def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
-        """Logits [B, T, V] and the experts' records [depth, 2, E]."""
+    def _experts(self, loss: Tensor, records: list[Routing]) -> dict[str, Tensor]:
+        """The loss with what keeps experts equally busy, unless biases do, and the logs. Load and share are averaged over
+        the layers first, as Mixtral's published code has it."""
+        load, share = (torch.stack(parts).mean(0) for parts in ([r.load for r in records], [r.share for r in records]))
+        uneven = balance_loss(load, share)
+        if self.training:
+            chosen = [record.chosen.detach() for record in records]
+            self.chosen = [a + b for a, b in zip(self.chosen, chosen, strict=True)] if self.chosen else chosen
+        biased = any(isinstance(layer.ffn, MoE) and layer.ffn.bias is not None for layer in self._layers())
+        asked = torch.stack([record.chosen.sum() for record in records]).sum()
+        return {
+            "loss": loss if biased else loss + self.balance * uneven,
+            "balance": uneven.detach(),
+            "dropped": sum(record.dropped for record in records) / asked,
+            **{f"load_{e}": each for e, each in enumerate(load.detach())},
+        }
+
+    def _layers(self) -> Iterable[Layer]:
+        return cast("Iterable[Layer]", self.layers)
+
+    def _run(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, list[Routing]]:
+        """Logits [B, T, V] and each layer's record of its experts."""
         start, length = (0 if cache is None else cache.seen), tokens.shape[1]
         if cache is not None and start + length > cache.length:
             raise ValueError(f"the cache holds {cache.length} tokens, not {start + length}")
@@ -276,11 +238,11 @@ class CausalLM(Method):
                 if cache.angles is None
                 else (cache.angles[0][start : start + length], cache.angles[1][start : start + length])
             )
-        plain = not (_overrides(self.positions, "bias") or _overrides(self.positions, "read"))
+        plain = not (overrides(self.positions, "bias") or overrides(self.positions, "read"))
         scale = self.positions.scale * self.head_dim**-0.5
-        seen = Seen(self.positions, at, every, angles, scale, mask, plain)
+        seen = Seen(self.positions, at, every, angles, scale, mask, plain, documents)
         x, records = self.positions.embed(self.embed(tokens), seen.at), []
-        for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
+        for i, layer in enumerate(self._layers()):
             x = layer.norm1.after(x, layer.attn(layer.norm1.before(x), seen, cache, i))
             y = layer.ffn(layer.norm2.before(x))
             if isinstance(y, tuple):
@@ -291,11 +253,7 @@ class CausalLM(Method):
             cache.seen += length
         x = self.norm(x)
         logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
-        return logits, torch.stack(records) if records else None
-
-
-def _overrides(positions: Positions, hook: str) -> bool:
-    return getattr(type(positions), hook) is not getattr(Positions, hook)
+        return logits, records
 
 
 def precise(x: Tensor) -> Tensor:

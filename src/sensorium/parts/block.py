@@ -4,16 +4,28 @@
     x = x + fc2(gelu(fc1(norm2(x))))
 Whoever needs only some rows of a block's output (the class token, the patches to reconstruct) may ask for these
 rows alone: keys and values come from all rows, the rest is computed for the chosen ones. Nothing changes but the cost.
+Attention and Mlp can be others: a gated unit (:class:`Gated`) or anything that is called as they are, experts
+(:class:`Balanced`) or a feed-forward layer of parts/feedforward.py. ``angles`` turn queries and keys to places in the
+picture (``Rotary2D``).
 Shapes: B images, T tokens, R chosen rows, D width, h heads, d = D / h.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.drop import DropPath
+from sensorium.parts.gather import sum_over_processes
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import update_bias_
+from sensorium.parts.positions.turning import turn_2d
+
+Angles = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
@@ -23,14 +35,16 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads {heads} must divide the width {width}")
-        self.heads = heads
+        self.heads, self.head_dim = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, h, T, d]
 
-    def _queries_keys_values(self, x: Tensor, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries_keys_values(
+        self, x: Tensor, rows: slice | None, angles: Angles | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         width = x.shape[-1]
         if rows is None:
             # split, not unbind of a stacked view: its backward is one concatenation into the layout that qkv wants
@@ -40,17 +54,58 @@ class Attention(nn.Module):
             bias_q, bias_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
             q = F.linear(x[:, rows], weight_q, bias_q)
             k, v = F.linear(x, weight_kv, bias_kv).split(width, dim=-1)
-        return self._split(q), self._split(k), self._split(v)
+        q, k, v = self._split(q), self._split(k), self._split(v)
+        if angles is not None:
+            cos, sin = angles
+            q, k = turn_2d(q, angles if rows is None else (cos[rows], sin[rows])), turn_2d(k, angles)
+        return q, k, v
 
-    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
-        q, k, v = self._queries_keys_values(x, rows)
+        q, k, v = self._queries_keys_values(x, rows, angles)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, rows: slice) -> Tensor:
+    def weights(self, x: Tensor, rows: slice, angles: Angles | None = None) -> Tensor:
         """Attention of the chosen rows to all tokens, float32 [B, h, R, T]; rows sum to 1."""
-        q, k, _ = self._queries_keys_values(x, rows)
+        q, k, _ = self._queries_keys_values(x, rows, angles)
         return torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, dim=-1)
+
+
+class Gated(nn.Module):
+    """A gated attention unit (parts/attention/gau.py) in attention's place: not causal, without positions of its own."""
+
+    def __init__(self, unit: GatedAttentionUnit) -> None:
+        super().__init__()
+        if unit.causal or unit.theta is not None:
+            raise ValueError("a picture has no order: the unit must have causal=False and theta=None")
+        self.unit, self.head_dim = unit, unit.shared
+
+    def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
+        y = self.unit(x, turn=None if angles is None else lambda heads: turn_2d(heads, angles))
+        return y if rows is None else y[:, rows]
+
+    def weights(self, x: Tensor, rows: slice, angles: Angles | None = None) -> Tensor:
+        """What the chosen rows read of all tokens, [B, 1, R, T]; rows sum to 1."""
+        return self.unit.weights(x, None if angles is None else lambda heads: turn_2d(heads, angles))[:, None, rows]
+
+
+class Balanced(nn.Module):
+    """Experts that keep themselves busy without a loss (Wang et al., 2024, arXiv:2408.15664), so that whoever calls a
+    block need not know of them: while training, a pass moves the biases that choose, as batch norm moves its statistics."""
+
+    def __init__(self, experts: MoE) -> None:
+        super().__init__()
+        if experts.bias is None:
+            raise ValueError("experts are balanced by their bias: build them with bias=True and route deepseek")
+        self.experts = experts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        y, record = self.experts(x)
+        if self.training and self.experts.bias is not None:
+            update_bias_(self.experts.bias, sum_over_processes(record.chosen))
+        return y
 
 
 class Mlp(nn.Module):
@@ -67,7 +122,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and Mlp, each behind a LayerNorm and added to the residual stream."""
+    """Attention and Mlp, each behind a LayerNorm and added to the residual stream; ``attention`` and ``mlp`` are others in
+    their places."""
 
     def __init__(
         self,
@@ -78,16 +134,18 @@ class Block(nn.Module):
         eps: float = 1e-6,
         qkv_bias: bool = True,
         drop_path: float = 0.0,
+        attention: nn.Module | None = None,
+        mlp: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(width, heads, qkv_bias=qkv_bias)
+        self.attn: Any = attention or Attention(width, heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp: Any = mlp or Mlp(width, int(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
-        branch = self.attn(self.norm1(x), rows)
+        branch = self.attn(self.norm1(x), rows, angles)
         x = (x if rows is None else x[:, rows]) + self.drop_path(branch)
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -16,6 +16,7 @@ from sensorium.backbones.resnet import Bottleneck, ResNet
 from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
+from sensorium.parts.moe.layer import MoE
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.rotary import rotary_table
 from sensorium.parts.positions.turning import Rotary
@@ -111,11 +112,15 @@ def _language(model: CausalLM, to: str, out: Path) -> Path:
     positions, layer_norm = model.positions, model.norm
     llama = isinstance(positions, Rotary) and positions.table is rotary_table and not positions.interleaved
     pre = all(one.placement == "pre" for one in model.modules() if isinstance(one, Residual))
-    if not (llama and pre) or not isinstance(layer_norm, nn.RMSNorm) or model.kinds != ("softmax", "swiglu"):
+    parts = llama and pre and isinstance(layer_norm, nn.RMSNorm) and model.kinds == ("softmax", "swiglu")
+    routed = any(isinstance(one, MoE) for one in model.modules()) and not model.experts
+    if not parts or routed:
         raise SensoriumError(
-            "Llama has rotary positions, softmax attention, SwiGLU and RMS norms; this model has other parts, and its "
-            "run's own model.safetensors is what there is of it."
+            "Llama has rotary positions, softmax attention, SwiGLU and RMS norms, Mixtral experts besides; this model has "
+            "other parts, and its run's own model.safetensors is what there is of it."
         )
+    assert isinstance(positions, Rotary)
+    assert isinstance(layer_norm, nn.RMSNorm)
     config: dict[str, Any] = {
         "architectures": ["MixtralForCausalLM" if model.experts else "LlamaForCausalLM"],
         "model_type": "mixtral" if model.experts else "llama",
@@ -148,20 +153,20 @@ def _language(model: CausalLM, to: str, out: Path) -> Path:
 
 def vit_numbers(vit: ViT) -> dict[str, Any]:
     """The arguments that rebuild a ViT."""
-    block: Any = vit.blocks[0]
     return {
         "image_size": vit.image_size,
         "patch_size": vit.patch_size,
         "width": vit.dim,
         "depth": vit.depth,
         "heads": vit.heads,
-        "mlp_ratio": block.mlp.fc1.out_features / vit.dim,
+        "mlp_ratio": vit.mlp_ratio,
         "eps": vit.norm.eps,
-        "qkv_bias": block.attn.qkv.bias is not None,
+        "qkv_bias": vit.qkv_bias,
         "registers": vit.registers,
         "pool": vit.pool,
         "positions": vit.positions,
         "antialias": vit.antialias,
+        "parts": vit.parts,
     }
 
 
@@ -229,6 +234,7 @@ def _hugging_face(network: nn.Module) -> tuple[dict[str, Any], names.Names]:
     assert isinstance(vit, ViT)
     if vit.registers:
         raise SensoriumError("Hugging Face's ViT has no register tokens. Use --to safetensors, timm or onnx.")
+    _published(vit, "Hugging Face's")
     n = vit_numbers(vit)
     config: dict[str, Any] = {
         "architectures": ["ViTModel"],
@@ -265,6 +271,7 @@ def _hugging_face(network: nn.Module) -> tuple[dict[str, Any], names.Names]:
 def _timm(network: nn.Module) -> tuple[dict[str, Any], names.Names]:
     """timm's own names; ``model_args`` are those of timm's VisionTransformer or ResNet."""
     if isinstance(network, ViT):
+        _published(network, "timm's")
         n = vit_numbers(network)
         arguments = {
             "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"], "num_heads": n["heads"],
@@ -274,6 +281,13 @@ def _timm(network: nn.Module) -> tuple[dict[str, Any], names.Names]:
         return {"architecture": "vision_transformer", "num_classes": 0, "model_args": arguments}, names.same()
     assert isinstance(network, ResNet)
     return {"architecture": "resnet", "num_classes": 0, "model_args": resnet_numbers(network)}, names.same()
+
+
+def _published(vit: ViT, whose: str) -> None:
+    """Raises SensoriumError for a ViT with parts that the published one has not."""
+    other = [*(["rope"] if vit.rope is not None else []), *vit.parts]
+    if other:
+        raise SensoriumError(f"{whose} ViT has no {', '.join(other)}. Use --to safetensors or onnx.")
 
 
 class _Features(nn.Module):

@@ -159,6 +159,8 @@ def read(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Names
         if missing:
             raise SensoriumError(f"{where}: '{missing[0]}' is missing.")
         tensor = torch.cat([state[source] for source in sources]) if len(sources) > 1 else state[sources[0]]
+        if len(sources) > 1 and target.ndim == tensor.ndim + 1 and tensor.numel() == target.numel():
+            tensor = tensor.view(target.shape)  # a stack of experts
         if tensor.shape != target.shape:
             raise SensoriumError(
                 f"{where}: '{sources[0]}' has shape {list(tensor.shape)}, its place {list(target.shape)}."
@@ -184,6 +186,8 @@ def write(
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():
         targets, tensor = names(name), tensor.detach().cpu()
+        if tensor.ndim == 3 and len(targets) > 1 and len(targets) % len(tensor) == 0:
+            tensor = tensor.flatten(0, 1)  # a stack of experts
         uneven = next((counts for end, counts in (rows or {}).items() if name.endswith(end)), None)
         parts = [tensor] if len(targets) == 1 else tensor.split(uneven) if uneven else tensor.chunk(len(targets))
         theirs |= {target: part.contiguous().clone() for target, part in zip(targets, parts, strict=True)}

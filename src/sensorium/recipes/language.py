@@ -16,10 +16,13 @@ from torch import Tensor
 
 from sensorium.data.draw import Draw, Views
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm import AttentionKind, CausalLM, Layer
+from sensorium.language.causal_lm import CausalLM, Layer
+from sensorium.language.mixing import Attention, AttentionKind, mixer
 from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Draw as Drawn
 from sensorium.parts.init import Scheme, fill_, fixup_, to_ntk_
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import Routing, deepseek, top1, top2, top_k
 from sensorium.parts.norms import Norm, Placement, Residual, deepnorm
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
@@ -33,6 +36,7 @@ PositionKind = Literal[
     "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
 ]
 Start = Literal["normal", "lecun", "xavier", "he", "orthogonal", "ntk"]
+Route = Literal["mixtral", "switch", "gshard", "deepseek"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ def causal_lm(
     hidden: int | None = None,
     experts: int = 0,
     active: int = 2,
+    routing: Route = "mixtral",
+    shared: int = 0,
+    capacity: float | None = None,
     tied: bool = True,
     positions: PositionKind = "rope",
     attention: AttentionKind = "softmax",
@@ -85,9 +92,12 @@ def causal_lm(
         hidden: channels of the feed-forward layer, or of each expert.
         experts: feed-forward layers to choose from; 0 is one for all tokens.
         active: experts that see a token.
+        routing: mixtral takes the best few, switch one, gshard two; deepseek balances them by a bias in place of a loss.
+        shared: hidden channels of one more expert, which sees every token.
+        capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full.
         tied: predict with the weights of the embedding.
         positions: how a token knows its place.
-        attention: softmax, or linear with elu + 1, whose cost grows with the length alone.
+        attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost grows with the length alone; gau, a gated unit, and flash, the same in chunks.
         ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
         norm: what is normalised.
         placement: where the norm stands, or what is there instead.
@@ -106,32 +116,48 @@ def causal_lm(
     layers: int = s.pick("depth", depth, 4 if small else 8, why)
     wide = 32 if small else 64
     queries: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
-    shared: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
+    groups: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
     gated = rows(ffn, 1) == 2
     most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
     inner: int = s.pick("hidden", hidden, round(channels * most / 16) * 16, share)
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
-    s.note(experts=experts, active=active, tied=tied, positions=positions, attention=attention, ffn=ffn, norm=norm)
-    s.note(placement=placement, init=init, weight_decay=weight_decay, warmup=warmup)
+    active = {"switch": 1, "gshard": 2}.get(routing, active)
+    s.note(experts=experts, active=active, routing=routing, shared=shared, capacity=capacity, tied=tied)
+    s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement, init=init)
+    s.note(weight_decay=weight_decay, warmup=warmup)
     alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
+    plain = experts == 0 or (routing, shared, capacity, ffn) == ("mixtral", 0, None, "swiglu")
+
+    def mixture() -> MoE:
+        route = routed(routing, active, capacity)
+        biased = routing == "deepseek"
+        return MoE(channels, inner, experts, route, kind=ffn, shared=shared, bias=biased)
+
     try:
         method = CausalLM(
-            on.vocab, channels, layers, queries, hidden=inner, kv_heads=shared, experts=experts, active=active, tied=tied,
-            positions=placed(positions, channels, queries, on.length), attention=attention, ffn=ffn,
+            on.vocab, channels, layers, queries, hidden=inner, kv_heads=groups, tied=tied,
+            experts=experts if plain else 0, active=active, ffn=ffn if plain else mixture,
+            positions=placed(positions, channels, queries, on.length),
+            attention=lambda: mixer(
+                attention, channels, queries, groups, channels // queries, length=on.length
+            ),
             joint=partial(Residual, placement=placement, kind=norm, alpha=alpha),
         )  # fmt: skip
     except ValueError as error:
         raise SensoriumError(f"causal_lm: {error}.") from None
-    if experts and (init != "normal" or placement in ("deepnorm", "fixup")):
+    begun = init == "normal" and placement not in ("deepnorm", "fixup")
+    if not begun and (experts or attention in ("gau", "flash")):
         raise SensoriumError(
-            "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts."
+            "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
         )
-    start_(method, init, beta)
+    if not begun:
+        start_(method, init, beta)
     if placement == "fixup":
         for layer in cast("Iterable[Layer]", method.layers):
             feed = cast(FeedForward, layer.ffn)
-            fixup_(2 * layers, [layer.attn.qkv.weight], layer.attn.proj.weight)
+            attn = cast(Attention, layer.attn)
+            fixup_(2 * layers, [attn.qkv.weight], attn.proj.weight)
             fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
     return Recipe(
         "causal_lm",
@@ -161,6 +187,17 @@ def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions
     return made[kind]()
 
 
+def routed(kind: Route, active: int, capacity: float | None) -> Callable[..., Routing]:
+    """How tokens of a causal model find their experts, by name."""
+    if kind == "deepseek":
+        if capacity is not None:
+            raise ValueError("deepseek drops no tokens: leave capacity out")
+        return partial(deepseek, k=active)
+    if kind == "mixtral":
+        return partial(top_k, k=active, factor=capacity)
+    return partial(top1 if kind == "switch" else top2, factor=capacity)
+
+
 @torch.no_grad()
 def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
     """Set the weights of every layer of a model that was built with 0.02; ``beta``: deepnorm's gain."""
@@ -169,10 +206,10 @@ def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
         "orthogonal": ("lecun", "orthogonal"), "ntk": ("lecun", "normal"),
     }  # fmt: skip
     for layer in cast("Iterable[Layer]", method.layers):
-        attn, heads = layer.attn, (layer.attn.heads + layer.attn.kv_heads) * layer.attn.head_dim
-        weights = [attn.qkv.weight, attn.proj.weight]
-        if isinstance(layer.ffn, FeedForward):
-            weights += [layer.ffn.gate_up.weight, layer.ffn.down.weight]
+        attn = cast(Attention, layer.attn)
+        heads = (attn.heads + attn.kv_heads) * attn.head_dim
+        feed = cast(FeedForward, layer.ffn)
+        weights = [attn.qkv.weight, attn.proj.weight, feed.gate_up.weight, feed.down.weight]
         if how in schemes:
             for weight in weights:
                 fill_(weight, *schemes[how])

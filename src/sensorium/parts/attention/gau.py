@@ -15,6 +15,7 @@ Shapes: B batch, T tokens, D width, e channels of V, s of Z, n tokens a chunk, G
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,18 @@ class DistanceBias(nn.Module):
         """Positions [T] and [S] -> [T, S]."""
         far = self.reach - 1
         return self.weight[(keys - queries[:, None]).clamp(-far, far) + far]
+
+
+class Even(nn.Module):
+    """One bias for all pairs, 1 / sqrt(n) at first."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(length**-0.5))
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """A number, whatever the positions."""
+        return self.weight
 
 
 class RotaryBias(nn.Module):
@@ -148,7 +161,9 @@ class GatedAttentionUnit(nn.Module):
     """The unit without its norm and residual: ``x + unit(norm(x))`` is a layer of FLASH-Quad, or of FLASH if ``mixed``.
 
     width: D. length: n, what products are divided by: tokens a row at training, or tokens a chunk if ``mixed``.
-    expansion: e / D. shared: s, even. theta: RoPE's base. Rows longer than ``length`` are taken too.
+    expansion: e / D. shared: s, even. theta: RoPE's base; None: no positions of its own, as for pictures, whose caller turns
+    the heads: b is then one number for all pairs, 1 / sqrt(n) at first, by which a unit begins as the mean of all values
+    (with b = 0 no gradient would pass the square). Rows longer than ``length`` are taken too.
     """
 
     def __init__(
@@ -160,7 +175,7 @@ class GatedAttentionUnit(nn.Module):
         causal: bool = True,
         expansion: float = 2.0,
         shared: int = 128,
-        theta: float = 10_000.0,
+        theta: float | None = 10_000.0,
     ) -> None:
         super().__init__()
         if length < 1:
@@ -171,15 +186,20 @@ class GatedAttentionUnit(nn.Module):
         self.shared, self.hidden = shared, int(width * expansion)
         self.uvz = nn.Linear(width, 2 * self.hidden + shared)
         self.heads = OffsetScale(4 if mixed else 2, shared)
-        self.bias = DistanceBias(length) if length <= LEARNT else RotaryBias(shared, theta)
+        self.bias: nn.Module = Even(length)
+        if theta is not None:
+            self.bias = DistanceBias(length) if length <= LEARNT else RotaryBias(shared, theta)
         self.out = nn.Linear(self.hidden, width)
         for layer in (self.uvz, self.out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]. ``documents`` int [B, T]: runs of equal numbers do not see one another."""
-        u, v, heads = self._project(x, 0)
+    def forward(
+        self, x: Tensor, documents: Tensor | None = None, turn: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D]. ``documents`` int [B, T]: runs of equal numbers do not see one another. turn: what turns
+        the heads [B, H, T, s] of a unit without positions of its own."""
+        u, v, heads = self._project(x, 0, turn)
         at = torch.arange(min(x.shape[1], self.length) if self.mixed else x.shape[1], device=x.device)
         bias = self.bias(at, at)
         if self.mixed:
@@ -192,6 +212,14 @@ class GatedAttentionUnit(nn.Module):
                 mask = same if mask is None else same & mask
             y = squared_relu_attention(*heads, v=v, n=self.length, bias=bias, mask=mask)
         return self.out(u * y)
+
+    def weights(self, x: Tensor, turn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """relu^2 of the scores of all pairs over their sum, [B, T, T]: what a token reads, of a unit that is not mixed."""
+        at = torch.arange(x.shape[1], device=x.device)
+        q, k = self._project(x, 0, turn)[2]
+        everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weight = squared_relu_attention(q, k, everything, self.length, bias=self.bias(at, at))
+        return weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
     def extend(self, x: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
         """Tokens [B, T, D] that follow those of ``past`` -> the same rows of ``forward`` on them all, and what to keep.
@@ -217,11 +245,18 @@ class GatedAttentionUnit(nn.Module):
         sums = x.new_zeros(len(x), shared, self.hidden, dtype=torch.promote_types(x.dtype, torch.float32))
         return Past(x.new_zeros(len(x), 0, self.shared), x.new_zeros(len(x), 0, self.hidden), sums, sums, 0)
 
-    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def _project(
+        self, x: Tensor, start: int, turn: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """U and V [B, T, e], and the heads of Z [B, T, s] turned to their positions from ``start`` on."""
         u, v, z = F.silu(self.uvz(x)).split([self.hidden, self.hidden, self.shared], dim=-1)
-        at = torch.arange(start, start + x.shape[1], device=x.device)
-        return u, v, rotate(self.heads(z), rotary_table(at, self.shared, self.theta)).unbind(1)
+        heads = self.heads(z)
+        if turn is not None:
+            heads = turn(heads)
+        if self.theta is not None:
+            at = torch.arange(start, start + x.shape[1], device=x.device)
+            heads = rotate(heads, rotary_table(at, self.shared, self.theta))
+        return u, v, heads.unbind(1)
 
     def _read(self, heads: list[Tensor], v: Tensor, past: Past) -> tuple[Tensor, Past]:
         """Tokens of one chunk behind its earlier ones in ``past``: A V + Q' M [B, T, e], and what to keep."""

@@ -70,6 +70,8 @@ class Rotary(Positions):
     ``partial(yarn, factor=4, length=2048)`` and the like for longer texts.
     """
 
+    attention = frozenset({"softmax", "linear", "gated"})
+
     def __init__(self, *, theta: float = 10_000.0, interleaved: bool = False, table: Table = rotary_table) -> None:
         super().__init__()
         self.theta, self.interleaved, self.table = theta, interleaved, table
@@ -103,14 +105,21 @@ class Rotary2D(Positions):
 
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError where 4 does not divide d."""
-        return self._turn(q, at_q), self._turn(k, at_k)
+        dim = q.shape[-1]
+        return turn_2d(q, self.angles(at_q, dim)), turn_2d(k, self.angles(at_k, dim))
 
-    def _turn(self, x: Tensor, at: Tensor) -> Tensor:
-        if x.shape[-1] % 4:
-            raise ValueError(f"rows and columns each turn pairs of channels: 4 does not divide a head of {x.shape[-1]}")
-        both = [rotary_table(one, x.shape[-1] // 2, self.theta) for one in at.unbind(1)]
-        cos, sin = (torch.stack(parts, dim=1) for parts in zip(*both, strict=True))  # [T, 2, d / 2]
-        return rotate(x.unflatten(-1, (2, -1)), (cos, sin)).flatten(-2)
+    def angles(self, at: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """What :func:`turn_2d` turns by at the positions ``at`` [T, 2]: two [T, 2, d / 2], the same for all layers."""
+        if dim % 4:
+            raise ValueError(f"rows and columns each turn pairs of channels: 4 does not divide a head of {dim}")
+        both = [rotary_table(one, dim // 2, self.theta) for one in at.unbind(1)]
+        cos, sin = (torch.stack(parts, dim=1) for parts in zip(*both, strict=True))
+        return cos, sin
+
+
+def turn_2d(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys of pictures [..., T, d] turned by a ``Rotary2D``'s angles."""
+    return rotate(x.unflatten(-1, (2, -1)), angles).flatten(-2)
 
 
 def interleaved_to_halves(weight: Tensor, head_dim: int) -> Tensor:
