@@ -6,7 +6,8 @@
     decoding    a token by the recurrence of linear attention, after more and more tokens
     experts     a layer of experts, forward and backward, beside the fastest of transformers' implementations, and beside
                 dense layers of as many active and of as many parameters in all
-Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2]``.
+Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2] [--plots DIR]``;
+``--plots`` draws memory, linear and decoding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show
+from benchmarks._plots import Curves, by_length
 from sensorium.parts.attention import exact, linear
 from sensorium.parts.attention.tiled import tiled
 from sensorium.parts.feedforward import FeedForward
@@ -31,6 +34,11 @@ from sensorium.parts.moe.route import top_k
 
 WIDTH, TOKENS = 256, 2048
 EXPERTS = ((8, 2, 512), (64, 6, 128))  # experts, active, hidden channels
+TITLES = {  # of a plot and of its horizontal axis
+    "memory": ("Memory of a step of attention beyond its inputs, MiB (2 heads of 32)", "length, tokens"),
+    "linear": ("Time of a training step of causal attention, ms (4 heads of 32)", "length, tokens"),
+    "decoding": ("Time of a token while decoding, ms (4 heads of 32)", "tokens before it"),
+}
 
 
 def inputs(length: int, heads: int = 4, dim: int = 32, *, batch: int = 1) -> list[Tensor]:
@@ -52,10 +60,10 @@ def step(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Call
     return run
 
 
-def memory() -> None:
+def memory() -> Curves:
     """Peaks beyond the inputs, MiB."""
     lengths = (512, 1024, 2048, 4096, 8192, 16384)
-    found: dict[str, list[tuple[int, float]]] = {"naive": [], "tiled": []}
+    found: Curves = {"naive": [], "tiled": []}
     for length in lengths:
         for name, attend in (("naive", exact.naive), ("tiled", tiled)):
             if name == "naive" and length > 4096:  # several GB
@@ -67,6 +75,7 @@ def memory() -> None:
         print(f"| {length:,} | {f'{naive[length]:.1f}' if length in naive else '-'} | {mib:.1f} |")
     for name, rows in found.items():
         print(f"{name}: memory grows as N^{exponent(*zip(*rows, strict=True)):.2f}")  # type: ignore[arg-type]
+    return found
 
 
 def call(rounds: int) -> list[Pair]:
@@ -91,8 +100,8 @@ def linear_step(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     return linear.causal_chunks(linear.elu_features(q), linear.elu_features(k), v)[0]
 
 
-def linear_growth(rounds: int) -> list[Pair]:
-    """Training steps of linear and of softmax attention (SDPA), causal."""
+def linear_growth(rounds: int) -> tuple[list[Pair], Curves]:
+    """Training steps of linear and of softmax attention (SDPA), causal; the curves in milliseconds."""
     lengths, found, alone = (1024, 2048, 4096, 8192, 16384, 32768), [], []
     for length in lengths:
         q, k, v = inputs(length)
@@ -107,13 +116,15 @@ def linear_growth(rounds: int) -> list[Pair]:
     print(
         f"linear attention: time of a training step grows as N^{exponent(lengths, alone):.2f} from 1k to 32k (target 1.1)"
     )
-    return found
+    softmax = [(length, 1e3 * pair.theirs) for length, pair in zip(lengths, found, strict=False)]
+    return found, {"softmax": softmax, "linear, in chunks": [(n, 1e3 * t) for n, t in zip(lengths, alone, strict=True)]}
 
 
 @torch.no_grad()
-def decoding(rounds: int) -> None:
+def decoding(rounds: int) -> Curves:
     """Milliseconds a token after a text of so many tokens."""
     print("| tokens before | recurrence, ms | softmax with a cache, ms |\n|---|---|---|")
+    found: Curves = {"softmax with a cache": [], "recurrence": []}
     for length in (256, 4096, 65536):
         q, k, v = (x.detach() for x in inputs(length))
         one = [x[:, :, -1:] for x in (q, k, v)]
@@ -126,6 +137,9 @@ def decoding(rounds: int) -> None:
             times["cache"].append(seconds(lambda: F.scaled_dot_product_attention(one[0], k, v)))  # noqa: B023
         ms = [1e3 * statistics.median(t) for t in times.values()]
         print(f"| {length:,} | {ms[0]:.3f} | {ms[1]:.3f} |")
+        for curve, value in zip(found.values(), reversed(ms), strict=True):
+            curve.append((length, value))
+    return found
 
 
 def experts(rounds: int, dtypes: Sequence[torch.dtype]) -> list[Pair]:
@@ -184,21 +198,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of the experts")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="where to write plots by length")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    wanted, pairs = given.only.split(","), []
+    wanted, pairs, curves = given.only.split(","), [], dict[str, Curves]()
     if "memory" in wanted:
-        memory()
+        curves["memory"] = memory()
     if "call" in wanted:
         pairs += call(given.rounds)
     if "linear" in wanted:
-        pairs += linear_growth(given.rounds)
+        steps, curves["linear"] = linear_growth(given.rounds)
+        pairs += steps
     if "decoding" in wanted:
-        decoding(given.rounds)
+        curves["decoding"] = decoding(given.rounds)
     if "experts" in wanted:
         pairs += experts(given.rounds, [getattr(torch, name) for name in given.dtypes.split(",")])
     show(pairs)
+    if given.plots:
+        for name, found in curves.items():
+            by_length(given.plots / f"{name}.svg", *TITLES[name], found)
 
 
 if __name__ == "__main__":
