@@ -288,6 +288,8 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
         "digits",
         "--budget",
         "40steps",
+        "--batch-size",
+        "16",
         "--out",
         str(out),
         "--quiet",

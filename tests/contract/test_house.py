@@ -80,3 +80,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_training_starts_without_what_it_does_not_need() -> None:
+    """Lightning's metrics and all that they load take longer than the rest; whoever wants them still gets the real ones."""
+    code = "import sys, sensorium.training.fit; print([m for m in ('torchmetrics', 'transformers', 'scipy.signal') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
@@ -26,6 +25,7 @@ from sensorium.training.batches import Batches
 from sensorium.training.budget import Budget, Clock
 from sensorium.training.checkpoints import LAST, WEIGHTS, save_weights
 from sensorium.training.files import write_json
+from sensorium.training.lightly import LightningModule
 from sensorium.training.monitor import Online, collapsed, look
 from sensorium.training.progress import Display
 from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory

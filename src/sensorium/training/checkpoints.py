@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.files import replace
+from sensorium.training.lightly import TorchCheckpointIO
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
 WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")

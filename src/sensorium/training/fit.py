@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 
 from sensorium.data.draw import Views
 from sensorium.errors import SensoriumError
@@ -33,6 +30,7 @@ from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
 from sensorium.training.files import disk_errors, write_json
 from sensorium.training.launch import launched, rank_and_world
+from sensorium.training.lightly import LightningEnvironment, MisconfigurationException, Trainer
 from sensorium.training.monitor import Online, learned_nothing
 from sensorium.training.precision import resolve_precision
 from sensorium.training.progress import Display

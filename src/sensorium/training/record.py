@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch import distributed as dist
 
 from sensorium.training.files import Table
+from sensorium.training.lightly import TensorBoardLogger
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 

@@ -201,9 +201,10 @@ def by_document(
     scale: float | None,
 ) -> Tensor:
     """``attend`` to the documents of a row one after another, each as if it were alone. [B, h, T, e]."""
-    done = []
-    for at in _spans(lengths, q.shape[2], k.shape[2]):
-        one = (x[:, :, at] for x in (q, k, v))
+    done, spans = [], _spans(lengths, q.shape[2], k.shape[2])
+    # split, not a slice each: its backward is one concatenation instead of a whole zeroed row for each document
+    each = zip(*(x.split(list(lengths), dim=2) for x in (q, k, v)), strict=True)
+    for at, one in zip(spans, each, strict=True):
         done.append(attend(*one, causal=causal, mask=part(mask, at, at), bias=part(bias, at, at), scale=scale))
     return torch.cat(done, dim=2)
 
