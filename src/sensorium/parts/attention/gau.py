@@ -100,10 +100,10 @@ def squared_relu_attention(
 
     bias: [T, S]. mask: bool, broadcast to [..., T, S], True where a query sees a key.
     """
-    score = q @ k.mT / n
-    if bias is not None:
-        score = score + bias.to(score.dtype)
-    weight = score.relu().square()
+    q, added = q / n, torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+    if mask is not None and mask.ndim == 2:  # in what is added anyway: fewer passes over T x S numbers
+        added, mask = added.masked_fill(~mask, -torch.inf), None
+    weight = torch.baddbmm(added, q.flatten(0, -3), k.flatten(0, -3).mT).relu().square().unflatten(0, q.shape[:-2])
     return (weight if mask is None else weight * mask) @ v
 
 
