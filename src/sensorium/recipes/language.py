@@ -151,6 +151,8 @@ def causal_lm(
         raise SensoriumError(
             "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
         )
+    if positions == "sinusoidal":  # times sqrt(D) words are as large as the waves; of 0.02 they would drown in them
+        torch.nn.init.normal_(method.embed.weight, std=channels**-0.5)
     if not begun:
         start_(method, init, beta)
     if placement == "fixup":
