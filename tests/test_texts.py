@@ -102,6 +102,41 @@ def test_language_models_are_compared_in_bits_per_byte(book: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        ("--attention", "cosformer", "--experts", "4", "--routing", "deepseek", "--shared", "16"),
+        ("--attention", "flash", "--experts", "4", "--routing", "switch", "--capacity", "1.25"),
+    ],
+    ids=["cosformer, deepseek", "flash, switch"],
+)
+def test_other_parts_train_and_write(more: tuple[str, ...], book: Path, tmp_path: Path, command: Command) -> None:
+    words = [
+        "train",
+        "causal_lm",
+        "--data",
+        str(book),
+        "--budget",
+        "3steps",
+        "--out",
+        str(tmp_path / "lm"),
+        *more,
+        *SMALL,
+    ]
+    code, _, err = command(*words)
+    assert code == 0, err
+    header, *rows = (tmp_path / "lm" / "metrics.csv").read_text().splitlines()
+    load = [header.split(",").index(f"load_{e}") for e in range(4)]
+    choices = 1 if "switch" in more else 2
+    assert all(sum(float(row.split(",")[i]) for i in load) == pytest.approx(choices, abs=1e-4) for row in rows)
+    code, out, err = command("generate", str(tmp_path / "lm"), "--prompt", "The cat", "--most", "40")  # beyond a row
+    assert code == 0, err
+    assert len(out) > 20
+    code, _, err = command("export", str(tmp_path / "lm"), "--to", "hf", "--out", str(tmp_path / "x"))
+    assert code == 1
+    assert "other parts" in err
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("train", "causal_lm", "--data", "nowhere.txt"), "nothing at 'nowhere.txt'"),
