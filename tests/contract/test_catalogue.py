@@ -51,6 +51,8 @@ DATA = {
 # Settings that keep a system small, where its defaults are not.
 TINY: dict[str, dict[str, Any]] = {
     "causal_lm": {"width": 16, "depth": 2, "heads": 2, "length": 12},
+    "flash": {"width": 16, "depth": 2, "chunk": 4, "shared": 8},
+    "recurrent_lm": {"width": 16, "hidden": 20, "depth": 2},
     "made": {"hidden": 20, "masks": 2},
     "clip": {"backbone": "clip-micro", "text_width": 32, "text_depth": 1, "embed_dim": 16},
     "fcos": {"width": 16, "convs": 1},
@@ -217,7 +219,9 @@ def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str
             assert torch.equal(first, method(batch)["loss"])
 
 
-@pytest.mark.parametrize("system", ["mae", "supervised", "causal_lm", "rectified_flow", "made"])
+@pytest.mark.parametrize(
+    "system", ["mae", "supervised", "causal_lm", "flash", "recurrent_lm", "rectified_flow", "made"]
+)
 def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dict[str, Any]) -> None:
     """For losses that are means over samples, on a network without BatchNorm."""
     entry = find(system)

@@ -204,12 +204,12 @@ FEED_PARTS = (*get_args(Kind), "experts")
 EXPERTS, ACTIVE = 8, 2
 
 
-def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float) -> dict[str, nn.Module]:
+def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float) -> dict[str, Any]:
     """Modules for a block's places: a gated unit of e = D that divides by ``tokens``; a feed-forward layer, gated ones with
     two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a layer, of which a token sees ``ACTIVE``
     and one that every token sees: cheaper than the layer in their place, and larger.
     """
-    built: dict[str, nn.Module] = {}
+    built: dict[str, Any] = {}
     for part in parts:
         if part not in ATTENTION_PARTS + FEED_PARTS:
             raise ValueError(f"no part is called {part!r}: choose among {', '.join(ATTENTION_PARTS + FEED_PARTS)}")
