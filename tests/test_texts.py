@@ -201,7 +201,7 @@ def test_seeds_become_a_mean_and_its_error() -> None:
             "runs": [
                 {"name": f"run {i}", "status": "finished", "scores": [{"name": "bits", "value": value, "error": None}]}
                 if value is not None
-                else {"name": f"run {i}", "status": "failed"}
+                else {"name": f"run {i}", "status": "failed", "scores": [{"name": "bits", "value": 9.0, "error": None}]}
                 for i, value in enumerate(values)
             ]
         }
@@ -213,6 +213,8 @@ def test_seeds_become_a_mean_and_its_error() -> None:
     ]
     assert second["scores"][0]["seeds"] == [2.0, 4.0]
     assert second["notes"] == ["finished with 2 of 3 seeds"]
+    lost = over_seeds([results(1.0, None), results(2.0, None)])["runs"][1]
+    assert lost["notes"] == ["finished with 0 of 2 seeds"]
     alone = over_seeds([results(1.0, None)])
     assert alone["runs"][0]["scores"][0]["value"] == 1.0
 

@@ -89,6 +89,8 @@ def over_seeds(each: list[dict[str, Any]]) -> dict[str, Any]:
             run["notes"] = [*run.get("notes", []), f"finished with {len(done)} of {len(each)} seeds"]
         for score in run.get("scores") or []:
             found = [s["value"] for other in done for s in other["scores"] if s["name"] == score["name"]]
+            if not found:
+                continue
             score["seeds"] = found
             score["value"] = statistics.fmean(found)
             score["error"] = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else score.get("error")
