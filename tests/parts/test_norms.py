@@ -119,3 +119,24 @@ def test_norms_of_queries_and_keys() -> None:
     torch.testing.assert_close(found_q, weight * q / q.pow(2).mean(-1, keepdim=True).sqrt(), rtol=1e-5, atol=1e-7)
     most = (found_q @ found_k.transpose(-1, -2)).abs().max() / 2
     assert most <= 2 * weight.max() ** 2 + 1e-6  # |q| |k| / sqrt(d) = sqrt(d)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 12), (2, 5, 33), (0, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rms_norm_on_a_cpu_is_torchs(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours, theirs = norm("rms", shape[-1], 1e-3).to(dtype), torch.nn.RMSNorm(shape[-1], 1e-3, dtype=dtype)
+    torch.nn.init.normal_(theirs.weight)
+    ours.load_state_dict(theirs.state_dict())
+    x, g = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    found = []
+    for layer in (ours, theirs):
+        given = x.clone().requires_grad_()
+        layer(given).backward(g)
+        found.append((layer(x), given.grad, layer.weight.grad))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+    frozen = ours.requires_grad_(False)(x.requires_grad_())  # gradients by the input alone
+    torch.testing.assert_close(torch.autograd.grad(frozen, x, g)[0], found[1][1], atol=1e-5, rtol=1e-5)
