@@ -225,6 +225,8 @@ def test_fixup_begins_as_nothing_and_experts_refuse_what_does_not_reach_them() -
     for layer in causal_lm(on, placement="fixup", **small).method.layers:  # type: ignore[union-attr, arg-type]
         assert layer.attn.proj.weight.abs().max() == layer.ffn.down.weight.abs().max() == 0
         assert 0.5 < float(layer.attn.qkv.weight.detach().std()) / (4**-0.5 * (2 / 32) ** 0.5) < 2  # 4 branches, He
+    with pytest.raises(SensoriumError, match="leave --norm out"):
+        causal_lm(on, placement="rezero", norm="layer", **small)  # type: ignore[arg-type]
     for more in ({"init": "he"}, {"placement": "deepnorm"}, {"placement": "fixup"}):
         with pytest.raises(SensoriumError, match="weights of experts"):
             causal_lm(on, experts=4, **small, **more)  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ import importlib.util
 import os
 import platform
 import shutil
+import statistics
+import time
 from typing import Any
 
 EXTRAS = {
@@ -86,7 +88,29 @@ def _attention(device: str) -> dict[str, Any]:
         "kernel": kernel.removeprefix("aten::"),
         "packed": getattr(packed.attend, "__name__", "?"),
         "packed_reason": packed.reason,
+        "milliseconds": _milliseconds(device),
     }
+
+
+def _milliseconds(device: str) -> dict[str, float]:
+    """Causal attention to 512 tokens, four heads of 32: the median of seven calls of each kind, the fastest first."""
+    import torch
+
+    from sensorium.parts.attention.exact import fused, naive
+    from sensorium.parts.attention.tiled import tiled
+
+    q = torch.randn(1, 4, 512, 32, device=device)
+    found = {}
+    for attend in (naive, fused, tiled):
+        times = []
+        for _ in range(8):
+            begin = time.perf_counter()
+            attend(q, q, q, causal=True)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        found[attend.__name__] = round(1e3 * statistics.median(times[1:]), 2)
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
 def render(found: dict[str, Any]) -> Any:
@@ -108,6 +132,8 @@ def render(found: dict[str, Any]) -> Any:
     ):
         table.add_row(key.replace("_", " "), str(found[key]))
     table.add_row("attention", f"{found['attention']['path']}: {found['attention']['kernel']}")
+    measured = ", ".join(f"{name} {ms:g} ms" for name, ms in found["attention"]["milliseconds"].items())
+    table.add_row("attention, 512 tokens", measured)
     table.add_row("packed documents", f"{found['attention']['packed']}: {found['attention']['packed_reason']}")
     table.add_row(
         "packages", ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["packages"].items())

@@ -126,6 +126,8 @@ def causal_lm(
     s.note(experts=experts, active=active, routing=routing, shared=shared, capacity=capacity, tied=tied)
     s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement, init=init)
     s.note(weight_decay=weight_decay, warmup=warmup)
+    if placement in ("rezero", "fixup") and norm != "rms":
+        raise SensoriumError(f"causal_lm: --placement {placement} has no norms in its layers; leave --norm out.")
     alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
     plain = experts == 0 or (routing, shared, capacity, ffn) == ("mixtral", 0, None, "swiglu")
 

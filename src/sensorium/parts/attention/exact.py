@@ -97,7 +97,9 @@ def fused(
     scale: float | None = None,
 ) -> Tensor:
     """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is that call alone."""
-    if mask is bias is lengths is None and k.size(2) == q.size(2) and k.size(1) == q.size(1):  # what is asked most, at once
+    if (
+        mask is bias is lengths is None and k.size(2) == q.size(2) and k.size(1) == q.size(1)
+    ):  # what is asked most, at once
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     if lengths is not None:
         return by_document(fused, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
