@@ -225,10 +225,12 @@ def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
 
 
 def packed(boundary: int) -> Views:
-    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and the ``documents`` they are of [B, L]."""
+    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, where a row holds more than one, the
+    ``documents`` they are of [B, L]: without them no mask has to be laid out."""
 
     def views(rows: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
         tokens = rows.to(torch.int64)
-        return {"tokens": tokens, "documents": (tokens == boundary).cumsum(1)}
+        ends = tokens == boundary
+        return {"tokens": tokens} | ({"documents": ends.cumsum(1)} if bool(ends[:, 1:].any()) else {})
 
     return views
