@@ -176,6 +176,8 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
     validate(results)
     assert [run["name"] for run in results["runs"]] == [f"{system},positions={v}" for v in ("rope", "learned")]
     assert results["asked"]["vary"] == "positions=rope,learned"
+    assert [run["title"] for run in results["runs"]] == ["positions=rope", "positions=learned"]
+    assert "best is positions=" in results["verdict"] or results["verdict"].startswith("positions=")
     for run in results["runs"]:
         assert [row["length"] for row in run["lengths"]] == [16, 32, 64, 128]
         told = [row for row in run["lengths"] if row["bits_per_byte"] is not None]

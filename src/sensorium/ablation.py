@@ -50,6 +50,7 @@ def ablate(
         each.append(compare(methods, data, **asked, image_size=image_size, limit=limit, progress=progress))
     merged = over_seeds(each)
     for run in merged["runs"]:
+        run["title"] = run["name"].rpartition(",")[2]  # what all share need not be said
         if run["status"] == "finished":
             run |= _elsewhere(folder / run["name"])
     merged["asked"] |= {"vary": vary, "seeds": list(range(seeds))}

@@ -136,8 +136,9 @@ def fraction(key: str) -> float:
 
 
 def run_title(run: dict[str, Any]) -> str:
-    """What people call a run: its method's written name, or the run's own name when that says more."""
-    name = str(run.get("name", "?"))
+    """What people call a run: the ``title`` that it was given, its method's written name, or the run's own name when that
+    says more."""
+    name = str(run.get("title") or run.get("name", "?"))
     return TITLES.get(name.lower(), name)
 
 
