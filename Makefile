@@ -5,7 +5,10 @@ BIN = $(VENV)/bin
 
 .PHONY: install demo test lint format clean
 
-# Not compiled: of twenty thousand files a run imports few, and Python compiles those itself.
+# Not compiled: of twenty thousand files a run imports few, and Python compiles those itself, once, if it may keep them:
+# else every process of the tests would compile torch anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 install: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
