@@ -61,7 +61,7 @@ def run_experts(
     """rows [M, D], those of the first expert first -> [M, D], each through its own expert.
 
     counts: int64 [E], rows of each expert. gate_up: [E, 2 H, D], the gate's rows first, or of a plain ``kind`` [E, H, D];
-    down: [E, D, H]. way: None takes the grouped product where torch has it for these numbers, else the loop.
+    down: [E, D, H]. way: None takes the grouped product where torch has it for these numbers and it pays, else the loop.
     dropout: rate of hidden channels set to zero, as in Switch's fine-tuning. frozen: bool [E], experts whose weights
     get a zero gradient (None: none; all of them: ``requires_grad_(False)`` is cheaper).
     """
@@ -71,7 +71,7 @@ def run_experts(
     if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products know no autocast
         low = torch.get_autocast_dtype(rows_MD.device.type)
         rows_MD, gate_up, down = rows_MD.to(low), gate_up.to(low), down.to(low)
-    way = way or ("grouped" if groupable(gate_up) and groupable(down) else "loop")
+    way = way or ("grouped" if groupable(gate_up) and groupable(down) and _many(len(rows_MD), gate_up) else "loop")
     if way == "batched":
         slot_M, source_EC = _padding(counts, len(rows_MD))
         padded_ECD = rows_MD.index_select(0, source_EC.flatten()).view(*source_EC.shape, rows_MD.shape[1])
@@ -87,6 +87,11 @@ def groupable(weight: Tensor) -> bool:
     if weight.device.type == "cuda":
         return aligned and weight.dtype == torch.bfloat16 and torch.cuda.get_device_capability(weight.device) >= (8, 0)
     return aligned and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _many(rows: int, weight: Tensor) -> bool:
+    """Whether a grouped product pays: on a CPU it is far behind for few rows, as when a text is written token by token."""
+    return weight.device.type != "cpu" or rows >= 4 * len(weight)
 
 
 def with_gradient(weight: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -110,7 +115,8 @@ def _product(way: Way, counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         # unbind, not an index each: its backward is one stack instead of a whole zeroed weight for each expert.
         # Experts without rows stay in, so that every expert has a gradient and every process the same graph.
         own = zip(rows.split(sizes), weight.unbind(), strict=True)
-        return torch.cat([F.linear(part, matrix) for part, matrix in own])
+        every = torch.is_grad_enabled() or not len(rows)
+        return torch.cat([F.linear(part, matrix) for part, matrix in own if every or len(part)])
 
     return loop
 
