@@ -141,7 +141,7 @@ class ViT(nn.Module):
         positions = resample(self.pos_embed, self.grid, self.grid_of(images), antialias=self.antialias)[:, 1:]
         return tokens + (positions if keep is None else positions[0][keep])
 
-    def angles(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+    def angles(self, grid: tuple[int, int]) -> Angles | None:
         """What rotary positions turn the tokens of a ``grid`` by; nothing for those that stand before the patches."""
         if self.rope is None:
             return None

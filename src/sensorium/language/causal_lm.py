@@ -112,7 +112,7 @@ class CausalLM(Method):
         self.vocab, self.width, self.hidden, self.experts, self.active = vocab, width, hidden, experts, active
         if experts and ffn != "swiglu":
             raise ValueError(f"experts are SwiGLU layers, not {ffn}")
-        if not 1 <= active <= max(experts, 1) and experts:
+        if experts and not 1 <= active <= experts:
             raise ValueError(f"active must be between 1 and the {experts} experts, got {active}")
         self.balance, self.tied = balance, tied
         self.positions = Rotary() if positions is None else positions
@@ -121,7 +121,15 @@ class CausalLM(Method):
         def attend() -> nn.Module:
             if callable(attention):
                 return attention()
-            return mixer(attention, width, heads, self.kv_heads, self.head_dim, length=LENGTH)
+            return mixer(
+                attention,
+                width,
+                heads,
+                self.kv_heads,
+                self.head_dim,
+                length=LENGTH,
+                theta=getattr(self.positions, "theta", 10_000.0),
+            )
 
         def feed() -> nn.Module:
             if experts:
