@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from sensorium.method import Method
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.init import init_transformer_
-from sensorium.streaming.oadtr_layers import DecoderLayer, EncoderLayer, precise
+from sensorium.streaming.oadtr_layers import DecoderLayer, EncoderLayer, by_head, precise
 
 UNKNOWN = -1
 
@@ -52,9 +52,11 @@ class _Ring:
     """What a causal stream keeps a step: keys and values, in slots that are used again. The first is the token's, the
     T others those of the last frames; ``came`` counts these."""
 
-    encoder: Tensor  # [layers, B, 1 + T, 2 D]
-    decoder: Tensor  # [B, 1 + T, 2 D layers]
+    encoder: Tensor  # [layers, 2, B, h, 1 + T, d]
+    decoder: Tensor  # the same of its layers and heads
     asked: Tensor  # the first question
+    itself: Tensor  # what the token adds to its own score, and keeps a frame from seeing it [layers, 1, h, 2, 1]
+    ages: Tensor  # what token and frame add by age, twice from the oldest to the newest [layers, 1, h, 2, 2 T]
     weight: Tensor  # of the keys and values of all decoder layers together [2 D layers, D]
     bias: Tensor
     came: int = 0
@@ -150,7 +152,6 @@ class OadTR(Method):
         """Forget the stream: the next frame is the first of another, or the weights have changed."""
         self._past = None
 
-    @torch.no_grad()
     def step(self, frame: Tensor) -> Tensor:
         """The next frame of a stream, or of B streams at once, [F] or [B, F] -> probabilities [K] or [B, K].
 
@@ -158,13 +159,18 @@ class OadTR(Method):
         attention, of 2 D a layer of encoder and decoder with causal.
         """
         _require_evaluation(self)
+        with torch.inference_mode():
+            probabilities = self._step(frame)
+        return probabilities.clone()  # one that gradients may meet again
+
+    def _step(self, frame: Tensor) -> Tensor:
         x = self.project(frame.to(self.token)).view(-1, 1, self.width)
         if self._past is None:
             self._past = self._begin() if self.attention == "full" else self._ring(len(x))
         past = self._past
         going = len(x)
         if isinstance(past, _Ring):
-            going = len(past.decoder)
+            going = past.decoder.shape[2]
         elif past.rows:
             going = len(past.rows[0])
         if going != len(x):
@@ -211,7 +217,7 @@ class OadTR(Method):
     def _encode_causal(
         self, x: Tensor, biases: list[Tensor], past: list[Tensor] | tuple[()] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Projected frames [B, n, D] after those whose keys and values are ``past`` (a layer's: [B, p, 2 D]).
+        """Projected frames [B, n, D] after those whose keys and values are ``past`` (a layer's: [2, B, h, p, d]).
 
         Gives the encoded frames [B, n, D], the task tokens that ``biases`` (a layer's: [., h, n + m, p + n + m]) ask
         for [B, m, D], and the keys and values of the last T - 1 frames.
@@ -222,11 +228,10 @@ class OadTR(Method):
         frames = columns - rows.shape[1] + n
         kept = []
         for i, layer in enumerate(cast("Iterable[EncoderLayer]", self.encoder)):
-            q, kv = layer.project(rows).split([self.width, 2 * self.width], dim=-1)
-            if past:
-                kv = torch.cat([past[i], kv], dim=1)
-            kept.append(kv[:, max(0, frames - self.length + 1) : frames])
-            rows = layer.attend(rows, q, *kv.chunk(2, dim=-1), biases[i].to(q.dtype))
+            qkv = by_head(layer.project(rows), 3, layer.heads)
+            kv = torch.cat([past[i], qkv[1:]], dim=-2) if past else qkv[1:]
+            kept.append(kv[..., max(0, frames - self.length + 1) : frames, :])
+            rows = layer.attend(rows, qkv[0], kv[0], kv[1], biases[i].to(qkv.dtype))
         rows = self.norm(rows)
         return rows[:, :n], rows[:, n:], kept
 
@@ -284,8 +289,9 @@ class OadTR(Method):
         x = x + self.positions[self.length - n : -1]
         scale = torch.rsqrt(x.var(dim=-1, correction=0, keepdim=True) + first.norm1.eps)
         qkv = (product + by_place[self.length - n :]) * scale + shift
-        q, k, v = torch.cat([qkv, token_qkv.expand(len(x), -1, -1)], dim=1).chunk(3, dim=-1)
+        qkv = torch.cat([qkv, token_qkv.expand(len(x), -1, -1)], dim=1)
         x = torch.cat([x, (self.token + self.positions[-1]).expand(len(x), -1, -1)], dim=1)
+        q, k, v = by_head(qkv, 3, first.heads)
         x = first.attend(x, q, k, v)
         for layer in self.encoder[1:]:
             x = layer(x)
@@ -294,7 +300,7 @@ class OadTR(Method):
 
     def _advance_causal(self, x: Tensor, past: _Past) -> Tensor:
         """Projected frames [B, n, D] more -> logits [B n, K]."""
-        n, depth, seen = x.shape[1], len(self.encoder), past.rows[0].shape[1] if past.rows else 0
+        n, depth, seen = x.shape[1], len(self.encoder), past.rows[0].shape[-2] if past.rows else 0
         biases = self._biases(seen, n, torch.arange(n, device=x.device))
         x, tokens, kept = self._encode_causal(x, biases, past.rows[:depth])
         memory, missing = [], None
@@ -303,41 +309,47 @@ class OadTR(Method):
             rows = torch.cat([*past.rows[depth + i : depth + i + 1], rows], dim=1)
             kept.append(rows[:, max(0, seen + n - self.length + 1) :])
             windows, missing = _windows(rows, n, self.length)
-            memory.append(torch.cat([windows, own.flatten(0, 1).unsqueeze(1)], dim=1))
+            memory.append(by_head(torch.cat([windows, own.flatten(0, 1).unsqueeze(1)], dim=1), 2, layer.heads))
         past.rows = kept
-        return self._answer(tokens.flatten(0, 1), memory, _present(missing, memory[0]), past.fixed[0])[0]
+        return self._answer(tokens.flatten(0, 1), memory, _present(missing, memory[0][0, :, 0]), past.fixed[0])[0]
 
     def _ring(self, streams: int) -> _Ring:
         """Empty slots for so many streams, and what no frame changes."""
-        layers, slots = cast("list[DecoderLayer]", list(self.decoder)), 1 + self.length
+        encoder = cast("list[EncoderLayer]", list(self.encoder))
+        decoder = cast("list[DecoderLayer]", list(self.decoder))
+
+        def slots(layers: int, heads: int) -> Tensor:
+            return self.token.new_empty(layers, 2, streams, heads, 1 + self.length, self.width // heads)
+
+        token, frame = self.positions.unsqueeze(1)[..., 1:], self.positions.unsqueeze(1)[..., :-1]  # a token is younger
+        newest = self.positions.unsqueeze(1)[..., :1]
         return _Ring(
-            self.token.new_empty(len(self.encoder), streams, slots, 2 * self.width),
-            self.token.new_empty(streams, slots, 2 * self.width * len(layers)),
-            layers[0].ask(self.queries),
-            torch.cat([layer.key_value.weight for layer in layers]),
-            torch.cat([layer.key_value.bias for layer in layers]),
+            slots(len(encoder), encoder[0].heads),
+            slots(len(decoder), decoder[0].heads),
+            decoder[0].ask(self.queries),
+            torch.stack([newest, torch.full_like(newest, -torch.inf)], dim=3),
+            torch.stack([token, frame], dim=3).flip(-1).repeat(1, 1, 1, 1, 2),
+            torch.cat([layer.key_value.weight for layer in decoder]),
+            torch.cat([layer.key_value.bias for layer in decoder]),
         )
 
     def _turn(self, x: Tensor, ring: _Ring) -> Tensor:
         """``_advance_causal`` by one frame [B, 1, D], the oldest one's slots taken by it -> logits [B, K]."""
         slot, filled = 1 + ring.came % self.length, 1 + min(ring.came + 1, self.length)
         into = torch.tensor([0, slot], device=x.device)
-        age = (slot - torch.arange(1, filled, device=x.device)) % self.length
-        biases = self.positions[:, :, F.pad(torch.stack([age + 1, age]), (1, 0))]  # [layers, h, token and frame, slots]
-        biases[:, :, 1, 0] = -torch.inf  # no frame sees the token
-        biases = biases.to(x.dtype).unsqueeze(1)
+        oldest = self.length - slot  # slots after the newest's hold the oldest frames, then come those up to it
+        biases = torch.cat([ring.itself, ring.ages[..., oldest : oldest + filled - 1]], dim=-1)
         rows = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
         layers = cast("Iterable[EncoderLayer]", self.encoder)
         for layer, kept, bias in zip(layers, ring.encoder, biases, strict=True):
-            q, kv = layer.project(rows).split([self.width, 2 * self.width], dim=-1)
-            kept.index_copy_(1, into, kv)
-            k, v = kept[:, :filled].chunk(2, dim=-1)
-            rows = layer.attend(rows, q, k, v, bias)
+            qkv = by_head(layer.project(rows), 3, layer.heads)
+            kept.index_copy_(-2, into, qkv[1:])
+            rows = layer.attend(rows, qkv[0], kept[0, ..., :filled, :], kept[1, ..., :filled, :], bias)
         rows = self.norm(rows)
-        ring.decoder.index_copy_(1, into, F.linear(rows, ring.weight, ring.bias))
+        new = F.linear(rows, ring.weight, ring.bias).unflatten(-1, (len(ring.decoder), 2, ring.decoder.shape[3], -1))
+        ring.decoder.index_copy_(-2, into, new.permute(2, 3, 0, 4, 1, 5))
         ring.came += 1
-        memory = list(ring.decoder[:, :filled].chunk(len(self.decoder), dim=-1))
-        return self._answer(rows[:, 0], memory, asked=ring.asked)[0]
+        return self._answer(rows[:, 0], list(ring.decoder[..., :filled, :]), asked=ring.asked)[0]
 
 
 def _require_evaluation(model: nn.Module) -> None:

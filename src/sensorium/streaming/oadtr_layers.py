@@ -24,7 +24,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D]; ``mask`` as in scaled_dot_product_attention."""
-        q, k, v = self.project(x).chunk(3, dim=-1)
+        q, k, v = by_head(self.project(x), 3, self.heads)
         return self.attend(x, q, k, v, mask)
 
     def project(self, x: Tensor) -> Tensor:
@@ -32,13 +32,12 @@ class EncoderLayer(nn.Module):
         return self.qkv(self.norm1(x))
 
     def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The rest of the layer for rows x [B, R, D] with queries [B, R, D] of keys and values [B, S, D]."""
-        q, k, v = (split(part, self.heads) for part in (q, k, v))
+        """The rest of the layer for rows x [B, R, D] with queries [B, h, R, d] of keys and values [B, h, S, d]."""
         rate = self.dropout if self.training else 0.0
         y = self.proj(F.scaled_dot_product_attention(q, k, v, mask, rate).transpose(1, 2).flatten(2))
-        x = x + F.dropout(y, rate)
-        y = F.dropout(F.gelu(self.fc1(self.norm2(x))), rate)
-        return x + F.dropout(self.fc2(y), rate)
+        x = x + drop(y, rate)
+        y = drop(F.gelu(self.fc1(self.norm2(x))), rate)
+        return x + drop(self.fc2(y), rate)
 
 
 class DecoderLayer(nn.Module):
@@ -56,24 +55,24 @@ class DecoderLayer(nn.Module):
     def ask(self, x: Tensor) -> Tensor:
         """The part among the queries: [B, L, D] -> [B, L, D]."""
         rate = self.dropout if self.training else 0.0
-        q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = by_head(self.qkv(x), 3, self.heads)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
-        return self.norm1(x + F.dropout(self.proj(y.transpose(1, 2).flatten(2)), rate))
+        return self.norm1(x + drop(self.proj(y.transpose(1, 2).flatten(2)), rate))
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The part with the memory, [B, M, D] or its ``key_value`` [B, M, 2 D] (worth it where rows are read again): [B, L, D] -> [B, L, D]; ``mask`` bool [B, M],
-        True where a row is seen."""
+        """The part with the memory, [B, M, D] or its keys and values by head [2, B, h, M, d] (worth it where rows are
+        read again): [B, L, D] -> [B, L, D]; ``mask`` bool [B, M], True where a row is seen."""
         rate = self.dropout if self.training else 0.0
-        q = split(self.query(x), self.heads)
-        if memory.shape[-1] == x.shape[-1]:
+        (q,) = by_head(self.query(x), 1, self.heads)
+        if memory.ndim == 3:
             y = self._gather(q, memory, mask, rate)
         else:
-            k, v = (split(part, self.heads) for part in memory.chunk(2, dim=-1))
+            k, v = memory
             q = q.expand(len(k), -1, -1, -1)
             y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None], rate)
-        x = self.norm2(x + F.dropout(self.cross_proj(y.transpose(1, 2).flatten(2)), rate))
-        y = F.dropout(F.gelu(self.fc1(x)), rate)
-        return self.norm3(x + F.dropout(self.fc2(y), rate))
+        x = self.norm2(x + drop(self.cross_proj(y.transpose(1, 2).flatten(2)), rate))
+        y = drop(F.gelu(self.fc1(x)), rate)
+        return self.norm3(x + drop(self.fc2(y), rate))
 
     def _gather(self, q: Tensor, memory: Tensor, mask: Tensor | None, rate: float) -> Tensor:
         """What queries [B, h, L, d] find, [B, h, L, d]. They are few and the rows many: so the key's weights go to the
@@ -86,16 +85,21 @@ class DecoderLayer(nn.Module):
         scores = (asked @ memory.transpose(1, 2) + shift.unsqueeze(-1)) * q.shape[-1] ** -0.5  # [B, h L, M]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
-        weights = F.dropout(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
+        weights = drop(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
         found = (weights @ memory).unflatten(1, (self.heads, -1))  # [B, h, L, D]
         total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1, but for what dropout does to it
         y = torch.einsum("bhld,hed->bhle", found, value.unflatten(0, by_head))
         return y + total * value_bias.unflatten(0, by_head).unsqueeze(1)
 
 
-def split(x: Tensor, heads: int) -> Tensor:
-    """[B, T, D] -> [B, h, T, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def by_head(x: Tensor, parts: int, heads: int) -> Tensor:
+    """So many parts side by side, each into its heads: [B, T, parts D] -> [parts, B, h, T, d]."""
+    return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def drop(x: Tensor, rate: float) -> Tensor:
+    """Dropout; with a rate of 0 nothing is called: a step of a stream is many small calls."""
+    return F.dropout(x, rate) if rate else x
 
 
 def precise(x: Tensor) -> Tensor:
