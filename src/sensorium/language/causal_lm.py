@@ -58,9 +58,11 @@ class Cache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep [B, g, T, d] behind what is there -> all of them."""
-        end = self.seen + k.shape[2]
-        self.k[layer, :, :, self.seen : end], self.v[layer, :, :, self.seen : end] = k, v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        new = k.shape[2]
+        kept_k, kept_v = self.k[layer], self.v[layer]
+        kept_k.narrow(2, self.seen, new).copy_(k)
+        kept_v.narrow(2, self.seen, new).copy_(v)
+        return kept_k.narrow(2, 0, self.seen + new), kept_v.narrow(2, 0, self.seen + new)
 
 
 class Layer(nn.Module):

@@ -82,11 +82,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, seen: Seen, cache: Any, layer: int) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         h, g, positions = self.heads, self.kv_heads, seen.positions
-        both, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split([h + g, g], dim=1)
+        qkv = self.qkv(x).view(*x.shape[:2], h + 2 * g, self.head_dim).transpose(1, 2)
+        both, v = qkv.split_with_sizes([h + g, g], dim=1)  # split is the same, by way of Python
         if seen.angles is not None:  # one rotation for both
-            q, k = cast(Rotary, positions).turn(both, seen.angles).split([h, g], dim=1)
+            q, k = cast(Rotary, positions).turn(both, seen.angles).split_with_sizes([h, g], dim=1)
         else:
-            q, k = both.split([h, g], dim=1)
+            q, k = both.split_with_sizes([h, g], dim=1)
             q, k = positions.rotate(q, k, seen.at, seen.at)
         if self.features is not None:
             y = self._linear(q, k, v, self.features, cache, layer)

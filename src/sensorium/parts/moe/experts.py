@@ -71,14 +71,15 @@ def run_experts(
     if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products know no autocast
         low = torch.get_autocast_dtype(rows_MD.device.type)
         rows_MD, gate_up, down = rows_MD.to(low), gate_up.to(low), down.to(low)
-    way = way or ("grouped" if groupable(gate_up) and groupable(down) and _many(len(rows_MD), gate_up) else "loop")
+    way = way or ("grouped" if _many(len(rows_MD), gate_up) and groupable(gate_up) and groupable(down) else "loop")
     if way == "batched":
         slot_M, source_EC = _padding(counts, len(rows_MD))
         padded_ECD = rows_MD.index_select(0, source_EC.flatten()).view(*source_EC.shape, rows_MD.shape[1])
         hidden_ECH = F.dropout(activate(padded_ECD.bmm(gate_up.mT), kind), dropout)
         return hidden_ECH.bmm(down.mT).flatten(0, 1).index_select(0, slot_M)
     product = _product(way, counts)
-    return product(F.dropout(activate(product(rows_MD, gate_up), kind), dropout), down)
+    hidden_MH = activate(product(rows_MD, gate_up), kind)
+    return product(F.dropout(hidden_MH, dropout) if dropout else hidden_MH, down)
 
 
 def groupable(weight: Tensor) -> bool:
@@ -114,9 +115,9 @@ def _product(way: Way, counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     def loop(rows: Tensor, weight: Tensor) -> Tensor:
         # unbind, not an index each: its backward is one stack instead of a whole zeroed weight for each expert.
         # Experts without rows stay in, so that every expert has a gradient and every process the same graph.
-        own = zip(rows.split(sizes), weight.unbind(), strict=True)
-        every = torch.is_grad_enabled() or not len(rows)
-        return torch.cat([F.linear(part, matrix) for part, matrix in own if every or len(part)])
+        own = zip(rows.split_with_sizes(sizes), weight.unbind(), sizes, strict=True)
+        every = torch.is_grad_enabled() or not any(sizes)
+        return torch.cat([F.linear(part, matrix) for part, matrix, size in own if every or size])
 
     return loop
 

@@ -19,6 +19,7 @@ Shapes: G groups (sequences) of S tokens, N = G S tokens, E experts, k choices a
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +53,8 @@ class Routing:
 
 def router_scores(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is chosen."""
-    with torch.autocast(x.device.type, enabled=False):
-        exact = torch.promote_types(x.dtype, torch.float32)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False) if torch.is_autocast_enabled(x.device.type) else nullcontext():
         return F.linear(x.to(exact), weight.to(exact))
 
 
@@ -208,9 +209,9 @@ def _normalised_top(probability_NE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return weight_Nk / weight_Nk.sum(-1, keepdim=True), chosen_Nk
 
 
-def _starts(key: Tensor, kinds: int) -> Tensor:
-    """Where each of ``kinds`` numbers begins in the ascending ``key``, and its end: [kinds + 1]."""
-    return torch.searchsorted(key, torch.arange(kinds + 1, device=key.device))
+def _count(key: Tensor, kinds: int) -> Tensor:
+    """How often each of so many numbers comes in ``key``: int64 [kinds]. bincount would wait for the device."""
+    return key.new_zeros(kinds).scatter_add_(0, key, torch.ones_like(key))
 
 
 def _assign(
@@ -222,26 +223,25 @@ def _assign(
     asked_Nk: Tensor | None = None,
 ) -> Routing:
     """Sort the choices by expert and drop those beyond its room; choices that are not asked don't count."""
-    tokens, k = chosen_Nk.shape
-    experts, size = scores.shape[-1], scores.shape[-2]
+    tokens, experts, size = len(chosen_Nk), scores.shape[-1], scores.shape[-2]
     # all first choices before the second: the sorts are stable, so that this is the order of preference within an expert
-    expert, weight = chosen_Nk.T.flatten(), weight_Nk.T.flatten()
-    token = torch.arange(tokens, device=scores.device).repeat(k)
+    expert, source = chosen_Nk.T.flatten(), None
     if asked_Nk is not None:
-        asked = asked_Nk.T.flatten()
-        expert, weight, token = expert[asked], weight[asked], token[asked]
+        source = asked_Nk.T.flatten().nonzero().squeeze(1)
+        expert = expert[source]
+    counts = chosen = _count(expert, experts)
     dropped = 0
     if factor is None:
-        order = expert.argsort(stable=True)
-        counts = chosen = _starts(expert[order], experts).diff()
+        expert, order = expert.sort(stable=True)
+        source = order if source is None else source[order]
     else:
-        groups = tokens // max(size, 1)
-        key = expert * groups + token // size
-        order = key.argsort(stable=True)
-        key, chosen = key[order], _starts(expert[order], experts).diff()
-        place = torch.arange(len(key), device=key.device) - _starts(key, experts * groups)[key]
-        order = order[place < capacity(size, experts, factor * k)]
-        counts, dropped = _starts(expert[order], experts).diff(), len(key) - len(order)
-    return Routing(
-        token[order], expert[order], weight.index_select(0, order), counts, chosen, dropped, scores, probability
-    )
+        room, groups = capacity(size, experts, factor * chosen_Nk.shape[1]), tokens // max(size, 1)
+        source = torch.arange(len(expert), device=expert.device) if source is None else source
+        key, order = (expert * groups + source % tokens // size).sort(stable=True)
+        held = _count(key, experts * groups)
+        place = torch.arange(len(key), device=key.device) - (held.cumsum(0) - held)[key]
+        order = order[place < room]
+        counts, dropped = held.clamp(max=room).view(experts, groups).sum(1), len(key) - len(order)
+        expert, source = expert[order], source[order]
+    weight = weight_Nk.T.flatten().index_select(0, source)
+    return Routing(source % tokens, expert, weight, counts, chosen, dropped, scores, probability)
