@@ -76,10 +76,10 @@ def power(value: float) -> str:
     return "10" + str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def by_length(path: Path, title: str, across: str, curves: Curves) -> None:
-    """One panel, both axes logarithmic."""
+def by_length(title: str, across: str, curves: Curves, *, height: int = 380) -> Panel:
+    """Both axes logarithmic."""
     lines = [Line(name, points, COLORS[i], marker=i) for i, (name, points) in enumerate(curves.items())]
     points = [point for line in lines for point in line.points]
     lengths = sorted({length for length, _ in points})
     y = log_axis((value for _, value in points), lambda value: f"{value:g}")
-    write(path, [Panel(title, lines, log_axis(lengths, count, title=across, ticks=lengths), y)])
+    return Panel(title, lines, log_axis(lengths, count, title=across, ticks=lengths), y, height)

@@ -6,8 +6,8 @@
     decoding    a token by the recurrence of linear attention, after more and more tokens
     experts     a layer of experts, forward and backward, beside the fastest of transformers' implementations, and beside
                 dense layers of as many active and of as many parameters in all
-Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2] [--plots DIR]``;
-``--plots`` draws memory, linear and decoding.
+Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2] [--plot FILE]``;
+``--plot`` draws memory, linear and decoding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show
-from benchmarks._plots import Curves, by_length
+from benchmarks._plots import Curves, by_length, write
 from sensorium.parts.attention import exact, linear
 from sensorium.parts.attention.tiled import tiled
 from sensorium.parts.feedforward import FeedForward
@@ -129,13 +129,13 @@ def decoding(rounds: int) -> Curves:
         q, k, v = (x.detach() for x in inputs(length))
         one = [x[:, :, -1:] for x in (q, k, v)]
         state = linear.absorb(linear.elu_features(k), v)
-        times = {"recurrence": [], "cache": []}  # type: dict[str, list[float]]
-        for _ in range(20 * rounds):
-            times["recurrence"].append(
-                seconds(lambda: linear.step(linear.elu_features(one[0]), linear.elu_features(one[1]), one[2], state))  # noqa: B023
-            )
-            times["cache"].append(seconds(lambda: F.scaled_dot_product_attention(one[0], k, v)))  # noqa: B023
-        ms = [1e3 * statistics.median(t) for t in times.values()]
+        ways: list[Callable[[], object]] = [
+            lambda: linear.step(linear.elu_features(one[0]), linear.elu_features(one[1]), one[2], state),  # noqa: B023
+            lambda: F.scaled_dot_product_attention(one[0], k, v),  # noqa: B023
+        ]
+        # one after the other: in turns, a long cache would empty the processor's own of what the recurrence keeps there
+        times = [[seconds(way) for _ in range(20 * rounds)] for way in ways]
+        ms = [1e3 * statistics.median(one) for one in times]
         print(f"| {length:,} | {ms[0]:.3f} | {ms[1]:.3f} |")
         for curve, value in zip(found.values(), reversed(ms), strict=True):
             curve.append((length, value))
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of the experts")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="where to write plots by length")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw them by length, an SVG file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -215,9 +215,8 @@ def main() -> None:
     if "experts" in wanted:
         pairs += experts(given.rounds, [getattr(torch, name) for name in given.dtypes.split(",")])
     show(pairs)
-    if given.plots:
-        for name, found in curves.items():
-            by_length(given.plots / f"{name}.svg", *TITLES[name], found)
+    if given.plot and curves:
+        write(given.plot, [by_length(*TITLES[name], found, height=300) for name, found in curves.items()])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ CPU), read the same bytes in float32, ``--batch`` rows at every length, so that 
     writing    a token after a text of N tokens, by ``generate``, of one row
 Before they are timed, both are asserted to predict from what they keep of a text what they predict from the whole of it.
 With FILE both are trained for S seconds at two lengths, as many tokens a step at each, and judged on held-out bytes.
-Run: ``python -m benchmarks.recurrence [--lengths 128,256,512,1024,2048,4096] [--batch 4] [--rounds N] [--threads 2]``, or
-``python -m benchmarks.recurrence --quality FILE --seconds S [--quality-lengths 128,1024] [--out DIR]``.
+Run: ``python -m benchmarks.recurrence [--lengths 128,256,512,1024,2048,4096] [--batch 4] [--rounds N] [--threads 2]
+[--plot FILE]``, or ``python -m benchmarks.recurrence --quality FILE --seconds S [--quality-lengths 128,1024] [--out DIR]``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show, step_of
+from benchmarks._plots import by_length, write
 from benchmarks.parts import exponent
 from sensorium.language.causal_lm import Cache as KeysAndValues
 from sensorium.language.causal_lm import CausalLM
@@ -70,8 +71,8 @@ def written(both: Sequence[RecurrentLM | CausalLM], prompt: Tensor, rounds: int)
     return [statistics.median(one) for one in times]
 
 
-def growth(lengths: Sequence[int], batch: int, rounds: int) -> None:
-    """All tables and exponents."""
+def growth(lengths: Sequence[int], batch: int, rounds: int, plot: Path | None) -> None:
+    """All tables and exponents, and where to draw them."""
     both, names = models(), ("LSTM", "Transformer")
     pairs: list[Pair] = []
     columns: dict[str, list[float]] = {}
@@ -99,6 +100,17 @@ def growth(lengths: Sequence[int], batch: int, rounds: int) -> None:
         print(
             f"| grows as N to the | {' | '.join(f'{exponent(lengths, values):.2f}' for values in columns.values())} |"
         )
+    if plot:
+        titles = {
+            "step µs a token": "Time of a training step a token, µs",
+            "step MiB": "Memory of a training step, MiB",
+            "ms a written token": "Time of a written token, ms",
+        }
+        panels = []
+        for what, title in titles.items():
+            curves = {name: list(zip(lengths, columns[f"{what}, {name}"], strict=True)) for name in names}
+            panels.append(by_length(title, "length of the text, tokens", curves, height=300))
+        write(plot, panels)
 
 
 def quality(file: Path, spend: int, lengths: Sequence[int], out: Path) -> None:
@@ -133,6 +145,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="rows of a step, at every length")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each pair, at most")
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw them by length, an SVG file")
     parser.add_argument("--quality", type=Path, metavar="FILE", help="text to train on")
     parser.add_argument("--seconds", type=int, default=600, help="of training, for each")
     parser.add_argument("--quality-lengths", default="128,1024", help="tokens of a row, when trained")
@@ -140,7 +153,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.quality is None:
-        growth([int(n) for n in given.lengths.split(",")], given.batch, given.rounds)
+        growth([int(n) for n in given.lengths.split(",")], given.batch, given.rounds, given.plot)
     else:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)  # each run has a process of its own
         quality(given.quality, given.seconds, [int(n) for n in given.quality_lengths.split(",")], given.out)

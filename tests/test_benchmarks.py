@@ -61,7 +61,7 @@ def test_the_table_is_printed_and_the_plot_stands_alone(
 
 def test_curves_by_length_are_all_in_their_picture(tmp_path: Path) -> None:
     curves = {"naive & slow": [(512, 8.0), (1024, 31.0)], "tiled": [(512, 0.9), (1024, 1.9), (2048, 4.0)]}
-    plots.by_length(tmp_path / "a.svg", "memory, MiB", "tokens", curves)
+    plots.write(tmp_path / "a.svg", [plots.by_length("memory, MiB", "tokens", curves)])
     root = ElementTree.parse(tmp_path / "a.svg").getroot()
     words = [text.text for text in root.iter(f"{SVG}text")]
     assert {"memory, MiB", "tokens", "512", "2,048", "1", "10", *curves} <= set(words)
