@@ -52,7 +52,7 @@ def paired(
     a: list[float] = []
     b: list[float] = []
     begin = time.perf_counter()
-    while len(a) < rounds and (len(a) < 3 or time.perf_counter() - begin < limit):
+    while len(a) < max(3, rounds) and (len(a) < 3 or time.perf_counter() - begin < limit):
         for call, times in ((ours, a), (theirs, b))[:: 1 if len(a) % 2 == 0 else -1]:
             times.append(seconds(call))
     ratios = [t / o for o, t in zip(a, b, strict=True)]
