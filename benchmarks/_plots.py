@@ -62,13 +62,16 @@ def write(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def log_axis(values: Iterable[float], show: Format, *, title: str = "", ticks: Sequence[float] = ()) -> Axis:
-    """A logarithmic axis around positive ``values``, with ticks at the powers of ten if none are given."""
+    """A logarithmic axis around positive ``values``; if no ticks are given, at the powers of ten, at twice and five times
+    these too where they are few."""
     values = [*values, *ticks]
     low, high = min(values), max(values)
     room = (high / low) ** 0.03
     low, high = low / room, high * room
-    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    return Axis(low, high, show, log=True, title=title, ticks=ticks or [10.0**i for i in powers])
+    steps = (1, 2, 5) if high < 100 * low else (1,)
+    decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    found = [step * 10.0**i for i in decades for step in steps]
+    return Axis(low, high, show, log=True, title=title, ticks=ticks or [tick for tick in found if low <= tick <= high])
 
 
 def power(value: float) -> str:

@@ -143,6 +143,7 @@ def test_other_parts_train_and_write(more: tuple[str, ...], book: Path, tmp_path
         (("train", "causal_lm", "--data", "BOOK", "--vocab", "100"), "257"),
         (("train", "causal_lm", "--data", "BOOK", "--length", "100000"), "smaller --length"),
         (("train", "causal_lm", "--data", "BOOK", "--image-size", "32"), "--image-size is for pictures"),
+        (("train", "causal_lm", "--data", "BOOK", "--shared", "16"), "give --experts"),
         (("compare", "causal_lm", "mae", "--data", "BOOK"), "can't be compared"),
         (("compare", "causal_lm,wide=3", "--data", "BOOK"), "'wide=3' is no setting of causal_lm"),
         (("generate", "nowhere"), "is no run"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sensorium.language.recurrent import Cache, RecurrentLM
+from sensorium.method import Progress
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 
@@ -164,6 +165,19 @@ def test_it_learns_a_cycle_that_asks_for_memory(cell: Any) -> None:
         optimizer.step()
     written = torch.cat(list(model.generate(row[None, :7], most=20, temperature=0)))
     assert written.tolist() == list(itertools.islice(itertools.cycle([1, 0, 2, 0, 0]), 20))
+
+
+@pytest.mark.parametrize("clip", [0.5, 0.0])
+def test_gradients_are_clipped_to_a_norm(clip: float) -> None:
+    model = small(clip=clip)
+    (50 * model({"tokens": torch.randint(50, (2, 9))})["loss"]).backward()
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    norm = torch.stack([g.norm() for g in before]).norm()
+    assert norm > 1
+    model.before_update(Progress(0, 0, 0.0))
+    factor = clip / norm if clip else 1.0
+    after = [p.grad for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(after, [g * factor for g in before], atol=1e-6, rtol=1e-4)
 
 
 def test_what_cannot_be() -> None:

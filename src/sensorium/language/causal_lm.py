@@ -81,7 +81,7 @@ class CausalLM(Method):
     hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` see a token.
     balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. positions: RoPE if left
     out. attention, ffn: what builds a layer's, or kinds; experts that route otherwise are an ``ffn`` that gives an ``MoE``.
-    joint: how a layer joins the stream, from the width; an RMS norm before it if left out.
+    joint: how a layer joins the stream, from the width; an RMS norm before it if left out. gain: words are multiplied by it.
     Raises ValueError where ``positions`` don't compose with the kind of attention.
     """
 
@@ -103,8 +103,10 @@ class CausalLM(Method):
         attention: AttentionKind | Callable[[], nn.Module] = "softmax",
         ffn: Kind | Callable[[], nn.Module] = "swiglu",
         joint: Joint = partial(Residual, kind="rms"),
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
+        self.gain = gain
         self.heads, self.kv_heads = heads, kv_heads or heads
         if heads % self.kv_heads:
             raise ValueError(f"kv_heads {self.kv_heads} must divide the {heads} heads")
@@ -251,7 +253,8 @@ class CausalLM(Method):
         plain = not (overrides(self.positions, "bias") or overrides(self.positions, "read"))
         scale = self.positions.scale * self.head_dim**-0.5
         seen = Seen(self.positions, at, every, angles, scale, mask, plain, documents)
-        x, records = self.positions.embed(self.embed(tokens), seen.at), []
+        words, records = self.embed(tokens), []
+        x = self.positions.embed(words if self.gain == 1.0 else self.gain * words, seen.at)
         for i, layer in enumerate(self._layers()):
             x = layer.norm1.after(x, layer.attn(layer.norm1.before(x), seen, cache, i))
             y = layer.ffn(layer.norm2.before(x))

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from sensorium.language.causal_lm import IGNORED, precise
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.parts.sampling import write_tokens
 
 Cell = Literal["rnn", "lstm", "gru"]
@@ -46,7 +46,8 @@ class RecurrentLM(Method):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: its rate. tied: the head shares the
-    embedding's weights; otherwise it has its own, of H channels. Raises ValueError for another kind.
+    embedding's weights; otherwise it has its own, of H channels. clip: most norm of the gradients, 0 for any. Raises
+    ValueError for another kind.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class RecurrentLM(Method):
         hidden: int | None = None,
         dropout: float = 0.0,
         tied: bool = True,
+        clip: float = 1.0,
     ) -> None:
         super().__init__()
         if cell not in get_args(Cell):
             raise ValueError(f"cell must be one of {', '.join(get_args(Cell))}, got {cell!r}")
         hidden = hidden or width
         self.vocab, self.width, self.hidden, self.cell, self.tied = vocab, width, hidden, cell, tied
+        self.clip = clip
         self.embed, self.dropout = nn.Embedding(vocab, width), nn.Dropout(dropout)
         made = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell]
         self.layers = made(width, hidden, depth, batch_first=True, dropout=dropout if depth > 1 else 0.0)
@@ -85,6 +88,12 @@ class RecurrentLM(Method):
         logits = precise(self.logits(tokens[:, :-1], documents))
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
         return {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
+
+    def before_update(self, at: Progress) -> None:
+        """Gradients are clipped to a norm of ``clip``: through many tokens they may grow without bound (Pascanu et al.,
+        2013, arXiv:1211.5063)."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.

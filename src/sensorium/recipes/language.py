@@ -72,7 +72,7 @@ def causal_lm(
     ffn: Kind = "swiglu",
     norm: Norm = "rms",
     placement: Placement = "pre",
-    init: Start = "normal",
+    init: Start | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.1,
@@ -101,7 +101,7 @@ def causal_lm(
         ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
         norm: what is normalised.
         placement: where the norm stands, or what is there instead.
-        init: how weights begin; normal is 0.02 everywhere.
+        init: how weights begin; normal is 0.02 everywhere, which asks for a norm before each layer.
         batch_size: rows a step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
@@ -121,14 +121,23 @@ def causal_lm(
     most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
     inner: int = s.pick("hidden", hidden, round(channels * most / 16) * 16, share)
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
-    rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
+    behind = placement in ("post", "deepnorm")  # a norm behind each layer does not start at the rates of one before it
+    usual_lr = (1e-3 if behind else 3e-3) if channels <= 256 else (3e-4 if behind else 1e-3)
+    rate = s.pick("lr", lr, usual_lr, f"width {channels}, placement {placement}")
     active = {"switch": 1, "gshard": 2}.get(routing, active)
     s.note(experts=experts, active=active, routing=routing, shared=shared, capacity=capacity, tied=tied)
-    s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement, init=init)
+    s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement)
+    fixed = experts > 0 or attention in ("gau", "flash")  # set their own weights
+    usual: Start = "normal" if fixed or placement in ("pre", "fixup") else "xavier"
+    start: Start = s.pick("init", init, usual, f"placement {placement}")
     s.note(weight_decay=weight_decay, warmup=warmup)
+    if not experts and (routing, shared, capacity) != ("mixtral", 0, None):
+        raise SensoriumError("causal_lm: --routing, --shared and --capacity are of experts: give --experts, 4 say.")
     if placement in ("rezero", "fixup") and norm != "rms":
         raise SensoriumError(f"causal_lm: --placement {placement} has no norms in its layers; leave --norm out.")
     alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
+    # As published, words of size 1: of 0.02 they drown in the waves, and layers without a norm before them have no input.
+    large = positions == "sinusoidal" or placement != "pre"
     plain = experts == 0 or (routing, shared, capacity, ffn) == ("mixtral", 0, None, "swiglu")
 
     def mixture() -> MoE:
@@ -145,18 +154,19 @@ def causal_lm(
                 attention, channels, queries, groups, channels // queries, length=on.length
             ),
             joint=partial(Residual, placement=placement, kind=norm, alpha=alpha),
+            gain=channels**0.5 if large else 1.0,
         )  # fmt: skip
     except ValueError as error:
         raise SensoriumError(f"causal_lm: {error}.") from None
-    begun = init == "normal" and placement not in ("deepnorm", "fixup")
-    if not begun and (experts or attention in ("gau", "flash")):
+    begun = start == "normal" and placement not in ("deepnorm", "fixup")
+    if not begun and fixed:
         raise SensoriumError(
             "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
         )
-    if positions == "sinusoidal":  # times sqrt(D) words are as large as the waves; of 0.02 they would drown in them
+    if large:
         torch.nn.init.normal_(method.embed.weight, std=channels**-0.5)
     if not begun:
-        start_(method, init, beta)
+        start_(method, start, beta)
     if placement == "fixup":
         for layer in cast("Iterable[Layer]", method.layers):
             feed = cast(FeedForward, layer.ffn)
@@ -178,7 +188,7 @@ def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions
     """A scheme of positions by name, for texts of ``length``."""
     made: dict[str, Callable[[], Positions]] = {
         "rope": Rotary,
-        "sinusoidal": lambda: Sinusoidal(width, gain=width**0.5),
+        "sinusoidal": lambda: Sinusoidal(width),
         "learned": lambda: Learned(width, length),
         "multiplicative": lambda: Multiplicative(width, length),
         "recursive": lambda: Recursive(width, width),

@@ -97,6 +97,7 @@ def recurrent_lm(
     depth: int | None = None,
     dropout: float = 0.0,
     tied: bool = True,
+    clip: float = 1.0,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.1,
@@ -115,6 +116,7 @@ def recurrent_lm(
         depth: layers.
         dropout: share of what enters and leaves a layer that is hidden while training.
         tied: predict with the weights of the embedding.
+        clip: most norm of the gradients, 0 for any.
         batch_size: rows a step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
@@ -127,13 +129,13 @@ def recurrent_lm(
     state = round(channels * STATE.get(cell, 1.0))
     kept: int = s.pick("hidden", hidden, state, f"as many weights as other cells, width {channels}")
     layers: int = s.pick("depth", depth, 2 if small else 3, why)
-    s.note(dropout=dropout, tied=tied)
+    s.note(dropout=dropout, tied=tied, clip=clip)
     if min(channels, kept, layers) < 1:
         raise SensoriumError(
             f"recurrent_lm: --width {channels}, --hidden {kept}, --depth {layers}: want one or more of each."
         )
     try:
-        method = RecurrentLM(on.vocab, channels, layers, cell=cell, hidden=kept, dropout=dropout, tied=tied)
+        method = RecurrentLM(on.vocab, channels, layers, cell=cell, hidden=kept, dropout=dropout, tied=tied, clip=clip)
     except ValueError as error:
         raise SensoriumError(f"recurrent_lm: {error}.") from None
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)

@@ -56,16 +56,12 @@ class Sinusoidal(Absolute):
     """Fixed waves, sines and cosines in turn (Vaswani et al., 2017, arXiv:1706.03762, section 3.5); any length, no weights.
 
     Positions [T, 2] are rows and columns: the first half of the channels is the wave of the row, the second the column's.
-    gain: words are multiplied by it before, the paper's is sqrt(D): waves have a size of 1 and drown small words.
+    Waves have a size of 1 and drown small words: the paper multiplies these by sqrt(D).
     """
 
-    def __init__(self, width: int, theta: float = 10_000.0, *, gain: float = 1.0) -> None:
+    def __init__(self, width: int, theta: float = 10_000.0) -> None:
         super().__init__()
-        self.width, self.theta, self.gain = width, theta, gain
-
-    def embed(self, x: Tensor, at: Tensor) -> Tensor:
-        """gain x_t + p_t. [B, T, D] -> [B, T, D]."""
-        return super().embed(x if self.gain == 1.0 else self.gain * x, at)
+        self.width, self.theta = width, theta
 
     def rows(self, at: Tensor) -> Tensor:
         """Positions [T] or [T, 2] -> float32 [T, D]. Raises ValueError where D is odd, in 2-D where D / 2 is."""
