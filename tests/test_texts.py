@@ -170,7 +170,7 @@ def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: C
 def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> None:
     system = "causal_lm,width=16,depth=1,heads=2,length=16,batch_size=8"
     words = ["ablate", system, "--vary", "positions=rope,learned", "--data", str(book), "--budget", "5steps"]
-    words += ["--seeds", "1", "--out", str(tmp_path), "--quiet"]
+    words += ["--seeds", "1", "--jobs", "2", "--out", str(tmp_path), "--quiet"]
     code, _, err = command(*words)
     assert code == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
@@ -191,6 +191,7 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
     for vary, said in (
         ("positions=rope", "two values or more"),
         ("positions=rope,alibo", "choose among rope"),
+        ("init=normal,zavier", "choose among normal"),
         ("place=rope,none", "is no setting of causal_lm"),
     ):
         code, _, err = command("ablate", system, "--vary", vary, "--data", str(book))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sensorium.comparison import compare, parse_method
 from sensorium.errors import SensoriumError
@@ -33,12 +33,13 @@ def ablate(
     precision: str = "auto",
     image_size: int | None = None,
     limit: int | None = None,
+    jobs: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train ``system`` once for each value of ``vary`` ("setting=a,b,c") and seed; give what results.json holds.
 
-    ``system`` may carry settings that all runs share. A finished run is not run again. Raises SensoriumError for a
-    setting or a value that the system does not have.
+    ``system`` may carry settings that all runs share. ``jobs`` values are trained at once, each with its part of the
+    cores. A finished run is not run again. Raises SensoriumError for a setting or a value that the system does not have.
     """
     folder, methods = Path(out), variants(system, vary)
     if seeds < 1:
@@ -47,7 +48,7 @@ def ablate(
     for seed in range(seeds):
         where = folder / f"seed-{seed}" if seed else folder
         asked: dict[str, Any] = {"test": test, "budget": budget, "seed": seed, "out": where, "precision": precision}
-        each.append(compare(methods, data, **asked, image_size=image_size, limit=limit, progress=progress))
+        each.append(compare(methods, data, **asked, image_size=image_size, limit=limit, jobs=jobs, progress=progress))
     merged = over_seeds(each)
     for run in merged["runs"]:
         run["title"] = run["name"].rpartition(",")[2]  # what all share need not be said
@@ -69,8 +70,8 @@ def variants(system: str, vary: str) -> list[str]:
         raise SensoriumError(f"--vary {vary}: write SETTING=VALUE,VALUE,... with two values or more.")
     name = parse_method(system)[0]
     parse_method(f"{system},{setting}={each[0]}")  # an unknown setting is named, with those that there are
-    legal = get_args(get_type_hints(recipe_function(name))[setting])
-    named = [value for value in legal if isinstance(value, str)]
+    hint = get_type_hints(recipe_function(name))[setting]
+    named = [value for one in (hint, *get_args(hint)) if get_origin(one) is Literal for value in get_args(one)]
     for value in each:
         if named and value not in named:
             raise SensoriumError(f"--vary {setting}: no value '{value}'; choose among {', '.join(named)}.")

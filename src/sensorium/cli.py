@@ -220,6 +220,7 @@ def ablate(
     precision: str = "auto",
     image_size: int | None = None,
     limit: int | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> None:
     """Vary one part of a system, all else equal, and see what it does: trained with several seeds, judged alike.
@@ -241,6 +242,7 @@ def ablate(
         precision: auto, 32-true or bf16-mixed.
         image_size: side in pixels at which to train.
         limit: use only the first N pictures.
+        jobs: how many values to train at once; a budget in time then buys fewer steps.
         quiet: no progress bars.
     """
     from sensorium.ablation import ablate as run_ablate
@@ -248,7 +250,7 @@ def ablate(
 
     results = run_ablate(
         system, vary, data, test=test, budget=budget, seeds=seeds, out=out, precision=precision,
-        image_size=image_size, limit=limit, progress=not quiet,
+        image_size=image_size, limit=limit, jobs=jobs, progress=not quiet,
     )  # fmt: skip
     console.print(results_table(results))
     console.print(results["verdict"])

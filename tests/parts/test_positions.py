@@ -334,9 +334,3 @@ def test_linear_attention_turns_its_numerator_alone(scheme: Rotary) -> None:
             top += (turned_q[:, :, m] * turned_k[:, :, n]).sum(-1, keepdim=True) * v[:, :, n]
             bottom += (q[:, :, m] * k[:, :, n]).sum(-1, keepdim=True)
         close(y[:, :, m], top / bottom, 1e-9)
-
-
-def test_words_may_be_multiplied_before_waves_are_added() -> None:
-    x, at = torch.randn(2, 5, WIDTH), torch.arange(5)
-    scheme = Sinusoidal(WIDTH, gain=3.0)
-    torch.testing.assert_close(scheme.embed(x, at), 3.0 * x + scheme.rows(at))
