@@ -94,7 +94,8 @@ def causal_lm(
         active: experts that see a token.
         routing: mixtral takes the best few, switch one, gshard two; deepseek balances them by a bias in place of a loss.
         shared: hidden channels of one more expert, which sees every token.
-        capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full.
+        capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full. All first choices
+            of a row come before its second ones (GShard), so with two a token may yield to later ones while it is learnt.
         tied: predict with the weights of the embedding.
         positions: how a token knows its place.
         attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost grows with the length alone; gau, a gated unit, and flash, the same in chunks.
