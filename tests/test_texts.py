@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import sensorium
 from sensorium.ablation import over_seeds
 from sensorium.cli import main
 from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm import CausalLM
 from sensorium.recipes.language import TextSituation, causal_lm
 from sensorium.report import validate
 
@@ -221,6 +223,18 @@ def test_seeds_become_a_mean_and_its_error() -> None:
     assert lost["notes"] == ["finished with 0 of 2 seeds"]
     alone = over_seeds([results(1.0, None)])
     assert alone["runs"][0]["scores"][0]["value"] == 1.0
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "deepnorm", "rezero", "fixup"])
+def test_layers_without_a_norm_before_them_are_given_words_of_size_one(placement: str) -> None:
+    """Of 0.02, which a norm before a layer makes large again, layers without one would get next to nothing."""
+    recipe = causal_lm(TextSituation(257, 65, 100), width=64, depth=2, placement=placement)  # type: ignore[arg-type]
+    model = recipe.method
+    assert isinstance(model, CausalLM)
+    heard: list[Tensor] = []
+    model.layers[0].attn.register_forward_pre_hook(lambda module, given: heard.append(given[0].detach()))
+    model.logits(torch.randint(257, (2, 65)))
+    assert heard[0].std() == pytest.approx(1, rel=0.1)
 
 
 def test_fixup_begins_as_nothing_and_experts_refuse_what_does_not_reach_them() -> None:
