@@ -31,7 +31,10 @@ KINDS: dict[str, Any] = {
     "t5": lambda: {"positions": T5(2)},
     "alibi": lambda: {"positions": ALiBi(2)},
     "shaw": lambda: {"positions": Shaw(8, 3)},
-    "no positions": lambda: {"positions": Positions(), "joint": partial(Residual, placement="deepnorm", alpha=1.5)},
+    "no positions": lambda: {
+        "positions": Positions(),
+        "joint": tuple(partial(Residual, placement="deepnorm", alpha=alpha) for alpha in (1.5, 2.5)),
+    },
 }
 EVERY = pytest.mark.parametrize("name", KINDS)
 
@@ -256,6 +259,12 @@ def test_without_padding_every_token_is_one() -> None:
     assert not torch.allclose(model.logits(source, target), small().logits(source, target))
     found, _ = model.search(source, begin=BEGIN, end=END, beam=2, most=4)
     assert found.shape[:2] == (2, 2)
+
+
+def test_each_stack_may_join_the_stream_in_its_own_way() -> None:
+    model = small("no positions")
+    for stack, alpha in ((model.encoder, 1.5), (model.decoder, 2.5)):
+        assert {one.alpha for one in stack.modules() if isinstance(one, Residual)} == {alpha}
 
 
 def test_what_cannot_be() -> None:

@@ -160,9 +160,10 @@ class Transformer(Method):
     width: D. depths: layers of encoder and decoder. hidden: channels of the feed-forward layers. smoothing: e.
     padding: the token that fills rows up; it is neither seen nor learnt nor written. None: every token is one like others.
     positions: act in self-attention, of both stacks; sinusoidal if left out. joint: how a layer joins the stream, from the
-    width; a layer norm after it if left out. final_norms: a norm behind each stack, which the paper has not,
-    ``torch.nn.Transformer`` always, and norms before the layers ask for. attention_bias: biases in attention, which the
-    paper has not. Raises ValueError where ``heads`` do not divide the width.
+    width, or one of the encoder and one of the decoder (DeepNorm asks for two); a layer norm after it if left out.
+    final_norms: a norm behind each stack, which the paper has not, ``torch.nn.Transformer`` always, and norms before the
+    layers ask for. attention_bias: biases in attention, which the paper has not. Raises ValueError where ``heads`` do not
+    divide the width.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Transformer(Method):
         padding: int | None = 0,
         positions: Positions | None = None,
         ffn: Kind = "relu",
-        joint: Joint = partial(Residual, placement="post"),
+        joint: Joint | tuple[Joint, Joint] = partial(Residual, placement="post"),
         final_norms: bool = False,
         attention_bias: bool = False,
     ) -> None:
@@ -189,12 +190,14 @@ class Transformer(Method):
         self.vocab, self.width, self.heads, self.smoothing, self.padding = vocab, width, heads, smoothing, padding
         self.embed, self.dropout = nn.Embedding(vocab, width), nn.Dropout(dropout)
 
-        def stack(depth: int, cross: bool) -> nn.ModuleList:
+        joints = joint if isinstance(joint, tuple) else (joint, joint)
+
+        def stack(depth: int, joint: Joint, cross: bool) -> nn.ModuleList:
             numbers = (width, heads, hidden, ffn, joint, attention_bias, dropout, cross)
             return nn.ModuleList(Layer(*numbers) for _ in range(depth))
 
-        self.encoder, self.decoder = stack(depths[0], cross=False), stack(depths[1], cross=True)
-        self.norms = nn.ModuleList(joint(width).norm if final_norms else nn.Identity() for _ in range(2))
+        self.encoder, self.decoder = stack(depths[0], joints[0], cross=False), stack(depths[1], joints[1], cross=True)
+        self.norms = nn.ModuleList(one(width).norm if final_norms else nn.Identity() for one in joints)
         init_transformer_(self, "xavier")
         for module in self.modules():
             if isinstance(module, Attention):  # queries, keys and values are matrices of their own
