@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
+from sensorium.parts.attention import gau
 from sensorium.parts.attention.gau import (
     LEARNT,
     DistanceBias,
@@ -94,6 +95,17 @@ def test_equals_the_equations_written_out(mixed: bool, length: int, causal: bool
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-4 * max(1, float(theirs.abs().max())), rtol=0)
+
+
+def test_many_chunks_are_summed_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = unit(3, mixed=True)
+    x = torch.randn(2, 20, WIDTH, dtype=torch.float64, requires_grad=True)
+    found = []
+    for few in (0, 7):
+        monkeypatch.setattr(gau, "FEW", few)
+        y = made(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *made.parameters()])))
+    torch.testing.assert_close(*found)
 
 
 def test_one_chunk_is_the_quadratic_form() -> None:
