@@ -98,7 +98,7 @@ def fused(
 ) -> Tensor:
     """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is that call alone."""
     # what is asked most comes first: at 64 tokens each further question shows in the time
-    if mask is bias is lengths is None and k.size(2) == q.size(2) and k.size(1) == q.size(1):
+    if mask is bias is lengths is None and q.shape == k.shape:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     if lengths is not None:
         return by_document(fused, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
