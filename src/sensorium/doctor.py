@@ -38,7 +38,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     from sensorium import __version__
-    from sensorium.training.precision import device_name, fast_bf16
+    from sensorium.parts.bf16 import fast_bf16
+    from sensorium.training.precision import device_name
 
     device = device_name()
     free = shutil.disk_usage(".").free

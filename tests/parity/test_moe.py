@@ -11,6 +11,7 @@ from transformers.models.mixtral import modeling_mixtral
 from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeTop2Router
 from transformers.models.switch_transformers import modeling_switch_transformers as switch
 
+from sensorium.parts.moe import experts
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.moe.route import balance_loss, deepseek, sequence_balance_loss, top1, top2, top_k, z_loss
 
@@ -173,9 +174,11 @@ def test_deepseek(width, hidden, experts, k, groups, best, normalise, shape, way
     close(gradient(ours, "shared.gate_up.weight"), shared, GRADIENT)
 
 
+@pytest.mark.parametrize("units", [True, False], ids=["a processor with units for it", "one without"])
 @pytest.mark.parametrize("way", WAYS)
-def test_mixtral_in_bfloat16(way):
+def test_mixtral_in_bfloat16(way, units, monkeypatch):
     """Within 2 % of the largest output; both choose in float32 from the same rounded inputs."""
+    monkeypatch.setattr(experts, "fast_bf16", lambda device: units)
     config = MixtralConfig(hidden_size=32, intermediate_size=24, num_local_experts=4, num_experts_per_tok=4)
     config._experts_implementation = "eager"
     theirs = randomise(modeling_mixtral.MixtralSparseMoeBlock(config)).bfloat16()
@@ -186,3 +189,9 @@ def test_mixtral_in_bfloat16(way):
     got, want = ours(x)[0], theirs(x)
     assert got.dtype == torch.bfloat16
     assert (got - want).abs().max() <= 0.02 * want.abs().max()
+    got.square().mean().backward()
+    want.square().mean().backward()
+    for a, b in names.items():
+        assert gradient(ours, a).dtype == torch.bfloat16
+        mine, other = (gradient(model, name).float() for model, name in ((ours, a), (theirs, b)))
+        assert (mine - other).norm() <= 0.03 * other.norm()

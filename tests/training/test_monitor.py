@@ -5,9 +5,10 @@ import pytest
 import torch
 from training_cases import make_method
 
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.training import progress
 from sensorium.training.monitor import collapse, collapsed, learned_nothing, look
-from sensorium.training.precision import fast_bf16, resolve_precision
+from sensorium.training.precision import resolve_precision
 from sensorium.training.progress import Display, duration
 
 

@@ -26,11 +26,12 @@ from sensorium.evaluate.encode import autocast
 from sensorium.kinds.box_looks import enlarged, sheet, with_boxes
 from sensorium.kinds.boxes import Prepared, detections, plain_views
 from sensorium.method import Method, Progress
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.recipe import Recipe
 from sensorium.training.budget import Budget
 from sensorium.training.files import replace as write_file
 from sensorium.training.files import write_json
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 
 PICTURES = 8
 SECONDS, SHARE = 30.0, 0.05  # of a check, and of the training's budget, at most

@@ -25,9 +25,10 @@ from sensorium.errors import SensoriumError
 from sensorium.evaluate.coco_ap import coco_ap, detect_all
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.detection import BoxSituation, divisor_of
 from sensorium.recipes.recipe import Recipe
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 from sensorium.training.progress import bar
 
 SITUATION = BoxSituation

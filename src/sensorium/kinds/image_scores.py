@@ -31,8 +31,9 @@ from sensorium.evaluate.subsets import parse_fractions, stratified
 from sensorium.kinds import Asked, Trained
 from sensorium.kinds.images import Prepared
 from sensorium.kinds.looks import run_pictures
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.training.files import write_json
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 
 MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (

@@ -18,10 +18,11 @@ from sensorium.evaluate.encode import encode
 from sensorium.evaluate.knn import knn
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.protocols import Encoder
 from sensorium.recipes.recipe import Situation
 from sensorium.training.monitor import collapse
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 from sensorium.training.progress import bar
 
 SITUATION = Situation

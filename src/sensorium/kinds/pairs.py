@@ -21,8 +21,9 @@ from sensorium.data.scenes_pairs import open_captioned, plain_images
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.multimodal import PairSituation
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 from sensorium.training.progress import bar
 
 SITUATION = PairSituation

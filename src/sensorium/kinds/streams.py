@@ -25,10 +25,11 @@ from sensorium.evaluate.window_baseline import window_baseline
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.kinds.stream_looks import timeline
 from sensorium.method import Method
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.streaming import StreamSituation
 from sensorium.training.files import replace as write_file
 from sensorium.training.files import write_json
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 from sensorium.training.progress import bar
 
 SITUATION = StreamSituation

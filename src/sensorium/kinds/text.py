@@ -18,9 +18,10 @@ from sensorium.evaluate import lengths as elsewhere
 from sensorium.evaluate.bits import bits_per_byte, text_baselines
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.language import TextSituation
 from sensorium.training.files import write_json
-from sensorium.training.precision import device_name, fast_bf16
+from sensorium.training.precision import device_name
 
 SITUATION = TextSituation
 UNIT = "rows of text"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sensorium.parts.bf16 import fast_bf16
 from sensorium.parts.feedforward import Kind, activate
 from sensorium.parts.moe.route import Routing
 
@@ -71,6 +72,11 @@ def run_experts(
     if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products know no autocast
         low = torch.get_autocast_dtype(rows_MD.device.type)
         rows_MD, gate_up, down = rows_MD.to(low), gate_up.to(low), down.to(low)
+    if rows_MD.dtype == torch.bfloat16 and rows_MD.device.type == "cpu" and not fast_bf16("cpu"):
+        # casts cost less than emulated products, and nothing is rounded on the way
+        with torch.autocast("cpu", enabled=False):
+            given = (rows_MD.float(), counts, gate_up.float(), down.float())
+            return run_experts(*given, kind=kind, way=way, dropout=dropout).to(rows_MD.dtype)
     way = way or ("grouped" if _many(len(rows_MD), gate_up) and groupable(gate_up) and groupable(down) else "loop")
     if way == "batched":
         slot_M, source_EC = _padding(counts, len(rows_MD))
