@@ -93,7 +93,7 @@ def lengths(results: dict[str, Any], colors: dict[str, str]) -> Html | None:
         ends = (low / 1.15, high * 1.15) if logarithmic else (low - pad, high + pad)
         ticks = _powers_of_two(*ends) if logarithmic else nice_ticks(*ends)
         y = Axis(*ends, written, log=logarithmic, ticks=ticks)
-        x = Axis(across[0], max(across[-1], across[0] * 1.01), h.short, log=True, title="length", ticks=across)
+        x = Axis(across[0], max(across[-1], across[0] * 1.01), h.count, log=True, title="length", ticks=across)
         figures.append(el("figure", line_chart(lines, x, y, alt=f"{title} by length"), el("figcaption", title)))
     return el("div", figures) if figures else None
 
