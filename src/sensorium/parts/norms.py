@@ -40,7 +40,7 @@ class ScaleNorm(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, which on a CPU takes a dozen passes over its input and its gradient; here these are two each."""
+    """torch's, which on a CPU takes a dozen passes over its input and its gradient; here they are a few."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype and not torch.is_autocast_enabled("cpu")

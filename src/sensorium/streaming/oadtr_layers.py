@@ -77,19 +77,19 @@ class DecoderLayer(nn.Module):
     def _gather(self, q: Tensor, memory: Tensor, mask: Tensor | None, rate: float) -> Tensor:
         """What queries [B, h, L, d] find, [B, h, L, d]. They are few and the rows many: so the key's weights go to the
         queries, q (W m + b) = (q W) m + q b, the value's to what these have gathered, and no row is projected."""
-        by_head = (self.heads, q.shape[-1])
+        shape = (self.heads, q.shape[-1])
         (key, value), (key_bias, value_bias) = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
-        asked = torch.einsum("bhld,hde->bhle", q, key.unflatten(0, by_head))
+        asked = torch.einsum("bhld,hde->bhle", q, key.unflatten(0, shape))
         asked = asked.expand(len(memory), -1, -1, -1).flatten(1, 2)  # [B, h L, D]
-        shift = torch.einsum("bhld,hd->bhl", q, key_bias.unflatten(0, by_head)).flatten(1)
+        shift = torch.einsum("bhld,hd->bhl", q, key_bias.unflatten(0, shape)).flatten(1)
         scores = (asked @ memory.transpose(1, 2) + shift.unsqueeze(-1)) * q.shape[-1] ** -0.5  # [B, h L, M]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         weights = drop(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
         found = (weights @ memory).unflatten(1, (self.heads, -1))  # [B, h, L, D]
         total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1, but for what dropout does to it
-        y = torch.einsum("bhld,hed->bhle", found, value.unflatten(0, by_head))
-        return y + total * value_bias.unflatten(0, by_head).unsqueeze(1)
+        y = torch.einsum("bhld,hed->bhle", found, value.unflatten(0, shape))
+        return y + total * value_bias.unflatten(0, shape).unsqueeze(1)
 
 
 def by_head(x: Tensor, parts: int, heads: int) -> Tensor:
