@@ -244,3 +244,12 @@ def test_pairs_that_cannot_be() -> None:
         small(attention="gau", positions=Sinusoidal(24))
     with pytest.raises(ValueError, match="softmax, linear"):
         small(attention="quadratic")
+
+
+def test_words_are_multiplied_by_their_gain() -> None:
+    torch.manual_seed(0)
+    plain, large = (CausalLM(11, 8, 2, 2, hidden=12, tied=False, gain=gain) for gain in (1.0, 3.0))
+    state = plain.state_dict()
+    large.load_state_dict(state | {"embed.weight": state["embed.weight"] / 3})
+    tokens = torch.randint(11, (2, 5))
+    torch.testing.assert_close(large.logits(tokens), plain.logits(tokens))
