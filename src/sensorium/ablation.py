@@ -13,9 +13,9 @@ import statistics
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sensorium.catalogue import resolve
 from sensorium.comparison import compare, parse_method
 from sensorium.errors import SensoriumError
-from sensorium.kinds import recipe_function
 from sensorium.report import verdict, write_report, write_results
 from sensorium.runs import Run
 from sensorium.training.files import write_json
@@ -70,7 +70,7 @@ def variants(system: str, vary: str) -> list[str]:
         raise SensoriumError(f"--vary {vary}: write SETTING=VALUE,VALUE,... with two values or more.")
     name = parse_method(system)[0]
     parse_method(f"{system},{setting}={each[0]}")  # an unknown setting is named, with those that there are
-    hint = get_type_hints(recipe_function(name))[setting]
+    hint = get_type_hints(resolve(name))[setting]
     named = [value for one in (hint, *get_args(hint)) if get_origin(one) is Literal for value in get_args(one)]
     for value in each:
         if named and value not in named:

@@ -261,16 +261,35 @@ def find(name: str) -> System:
 
 
 def resolve(recipe: str) -> Callable:
-    """``package.module:function`` or ``file.py:function`` -> the function."""
-    where, _, function = recipe.rpartition(":")
-    if where.endswith(".py"):
-        import runpy
-        from pathlib import Path
+    """A recipe's function by the name of its system, or by ``FILE.py:FUNCTION``, a file that is executed.
 
-        if not Path(where).is_file():
-            raise SensoriumError(f"--recipe {recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
-        members = runpy.run_path(where)
-        if function not in members:
-            raise SensoriumError(f"--recipe {recipe}: '{where}' has no function '{function}'.")
-        return members[function]
-    return getattr(import_module(where), function)
+    Nothing else is ever imported: a name may come from a file that a stranger wrote.
+    """
+    if ":" not in recipe:
+        where, _, function = find(recipe).recipe.partition(":")
+        return getattr(import_module(where), function)
+    where, _, function = recipe.rpartition(":")
+    if not where.endswith(".py"):
+        raise SensoriumError(f"'{recipe}' is neither a system (`sensorium list`) nor FILE.py:FUNCTION.")
+    import runpy
+    from pathlib import Path
+
+    if not Path(where).is_file():
+        raise SensoriumError(f"--recipe {recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
+    members = runpy.run_path(where)
+    if function not in members:
+        raise SensoriumError(f"--recipe {recipe}: '{where}' has no function '{function}'.")
+    return members[function]
+
+
+_allowed: set[str] = set()
+
+
+def allow(recipe: str) -> None:
+    """Note that the person at the keyboard named ``FILE.py:FUNCTION`` in this process: runs of it may be opened."""
+    _allowed.add(recipe)
+
+
+def allowed(recipe: str) -> bool:
+    """Whether a run of ``recipe`` may be opened: systems always, a file only where :func:`allow` named it."""
+    return ":" not in recipe or recipe in _allowed

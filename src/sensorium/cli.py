@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from sensorium import __version__, cli_use
-from sensorium.catalogue import NETWORKS, SYSTEMS, find, tables
+from sensorium.catalogue import NETWORKS, SYSTEMS, allow, find, tables
 from sensorium.errors import SensoriumError
 
 # A table cut to 80 columns tells nobody anything: where there is no terminal to measure, there is room.
@@ -361,7 +361,13 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _own_recipe(words: list[str]) -> None:
-    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other."""
+    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other. Elsewhere `--recipe` says that
+    runs of it may be opened, which executes the file."""
+    if words[:1] != ["train"] and "--recipe" in words:
+        at = words.index("--recipe")
+        allow(_recipe_after(words, at))
+        del words[at : at + 2]
+        return
     if words[:1] != ["train"] or (len(words) > 1 and words[1].startswith("-") and "--recipe" not in words):
         return
     from sensorium.commands import train_command
@@ -369,14 +375,18 @@ def _own_recipe(words: list[str]) -> None:
     if len(words) > 1 and not words[1].startswith("-"):
         system = find(words[1])  # an unknown system is named, with the nearest, before flags are read
         del train_app[system.name]  # the line in the list of systems gives way to the recipe's own page
-        train_app.command(train_command(system.recipe), name=system.name)
+        train_app.command(train_command(system.name), name=system.name)
     if "--recipe" not in words:
         return
     at = words.index("--recipe")
-    if at + 1 >= len(words) or ":" not in words[at + 1]:
-        raise SensoriumError("--recipe wants FILE.py:FUNCTION.")
-    train_app.command(train_command(words[at + 1]), name="own-recipe")
+    train_app.command(train_command(_recipe_after(words, at)), name="own-recipe")
     words[:] = ["train", "own-recipe", *words[1:at], *words[at + 2 :]]
+
+
+def _recipe_after(words: list[str], at: int) -> str:
+    if at + 1 >= len(words) or ".py:" not in words[at + 1]:
+        raise SensoriumError("--recipe needs FILE.py:FUNCTION.")
+    return words[at + 1]
 
 
 def _escape(text: str) -> str:

@@ -53,19 +53,18 @@ def _run(
 
 
 def train_command(recipe: str) -> Callable[..., None]:
-    """The command of a recipe, by its import path or ``FILE.py:FUNCTION``; ``recipe`` is what a run notes as its name."""
+    """The command of a system by its name, or of ``FILE.py:FUNCTION``: what a run notes as its recipe."""
     function = resolve(recipe)
     hints = {**get_type_hints(function), **get_type_hints(_run)}
     own = list(inspect.signature(function).parameters.values())[1:]
     common = list(inspect.signature(_run).parameters.values())
-    name = function.__name__ if not recipe.split(":")[0].endswith(".py") else recipe
 
     def command(**values: Any) -> None:
         judge, quiet = values.pop("judge", False), values.pop("quiet", False)
         defaults = {p.name: p.default for p in own}
         settings = {key: values.pop(key) for key in defaults if key in values}
         changed = {key: value for key, value in settings.items() if value != defaults[key]}
-        _show_run(name, judge=judge, progress=not quiet, **values, **changed)
+        _show_run(recipe, judge=judge, progress=not quiet, **values, **changed)
 
     command.__name__ = function.__name__
     parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own + common]
@@ -103,7 +102,5 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
 def __getattr__(name: str) -> Callable[..., None]:
     """``sensorium.commands.train_mae``: built when the command line asks for it."""
     if name.startswith("train_"):
-        from sensorium.catalogue import find
-
-        return train_command(find(name.removeprefix("train_")).recipe)
+        return train_command(name.removeprefix("train_"))
     raise AttributeError(name)

@@ -21,10 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sensorium.catalogue import SYSTEMS, find
+from sensorium.catalogue import SYSTEMS, find, resolve
 from sensorium.data.diagnose import diagnose
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, images, kind, kind_name, recipe_function
+from sensorium.kinds import Asked, Source, images, kind, kind_name
 from sensorium.kinds.image_scores import check_fractions, judge_baselines
 from sensorium.report import verdict, write_report, write_results
 from sensorium.runs import make_recipe, train
@@ -127,7 +127,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """``NAME,setting=value,...`` -> the name and the settings, as Python values where they are such."""
     name, *parts = text.split(",")
     settings: dict[str, Any] = {}
-    known = inspect.signature(recipe_function(name)).parameters
+    known = inspect.signature(resolve(name)).parameters
     for part in parts:
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")

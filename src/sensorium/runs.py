@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensorium.catalogue import allow, allowed, resolve
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, kind, kind_name, recipe_function
+from sensorium.kinds import Asked, Source, kind, kind_name
 from sensorium.method import Method
 from sensorium.recipes.recipe import Recipe, Setting, Settings, Situation
 from sensorium.training.budget import Budget
@@ -42,7 +43,7 @@ def show_settings(recipe: Recipe) -> None:
 
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
-    function = recipe_function(name)
+    function = resolve(name)
     try:
         recipe: Recipe = function(on, **given)
     except TypeError as error:
@@ -80,6 +81,12 @@ class Run:
             raise SensoriumError(
                 f"{self.folder / 'run.json'}: not as this version writes it ({said}). Train the run again."
             ) from None
+        if not isinstance(self.info.get("recipe"), str) or not allowed(self.info["recipe"]):
+            recipe = self.info.get("recipe")
+            raise SensoriumError(
+                f"{self.folder / 'run.json'}: this run was made by '{recipe}', a program that opening it would execute. "
+                f"If you trust it, name it in the same command: --recipe {recipe}"
+            )
 
     @property
     def name(self) -> str:
@@ -98,7 +105,7 @@ class Run:
     def recipe(self) -> Recipe:
         """Rebuilt from the values that were resolved when it was trained, so later defaults change nothing."""
         torch.manual_seed(self.info["seed"])
-        known = inspect.signature(recipe_function(self.info["recipe"])).parameters
+        known = inspect.signature(resolve(self.info["recipe"])).parameters
         kept = {k: s["value"] for k, s in self.info["settings"].items() if k in known}
         return make_recipe(self.info["recipe"], self.situation, kept | self.info["given"])
 
@@ -178,6 +185,7 @@ def train(
     """
     from sensorium.training.fit import fit
 
+    allow(name)
     folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
     if fresh and folder.exists():
         _clear(folder)

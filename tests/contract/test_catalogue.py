@@ -88,7 +88,7 @@ def built(system: str, backbone: str, ready: Any) -> Recipe:
     torch.manual_seed(0)
     entry = find(system)
     given = TINY.get(system, {}) | ({"backbone": backbone} if backbone else {})
-    return resolve(entry.recipe)(kind(entry.data).situate(ready), batch_size=BATCH, **given)
+    return resolve(entry.name)(kind(entry.data).situate(ready), batch_size=BATCH, **given)
 
 
 def batch_of(recipe: Recipe, ready: Any, step: int = 0) -> dict:

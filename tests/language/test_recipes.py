@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import sensorium
+from sensorium.catalogue import resolve
 from sensorium.comparison import common_ground
 from sensorium.errors import SensoriumError
-from sensorium.kinds import recipe_function
 from sensorium.recipes.language import TextSituation, causal_lm
 from sensorium.recipes.recipe import Recipe
 from sensorium.recipes.sequences import flash, recurrent_lm
@@ -78,8 +78,8 @@ def test_defaults_are_as_large_as_the_transformer(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("system, settings", [(system, settings) for system, settings in RUNS.values()], ids=RUNS)
 def test_what_was_resolved_makes_the_same_network_again(system: str, settings: dict[str, Any]) -> None:
-    made = recipe_function(system)(ON, **settings)
-    same = recipe_function(system)(ON, **{name: setting.value for name, setting in made.settings.items()})
+    made = resolve(system)(ON, **settings)
+    same = resolve(system)(ON, **{name: setting.value for name, setting in made.settings.items()})
     assert {name: x.shape for name, x in same.method.state_dict().items()} == {
         name: x.shape for name, x in made.method.state_dict().items()
     }

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_type_hints
 
-from sensorium.catalogue import find, resolve
+from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipes.recipe import Recipe
@@ -148,14 +148,9 @@ def kind(name: str) -> Kind:
     return cast(Kind, import_module(f"{__name__}.{name}"))
 
 
-def recipe_function(name: str) -> Callable[..., Recipe]:
-    """The recipe of a system's name, or ``FILE.py:FUNCTION``."""
-    return resolve(name) if ":" in name else resolve(find(name).recipe)
-
-
 def kind_name(recipe: str) -> str:
     """What a recipe learns from: one of ``NAMES``."""
-    wanted = get_type_hints(recipe_function(recipe)).get("on")
+    wanted = get_type_hints(resolve(recipe)).get("on")
     for name in NAMES:
         if kind(name).SITUATION is wanted:
             return name
