@@ -1,0 +1,102 @@
+"""Ten steps of each system, tiny, on the CPU in float32: what a change of structure must leave bit for bit as it is.
+
+``python tests/golden/cases.py`` writes ``losses.json`` anew (or the named systems' part of it). Sums are taken in another
+order on another processor, so the file says on which kind it was made.
+"""
+
+import csv
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sensorium
+
+FILE = Path(__file__).with_name("losses.json")
+STEPS = 10
+PICTURES: dict[str, Any] = {"data": "digits", "limit": 64, "batch_size": 8}
+TEXT: dict[str, Any] = {"data": "BOOK", "length": 32, "batch_size": 4}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
+    "simclr": ("simclr", PICTURES),
+    "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
+    "dino": ("dino", PICTURES),
+    "dino with local crops": ("dino", PICTURES | {"backbone": "vit-micro", "local_crops": 2}),
+    "supervised": ("supervised", PICTURES),
+    "causal_lm": ("causal_lm", TEXT | SMALL),
+    "causal_lm with experts": ("causal_lm", TEXT | SMALL | {"experts": 4}),
+    "causal_lm with alibi": ("causal_lm", TEXT | SMALL | {"positions": "alibi", "norm": "layer", "ffn": "gelu"}),
+    "flash": ("flash", TEXT | SMALL),
+    "recurrent_lm": ("recurrent_lm", TEXT | SMALL),
+    "rectified_flow": ("rectified_flow", PICTURES | {"classes": False}),
+    "rectified_flow with a transformer": ("rectified_flow", PICTURES | {"network": "dit-micro"}),
+    "rectified_flow with a teacher": ("rectified_flow", PICTURES | {"teacher": "RUN", "teacher_steps": 2}),
+    "made": ("made", PICTURES | {"hidden": 32}),
+    "clip": ("clip", {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8, "text_width": 32}),
+    "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
+    "fcos": ("fcos", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 16}),
+    "oadtr": ("oadtr", {"data": "SIGNAL", "frame": 5, "length": 8, "future": 2, "batch_size": 8, "width": 32}),
+}
+
+
+def machine() -> str:
+    """What the order of sums depends on."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__.split('+')[0]}"
+
+
+def losses(case: str, folder: Path) -> list[float]:
+    """Ten losses of a case, trained in ``folder`` on one thread."""
+    name, settings = CASES[case]
+    made = {"BOOK": _book, "SIGNAL": _signal}.get(settings["data"])
+    settings = settings | ({"data": str(made(folder))} if made else {})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if "teacher" in settings:
+            few = {"budget": "2steps", "out": folder / "teacher", "progress": False, "seed": 2}
+            settings = settings | {"teacher": str(sensorium.train(name, **PICTURES, **few).folder)}
+        asked = {"budget": f"{STEPS}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
+        sensorium.train(name, **asked, **settings)
+    finally:
+        torch.set_num_threads(threads)
+    with (folder / "run" / "metrics.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def _book(folder: Path) -> Path:
+    """Words that follow a rule, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "then"]
+    path = folder / "book.txt"
+    path.write_text(" ".join(words[int(i)] for i in rng.integers(0, 10, 4000)))
+    return path
+
+
+def _signal(folder: Path) -> Path:
+    """Three waves that take turns, with the number of the wave as label; six recordings."""
+    rng, path = np.random.default_rng(0), folder / "signal.npz"
+    label = np.repeat(rng.integers(0, 3, 60), 50)
+    time = np.arange(len(label))[:, None]
+    signal = np.sin(time * (0.1 + 0.2 * label[:, None]) + np.arange(3)) + 0.1 * rng.standard_normal((len(label), 3))
+    offsets = np.linspace(0, len(label), 7).astype(np.int64)
+    names = np.array(["background", "slow", "fast"])
+    np.savez(
+        path, signal=signal.astype(np.float32), label=label, offsets=offsets, class_names=names, sample_rate_hz=50.0
+    )
+    return path
+
+
+if __name__ == "__main__":
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {"losses": {}}
+    for wanted in sys.argv[1:] or CASES:
+        with tempfile.TemporaryDirectory() as place:
+            kept["losses"][wanted] = losses(wanted, Path(place))
+        print(wanted, kept["losses"][wanted][0], "...", kept["losses"][wanted][-1], flush=True)
+    kept["losses"] = {case: kept["losses"][case] for case in CASES}
+    FILE.write_text(json.dumps({"machine": machine(), "losses": kept["losses"]}, indent=1) + "\n")
