@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensorium.report_charts import Axis, Format, Line, line_chart
-from sensorium.report_html import Html, count, el, join
+from sensorium.report.charts import Axis, Format, Line, line_chart
+from sensorium.report.html import Html, count, el, join
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b5478a", "#c78500", "#3a9bd6", "#7a5c2e", "#4b4f9c")
 GREY = "#7d868f"

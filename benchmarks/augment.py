@@ -15,8 +15,8 @@ from lightly.transforms.simclr_transform import SimCLRTransform
 from PIL import Image
 
 from benchmarks._paired import Pair, arguments, paired, show
-from sensorium.data.draw import Draw
-from sensorium.data.views import simclr_views
+from sensorium.base.draw import Draw
+from sensorium.data.augment.views import simclr_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

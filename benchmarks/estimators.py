@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks._plots import COLORS, GREY, Panel, log_axis, power, write
 from sensorium.parts.estimators import Value, gaussian, gumbel_softmax, rebar, reinforce, relax
-from sensorium.report_charts import Line
+from sensorium.report.charts import Line
 
 CHOICES, SAMPLES = 6, 4
 GAUSSIAN = "gaussian (of its own E)"

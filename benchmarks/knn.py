@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks._paired import arguments, paired, seconds, show
-from sensorium.evaluate.knn import knn
+from sensorium.metrics.knn import knn
 
 D, CLASSES, K, TEMPERATURE = 512, 10, 20, 0.07
 TRAIN, TEST = 1_281_167, 50_000

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sensorium.comparison import compare
+from sensorium.runs.compare import compare
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
 METHODS = ("mae", "simclr", "dino", "supervised")

@@ -115,7 +115,7 @@ def growth(lengths: Sequence[int], batch: int, rounds: int, plot: Path | None) -
 
 def quality(file: Path, spend: int, lengths: Sequence[int], out: Path) -> None:
     """Bits per byte after as many seconds of training, by the product's own comparison."""
-    from sensorium.comparison import compare
+    from sensorium.runs.compare import compare
 
     rows = [
         "| N | system | parameters | steps | tokens/s | held-out bits per byte | 5-gram |",

@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.resnet import BasicBlock
 
 from benchmarks._paired import Pair, arguments, show
-from sensorium.data.cache import Pixels, cache
-from sensorium.data.open import open_data
-from sensorium.recipes.recipe import Situation
+from sensorium.base.precision import resolve_precision
+from sensorium.data.images.cache import Pixels, cache
+from sensorium.data.images.open import open_data
+from sensorium.recipe.recipe import Situation
 from sensorium.recipes.selfsup import simclr
 from sensorium.training.fit import fit
-from sensorium.training.precision import resolve_precision
 
 STEPS, BATCH, ROUNDS = 6, 256, 5
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10" / "train.npz"

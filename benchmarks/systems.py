@@ -259,7 +259,7 @@ def coco(device: str) -> list[Row]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from sensorium.evaluate.coco_ap import coco_ap
+    from sensorium.judge.coco_ap import coco_ap
 
     generator = np.random.default_rng(0)
     truth, found, anns, rows = [], [], [], []

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from benchmarks._paired import Pair, paired, peak_bytes, show, step_of
-from sensorium.backbones.vit import VIT_SIZES, ViT
+from sensorium.networks.vit import VIT_SIZES, ViT
 from sensorium.selfsup.mae import MAE
 
 CLASSES = 10

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sensorium.cli import main
+from sensorium.cli.main import main
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sensorium.catalogue import SYSTEMS
-from sensorium.cli import main
+from sensorium.cli.main import main
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
@@ -187,7 +187,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, command: Command) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(
         "from sensorium.recipes.selfsup import simclr\n"
-        "from sensorium.recipes.recipe import Recipe, Situation\n"
+        "from sensorium.recipe.recipe import Recipe, Situation\n"
         "def colder(on: Situation, *, tau: float = 0.1) -> Recipe:\n"
         "    '''SimCLR at another temperature.'''\n"
         "    return simclr(on, temperature=tau)\n"

@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import sensorium
-from sensorium.cli import main
-from sensorium.report import validate
+from sensorium.cli.main import main
+from sensorium.report.page import validate
 
 diffusers = pytest.importorskip("diffusers")
 

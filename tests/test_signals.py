@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 import sensorium
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.signal import measure, repeated, sharpness
 from sensorium.method import Method
-from sensorium.signals import chart, complaints, diagnosis, signal
+from sensorium.metrics.signal import measure, repeated, sharpness
+from sensorium.runs.signal import chart, complaints, diagnosis, signal
 
 SMALL: dict[str, Any] = {"width": 32, "heads": 2, "length": 16, "batch_size": 8}
 

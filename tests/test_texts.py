@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import sensorium
-from sensorium.ablation import over_seeds
-from sensorium.cli import main
+from sensorium.cli.main import main
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
 from sensorium.recipes.language import TextSituation, causal_lm
-from sensorium.report import validate
+from sensorium.report.page import validate
+from sensorium.runs.ablate import over_seeds
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]

@@ -1,7 +1,7 @@
 """A run's folder is data: opening one executes nothing that came with it, unless the person names it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ COMMANDS = (
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in RUN, and nothing of one's own named so far."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(catalogue, "_allowed", set())
@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sensorium.train("simclr", **settings, out=tmp_path / "RUN")
     Image.new("RGB", (16, 16)).save("x.png")
     np.save("x.npy", np.zeros((20, 3), np.float32))
-    yield tmp_path / "RUN"
+    return tmp_path / "RUN"
 
 
 def forge(run: Path, recipe: str, **given: str) -> None:

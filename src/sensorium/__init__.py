@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sensorium.comparison import compare as compare
-    from sensorium.data.open import open_data as open_data
+    from sensorium.data.images.open import open_data as open_data
     from sensorium.errors import SensoriumError as SensoriumError
-    from sensorium.runs import Run as Run
-    from sensorium.runs import train as train
+    from sensorium.runs.compare import compare as compare
+    from sensorium.runs.run import Run as Run
+    from sensorium.runs.train import train as train
     from sensorium.use import export as export
     from sensorium.use import load as load
 
@@ -24,12 +24,12 @@ __version__ = "0.1.0"
 # Looked up on first use, so that `import sensorium` and `sensorium --help` import neither torch nor Lightning.
 _LAZY = {
     "SensoriumError": "errors",
-    "Run": "runs",
-    "compare": "comparison",
+    "Run": "runs.run",
+    "compare": "runs.compare",
     "export": "use",
     "load": "use",
-    "open_data": "data.open",
-    "train": "runs",
+    "open_data": "data.images.open",
+    "train": "runs.train",
 }
 __all__ = ["Run", "SensoriumError", "compare", "export", "load", "open_data", "train"]
 

@@ -1,3 +1,3 @@
-from sensorium.cli import main
+from sensorium.cli.main import main
 
 main()

@@ -16,7 +16,7 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class System:
-    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.protocols``; the contract test holds them true.
+    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.abilities``; the contract test holds them true.
 
     ``needs`` is the backbone's protocol, "" where there is none. ``data`` is one of ``sensorium.kinds.NAMES``.
     """

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sensorium.backbones.resnet import RESNET_SIZES, ResNet, resnet
+from sensorium.abilities import protocols_of
 from sensorium.errors import SensoriumError
-from sensorium.protocols import protocols_of
+from sensorium.networks.resnet import RESNET_SIZES, ResNet, resnet
 
 
 def tiny(**numbers):

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.backbones.vit import VIT_SIZES, ViT, auto_patch, layer_index, vit
+from sensorium.abilities import AttentionMaps, Encoder, MapEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
+from sensorium.networks.vit import VIT_SIZES, ViT, auto_patch, layer_index, vit
 from sensorium.parts.drop import DropPath
 from sensorium.parts.patches import patchify, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
-from sensorium.protocols import AttentionMaps, Encoder, MapEncoder, TokenEncoder
 
 
 def lively(*numbers, **more) -> ViT:

@@ -16,12 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sensorium.catalogue import NETWORKS, SYSTEMS, find, resolve
-from sensorium.data.draw import Draw
-from sensorium.errors import SensoriumError
-from sensorium.kinds import Source, kind, kind_name
-from sensorium.method import Progress
-from sensorium.protocols import (
+from sensorium.abilities import (
     PROTOCOLS,
     Detector,
     Encoder,
@@ -32,8 +27,13 @@ from sensorium.protocols import (
     OnlineDetector,
     protocols_of,
 )
-from sensorium.recipes.backbone import NAMES, choices
-from sensorium.recipes.recipe import Recipe
+from sensorium.base.draw import Draw
+from sensorium.catalogue import NETWORKS, SYSTEMS, find, resolve
+from sensorium.errors import SensoriumError
+from sensorium.kinds import Source, kind, kind_name
+from sensorium.method import Progress
+from sensorium.recipe.backbone import NAMES, choices
+from sensorium.recipe.recipe import Recipe
 from sensorium.training.fit import fit
 
 SMALL = ("resnet-micro", "resnet-18", "vit-micro")

@@ -76,7 +76,7 @@ def test_every_room_is_on_the_map() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, sensorium, sensorium.cli; print([m for m in ('torch', 'lightning', 'sklearn', 'numpy') if m in sys.modules])"
+    code = "import sys, sensorium, sensorium.cli.main; print([m for m in ('torch', 'lightning', 'sklearn', 'numpy') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -12,9 +12,9 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from sensorium.data import augment
-from sensorium.data import views as compose
-from sensorium.data.draw import Draw
+from sensorium.base.draw import Draw
+from sensorium.data.augment import images as augment
+from sensorium.data.augment import views as compose
 
 LEVEL = 1 / 255
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sensorium.data import decode
-from sensorium.data.cache import cache
-from sensorium.data.decode import BadImage, rgb, square, to_array
-from sensorium.data.open import open_data
+from sensorium.data.images import decode
+from sensorium.data.images.cache import cache
+from sensorium.data.images.decode import BadImage, rgb, square, to_array
+from sensorium.data.images.open import open_data
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sensorium.data.box_views import BoxView, collate, plain_box_views, to_original, train_box_views, without_crowd
-from sensorium.data.boxes import open_boxes
-from sensorium.data.decode import BadImage
-from sensorium.data.draw import Draw
-from sensorium.data.masks import drawn, outline_of
-from sensorium.data.scenes_boxes import open_scene_boxes
+from sensorium.base.draw import Draw
+from sensorium.data.augment.boxes import BoxView, collate, plain_box_views, to_original, train_box_views, without_crowd
+from sensorium.data.boxes.masks import drawn, outline_of
+from sensorium.data.boxes.open import open_boxes
+from sensorium.data.images.decode import BadImage
+from sensorium.data.scenes.boxes import open_scene_boxes
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "bccd"

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sensorium.data import cache as module
-from sensorium.data.cache import Pixels, cache, natural_size
-from sensorium.data.decode import square
-from sensorium.data.fields import ArrayImages, Numbered, picture, subset
-from sensorium.data.open import open_data
+from sensorium.data.images import cache as module
+from sensorium.data.images.cache import Pixels, cache, natural_size
+from sensorium.data.images.decode import square
+from sensorium.data.images.open import open_data
+from sensorium.data.images.sets import ArrayImages, Numbered, picture, subset
 from sensorium.errors import SensoriumError
 
 

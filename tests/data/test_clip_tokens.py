@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sensorium.data.clip_tokens import END, START, CLIPTokens, cleaned, read_clip_tokens
+from sensorium.data.text.clip_tokens import END, START, CLIPTokens, cleaned, read_clip_tokens
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensorium.data.open import hold_out, open_data, stratified_order
+from sensorium.data.images.open import hold_out, open_data, stratified_order
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.data.cache import cache
-from sensorium.data.fields import ImageSet
-from sensorium.data.pairs import Pairs, open_pairs
+from sensorium.data.images.cache import cache
+from sensorium.data.images.sets import ImageSet
+from sensorium.data.pairs.open import Pairs, open_pairs
 from sensorium.errors import SensoriumError
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -15,11 +15,11 @@ from scipy.stats import chi2_contingency
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from sensorium.data import scenes_render
-from sensorium.data.scenes import ACTIONS, Scenes, _perform
-from sensorium.data.scenes_layout import CLASSES, COLOURS, GROUNDS, bits, clip_draws, keys, lay_out
-from sensorium.data.scenes_render import draw, outlines
-from sensorium.data.scenes_shapes import SHAPES
+from sensorium.data.scenes import render as scenes_render
+from sensorium.data.scenes.layout import CLASSES, COLOURS, GROUNDS, bits, clip_draws, keys, lay_out
+from sensorium.data.scenes.render import draw, outlines
+from sensorium.data.scenes.scenes import ACTIONS, Scenes, _perform
+from sensorium.data.scenes.shapes import SHAPES
 from sensorium.errors import SensoriumError
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.data.draw import Draw
-from sensorium.data.streams import Framed, Stream, Windows, open_streams
+from sensorium.base.draw import Draw
+from sensorium.data.streams.open import Framed, Stream, Windows, open_streams
 from sensorium.errors import SensoriumError
 
 HAR = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "har"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.data.text import BPE, Bytes, open_text, read_tokenizer, rows_of, tokens_of
+from sensorium.data.text.open import BPE, Bytes, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
 
 LINES = [f"Document {i}: the quick brown fox, \u00fcber alles." for i in range(20)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.data.video import video_frames
+from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 
 av = pytest.importorskip("av")

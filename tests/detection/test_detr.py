@@ -12,10 +12,10 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.detection.detr import DETR
 from sensorium.detection.detr_transformer import sine_positions
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.batchnorm import synchronize_batchnorm
 from sensorium.parts.boxes import iou
 from sensorium.parts.gather import rank, sum_over_processes, world_size

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.backbones.fpn import FPN
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.detection.fcos import FCOS, Places, assign, best, centerness, focal_loss
+from sensorium.networks.fpn import FPN
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 
 
 def places(side: int, strides: tuple[int, ...] = (8, 16), offset: float = 0.5) -> Places:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sensorium.backbones.resnet import ResNet
 from sensorium.errors import SensoriumError
-from sensorium.evaluate import baselines
+from sensorium.judge import baselines
+from sensorium.networks.resnet import ResNet
 
 
 def coloured(count: int, seed: int) -> SimpleNamespace:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.evaluate.bits import bits_per_byte, text_baselines, windows
+from sensorium.judge.bits import bits_per_byte, text_baselines, windows
 from sensorium.language.causal_lm import CausalLM
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.data.box_views import plain_box_views
-from sensorium.data.boxes import open_boxes
+from sensorium.data.augment.boxes import plain_box_views
+from sensorium.data.boxes.open import open_boxes
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.coco_ap import coco_ap, judge_boxes, misses
+from sensorium.judge.coco_ap import coco_ap, judge_boxes, misses
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sensorium.evaluate.coverage import inside, precision_recall, radii
+from sensorium.metrics.coverage import inside, precision_recall, radii
 
 
 def test_by_hand() -> None:

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from sensorium.evaluate.densities import Bernoulli, GaussianPCA, bits_per_dim
+from sensorium.metrics.densities import Bernoulli, GaussianPCA, bits_per_dim
 
 
 def test_bits_by_hand() -> None:

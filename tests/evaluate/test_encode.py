@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.cost import flops_per_image, parameters
-from sensorium.evaluate.encode import encode, labels_of, normalised
+from sensorium.judge.cost import flops_per_image, parameters
+from sensorium.judge.encode import encode, labels_of, normalised
 
 
 @dataclass

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate import baselines
-from sensorium.evaluate.encode import encode, normalised
-from sensorium.evaluate.finetune import Tuned, Tuning, _groups, _init_head, batch_rows, depths, finetune, length
-from sensorium.evaluate.linear import fit_probe
+from sensorium.judge import baselines
+from sensorium.judge.encode import encode, normalised
+from sensorium.judge.finetune import Tuned, Tuning, _groups, _init_head, batch_rows, depths, finetune, length
+from sensorium.metrics.linear import fit_probe
 
 
 @dataclass
@@ -154,7 +154,7 @@ def test_batches_are_shuffled_passes_end_to_end():
 
 
 def test_rates_shrink_towards_the_input_and_vectors_do_not_decay():
-    from sensorium.backbones.vit import ViT
+    from sensorium.networks.vit import ViT
 
     vit = ViT(image_size=8, patch_size=4, width=16, depth=3, heads=2)
     model = Tuned(vit, 16, 3)

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from sensorium.evaluate.frechet import Moments, frechet, moments
+from sensorium.metrics.frechet import Moments, frechet, moments
 
 
 def drawn(n: int, d: int, seed: int, scale: float = 1.0) -> Tensor:

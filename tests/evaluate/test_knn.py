@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.knn import knn, predict
-from sensorium.evaluate.neighbors import duplicates, identical, neighbors
+from sensorium.metrics.knn import knn, predict
+from sensorium.metrics.neighbors import duplicates, identical, neighbors
 
 
 def clusters(n, d=16, classes=5, seed=0, spread=1.5):

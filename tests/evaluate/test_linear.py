@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.linear import FOLDS, GRID, UNDECIDED, fit_probe, folds, linear
-from sensorium.evaluate.logistic import Logistic
+from sensorium.metrics.linear import FOLDS, GRID, UNDECIDED, fit_probe, folds, linear
+from sensorium.metrics.logistic import Logistic
 
 FEW = (0.3, 0.03, 0.003)
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sensorium.evaluate.ngram import BYTES, KneserNey, unigram_bits
+from sensorium.metrics.ngram import BYTES, KneserNey, unigram_bits
 
 
 def plain(text: bytes, order: int, history: bytes, byte: int) -> float:

@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from sensorium.data.streams import Stream, Windows
+from sensorium.data.streams.open import Stream, Windows
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.online_map import (
-    actions_of,
-    average_precision,
-    delays,
-    judge_online,
-    online_map,
-    online_scores,
-)
-from sensorium.evaluate.window_baseline import _features, window_baseline
+from sensorium.judge.online_map import actions_of, average_precision, delays, judge_online, online_map, online_scores
+from sensorium.judge.window_baseline import _features, window_baseline
 
 
 def slow(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:

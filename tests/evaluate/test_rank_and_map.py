@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.evaluate.project import project
-from sensorium.evaluate.rankme import rankme
+from sensorium.metrics.project import project
+from sensorium.metrics.rankme import rankme
 
 
 def formula(z):

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sensorium.abilities import ImageText
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.retrieval import embed_images, embed_texts, retrieval
-from sensorium.protocols import ImageText
+from sensorium.judge.retrieval import embed_images, embed_texts, retrieval
 
 
 def unit(n: int, width: int = 6, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.subsets import parse_fractions, percent, stratified
+from sensorium.metrics.subsets import parse_fractions, percent, stratified
 
 
 @settings(max_examples=60, deadline=None)

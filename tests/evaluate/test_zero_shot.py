@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.zero_shot import PLAIN, SEVEN, class_embeddings, rank_of_truth, zero_shot
+from sensorium.judge.zero_shot import PLAIN, SEVEN, class_embeddings, rank_of_truth, zero_shot
 
 CLASSES = ("cat", "dog", "fox", "hen", "owl", "pig", "{odd} name")
 TEMPLATES = ("a {}.", "the {} and the {}", "{}")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.dit import DIT_SIZES, DiT, dit
-from sensorium.backbones.unet import UNET_SIZES, UNet, sinusoids, unet
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow import RectifiedFlow, reflow_pairs, straightness
 from sensorium.generative.solvers import euler, heun, uniform_times
+from sensorium.networks.dit import DIT_SIZES, DiT, dit
+from sensorium.networks.unet import UNET_SIZES, UNet, sinusoids, unet
 
 SHAPE = (2, 3, 4)
 

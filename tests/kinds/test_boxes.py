@@ -11,20 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.data import scenes_boxes
-from sensorium.data.box_cache import cache_boxes, rows_of, sample_of
-from sensorium.data.boxes import open_boxes
-from sensorium.data.draw import Draw
-from sensorium.data.scenes import Scenes
-from sensorium.data.scenes_boxes import box_set
+from sensorium.base.draw import Draw
+from sensorium.data.boxes.cache import cache_boxes, rows_of, sample_of
+from sensorium.data.boxes.open import open_boxes
+from sensorium.data.scenes import boxes as scenes_boxes
+from sensorium.data.scenes.boxes import box_set
+from sensorium.data.scenes.scenes import Scenes
 from sensorium.detection.fcos import FCOS
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.box_baseline import constant_boxes, placed
-from sensorium.evaluate.coco_ap import coco_ap
-from sensorium.kinds import Source, box_check, boxes, lines
+from sensorium.judge.box_baseline import constant_boxes, placed
+from sensorium.judge.coco_ap import coco_ap
+from sensorium.kinds import Source, boxes, lines
 from sensorium.method import Progress
 from sensorium.recipes.detection import BoxSituation, detr, fcos
-from sensorium.runs import Run, train
+from sensorium.runs import check as box_check
+from sensorium.runs.run import Run
+from sensorium.runs.train import train
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL: dict[str, Any] = {"width": 16, "convs": 1, "batch_size": 4, "image_size": 64}
@@ -228,7 +230,7 @@ def test_defaults_follow_from_the_objects() -> None:
 
 @pytest.mark.parametrize("recipe", [fcos, detr])
 def test_a_published_backbone_is_kept_still_and_learns_slowly(recipe: Any, tmp_path: Path) -> None:
-    from sensorium.backbones.resnet import resnet
+    from sensorium.networks.resnet import resnet
     from sensorium.published import export
 
     export(resnet("micro", 96), "safetensors", tmp_path, image_size=96)

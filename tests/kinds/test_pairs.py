@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import sensorium
-from sensorium.cli import main
-from sensorium.data.clip_tokens import CLIPTokens
-from sensorium.data.draw import Draw
+from sensorium.abilities import ImageText
+from sensorium.base.draw import Draw
+from sensorium.cli.main import main
+from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.kinds import Source, pairs
 from sensorium.kinds.pair_scores import chance, named, recall
-from sensorium.protocols import ImageText
 from sensorium.recipes.multimodal import PairSituation, clip, pair_views
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -15,18 +15,19 @@ import torch
 from PIL import Image
 
 import sensorium
-from sensorium.data.clips import FRAMES, motion, open_clips
-from sensorium.data.draw import Draw
-from sensorium.data.scenes import Scenes
-from sensorium.data.streams import Scaled, Windows, open_streams
+from sensorium.base.draw import Draw
+from sensorium.base.files import write_json
+from sensorium.data.scenes.scenes import Scenes
+from sensorium.data.streams.clips import FRAMES, motion, open_clips
+from sensorium.data.streams.open import Scaled, Windows, open_streams
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Asked, Source, streams
-from sensorium.kinds.stream_looks import timeline
+from sensorium.pictures.streams import timeline
 from sensorium.published.oadtr import save_oadtr
 from sensorium.recipes import streaming
-from sensorium.runs import Run, train
+from sensorium.runs.run import Run
+from sensorium.runs.train import train
 from sensorium.streaming.oadtr import OadTR
-from sensorium.training.files import write_json
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 CLASSES = ("background", "walk", "jump")

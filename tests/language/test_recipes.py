@@ -10,11 +10,11 @@ import torch
 
 import sensorium
 from sensorium.catalogue import resolve
-from sensorium.comparison import common_ground
 from sensorium.errors import SensoriumError
+from sensorium.recipe.recipe import Recipe
 from sensorium.recipes.language import TextSituation, causal_lm
-from sensorium.recipes.recipe import Recipe
 from sensorium.recipes.sequences import flash, recurrent_lm
+from sensorium.runs.compare import common_ground
 from sensorium.use import generate
 
 COMMON: dict[str, Any] = {"width": 16, "depth": 2, "length": 12, "batch_size": 8, "lr": 1e-2}

@@ -12,13 +12,13 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.text import TextTower
+from sensorium.abilities import protocols_of
 from sensorium.method import Progress
 from sensorium.multimodal.clip import CLIP, contrast
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.text import TextTower
 from sensorium.parts.gather import rank, sum_over_processes, world_size
-from sensorium.protocols import protocols_of
 
 WORLD, PAIRS, VOCAB, CONTEXT = 2, 8, 23, 6
 NOW = Progress(0, 0, 0.0)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.text import TextTower
-from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import CLIP
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.text import TextTower
+from sensorium.networks.vit import ViT
 from sensorium.published.clip import (
     OPENAI,
     export_hf,

@@ -13,10 +13,10 @@ import torch
 import torchvision
 from torch import nn
 
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.detection.detr import DETR
 from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.published.detr import authors_detr, export_detr, hf_detr, hf_file_name, load_detr
 
 transformers = pytest.importorskip("transformers")

@@ -6,8 +6,8 @@ from lightly.loss import DINOLoss
 from lightly.models.modules.heads import DINOProjectionHead
 from torch import nn
 
-from sensorium.backbones.resnet import ResNet
 from sensorium.method import Progress
+from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import DINOHead
 from sensorium.selfsup.dino import DINO, dino_loss
 

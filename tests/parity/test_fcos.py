@@ -11,10 +11,10 @@ from torchvision.models.detection import FCOS as Theirs
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from sensorium.backbones.fpn import FPN
-from sensorium.backbones.resnet import resnet
 from sensorium.detection.fcos import FCOS, assign
 from sensorium.errors import SensoriumError
+from sensorium.networks.fpn import FPN
+from sensorium.networks.resnet import resnet
 from sensorium.published import names
 from sensorium.published.fcos import from_torchvision, load_fcos, to_torchvision, torchvision_fcos
 

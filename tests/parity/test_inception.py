@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.frechet import frechet
-from sensorium.evaluate.inception import Inception
+from sensorium.judge.inception import Inception
+from sensorium.metrics.frechet import frechet
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.backbones.vit import ViT
+from sensorium.networks.vit import ViT
 from sensorium.parts.positions.grid import sincos_2d
 from sensorium.selfsup.mae import MAE
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.backbones.dit import DiT
-from sensorium.backbones.unet import UNet
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow import RectifiedFlow
 from sensorium.generative.solvers import euler, heun, uniform_times
+from sensorium.networks.dit import DiT
+from sensorium.networks.unet import UNet
 from sensorium.published import names
 from sensorium.published.diffusion import (
     dit_names,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from sensorium.backbones.resnet import ResNet, resnet
+from sensorium.networks.resnet import ResNet, resnet
 
 CASES = [
     ("18", "imagenet", (2, 3, 33, 33)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.vit import ViT
+from sensorium.networks.vit import ViT
 
 timm_vit = pytest.importorskip("timm.models.vision_transformer")
 transformers = pytest.importorskip("transformers")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.vit import ViT
+from sensorium.networks.vit import ViT
 from sensorium.parts.block import Block
 from sensorium.parts.merging import Groups, encode_merged, match, merge, merging_block, ungrouped, unmerge
 

@@ -18,7 +18,8 @@ from PIL import Image
 from sensorium.errors import SensoriumError
 from sensorium.playground import build, open_page, serve
 from sensorium.playground.timeline import timeline
-from sensorium.runs import Run, train
+from sensorium.runs.run import Run
+from sensorium.runs.train import train
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOTS = os.environ.get("SENSORIUM_SHOTS")  # a folder: keep a screenshot of each tab there

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 import sensorium
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.published import export, load
 from sensorium.selfsup.mae import MAE
 

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from timm.models.vision_transformer import VisionTransformer
 
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.heads import DINOHead
 from sensorium.published import export, load
 from sensorium.selfsup.dino import DINO

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensorium.report import write_report
+from sensorium.report.page import write_report
 
 CLASSES = ("ball", "cup", "lamp", "leaf", "kite", "drum")
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensorium.report import results_table, verdict, write_report
-from sensorium.report_pictures import Sheet
+from sensorium.report.page import results_table, verdict, write_report
+from sensorium.report.pictures import Sheet
 
 EVIL = '<script>alert("x")</script>'
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sensorium.report import results_table
-from sensorium.report_charts import nice_ticks, spread_labels
-from sensorium.report_curves import MAX_POINTS, read_losses
-from sensorium.report_html import Html, count, duration, el, memory, percent, short
+from sensorium.report.charts import nice_ticks, spread_labels
+from sensorium.report.curves import MAX_POINTS, read_losses
+from sensorium.report.html import Html, count, duration, el, memory, percent, short
+from sensorium.report.page import results_table
 
 
 def test_losses_are_thinned_and_bad_rows_left_out(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sensorium.errors import SensoriumError
-from sensorium.report import read_results, validate, verdict, write_report, write_results
+from sensorium.report.page import read_results, validate, verdict, write_report, write_results
 
 
 def test_results_come_back_as_written(made, tmp_path):

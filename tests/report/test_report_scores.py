@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sensorium.report import results_table, validate, verdict, write_report
+from sensorium.report.page import results_table, validate, verdict, write_report
 
 
 def run(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sensorium.report import verdict
-from sensorium.report_verdict import standard_error
+from sensorium.report.page import verdict
+from sensorium.report.verdict import standard_error
 
 
 def score(top1: float, std: float = 0.0, seeds: int = 3, labels: int = 500, n: int = 10_000) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
+from sensorium.abilities import protocols_of
 from sensorium.method import Progress
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import cosine, linear, warmup_cosine
-from sensorium.protocols import protocols_of
 from sensorium.selfsup.dino import DINO, dino_loss
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sensorium.backbones.vit import ViT
+from sensorium.abilities import Encoder, Pictures
+from sensorium.networks.vit import ViT
 from sensorium.parts.patches import patchify
-from sensorium.protocols import Encoder, Pictures
 from sensorium.selfsup.mae import MAE
 
 

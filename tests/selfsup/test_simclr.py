@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sensorium.backbones.resnet import ResNet
+from sensorium.abilities import protocols_of
+from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import ProjectionHead
-from sensorium.protocols import protocols_of
 from sensorium.selfsup.simclr import SimCLR, nt_xent
 
 

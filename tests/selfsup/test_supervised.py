@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sensorium.backbones.resnet import ResNet
-from sensorium.protocols import protocols_of
+from sensorium.abilities import protocols_of
+from sensorium.networks.resnet import ResNet
 from sensorium.selfsup.supervised import Supervised
 
 

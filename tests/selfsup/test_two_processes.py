@@ -11,8 +11,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sensorium.backbones.resnet import ResNet
 from sensorium.method import Progress
+from sensorium.networks.resnet import ResNet
 from sensorium.parts.batchnorm import BatchNorm1d, BatchNorm2d, synchronize_batchnorm
 from sensorium.parts.batchnorm import _normalize as normalize_globally
 from sensorium.parts.gather import gather, rank, sum_over_processes, world_size

@@ -5,11 +5,11 @@ import pytest
 import torch
 from training_cases import make_method
 
-from sensorium.parts.bf16 import fast_bf16
-from sensorium.training import progress
+from sensorium.base import terminal as progress
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import resolve_precision
+from sensorium.base.terminal import Display, duration
 from sensorium.training.monitor import collapse, collapsed, learned_nothing, look
-from sensorium.training.precision import resolve_precision
-from sensorium.training.progress import Display, duration
 
 
 def test_collapse_of_known_features():

@@ -16,8 +16,9 @@ import torch
 import training_cases
 from training_cases import curve, make_method, make_pixels, run, same_weights, table, views
 
+from sensorium.base import files
 from sensorium.errors import SensoriumError
-from sensorium.training import checkpoints, files
+from sensorium.training import checkpoints
 
 
 @pytest.fixture(scope="module")

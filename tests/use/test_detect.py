@@ -19,7 +19,8 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import sensorium
-from sensorium.runs import Run, train
+from sensorium.runs.run import Run
+from sensorium.runs.train import train
 from sensorium.use.detect import Finder, open_finder, pictures_of
 
 transformers = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.cli import main
+from sensorium.cli.main import main
 from sensorium.use.search import open_album, open_looker
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py

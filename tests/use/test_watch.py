@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 import sensorium
-from sensorium.backbones.resnet import ResNet
-from sensorium.data.clips import motion
-from sensorium.data.scenes import Scenes
-from sensorium.data.streams import open_streams
-from sensorium.data.video import video_frames
+from sensorium.data.scenes.scenes import Scenes
+from sensorium.data.streams.clips import motion
+from sensorium.data.streams.open import open_streams
+from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.encode import normalised
-from sensorium.runs import Run, train
+from sensorium.judge.encode import normalised
+from sensorium.networks.resnet import ResNet
+from sensorium.runs.run import Run
+from sensorium.runs.train import train
 from sensorium.use.video import embed_video, is_video, read_encoder
 from sensorium.use.watch import channels, follow, watch
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sensorium.abilities import MapEncoder, require
 from sensorium.detection.detr_transformer import Transformer
 from sensorium.method import Method, Progress
 from sensorium.parts.boxes import cxcywh_to_xyxy, outline, paired_giou, xyxy_to_cxcywh
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.matcher import Costs, match
-from sensorium.protocols import MapEncoder, require
 
 
 class DETR(Method):

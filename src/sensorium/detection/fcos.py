@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
-from sensorium.backbones.fpn import FPN
 from sensorium.method import Method
+from sensorium.networks.fpn import FPN
 from sensorium.parts.boxes import area, outline, paired_giou
 from sensorium.parts.gather import sum_over_processes, world_size
 

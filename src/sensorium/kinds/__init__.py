@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, cast, get_type_hints
 from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.recipes.recipe import Recipe
 
 NAMES = ("images", "text", "pairs", "boxes", "streams")
 

@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sensorium.data.box_cache import Boxed
-from sensorium.data.decode import BadImage
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.boxes.cache import Boxed
+from sensorium.data.images.decode import BadImage
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.box_baseline import constant_boxes, placed
-from sensorium.evaluate.coco_ap import SIZES, coco_ap, misses
-from sensorium.evaluate.cost import parameters
+from sensorium.judge.box_baseline import constant_boxes, placed
+from sensorium.judge.coco_ap import SIZES, coco_ap, misses
+from sensorium.judge.cost import parameters
 from sensorium.kinds import Asked, Score, Trained
-from sensorium.kinds.box_looks import beside, enlarged, sheet, with_boxes
 from sensorium.kinds.boxes import Prepared, detections
-from sensorium.training.files import replace as write_file
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
+from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
 
 SHOWN = 8
 SURE = 0.3  # least score of what is drawn

@@ -1,7 +1,7 @@
 """Pictures with boxes: decoded once into squares, judged by average precision as COCO counts it.
 
 Whatever is wrong with the boxes is named before anything is trained; a long training begins with eight pictures that
-are learnt by heart (:mod:`sensorium.kinds.box_check`).
+are learnt by heart (:mod:`sensorium.runs.check`).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensorium.data.box_cache import Boxed, cache_boxes
-from sensorium.data.box_views import BoxViews, collate
-from sensorium.data.boxes import BoxSet, OpenedBoxes, open_boxes
-from sensorium.data.decode import printable
-from sensorium.data.fields import Skipped
-from sensorium.data.scenes_boxes import is_scenes, open_scene_boxes
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.augment.boxes import BoxViews, collate
+from sensorium.data.boxes.cache import Boxed, cache_boxes
+from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
+from sensorium.data.images.decode import printable
+from sensorium.data.images.sets import Skipped
+from sensorium.data.scenes.boxes import is_scenes, open_scene_boxes
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.coco_ap import coco_ap, detect_all
+from sensorium.judge.coco_ap import coco_ap, detect_all
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
-from sensorium.parts.bf16 import fast_bf16
+from sensorium.recipe.recipe import Recipe
 from sensorium.recipes.detection import BoxSituation, divisor_of
-from sensorium.recipes.recipe import Recipe
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
 
 SITUATION = BoxSituation
 UNIT = "readable training pictures"
@@ -137,8 +137,8 @@ def keep(ready: Prepared, folder: Path) -> None:
 
 
 def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progress: bool = False) -> None:
-    """What is to be seen of a training before it begins; see :mod:`sensorium.kinds.box_check`."""
-    from sensorium.kinds import box_check
+    """What is to be seen of a training before it begins; see :mod:`sensorium.runs.check`."""
+    from sensorium.runs import check as box_check
 
     box_check.check(recipe, ready, budget, folder, progress=progress)
 

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.evaluate.coverage import precision_recall
-from sensorium.evaluate.densities import Bernoulli, GaussianPCA, bits_per_dim
-from sensorium.evaluate.encode import encode
-from sensorium.evaluate.frechet import frechet
+from sensorium.abilities import Generator, Likelihood
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
 from sensorium.generative.made import binarise
+from sensorium.judge.encode import encode
 from sensorium.kinds import Asked, Score, Trained
 from sensorium.kinds.images import Prepared, situate
-from sensorium.kinds.looks import save
-from sensorium.protocols import Generator, Likelihood
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
+from sensorium.metrics.coverage import precision_recall
+from sensorium.metrics.densities import Bernoulli, GaussianPCA, bits_per_dim
+from sensorium.metrics.frechet import frechet
+from sensorium.pictures.images import save
 
 SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
@@ -127,7 +127,7 @@ def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tup
     on = ready.train
     mean, std = on.mean, on.std
     if inception:
-        from sensorium.evaluate.inception import Inception
+        from sensorium.judge.inception import Inception
 
         name, network = INCEPTION, Inception(inception)
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

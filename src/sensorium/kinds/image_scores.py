@@ -15,25 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.cache import Pixels
-from sensorium.data.views import supervised_views
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.augment.views import supervised_views
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.evaluate import baselines
-from sensorium.evaluate.cost import flops_per_image, parameters
-from sensorium.evaluate.encode import encode
-from sensorium.evaluate.finetune import finetune as fine_tune
-from sensorium.evaluate.knn import knn
-from sensorium.evaluate.linear import linear
-from sensorium.evaluate.neighbors import neighbors
-from sensorium.evaluate.project import project
-from sensorium.evaluate.rankme import rankme
-from sensorium.evaluate.subsets import parse_fractions, stratified
+from sensorium.judge import baselines
+from sensorium.judge.cost import flops_per_image, parameters
+from sensorium.judge.encode import encode
+from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.kinds import Asked, Trained
 from sensorium.kinds.images import Prepared
-from sensorium.kinds.looks import run_pictures
-from sensorium.parts.bf16 import fast_bf16
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
+from sensorium.metrics.knn import knn
+from sensorium.metrics.linear import linear
+from sensorium.metrics.neighbors import neighbors
+from sensorium.metrics.project import project
+from sensorium.metrics.rankme import rankme
+from sensorium.metrics.subsets import parse_fractions, stratified
+from sensorium.pictures.images import run_pictures
 
 MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensorium.data.cache import Pixels, cache, natural_size
-from sensorium.data.open import Opened, open_data
+from sensorium.abilities import Encoder
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.cache import Pixels, cache, natural_size
+from sensorium.data.images.open import Opened, open_data
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.encode import encode
-from sensorium.evaluate.knn import knn
+from sensorium.judge.encode import encode
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
-from sensorium.parts.bf16 import fast_bf16
-from sensorium.protocols import Encoder
-from sensorium.recipes.recipe import Situation
+from sensorium.metrics.knn import knn
+from sensorium.recipe.recipe import Situation
 from sensorium.training.monitor import collapse
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
 
 SITUATION = Situation
 UNIT = "readable training images"

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.clip_tokens import CLIPTokens
-from sensorium.evaluate.cost import parameters
-from sensorium.evaluate.retrieval import embed_images, embed_texts, retrieval
-from sensorium.evaluate.zero_shot import zero_shot
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.judge.cost import parameters
+from sensorium.judge.retrieval import embed_images, embed_texts, retrieval
+from sensorium.judge.zero_shot import zero_shot
 from sensorium.kinds import Score, Trained
-from sensorium.kinds.pair_looks import shelf
 from sensorium.kinds.pairs import Captioned, Prepared
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
+from sensorium.pictures.pairs import shelf
 
 KS = (1, 5, 10)
 WAYS = ("image_to_text", "text_to_image")

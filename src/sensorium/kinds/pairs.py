@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.cache import Pixels, cache, natural_size
-from sensorium.data.clip_tokens import CLIPTokens, read_clip_tokens
-from sensorium.data.decode import printable
-from sensorium.data.fields import Skipped
-from sensorium.data.pairs import OpenedPairs, Pairs
-from sensorium.data.scenes_pairs import open_captioned, plain_images
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.cache import Pixels, cache, natural_size
+from sensorium.data.images.decode import printable
+from sensorium.data.images.sets import Skipped
+from sensorium.data.pairs.open import OpenedPairs, Pairs
+from sensorium.data.scenes.pairs import open_captioned, plain_images
+from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
-from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.multimodal import PairSituation
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
 
 SITUATION = PairSituation
 UNIT = "readable training pairs"

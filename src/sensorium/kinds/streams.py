@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sensorium.data.clips import open_clips
-from sensorium.data.open import open_data
-from sensorium.data.streams import UNKNOWN, AnyStream, Stream, Streams, Windows, open_streams
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.open import open_data
+from sensorium.data.streams.clips import open_clips
+from sensorium.data.streams.open import UNKNOWN, AnyStream, Stream, Streams, Windows, open_streams
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.online_map import actions_of, online_map, online_scores, scored
-from sensorium.evaluate.window_baseline import window_baseline
+from sensorium.judge.online_map import actions_of, online_map, online_scores, scored
+from sensorium.judge.window_baseline import window_baseline
 from sensorium.kinds import Asked, Score, Source, Trained
-from sensorium.kinds.stream_looks import timeline
 from sensorium.method import Method
-from sensorium.parts.bf16 import fast_bf16
+from sensorium.pictures.streams import timeline
 from sensorium.recipes.streaming import StreamSituation
-from sensorium.training.files import replace as write_file
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
 
 SITUATION = StreamSituation
 UNIT = "labelled frames"
@@ -268,7 +268,7 @@ def _labels(streams: tuple[AnyStream, ...], length: int, future: int) -> np.ndar
 
 
 def _scored(scores: list[np.ndarray], ready: Prepared) -> dict[str, Any]:
-    """As :func:`sensorium.evaluate.online_map.judge_online`; delays in frames where the rate is not known."""
+    """As :func:`sensorium.judge.online_map.judge_online`; delays in frames where the rate is not known."""
     found = scored(scores, ready.test, ready.opened.classes, ready.opened.rate or 1.0, ready.background)
     return found | {"unit": "frames" if ready.opened.rate is None else "s"}
 

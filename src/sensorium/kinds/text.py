@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensorium.data.text import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.text.open import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
-from sensorium.evaluate import lengths as elsewhere
-from sensorium.evaluate.bits import bits_per_byte, text_baselines
+from sensorium.judge import lengths as elsewhere
+from sensorium.judge.bits import bits_per_byte, text_baselines
 from sensorium.kinds import Asked, Score, Source, Trained
 from sensorium.method import Method
-from sensorium.parts.bf16 import fast_bf16
 from sensorium.recipes.language import TextSituation
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
 
 SITUATION = TextSituation
 UNIT = "rows of text"

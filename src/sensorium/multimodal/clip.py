@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sensorium.abilities import Encoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
-from sensorium.protocols import Encoder, require
 
 
 class CLIP(Method):
     """Encoder, and judge of images and texts.
 
     image: an Encoder of images. text: has ``features(tokens [B, T]) -> [B, dim]`` and ``dim``, see
-    :class:`sensorium.backbones.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
+    :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
     chunk: rows of scores at a time; None makes them all at once.
     """
 

@@ -106,7 +106,7 @@ def merging_block(
 
 
 class Vision(Protocol):
-    """What is needed of a ViT: ``sensorium.backbones.vit.ViT`` has it."""
+    """What is needed of a ViT: ``sensorium.networks.vit.ViT`` has it."""
 
     registers: int
     blocks: nn.ModuleList

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from sensorium.playground.common import Played
-    from sensorium.runs import Run
+    from sensorium.runs.run import Run
 
 TABS = ("look", "search", "detect", "sample", "write", "watch")
 USER = "sensorium"
@@ -138,7 +138,7 @@ def _theme() -> Any:
 
 def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
     from sensorium.playground.common import Played
-    from sensorium.runs import Run
+    from sensorium.runs.run import Run
 
     if not runs:
         raise SensoriumError(

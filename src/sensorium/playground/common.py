@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sensorium.data.cache import Pixels
-from sensorium.data.decode import printable, rgb
+from sensorium.data.images.cache import Pixels
+from sensorium.data.images.decode import printable, rgb
 from sensorium.errors import SensoriumError
-from sensorium.kinds.looks import enlarged
-from sensorium.runs import Run
+from sensorium.pictures.images import enlarged
+from sensorium.runs.run import Run
 
 EXAMPLES = 8
 HIGH = 320  # pixels of an upload on the page

@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 import torch
 
-from sensorium.data.decode import to_array
-from sensorium.kinds.box_looks import class_name, enlarged, with_boxes
+from sensorium.abilities import Detector
+from sensorium.base.precision import device_name
+from sensorium.data.images.decode import to_array
+from sensorium.pictures.boxes import class_name, enlarged, with_boxes
 from sensorium.playground.common import Played, Upload, chooser, decoded, examples, picture_input, told
-from sensorium.protocols import Detector
-from sensorium.training.precision import device_name
 from sensorium.use.detect import Finder
 
 TITLE = "Detect"

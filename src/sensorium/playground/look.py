@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.decode import square
+from sensorium.abilities import Classifier, Encoder
+from sensorium.base.precision import device_name
+from sensorium.data.images.decode import square
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.encode import encode
-from sensorium.kinds.looks import enlarged, looks
+from sensorium.judge.encode import encode
+from sensorium.pictures.images import enlarged, looks
 from sensorium.playground.common import (
     Played,
     Upload,
@@ -26,8 +28,6 @@ from sensorium.playground.common import (
     picture_input,
     told,
 )
-from sensorium.protocols import Classifier, Encoder
-from sensorium.training.precision import device_name
 from sensorium.use import class_of, most_similar
 
 TITLE = "Look"

@@ -9,11 +9,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from sensorium.data.decode import BadImage, square
+from sensorium.abilities import ImageText
+from sensorium.data.images.decode import BadImage, square
 from sensorium.errors import SensoriumError
 from sensorium.kinds.pairs import kept_tokens
 from sensorium.playground.common import Played, Upload, chooser, decoded, examples, found_pictures, picture_input, told
-from sensorium.protocols import ImageText
 from sensorium.use.search import Album, Looker, open_album
 
 TITLE = "Search"

@@ -11,13 +11,13 @@ import gradio as gr
 import numpy as np
 import torch
 
-from sensorium.data.decode import printable
-from sensorium.data.stream_files import UNKNOWN, read_values
-from sensorium.data.streams import AnyStream, Framed, Scaled, Stream
+from sensorium.abilities import OnlineDetector
+from sensorium.data.images.decode import printable
+from sensorium.data.streams.files import UNKNOWN, read_values
+from sensorium.data.streams.open import AnyStream, Framed, Scaled, Stream
 from sensorium.errors import SensoriumError
 from sensorium.playground.common import Played, chooser, told
 from sensorium.playground.timeline import timeline
-from sensorium.protocols import OnlineDetector
 from sensorium.use.watch import channels, step_rate
 
 TITLE = "Watch"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import gradio as gr
 
+from sensorium.abilities import LanguageModel
 from sensorium.playground.common import Played, chooser, told
-from sensorium.protocols import LanguageModel
 from sensorium.use import generate
 
 TITLE = "Write"

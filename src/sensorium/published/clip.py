@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.text import ACTIVATIONS, Activation, TextTower
-from sensorium.data.clip_tokens import CLIPTokens
+from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import CLIP
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.text import ACTIVATIONS, Activation, TextTower
 from sensorium.published import names
 from sensorium.published.files import locate, read_config, read_weights, tensors_of
 

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sensorium.backbones.resnet import ResNet
 from sensorium.detection.detr import DETR
 from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import ResNet
 from sensorium.published import names
 from sensorium.published.export import resnet_numbers
 from sensorium.published.files import locate, read_config, read_weights

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.dit import DiT
-from sensorium.backbones.unet import UNet, sinusoids
 from sensorium.errors import SensoriumError
+from sensorium.networks.dit import DiT
+from sensorium.networks.unet import UNet, sinusoids
 from sensorium.parts.positions.grid import sincos_2d
 from sensorium.published import names
 from sensorium.published.files import read_config, read_weights, tensors_of

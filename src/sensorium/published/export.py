@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.resnet import Bottleneck, ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.resnet import Bottleneck, ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.rotary import rotary_table

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.fpn import FPN
-from sensorium.backbones.resnet import ResNet
 from sensorium.detection.fcos import FCOS
 from sensorium.errors import SensoriumError
+from sensorium.networks.fpn import FPN
+from sensorium.networks.resnet import ResNet
 from sensorium.published import names
 from sensorium.published.files import read_weights
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.resnet import ResNet
-from sensorium.backbones.vit import ViT
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.turning import Rotary
 from sensorium.published import names

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.backbones.fpn import FPN, shapes_of
-from sensorium.data.box_cache import sample_of
-from sensorium.data.box_views import DIVISOR, train_box_views
-from sensorium.data.draw import Draw, Views
+from sensorium.abilities import MapEncoder, TokenEncoder
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.boxes import DIVISOR, train_box_views
+from sensorium.data.boxes.cache import sample_of
 from sensorium.detection.detr import DETR
 from sensorium.detection.fcos import FCOS, Points
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.networks.fpn import FPN, shapes_of
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.protocols import MapEncoder, TokenEncoder
-from sensorium.recipes.backbone import build_backbone
-from sensorium.recipes.recipe import Recipe, Settings, Situation
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.recipe import Recipe, Settings, Situation
 
 
 @dataclass(frozen=True)

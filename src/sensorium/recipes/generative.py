@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sensorium.backbones.dit import DIT_SIZES, dit
-from sensorium.backbones.unet import UNET_SIZES, unet
-from sensorium.data.augment import flip as flipped
-from sensorium.data.draw import Draw, Views
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.images import flip as flipped
 from sensorium.errors import SensoriumError
 from sensorium.generative.made import MADE, binarise
 from sensorium.generative.rectified_flow import RectifiedFlow
+from sensorium.networks.dit import DIT_SIZES, dit
+from sensorium.networks.unet import UNET_SIZES, unet
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipes.optim import adamw, pick_batch_size, pick_lr
-from sensorium.recipes.recipe import Recipe, Settings, Situation
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings, Situation
 
 
 def rectified_flow(

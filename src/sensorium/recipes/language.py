@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from sensorium.data.draw import Draw, Views
+from sensorium.base.draw import Draw, Views
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm import CausalLM, Layer
 from sensorium.language.mixing import Attention, AttentionKind, mixer
@@ -29,8 +29,8 @@ from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative,
 from sensorium.parts.positions.relative import T5, ALiBi, Shaw
 from sensorium.parts.positions.turning import Rotary
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipes.optim import adamw
-from sensorium.recipes.recipe import Recipe, Settings
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
 
 PositionKind = Literal[
     "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"

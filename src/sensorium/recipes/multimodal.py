@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sensorium.backbones.clip_vision import CLIPVision
-from sensorium.backbones.text import TextTower
-from sensorium.backbones.vit import VIT_SIZES, auto_patch
-from sensorium.data.draw import Draw, Views
-from sensorium.data.views import View
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import CLIP
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.text import TextTower
+from sensorium.networks.vit import VIT_SIZES, auto_patch
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipes.backbone import NAMES, build_backbone
-from sensorium.recipes.optim import adamw, pick_lr, pick_view_size
-from sensorium.recipes.recipe import Recipe, Settings, Situation
+from sensorium.recipe.backbone import NAMES, build_backbone
+from sensorium.recipe.optim import adamw, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, Situation
 
 TOWERS = tuple(f"clip-{size}" for size in VIT_SIZES)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sensorium.data.views import dino_views, mae_views, simclr_views, supervised_views
+from sensorium.abilities import TokenEncoder
+from sensorium.data.augment.views import dino_views, mae_views, simclr_views, supervised_views
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import DINOHead, ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.protocols import TokenEncoder
-from sensorium.recipes.backbone import build_backbone
-from sensorium.recipes.optim import adamw, pick_batch_size, pick_lr, pick_view_size
-from sensorium.recipes.recipe import Recipe, Settings, Situation
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, Situation
 from sensorium.selfsup.dino import DINO
 from sensorium.selfsup.mae import MAE
 from sensorium.selfsup.simclr import SimCLR

@@ -13,9 +13,9 @@ from sensorium.language.flash import FlashLM
 from sensorium.language.recurrent import Cell, RecurrentLM
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipes.language import TextSituation, packed
-from sensorium.recipes.optim import adamw
-from sensorium.recipes.recipe import Recipe, Settings
 
 # Channels of a state for each of the embedding's: two layers of any cell then have about as many weights as four of Llama.
 STATE: dict[Cell, float] = {"lstm": 1.75, "gru": 2.0, "rnn": 3.75}

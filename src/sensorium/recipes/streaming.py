@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sensorium.data.draw import Draw, Views
+from sensorium.base.draw import Draw, Views
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipes.optim import adamw
-from sensorium.recipes.recipe import Recipe, Settings
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.streaming.oadtr import OadTR
 
 

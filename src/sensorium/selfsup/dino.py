@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sensorium.abilities import AttentionMaps, Encoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import cosine, linear
-from sensorium.protocols import AttentionMaps, Encoder, require
 
 
 class DINO(Method):

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import TokenEncoder, require
 from sensorium.method import Method
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
-from sensorium.protocols import TokenEncoder, require
 
 
 class MAE(Method):

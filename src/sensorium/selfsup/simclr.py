@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import Encoder, require
 from sensorium.method import Method
 from sensorium.parts.gather import gather, rank
-from sensorium.protocols import Encoder, require
 
 
 class SimCLR(Method):

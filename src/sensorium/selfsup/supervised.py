@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import Encoder, require
 from sensorium.method import Method
 from sensorium.parts.gather import sum_over_processes, world_size
-from sensorium.protocols import Encoder, require
 
 UNKNOWN = -1
 

@@ -18,16 +18,16 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from sensorium.data.draw import step_seed
+from sensorium.base.draw import step_seed
+from sensorium.base.files import write_json
+from sensorium.base.terminal import Display
 from sensorium.errors import SensoriumError
 from sensorium.method import Method, Progress
 from sensorium.training.batches import Batches
 from sensorium.training.budget import Budget, Clock
 from sensorium.training.checkpoints import LAST, WEIGHTS, save_weights
-from sensorium.training.files import write_json
 from sensorium.training.lightly import LightningModule
 from sensorium.training.monitor import Online, collapsed, look
-from sensorium.training.progress import Display
 from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
 
 _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of views and shuffling

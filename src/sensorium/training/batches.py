@@ -3,7 +3,7 @@
 The data are one endless stream, permutation after permutation, each seeded by (seed, pass). Step k takes the stream's
 items k*B ... (k+1)*B - 1: no ragged last batch, and a batch may be larger than the data. A process keeps its contiguous
 rows of the global batch, cut into ``accumulate`` micro-batches; the random numbers of a view are drawn for the whole
-global batch (:mod:`sensorium.data.draw`), so how a batch is cut changes nothing.
+global batch (:mod:`sensorium.base.draw`), so how a batch is cut changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.draw import Draw, Views, step_seed
+from sensorium.base.draw import Draw, Views, step_seed
 from sensorium.errors import SensoriumError
 
 _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sensorium.base.files import replace
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.training.files import replace
 from sensorium.training.lightly import TorchCheckpointIO
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"

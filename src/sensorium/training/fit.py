@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
-from sensorium.data.draw import Views
+from sensorium.base.draw import Views
+from sensorium.base.files import disk_errors, write_json
+from sensorium.base.precision import resolve_precision
+from sensorium.base.terminal import Display
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.adapter import Adapter, Plan
 from sensorium.training.batches import Batches, Pixels, Share
 from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
-from sensorium.training.files import disk_errors, write_json
 from sensorium.training.launch import launched, rank_and_world
 from sensorium.training.lightly import LightningEnvironment, MisconfigurationException, Trainer
 from sensorium.training.monitor import Online, learned_nothing
-from sensorium.training.precision import resolve_precision
-from sensorium.training.progress import Display
 from sensorium.training.record import Record
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from sensorium.training.files import Table
+from sensorium.base.files import Table
 from sensorium.training.lightly import TensorBoardLogger
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities import Generator, LanguageModel
+from sensorium.base.precision import device_name
 from sensorium.catalogue import find
 from sensorium.errors import SensoriumError
 from sensorium.kinds import Source, images
-from sensorium.kinds.looks import save
-from sensorium.protocols import Generator, LanguageModel
-from sensorium.runs import Run
-from sensorium.training.precision import device_name
+from sensorium.pictures.images import save
+from sensorium.runs.run import Run
 
 if TYPE_CHECKING:
-    from sensorium.data.cache import Pixels
+    from sensorium.data.images.cache import Pixels
 
 FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path) -> Any:
-    """A run's folder gives a :class:`~sensorium.runs.Run`; a checkpoint of others (folder, file or hub id) its network.
+    """A run's folder gives a :class:`~sensorium.runs.run.Run`; a checkpoint of others (folder, file or hub id) its network.
 
     A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the method
     :class:`~sensorium.selfsup.mae.MAE`. Nothing is ever unpickled but plain tensors.
@@ -182,7 +182,7 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     """A table of the ``k`` most similar pictures; exact duplicates are marked."""
     from rich.table import Table
 
-    from sensorium.data.decode import rgb, square
+    from sensorium.data.images.decode import rgb, square
 
     encoder, pixels = _encoder_and_pixels(run, data, None)
     if not image.is_file():
@@ -214,7 +214,7 @@ def most_similar(
 
     ``features`` [N, D] of the pixels where they are known; else they are computed.
     """
-    from sensorium.evaluate.neighbors import neighbors as nearest
+    from sensorium.metrics.neighbors import neighbors as nearest
 
     one = _Few(query[None], pixels.mean, pixels.std)
     bank = _encode(encoder, pixels) if features is None else features
@@ -257,6 +257,6 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
 
 
 def _encode(encoder: nn.Module, pixels: Any) -> Tensor:
-    from sensorium.evaluate.encode import encode
+    from sensorium.judge.encode import encode
 
     return encode(encoder, pixels, device=device_name())  # type: ignore[arg-type]

@@ -19,18 +19,18 @@ from PIL import Image
 from rich.markup import escape
 from torch import Tensor
 
-from sensorium.data.box_views import collate, to_original
-from sensorium.data.decode import EXTENSIONS, BadImage, printable, rgb, to_array
-from sensorium.data.fields import natural_key
+from sensorium.abilities import Detector
+from sensorium.base.files import replace as write
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.augment.boxes import collate, to_original
+from sensorium.data.images.decode import EXTENSIONS, BadImage, printable, rgb, to_array
+from sensorium.data.images.sets import natural_key
 from sensorium.errors import SensoriumError
-from sensorium.kinds.box_looks import class_name, with_boxes
-from sensorium.protocols import Detector
+from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipes.detection import divisor_of
-from sensorium.runs import Run
-from sensorium.training.files import replace as write
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
+from sensorium.runs.run import Run
 
 SIDES = (800, 1333)  # shorter and longer side at most, of published detectors that say nothing else
 NAMED = 5  # pictures that are named where they were skipped

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sensorium.data.cache import Pixels, cache, content_hash
-from sensorium.data.clip_tokens import CLIPTokens
-from sensorium.data.decode import BadImage, printable, rgb, square
-from sensorium.data.fields import EncodedImages, ImageSet, View, picture
-from sensorium.data.open import open_data
-from sensorium.data.pairs import Pairs
-from sensorium.data.scenes_pairs import open_captioned, plain_images
+from sensorium.abilities import Encoder, ImageText
+from sensorium.base.files import replace as write
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.cache import Pixels, cache, content_hash
+from sensorium.data.images.decode import BadImage, printable, rgb, square
+from sensorium.data.images.open import open_data
+from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
+from sensorium.data.pairs.open import Pairs
+from sensorium.data.scenes.pairs import open_captioned, plain_images
+from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.encode import encode
-from sensorium.evaluate.retrieval import embed_images, embed_texts
-from sensorium.kinds.pair_looks import shelf
+from sensorium.judge.encode import encode
+from sensorium.judge.retrieval import embed_images, embed_texts
 from sensorium.kinds.pairs import LONGEST, kept_tokens
-from sensorium.protocols import Encoder, ImageText
+from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
-from sensorium.runs import Run
-from sensorium.training.files import replace as write
-from sensorium.training.files import write_json
-from sensorium.training.precision import device_name
-from sensorium.training.progress import bar
+from sensorium.runs.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,7 +3,7 @@
     sensorium embed sensorium-runs/dino --data videos/ --out features.npz
     sensorium train oadtr --data features.npz
 
-A folder of videos may hold a labels.json as :mod:`sensorium.data.streams` describes it: its labels go along.
+A folder of videos may hold a labels.json as :mod:`sensorium.data.streams.open` describes it: its labels go along.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sensorium.data.clips import MOTION, motion
-from sensorium.data.decode import printable, square
-from sensorium.data.fields import Skipped, natural_key
-from sensorium.data.stream_files import UNKNOWN, numbered, read_table
-from sensorium.data.video import video_frames
+from sensorium.abilities import Encoder
+from sensorium.base.files import replace
+from sensorium.base.precision import device_name
+from sensorium.data.images.decode import printable, square
+from sensorium.data.images.sets import Skipped, natural_key
+from sensorium.data.streams.clips import MOTION, motion
+from sensorium.data.streams.files import UNKNOWN, numbered, read_table
+from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
-from sensorium.evaluate.encode import normalised
-from sensorium.protocols import Encoder
-from sensorium.runs import Run
-from sensorium.training.files import replace
-from sensorium.training.precision import device_name
+from sensorium.judge.encode import normalised
+from sensorium.runs.run import Run
 from sensorium.use import load
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv")
@@ -51,7 +51,7 @@ def is_video(path: str | Path) -> bool:
 def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
     """Frames uint8 [3, H, W] of one video -> features [n, D] of ``together`` of them at a time.
 
-    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.clips.motion`). An encoder sees the square in
+    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder sees the square in
     the middle of a frame, as it saw pictures. Raises SensoriumError where there is no encoder of that name.
     """
     if str(name) == MOTION:

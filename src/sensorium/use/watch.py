@@ -11,14 +11,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from sensorium.data.decode import printable
-from sensorium.data.stream_files import read_values
-from sensorium.data.streams import Framed, Scaled, Stream
-from sensorium.data.video import video_frames
+from sensorium.abilities import OnlineDetector
+from sensorium.data.images.decode import printable
+from sensorium.data.streams.files import read_values
+from sensorium.data.streams.open import Framed, Scaled, Stream
+from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
-from sensorium.protocols import OnlineDetector
 from sensorium.recipes.streaming import StreamSituation
-from sensorium.runs import Run
+from sensorium.runs.run import Run
 from sensorium.use.video import is_video, read_encoder
 
 _BLOCK = 256  # steps of a recording that are read together

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.parts.bf16 import fast_bf16
+from sensorium.base.bf16 import fast_bf16
 from sensorium.parts.feedforward import Kind, activate
 from sensorium.parts.moe.route import Routing
 

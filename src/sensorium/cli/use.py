@@ -1,0 +1,261 @@
+"""The commands that use what was trained, and that look at what would be: each one function whose signature is the command
+line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+
+def show(thing: object) -> None:
+    """Without a terminal to measure there is room: a table cut to 80 columns tells nobody anything."""
+    Console(width=None if sys.stdout.isatty() else 160).print(thing)
+
+
+def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
+    """Write one feature vector a picture to a Parquet file (path, label, features), or a frame of videos to an .npz.
+
+    Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        data: what to embed: pictures, a video, or a folder of videos; the run's own data if left out.
+        out: the Parquet file; features.parquet in the run's folder if left out.
+        limit: only the first N pictures.
+    """
+    from sensorium.use import embed as write
+
+    show(write(run, data, out, limit))
+
+
+def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, picture: Path | None = None) -> None:
+    """The pictures most similar to IMAGE, and its exact duplicates, in the run's data or in --data.
+
+    Example: sensorium neighbors sensorium-runs/simclr photo.jpg --data photos/ --picture found.png
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        image: the picture to look for.
+        data: where to look; the run's own data if left out.
+        k: how many to show.
+        picture: also write the query and what was found as one picture.
+    """
+    from sensorium.use import neighbors as find_neighbors
+
+    show(find_neighbors(run, image, data, k, picture))
+
+
+def generate(
+    run: Path,
+    *,
+    prompt: str = "",
+    most: int = 400,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Let a language model write on from a prompt, as it goes.
+
+    Example: sensorium generate sensorium-runs/causal_lm --prompt "It was" --temperature 0.7
+
+    Args:
+        run: folder of a run that learnt from text.
+        prompt: what the text begins with.
+        most: tokens to write at most.
+        temperature: 0 takes the likeliest token, 1 draws as the model says.
+        top_k: choose among so many tokens.
+        seed: of the drawing.
+    """
+    from sensorium.use import generate as write
+
+    print(prompt, end="")
+    for piece in write(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+def sample(
+    run: Path,
+    *,
+    n: int = 64,
+    steps: int | None = None,
+    label: str | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+    trace: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Draw new pictures into one grid.
+
+    Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
+
+    Args:
+        run: folder of a run of a system that draws.
+        n: how many.
+        steps: of the way from noise to picture, for systems that go one; 25 if left out, or 1 if distilled.
+        label: draw this class.
+        guidance: how strongly to insist on the class; 1 is as learnt.
+        seed: of the noise.
+        trace: also show the way, from noise to picture.
+        out: the PNG; samples.png in the run's folder if left out.
+    """
+    from sensorium.use import sample as draw
+
+    show(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace))
+
+
+def search(
+    run: Path,
+    *,
+    data: str | None = None,
+    text: str | None = None,
+    image: Path | None = None,
+    k: int = 9,
+    approximate: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """Find pictures by what a text says, or by a picture, with a system that was trained on both.
+
+    Example: sensorium search sensorium-runs/clip --data photos/ --text "a red bicycle" --picture found.png
+
+    The pictures are embedded once; the index is kept beside the run and used again while they stay the same.
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        data: where to look; the run's own data if left out.
+        text: what to look for.
+        image: the picture to look for.
+        k: how many to show.
+        approximate: a graph instead of comparing with every picture: for millions of them.
+        picture: also write what was found as one picture.
+    """
+    from sensorium.use.search import search as look
+
+    show(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
+
+
+def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = None) -> None:
+    """Find the objects of pictures: draws them, and writes them as COCO json.
+
+    Example: sensorium detect sensorium-runs/fcos photos/ --threshold 0.4 --out found
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        images: pictures, or folders of them.
+        threshold: least score of what is shown.
+        out: folder of the drawn pictures and of detections.json; found/ in the run's folder if left out.
+    """
+    from sensorium.use.detect import detect as look
+
+    show(look(run, images, threshold=threshold, out=out))
+
+
+def watch(
+    run: Path,
+    stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    every: int = 1,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Print the actions of a stream while its frames arrive.
+
+    Example: sensorium watch sensorium-runs/oadtr recording.npz
+
+    With - the frames are read from standard input, a line of numbers (separated by spaces or commas) a frame.
+
+    Args:
+        run: folder of a run.
+        stream: a recording (.npz, .npy, or text of a line a frame), a video, or - for standard input.
+        every: print every so many frames, besides each change of action.
+        as_json: print a line of JSON a frame.
+    """
+    from sensorium.use.watch import watch as look
+
+    for line in look(run, stream, every=every, as_json=as_json):
+        print(line, flush=True)
+
+
+def play(
+    *runs: Path, host: str = "127.0.0.1", port: int = 7860, password: str | None = None, upload_mb: int = 16
+) -> None:
+    """A web page to try trained runs on: look, search, detect, sample, write, watch.
+
+    Example: sensorium play sensorium-runs/mae sensorium-runs/clip
+
+    Args:
+        runs: folders of runs, or a folder of them.
+        host: the address to listen on; any but this machine's own wants a password.
+        port: of the page.
+        password: ask for it (user name: sensorium).
+        upload_mb: most megabytes of an upload.
+    """
+    from sensorium.playground import serve
+
+    serve(runs, host=host, port=port, password=password, upload_mb=upload_mb)
+
+
+def export(
+    run: Path,
+    *,
+    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision"] = "safetensors",
+    out: Path | None = None,
+) -> None:
+    """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
+
+    Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        to: the format.
+        out: folder or file to write; beside the run if left out.
+    """
+    from sensorium.use import export as write
+
+    show(f"wrote {write(run, to, out)}")
+
+
+def signal(
+    system: str,
+    *,
+    data: str,
+    steps: int = 20,
+    seed: int = 0,
+    out: Path = Path("signal.html"),
+    image_size: int | None = None,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Plot by depth what a system makes of its signal: activations, gradients and attention, before and after a few steps.
+
+    Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
+
+    A missing 1/sqrt(d) or weights that begin too large or too small show here in a minute. Two sentences say what is
+    wrong; the numbers are in signal.json beside the page.
+
+    Args:
+        system: its name or FILE.py:FUNCTION, settings may follow: causal_lm,width=64.
+        data: a folder, file or the name of a built-in set.
+        steps: between the two measures; the schedule runs through in as many.
+        seed: of weights, order and augmentation.
+        out: the page.
+        image_size: side in pixels at which to train.
+        limit: use only the first N pictures.
+        quiet: no progress bars.
+    """
+    from sensorium.runs.compare import parse_method
+    from sensorium.runs.signal import signal as measure
+
+    name, settings = parse_method(system)
+    found = measure(
+        name, data, steps=steps, seed=seed, out=out, image_size=image_size, limit=limit, progress=not quiet, **settings
+    )
+    for line in found["diagnosis"]:
+        show(line)
+    show(f"Report: {out.resolve()}")
+
+
+COMMANDS = (embed, neighbors, search, generate, sample, detect, watch, play, export, signal)

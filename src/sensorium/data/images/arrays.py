@@ -1,0 +1,268 @@
+"""Images in one array: NumPy's .npz and the IDX files of MNIST and its kin.
+
+No size that a file states is believed: it is held against the bytes that are there and against the memory that is
+free, before anything is allocated. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from sensorium.data.images.decode import printable
+from sensorium.data.images.folders import SPLITS, list_folder, split_of
+from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
+from sensorium.errors import SensoriumError
+
+_IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
+_LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
+_CLASSES = ("class_names", "classes", "label_names", "categories")
+_NAMES = ("source_path", "paths", "filenames", "names")
+_IDX_TYPES = {0x08: np.dtype("u1"), 0x09: np.dtype("i1"), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4")}
+
+
+def available_memory() -> int:
+    """Bytes that can still be allocated: the machine's, or the container's where that is less."""
+    free = 8 << 30
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0)
+
+
+def read_npz(path: Path) -> Found:
+    """An .npz with images, labels and class names; one set, or one a split ("x_train", "train_images", ...)."""
+    where = printable(str(path))
+    with zipfile.ZipFile(path) as archive:
+        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        keys = {key.casefold(): key for key in members}
+        class_key = next((keys[k] for k in _CLASSES if k in keys), None)
+        names = None if class_key is None else _class_names(_member(archive, members[class_key], where), where)
+        sets: dict[str, ImageSet] = {}
+        for split in ("", *SPLITS):
+            image_key = _key(keys, split, _IMAGES)
+            if image_key is None:
+                continue
+            pixels = _member(archive, members[image_key], where)
+            label_key = _key(keys, split, _LABELS)
+            raw = None if label_key is None else _member(archive, members[label_key], where)
+            name_key = next((keys[k] for k in _NAMES if k in keys), None) if not split else None
+            titles = None if name_key is None else _member(archive, members[name_key], where)
+            field = f"{where}: '{image_key}'"
+            images = _images(pixels, field, titles, f"{path.name}{':' + split if split else ''}")
+            if raw is not None:
+                images.labels, images.classes = _labels(raw, len(images), names, f"{where}: '{label_key}'")
+            sets[split or "train"] = images
+    if not sets:
+        held = ", ".join(sorted(members)[:12]) or "nothing"
+        raise SensoriumError(
+            f"{where}: no images. Looked for a uint8 array called 'images' [N, H, W, 3] or [N, H, W] (or x, data, "
+            f"x_train, train_images); it holds {held}."
+        )
+    if "train" not in sets:
+        sets["train"] = sets.pop(next(iter(sets)))
+    return Found("npz", sets)
+
+
+def idx_pairs(folder: Path) -> dict[str, Path]:
+    """Images files of an IDX layout in a folder, by split; empty where there are none."""
+    pairs: dict[str, Path] = {}
+    for entry in list_folder(folder):
+        if entry.is_file() and is_idx_images(entry.name):
+            pairs.setdefault(split_of(entry.name) or "train", Path(entry.path))
+    if pairs and "train" not in pairs:
+        pairs["train"] = pairs.pop(next(iter(pairs)))
+    return pairs
+
+
+def is_idx_images(name: str) -> bool:
+    """Whether a file name is that of IDX images: "train-images-idx3-ubyte", "t10k-images.idx3-ubyte.gz", ..."""
+    stem = name.casefold().removesuffix(".gz")
+    return "images" in stem and stem.endswith(("idx3-ubyte", "idx4-ubyte", ".idx", ".idx3", "-ubyte"))
+
+
+def read_idx(files: dict[str, Path]) -> Found:
+    """IDX images by split, each with the labels file beside it where there is one."""
+    sets: dict[str, ImageSet] = {}
+    notes = []
+    for split, path in files.items():
+        pixels = _idx(path)
+        where = printable(str(path))
+        images = _images(pixels, where, None, path.name)
+        labels = _labels_beside(path)
+        if labels is None:
+            notes.append(f"No labels file beside {printable(path.name)}.")
+        else:
+            images.labels, images.classes = _labels(_idx(labels), len(images), None, printable(str(labels)))
+        sets[split] = images
+    return Found("idx", sets, [], notes)
+
+
+def _labels_beside(path: Path) -> Path | None:
+    stem = path.name.removesuffix(".gz").replace("images", "labels").replace("Images", "Labels")
+    for name in (stem, stem.replace("idx3", "idx1").replace("idx4", "idx1")):
+        for candidate in (path.with_name(name + ".gz"), path.with_name(name)):
+            if candidate != path and candidate.is_file():
+                return candidate
+    return None
+
+
+def _idx(path: Path) -> np.ndarray:
+    """Magic (two zero bytes, type, rank), the dimensions as big-endian 32-bit, then the values."""
+    where = printable(str(path))
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else path.open("rb") as file:
+        magic = file.read(4)
+        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or not 1 <= magic[3] <= 4:
+            raise SensoriumError(
+                f"{where}: not an IDX file of bytes or integers (its magic number is {magic.hex() or 'missing'})."
+            )
+        dtype, rank = _IDX_TYPES[magic[2]], magic[3]
+        head = file.read(4 * rank)
+        if len(head) < 4 * rank:
+            raise SensoriumError(f"{where}: truncated in its header; fetch the file again.")
+        shape = struct.unpack(f">{rank}I", head)
+        size = math.prod(shape) * dtype.itemsize
+        _affordable(size, where)
+        if not zipped and size != (held := path.stat().st_size - 4 - 4 * rank):
+            raise SensoriumError(f"{where}: states {size:,} bytes of values but holds {held:,}; fetch the file again.")
+        values = _read(file, size, where)
+        if file.read(1):
+            raise SensoriumError(
+                f"{where}: holds more than the {size:,} bytes of values it states; fetch the file again."
+            )
+    array = np.frombuffer(values, dtype).reshape(shape)
+    return array if dtype.itemsize == 1 else array.astype(np.int64)
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.ndarray:
+    """One array of an .npz, its stated size checked first."""
+    field = f"{where}: '{info.filename.removesuffix('.npy')}'"
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise SensoriumError(
+                f"{field}: .npy format {version[0]}.{version[1]} is not read; save it again with np.savez."
+            )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject or dtype.names:
+            raise SensoriumError(
+                f"{field} holds Python objects, which are never loaded; save plain numbers or strings."
+            )
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != info.file_size - file.tell():
+            raise SensoriumError(
+                f"{field}: the header states {size:,} bytes, the file {info.file_size - file.tell():,}."
+            )
+        _affordable(size, field)
+        values = _read(file, size, field)
+        if file.read(1):
+            raise SensoriumError(f"{field}: holds more bytes than it states.")
+    if not size:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str) -> bytearray:
+    """Exactly ``size`` bytes, in memory that grows with what is really there."""
+    values = bytearray()
+    while len(values) < size:
+        block = file.read(min(size - len(values), 1 << 24))
+        if not block:
+            raise SensoriumError(f"{where}: truncated, {len(values):,} of {size:,} bytes; fetch the file again.")
+        values += block
+    return values
+
+
+def _affordable(size: int, where: str) -> None:
+    free = available_memory()
+    if size > 0.8 * free:
+        raise SensoriumError(
+            f"{where}: states {size / 2**30:,.1f} GiB, more than the {free / 2**30:,.1f} GiB of free memory; "
+            "store the images as files or as .tar shards, which are read one at a time."
+        )
+
+
+def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: str) -> ArrayImages:
+    if pixels.dtype != np.uint8:
+        raise SensoriumError(f"{field} is {pixels.dtype}; save images as uint8, 0 to 255.")
+    if pixels.ndim == 4 and pixels.shape[3] not in (1, 2, 3, 4) and pixels.shape[1] in (1, 3, 4):
+        pixels = pixels.transpose(0, 2, 3, 1)  # [N, C, H, W]
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 2, 3, 4)):
+        raise SensoriumError(f"{field} has shape {list(pixels.shape)}; expected [N, H, W, 3] or [N, H, W].")
+    if 0 in pixels.shape:
+        raise SensoriumError(f"{field} has shape {list(pixels.shape)}: it holds no images.")
+    names: Sequence[str] = Numbered(prefix, len(pixels))
+    if titles is not None and titles.dtype.kind == "U" and titles.shape == (len(pixels),):
+        names = [printable(str(title)) for title in titles]
+    return ArrayImages(pixels, names)
+
+
+def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:
+    """Class names of an array of strings; None where 'classes' holds something else, such as numbers."""
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        return None
+    words = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
+    if len(set(words)) != len(words):
+        raise SensoriumError(f"{where}: two classes have the same name; give each its own.")
+    return tuple(map(printable, words))
+
+
+def _labels(
+    raw: np.ndarray, count: int, names: tuple[str, ...] | None, field: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Stored labels -> 0..K-1 and class names. Whole numbers index ``names``, or are themselves the names; -1: unknown."""
+    if raw.ndim == 2 and raw.shape[1] == 1:
+        raw = raw[:, 0]
+    if raw.ndim != 1 or len(raw) != count:
+        raise SensoriumError(
+            f"{field} has shape {list(raw.shape)}; expected one label for each of the {count:,} images."
+        )
+    if raw.dtype.kind in "US":
+        words = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
+        if names is not None and (odd := sorted(set(words) - set(names))):
+            raise SensoriumError(f"{field} holds '{odd[0]}', which is none of the class names.")
+        return numbered(words, names)
+    if raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.round(raw)).all():
+        raw = raw.astype(np.int64)
+    if raw.dtype.kind not in "iub":
+        raise SensoriumError(f"{field} is {raw.dtype}; expected whole numbers or strings, one class each.")
+    labels = raw.astype(np.int64)
+    if names is not None:
+        if labels.min() < -1 or labels.max() >= len(names):
+            raise SensoriumError(
+                f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(names)} class names."
+            )
+        return labels, names
+    values = np.unique(labels[labels != -1])
+    return np.where(labels == -1, -1, np.searchsorted(values, labels)), tuple(str(v) for v in values)
+
+
+def _key(keys: dict[str, str], split: str, stems: tuple[str, ...]) -> str | None:
+    """The key of an array, alone ("images") or with its split before or behind ("train_images", "x_test")."""
+    if not split:
+        return next((keys[stem] for stem in stems if stem in keys), None)
+    for word in SPLITS[split]:
+        for stem in stems:
+            for name in (f"{word}_{stem}", f"{stem}_{word}", f"{word}{stem}", f"{stem}{word}"):
+                if name in keys:
+                    return keys[name]
+    return None

@@ -1,0 +1,221 @@
+"""How a diagnosis reads: sentences of advice, and tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sensorium.data.images.diagnose import Findings
+
+_FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
+
+
+def advise(findings: Findings) -> list[str]:
+    """What a person should know before training, the gravest first."""
+    advice = [*_leaks(findings), *_damage(findings), *_balance(findings)]
+    counts, sizes = findings.counts, findings.sizes
+    if not findings.classes:
+        advice.append(
+            "There are no labels: methods can be trained, but only compared by eye and by rank, not by accuracy."
+        )
+    elif "test" not in counts:
+        advice.append("There are no test images: give some with --test, or scores cannot be trusted.")
+    if counts["train"] < 1000:
+        advice.append(
+            f"{_images(counts['train'])} to train on are few: expect little of training from scratch, and start from published weights."
+        )
+    if sizes and min(sizes["min"]) < 8:
+        advice.append(f"The smallest image is {_size(sizes['min'])}: there is little to see in it.")
+    if sizes and max(sizes["max"]) > 8 * max(1, min(sizes["min"])) and sizes["different"] > 1:
+        advice.append(
+            f"Sizes run from {_size(sizes['min'])} to {_size(sizes['max'])}; all are resized and cropped to one square."
+        )
+    if len(findings.modes) > 1:
+        advice.append(
+            f"Colour modes are mixed ({_listed(findings.modes)}): a mode that goes with a class gives it away."
+        )
+    return advice
+
+
+def _leaks(findings: Findings) -> list[str]:
+    advice = []
+    over, tested = findings.overlap, findings.decoded.get("test", 0) + findings.decoded.get("val", 0)
+    if over.get("exact"):
+        advice.append(
+            f"{_images(over['exact'])} of test or validation {_are(over['exact'])} in the training set too ({_share(over['exact'], tested)}): "
+            "scores on them say nothing; remove them."
+        )
+    if over.get("near"):
+        advice.append(
+            f"{_images(over['near'])} of test or validation {_have(over['near'])} a near copy in the training set ({_share(over['near'], tested)}): "
+            "scores flatter."
+        )
+    if findings.conflicts.get("count"):
+        count = findings.conflicts["count"]
+        advice.append(
+            f"{count:,} picture{_s(count)} carr{'ies' if count == 1 else 'y'} different labels on identical pixels: settle which is right."
+        )
+    return advice
+
+
+def _damage(findings: Findings) -> list[str]:
+    advice = []
+    if findings.broken:
+        count = len(findings.broken)
+        advice.append(
+            f"{count:,} file{_s(count)} cannot be read and {_are(count)} left out; the first: {findings.broken[0]['file']}."
+        )
+    trained = findings.decoded["train"]
+    if extra := findings.duplicates.get("count"):
+        advice.append(
+            f"{extra:,} training image{_s(extra)} {_are(extra)} exact cop{'y' if extra == 1 else 'ies'} of others ({_share(extra, trained)})."
+        )
+    if pairs := findings.near_duplicates.get("count"):
+        advice.append(f"{pairs:,} pair{_s(pairs)} of training images {_are(pairs)} nearly the same.")
+    if not findings.near_duplicates.get("complete", True):
+        advice.append(
+            "So many images look alike that the search for near copies stopped early: the counts are lower bounds."
+        )
+    if blank := findings.constant.get("count"):
+        advice.append(
+            f"{_images(blank)} {_are(blank)} of one colour only: nothing can be learned from {'it' if blank == 1 else 'them'}."
+        )
+    return advice
+
+
+def _balance(findings: Findings) -> list[str]:
+    advice = []
+    classes = findings.classes
+    if len(classes) == 1:
+        advice.append(f"There is one class only, '{classes[0]['name']}': nothing to tell apart.")
+    for fraction, text in _FRACTIONS:
+        small = [c for c in classes if c["train"] * fraction < 1]
+        if small:
+            first = min(small, key=lambda c: c["train"])
+            more = f" (and {len(small) - 1} more classes)" if len(small) > 1 else ""
+            advice.append(
+                f"Class '{first['name']}' has {_images(first['train'])}{more}: {text} of labels would hold none."
+            )
+            break
+    if findings.imbalance and len(classes) > 1:
+        ratio, low, high = (findings.imbalance[k] for k in ("ratio", "smallest", "largest"))
+        if ratio is None or ratio >= 3:
+            times = "infinitely many" if ratio is None else f"{ratio:,.0f}"
+            advice.append(
+                f"Classes are unbalanced: '{high['name']}' has {times} times the images of '{low['name']}'; look at each class's accuracy."
+            )
+    absent = [c["name"] for c in classes if "test" in c and not c["test"]]
+    if absent and any(c.get("test") for c in classes):
+        advice.append(
+            f"{len(absent):,} class{'es' if len(absent) > 1 else ''} {_have(len(absent))} no test image; the first: '{absent[0]}'."
+        )
+    return advice
+
+
+def render(findings: Findings) -> Any:
+    """Tables and lists for a terminal. Names are shown as they are, never read as markup."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for left, right in _rows(findings):
+        table.add_row(Text(left), Text(right))
+    parts: list[Any] = [Text(f"{findings.path}: {findings.layout}", style="bold"), table]
+    if findings.classes:
+        parts += [Text(), _class_table(findings)]
+    for title, lines, style in (
+        ("Notes", findings.notes, ""),
+        ("Advice", findings.advice, "yellow"),
+        ("Broken files", [f"{b['file']}: {b['reason']}" for b in findings.broken[:20]], "red"),
+    ):
+        if lines:
+            parts += [Text(), Text(title, style="bold"), *(Text(f"- {line}", style=style) for line in lines)]
+    if len(findings.broken) > 20:
+        parts.append(Text(f"  and {len(findings.broken) - 20:,} more", style="red"))
+    if not findings.advice:
+        parts += [Text(), Text("Nothing is wrong with this data that could be found.", style="green")]
+    return Group(*parts)
+
+
+def _rows(findings: Findings) -> list[tuple[str, str]]:
+    rows = [("images", ", ".join(f"{count:,} {split}" for split, count in findings.counts.items()))]
+    if sizes := findings.sizes:
+        if sizes["different"] == 1:
+            rows.append(("size", f"{_size(sizes['min'])}, all of them"))
+        else:
+            common = ", ".join(f"{_size(c['size'])} ({c['images']:,})" for c in sizes["common"][:3])
+            rows.append(
+                (
+                    "sizes",
+                    f"{_size(sizes['min'])} to {_size(sizes['max'])}, median {_size(sizes['median'])}; most common {common}",
+                )
+            )
+    if findings.modes:
+        rows.append(("modes", _listed(findings.modes)))
+    rows.append(("broken files", f"{len(findings.broken):,}"))
+    for title, found in (("exact copies", findings.duplicates), ("near copies (pairs)", findings.near_duplicates)):
+        example = f"  for example {' = '.join(found['examples'][0])}" if found["examples"] else ""
+        rows.append((title, f"{found['count']:,}{example}"))
+    if len(findings.counts) > 1:
+        over = findings.overlap
+        examples = over["exact_examples"] or over["near_examples"]
+        example = f"  for example {' ~ '.join(examples[0])}" if examples else ""
+        rows.append(("train and test share", f"{over['exact']:,} exactly, {over['near']:,} nearly{example}"))
+    if findings.constant["count"]:
+        rows.append(
+            ("one colour only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
+        )
+    return rows
+
+
+def _class_table(findings: Findings, most: int = 20) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    splits = [split for split in findings.counts if split in findings.classes[0]]
+    table = Table(title=f"{len(findings.classes):,} classes", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split, justify="right")
+    table.add_column("")
+    top = max(max(c["train"] for c in findings.classes), 1)
+    ranked = sorted(findings.classes, key=lambda c: -c["train"])
+    shown = ranked if len(ranked) <= most else [*ranked[: most // 2], None, *ranked[-most // 2 :]]
+    for c in shown:
+        if c is None:
+            table.add_row(f"... {len(ranked) - most:,} more")
+            continue
+        bar = "█" * max(1, round(20 * c["train"] / top)) if c["train"] else ""
+        table.add_row(Text(c["name"]), *(f"{c[split]:,}" for split in splits), Text(bar, style="cyan"))
+    return table
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in list(counts.items())[:6])
+
+
+def _size(size: list[int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{_s(count)}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / max(total, 1):.1f} %"

@@ -1,0 +1,290 @@
+"""open_data: look at a path, find the layout, and say what was found.
+
+The layouts are those of :mod:`readers` (folders), :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
+:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. Where a labelled set has no test
+images, a fifth of it is held out, the same fifth every time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
+from sensorium.data.images.decode import EXTENSIONS, printable
+from sensorium.data.images.folders import list_folder, read_digits, read_folder, split_of
+from sensorium.data.images.sets import Found, ImageSet, Opened, View, subset
+from sensorium.data.images.shards import read_tars
+from sensorium.data.images.tables import group_by_split, read_csv, read_parquet
+from sensorium.errors import SensoriumError
+
+HELD_OUT = 0.2
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_LOOKED_FOR = (
+    "a folder of images (flat or one folder a class), .npz, IDX (.gz), .csv or .parquet of paths and labels, .tar shards, "
+    "or the names digits and scenes"
+)
+
+
+def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> Opened:
+    """Find the layout of ``path`` and open its images.
+
+    ``test`` opens a second path as the test set; its classes are matched by name. ``limit`` keeps at most that many
+    images of each set, with the classes in proportion. Nothing is decoded here but what a reader must: broken images
+    show up in :func:`sensorium.data.images.cache.cache` and :func:`sensorium.data.images.diagnose.diagnose`.
+    Raises SensoriumError for what the user can mend: a wrong path, an unknown layout, a damaged file.
+    """
+    if limit is not None and limit < 1:
+        raise SensoriumError(f"limit: {limit} images is too few; give a number of 1 or more.")
+    found = _read(path)
+    train = found.sets["train"]
+    notes = list(found.notes)
+    sets = {
+        split: _agree(train, images, f"{path}: {split}") for split, images in found.sets.items() if split != "train"
+    }
+    if test is not None:
+        second = _read(test)
+        if "test" in sets:
+            notes.append("The test set given replaces the one found beside the training set.")
+        sets["test"] = _agree(train, second.sets.get("test", second.sets["train"]), str(test))
+        notes += second.notes
+        found.skipped += second.skipped
+    opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
+    opened = _with_test(opened, notes, given=test is not None)
+    if len(train.classes) == 1:
+        notes.append(f"There is one class only, '{train.classes[0]}': nothing to tell apart.")
+    if limit is not None:
+        cut = {
+            split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))
+        }
+        opened = replace(opened, **cut)
+    return replace(opened, notes=tuple(notes))
+
+
+def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
+    """A random order of 0..count-1 of which every beginning holds the classes in proportion. int64 [count]."""
+    shuffled = np.random.default_rng(seed).permutation(count)
+    if labels is None:
+        return shuffled
+    place = np.empty(count)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(place[shuffled], kind="stable")]
+
+
+def hold_out(images: ImageSet, fraction: float = HELD_OUT, seed: int = 0) -> tuple[View, View | None]:
+    """Split a labelled set in (kept, held out), class by class; a class of one image keeps it, unlabelled ones stay.
+
+    Held out is None where no class has two images.
+    """
+    labels = images.labels
+    assert labels is not None
+    held = []
+    shuffled = np.random.default_rng(seed).permutation(len(images))
+    for label in range(len(images.classes)):
+        members = shuffled[labels[shuffled] == label]
+        if len(members) > 1:
+            held.append(members[: max(1, round(fraction * len(members)))])
+    out = np.sort(np.concatenate(held)) if held else np.zeros(0, np.int64)
+    kept = np.setdiff1d(np.arange(len(images)), out)
+    return subset(images, kept), subset(images, out) if len(out) else None
+
+
+def _read(path: str | Path) -> Found:
+    """One path, any layout. What a damaged file raises becomes one line that names it."""
+    text = str(path)
+    if text == "digits":
+        return read_digits()
+    if text == "scenes" or text.startswith("scenes:"):
+        return _scenes(text)
+    place = Path(path).expanduser()
+    where = printable(text)
+    try:
+        exists = place.exists()
+    except (OSError, ValueError):
+        exists = False
+    if not exists:
+        raise SensoriumError(f"{where}: no such file or folder{_nearest(place)}")
+    try:
+        return _read_folder(place) if place.is_dir() else _read_file(place)
+    except SensoriumError:
+        raise
+    except PermissionError:
+        raise SensoriumError(f"{where}: no permission to read it.") from None
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, struct.error, zlib.error) as error:
+        raise SensoriumError(
+            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+        ) from None
+    except (zipfile.BadZipFile, tarfile.TarError, MemoryError, TypeError) as error:
+        raise SensoriumError(
+            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+        ) from None
+
+
+def _read_folder(folder: Path) -> Found:
+    """Data files that lie in a folder, by their kind; else images below it."""
+    files = [Path(e.path) for e in list_folder(folder) if e.is_file()]
+
+    def having(*suffixes: str) -> list[Path]:
+        return [f for f in files if f.name.lower().endswith(suffixes)]
+
+    if pairs := idx_pairs(folder):
+        return read_idx(pairs)
+    if tars := having(".tar"):
+        return read_tars(group_by_split(tars))
+    inner = folder / "data"
+    if parquets := having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else []):
+        return read_parquet(group_by_split(parquets))
+    if arrays := _by_split(having(".npz")):
+        return _several(arrays, read_npz)
+    pictures = any(f.suffix.lower() in EXTENSIONS for f in files)
+    tables = _by_split(having(*_TABLES))
+    if tables and not pictures and not any(e.is_dir() and split_of(e.name) for e in list_folder(folder)):
+        return read_csv(tables)
+    found = read_folder(folder)
+    if having(*_TABLES) and not any(images.classes for images in found.sets.values()):
+        found.notes.append(
+            f"{printable(having(*_TABLES)[0].name)} lies beside the images; open it instead to use its labels."
+        )
+    return found
+
+
+def _read_file(path: Path) -> Found:
+    name = path.name.lower()
+    where = printable(str(path))
+    if path.is_file() and path.stat().st_size == 0:
+        raise SensoriumError(f"{where}: zero bytes; fetch the file again.")
+    if name.endswith(".npz"):
+        return read_npz(path)
+    if is_idx_images(path.name):
+        return read_idx({"train": path})
+    if name.endswith(_TABLES):
+        return read_csv({"train": path})
+    if name.endswith(".parquet"):
+        return read_parquet({"train": [path]})
+    if name.endswith(".tar"):
+        return read_tars({"train": [path]})
+    if name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")):
+        raise SensoriumError(f"{where}: a compressed tar cannot be read at offsets; uncompress it to .tar first.")
+    if path.suffix.lower() in EXTENSIONS:
+        raise SensoriumError(f"{where}: one image; give the folder that holds the images.")
+    if "labels" in name and ("idx" in name or name.endswith("ubyte")):
+        raise SensoriumError(f"{where}: labels alone; give the images file, or the folder of both.")
+    raise SensoriumError(f"{where}: a file of unknown type. Looked for {_LOOKED_FOR}.")
+
+
+def _scenes(text: str) -> Found:
+    count = 10_000
+    if text != "scenes":
+        digits = text.removeprefix("scenes:").replace("_", "")
+        if not digits.isdecimal() or not 1 <= int(digits[:12]) <= 100_000_000:
+            raise SensoriumError(f"{printable(text)}: not a number of scenes; write for example scenes:20000.")
+        count = int(digits[:12])
+    from sensorium.data.scenes.scenes import Scenes
+
+    return Found("scenes", {"train": Scenes(count, 0), "test": Scenes(min(2_000, max(1, count // 5)), 1)})
+
+
+def _by_split(files: list[Path]) -> dict[str, Path]:
+    """Files named after splits ("train.npz"); a single file of another name is the training set."""
+    splits: dict[str, Path] = {}
+    for file in files:
+        if (split := split_of(file.name)) is not None:
+            splits.setdefault(split, file)
+    if "train" not in splits:
+        return {"train": files[0]} if len(files) == 1 else {}
+    return splits
+
+
+def _several(files: dict[str, Path], read: Callable[[Path], Found]) -> Found:
+    """One set of each file; a single file brings the splits that it has itself."""
+    parts = {split: read(path) for split, path in files.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    sets = {split: part.sets["train"] for split, part in parts.items()}
+    return Found(
+        parts["train"].layout,
+        sets,
+        [skip for part in parts.values() for skip in part.skipped],
+        [note for part in parts.values() for note in part.notes],
+    )
+
+
+def _agree(train: ImageSet, other: ImageSet, where: str) -> ImageSet:
+    """``other`` with its labels numbered as in ``train``: by name, or by number where one side has numbers only."""
+    if other.labels is None or not train.classes or other.classes == train.classes:
+        return other
+    theirs = list(other.classes)
+    if all(name.isdecimal() for name in theirs) and not any(name.isdecimal() for name in train.classes):
+        theirs = [train.classes[int(n)] if int(n[:9]) < len(train.classes) else n for n in theirs]
+    elif all(name.isdecimal() for name in train.classes) and not any(name.isdecimal() for name in theirs):
+        theirs = [str(i) for i in range(len(theirs))]
+    number = {name: i for i, name in enumerate(train.classes)}
+    used = set(np.unique(other.labels[other.labels >= 0]).tolist())
+    unknown = [other.classes[i] for i, name in enumerate(theirs) if name not in number and i in used]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], train.classes, 1)
+        hint = f" (is it '{near[0]}'?)" if near else ""
+        raise SensoriumError(
+            f"{printable(where)}: class '{unknown[0]}' is unknown to the training set{hint}, whose classes are "
+            f"{', '.join(train.classes[:12])}{' ...' if len(train.classes) > 12 else ''}."
+        )
+    table = np.array([number.get(name, -1) for name in theirs] + [-1], np.int64)  # the last entry is what -1 indexes
+    return View(other, np.arange(len(other)), table[other.labels], train.classes)
+
+
+def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
+    """Find test images: those there, else the validation set, else a fifth of the training set."""
+    train, test, val = opened.train, opened.test, opened.val
+    labelled = train.labels is not None
+    if test is not None and labelled and test.labels is None:
+        if given:
+            raise SensoriumError("test: the test set has no labels, the training set has; give a labelled test set.")
+        notes.append(f"The test set has no labels, so it cannot judge: its {len(test):,} images are left aside.")
+        test = None
+    if test is None and val is not None and (val.labels is not None or not labelled):
+        notes.append("There is no test set; the validation set is used as one.")
+        return replace(opened, test=val, val=None)
+    if test is None and labelled:
+        kept, held = hold_out(train)
+        if held is not None:
+            notes.append(f"There is no test set; {len(held):,} images, a fifth of each class, are held out as one.")
+            return replace(opened, train=kept, test=held)
+        notes.append("There is no test set, and no class has an image to spare for one.")
+    return replace(opened, test=test)
+
+
+def _limited(images: ImageSet, limit: int) -> ImageSet:
+    if len(images) <= limit:
+        return images
+    return subset(images, np.sort(stratified_order(images.labels, len(images))[:limit]))
+
+
+def _nearest(place: Path) -> str:
+    """ "; did you mean ...?" for a path that is not there: the name most like its first missing part."""
+    missing = place
+    try:
+        while not missing.parent.exists() and missing.parent != missing:
+            missing = missing.parent
+        names = [entry.name for entry in list_folder(missing.parent)] if missing.parent.is_dir() else []
+    except (OSError, ValueError, SensoriumError):
+        names = []
+    lower = {name.casefold(): name for name in [*names, "digits", "scenes"]}
+    near = difflib.get_close_matches(missing.name.casefold(), lower, 1, 0.6)
+    if not near:
+        return f". Looked for {_LOOKED_FOR}."
+    name = lower[near[0]]
+    return f"; did you mean {printable(str(missing.with_name(name)) if name in names else name)}?"
+
+
+def _brief(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:120] or type(error).__name__

@@ -1,0 +1,257 @@
+"""What a data set is: a map-style set of raw samples in one vocabulary of fields.
+
+A sample is ``{"image": uint8 [3, H, W], "label": int, ...}``; the label is 0..K-1, or -1 where unknown. Labels, class
+names and image names are known without decoding anything. Sets are cheap to build, picklable and safe to read from
+several threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from sensorium.data.images import decode
+from sensorium.data.images.decode import BadImage
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be used, and why."""
+
+    file: str
+    reason: str
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """Map-style images. ``classes`` is () and ``labels`` None when unlabelled."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What :func:`sensorium.data.images.open.open_data` found. ``notes`` are plain sentences about choices that it made."""
+
+    path: str
+    layout: str
+    train: ImageSet
+    test: ImageSet | None = None
+    val: ImageSet | None = None
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Found:
+    """What a reader gives back: sets by split ("train", "val", "test"), before splits are held out and classes agreed."""
+
+    layout: str
+    sets: dict[str, ImageSet]
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Digest(Protocol):
+    """A hash of hashlib."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
+class Source(Protocol):
+    """Where the bytes of encoded images lie."""
+
+    def read(self, index: int) -> bytes | Path:
+        """The file's bytes, or its path. Raises OSError."""
+        ...
+
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
+        """Feed what changes when the images do."""
+        ...
+
+
+class EncodedImages:
+    """Images that are decoded when asked for: files, slices of tars, cells of a table."""
+
+    def __init__(
+        self,
+        source: Source,
+        names: Sequence[str],
+        labels: np.ndarray | None = None,
+        classes: tuple[str, ...] = (),
+        texts: Sequence[str | None] | None = None,
+    ):
+        self.source, self.names, self.labels, self.classes, self.texts = source, names, labels, classes, texts
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises :class:`BadImage` for an image that cannot be decoded."""
+        index = _checked(index, len(self))
+        sample = _sample(decode.to_array(self.picture(index)), self.labels, index)
+        if self.texts is not None:
+            sample["text"] = self.texts[index] or ""
+        return sample
+
+    def picture(self, index: int, at_least: int | None = None) -> Image.Image:
+        """The decoded image, RGB; a JPEG may come at a reduced scale with its shorter side >= ``at_least``."""
+        return decode.rgb(self._read(index), self.names[index], at_least)
+
+    def header(self, index: int) -> tuple[int, int, str]:
+        """(width, height, mode) without decoding."""
+        return decode.header(self._read(index), self.names[index])
+
+    def _read(self, index: int) -> bytes | Path:
+        try:
+            return self.source.read(index)
+        except (OSError, ValueError) as error:
+            raise BadImage(self.names[index], decode._reason(error)) from None
+
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
+        self.source.sign(digest, indices)
+
+
+class ArrayImages:
+    """Images in memory: uint8 [N, H, W] or [N, H, W, C] with C of 1, 2 (alpha), 3 or 4 (alpha)."""
+
+    def __init__(
+        self, pixels: np.ndarray, names: Sequence[str], labels: np.ndarray | None = None, classes: tuple[str, ...] = ()
+    ):
+        self.pixels, self.names, self.labels, self.classes = pixels, names, labels, classes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = _checked(index, len(self))
+        return _sample(decode.flatten(self.pixels[index]), self.labels, index)
+
+    def header(self, index: int) -> tuple[int, int, str]:
+        channels = self.pixels.shape[3] if self.pixels.ndim == 4 else 1
+        return self.pixels.shape[2], self.pixels.shape[1], {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
+        digest.update(str(self.pixels.shape[1:]).encode())
+        for start in range(0, len(indices), 4096):
+            digest.update(np.ascontiguousarray(self.pixels[indices[start : start + 4096]]).data)
+
+
+class View:
+    """Some images of another set, in a given order, perhaps with other labels."""
+
+    def __init__(self, base: ImageSet, indices: np.ndarray, labels: np.ndarray | None, classes: tuple[str, ...]):
+        if isinstance(base, View):
+            indices, base = base.indices[indices], base.base
+        self.base, self.indices, self.labels, self.classes = base, np.asarray(indices, np.int64), labels, classes
+        self.names: Sequence[str] = _Picked(base.names, self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = _checked(index, len(self))
+        sample = dict(self.base[int(self.indices[index])])
+        sample["label"] = -1 if self.labels is None else int(self.labels[index])
+        return sample
+
+
+def subset(images: ImageSet, indices: np.ndarray) -> View:
+    """The images at ``indices`` (int [n]) with their labels."""
+    indices = np.asarray(indices, np.int64)
+    return View(images, indices, None if images.labels is None else images.labels[indices], images.classes)
+
+
+def root(images: ImageSet, index: int) -> tuple[ImageSet, int]:
+    """The set behind any view, and the index in it."""
+    return (images.base, int(images.indices[index])) if isinstance(images, View) else (images, index)
+
+
+def picture(images: ImageSet, index: int, at_least: int | None = None) -> Image.Image:
+    """Image ``index`` of any set as an RGB picture; see :meth:`EncodedImages.picture`."""
+    base, at = root(images, index)
+    if isinstance(base, EncodedImages):
+        return base.picture(at, at_least)
+    return Image.fromarray(np.asarray(base[at]["image"]).transpose(1, 2, 0))
+
+
+def header(images: ImageSet, index: int) -> tuple[int, int, str]:
+    """(width, height, mode) of image ``index`` of any set, without decoding it where the set allows that."""
+    base, at = root(images, index)
+    if isinstance(base, EncodedImages | ArrayImages):
+        return base.header(at)
+    height, width = base[at]["image"].shape[1:]
+    return int(width), int(height), "RGB"
+
+
+def natural_key(text: str) -> tuple:
+    """Sorting key under which "img2" precedes "img10"."""
+    parts = re.split(r"(\d+)", text)
+    # A number sorts by its length and then its digits: no int(), which refuses very long ones.
+    return tuple((0, len(n := p.lstrip("0")), n) if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p), text
+
+
+def numbered(values: Iterable[str | None], names: tuple[str, ...] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class names an image (None: unknown) -> (labels int64 [N], classes in natural order, or as given in ``names``)."""
+    values = list(values)
+    classes = names if names is not None else tuple(sorted({v for v in values if v is not None}, key=natural_key))
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([-1 if v is None else number[v] for v in values], np.int64), classes
+
+
+class Numbered(Sequence[str]):
+    """The names "prefix[0]", "prefix[1]", ... without storing them."""
+
+    def __init__(self, prefix: str, count: int):
+        self.prefix, self.length = prefix, count
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [f"{self.prefix}[{i}]" for i in range(*index.indices(self.length))]
+        return f"{self.prefix}[{_checked(index, self.length)}]"
+
+
+class _Picked(Sequence[str]):
+    def __init__(self, names: Sequence[str], indices: np.ndarray):
+        self.base, self.indices = names, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.base[int(i)] for i in self.indices[index]]
+        return self.base[int(self.indices[index])]
+
+
+def _checked(index: int, count: int) -> int:
+    index = int(index)
+    if not -count <= index < count:
+        raise IndexError(f"image {index} of {count}")
+    return index % count
+
+
+def _sample(pixels: np.ndarray, labels: np.ndarray | None, index: int) -> dict[str, Any]:
+    import torch  # here, so that looking at a data set does not wait for torch
+
+    return {"image": torch.from_numpy(pixels), "label": -1 if labels is None else int(labels[index])}

@@ -1,0 +1,71 @@
+"""Scenes in motion as streams, and the plainest features of a video's frame: where brightness moved to.
+
+A clip of :class:`sensorium.data.scenes.Scenes` is one recording with an action a frame. Of a frame is kept what tells
+movements, quick to have of any video and with nothing to learn. With the brightness I on 32 x 32 places,
+    d = I_t - I_(t-1),   g = gradient of (I_t + I_(t-1)) / 2,   features: means of  d g_x,  d g_y,  |d|  over 4 x 4 cells
+for brightness that moves by v has d = -g v, so d g = -(g g^T) v: the right side of the equations of Lucas and Kanade
+(1981). Of each the square root is taken and the sign kept, which brings small movements into reach of the large.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sensorium.data.scenes.scenes import Scenes
+from sensorium.data.streams.open import Stream, Streams
+
+MOTION = "motion"  # the name of these features, where an encoder's would stand
+FRAMES = 24  # of a clip
+RATE = 8.0  # frames a second that a clip is taken to have
+_SIDE, _CELLS = 32, 4
+WIDTH = 3 * _CELLS * _CELLS
+
+
+def motion(frames: np.ndarray, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 [n, 3, H, W] of any size, n >= 1 -> features float32 [n, 48], and ``before`` of the frames after them.
+
+    before: None where the first frame is a video's first, whose features are 0.
+    """
+    grey = torch.from_numpy(np.ascontiguousarray(frames)).float().mean(dim=1, keepdim=True) / 255
+    now = F.adaptive_avg_pool2d(grey, _SIDE)  # [n, 1, 32, 32]
+    past = torch.cat([now[:1] if before is None else torch.from_numpy(before), now[:-1]])
+    change, mean = now - past, (now + past) / 2
+    wide, tall = (F.pad(mean, around, mode="replicate") for around in ((1, 1, 0, 0), (0, 0, 1, 1)))
+    across, down = (wide[..., 2:] - wide[..., :-2]) / 2, (tall[..., 2:, :] - tall[..., :-2, :]) / 2
+    maps = torch.cat([change * across, change * down, change.abs()], dim=1)
+    found = F.adaptive_avg_pool2d(maps, _CELLS).flatten(1)
+    return (found.sign() * found.abs().sqrt()).numpy(), now[-1:].numpy()
+
+
+def open_clips(train: int, test: int, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Streams:
+    """Clips of ``train`` and ``test`` scenes as streams of :func:`motion`, drawn once and kept in ``folder``."""
+    sets = []
+    for name, count, seed in (("train", train, 0), ("test", test, 1)):
+        path = folder / f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"
+        if not path.is_file():
+            _draw(Scenes(count, seed, _SIDE), path, progress)
+        with np.load(path, allow_pickle=False) as kept:
+            values, labels = kept["features"], kept["label"]
+        sets.append(tuple(Stream(f"{name} clip {i}", values[i], labels[i]) for i in range(count)))
+    return Streams("scenes", "clips of scenes", Scenes.actions, sets[0], sets[1], RATE, encoder=MOTION)
+
+
+def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | None) -> None:
+    values = np.empty((len(scenes), FRAMES, WIDTH), np.float32)
+    labels = np.empty((len(scenes), FRAMES), np.int8)
+    for i in range(len(scenes)):
+        clip = scenes.clip(i, FRAMES)
+        values[i], labels[i] = motion(clip["frames"].numpy())[0], clip["actions"].numpy()
+        if progress is not None:
+            progress(i + 1, len(scenes))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, features=values, label=labels)
+    temporary.replace(path)

@@ -1,0 +1,360 @@
+"""Streams: recordings of frames or signals in time, with a label for every step.
+
+open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where
+one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S], ``encoder``), a
+folder of such files named train and test (or val), and a folder of .npy files [N, ...] (or one with train and
+test in it) with a labels.json:
+    {"classes": ["background", "jump"], "rate": 25, "labels": {"a": [0, 0, 1, ...], "b": [[120, 180, "jump"], ...]}}
+where a stream has a number or name a frame, or a list of [first frame, frame after the last, class] (the first class
+elsewhere). Without a test set whole recordings are held out, all of a subject together.
+Values stay on disk, so memory does not grow with the data but for a few bytes of label a step. Frames that are not
+finite are replaced by the last one that is, as on a live stream, and their labels are unknown (-1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.base.draw import Draw
+from sensorium.data.images.decode import printable
+from sensorium.data.images.folders import split_of
+from sensorium.data.images.sets import Skipped
+from sensorium.data.streams.files import LOOKED_FOR, UNKNOWN, Recordings, read_folder, read_npz
+from sensorium.errors import SensoriumError
+
+HELD_OUT = 0.2
+_SCAN = 1 << 22  # values looked at together
+_BLOCK, _MOMENTS = 256, 50_000  # frames read together, and in all, for their mean and deviation
+_HELD = 1 << 28  # bytes of frames that may stay in memory
+
+
+class Stream:
+    """One recording: ``values`` [N, ...] of any real type, mostly on disk, and ``labels`` whole numbers [N], -1
+    unknown.
+
+    Raises ValueError where no frame is finite. ``broken`` counts those that are not.
+    """
+
+    def __init__(self, name: str, values: np.ndarray, labels: np.ndarray, group: str = "") -> None:
+        self.name, self.values, self.group = name, values, group
+        self.width = math.prod(values.shape[1:])
+        self._bad, self._instead = _holes(values)
+        self.broken = len(self._bad)
+        if self.broken:
+            labels = labels.astype(np.int32)
+            labels[self._bad] = UNKNOWN
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.labels_of(0, len(self))
+
+    def labels_of(self, start: int, stop: int) -> np.ndarray:
+        """int64 [stop - start]; -1 beyond the end."""
+        return _padded(self._labels[start:stop], stop - start)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames start to stop (no further than there are), each flat: float32 [n, width], all finite."""
+        with np.errstate(over="ignore"):
+            rows = np.array(self.values[start:stop], np.float32)
+            first, last = np.searchsorted(self._bad, (start, start + len(rows)))
+            if first < last:
+                rows[self._bad[first:last] - start] = self.values[self._instead[first:last]]
+        return rows.reshape(len(rows), self.width)
+
+
+class Framed:
+    """A signal cut into frames of ``samples`` values of each channel; each is labelled as its last sample is.
+
+    A frame's numbers: its samples, standardised by its own mean and deviation, channel by channel, then these means and
+    the logarithms of the deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is left out.
+    """
+
+    def __init__(self, stream: Stream, samples: int) -> None:
+        if samples < 1:
+            raise ValueError(f"a frame has at least 1 sample, got {samples}")
+        self.stream, self.samples, self.name, self.group = stream, samples, stream.name, stream.group
+        self.width = stream.width * (samples + 2)
+
+    def __len__(self) -> int:
+        return len(self.stream) // self.samples
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.labels_of(0, len(self))
+
+    def labels_of(self, start: int, stop: int) -> np.ndarray:
+        """int64 [stop - start]; -1 beyond the end."""
+        k, end = self.samples, max(start, min(stop, len(self)))
+        return _padded(self.stream.labels_of(start * k, end * k)[k - 1 :: k], stop - start)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames start to stop (no further than there are): float32 [n, width]."""
+        n = max(0, min(stop, len(self)) - start)
+        x = self.stream.frames(start * self.samples, (start + n) * self.samples)
+        x = x.reshape(n, self.samples, self.stream.width)
+        mean, std = x.mean(axis=1, keepdims=True), x.std(axis=1, keepdims=True) + 1e-3
+        return np.concatenate([(x - mean) / std, mean, np.log(std)], axis=1).reshape(n, self.width)
+
+
+class Scaled:
+    """A stream whose numbers are (x - mean) / std, each of a frame's by its own; ``held`` in memory, else made when
+    asked for."""
+
+    def __init__(self, stream: Stream | Framed, mean: np.ndarray, std: np.ndarray, *, held: bool = False) -> None:
+        self.stream, self.mean, self.std = stream, mean.astype(np.float32), std.astype(np.float32)
+        self.name, self.group, self.width = stream.name, stream.group, stream.width
+        self._held: np.ndarray | None = None
+        self._held = self.frames(0, len(stream)) if held else None
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.stream.labels
+
+    def labels_of(self, start: int, stop: int) -> np.ndarray:
+        """int64 [stop - start]; -1 beyond the end."""
+        return self.stream.labels_of(start, stop)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames start to stop (no further than there are): float32 [n, width]."""
+        if self._held is not None:
+            return self._held[start:stop].copy()
+        return (self.stream.frames(start, stop) - self.mean) / self.std
+
+
+AnyStream = Stream | Framed | Scaled
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What was found. ``rate``: steps a second, where it is told; ``skipped``: what could not be used, and why;
+    ``encoder``: what made the features, where it is told."""
+
+    path: str
+    layout: str
+    classes: tuple[str, ...]
+    train: tuple[AnyStream, ...]
+    test: tuple[AnyStream, ...]
+    rate: float | None = None
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    encoder: str = ""
+
+    @property
+    def width(self) -> int:
+        """Numbers a frame."""
+        return self.train[0].width
+
+    def framed(self, samples: int) -> Streams:
+        """The same signals as frames of ``samples``; streams too short for one are left out."""
+
+        def cut(streams: Sequence[AnyStream]) -> tuple[Framed, ...]:
+            return tuple(Framed(s, samples) for s in streams if isinstance(s, Stream) and len(s) >= samples)
+
+        train, test = cut(self.train), cut(self.test)
+        if not train or not test:
+            raise SensoriumError(f"{self.path}: no stream is as long as a frame of {samples} samples; give fewer.")
+        return replace(self, train=train, test=test, rate=None if self.rate is None else self.rate / samples)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [width] of the training frames, float64; 1 for what does not vary.
+
+        Of many frames some, in blocks spread evenly.
+        """
+        blocks = [(s, at) for s in self.train for at in range(0, len(s), _BLOCK)]
+        chosen = blocks[:: math.ceil(len(blocks) * _BLOCK / _MOMENTS)]
+        count, total, square = 0, np.zeros(self.width), np.zeros(self.width)
+        first = chosen[0][0].frames(0, 1)[0].astype(np.float64)  # an offset: squares of large numbers lose the spread
+        for stream, at in chosen:
+            x = stream.frames(at, at + _BLOCK) - first
+            count, total, square = count + len(x), total + x.sum(axis=0), square + np.square(x).sum(axis=0)
+        mean = total / count
+        std = np.sqrt(np.maximum(square / count - np.square(mean), 0))
+        return mean + first, np.where(std > 1e-6 * (np.abs(mean + first) + 1e-12), std, 1.0)
+
+    def scaled(self, mean: np.ndarray, std: np.ndarray) -> Streams:
+        """The same streams in units of the training data; held in memory where all are small together."""
+        every = [s for s in (*self.train, *self.test) if not isinstance(s, Scaled)]
+        held = sum(map(len, every)) * self.width * 4 <= _HELD
+
+        def scale(streams: Sequence[AnyStream]) -> tuple[Scaled, ...]:
+            return tuple(Scaled(s, mean, std, held=held) for s in streams if not isinstance(s, Scaled))
+
+        return replace(self, train=scale(self.train), test=scale(self.test))
+
+
+class Windows:
+    """Training windows: ``length`` T frames up to a labelled one, and the labels of the ``future`` L frames after it.
+
+    There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
+    would begin before its stream has zeros there, and says how many. Which windows a step sees is a matter of indices
+    or of a ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted
+    one.
+    """
+
+    def __init__(self, streams: Sequence[AnyStream], length: int, future: int = 0, *, every: bool = False) -> None:
+        if length < 1 or future < 0:
+            raise ValueError(f"windows of {length} frames and {future} after them")
+        self.streams, self.length, self.future, self.width = tuple(streams), length, future, streams[0].width
+        known = [np.full(len(s), True) if every else s.labels != UNKNOWN for s in streams]
+        # where all frames have labels there is nothing to look up
+        self._places = [None if mask.all() else np.flatnonzero(mask) for mask in known]
+        self._ends = np.cumsum([mask.sum() for mask in known])
+        if not self._ends[-1]:
+            raise SensoriumError("no frame of the streams has a label: there is nothing to learn.")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of each window's last frame: int64 [N]."""
+        pairs = zip(self.streams, self._places, strict=True)
+        return np.concatenate([s.labels if at is None else s.labels[at] for s, at in pairs])
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(stream, frame) of the last frame of window ``index``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        stream = int(np.searchsorted(self._ends, index, side="right"))
+        places, inner = self._places[stream], index - (int(self._ends[stream - 1]) if stream else 0)
+        return stream, inner if places is None else int(places[inner])
+
+    def batch(self, indices: Tensor | np.ndarray | Sequence[int]) -> dict[str, Tensor]:
+        """``frames`` float32 [B, T, F], ``actions`` int64 [B], ``future`` int64 [B, L] (-1 unknown or past the end) and
+        ``missing`` int64 [B], how many frames of a window lie before its stream, of windows ``indices`` [B]."""
+        n = len(indices)
+        frames = np.zeros((n, self.length, self.width), np.float32)
+        labels, missing = np.empty((n, 1 + self.future), np.int64), np.empty(n, np.int64)
+        for row, index in enumerate(indices):
+            number, last = self.place(int(index))
+            start = max(0, last + 1 - self.length)
+            missing[row] = self.length - (last + 1 - start)
+            frames[row, missing[row] :] = self.streams[number].frames(start, last + 1)
+            labels[row] = self.streams[number].labels_of(last, last + 1 + self.future)
+        x, y, gone = (torch.from_numpy(part) for part in (frames, labels, missing))
+        return {"frames": x, "actions": y[:, 0].contiguous(), "future": y[:, 1:].contiguous(), "missing": gone}
+
+    def draw(self, draw: Draw) -> dict[str, Tensor]:
+        """Windows at random, every one alike, for this process's rows of the global batch; on the draw's device."""
+        fine = draw.rand(2).cpu().double()  # two numbers of 24 bits are one of 48: enough for any stream
+        index = ((fine[:, 0] + fine[:, 1] * 2**-24) * len(self)).long().clamp_max(len(self) - 1)
+        return {name: part.to(draw.device) for name, part in self.batch(index).items()}
+
+    def views(self, indices: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        """Views for training on ``numpy.arange(len(windows))`` as the rows of a data set: indices [B] -> the batch."""
+        return {name: part.to(indices.device) for name, part in self.batch(indices.cpu()).items()}
+
+
+def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams:
+    """Read ``path``, and ``test`` as the test set. Raises SensoriumError that names the file and the field."""
+    shown, skipped, notes = printable(str(path)), list[Skipped](), list[str]()
+    layout, sets = _sets(Path(path), skipped)
+    if test is not None:
+        second = _sets(Path(test), skipped)[1]
+        sets["test"] = second.get("test") or second.get("val") or second["train"]
+    held_out = sets.get("test") or sets.get("val")
+    train = _usable(sets["train"], skipped, shown)
+    if held_out is None:
+        count = len(train)
+        train, held = _hold_out(train, shown)
+        notes.append(f"No test set was given: {len(held)} of {count} recordings are held out.")
+    else:
+        held = _usable(held_out, skipped, shown)
+        if held_out.classes != sets["train"].classes:
+            raise SensoriumError(f"{shown}: the test set has other classes than the training set; use one list.")
+    widths = {stream.width for stream in (*train, *held)}
+    if len(widths) > 1:
+        raise SensoriumError(f"{shown}: frames of {min(widths)} and of {max(widths)} numbers; all need the same.")
+    about = sets["train"]
+    return Streams(
+        shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(skipped), tuple(notes), about.encoder
+    )
+
+
+def _sets(path: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Recordings]]:
+    """The layout, and what it holds by split; "train" is among them."""
+    if path.is_file() and path.suffix == ".npz":
+        return "npz", {"train": read_npz(path, skipped)}
+    if not path.is_dir():
+        raise SensoriumError(f"'{printable(str(path))}' holds no streams. Give {LOOKED_FOR}.")
+    entries = sorted(path.iterdir(), reverse=True)
+    files = {split_of(file.stem): file for file in entries if file.suffix == ".npz"}
+    if "train" in files:
+        return "npz", {split: read_npz(file, skipped) for split, file in files.items() if split}
+    folders = {split_of(folder.name): folder for folder in entries if folder.is_dir()}
+    if "train" not in folders:
+        folders = {"train": path}
+    return "folder of npy", {split: read_folder(folder, skipped) for split, folder in folders.items() if split}
+
+
+def _usable(recordings: Recordings, skipped: list[Skipped], where: str) -> list[Stream]:
+    streams = []
+    for recording in recordings.found:
+        try:
+            streams.append(Stream(recording.name, recording.values, recording.labels, recording.group))
+        except ValueError as error:
+            skipped.append(Skipped(recording.name, str(error)))
+            continue
+        if broken := streams[-1].broken:
+            skipped.append(Skipped(recording.name, f"{broken:,} of {len(streams[-1]):,} frames are not finite"))
+    if not streams:
+        why = f" ({skipped[-1].file}: {skipped[-1].reason})" if skipped else ""
+        raise SensoriumError(f"{where}: no stream can be used{why}.")
+    return streams
+
+
+def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Stream]]:
+    """The last groups that make a fifth of the frames, one at least, but not the first."""
+    groups = list(dict.fromkeys(stream.group for stream in streams))
+    if len(groups) < 2:
+        raise SensoriumError(
+            f"{where}: one recording (or subject) cannot be learnt from and tested on; give a test set."
+        )
+    out: set[str] = set()
+    for group in reversed(groups[1:]):
+        if sum(len(s) for s in streams if s.group in out) >= HELD_OUT * sum(map(len, streams)):
+            break
+        out.add(group)
+    return [s for s in streams if s.group not in out], [s for s in streams if s.group in out]
+
+
+def _holes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames that are not finite as float32, and for each the frame to take instead: int64 [n], [n]."""
+    width = math.prod(values.shape[1:])
+    if not len(values) or not width:
+        raise ValueError("no frames")
+    found = [np.zeros(0, np.int64)]
+    step = max(1, _SCAN // width)
+    for start in range(0, len(values) if values.dtype.kind == "f" else 0, step):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(values[start : start + step], np.float32).reshape(-1, width)
+        found.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
+    bad = np.concatenate(found)
+    if len(bad) == len(values):
+        raise ValueError("no frame is finite")
+    begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # of runs of them
+    lengths = np.diff(np.append(begins, len(bad)))
+    before, behind = bad[begins] - 1, bad[begins] + lengths
+    return bad, np.repeat(np.where(before < 0, behind, before), lengths)
+
+
+def _padded(labels: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(labels.astype(np.int64), (0, length - len(labels)), constant_values=UNKNOWN)

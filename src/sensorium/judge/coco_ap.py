@@ -1,0 +1,199 @@
+"""Average precision of detections, as COCO counts it (Lin et al., 2014, arXiv:1405.0312), by ``faster_coco_eval``.
+
+Detections of a class, best scores first, claim the free true box that they overlap most, if IoU reaches a threshold.
+AP is the area under the precision (made falling) over the recall, averaged over classes and over the thresholds 0.5,
+0.55 ... 0.95. A detection on a crowd box counts neither way. small: area below 32^2 pixels; large: above 96^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.data.augment.boxes import BoxViews, to_original
+from sensorium.data.boxes.open import BoxSet
+from sensorium.data.images.decode import BadImage
+from sensorium.errors import SensoriumError
+from sensorium.judge.encode import judged
+from sensorium.parts.boxes import area, iou
+
+SIZES = ("small", "medium", "large")
+_EDGES = (32.0**2, 96.0**2)
+
+
+def judge_boxes(
+    detector: Any,
+    images: BoxSet,
+    views: BoxViews,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    threshold: float = 0.05,
+    worst: int = 12,
+) -> dict[str, Any]:
+    """Every image through ``detector.detect(images, threshold, sizes=...)`` -> the scores of :func:`coco_ap`, and
+    ``misses`` as :func:`misses` gives them (``index`` in ``images``), ``unreadable`` images left out.
+
+    views: plain ones (:func:`sensorium.data.augment.boxes.plain_box_views`). threshold: least score of a detection; AP
+    wants it low.
+    """
+    found, truth, indices = detect_all(
+        detector, images, views, device=device, batch_size=batch_size, threshold=threshold
+    )
+    scores = coco_ap(found, truth, images.classes)
+    lost = [{**miss, "index": indices[miss["index"]]} for miss in misses(found, truth, count=worst)]
+    return scores | {"misses": lost, "unreadable": len(images) - len(indices)}
+
+
+def detect_all(
+    detector: Any,
+    images: Any,
+    views: BoxViews,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    threshold: float = 0.05,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Tensor]], list[dict[str, Any]], list[int]]:
+    """Every readable image of ``images`` (a map-style set of samples with boxes) through ``detector``: what it found, in
+    the pixels that a batch calls ``original``, the true samples without their image, and their indices. ``progress`` is
+    called with (done, total)."""
+    found, truth, indices = [], [], []
+    with judged(detector, device):
+        for start in range(0, len(images), batch_size):
+            samples = []
+            for i in range(start, min(start + batch_size, len(images))):
+                try:
+                    samples.append(images[i])
+                    indices.append(i)
+                except BadImage:
+                    continue
+            if samples:
+                batch = views(samples, None)
+                seen = detector.detect(batch["image"].to(device), threshold, sizes=batch["sizes"])
+                found += to_original([{k: v.cpu() for k, v in result.items()} for result in seen], batch)
+                truth += [{k: v for k, v in sample.items() if k != "image"} for sample in samples]
+            if progress is not None:
+                progress(min(start + batch_size, len(images)), len(images))
+    return found, truth, indices
+
+
+def coco_ap(
+    found: Sequence[Mapping[str, Tensor]],
+    truth: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    *,
+    most: int = 100,
+) -> dict[str, Any]:
+    """AP of detections (``boxes`` [N, 4] by their edges, ``scores``, ``labels``) against the truth (``boxes``,
+    ``labels`` and, optional, ``crowd`` and ``area``), an entry an image, all in the same pixels.
+
+    Returns ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar``, the recall averaged over
+    thresholds, in 0..1 or None where there is nothing to find; ``classes``, for each its ``ap``, ``ap50`` and number of
+    ``boxes``; and what was counted: ``images``, ``boxes`` (no crowd), ``boxes_small`` ..., ``detections``. most: best
+    detections of an image that count, of each class. Raises ValueError where the two lists differ in length.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    if len(found) != len(truth):
+        raise ValueError(f"detections of {len(found)} images against the truth of {len(truth)}")
+    boxes, rows = _annotations(truth), _detections(found)
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
+    stored = {"images": [{"id": i} for i in range(len(truth))], "annotations": boxes, "categories": categories}
+    precision = np.full((10, 101, len(classes), 4, 1), -1.0)
+    recall = np.full((10, len(classes), 4, 1), -1.0)
+    if boxes:
+        peer = COCO(stored)
+        judge = COCOeval_faster(peer, peer.loadRes(rows), "bbox")
+        judge.params.maxDets = [most]
+        judge.evaluate()
+        judge.accumulate()
+        precision, recall = np.asarray(judge.eval["precision"]), np.asarray(judge.eval["recall"])
+    real = [box for box in boxes if not box["iscrowd"]]
+    group = np.digitize([box["area"] for box in real], _EDGES)
+    each = np.bincount([box["category_id"] - 1 for box in real], minlength=len(classes))
+    scores: dict[str, Any] = {
+        "ap": _mean(precision[..., 0, 0]),
+        "ap50": _mean(precision[0, ..., 0, 0]),
+        "ap75": _mean(precision[5, ..., 0, 0]),
+        **{f"ap_{size}": _mean(precision[..., 1 + i, 0]) for i, size in enumerate(SIZES)},
+        "ar": _mean(recall[..., 0, 0]),
+        "classes": [
+            {"class": name, "ap": _mean(one[..., 0, 0]), "ap50": _mean(one[0, ..., 0, 0]), "boxes": int(boxes_of_it)}
+            for name, one, boxes_of_it in zip(classes, np.moveaxis(precision, 2, 0), each, strict=True)
+        ],
+        "images": len(truth),
+        "boxes": len(real),
+        **{f"boxes_{size}": int((group == i).sum()) for i, size in enumerate(SIZES)},
+        "detections": len(rows),
+    }
+    return scores
+
+
+def misses(
+    found: Sequence[Mapping[str, Tensor]],
+    truth: Sequence[Mapping[str, Any]],
+    *,
+    overlap: float = 0.5,
+    threshold: float = 0.2,
+    count: int = 12,
+) -> list[dict[str, Any]]:
+    """The ``count`` images with the most lost true boxes: ``index``, ``lost`` (which boxes, crowd apart), ``boxes``
+    (how many there are) and ``false``, detections that belong to none. threshold: least score that counts as found."""
+    rows = []
+    for index, (mine, theirs) in enumerate(zip(found, truth, strict=True)):
+        crowd = theirs.get("crowd", torch.zeros(len(theirs["boxes"]), dtype=torch.bool))
+        sure = mine["scores"] >= threshold
+        order = mine["scores"][sure].argsort(descending=True, stable=True)
+        boxes, labels = mine["boxes"][sure][order], mine["labels"][sure][order]
+        shared = iou(boxes, theirs["boxes"]) * (labels[:, None] == theirs["labels"])
+        false, free = 0, ~crowd
+        for row in shared:
+            best, at = (row * free).max(0) if len(row) else (torch.zeros(()), torch.zeros((), dtype=torch.long))
+            if best >= overlap:
+                free[at] = False
+            elif not (row[crowd] >= overlap).any():
+                false += 1
+        lost = free.nonzero().flatten().tolist()
+        rows.append({"index": index, "lost": lost, "boxes": int((~crowd).sum()), "false": false})
+    rows = [row for row in rows if row["lost"]]
+    return sorted(rows, key=lambda row: (-len(row["lost"]), row["index"]))[:count]
+
+
+def _annotations(truth: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for i, image in enumerate(truth):
+        boxes = image["boxes"].double()
+        crowd = image.get("crowd", torch.zeros(len(boxes), dtype=torch.bool)).tolist()
+        areas = image.get("area", area(boxes)).tolist()
+        for box, label, many, size in zip(_xywh(boxes), image["labels"].tolist(), crowd, areas, strict=True):
+            # 0 means "no match" to the evaluator: ids begin at 1.
+            row = {"image_id": i, "id": len(rows) + 1, "category_id": label + 1, "bbox": box, "area": size}
+            rows.append(row | {"iscrowd": int(many)})
+    return rows
+
+
+def _detections(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+    rows = []
+    for i, image in enumerate(found):
+        if not image["boxes"].isfinite().all() or not image["scores"].isfinite().all():
+            raise SensoriumError(f"image {i}: the detector gave numbers that are not finite; it has diverged.")
+        for box, label, score in zip(
+            _xywh(image["boxes"].double()), image["labels"].tolist(), image["scores"].tolist(), strict=True
+        ):
+            rows.append({"image_id": i, "category_id": label + 1, "bbox": box, "score": score})
+    return rows
+
+
+def _xywh(boxes: Tensor) -> list[list[float]]:
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Of what is not -1, the evaluator's mark of nothing to find."""
+    real = values[values > -1]
+    return float(real.mean()) if real.size else None

@@ -1,0 +1,278 @@
+"""Fine-tuning at each fraction of the labels: the whole network learns, from where pre-training left it.
+
+The head is a linear layer that starts as the linear probe of the frozen features (LP-FT, Kumar et al., 2022,
+arXiv:2202.10054): from a random head the first steps would spoil the features that few labels cannot mend. AdamW with
+a linear warm-up, then a cosine to zero; label smoothing; and for transformers a learning rate that shrinks towards the
+input (MAE's recipe: He et al., 2022, arXiv:2111.06377, appendix A.2):
+    lr_l = lr * decay^(L + 1 - l),        l = 0 the patch embedding, 1..L the blocks, L + 1 the head.
+Every method and training from scratch get the same subsets, the same steps and the same batches, drawn by the seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sensorium.abilities import TokenEncoder
+from sensorium.base.draw import Draw, step_seed
+from sensorium.errors import SensoriumError
+from sensorium.judge.encode import Pixels, Precision, autocast, encode, labels_of, normalised
+from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
+from sensorium.metrics.subsets import percent, stratified
+
+Augment = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
+HeadInit = Literal["probe", "means", "zeros"]
+LEAST_STEPS, MOST_STEPS, EPOCHS = 150, 400, 20
+WARMUP = 0.1
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How one network is tuned; ``None`` follows from the network or from the number of labels.
+
+    ``steps`` (20 epochs, but 150 to ``max_steps``), ``seconds`` (a limit on one training, with which numbers depend on
+    the machine), ``batch_size`` (64 below 1,000 labels, else 128), ``lr`` (5e-4 for a transformer, 1e-3 for others;
+    from scratch 1e-3 and 3e-3), ``layer_decay`` (0.75 for a transformer, 1 for others and from scratch).
+    """
+
+    steps: int | None = None
+    max_steps: int = MOST_STEPS
+    seconds: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    layer_decay: float | None = None
+    weight_decay: float = 0.05
+    smoothing: float = 0.1
+    head_init: HeadInit = "probe"
+    augment: Augment | None = None
+    device: torch.device | str = "cpu"
+    precision: Precision = "float32"
+
+
+class Tuned(nn.Module):
+    """A backbone with a linear head on its features; as an encoder it gives the logits."""
+
+    def __init__(self, backbone: nn.Module, dim: int, classes: int):
+        super().__init__()
+        self.backbone, self.dim = backbone, classes
+        self.head = nn.Linear(dim, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone.features(images))  # type: ignore[operator]
+
+    forward = features
+
+
+def finetune(
+    backbone: nn.Module,
+    pixels_train: Pixels,
+    pixels_test: Pixels,
+    *,
+    fractions: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    on_progress: Callable[[str, int, float], None] | None = None,
+    **tuning: Any,
+) -> dict[str, dict[str, Any]]:
+    """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "steps"}, ...}`` of copies of ``backbone`` (an Encoder).
+
+    ``backbone`` itself is left alone. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
+    that gives ``{"image", "label"}``. ``on_progress`` is given fraction, seed and the share of that training done.
+    Raises ``SensoriumError`` for a fraction that leaves a class without labels, one class only, and divergence.
+    """
+
+    def pretrained(seed: int) -> nn.Module:
+        module = copy.deepcopy(backbone)
+        if not any(p.requires_grad for p in module.parameters()):  # a teacher, say
+            module.requires_grad_(True)
+        return module
+
+    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), False, on_progress)
+
+
+def scratch(
+    build_backbone: Callable[[], nn.Module],
+    pixels_train: Pixels,
+    pixels_test: Pixels,
+    *,
+    fractions: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    on_progress: Callable[[str, int, float], None] | None = None,
+    **tuning: Any,
+) -> dict[str, dict[str, Any]]:
+    """:func:`finetune` from freshly initialised weights: what the labels alone give under the same budget of steps."""
+
+    def fresh(seed: int) -> nn.Module:
+        return build_backbone()  # under a generator that ``_each`` has seeded
+
+    tuning.setdefault("head_init", "zeros")
+    return _each(fresh, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), True, on_progress)
+
+
+def _each(
+    network: Callable[[int], nn.Module],
+    train: Pixels,
+    test: Pixels,
+    fractions: Sequence[float],
+    seeds: Sequence[int],
+    how: Tuning,
+    fresh: bool,
+    on_progress: Callable[[str, int, float], None] | None,
+) -> dict[str, dict[str, Any]]:
+    labels, truth = labels_of(train), labels_of(test)
+    asked = np.flatnonzero(truth >= 0)
+    if len(asked) == 0:
+        raise SensoriumError("No test image has a label, so nothing can be scored: give labelled test data.")
+    results: dict[str, dict[str, Any]] = {}
+    for fraction in fractions:
+        name, scores, used, steps = percent(fraction), [], seeds_for(fraction, seeds), 0
+        subsets = [stratified(labels, fraction, seed, classes=train.classes) for seed in used]
+        for seed, subset in zip(used, subsets, strict=True):
+            several_classes(torch.from_numpy(labels[subset]))
+            report = None if on_progress is None else (lambda share, n=name, s=seed: on_progress(n, s, share))
+            cuda = [torch.device(how.device)] if torch.device(how.device).type == "cuda" else []
+            with torch.random.fork_rng(cuda):  # drop-path and initial weights draw from the global generator
+                torch.manual_seed(step_seed(seed, 0))
+                tuned, steps = _tune(network(seed), train, subset, seed, how, fresh, report)
+                logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
+            scores.append(float((logits.argmax(dim=1).numpy() == truth[asked]).mean()))
+        results[name] = summary(scores, len(asked), len(subsets[0]), used) | {"steps": steps}
+    return results
+
+
+def _tune(
+    backbone: nn.Module,
+    train: Pixels,
+    subset: np.ndarray,
+    seed: int,
+    how: Tuning,
+    fresh: bool,
+    report: Callable[[float], None] | None,
+) -> tuple[Tuned, int]:
+    """Train on the images ``subset``: the tuned network and the steps it took."""
+    labels = torch.from_numpy(labels_of(train)[subset])
+    images = torch.from_numpy(np.array(train.images[subset]))
+    batch, steps = length(len(subset), how)
+    model = Tuned(backbone, backbone.dim, int(labels.max()) + 1).to(how.device)  # type: ignore[arg-type]
+    _init_head(model, train, subset, labels, seed, how)
+    optimizer = torch.optim.AdamW(_groups(model, how, fresh), betas=(0.9, 0.95 if fresh else 0.999))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    began, step = time.monotonic(), 0
+    model.train()
+    for step in range(1, steps + 1):
+        spent = (time.monotonic() - began) / how.seconds if how.seconds else 0.0
+        done = max((step - 1) / steps, spent)
+        if done >= 1:
+            break
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * _schedule(done)
+        rows = batch_rows(len(subset), batch, seed, step - 1)
+        draw = Draw.seeded(step_seed(seed, 1), step, batch, device=how.device)
+        x, y = images[rows].to(how.device), labels[rows].to(how.device)
+        view = (
+            {"image": normalised(x, train.mean, train.std), "label": y}
+            if how.augment is None
+            else how.augment(x, y, draw)
+        )
+        with autocast(how.device, how.precision):
+            logits = model(view["image"])
+        loss = F.cross_entropy(logits.float(), view["label"], label_smoothing=how.smoothing)
+        if not torch.isfinite(loss):
+            raise SensoriumError(f"Fine-tuning diverged at step {step}: lower its learning rate, or use float32.")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 3.0)
+        optimizer.step()
+        if report is not None:
+            report(max(step / steps, spent))
+    return model, step
+
+
+def length(labels: int, how: Tuning) -> tuple[int, int]:
+    """Batch size and steps for so many labelled images, the same whatever the method."""
+    batch = min(labels, how.batch_size or (64 if labels < 1000 else 128))
+    return batch, how.steps or min(how.max_steps, max(LEAST_STEPS, math.ceil(EPOCHS * labels / batch)))
+
+
+def batch_rows(count: int, batch: int, seed: int, step: int) -> Tensor:
+    """Rows of batch ``step``, int64 [batch]: shuffled passes end to end, each a function of (seed, pass)."""
+    rows, at = [], step * batch
+    while sum(map(len, rows)) < batch:
+        begun, offset = divmod(at + sum(map(len, rows)), count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(step_seed(seed, begun)))
+        rows.append(order[offset : offset + batch - sum(map(len, rows))])
+    return torch.cat(rows)
+
+
+def _schedule(done: float) -> float:
+    return (
+        (done + 0.01) / (WARMUP + 0.01)
+        if done < WARMUP
+        else 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
+    )
+
+
+def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, seed: int, how: Tuning) -> None:
+    if how.head_init == "zeros":
+        return
+    if how.head_init not in ("probe", "means"):
+        raise ValueError(f"head_init is {how.head_init!r}; it must be 'probe', 'means' or 'zeros'")
+    # as a network of the same precision will see them, and without the head
+    features = encode(model.backbone, train, device=how.device, precision=how.precision, indices=subset)  # type: ignore[arg-type]
+    if how.head_init == "probe":
+        probe, _ = fit_probe(features, labels, seed=seed)
+        weight, bias = probe.weight, probe.bias
+    else:
+        # nearest class mean under a shared spherical covariance: -|x - m|^2 / 2s is linear in x but for a common term
+        answer = F.one_hot(labels, model.dim).float()
+        middle = features.mean(dim=0)
+        count = answer.sum(dim=0)[:, None].clamp_min(1)
+        means = answer.T @ (features - middle) / count
+        spread = (features - middle - means[labels]).square().mean().clamp_min(1e-6) * features.shape[1] ** 0.5
+        weight = means / spread
+        bias = -means.square().sum(dim=1) / (2 * spread) - weight @ middle
+    with torch.no_grad():
+        model.head.weight.copy_(weight)
+        model.head.bias.copy_(bias)
+
+
+def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
+    """Parameter groups by depth and by weight decay (none on vectors, tokens and positions)."""
+    transformer = isinstance(model.backbone, TokenEncoder)
+    lr = how.lr or ((1e-3 if transformer else 3e-3) if fresh else (5e-4 if transformer else 1e-3))
+    decay = how.layer_decay or (0.75 if transformer and not fresh else 1.0)
+    depth = depths(model.backbone)
+    last = max(depth.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token"))
+            groups.setdefault((depth.get(name.removeprefix("backbone."), last), plain), []).append(parameter)
+    return [
+        {"params": found, "lr": lr * decay ** (last - at), "weight_decay": 0.0 if plain else how.weight_decay}
+        for (at, plain), found in groups.items()
+    ]
+
+
+def depths(backbone: nn.Module) -> dict[str, int]:
+    """Depth of each parameter by name: 0 what meets the pixels, 1... the blocks or stages; the head is as deep as the last.
+
+    A backbone says so itself by ``layers_for_decay() -> {name: depth}``; one with stages ``layer1.``, ``layer2.`` ... is
+    read by name, and of any other network all parameters are alike.
+    """
+    if hasattr(backbone, "layers_for_decay"):
+        return backbone.layers_for_decay()  # type: ignore[operator]
+    names = [name for name, _ in backbone.named_parameters()]
+    stages = {name: int(found[1]) for name in names if (found := re.match(r"layer(\d+)\.", name))}
+    return {name: stages.get(name, 0) for name in names} | {"head": max(stages.values(), default=-1) + 1}

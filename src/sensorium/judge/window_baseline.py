@@ -1,0 +1,85 @@
+"""What an online detector must beat: logistic regression on the frames of the same window, one after another as they
+are.
+
+The windows are those of :class:`sensorium.data.streams.Windows`; where one begins before its stream, the stream's first
+frame stands in. The strength of the L2 penalty is the one under which the labels of held-out recordings are likeliest
+(the last ones, a fifth of the windows), for neighbouring windows are nearly the same; the classifier is then fitted
+anew on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.data.streams.open import AnyStream, Windows
+from sensorium.errors import SensoriumError
+from sensorium.judge.online_map import scored
+from sensorium.metrics.linear import ROUGHLY
+from sensorium.metrics.logistic import Logistic
+
+GRID = (3.0, 0.3, 0.03, 0.003, 0.0003)  # strongest first: each solution starts the next
+UNDECIDED = 0.1  # where there is but one recording, nothing can be held out
+MOST = 4000  # training windows
+_BLOCK = 1024
+
+
+def window_baseline(
+    train: Sequence[AnyStream],
+    test: Sequence[AnyStream],
+    *,
+    length: int,
+    classes: Sequence[str],
+    rate: float | None = None,
+    background: int | None = 0,
+    most: int = MOST,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (learnt from, at
+    most ``most``, evenly chosen) and ``regularisation``. length: T, frames of a window."""
+    windows = Windows(train, length)
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round().astype(np.int64))
+    features, labels = _features(windows, chosen)
+    if labels.min() == labels.max():
+        raise SensoriumError(f"all {len(labels):,} training windows end in one class: a classifier needs two.")
+    problem = Logistic(features.to(device), labels, len(classes))
+    strength = _strength(problem, np.array([windows.place(int(i))[0] for i in chosen]))
+    problem.reset()
+    probe = problem.fit(strength)
+    scores = []
+    for stream in test:
+        every = Windows([stream], length, every=True)
+        parts = [
+            probe.logits(_features(every, np.arange(at, min(at + _BLOCK, len(every))))[0].to(device))
+            .softmax(dim=1)
+            .cpu()
+            for at in range(0, len(every), _BLOCK)
+        ]
+        scores.append(torch.cat(parts).numpy())
+    found = scored(scores, test, classes, rate, background)
+    return found | {"windows": len(chosen), "regularisation": strength}
+
+
+def _features(windows: Windows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Flat windows [n, T F] and their labels [n]."""
+    batch = windows.batch(indices)
+    frames, missing = batch["frames"], batch["missing"]
+    for row in missing.nonzero().flatten().tolist():
+        frames[row, : missing[row]] = frames[row, missing[row]]
+    return frames.flatten(1), batch["actions"]
+
+
+def _strength(problem: Logistic, owner: np.ndarray) -> float:
+    """The strength from GRID under which held-out recordings are likeliest; ``owner``: each window's recording [n]."""
+    held = torch.from_numpy(owner >= owner[int(0.8 * len(owner))])
+    if bool(held.all()):
+        return UNDECIDED
+    likely = []
+    for l2 in GRID:
+        problem.solve(l2, ~held, ROUGHLY)
+        likely.append(problem.log_likelihood(held))
+    return GRID[int(np.argmax(likely))]

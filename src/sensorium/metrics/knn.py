@@ -1,0 +1,79 @@
+"""Weighted k-nearest-neighbour accuracy of features (Wu et al., 2018, arXiv:1805.01978; Caron et al., 2021, arXiv:2104.14294).
+
+Each of the k training images most similar to a test image, by cosine s_i, votes for its own class with weight
+    w_i = exp(s_i / tau),        tau = 0.07,
+and the class with the largest sum wins. Nothing is learnt, so it judges the features as they lie. It undersells methods
+whose features want a linear map first, such as masked autoencoders: read it beside the linear probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.errors import SensoriumError
+from sensorium.metrics.neighbors import CHUNK, neighbors
+
+Labels = Tensor | np.ndarray
+
+
+def knn(
+    train: Tensor,
+    train_labels: Labels,
+    test: Tensor,
+    test_labels: Labels,
+    classes: int | Sequence[str] | None = None,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = CHUNK,
+    device: torch.device | str = "cpu",
+) -> dict[str, float | int]:
+    """``{"top1", "n", "k"}`` for features [N, D] and labels [N]: accuracy in 0..1, test images counted, neighbours used.
+
+    Images labelled -1 neither vote nor count. ``k`` is clipped to the number of labelled training images. ``chunk`` rows
+    of ``train`` are compared at a time: :mod:`sensorium.metrics.neighbors` states the memory that this takes.
+    """
+    test, truth = labelled(test, test_labels, "test")
+    predicted, used = predict(
+        train, train_labels, test, classes, k=k, temperature=temperature, chunk=chunk, device=device
+    )
+    return {"top1": float((predicted == truth).double().mean()), "n": len(truth), "k": used}
+
+
+def predict(
+    train: Tensor,
+    train_labels: Labels,
+    test: Tensor,
+    classes: int | Sequence[str] | None = None,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = CHUNK,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, int]:
+    """The class (int64 [T]) that the neighbours of each test feature vote for, and how many neighbours voted."""
+    train, labels = labelled(train, train_labels, "training")
+    count = int(labels.max()) + 1 if classes is None else classes if isinstance(classes, int) else len(classes)
+    index_Tk, similarity_Tk = neighbors(train, test, k, chunk=chunk, device=device)
+    # relative to the best: the same winner, and no overflow at a small temperature
+    weight_Tk = ((similarity_Tk - similarity_Tk[:, :1]) / temperature).exp()
+    predicted = [
+        torch.zeros(len(index), count).scatter_add_(1, labels[index], weight).argmax(dim=1)
+        for index, weight in zip(index_Tk.split(4096), weight_Tk.split(4096), strict=True)
+    ]
+    return torch.cat(predicted), index_Tk.shape[1]
+
+
+def labelled(features: Tensor, labels: Labels, which: str) -> tuple[Tensor, Tensor]:
+    """The features and labels (int64) of the labelled images; the very same features where all are."""
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    if len(features) != len(labels):
+        raise ValueError(f"{len(features)} {which} features but {len(labels)} labels")
+    known = labels >= 0
+    if not known.any():
+        raise SensoriumError(f"No {which} image has a label, so nothing can be scored: give labelled {which} data.")
+    return (features, labels) if known.all() else (features[known], labels[known])

@@ -1,0 +1,97 @@
+"""Backbones by name, and what `auto` means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from sensorium.abilities import Encoder, TokenEncoder, require
+from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import RESNET_SIZES, resnet
+from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
+from sensorium.recipe.recipe import Settings, Situation
+
+RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
+VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
+NAMES = RESNETS + VITS
+POSITION_PARTS = ("learned", "sincos", "rope")
+VIT_PARTS = (*POSITION_PARTS, "registers", *ATTENTION_PARTS, *FEED_PARTS)
+
+
+def choices(needs: type) -> tuple[str, ...]:
+    """Names of the backbones that offer the protocol ``needs``."""
+    return VITS if needs is TokenEncoder else NAMES
+
+
+def build_backbone(
+    given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
+) -> Any:
+    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
+
+    A ViT's parts follow its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
+
+    ``None`` follows from the machine: on a CPU, or at 64 px and below, the narrow ResNet where the method takes one, because it
+    learns more a minute; else the small ViT. ``vit_numbers`` are passed on to a ViT. An illegal pair is an error with the legal choices.
+    """
+    default, why = _auto(on, needs)
+    name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
+    if Path(name).exists():
+        from sensorium.published import load_backbone
+
+        network: Any = load_backbone(Path(name))
+        settings.pick("backbone_size", None, type(network).__name__, f"read from {name}")
+    elif name in RESNETS:
+        network = resnet(name.removeprefix("resnet-"), on.image_size)
+    elif name.partition("+")[0] in VITS:
+        size, *parts = name.removeprefix("vit-").split("+")
+        patch = auto_patch(on.image_size)
+        settings.pick("patch_size", None, patch, f"image size {on.image_size}")
+        network = vit(size, on.image_size, patch, **(vit_numbers | _vit_parts(name, parts, needs)))
+    else:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise SensoriumError(
+            f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join(choices(needs))}, or a path."
+        )
+    try:
+        require(network, needs, by=by, choices=", ".join(choices(needs)))
+    except TypeError as error:
+        raise SensoriumError(str(error)) from None
+    return network
+
+
+def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:
+    """A ViT's arguments from the words behind its size."""
+    strange = [part for part in parts if part not in VIT_PARTS]
+    if strange:
+        raise SensoriumError(f"{name}: no part is called '{strange[0]}'; choose among {', '.join(VIT_PARTS)}.")
+    if "rope" in parts and needs is TokenEncoder:
+        raise SensoriumError(f"{name}: where patches are masked, positions must be in the tokens; leave rope out.")
+    places = [part for part in parts if part in POSITION_PARTS]
+    others = tuple(part for part in parts if part in ATTENTION_PARTS + FEED_PARTS)
+    if len(places) > 1 or len([p for p in others if p in FEED_PARTS]) > 1 or len(set(parts)) < len(parts):
+        raise SensoriumError(f"{name}: one kind of positions, of attention and of feed-forward layer at most.")
+    numbers: dict[str, Any] = {"parts": others}
+    if places:
+        numbers["positions"] = places[0]
+    if "registers" in parts:
+        numbers["registers"] = 4  # as many as Darcet et al.
+    return numbers
+
+
+def _auto(on: Situation, needs: type) -> tuple[str, str]:
+    small = on.device == "cpu" or on.image_size <= 64
+    if needs is TokenEncoder:
+        return (
+            ("vit-micro", f"masks patches; {on.image_size} px on {on.device}")
+            if small
+            else ("vit-small", "masks patches; GPU")
+        )
+    if on.device == "cpu":
+        return "resnet-micro", f"{on.cores}-core CPU: a narrow ResNet learns more per minute than a ViT"
+    return (
+        ("resnet-18", f"images of {on.image_size} px")
+        if small
+        else ("resnet-50", f"images of {on.image_size} px on {on.device}")
+    )

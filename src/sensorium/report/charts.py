@@ -1,0 +1,231 @@
+"""Charts as inline SVG, drawn here: lines with error bars, and bars.
+
+Each chart is written twice, wide and narrow, and the style sheet shows the one that fits, so that letters keep their
+size on a phone and the chart needs no script. Hover texts are ``<title>`` elements; the page's script turns them into
+tooltips and reads values off long curves by way of the axis that the ``svg`` notes in ``data-x`` and ``data-y``.
+Colours are the style sheet's ``--s0``... (Okabe and Ito's palette); every line has a marker shape or dash besides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sensorium.report.html import Html, el, join, percent, text
+
+Format = Callable[[float], str]
+MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4", "1 4")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: points (x, y), half-lengths of error bars, a text a point; ``dash`` 0 is a method, 1.. a baseline."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    color: str
+    errors: Sequence[float | None] = ()
+    tips: Sequence[str] = ()
+    dash: int = 0
+    marker: int | None = None
+    faint: bool = False
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its range, how its numbers read, logarithmic or not, and the ticks if they are not to be found."""
+
+    low: float
+    high: float
+    show: Format
+    log: bool = False
+    title: str = ""
+    ticks: Sequence[float] = ()
+    kind: str = ""
+
+    def place(self, value: float) -> float:
+        """0 at the low end, 1 at the high end."""
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        )
+        return (value - low) / (high - low) if high > low else 0.5
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers inside a range: steps of 1, 2, 2.5 or 5 times a power of ten."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10, 20) if s * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def time_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Ticks for seconds: whole seconds, minutes, hours."""
+    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400)
+    step = next((s for s in steps if (high - low) / s <= most), None)
+    if step is None or high - low < 2:
+        return nice_ticks(low, high, most)
+    return [float(t) for t in range(math.ceil(low / step) * step, int(high) + 1, step)]
+
+
+def spread_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions at least ``gap`` apart, in the same order, near the wanted ones and inside the range where they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed: list[float] = []
+    for i in order:
+        placed.append(max(wanted[i], placed[-1] + gap if placed else low))
+    over = high
+    for j in range(len(placed) - 1, -1, -1):
+        placed[j] = min(placed[j], over)
+        over = placed[j] - gap
+    result = [0.0] * len(wanted)
+    for j, i in enumerate(order):
+        result[i] = placed[j]
+    return result
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the plot lies inside its picture, in SVG units."""
+
+    width: int
+    height: int
+    left: int = 48
+    right: int = 16
+    top: int = 14
+    bottom: int = 44
+
+    def at(self, x: Axis, y: Axis, point: tuple[float, float]) -> tuple[float, float]:
+        across = self.left + x.place(point[0]) * (self.width - self.left - self.right)
+        return across, self.height - self.bottom - y.place(point[1]) * (self.height - self.top - self.bottom)
+
+
+def _marker(shape: int, x: float, y: float, inside: Html) -> Html:
+    kind = MARKERS[shape % len(MARKERS)]
+    if kind == "circle":
+        return el("circle", inside, cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.2, cls="mark")
+    r = 4.6
+    paths = {
+        "square": f"M{x - 4:.1f} {y - 4:.1f}h8v8h-8z",
+        "triangle": f"M{x:.1f} {y - r - 0.6:.1f}l{r + 0.6:.1f} {2 * r:.1f}h{-2 * r - 1.2:.1f}z",
+        "diamond": f"M{x:.1f} {y - r - 1:.1f}l{r + 1:.1f} {r + 1:.1f}l{-r - 1:.1f} {r + 1:.1f}l{-r - 1:.1f} {-r - 1:.1f}z",
+        "cross": f"M{x - r:.1f} {y - 1.5:.1f}h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
+    }
+    return el("path", inside, d=paths[kind], cls="mark")
+
+
+def _axes(frame: Frame, x: Axis, y: Axis, narrow: bool) -> Html:
+    parts = []
+    right, floor = frame.width - frame.right, frame.height - frame.bottom
+    for tick in y.ticks or nice_ticks(y.low, y.high, 5):
+        at = frame.at(x, y, (x.low, tick))[1]
+        parts.append(el("line", x1=frame.left, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}", cls="grid"))
+        parts.append(el("text", y.show(tick), x=frame.left - 8, y=f"{at + 4:.1f}", cls="end"))
+    ticks = list(x.ticks or nice_ticks(x.low, x.high, 4 if narrow else 8))
+    for tick in ticks:
+        across = frame.at(x, y, (tick, y.low))[0]
+        parts.append(el("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=floor, y2=floor + 4, cls="tick"))
+        parts.append(el("text", x.show(tick), x=f"{across:.1f}", y=floor + 18, cls="mid"))
+    parts.append(el("line", x1=frame.left, x2=right, y1=floor, y2=floor, cls="axis"))
+    if x.title:
+        parts.append(el("text", x.title, x=f"{(frame.left + right) / 2:.0f}", y=frame.height - 6, cls="mid name"))
+    return join(parts)
+
+
+def _line(line: Line, frame: Frame, x: Axis, y: Axis) -> Html:
+    spots = [frame.at(x, y, point) for point in line.points]
+    parts = []
+    for spot, point, error in zip(spots, line.points, line.errors, strict=False):
+        if error:
+            low, high = (frame.at(x, y, (point[0], min(max(point[1] + e, y.low), y.high)))[1] for e in (-error, error))
+            across = spot[0]
+            bar = f"M{across - 4:.1f} {low:.1f}h8M{across - 4:.1f} {high:.1f}h8M{across:.1f} {low:.1f}V{high:.1f}"
+            parts.append(el("path", d=bar, cls="bar"))
+    d = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
+    parts.append(
+        el("path", d=d, cls="line", stroke_dasharray=DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None)
+    )
+    if line.marker is not None:
+        tips = [*line.tips, *[""] * (len(spots) - len(line.tips))]
+        parts += [
+            _marker(line.marker, a, b, el("title", tip) if tip else Html(""))
+            for (a, b), tip in zip(spots, tips, strict=True)
+        ]
+    kind = "series" + (" base" if line.dash else "") + (" faint" if line.faint else "")
+    return el("g", join(parts), cls=kind, style=f"--c:{line.color}", data_name=line.name)
+
+
+def _end_labels(lines: Sequence[Line], frame: Frame, x: Axis, y: Axis) -> Html:
+    ends = [frame.at(x, y, line.points[-1]) for line in lines]
+    placed = spread_labels([end[1] for end in ends], 15, frame.top + 4, frame.height - frame.bottom - 2)
+    parts = []
+    for line, end, at in zip(lines, ends, placed, strict=True):
+        start = frame.width - frame.right + 8
+        lead = f"M{end[0] + 5:.1f} {end[1]:.1f}L{start - 2} {at:.1f}"
+        if abs(at - end[1]) > 3 or start - end[0] > 14:
+            parts.append(el("path", d=lead, cls="lead"))
+        label = el("text", line.name, x=start + 2, y=f"{at + 4:.1f}", cls="label" + (" dim" if line.dash else ""))
+        parts.append(el("g", label, style=f"--c:{line.color}", data_name=line.name))
+    return join(parts)
+
+
+def _scale(axis: Axis, low: float, high: float) -> str:
+    return f"{'log' if axis.log else 'lin'} {axis.low:.8g} {axis.high:.8g} {low} {high} {axis.kind}".strip()
+
+
+def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int = 380, small: bool = False) -> Html:
+    """A line chart, wide and narrow; ``small`` writes only the narrow one (one of several side by side)."""
+    lines = [line for line in lines if line.points]
+    drawn = []
+    for narrow in (True,) if small else (False, True):
+        named = [] if narrow else [line for line in lines if line.labelled]
+        room = 26 + max((int(7.1 * len(line.name)) for line in named), default=-10)
+        frame = Frame(
+            (430 if small else 360) if narrow else 1000, height if small or not narrow else 300, right=min(room, 230)
+        )
+        inner = [el("title", alt), _axes(frame, x, y, narrow)]
+        inner += [_line(line, frame, x, y) for line in sorted(lines, key=lambda line: not line.dash)]
+        inner.append(_end_labels(named, frame, x, y))
+        drawn.append(
+            el(
+                "svg",
+                join(inner),
+                viewBox=f"0 0 {frame.width} {frame.height}",
+                cls="chart " + ("small" if small else "narrow" if narrow else "wide"),
+                role="img",
+                aria_label=alt,
+                data_x=_scale(x, frame.left, frame.width - frame.right),
+                data_y=_scale(y, frame.height - frame.bottom, frame.top),
+            )
+        )
+    return join(drawn) if small else join([*drawn, legend(lines)])
+
+
+def legend(lines: Sequence[Line]) -> Html:
+    """Swatches and names for the narrow form, which has no room for names beside its lines."""
+    items = []
+    for line in sorted(lines, key=lambda line: bool(line.dash)):
+        dash = DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None
+        swatch = [el("path", d="M1 7H27", cls="line", stroke_dasharray=dash)]
+        if line.marker is not None:
+            swatch.append(_marker(line.marker, 14, 7, Html("")))
+        picture = el("svg", join(swatch), viewBox="0 0 28 14", cls="swatch series", aria_hidden="true")
+        items.append(el("li", picture, text(line.name), style=f"--c:{line.color}", data_name=line.name))
+    return el("ul", join(items), cls="legend phone")
+
+
+def bars(rows: Sequence[tuple[str, float, str, str]], *, high: float | None = None) -> Html:
+    """Horizontal bars: (name, length, what is written beside it, colour), the longest as long as ``high``."""
+    top = high or max((row[1] for row in rows), default=1.0) or 1.0
+    items = []
+    for name, value, written, color in rows:
+        share = percent(min(max(value / top, 0.0), 1.0), 2).replace(" ", "")
+        bar = el("span", el("b", style=f"width:{share};--c:{color}"), cls="track")
+        items.append(el("li", el("span", name, cls="who", title=name), bar, el("span", written, cls="much")))
+    return el("ul", join(items), cls="bars")

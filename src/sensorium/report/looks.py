@@ -1,0 +1,177 @@
+"""What the report shows to the eye: each run's pictures, nearest neighbours, and the map of its embedding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.report import html as h
+from sensorium.report.curves import color_of
+from sensorium.report.html import Html, el, number, run_title
+from sensorium.report.pictures import Sheet, inline_file
+
+MAX_MAPPED = 600
+MAX_QUERIES = 12
+MAX_FOUND = 12
+CLASS_COLORS = 10
+
+
+def pictures(results: dict[str, Any], folder: Path) -> Html | None:
+    """Each run's picture files, inlined."""
+    blocks = []
+    for run in results["runs"]:
+        figures = []
+        for shown in run.get("pictures") or []:
+            found = inline_file(folder, str(shown["file"]))
+            caption = el("figcaption", el("b", shown.get("title") or ""), " ", shown.get("caption") or "")
+            if found is None:
+                figures.append(
+                    el(
+                        "figure",
+                        el("p", f"{shown['file']}: no such picture in the report's folder", cls="note"),
+                        caption,
+                    )
+                )
+                continue
+            uri, width, height = found
+            small = "pixels" if width < 400 else None
+            alt = f"{run_title(run)}: {shown.get('title') or 'picture'}"
+            figures.append(el("figure", el("img", src=uri, alt=alt, width=width, height=height, cls=small), caption))
+        if figures:
+            head = el("h3", run_title(run), style=f"--c:{color_of(results, run)}", cls="dot")
+            blocks.append(el("div", head, el("div", figures, cls="pictures"), cls="block"))
+    return h.join(blocks) if blocks else None
+
+
+class Names:
+    """Labels of the images that results point at, and the names of the classes."""
+
+    def __init__(self, results: dict[str, Any], pixels: dict[str, Any]) -> None:
+        first = next(iter(pixels.values()), None)
+        self.classes = list(results["data"].get("classes") or getattr(first, "classes", None) or [])
+        self.labels = {split: getattr(part, "labels", None) for split, part in pixels.items()}
+
+    def label(self, split: str, index: int) -> int | None:
+        """An image's label, None where it is unknown."""
+        labels = self.labels.get(split)
+        if labels is None or not 0 <= index < len(labels) or int(labels[index]) < 0:
+            return None
+        return int(labels[index])
+
+    def named(self, label: int | None) -> str:
+        if label is None or label < 0:
+            return "no label"
+        return str(self.classes[label]) if label < len(self.classes) else f"class {label}"
+
+
+def neighbors(results: dict[str, Any], sheet: Sheet, names: Names) -> Html | None:
+    """For some test images the nearest training images, framed by whether they share the label."""
+    panels = []
+    for run in h.finished(results):
+        found = [entry for entry in run.get("neighbors") or [] if entry["found"]][:MAX_QUERIES]
+        if found:
+            panels.append((run_title(run), _neighbor_rows(found, sheet, names)))
+    return h.tabs("neighbors", panels, "Neighbours by") if panels else None
+
+
+def _neighbor_rows(found: list[dict[str, Any]], sheet: Sheet, names: Names) -> Html:
+    rows, same, judged = [], 0, 0
+    for entry in found:
+        want = names.label("test", entry["query"])
+        cells = []
+        for index in entry["found"][:MAX_FOUND]:
+            label = names.label("train", index)
+            known = want is not None and label is not None
+            kind = ("yes" if label == want else "no") if known else ""
+            same, judged = same + (kind == "yes"), judged + known
+            cells.append(_thumbnail(sheet, "train", index, names.named(label), kind))
+        query = _thumbnail(sheet, "test", entry["query"], names.named(want), "query")
+        rows.append(
+            el(
+                "div",
+                query,
+                el("span", names.named(want) if want is not None else "", cls="what"),
+                el("div", cells, cls="found"),
+                cls="near",
+            )
+        )
+    said = (
+        f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbours shown share their query's label."
+        if judged
+        else ""
+    )
+    frame = (
+        " Left the query, right what was found: ✓ and a green frame for the same label, ✗ and a red one for another."
+        if judged
+        else " Left the query, right the training images nearest to it."
+    )
+    return el("div", el("p", said, frame, cls="note"), el("div", rows, cls="nears"))
+
+
+def _thumbnail(sheet: Sheet, split: str, index: int, said: str, kind: str) -> Html:
+    title = f"{said} · {split} image {index}"
+    picture = sheet.thumbnail(split, index, role="img", aria_label=title) or el("i", f"#{index}", cls="nothing")
+    return el("span", picture, cls=f"thumb {kind}".strip(), title=title)
+
+
+def maps(results: dict[str, Any], sheet: Sheet, names: Names) -> Html | None:
+    """Each run's embedding in two dimensions, by thumbnails framed in their class's colour."""
+    panels = []
+    for run in h.finished(results):
+        points = _points(run.get("map"))
+        if points:
+            panels.append((run_title(run), _map(run_title(run), points, sheet, names)))
+    if not panels:
+        return None
+    return h.tabs("map", panels, "Map of")
+
+
+def _points(given: dict[str, Any] | None) -> list[tuple[float, float, int | None, int | None]]:
+    """(x, y, label, index) with x and y in 0..1, evenly thinned."""
+    given = given or {}
+    x, y = given.get("x") or [], given.get("y") or []
+    label = given.get("label") or [None] * len(x)
+    index = given.get("index") or [None] * len(x)
+    known = [p for p in zip(x, y, label, index, strict=True) if number(p[0]) is not None and number(p[1]) is not None]
+    if not known:
+        return []
+    kept = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(len(known), MAX_MAPPED))]
+    place = np.array([[p[0], p[1]] for p in kept], np.float64)
+    place = (place - place.min(0)) / np.maximum(np.ptp(place, 0), 1e-12)
+    return [(a, b, p[2], p[3]) for (a, b), p in zip(place.tolist(), kept, strict=True)]
+
+
+def _map(title: str, points: list[tuple[float, float, int | None, int | None]], sheet: Sheet, names: Names) -> Html:
+    common = Counter(p[2] for p in points if p[2] is not None and p[2] >= 0)
+    color = {label: i for i, (label, _) in enumerate(sorted(common.most_common(CLASS_COLORS)))}
+    marks = []
+    for a, b, label, index in points:
+        kind = f"k{color[label]}" if label in color else "kx"
+        said = names.named(label) + (f" · test image {index}" if index is not None else "")
+        style = f"left:{100 * a:.1f}%;top:{100 * (1 - b):.1f}%"
+        mark = None if index is None else sheet.thumbnail("test", index, cls=kind, style=style, title=said)
+        marks.append(mark or el("i", cls=f"{kind} point", style=style, title=said))
+    keys: list[Html] = [
+        el("li", el("button", names.named(label), type="button", data_class=f"k{i}", aria_pressed="false", cls=f"k{i}"))
+        for label, i in color.items()
+    ]
+    if len(common) > len(color):
+        keys.append(
+            el(
+                "li",
+                el(
+                    "button",
+                    f"{len(common) - len(color)} more classes",
+                    type="button",
+                    data_class="kx",
+                    aria_pressed="false",
+                    cls="kx",
+                ),
+            )
+        )
+    alt = f"Map of {len(points)} test images by {title}'s features, in two dimensions: near means similar"
+    plot = el("div", el("div", marks, cls="inner"), cls="map", role="img", aria_label=alt)
+    return el("div", el("ul", keys, cls="legend classes") if keys else "", plot)

@@ -1,0 +1,184 @@
+"""Before a long training: can a detector learn eight pictures by heart?
+
+Boxes in other pixels than the pictures', objects that no place or query can answer for, a rate of learning that is off:
+each ends in an AP of zero, hours later. So a copy of the detector sees eight pictures, always the same and without
+augmentation, for a twentieth of the time at most, and what came of it is said and kept in ``RUN/check.json``. The
+pictures with their true boxes are in ``RUN/pictures/check.png``. The training itself is the same with and without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.augment.boxes import without_crowd
+from sensorium.data.boxes.cache import Boxed
+from sensorium.data.images.decode import BadImage
+from sensorium.judge.coco_ap import coco_ap
+from sensorium.judge.encode import autocast
+from sensorium.kinds.boxes import Prepared, detections, plain_views
+from sensorium.method import Method, Progress
+from sensorium.pictures.boxes import enlarged, sheet, with_boxes
+from sensorium.recipe.recipe import Recipe
+from sensorium.training.budget import Budget
+
+PICTURES = 8
+SECONDS, SHARE = 30.0, 0.05  # of a check, and of the training's budget, at most
+LEAST = 300.0  # seconds of training that are worth a check
+STEPS = 400
+LEARNT, FALLEN = 0.05, 0.8  # an AP50 that shows that something is learnt; a loss that has fallen
+
+
+def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progress: bool = False) -> None:
+    """Check a training that is worth it, once: say what came of it on standard error, and keep it in ``folder``."""
+    spend, asked = Budget.parse(budget), recipe.settings.get("check")
+    long = spend.kind == "seconds" and spend.amount >= LEAST
+    if not long or asked is None or not asked.value or (folder / "check.json").is_file():
+        return
+    part = eight(ready.train)
+    seconds = min(SECONDS, SHARE * spend.amount)
+    found = by_heart(recipe, part, seconds=seconds)
+    found["note"] = verdict(found, ready.size)
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    if (picture := look(part)) is not None:
+        write_file(folder / "pictures" / "check.png", lambda temporary: picture.save(temporary, "PNG"))
+        if found["note"] and not found["learnt"]:
+            found["note"] += f" Do the boxes fit the objects? See {folder / 'pictures' / 'check.png'}."
+    write_json(folder / "check.json", found)
+    if progress:
+        _say(found)
+
+
+def eight(train: Boxed) -> Boxed:
+    """The eight pictures to learn: spread over those that have boxes."""
+    filled = np.flatnonzero((train.labels[:, 1:, 4] >= 0).any(axis=1))
+    return train.some(filled[np.linspace(0, len(filled) - 1, min(PICTURES, len(filled))).astype(int)])
+
+
+def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: int = STEPS) -> dict[str, Any]:
+    """Train a copy of the recipe's method on all of ``part`` at once, for so long or so many steps.
+
+    -> ``ap50`` on it, ``loss`` at first and at last, ``steps``, ``seconds``, ``pictures``, ``boxes`` and how many of
+    them are ``unlearnable``; ``learnt``: whether the detector has learnt something. Random state and method stay as
+    they were.
+    """
+    device = device_name()
+    gpus = [torch.device(device)] if device == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(0)
+        method: Any = copy.deepcopy(recipe.method).to(device)
+        views = plain_views(method, part)
+        batch = views([in_view(part, i) for i in range(len(part))], None)
+        batch |= {k: _to(batch[k], device) for k in ("image", "boxes", "labels", "sizes")}
+        losses, took = _train(method.train(), recipe, batch, device, seconds, steps)
+        method.eval()
+        with torch.no_grad():
+            lost = method.unlearnable(batch) if hasattr(method, "unlearnable") else 0
+        seen, truth, _ = detections(method, part, device=device)
+    ap50 = coco_ap(seen, truth, part.classes)["ap50"] or 0.0
+    first, last = float(np.mean(losses[:3])), float(np.mean(losses[-3:]))
+    return {
+        "ap50": ap50,
+        "loss": [first, last],
+        "steps": len(losses),
+        "seconds": round(took, 1),
+        "pictures": len(part),
+        "boxes": sum(len(rows) for rows in batch["boxes"]),
+        "unlearnable": lost,
+        "learnt": bool(ap50 >= LEARNT or last < FALLEN * first),
+    }
+
+
+def verdict(found: dict[str, Any], size: int) -> str:
+    """What is wrong, in a sentence or two; "" where nothing is."""
+    first, last = found["loss"]
+    told = []
+    if found["unlearnable"] > 0.05 * found["boxes"]:
+        told.append(
+            f"{found['unlearnable']} of {found['boxes']} boxes cannot be learnt at {size} px: too small, or too many "
+            f"in a picture. Try --image-size {size * 3 // 2 // 32 * 32}, a smaller --stride or more --queries."
+        )
+    if not np.isfinite(last):
+        told.append("The loss is no number: try a tenth of the --lr.")
+    elif not found["learnt"]:
+        told.append(
+            f"Eight pictures could not be learnt by heart: AP50 {found['ap50']:.2f}, and the loss went from "
+            f"{first:.3g} to {last:.3g} in {found['steps']} steps. Try another --lr."
+        )
+    return " ".join(told)
+
+
+def look(part: Boxed) -> Image.Image | None:
+    """The pictures with their true boxes; None where none can be read."""
+    panels = []
+    for i in range(len(part)):
+        try:
+            sample = part.truth[i]
+        except BadImage:
+            continue
+        image = Image.fromarray(sample["image"].permute(1, 2, 0).numpy())
+        large, boxes = enlarged(image, sample["boxes"].tolist())
+        panels.append(with_boxes(large, boxes, sample["labels"].tolist(), part.classes))
+    return sheet(panels, columns=4) if panels else None
+
+
+def in_view(part: Boxed, index: int) -> dict[str, Any]:
+    """Sample ``index`` to learn from: its boxes in the pixels of the picture as cached, no crowd."""
+    sample = without_crowd(part[index])
+    factor = (torch.from_numpy(part.inner[index]) / sample["original"]).flip(0).repeat(2)
+    return sample | {"boxes": (sample["boxes"] * factor).float()}
+
+
+def _train(
+    method: Method, recipe: Recipe, batch: dict[str, Any], device: str, seconds: float, steps: int
+) -> tuple[list[float], float]:
+    optimizer = recipe.optimizer(method)
+    rates = [group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    losses: list[float] = []
+    start = time.perf_counter()
+    while len(losses) < steps and (len(losses) < 3 or time.perf_counter() - start < seconds):
+        spent = max(len(losses) / steps, (time.perf_counter() - start) / seconds)
+        at = Progress(len(losses), len(losses), min(1.0, spent))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * recipe.schedule(at.fraction)
+        method.before_step(at)
+        with autocast(device, "bf16" if fast_bf16(device) else "float32"):
+            loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        method.before_update(at)
+        optimizer.step()
+        method.after_step(at)
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            break
+    return losses, time.perf_counter() - start
+
+
+def _to(value: Any, device: str) -> Any:
+    return [one.to(device) for one in value] if isinstance(value, Sequence) else value.to(device)
+
+
+def _say(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    first, last = found["loss"]
+    console.print(
+        f"check: {found['pictures']} pictures by heart in {found['seconds']:.0f} s: AP50 {found['ap50']:.2f}, loss "
+        f"{first:.3g} -> {last:.3g}",
+        style="dim", markup=False,
+    )  # fmt: skip
+    if found["note"]:
+        console.print(f"Warning: {found['note']}", style="bold", markup=False)

@@ -1,0 +1,229 @@
+"""Does the signal pass? What a system's layers make of activations, gradients and attention, before training and a little into it.
+
+OUT.html                                  charts by depth and two sentences, in one file that opens offline
+signal.json                               the same numbers, beside it
+A missing 1/sqrt(d) or weights that begin too large show here in a minute, and in a training's loss after a night.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.errors import SensoriumError
+from sensorium.kinds import Source, kind, kind_name
+from sensorium.method import Progress
+from sensorium.metrics.signal import measure
+from sensorium.recipe.recipe import Recipe
+from sensorium.report import html as h
+from sensorium.report.charts import Axis, Line, line_chart, nice_ticks
+from sensorium.report.html import Html, el, join, number
+from sensorium.report.page import asset, page_of
+from sensorium.report.results import write_text
+from sensorium.runs.run import make_recipe
+from sensorium.training.batches import Batches, Pixels, Share
+
+GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers
+LEAST_ENTROPY = 0.1  # of uniform; below it attention is saturated
+MOST_DEVIATION = 8.0  # of attention's scores
+TINY = 1e-45  # what float32 rounds to zero is smaller
+CHARTS = (  # field, title, what is to be seen
+    ("activation", "Variance of activations", "Of each layer's output. A straight climb or fall on a log scale is a wrong gain of the weights."),
+    ("gradient", "Variance of gradients", "Of the loss by each layer's output: read from right to left, the way they take."),
+    ("logits", "Deviation of attention's scores", f"Before softmax. Above {MOST_DEVIATION:g} the largest score takes all: is 1/sqrt(d) missing?"),
+    ("entropy", "Entropy of attention", f"Relative to uniform attention, which is 1. Below {LEAST_ENTROPY:g} it is saturated: hardly any gradient passes."),
+    ("weight_gradient", "Gradient of the weights", "Its norm over the norm of the weights: layers far below the others learn last."),
+)  # fmt: skip
+
+
+def signal(
+    name: str,
+    data: str,
+    *,
+    steps: int = 20,
+    seed: int = 0,
+    out: str | Path = "signal.html",
+    image_size: int | None = None,
+    limit: int | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure the system ``name`` on ``data`` at initialisation and after ``steps`` steps of a budget of as many; write
+    ``out`` and ``signal.json`` beside it, whose content is given back.
+
+    ``settings`` are the recipe's own. Both measures are of one batch that the training does not reach, in float32.
+    Raises SensoriumError where a setting is unknown or nothing in the system repeats.
+    """
+    if steps < 1:
+        raise SensoriumError(f"--steps {steps}: one is the least.")
+    page, how, device = Path(out), kind(kind_name(name)), torch.device(device_name())
+    ready = how.prepare(Source(str(data), None, page.parent / "cache", image_size, limit, settings), progress=progress)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        given = {key: value for key, value in settings.items() if value is not None}
+        recipe = make_recipe(name, how.situate(ready), given)
+        moments, losses = follow(recipe, ready.train, steps=steps, seed=seed, device=device)
+    found = {
+        "system": recipe.name, "data": str(data), "steps": steps, "seed": seed, "settings": given,
+        "moments": [{"step": step, "layers": [_finite(row) for row in layers]} for step, layers in moments],
+        "loss": [number(loss) for loss in losses], "diagnosis": diagnosis(moments),
+    }  # fmt: skip
+    write_text(page, render(found))
+    write_json(page.with_name("signal.json"), found)
+    return found
+
+
+Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and what `measure` gave
+
+
+def follow(
+    recipe: Recipe, pixels: Pixels, *, steps: int, seed: int, device: torch.device
+) -> tuple[Moments, list[float]]:
+    """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: what ``measure`` gives before and
+    after, and the losses between. The recipe's method is trained in place."""
+    method, share = recipe.method.to(device), Share(recipe.batch_size)
+    batches = Batches(pixels, recipe.views, share, seed=seed)
+    batches.device = device
+    batches.load_state_dict({"step": steps})
+    unseen = next(batches)
+    batches.load_state_dict({"step": 0})
+    optimizer = recipe.optimizer(method)
+    rates = [group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    moments: Moments = []
+    losses = []
+    for step in range(steps):
+        at = Progress(step, step * share.batch_size // len(pixels.images), step / steps)
+        factor = recipe.schedule(at.fraction)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        method.before_step(at)
+        if step == 0:
+            moments.append((0, measure(method, unseen)))
+        optimizer.zero_grad(set_to_none=True)
+        loss = method(next(batches))["loss"]
+        loss.backward()
+        method.before_update(at)
+        optimizer.step()
+        with torch.no_grad():
+            method.after_step(at)
+        losses.append(float(loss.detach()))
+    return [*moments, (steps, measure(method, unseen))], losses
+
+
+def diagnosis(moments: Moments) -> list[str]:
+    """A sentence a moment: what is wrong by the thresholds above, or that nothing is."""
+    said = []
+    for step, layers in moments:
+        when = f"After {step:,} step{'s' * (step > 1)}" if step else "At initialisation"
+        seen = any(layer["entropy"] is not None for layer in layers)
+        sound = "activations and gradients keep their size through depth" + ", and attention is not saturated" * seen
+        said.append(f"{when}, {'; '.join(complaints(layers)) or sound}.")
+    return said
+
+
+def complaints(layers: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with a stack by the thresholds above, [] where nothing is."""
+    wrong = []
+    for field, title, backward in (("activation", "activations", False), ("gradient", "gradients", True)):
+        values = [layer[field] for layer in layers if layer[field] is not None]
+        trend = _trend(values[::-1] if backward else values)
+        wrong += [f"{title} {trend}" + " on their way back" * backward] if trend else []
+    low = _worst(layers, "entropy", lambda value: value < LEAST_ENTROPY, min)
+    high = _worst(layers, "logits", lambda value: value > MOST_DEVIATION, max)
+    if low:
+        wrong.append(
+            f"attention is saturated in {low[1]} ({low[0]:.2g} of uniform entropy; {LEAST_ENTROPY:g} is little)"
+        )
+    if high:
+        wrong.append(f"attention's scores deviate by {high[0]:.3g} in {high[1]} ({MOST_DEVIATION:g} is much)")
+    return wrong
+
+
+def _trend(variances: Sequence[float]) -> str:
+    """How a signal fares along its way, "" where its deviation changes by less than ``GROWTH`` in ``STRETCH`` layers, or
+    in all where there are fewer: by a straight line through the logarithms."""
+    if not all(map(math.isfinite, variances)):
+        return "are no longer numbers"
+    if len(variances) < 2:
+        return ""
+    if not any(variances):
+        return "are zero"
+    logs = [math.log10(max(variance, TINY)) / 2 for variance in variances]
+    over = min(STRETCH, len(logs) - 1)
+    change = statistics.linear_regression(range(len(logs)), logs).slope * over
+    if abs(change) <= math.log10(GROWTH):
+        return ""
+    return f"{'grow' if change > 0 else 'vanish'} by a factor of {10 ** abs(change):.2g} in {over} layers"
+
+
+def _worst(layers: list[dict[str, Any]], field: str, wrong: Any, worst: Any) -> tuple[float, str] | None:
+    """The worst value and where it and the others that are wrong lie."""
+    found = [
+        (layer[field], i + 1) for i, layer in enumerate(layers) if layer[field] is not None and wrong(layer[field])
+    ]
+    if not found:
+        return None
+    value, place = worst(found)
+    more = len(found) - 1
+    return value, f"layer {place}" + f" and {more} other{'s' * (more > 1)}" * bool(more)
+
+
+def render(found: dict[str, Any]) -> str:
+    """The page as text."""
+    layers, losses = found["moments"][0]["layers"], [loss for loss in found["loss"] if loss is not None]
+    facts = [f"{len(layers)} layers, {layers[0]['layer']} to {layers[-1]['layer']}", f"{h.count(found['steps'])} steps"]
+    facts += [f"loss {losses[0]:.4g} to {losses[-1]:.4g}"] if losses else []
+    facts += [f"{key} {value}" for key, value in found["settings"].items()]
+    title = el("h1", f"Does the signal pass through {found['system']} on ", el("span", found["data"], cls="path"), "?")
+    first, second = found["diagnosis"]
+    box = el("div", el("p", first, cls="first"), el("p", second, cls="second"), cls="verdict", style="--c:var(--s0)")
+    parts = [el("section", box, cls="part")]
+    for field, heading, note in CHARTS:
+        drawn = chart(found["moments"], field, heading)
+        if drawn:
+            parts.append(el("section", el("h2", heading), el("figure", drawn, el("figcaption", note)), cls="part"))
+    body = [
+        el("header", el("p", "Sensorium", cls="eyebrow"), title, el("p", [el("span", f) for f in facts], cls="facts-line")),
+        el("main", parts),
+        el("footer", "Made by Sensorium. The same numbers are in signal.json beside this file."),
+    ]  # fmt: skip
+    return page_of(f"Sensorium: signal of {found['system']}", asset("report.css"), asset("report.js"), join(body))
+
+
+def chart(moments: list[dict[str, Any]], field: str, title: str) -> Html | None:
+    """One measure by depth, a line a moment; logarithmic where it spans more than a decade. None where nobody has it."""
+    values = [layer[field] for moment in moments for layer in moment["layers"] if layer[field] is not None]
+    if not values:
+        return None
+    positive = [value for value in values if value > 0]
+    logarithmic = bool(positive) and max(positive) > 10 * min(positive)
+    if logarithmic:
+        ends = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+        ticks = [10.0**power for power in range(ends[0], ends[1] + 1, (ends[1] - ends[0]) // 6 + 1)]
+        y = Axis(10.0 ** ends[0], 10.0 ** ends[1], lambda v: f"{v:.3g}", log=True, ticks=ticks)
+    else:
+        pad = 0.06 * (max(values) - min(values)) or 0.1 * max(values) or 1.0
+        y = Axis(min(values) - pad, max(values) + pad, lambda v: f"{v:.3g}")
+    lines = []
+    for i, moment in enumerate(moments):
+        numbered = [(float(n), layer[field]) for n, layer in enumerate(moment["layers"], 1)]
+        # a logarithmic axis has no place for zero
+        points = [(n, v) for n, v in numbered if v is not None and (v > 0 or not logarithmic)]
+        name = f"after {h.count(moment['step'])} steps" if moment["step"] else "at initialisation"
+        lines.append(Line(name, points, f"var(--s{i})", marker=i, tips=[f"layer {n:g}: {v:.4g}" for n, v in points]))
+    depth = max(len(moment["layers"]) for moment in moments)
+    ticks = [tick for tick in nice_ticks(1, depth, 8) if tick == int(tick)]
+    x = Axis(1, max(depth, 2), lambda v: f"{v:g}", title="layer", ticks=ticks)
+    return line_chart(lines, x, y, alt=f"{title} by layer, at initialisation and after training", height=300)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON has it: what is no number is null."""
+    return {key: value if key == "layer" else number(value) for key, value in row.items()}
