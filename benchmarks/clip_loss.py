@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks._paired import peak_bytes
-from sensorium.multimodal.clip import contrast
+from sensorium.multimodal.clip.method import contrast
 
 SIZES, CHUNK, WIDTH = (512, 1024, 2048, 4096), 64, 64
 

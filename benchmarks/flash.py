@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks._paired import Pair, paired, show, step_of
-from sensorium.language.causal_lm import Cache, CausalLM
-from sensorium.language.flash import FlashLM
+from sensorium.language.causal_lm.method import Cache, CausalLM
+from sensorium.language.flash.method import FlashLM
 from sensorium.parts.schedules import warmup_cosine
 
 VOCAB, LAYERS = 256, 4

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._paired import Pair, paired, show
-from sensorium.streaming.oadtr import OadTR
+from sensorium.streaming.oadtr.method import OadTR
 
 FEATURES, CLASSES, FUTURE, DEPTH, DECODER_DEPTH = 1024, 22, 8, 3, 5
 HEADS, DECODER_HEADS = 8, 4

@@ -24,10 +24,10 @@ from torch import Tensor
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show, step_of
 from benchmarks._plots import by_length, write
 from benchmarks.parts import exponent
-from sensorium.language.causal_lm import Cache as KeysAndValues
-from sensorium.language.causal_lm import CausalLM
-from sensorium.language.recurrent import Cache as State
-from sensorium.language.recurrent import RecurrentLM
+from sensorium.language.causal_lm.method import Cache as KeysAndValues
+from sensorium.language.causal_lm.method import CausalLM
+from sensorium.language.recurrent_lm.method import Cache as State
+from sensorium.language.recurrent_lm.method import RecurrentLM
 
 VOCAB = 257  # bytes and a boundary
 LSTM = {"width": 128, "hidden": 224, "depth": 2}

@@ -33,8 +33,8 @@ from benchmarks._paired import Pair, arguments, show
 from sensorium.base.precision import resolve_precision
 from sensorium.data.images.cache import Pixels, cache
 from sensorium.data.images.open import open_data
-from sensorium.recipe.recipe import Situation
-from sensorium.recipes.selfsup import simclr
+from sensorium.data.images.prepare import Situation
+from sensorium.selfsup.simclr.recipe import simclr
 from sensorium.training.fit import fit
 
 STEPS, BATCH, ROUNDS = 6, 256, 5

@@ -24,7 +24,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViT
 
 from benchmarks._paired import Pair, paired, peak_bytes, show, step_of
 from sensorium.networks.vit import VIT_SIZES, ViT
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 CLASSES = 10
 # size, image, patch, batch, decoder (width, depth, heads)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.catalogue import SYSTEMS
+from sensorium.catalogue import systems
 from sensorium.cli.main import main
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
@@ -186,8 +186,9 @@ def test_list_and_doctor(command: Command) -> None:
 def test_a_recipe_of_ones_own(tmp_path: Path, command: Command) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(
-        "from sensorium.recipes.selfsup import simclr\n"
-        "from sensorium.recipe.recipe import Recipe, Situation\n"
+        "from sensorium.selfsup.simclr.recipe import simclr\n"
+        "from sensorium.data.images.prepare import Situation\n"
+        "from sensorium.recipe.recipe import Recipe\n"
         "def colder(on: Situation, *, tau: float = 0.1) -> Recipe:\n"
         "    '''SimCLR at another temperature.'''\n"
         "    return simclr(on, temperature=tau)\n"
@@ -316,7 +317,7 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
             (name,)
             for name in ("demo", "data", "list", "compare", "evaluate", "embed", "neighbors", "export", "doctor")
         ],
-        *[("train", system.name) for system in SYSTEMS],
+        *[("train", system.name) for system in systems()],
     ],
     ids=" ".join,
 )

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import sensorium
 from sensorium.cli.main import main
+from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm import CausalLM
-from sensorium.recipes.language import TextSituation, causal_lm
+from sensorium.language.causal_lm.method import CausalLM
+from sensorium.language.causal_lm.recipe import causal_lm
 from sensorium.report.page import validate
 from sensorium.runs.ablate import over_seeds
 

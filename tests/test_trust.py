@@ -56,7 +56,7 @@ def test_a_strangers_run_calls_no_function_of_any_module(words: list[str], run: 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_a_strangers_run_executes_no_file_beside_it(words: list[str], run: Path, command: Command) -> None:
-    (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.recipes.selfsup import simclr\n")
+    (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.selfsup.simclr.recipe import simclr\n")
     forge(run, "RUN/net.py:simclr")
     code, _, said = command(*words)
     assert code == 1
@@ -65,7 +65,7 @@ def test_a_strangers_run_executes_no_file_beside_it(words: list[str], run: Path,
 
 
 def test_a_file_that_the_person_names_is_executed(run: Path, command: Command) -> None:
-    (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.recipes.selfsup import simclr\n")
+    (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.selfsup.simclr.recipe import simclr\n")
     forge(run, "RUN/net.py:simclr")
     code, _, said = command("export", "RUN", "--out", "OUT", "--recipe", "RUN/net.py:simclr")
     assert code == 0, said
@@ -73,6 +73,6 @@ def test_a_file_that_the_person_names_is_executed(run: Path, command: Command) -
 
 
 def test_a_recipe_is_a_system_or_a_file() -> None:
-    for name in ("pydoc:pipepager", "os:system", "sensorium.recipes.selfsup:simclr", "x.pyc:f"):
+    for name in ("pydoc:pipepager", "os:system", "sensorium.selfsup.simclr.recipe:simclr", "x.pyc:f"):
         with pytest.raises(SensoriumError, match=r"neither a system .* nor FILE\.py:FUNCTION"):
             catalogue.resolve(name)

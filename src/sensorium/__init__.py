@@ -8,6 +8,7 @@ run.features(images)
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sensorium.use import load as load
 
 __version__ = "0.1.0"
+__path__ = extend_path(__path__, __name__)  # a system may be installed from elsewhere, into a family's folder
 
 # Looked up on first use, so that `import sensorium` and `sensorium --help` import neither torch nor Lightning.
 _LAZY = {

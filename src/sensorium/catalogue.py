@@ -1,38 +1,48 @@
-"""Every system, as facts that need no import: what `sensorium list` shows and the contract test walks through.
+"""Every system, as facts that cost no heavy import: what `sensorium list` shows and the contract test walks through.
 
-Paths of recipes are import paths of functions, resolved when a recipe is used, so that listing costs nothing.
+A system is a folder in a family's. What it says of itself is in its ``__init__.py``; its recipe is imported when it is used.
 """
 
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 from sensorium.errors import SensoriumError
 
+FAMILIES = ("selfsup", "language", "multimodal", "generative", "detection", "streaming")
+
 
 @dataclass(frozen=True)
 class System:
-    """One line of the catalogue. ``needs`` and ``protocols`` are names of ``sensorium.abilities``; the contract test holds them true.
+    """What ``<family>/<name>/__init__.py`` says of a system. ``needs`` and ``abilities`` are names of
+    ``sensorium.abilities``; the contract test holds them true.
 
-    ``needs`` is the backbone's protocol, "" where there is none. ``data`` is one of ``sensorium.kinds.NAMES``.
+    ``needs`` is the backbone's ability, "" where there is none. ``data`` is one of ``sensorium.data.wings``. ``name`` and
+    ``family`` are those of the folders.
     """
 
-    name: str
     title: str
     paper: str
-    family: str
-    recipe: str
-    needs: str
-    protocols: tuple[str, ...]
+    abilities: tuple[str, ...]
+    data: str = "images"
+    needs: str = ""
     loads: tuple[str, ...] = ()
     exports: tuple[str, ...] = ("safetensors", "hf", "timm", "onnx")
     parity: str = "none"
     labels: bool = False
-    data: str = "images"
+    name: str = ""
+    family: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """Where its recipe is: ``module:function``."""
+        return f"sensorium.{self.family}.{self.name}.recipe:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -42,172 +52,11 @@ class Network:
     name: str
     title: str
     paper: str
-    protocols: tuple[str, ...]
+    abilities: tuple[str, ...]
     loads: tuple[str, ...]
     exports: tuple[str, ...]
     parity: str
 
-
-SYSTEMS: tuple[System, ...] = (
-    System(
-        "mae",
-        "Masked Autoencoders Are Scalable Vision Learners",
-        "He et al., 2021, arXiv:2111.06377",
-        "selfsup",
-        "sensorium.recipes.selfsup:mae",
-        "TokenEncoder",
-        ("Encoder", "Pictures"),
-        loads=("Hugging Face ViTMAE", "authors' .pth"),
-        parity="transformers ViTMAEForPreTraining",
-    ),
-    System(
-        "simclr",
-        "A Simple Framework for Contrastive Learning of Visual Representations",
-        "Chen et al., 2020, arXiv:2002.05709",
-        "selfsup",
-        "sensorium.recipes.selfsup:simclr",
-        "Encoder",
-        ("Encoder",),
-        parity="lightly NTXentLoss",
-    ),
-    System(
-        "dino",
-        "Emerging Properties in Self-Supervised Vision Transformers",
-        "Caron et al., 2021, arXiv:2104.14294",
-        "selfsup",
-        "sensorium.recipes.selfsup:dino",
-        "Encoder",
-        ("Encoder",),
-        loads=("authors' .pth (ViT)",),
-        parity="lightly DINOLoss, DINOProjectionHead",
-    ),
-    System(
-        "supervised",
-        "Supervised baseline: cross-entropy on every label",
-        "-",
-        "selfsup",
-        "sensorium.recipes.selfsup:supervised",
-        "Encoder",
-        ("Encoder", "Classifier"),
-        parity="torch cross_entropy",
-        labels=True,
-    ),
-    System(
-        "causal_lm",
-        "Llama 2; Mixtral of Experts",
-        "Touvron et al., 2023, arXiv:2307.09288; Jiang et al., 2024, arXiv:2401.04088",
-        "language",
-        "sensorium.recipes.language:causal_lm",
-        "",
-        ("LanguageModel",),
-        loads=("Hugging Face Llama", "Hugging Face Mixtral"),
-        exports=("hf",),
-        parity="transformers LlamaForCausalLM, MixtralForCausalLM",
-        data="text",
-    ),
-    System(
-        "flash",
-        "Transformer Quality in Linear Time",
-        "Hua et al., 2022, arXiv:2202.10447",
-        "language",
-        "sensorium.recipes.sequences:flash",
-        "",
-        ("LanguageModel",),
-        exports=(),
-        parity="its own equations, written out with loops",
-        data="text",
-    ),
-    System(
-        "recurrent_lm",
-        "Long Short-Term Memory; Learning Phrase Representations using RNN Encoder-Decoder; Finding Structure in Time",
-        "Hochreiter & Schmidhuber, 1997; Cho et al., 2014, arXiv:1406.1078; Elman, 1990",
-        "language",
-        "sensorium.recipes.sequences:recurrent_lm",
-        "",
-        ("LanguageModel",),
-        exports=(),
-        parity="its own equations, token by token",
-        data="text",
-    ),
-    System(
-        "rectified_flow",
-        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
-        "Liu et al., 2022, arXiv:2209.03003",
-        "generative",
-        "sensorium.recipes.generative:rectified_flow",
-        "",
-        ("Pictures", "Generator"),
-        loads=("diffusers UNet2DModel", "diffusers DiTTransformer2DModel"),
-        exports=("hf",),
-        parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",
-    ),
-    System(
-        "made",
-        "MADE: Masked Autoencoder for Distribution Estimation",
-        "Germain et al., 2015, arXiv:1502.03509",
-        "generative",
-        "sensorium.recipes.generative:made",
-        "",
-        ("Pictures", "Generator", "Likelihood"),
-        exports=(),
-        parity="its own definition: Jacobian, total probability",
-    ),
-    System(
-        "clip",
-        "Learning Transferable Visual Models From Natural Language Supervision",
-        "Radford et al., 2021, arXiv:2103.00020",
-        "multimodal",
-        "sensorium.recipes.multimodal:clip",
-        "",
-        ("ImageText",),
-        loads=("Hugging Face CLIP", "OpenCLIP", "authors' .pt state dict"),
-        exports=("hf",),
-        parity="transformers CLIPModel, open_clip",
-        data="pairs",
-    ),
-    System(
-        "detr",
-        "End-to-End Object Detection with Transformers",
-        "Carion et al., 2020, arXiv:2005.12872",
-        "detection",
-        "sensorium.recipes.detection:detr",
-        "MapEncoder",
-        ("Detector",),
-        loads=("Hugging Face DETR",),
-        exports=("hf",),
-        parity="transformers DetrForObjectDetection",
-        labels=True,
-        data="boxes",
-    ),
-    System(
-        "fcos",
-        "FCOS: Fully Convolutional One-Stage Object Detection",
-        "Tian et al., 2019, arXiv:1904.01355",
-        "detection",
-        "sensorium.recipes.detection:fcos",
-        "MapEncoder",
-        ("Detector",),
-        loads=("torchvision FCOS",),
-        exports=("torchvision",),
-        parity="torchvision fcos_resnet50_fpn",
-        labels=True,
-        data="boxes",
-    ),
-    System(
-        "oadtr",
-        "OadTR: Online Action Detection with Transformers",
-        "Wang et al., 2021, arXiv:2106.11149",
-        "streaming",
-        "sensorium.recipes.streaming:oadtr",
-        "",
-        ("OnlineDetector",),
-        loads=("authors' .pth",),
-        exports=(),
-        parity="authors' layout; torch.nn layers",
-        labels=True,
-        data="streams",
-    ),
-)
 
 NETWORKS: tuple[Network, ...] = (
     Network(
@@ -231,18 +80,31 @@ NETWORKS: tuple[Network, ...] = (
 )
 
 
+@cache
+def systems() -> tuple[System, ...]:
+    """Every system, by family: each folder of a family that has a ``SYSTEM``, in whatever distribution it is installed."""
+    found = []
+    for family in FAMILIES:
+        package = import_module(f"sensorium.{family}")
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda one: one.name):
+            if module.ispkg:
+                system = import_module(f"sensorium.{family}.{module.name}").SYSTEM
+                found.append(replace(system, name=module.name, family=family))
+    return tuple(found)
+
+
 def tables() -> list[Any]:
     """The catalogue as two tables for the terminal."""
     from rich.table import Table
 
     found = []
-    for title, rows in (("Systems", SYSTEMS), ("Backbones", NETWORKS)):
+    for title, rows in (("Systems", systems()), ("Backbones", NETWORKS)):
         table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
         for row in rows:
             table.add_row(
                 row.name,
                 f"{row.title}\n{row.paper}",
-                *(", ".join(v) or "-" for v in (row.protocols, row.loads, row.exports)),
+                *(", ".join(v) or "-" for v in (row.abilities, row.loads, row.exports)),
                 row.parity,
             )
         found.append(table)
@@ -251,10 +113,10 @@ def tables() -> list[Any]:
 
 def find(name: str) -> System:
     """The system of that name; an unknown one is an error that suggests the nearest."""
-    for system in SYSTEMS:
+    for system in systems():
         if system.name == name.lower():
             return system
-    names = [system.name for system in SYSTEMS]
+    names = [system.name for system in systems()]
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     raise SensoriumError(f"no system called '{name}'. {hint}There are: {', '.join(names)}.")

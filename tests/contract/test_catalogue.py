@@ -28,9 +28,10 @@ from sensorium.abilities import (
     protocols_of,
 )
 from sensorium.base.draw import Draw
-from sensorium.catalogue import NETWORKS, SYSTEMS, find, resolve
+from sensorium.catalogue import NETWORKS, find, resolve, systems
+from sensorium.data.source import Source
+from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Source, kind, kind_name
 from sensorium.method import Progress
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
@@ -78,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "book.txt").write_text("The cat sat on the mat, and the tired dog sat on it. " * 40)
     ready = {}
     for i, (name, (what, size)) in enumerate(DATA.items()):
-        settings = next(TINY.get(system.name, {}) for system in SYSTEMS if system.data == what)
+        settings = next(TINY.get(system.name, {}) for system in systems() if system.data == what)
         source = Source(paths[name], None, folder / f"cache-{i}", image_size=size, settings=settings)
         ready[name] = kind(what).prepare(source)
     return ready
@@ -101,7 +102,7 @@ def batch_of(recipe: Recipe, ready: Any, step: int = 0) -> dict:
 def legal() -> list[tuple[str, str, str]]:
     """Every system with every backbone that it can use, on every data set of its kind."""
     triples = []
-    for system in SYSTEMS:
+    for system in systems():
         can_use = [b for b in SMALL if b in choices(PROTOCOLS[system.needs])] if system.needs else [""]
         fits = [name for name, (what, _) in DATA.items() if what == system.data]
         triples += [
@@ -239,7 +240,7 @@ def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dic
             torch.testing.assert_close(v.grad, whole[k], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("system, backbone, data", [first(system.name) for system in SYSTEMS])
+@pytest.mark.parametrize("system, backbone, data", [first(system.name) for system in systems()])
 def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     system: str, backbone: str, data: str, prepared: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -270,13 +271,13 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+@pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)
 def test_the_catalogue_tells_the_truth(system, prepared: dict[str, Any]) -> None:
     _, backbone, data = first(system.name)
     method = built(system.name, backbone, prepared[data]).method
-    assert set(system.protocols) <= set(protocols_of(method))
+    assert set(system.abilities) <= set(protocols_of(method))
     if system.data in ("images", "pairs"):  # others' logits are of no classes of pictures
-        assert ("Classifier" in protocols_of(method)) == ("Classifier" in system.protocols)
+        assert ("Classifier" in protocols_of(method)) == ("Classifier" in system.abilities)
     assert not system.needs or isinstance(method.backbone, Encoder)
     assert kind_name(system.name) == system.data
 
@@ -285,7 +286,7 @@ def test_the_catalogue_tells_the_truth(system, prepared: dict[str, Any]) -> None
 def test_backbones_offer_what_the_catalogue_says(network, prepared: dict[str, Any]) -> None:
     name = next(n for n in SMALL if n.startswith(network.name))
     backbone = built("simclr", name, prepared["scenes:64"]).method.backbone
-    assert protocols_of(backbone) == network.protocols
+    assert protocols_of(backbone) == network.abilities
 
 
 def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, Any]) -> None:
@@ -299,4 +300,4 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
 
 def test_names_are_ordered_and_unique() -> None:
     assert len(set(NAMES)) == len(NAMES)
-    assert len({s.name for s in SYSTEMS}) == len(SYSTEMS)
+    assert len({s.name for s in systems()}) == len(systems())

@@ -12,8 +12,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sensorium.detection.detr import DETR
-from sensorium.detection.detr_transformer import sine_positions
+from sensorium.detection.detr.method import DETR
+from sensorium.detection.detr.transformer import sine_positions
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.parts.batchnorm import synchronize_batchnorm

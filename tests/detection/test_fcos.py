@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.detection.fcos import FCOS, Places, assign, best, centerness, focal_loss
+from sensorium.detection.fcos.method import FCOS, Places, assign, best, centerness, focal_loss
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
@@ -203,8 +203,8 @@ def test_halves_of_a_batch_average_to_the_whole(monkeypatch: pytest.MonkeyPatch)
     whole = net(batch)["loss"]
     places = net.predict(batch["image"]).places
     total = sum((assign(places, b, net.radius) >= 0).sum() for b in batch["boxes"])
-    monkeypatch.setattr("sensorium.detection.fcos.world_size", lambda: 2)
-    monkeypatch.setattr("sensorium.detection.fcos.sum_over_processes", lambda x: torch.as_tensor(total).to(x))
+    monkeypatch.setattr("sensorium.detection.fcos.method.world_size", lambda: 2)
+    monkeypatch.setattr("sensorium.detection.fcos.method.sum_over_processes", lambda x: torch.as_tensor(total).to(x))
     halves = [net({k: v[rows] for k, v in batch.items()})["loss"] for rows in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
 

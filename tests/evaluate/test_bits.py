@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sensorium.judge.bits import bits_per_byte, text_baselines, windows
-from sensorium.language.causal_lm import CausalLM
+from sensorium.language.causal_lm.method import CausalLM
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 8, 9, 10, 17, 50, 51])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.generative.made import MADE, binarise, degrees
+from sensorium.generative.made.method import MADE, binarise, degrees
 from sensorium.method import Progress
 
 

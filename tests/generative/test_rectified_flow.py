@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.generative.rectified_flow import RectifiedFlow, reflow_pairs, straightness
-from sensorium.generative.solvers import euler, heun, uniform_times
+from sensorium.generative.rectified_flow.method import RectifiedFlow, reflow_pairs, straightness
 from sensorium.networks.dit import DIT_SIZES, DiT, dit
 from sensorium.networks.unet import UNET_SIZES, UNet, sinusoids, unet
+from sensorium.parts.solvers import euler, heun, uniform_times
 
 SHAPE = (2, 3, 4)
 

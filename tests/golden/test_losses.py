@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.catalogue import SYSTEMS
+from sensorium.catalogue import systems
 
 _spec = importlib.util.spec_from_file_location("golden_cases", Path(__file__).with_name("cases.py"))
 assert _spec is not None
@@ -28,4 +28,4 @@ def test_ten_steps_give_the_losses_that_they_gave(case: str, tmp_path: Path) -> 
 
 
 def test_every_system_has_a_case() -> None:
-    assert {name for name, _ in cases.CASES.values()} == {system.name for system in SYSTEMS}
+    assert {name for name, _ in cases.CASES.values()} == {system.name for system in systems()}

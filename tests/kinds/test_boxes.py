@@ -12,18 +12,23 @@ import torch
 from PIL import Image
 
 from sensorium.base.draw import Draw
+from sensorium.data.boxes import prepare as boxes
 from sensorium.data.boxes.cache import cache_boxes, rows_of, sample_of
 from sensorium.data.boxes.open import open_boxes
+from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.data.scenes import boxes as scenes_boxes
 from sensorium.data.scenes.boxes import box_set
 from sensorium.data.scenes.scenes import Scenes
-from sensorium.detection.fcos import FCOS
+from sensorium.data.source import Source
+from sensorium.detection.detr.recipe import detr
+from sensorium.detection.fcos.method import FCOS
+from sensorium.detection.fcos.recipe import fcos
 from sensorium.errors import SensoriumError
+from sensorium.judge import boxes as judged
 from sensorium.judge.box_baseline import constant_boxes, placed
 from sensorium.judge.coco_ap import coco_ap
-from sensorium.kinds import Source, boxes, lines
+from sensorium.judge.score import lines
 from sensorium.method import Progress
-from sensorium.recipes.detection import BoxSituation, detr, fcos
 from sensorium.runs import check as box_check
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
@@ -85,7 +90,7 @@ def test_squares_keep_boxes_on_their_objects(ready: boxes.Prepared) -> None:
             assert inside[label].min() > 150
         torch.testing.assert_close(sample["boxes"], box_check.in_view(part, i)["boxes"], atol=1e-3, rtol=0)
         # The truth through a judging view's batch comes back where it was.
-        batch = boxes.plain_views(_Anything(), part)([box_check.in_view(part, i)], None)
+        batch = judged.plain_views(_Anything(), part)([box_check.in_view(part, i)], None)
         factor = (batch["original"] / batch["sizes"]).flip(1).repeat(1, 2)
         torch.testing.assert_close(batch["boxes"][0] * factor, part.truth.truth(i)["boxes"], atol=1e-3, rtol=0)
 
@@ -116,10 +121,10 @@ class Seer(torch.nn.Module):
 
 
 def test_who_sees_everything_is_judged_so(ready: boxes.Prepared) -> None:
-    found, truth, indices = boxes.detections(Seer(), ready.train, device="cpu")
+    found, truth, indices = judged.detections(Seer(), ready.train, device="cpu")
     assert indices == list(range(12))
     assert coco_ap(found, truth, ready.train.classes)["ap50"] == 1.0
-    assert boxes.online(ready)(Seer())["ap50"] == 1.0
+    assert judged.online(ready)(Seer())["ap50"] == 1.0
 
 
 def test_faults_are_named_and_counted(data: Path, tmp_path: Path) -> None:
@@ -263,7 +268,7 @@ def test_a_vit_sees_squares(ready: boxes.Prepared) -> None:
     batch = made.views(images, labels, Draw.seeded(0, 0, 3))
     assert batch["image"].shape == (3, 3, 64, 64)
     assert torch.isfinite(made.method(batch)["loss"])
-    assert len(boxes.detections(made.method, ready.train, device="cpu")[0]) == 12
+    assert len(judged.detections(made.method, ready.train, device="cpu")[0]) == 12
 
 
 def test_what_cannot_be_learnt_is_counted() -> None:
@@ -307,7 +312,7 @@ def test_from_the_command_to_scores(data: Path, tmp_path: Path, command: Command
     assert [one["class"] for one in found["detection"]["classes"]] == ["red", "green"]
     assert all((tmp_path / picture["file"]).is_file() for picture in found["pictures"])
     assert "ap50" in (tmp_path / "fcos" / "online.csv").read_text().splitlines()[0]
-    scores = boxes.scores(found)
+    scores = judged.scores(found)
     assert [score.name for score in scores[:2]] == ["AP", "AP50"]
     assert "22 boxes in 11 test pictures" in lines(scores)
     before = (tmp_path / "fcos" / "evaluation.json").read_text()
@@ -375,10 +380,10 @@ def test_only_long_trainings_are_checked(
     monkeypatch.setattr(box_check, "SECONDS", 0.5)
     made = fcos(boxes.situate(ready), width=16, convs=1)
     for budget in ("200s", "50steps"):
-        boxes.check(made, ready, budget, tmp_path)
-    boxes.check(fcos(boxes.situate(ready), width=16, convs=1, check=False), ready, "10m", tmp_path)
+        box_check.check(made, ready, budget, tmp_path)
+    box_check.check(fcos(boxes.situate(ready), width=16, convs=1, check=False), ready, "10m", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    boxes.check(made, ready, "10m", tmp_path, progress=True)
+    box_check.check(made, ready, "10m", tmp_path, progress=True)
     assert json.loads((tmp_path / "check.json").read_text())["pictures"] == 8
     assert Image.open(tmp_path / "pictures" / "check.png").width > 400
     assert "check: 8 pictures by heart" in capsys.readouterr().err

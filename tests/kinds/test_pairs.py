@@ -17,10 +17,12 @@ import sensorium
 from sensorium.abilities import ImageText
 from sensorium.base.draw import Draw
 from sensorium.cli.main import main
+from sensorium.data.pairs import prepare as pairs
+from sensorium.data.pairs.prepare import PairSituation
+from sensorium.data.source import Source
 from sensorium.data.text.clip_tokens import CLIPTokens
-from sensorium.kinds import Source, pairs
-from sensorium.kinds.pair_scores import chance, named, recall
-from sensorium.recipes.multimodal import PairSituation, clip, pair_views
+from sensorium.judge.pair_scores import chance, named, recall
+from sensorium.multimodal.clip.recipe import clip, pair_views
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 MERGES = DATA / "clip" / "bpe_simple_vocab_16e6.txt.gz"

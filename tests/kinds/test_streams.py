@@ -18,16 +18,19 @@ import sensorium
 from sensorium.base.draw import Draw
 from sensorium.base.files import write_json
 from sensorium.data.scenes.scenes import Scenes
+from sensorium.data.source import Source
+from sensorium.data.streams import prepare as streams
 from sensorium.data.streams.clips import FRAMES, motion, open_clips
 from sensorium.data.streams.open import Scaled, Windows, open_streams
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, streams
+from sensorium.judge import streams as judged
+from sensorium.judge.score import Asked
 from sensorium.pictures.streams import timeline
 from sensorium.published.oadtr import save_oadtr
-from sensorium.recipes import streaming
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
-from sensorium.streaming.oadtr import OadTR
+from sensorium.streaming.oadtr import recipe as streaming
+from sensorium.streaming.oadtr.method import OadTR
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 CLASSES = ("background", "walk", "jump")
@@ -101,15 +104,15 @@ def test_it_learns_and_is_judged_frame_by_frame(data: Path, tmp_path: Path, comm
 def test_scores_are_in_order_and_only_of_what_is_known(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="2steps", out=tmp_path / "a", progress=False, **TINY)
     found = run.judge(progress=False)
-    rows = {score.name: score for score in streams.scores(found)}
+    rows = {score.name: score for score in judged.scores(found)}
     first = next(iter(rows.values()))
     assert (first.name, first.better, first.share, first.curve) == ("per-frame mAP", "higher", True, "map")
     assert set(first.baselines) == {"most frequent class", "logistic regression"}
     assert rows["recognised"].n == found["online"]["delay"]["n"]
     found["online"]["delay"] |= {"median": None}
-    assert not [score for score in streams.scores(found) if "delay" in score.name]
+    assert not [score for score in judged.scores(found) if "delay" in score.name]
     found["online"]["delay"] = {"median": None, "within": {}, "recognised": 0, "n": 0}
-    assert [score.name for score in streams.scores(found)] == ["per-frame mAP", "calibrated mAP"]
+    assert [score.name for score in judged.scores(found)] == ["per-frame mAP", "calibrated mAP"]
 
 
 def test_the_recordings_a_score_rests_on_are_resampled(tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_a_run_is_not_judged_on_other_data(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     other = prepared(data, tmp_path, frame=7)
     with pytest.raises(SensoriumError, match=r"frames of 42 numbers, but the data have 3 and 27"):
-        streams.judge(run, other, Asked(progress=False))
+        judged.judge(run, other, Asked(progress=False))
 
 
 def test_settings_that_the_data_were_not_prepared_with(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from sensorium.language.causal_lm import Cache, CausalLM
+from sensorium.language.causal_lm.method import Cache, CausalLM
 from sensorium.language.mixing import mixer
 from sensorium.method import Progress
 from sensorium.parts.moe.layer import MoE

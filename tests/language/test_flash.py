@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sensorium.language.flash import Cache, FlashLM
+from sensorium.language.flash.method import Cache, FlashLM
 
 FORMS = pytest.mark.parametrize("mixed", [True, False], ids=["flash", "quad"])
 

@@ -10,10 +10,12 @@ import torch
 
 import sensorium
 from sensorium.catalogue import resolve
+from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm.recipe import causal_lm
+from sensorium.language.flash.recipe import flash
+from sensorium.language.recurrent_lm.recipe import recurrent_lm
 from sensorium.recipe.recipe import Recipe
-from sensorium.recipes.language import TextSituation, causal_lm
-from sensorium.recipes.sequences import flash, recurrent_lm
 from sensorium.runs.compare import common_ground
 from sensorium.use import generate
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.language.recurrent import Cache, RecurrentLM
+from sensorium.language.recurrent_lm.method import Cache, RecurrentLM
 from sensorium.method import Progress
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])

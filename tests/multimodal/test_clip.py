@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sensorium.abilities import protocols_of
 from sensorium.method import Progress
-from sensorium.multimodal.clip import CLIP, contrast
+from sensorium.multimodal.clip.method import CLIP, contrast
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.text import TextTower

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 
 import sensorium
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm import CausalLM
+from sensorium.language.causal_lm.method import CausalLM
 from sensorium.published import export
 
 COMMON = {"max_position_embeddings": 256, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from sensorium.errors import SensoriumError
-from sensorium.multimodal.clip import CLIP
+from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.vit import ViT

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from sensorium.detection.detr import DETR
+from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT

@@ -9,7 +9,7 @@ from torch import nn
 from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import DINOHead
-from sensorium.selfsup.dino import DINO, dino_loss
+from sensorium.selfsup.dino.method import DINO, dino_loss
 
 
 def largest(a, b):

@@ -11,7 +11,7 @@ from torchvision.models.detection import FCOS as Theirs
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from sensorium.detection.fcos import FCOS, assign
+from sensorium.detection.fcos.method import FCOS, assign
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import resnet

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sensorium.networks.vit import ViT
 from sensorium.parts.positions.grid import sincos_2d
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 transformers = pytest.importorskip("transformers")
 

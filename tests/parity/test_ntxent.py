@@ -6,7 +6,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 
 from sensorium.parts.heads import ProjectionHead
-from sensorium.selfsup.simclr import nt_xent
+from sensorium.selfsup.simclr.method import nt_xent
 
 
 def largest(a, b):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sensorium.errors import SensoriumError
 from sensorium.published import names
 from sensorium.published.oadtr import FOLLOWS, from_authors, load_oadtr, save_oadtr, theirs, to_authors
-from sensorium.streaming.oadtr import OadTR
+from sensorium.streaming.oadtr.method import OadTR
 
 # features, classes, width, length, depth, heads, hidden, future, decoder_depth, decoder_heads, decoder_hidden
 SIZES = [

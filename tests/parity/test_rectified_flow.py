@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
-from sensorium.generative.rectified_flow import RectifiedFlow
-from sensorium.generative.solvers import euler, heun, uniform_times
+from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.networks.dit import DiT
 from sensorium.networks.unet import UNet
+from sensorium.parts.solvers import euler, heun, uniform_times
 from sensorium.published import names
 from sensorium.published.diffusion import (
     dit_names,

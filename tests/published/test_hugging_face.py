@@ -21,7 +21,7 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import export, load
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 VITS = [
     {

@@ -15,8 +15,8 @@ from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.parts.heads import DINOHead
 from sensorium.published import export, load
-from sensorium.selfsup.dino import DINO
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.dino.method import DINO
+from sensorium.selfsup.mae.method import MAE
 
 IMAGES = torch.randn(2, 3, 32, 32)
 

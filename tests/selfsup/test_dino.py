@@ -14,7 +14,7 @@ from sensorium.networks.vit import ViT
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import cosine, linear, warmup_cosine
-from sensorium.selfsup.dino import DINO, dino_loss
+from sensorium.selfsup.dino.method import DINO, dino_loss
 
 
 def vit(**numbers):

@@ -8,7 +8,7 @@ import torch
 from sensorium.abilities import Encoder, Pictures
 from sensorium.networks.vit import ViT
 from sensorium.parts.patches import patchify
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 
 def small(image=(12, 20), patch=4, **more) -> MAE:

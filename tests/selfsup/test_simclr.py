@@ -9,7 +9,7 @@ from torch import nn
 from sensorium.abilities import protocols_of
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import ProjectionHead
-from sensorium.selfsup.simclr import SimCLR, nt_xent
+from sensorium.selfsup.simclr.method import SimCLR, nt_xent
 
 
 def method(**numbers):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import protocols_of
 from sensorium.networks.resnet import ResNet
-from sensorium.selfsup.supervised import Supervised
+from sensorium.selfsup.supervised.method import Supervised
 
 
 def method(**numbers):

@@ -17,9 +17,9 @@ from sensorium.parts.batchnorm import BatchNorm1d, BatchNorm2d, synchronize_batc
 from sensorium.parts.batchnorm import _normalize as normalize_globally
 from sensorium.parts.gather import gather, rank, sum_over_processes, world_size
 from sensorium.parts.heads import DINOHead, ProjectionHead
-from sensorium.selfsup.dino import DINO
-from sensorium.selfsup.simclr import SimCLR
-from sensorium.selfsup.supervised import Supervised
+from sensorium.selfsup.dino.method import DINO
+from sensorium.selfsup.simclr.method import SimCLR
+from sensorium.selfsup.supervised.method import Supervised
 
 WORLD = 2
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sensorium.streaming.oadtr import OadTR
+from sensorium.streaming.oadtr.method import OadTR
 
 SMALL = {
     "features": 5, "classes": 4, "width": 12, "depth": 2, "heads": 3, "hidden": 16, "future": 3, "decoder_depth": 2,

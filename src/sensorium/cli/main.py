@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from sensorium import __version__
-from sensorium.catalogue import NETWORKS, SYSTEMS, allow, find, tables
+from sensorium.catalogue import NETWORKS, allow, find, systems, tables
 from sensorium.cli import use as cli_use
 from sensorium.errors import SensoriumError
 
@@ -44,7 +44,7 @@ A recipe of your own needs no registration: sensorium train --recipe mine.py:fn 
 """,
     help_format="plaintext",
 )
-for system in SYSTEMS:
+for system in systems():
     train_app.command(
         f"sensorium.cli.train:train_{system.name}", name=system.name, help=f"{system.title} ({system.paper})"
     )
@@ -122,7 +122,9 @@ def list_systems(*, as_json: Annotated[bool, Parameter(name="--json")] = False) 
 
     if as_json:
         print(
-            json.dumps({"systems": [asdict(s) for s in SYSTEMS], "backbones": [asdict(n) for n in NETWORKS]}, indent=1)
+            json.dumps(
+                {"systems": [asdict(s) for s in systems()], "backbones": [asdict(n) for n in NETWORKS]}, indent=1
+            )
         )
         return
     for table in tables():
@@ -285,7 +287,8 @@ def evaluate(
             a CPU. In the features of a classifier of the same data if left out.
         as_json: print JSON.
     """
-    from sensorium.kinds import lines
+    from sensorium.judge import judge_of
+    from sensorium.judge.score import lines
     from sensorium.runs.run import Run
 
     loaded = Run(run)
@@ -297,7 +300,7 @@ def evaluate(
         inception=inception,
         progress=not as_json,
     )
-    print(json.dumps(found, indent=1) if as_json else lines(loaded.kind.scores(found)))
+    print(json.dumps(found, indent=1) if as_json else lines(judge_of(loaded.info["kind"]).scores(found)))
 
 
 for command in cli_use.COMMANDS:

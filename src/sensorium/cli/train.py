@@ -81,7 +81,8 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
     """Train and print what came of it."""
     from rich.console import Console
 
-    from sensorium.kinds import lines
+    from sensorium.judge import judge_of
+    from sensorium.judge.score import lines
     from sensorium.runs.train import train
 
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -96,7 +97,9 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        console.print(lines(run.kind.scores(run.judge(progress=progress))), markup=False, highlight=False)
+        console.print(
+            lines(judge_of(run.info["kind"]).scores(run.judge(progress=progress))), markup=False, highlight=False
+        )
 
 
 def __getattr__(name: str) -> Callable[..., None]:

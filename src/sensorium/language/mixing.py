@@ -9,7 +9,7 @@ unit, each as a layer's ``attn``, whole or behind a cache.
     gau          relu^2 of scores / ``length``, gates, e = D                          parts/attention/gau.py
     flash        the same within chunks, linear across them: a quarter of ``length``, 256 at most
 A gated unit of e = D and s = min(D, 128) is about as large as attention; it turns its queries and keys itself, so it goes
-with rotary positions alone. As published, in place of the feed-forward layer too, it is :mod:`sensorium.language.flash`.
+with rotary positions alone. As published, in place of the feed-forward layer too, it is :mod:`sensorium.language.flash.method`.
 Shapes: B batch, T tokens, S of them seen, D width, h heads, g key-value heads, d channels a head.
 """
 

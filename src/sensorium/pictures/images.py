@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sensorium.abilities import AttentionMaps, MapEncoder, Pictures
 from sensorium.base.draw import Draw
-from sensorium.kinds import Trained
-from sensorium.kinds.images import Prepared
+from sensorium.data.images.prepare import Prepared
+from sensorium.judge.score import Trained
 
 SHOWN = 8
 LEAST = 96

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sensorium.abilities import Generator
-from sensorium.kinds.generated import as_pixels
+from sensorium.judge.generated import as_pixels
 from sensorium.pictures.images import enlarged
 from sensorium.playground.common import Played, as_image, chooser, found_pictures, told
 from sensorium.use import draw, goes_a_way, ways

@@ -11,8 +11,8 @@ from PIL import Image
 
 from sensorium.abilities import ImageText
 from sensorium.data.images.decode import BadImage, square
+from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.errors import SensoriumError
-from sensorium.kinds.pairs import kept_tokens
 from sensorium.playground.common import Played, Upload, chooser, decoded, examples, found_pictures, picture_input, told
 from sensorium.use.search import Album, Looker, open_album
 

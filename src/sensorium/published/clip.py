@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
-from sensorium.multimodal.clip import CLIP
+from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.text import ACTIVATIONS, Activation, TextTower
 from sensorium.published import names

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sensorium.detection.detr import DETR
+from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.published import names

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm import CausalLM
+from sensorium.language.causal_lm.method import CausalLM
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.resnet import Bottleneck, ResNet
 from sensorium.networks.vit import ViT
@@ -21,7 +21,7 @@ from sensorium.parts.norms import Residual
 from sensorium.parts.positions.rotary import rotary_table
 from sensorium.parts.positions.turning import Rotary
 from sensorium.published import names
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 Statistics = Sequence[float]
 # Whole systems, each written by a module of its own.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.detection.fcos import FCOS
+from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet

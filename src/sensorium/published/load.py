@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm import CausalLM
+from sensorium.language.causal_lm.method import CausalLM
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
@@ -27,7 +27,7 @@ from sensorium.parts.norms import Residual
 from sensorium.parts.positions.turning import Rotary
 from sensorium.published import names
 from sensorium.published.files import locate, read_config, read_weights, tensors_of
-from sensorium.selfsup.mae import MAE
+from sensorium.selfsup.mae.method import MAE
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -18,7 +18,7 @@ from torch import Tensor
 from sensorium.errors import SensoriumError
 from sensorium.published import names
 from sensorium.published.files import read_weights, tensors_of
-from sensorium.streaming.oadtr import OadTR
+from sensorium.streaming.oadtr.method import OadTR
 
 HEADS, DECODER_HEADS = 8, 4  # the authors' defaults
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.abilities import Encoder, TokenEncoder, require
+from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
-from sensorium.recipe.recipe import Settings, Situation
+from sensorium.recipe.recipe import Settings
 
 RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from sensorium.data.images.prepare import Situation
 from sensorium.method import Method
-from sensorium.recipe.recipe import Settings, Situation
+from sensorium.recipe.recipe import Settings
 
 UNDECAYED = ("cls_token", "pos_embed", "mask_token", "reg_token")
 

@@ -13,24 +13,6 @@ from sensorium.method import Method
 
 
 @dataclass(frozen=True)
-class Situation:
-    """What defaults follow from: the data and the machine.
-
-    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabelled, ``mean`` and ``std`` per
-    channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device is fast at it.
-    """
-
-    image_size: int
-    images: int
-    classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    device: str = "cpu"
-    cores: int = 1
-    bf16: bool = False
-
-
-@dataclass(frozen=True)
 class Setting:
     """One resolved value and where it came from."""
 

@@ -1,6 +1,6 @@
 """A comparison of systems that are judged by scores of their own: bits per byte, average precision, distances, recall.
 
-Every run carries ``scores`` (:class:`sensorium.kinds.Score` as dictionaries), the deciding one first, each with what
+Every run carries ``scores`` (:class:`sensorium.judge.score.Score` as dictionaries), the deciding one first, each with what
 simple models of the same data come to. From these follow the verdict, the table, the curves and, where a second score
 is a price of the first (``price``), one against the other. The rule: the best deciding score wins, if it beats its own
 baselines; it is sure only where both scores have an error and are more than two of them apart.

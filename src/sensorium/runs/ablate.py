@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sensorium.base.files import write_json
 from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
+from sensorium.judge import judge_of
 from sensorium.report.page import verdict, write_report, write_results
 from sensorium.runs.compare import compare, parse_method
 from sensorium.runs.run import Run
@@ -104,7 +105,7 @@ def _elsewhere(run: Path) -> dict[str, Any]:
     path = run / "lengths.json"
     if not path.is_file():
         loaded = Run(run)
-        judge = getattr(loaded.kind, "at_lengths", None)
+        judge = getattr(judge_of(loaded.info["kind"]), "at_lengths", None)
         if judge is None:
             return {}
         write_json(path, {"lengths": judge(loaded, loaded.data())})

@@ -24,10 +24,11 @@ from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.data.augment.boxes import without_crowd
 from sensorium.data.boxes.cache import Boxed
+from sensorium.data.boxes.prepare import Prepared
 from sensorium.data.images.decode import BadImage
+from sensorium.judge.boxes import detections, plain_views
 from sensorium.judge.coco_ap import coco_ap
 from sensorium.judge.encode import autocast
-from sensorium.kinds.boxes import Prepared, detections, plain_views
 from sensorium.method import Method, Progress
 from sensorium.pictures.boxes import enlarged, sheet, with_boxes
 from sensorium.recipe.recipe import Recipe

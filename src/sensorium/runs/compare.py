@@ -23,11 +23,15 @@ from typing import Any
 
 from sensorium.base.files import write_json
 from sensorium.base.terminal import bar
-from sensorium.catalogue import SYSTEMS, find, resolve
+from sensorium.catalogue import find, resolve, systems
+from sensorium.data.images import prepare as images
 from sensorium.data.images.diagnose import diagnose
+from sensorium.data.source import Source
+from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, images, kind, kind_name
-from sensorium.kinds.image_scores import check_fractions, judge_baselines
+from sensorium.judge import judge_of
+from sensorium.judge.image_scores import check_fractions, judge_baselines
+from sensorium.judge.score import Asked
 from sensorium.report.page import verdict, write_report, write_results
 from sensorium.runs.run import make_recipe
 from sensorium.runs.train import train
@@ -239,7 +243,7 @@ def _child(job: Job) -> None:
         ready = kind(job.kind).prepare(job.source)
         run = train(job.method, **job.train, prepared=ready)
         if run.finished:
-            run.kind.judge(run, ready, job.asked)
+            judge_of(job.kind).judge(run, ready, job.asked)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -292,7 +296,7 @@ def _collect(job: Job) -> dict[str, Any]:
     if outcome:
         entry |= {key: value for key, value in outcome.items() if key != "fingerprint"}
         entry |= {key: value for key, value in scores.items() if key != "asked"}
-        entry["scores"] = [asdict(score) for score in kind(job.kind).scores(scores)] if scores else []
+        entry["scores"] = [asdict(score) for score in judge_of(job.kind).scores(scores)] if scores else []
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",
             "curve": _curve(job.folder / "online.csv"),
@@ -312,8 +316,8 @@ def _collect(job: Job) -> dict[str, Any]:
 def _offers(method: str, sort: str) -> tuple[str, ...]:
     """Protocols of a system; of a recipe of one's own, those that are usual for its kind of data."""
     if ":" not in method:
-        return find(method).protocols
-    return next(system.protocols for system in SYSTEMS if system.data == sort)
+        return find(method).abilities
+    return next(system.abilities for system in systems() if system.data == sort)
 
 
 def _uses_labels(method: str) -> bool:

@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from sensorium.catalogue import allowed, resolve
+from sensorium.data.source import Source
+from sensorium.data.wings import kind
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Asked, Source, kind
+from sensorium.judge import judge_of
+from sensorium.judge.score import Asked
 from sensorium.method import Method
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 
@@ -131,9 +134,9 @@ class Run:
     def judge(self, ready: Any = None, **asked: Any) -> dict[str, Any]:
         """Every score that the data (``ready``, or the run's own) allow, kept in ``evaluation.json``.
 
-        ``asked`` are the fields of :class:`sensorium.kinds.Asked`.
+        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`.
         """
-        return self.kind.judge(self, self.data() if ready is None else ready, Asked(**asked))
+        return judge_of(self.info["kind"]).judge(self, self.data() if ready is None else ready, Asked(**asked))
 
     def data(self) -> Any:
         """The data that the run was trained on, as its kind prepares them, from the cache where that is still there."""

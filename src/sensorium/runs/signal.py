@@ -17,8 +17,9 @@ import torch
 
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.data.source import Source
+from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Source, kind, kind_name
 from sensorium.method import Progress
 from sensorium.metrics.signal import measure
 from sensorium.recipe.recipe import Recipe

@@ -10,9 +10,12 @@ import torch
 
 from sensorium.base.files import write_json
 from sensorium.catalogue import allow
+from sensorium.data.images.prepare import Situation
+from sensorium.data.source import Source
+from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Source, kind, kind_name
-from sensorium.recipe.recipe import Recipe, Situation
+from sensorium.judge import judge_of
+from sensorium.recipe.recipe import Recipe
 from sensorium.runs.run import Run, make_recipe
 from sensorium.training.budget import Budget
 
@@ -82,7 +85,9 @@ def train(
         asked = {"recipe": name, "kind": sort, "seed": seed, "given": given, "data": where, "budget": budget}
         _write_info(folder, recipe, situation, asked)
         how.keep(ready, folder)
-        if check := getattr(how, "check", None):  # a few seconds' look at what a long training would come to
+        if sort == "boxes":  # a few seconds' look at what a long training would come to
+            from sensorium.runs.check import check
+
             check(recipe, ready, budget, folder, progress=progress)
     fit(
         recipe.method,
@@ -98,7 +103,7 @@ def train(
         devices=devices,
         strategy=strategy,
         precision=precision,
-        online=how.online(ready),
+        online=judge_of(sort).online(ready),
         online_every=_online_every(budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from sensorium.abilities import Generator, LanguageModel
 from sensorium.base.precision import device_name
 from sensorium.catalogue import find
+from sensorium.data.images import prepare as images
+from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
-from sensorium.kinds import Source, images
 from sensorium.pictures.images import save
 from sensorium.runs.run import Run
 
@@ -56,7 +57,9 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         if not hasattr(s, "image_size"):
             return export_network(thing.method, to, target)
         path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
-        if take_along := getattr(thing.kind, "take_along", None):  # a tokenizer, say
+        if thing.info["kind"] == "pairs":
+            from sensorium.use.taken import take_along
+
             take_along(thing, to, path)
         return path
     if out is None:
@@ -70,7 +73,7 @@ def generate(
     """What a run's language model writes after ``prompt``, piece by piece; bytes that are no UTF-8 yet wait for the rest."""
     from codecs import getincrementaldecoder
 
-    from sensorium.kinds.text import write_text
+    from sensorium.use.write import write_text
 
     found = run if isinstance(run, Run) else Run(run)
     if not isinstance(found.method, LanguageModel):
@@ -120,14 +123,14 @@ def draw(
 
 def goes_a_way(method: Any) -> bool:
     """Whether a method draws by going from noise to picture in steps, which can be shown, and told a class."""
-    from sensorium.generative.rectified_flow import RectifiedFlow
+    from sensorium.generative.rectified_flow.method import RectifiedFlow
 
     return isinstance(method, RectifiedFlow)
 
 
 def sheet(drawn: Tensor, columns: int = 8) -> Tensor:
     """What was drawn [n, *shape] -> one picture of all [3, H, W] in 0..1."""
-    from sensorium.kinds.generated import as_pixels, grid
+    from sensorium.judge.generated import as_pixels, grid
 
     return grid(torch.from_numpy(as_pixels(drawn)).float() / 255, columns)
 

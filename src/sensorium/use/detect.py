@@ -29,7 +29,7 @@ from sensorium.data.images.decode import EXTENSIONS, BadImage, printable, rgb, t
 from sensorium.data.images.sets import natural_key
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name, with_boxes
-from sensorium.recipes.detection import divisor_of
+from sensorium.recipe.boxes import divisor_of
 from sensorium.runs.run import Run
 
 SIDES = (800, 1333)  # shorter and longer side at most, of published detectors that say nothing else

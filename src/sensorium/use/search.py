@@ -27,12 +27,12 @@ from sensorium.data.images.decode import BadImage, printable, rgb, square
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
 from sensorium.data.pairs.open import Pairs
+from sensorium.data.pairs.prepare import LONGEST, kept_tokens
 from sensorium.data.scenes.pairs import open_captioned, plain_images
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.judge.retrieval import embed_images, embed_texts
-from sensorium.kinds.pairs import LONGEST, kept_tokens
 from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
 from sensorium.runs.run import Run

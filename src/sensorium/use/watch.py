@@ -15,9 +15,9 @@ from sensorium.abilities import OnlineDetector
 from sensorium.data.images.decode import printable
 from sensorium.data.streams.files import read_values
 from sensorium.data.streams.open import Framed, Scaled, Stream
+from sensorium.data.streams.prepare import StreamSituation
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
-from sensorium.recipes.streaming import StreamSituation
 from sensorium.runs.run import Run
 from sensorium.use.video import is_video, read_encoder
 

@@ -1,8 +1,4 @@
-"""Views: what a method sees of a batch of pixels, composed from the operations of :mod:`sensorium.data.augment.images`.
-
-A view function takes uint8 pixels [B, 3, S, S], labels [B] (-1 unknown) and a ``Draw``, and gives the batch dictionary of a
-method. Everything random in it comes from the draw.
-"""
+"""A random view of pictures: operations of :mod:`sensorium.data.augment.images` in one pass."""
 
 from __future__ import annotations
 
@@ -68,78 +64,6 @@ class View:
                 else:
                     out[rows] = x.sub_(centre)
         return out
-
-
-def simclr_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    *,
-    strength: float | None = None,
-    blur: float | None = None,
-    scale: tuple[float, float] = (0.08, 1.0),
-) -> Views:
-    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2], "label"}``, both views drawn alike.
-
-    Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
-    CIFAR-10 runs; above, 1.0 and 0.5.
-    """
-    small = size <= 64
-    s = (0.5 if small else 1.0) if strength is None else strength
-    p = (0.0 if small else 0.5) if blur is None else blur
-    view = View(size, scale, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), jitter_p=0.8, grey_p=0.2, blur_p=p)
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"views": [view(pixels, draw, mean, std) for _ in range(2)], "label": labels}
-
-    return views
-
-
-def dino_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    local_size: int,
-    local_crops: int,
-    *,
-    global_scale: tuple[float, float] = (0.4, 1.0),
-    local_scale: tuple[float, float] = (0.05, 0.4),
-    blur: bool | None = None,
-) -> Views:
-    """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local], "label"}``.
-
-    The first global crop is always blurred, the second in one case of ten, local ones in half; the second is solarized
-    in one of five. ``blur`` defaults to off up to 64 pixels, where it would leave little to see. Crops are bilinear
-    (the authors': bicubic).
-    """
-    blurs = size > 64 if blur is None else blur
-
-    def crop(side: int, scale: tuple[float, float], blur_p: float, solarize_p: float = 0.0) -> View:
-        jitter = (0.4, 0.4, 0.2, 0.1)
-        p = blur_p if blurs else 0.0
-        return View(side, scale, jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=p, solarize_p=solarize_p)
-
-    first, second = crop(size, global_scale, 1.0), crop(size, global_scale, 0.1, 0.2)
-    every = [first, second, *[crop(local_size, local_scale, 0.5)] * local_crops]
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"crops": [view(pixels, draw, mean, std) for view in every], "label": labels}
-
-    return views
-
-
-def mae_views(
-    mean: Sequence[float], std: Sequence[float], size: int, patches: int, *, scale: tuple[float, float] = (0.2, 1.0)
-) -> Views:
-    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches], "label"}``; the noise ranks the
-    patches for masking. Crops are bilinear (the authors': bicubic)."""
-    view = View(size, scale)
-
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        image = view(pixels, draw, mean, std)
-        return {"image": image, "noise": draw.rand(patches).to(pixels.device), "label": labels}
-
-    return views
 
 
 def supervised_views(

@@ -1,0 +1,207 @@
+"""Pictures with boxes: decoded once into squares. Whatever is wrong with the boxes is named before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.boxes.cache import Boxed, cache_boxes
+from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
+from sensorium.data.images.decode import printable
+from sensorium.data.images.prepare import Situation
+from sensorium.data.images.sets import Skipped
+from sensorium.data.scenes.boxes import is_scenes, open_scene_boxes
+from sensorium.data.source import Source
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class BoxSituation(Situation):
+    """What defaults follow from: as of pictures, ``image_size`` being that of the longer side.
+
+    ``most`` objects in a picture; ``typical`` and ``small``: the median and the 5th percentile of the objects' sides
+    (the root of width times height), in pixels at ``image_size``.
+    """
+
+    most: int = 1
+    typical: float = 32.0
+    small: float = 16.0
+
+
+SITUATION = BoxSituation
+UNIT = "readable training pictures"
+SIZES = (96, 128, 160, 192, 224, 256, 320, 416, 512, 640)
+MOST_SIZE = {"cpu": 256}
+SCENES_SIZE = 96
+TYPICAL = 32  # pixels that the median object should have
+NAMED = 20  # of what was skipped
+TINY, RARE = 4.0, 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures with boxes, ready for training and judging. ``skipped`` names what could not be used."""
+
+    opened: OpenedBoxes
+    train: Boxed
+    test: Boxed | None
+    size: int
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def held(self) -> Boxed:
+        """What to judge by: the test pictures, or the training pictures where there are none."""
+        return self.train if self.test is None else self.test
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Open pictures and boxes, choose the longer side's size (``source.image_size`` pixels, or what the objects
+    suggest) and cache the squares."""
+    size = source.image_size
+    if size is not None and not 32 <= size <= 2048:
+        raise SensoriumError(f"--image-size {size}: choose 32 to 2048 pixels.")
+    if is_scenes(source.path):
+        if source.test is not None:
+            raise SensoriumError("--test: scenes bring their own test pictures.")
+        size = size or SCENES_SIZE
+        with bar("looking for boxes", progress) as advance:
+            opened = open_scene_boxes(source.path, size, source.cache, limit=source.limit, progress=advance)
+    else:
+        opened = open_boxes(source.path, test=source.test, limit=source.limit)
+    if not len(opened.train.boxes):
+        raise SensoriumError(f"{opened.path}: no training picture has a box that can be used{_first(opened.skipped)}.")
+    size = size or natural_size(opened.train)
+    with bar("decoding", progress) as advance:
+        train = cache_boxes(opened.train, size, source.cache, advance)
+    test = None
+    if opened.test is not None:
+        with bar("decoding the test set", progress) as advance:
+            test = cache_boxes(opened.test, size, source.cache, advance)
+    skipped = (*opened.skipped, *(one for part in (train, test) if part is not None for one in part.pixels.skipped))
+    ready = Prepared(opened, train, test, size, skipped)
+    if progress:
+        _say(ready)
+    return ready
+
+
+def natural_size(train: BoxSet) -> int:
+    """The size at which the median object has 32 pixels a side, one of 96 ... 640 (256 at most on a CPU), and not more
+    than the median picture has."""
+    longer = train.sizes.max(axis=1)
+    sides = np.sqrt(np.prod(train.boxes[:, 2:] - train.boxes[:, :2], axis=1))
+    shares = sides / np.repeat(longer, np.diff(train.starts))
+    wanted = min(TYPICAL / float(np.median(shares)), float(np.median(longer)))
+    most = MOST_SIZE.get(device_name(), SIZES[-1])
+    return next((size for size in SIZES if wanted <= size <= most), most)
+
+
+def situate(ready: Prepared) -> BoxSituation:
+    """Size, count, classes and statistics of the pictures, how many and how large their objects are, and the
+    machine."""
+    device, train = device_name(), ready.train
+    sides = object_sides(train)
+    return BoxSituation(
+        ready.size,
+        len(train),
+        tuple(train.classes),
+        train.mean,
+        train.std,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
+        most=max(1, train.labels.shape[1] - 1),
+        typical=round(float(np.median(sides)), 1),
+        small=round(float(np.quantile(sides, 0.05)), 1),
+    )
+
+
+def object_sides(part: Boxed) -> np.ndarray:
+    """Root of width times height of each box that can be learnt, in pixels of the squares: float [M]."""
+    boxes = part.labels[:, 1:][part.labels[:, 1:, 4] >= 0]
+    if not len(boxes):
+        raise SensoriumError("no readable training picture has a box that can be learnt.")
+    return np.sqrt(np.maximum(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1), 0))
+
+
+def wanted(situation: BoxSituation) -> dict[str, Any]:
+    return {"image_size": situation.image_size}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """Nothing: the names of the classes are in the situation."""
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    """Counts are of pictures."""
+    parts = {"train": ready.train, "test": ready.test}
+    return {
+        "layout": ready.opened.layout,
+        "train": len(ready.train),
+        "test": 0 if ready.test is None else len(ready.test),
+        "classes": list(ready.train.classes),
+        "image_size": ready.size,
+        "boxes": {name: 0 if part is None else len(part.truth.boxes) for name, part in parts.items()},
+        "boxes_by_class": dict(zip(ready.train.classes, _by_class(ready.train).tolist(), strict=True)),
+        "dropped": dict(ready.opened.counts),
+        "notes": findings(ready),
+        "skipped": [f"{one.file}: {one.reason}" for one in ready.skipped[:NAMED]],
+    }
+
+
+def findings(ready: Prepared) -> list[str]:
+    """What the reader noticed: plain sentences."""
+    told = list(ready.opened.notes)
+    told += [f"{reason}: {count:,}." for reason, count in ready.opened.counts.items()]
+    if broken := sum(len(part.pixels.skipped) for part in (ready.train, ready.test) if part is not None):
+        told.append(f"image cannot be decoded: {broken:,}.")
+    train = ready.train
+    empty = int((np.diff(train.truth.starts) == 0).sum())
+    if empty:
+        told.append(f"{empty:,} of {len(train):,} training pictures have no box: they show what is no object.")
+    counts = _by_class(train)
+    rare = [f"{train.classes[k]} ({counts[k]})" for k in np.argsort(counts, kind="stable") if counts[k] < RARE]
+    if rare:
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        told.append(f"Classes with few boxes to learn from: {', '.join(rare[:5])}{more}.")
+    if tiny := int((object_sides(train) < TINY).sum()):
+        told.append(
+            f"{tiny:,} boxes are smaller than {TINY:.0f} px at {ready.size} px; a larger --image-size would help."
+        )
+    if ready.test is None:
+        told.append("There are no test pictures: scores are of the training pictures.")
+    return told
+
+
+def _by_class(part: Boxed) -> np.ndarray:
+    """How many boxes of each class can be learnt, int64 [K]."""
+    truth = part.truth
+    return np.bincount(truth.labels[~truth.crowd], minlength=len(truth.classes))
+
+
+def _first(skipped: Sequence[Skipped]) -> str:
+    return f"; the first that cannot is of {skipped[0].file}: {skipped[0].reason}" if skipped else ""
+
+
+def _say(ready: Prepared) -> None:
+    """What was found, on standard error, with the first of what was skipped by name."""
+    from rich.console import Console
+
+    train, test = ready.train, ready.test
+    held = "" if test is None else f", {len(test):,} test pictures with {len(test.truth.boxes):,}"
+    told = [
+        f"{ready.opened.layout}: {len(train):,} training pictures with {len(train.truth.boxes):,} boxes of "
+        f"{len(train.classes)} classes{held}",
+        *findings(ready),
+        *(f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]),
+    ]
+    console = Console(stderr=True, highlight=False)
+    for line in told:
+        console.print(printable(line), markup=False, style="dim")

@@ -1,0 +1,95 @@
+"""Pictures: decoded once into a memory map, square, with labels or without."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.cache import Pixels, cache, natural_size
+from sensorium.data.images.open import Opened, open_data
+from sensorium.data.source import Source
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What defaults follow from: the data and the machine.
+
+    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabelled, ``mean`` and ``std`` per
+    channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device is fast at it.
+    """
+
+    image_size: int
+    images: int
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: str = "cpu"
+    cores: int = 1
+    bf16: bool = False
+
+
+SITUATION = Situation
+UNIT = "readable training images"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready for training and judging: decoded, square, memory-mapped."""
+
+    opened: Opened
+    train: Pixels
+    test: Pixels | None
+    size: int
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Open the data, choose the working size (``source.image_size`` pixels, or what the pictures suggest) and cache the pixels."""
+    opened = open_data(source.path, test=source.test, limit=source.limit)
+    size = source.image_size or natural_size(opened.train, cpu=device_name() == "cpu")
+    if size < 8:
+        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+    held = opened.test if opened.test is not None else opened.val
+    with bar("decoding", progress) as advance:
+        train = cache(opened.train, size, source.cache, progress=advance)
+    with bar("decoding the test set", progress) as advance:
+        test = None if held is None else cache(held, size, source.cache, progress=advance)
+    return Prepared(opened, train, test, size)
+
+
+def situate(ready: Prepared) -> Situation:
+    """Size, count, classes and statistics of the pictures, and the machine."""
+    device, pixels = device_name(), ready.train
+    return Situation(
+        ready.size,
+        len(pixels),
+        tuple(pixels.classes),
+        pixels.mean,
+        pixels.std,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
+    )
+
+
+def wanted(situation: Situation) -> dict[str, Any]:
+    return {"image_size": situation.image_size}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """Nothing: the pictures are where they were."""
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    return {
+        "layout": ready.opened.layout,
+        "train": len(ready.train),
+        "test": len(ready.test) if ready.test is not None else 0,
+        "classes": list(ready.train.classes),
+        "image_size": ready.size,
+    }

@@ -1,0 +1,250 @@
+"""Pictures with captions: pixels decoded once, captions as rows of tokens."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.cache import Pixels, cache, natural_size
+from sensorium.data.images.decode import printable
+from sensorium.data.images.prepare import Situation
+from sensorium.data.images.sets import Skipped
+from sensorium.data.pairs.open import OpenedPairs, Pairs
+from sensorium.data.scenes.pairs import open_captioned, plain_images
+from sensorium.data.source import Source
+from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class PairSituation(Situation):
+    """What defaults follow from: as of pictures, where ``images`` counts the pairs and ``classes`` is ().
+
+    ``vocab`` tokens, of which the last ends a caption; ``context`` of them a caption at most, start and end included.
+    """
+
+    vocab: int = 0
+    context: int = 0
+
+
+SITUATION = PairSituation
+UNIT = "readable training pairs"
+LONGEST = 77  # tokens of a caption, as published
+MOST_TOKENS = 16_384  # that are learnt unless more are asked for
+LEAST_TOKENS = 514
+NAMED = 20  # of what was skipped
+
+
+class Gathered:
+    """Rows of an array that is too large to copy: row ``i`` is ``array[rows[i]]``."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.array[self.rows[index]]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pairs as training and judging read them: pair ``i`` is picture ``rows[i]`` of ``pixels`` with ``texts[i]``.
+
+    ``pixels`` holds each picture once; ``labels`` are the captions' tokens, int32 [N, T]; pairs of one of the ``groups``
+    [N] share a picture or a caption, so that neither is wrong for the other.
+    """
+
+    pixels: Pixels
+    rows: np.ndarray
+    texts: Sequence[str]
+    groups: np.ndarray
+    labels: np.ndarray
+
+    @cached_property
+    def images(self) -> Any:
+        """uint8 [N, 3, S, S], a picture for each pair."""
+        once = np.array_equal(self.rows, np.arange(len(self.pixels)))
+        return self.pixels.images if once else Gathered(self.pixels.images, self.rows)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        return self.pixels.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        return self.pixels.std
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def some(self, most: int) -> Captioned:
+        """At most ``most`` pairs, drawn by chance but always the same, with the pictures that they need."""
+        if len(self) <= most:
+            return self
+        chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
+        pictures, rows = np.unique(self.rows[chosen], return_inverse=True)
+        texts = [self.texts[int(i)] for i in chosen]
+        return Captioned(self.pixels.subset(pictures), rows, texts, self.groups[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pairs ready for training and judging. ``skipped`` are the captions and pictures that could not be read."""
+
+    opened: OpenedPairs
+    tokens: CLIPTokens
+    train: Captioned
+    test: Captioned | None
+    size: int
+    context: int
+    skipped: tuple[Skipped, ...]
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Open the pairs, cache each picture once, and write the captions as tokens.
+
+    The tokenizer is the run's where there is one, else the ``tokenizer`` of the settings, else learnt from the training
+    captions: ``vocab`` tokens, or as many as the words that occur more than once come to.
+    """
+    opened = open_captioned(source.path, test=source.test, limit=source.limit)
+    size = source.image_size or natural_size(plain_images(opened.train), cpu=device_name() == "cpu")
+    if size < 8:
+        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+    sets = {"train": opened.train} | ({} if opened.test is None else {"test": opened.test})
+    read = {name: _pictures(pairs, size, source.cache, name, progress) for name, pairs in sets.items()}
+    texts = read["train"][0].texts
+    tokens = _tokenizer(source, texts)
+    context = source.settings.get("context") or longest(tokens, texts)
+    if context < 3:
+        raise SensoriumError(f"--context {context}: a start, a word and an end are the least, 3 tokens.")
+    done = {name: _captioned(*part, tokens, context) for name, part in read.items()}
+    skipped = (*opened.skipped, *(one for _, pixels in read.values() for one in pixels.skipped))
+    ready = Prepared(opened, tokens, done["train"], done.get("test"), size, context, skipped)
+    if progress:
+        _say(ready)
+    return ready
+
+
+def situate(ready: Prepared) -> PairSituation:
+    """Size, count and statistics of the pictures, tokens of the captions, and the machine."""
+    device, train = device_name(), ready.train
+    return PairSituation(
+        ready.size,
+        len(train),
+        (),
+        train.mean,
+        train.std,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
+        ready.tokens.vocab,
+        ready.context,
+    )
+
+
+def wanted(situation: PairSituation) -> dict[str, Any]:
+    return {"image_size": situation.image_size, "settings": {"context": situation.context}}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """The tokenizer, which was learnt from the captions."""
+    ready.tokens.save(folder / "tokenizer.json")
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    return {
+        "layout": ready.opened.layout,
+        "train": len(ready.train),
+        "test": 0 if ready.test is None else len(ready.test),
+        "unit": "pairs",
+        "image_size": ready.size,
+        "tokens": ready.tokens.vocab,
+        "notes": list(ready.opened.notes),
+        "skipped": [f"{one.file}: {one.reason}" for one in ready.skipped[:NAMED]],
+    }
+
+
+def kept_tokens(folder: Path) -> CLIPTokens:
+    """The tokenizer of a run."""
+    return read_clip_tokens(folder / "tokenizer.json")
+
+
+def longest(tokens: CLIPTokens, texts: Sequence[str]) -> int:
+    """Tokens of the longest of ``texts``, start and end included, at most 77."""
+    most = 3
+    for start in range(0, len(texts), 10_000):
+        rows = tokens.encode(texts[start : start + 10_000], LONGEST).numpy()
+        most = max(most, int((rows == tokens.end).argmax(1).max()) + 1)
+    return most
+
+
+def _pictures(pairs: Pairs, size: int, folder: Path, name: str, progress: bool) -> tuple[Pairs, Pixels]:
+    """The pairs whose pictures can be decoded, and these pictures, each once."""
+    names = list(pairs.names)
+    first = {one: i for i, one in reversed(list(enumerate(names)))}
+    once = pairs if len(first) == len(names) else pairs.subset(np.sort(np.array(list(first.values()), np.int64)))
+    title = "decoding" if name == "train" else "decoding the test set"
+    with bar(title, progress) as advance:
+        pixels = cache(plain_images(once), size, folder, progress=advance)
+    return (pairs.without(pixels.skipped) if pixels.skipped else pairs), pixels
+
+
+def _captioned(pairs: Pairs, pixels: Pixels, tokens: CLIPTokens, context: int) -> Captioned:
+    place = {name: i for i, name in enumerate(pixels.names)}
+    rows = np.array([place[name] for name in pairs.names], np.int64)
+    parts = [
+        tokens.encode(pairs.texts[start : start + 10_000], context).numpy().astype(np.int32)
+        for start in range(0, len(pairs), 10_000)
+    ]
+    return Captioned(pixels, rows, pairs.texts, pairs.groups(), np.concatenate(parts))
+
+
+def _tokenizer(source: Source, texts: Sequence[str]) -> CLIPTokens:
+    given, vocab = source.settings.get("tokenizer"), source.settings.get("vocab")
+    if source.run is not None:
+        return kept_tokens(source.run)
+    if given is None:
+        return CLIPTokens.learn(texts, vocab or _enough(texts), clean="plain")
+    if vocab is not None:
+        raise SensoriumError("--vocab is for tokens that are learnt; --tokenizer brings its own.")
+    place = Path(given).expanduser()
+    if not place.exists():
+        raise SensoriumError(f"--tokenizer: there is nothing at '{printable(str(place))}'.")
+    tokens = CLIPTokens.from_hf(place) if place.is_dir() else CLIPTokens.from_merges(place)
+    if tokens.end != tokens.vocab - 1:
+        raise SensoriumError(f"--tokenizer {given}: its end of text is not its last token, as CLIP's is.")
+    return tokens
+
+
+def _enough(texts: Sequence[str]) -> int:
+    """About four merges make a word: enough tokens for each that occurs more than once."""
+    words = Counter(word for text in texts for word in text.lower().split())
+    return min(MOST_TOKENS, LEAST_TOKENS + 4 * sum(count > 1 for count in words.values()))
+
+
+def _say(ready: Prepared) -> None:
+    """What was found, on standard error, with the first of what was skipped by name."""
+    from rich.console import Console
+
+    held = "" if ready.test is None else f", {len(ready.test):,} test pairs"
+    told = [f"{ready.opened.layout}: {len(ready.train):,} training pairs{held}", *ready.opened.notes]
+    told += [f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]]
+    console = Console(stderr=True, highlight=False)
+    for line in told:
+        console.print(printable(line), markup=False, style="dim")

@@ -1,0 +1,215 @@
+"""Streams: recordings with a label for every step, cut into frames and windows.
+
+A signal of many samples a second is cut into frames of a few of them; the numbers of a frame are brought to mean 0 and
+deviation 1 over the training frames. Whoever shows a method new frames does both alike (:mod:`sensorium.use.watch`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.images.open import open_data
+from sensorium.data.source import Source
+from sensorium.data.streams.clips import open_clips
+from sensorium.data.streams.open import UNKNOWN, AnyStream, Streams, Windows, open_streams
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class StreamSituation:
+    """What defaults follow from: the frames, the windows that are cut from them, and the machine.
+
+    ``features`` numbers a frame, each made of ``frame`` samples of a signal; ``classes``, of which ``background``
+    (None: none) is no action; windows of ``length`` frames and ``future`` after them, ``windows`` in all; ``rate`` in
+    frames a second where it is known; ``mean`` and ``std`` of each number over the training frames, in whose units a method sees
+    them; ``encoder``: what made the features, a run's folder or "motion", "" where they are the data themselves.
+    """
+
+    features: int
+    classes: tuple[str, ...]
+    frame: int
+    length: int
+    future: int
+    windows: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rate: float | None = None
+    background: int | None = 0
+    encoder: str = ""
+    device: str = "cpu"
+    cores: int = 1
+    bf16: bool = False
+
+
+SITUATION = StreamSituation
+UNIT = "labelled frames"
+LENGTHS = {"cpu": 32}
+USUAL_LENGTH, USUAL_FUTURE = 64, 8
+SIGNAL, FAST = 64, 20.0  # at most so many numbers a step, and so many steps a second: a signal, to be cut into frames
+FRAMES_A_SECOND = 4.0
+NO_ACTION = ("background", "none", "null", "nothing", "no action", "no_action", "idle", "other", "unknown", "ambiguous")
+
+
+class Frames:
+    """The windows' frames as an array that is read when it is indexed: float32 [N, T, F]."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows, self.shape = windows, (len(windows), windows.length, windows.width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.windows.batch(np.atleast_1d(index))["frames"].numpy()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Windows as training reads them: ``images`` [N, T, F], ``labels`` [N, 1 + L + 1] as ``recipes.streaming.windowed``
+    takes them."""
+
+    images: Frames
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    mean: tuple[()] = ()
+    std: tuple[()] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Streams ready for training and judging; ``opened`` are in frames and in units of the training data."""
+
+    opened: Streams
+    train: Rows
+    frame: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    background: int | None
+
+    @property
+    def test(self) -> tuple[AnyStream, ...]:
+        """The recordings that are held out."""
+        return self.opened.test
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Open the recordings, cut signals into frames of ``frame`` samples, and windows of ``length`` frames and
+    ``future`` after them."""
+    for flag, value in (("--image-size", source.image_size), ("--limit", source.limit)):
+        if value is not None:
+            raise SensoriumError(f"{flag} is for pictures; this system learns from streams.")
+    settings = source.settings
+    opened = _open(source, progress)
+    if not opened.classes:
+        raise SensoriumError(f"{opened.path}: no frame has a label: there is nothing to learn.")
+    frame = _setting(settings, "frame", _usual_frame(opened))
+    if frame > 1:
+        opened = opened.framed(frame)
+    longest = max(map(len, opened.train))
+    length = _setting(settings, "length", min(LENGTHS.get(device_name(), USUAL_LENGTH), longest))
+    future = _setting(settings, "future", USUAL_FUTURE)
+    mean, std = (tuple(float(f"{v:.6g}") for v in values) for values in opened.moments())
+    opened = opened.scaled(np.array(mean), np.array(std))
+    windows = Windows(opened.train, length)
+    rows = Rows(Frames(windows), _labels(opened.train, length, future), opened.classes)
+    background = 0 if opened.classes[0].strip().casefold() in NO_ACTION else None
+    return Prepared(opened, rows, frame, mean, std, background)
+
+
+def situate(ready: Prepared) -> StreamSituation:
+    """Size of frames and windows, classes, units and rate of the streams, and the machine."""
+    device, (windows, length, features) = device_name(), ready.train.images.shape
+    return StreamSituation(
+        features,
+        tuple(ready.opened.classes),
+        ready.frame,
+        length,
+        ready.train.labels.shape[1] - 2,
+        windows,
+        ready.mean,
+        ready.std,
+        ready.opened.rate,
+        ready.background,
+        ready.opened.encoder,
+        device,
+        os.cpu_count() or 1,
+        fast_bf16(device),
+    )
+
+
+def wanted(situation: StreamSituation) -> dict[str, Any]:
+    return {"settings": {name: getattr(situation, name) for name in ("frame", "length", "future")}}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """Nothing: classes and units are in the situation."""
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    """Counts are of frames."""
+    opened = ready.opened
+    lasting = "" if opened.rate is None else f" of {1 / opened.rate:.3g} s"
+    notes = [*opened.notes, *(f"{skip.file}: {skip.reason}" for skip in opened.skipped[:5])]
+    if len(opened.skipped) > 5:
+        notes.append(f"{len(opened.skipped)} recordings in all were skipped, or have broken frames.")
+    if ready.background is None:
+        notes.append(f"No class is taken for background: '{opened.classes[0]}' counts as an action.")
+    return {
+        "layout": opened.layout,
+        "train": sum(map(len, opened.train)),
+        "test": sum(map(len, opened.test)),
+        "classes": list(opened.classes),
+        "unit": f"frames{lasting}",
+        "recordings": {"train": len(opened.train), "test": len(opened.test)},
+        "notes": notes,
+    }
+
+
+def _open(source: Source, progress: bool) -> Streams:
+    if source.path != "scenes" and not source.path.startswith("scenes:"):
+        return open_streams(source.path, test=source.test)
+    scenes = open_data(source.path)
+    with bar("drawing clips", progress) as advance:
+        found = open_clips(len(scenes.train), len(scenes.test or ()), source.cache, progress=advance)
+    return replace(found, path=source.path)
+
+
+def _setting(settings: dict[str, Any], name: str, usual: int) -> int:
+    value = settings.get(name)
+    value = usual if value is None else int(value)
+    if value < 1:
+        raise SensoriumError(f"--{name} {value}: 1 is the least.")
+    return value
+
+
+def _usual_frame(opened: Streams) -> int:
+    """A quarter of a second of what is a signal by its rate and its few numbers a step; 1 of all else."""
+    if opened.rate is None or opened.rate < FAST or opened.width > SIGNAL:
+        return 1
+    shortest = min(map(len, (*opened.train, *opened.test)))
+    return max(1, min(round(opened.rate / FRAMES_A_SECOND), shortest))
+
+
+def _labels(streams: tuple[AnyStream, ...], length: int, future: int) -> np.ndarray:
+    """Of each window, in the order of ``Windows``: labels of its last frame and of ``future`` more, and how many frames
+    it lacks before its stream. int32 [N, 1 + L + 1]."""
+    found = []
+    for stream in streams:
+        count = len(stream)
+        ahead = sliding_window_view(stream.labels_of(0, count + future), 1 + future)
+        lacking = np.maximum(length - 1 - np.arange(count), 0)
+        rows = np.concatenate([ahead, lacking[:, None]], axis=1).astype(np.int32)
+        found.append(rows[rows[:, 0] != UNKNOWN])
+    return np.concatenate(found)

@@ -1,0 +1,111 @@
+"""Text: tokens in packed rows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.precision import device_name
+from sensorium.data.source import Source
+from sensorium.data.text.open import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True)
+class TextSituation:
+    """What defaults follow from: ``vocab`` tokens with the boundary, ``length`` of a row, ``rows`` of training text, the machine."""
+
+    vocab: int
+    length: int
+    rows: int
+    device: str = "cpu"
+    cores: int = 1
+    bf16: bool = False
+
+
+SITUATION = TextSituation
+UNIT = "rows of text"
+LENGTHS = {"cpu": 128}
+USUAL_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of tokens as training reads them: ``images`` is [N, length + 1]."""
+
+    images: np.ndarray
+    labels: None = None
+    mean: tuple[()] = ()
+    std: tuple[()] = ()
+    classes: tuple[()] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Text ready for training and judging. ``test`` are the held-out tokens, ``test_bytes`` what they stand for."""
+
+    opened: Texts
+    tokenizer: Tokenizer
+    train: Rows
+    test: np.ndarray
+    test_bytes: int
+    length: int
+
+
+def prepare(source: Source, *, progress: bool = False) -> Prepared:
+    """Read the text, learn ``vocab`` tokens from it (bytes if not given) unless its run has a tokenizer, lay out rows of ``length``."""
+    for flag, value in (("--image-size", source.image_size), ("--limit", source.limit)):
+        if value is not None:
+            raise SensoriumError(f"{flag} is for pictures; this system learns from text.")
+    opened = open_text(source.path, test=source.test)
+    vocab = source.settings.get("vocab")
+    if source.run is not None:
+        tokenizer = kept_tokenizer(source.run)
+    else:
+        tokenizer = Bytes() if vocab in (None, Bytes.vocab) else BPE.learn(opened.train, int(vocab or 0))
+    length = source.settings.get("length") or LENGTHS.get(device_name(), USUAL_LENGTH)
+    if length < 2:
+        raise SensoriumError(f"--length {length}: 2 tokens are the least.")
+    train, held = (
+        tokens_of(documents, tokenizer, source.cache, name)
+        for name, documents in (("train", opened.train), ("test", opened.test))
+    )
+    return Prepared(opened, tokenizer, Rows(rows_of(train, length)), held, sum(map(len, opened.test)), length)
+
+
+def situate(ready: Prepared) -> TextSituation:
+    """Vocabulary, length and number of the rows, and the machine."""
+    device, cores = device_name(), os.cpu_count() or 1
+    return TextSituation(ready.tokenizer.vocab, ready.length, len(ready.train), device, cores, fast_bf16(device))
+
+
+def wanted(situation: TextSituation) -> dict[str, Any]:
+    return {"settings": {"length": situation.length}}
+
+
+def keep(ready: Prepared, folder: Path) -> None:
+    """The tokenizer, which was learnt from the text."""
+    ready.tokenizer.save(folder / "tokenizer.json")
+
+
+def describe(ready: Prepared) -> dict[str, Any]:
+    """Counts are of tokens."""
+    return {
+        "layout": ready.opened.layout,
+        "train": ready.train.images.size,
+        "test": len(ready.test),
+        "unit": f"tokens ({ready.tokenizer.vocab:,} kinds)",
+        "notes": list(ready.opened.notes),
+    }
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer:
+    return read_tokenizer(folder / "tokenizer.json")

@@ -1,0 +1,13 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="End-to-End Object Detection with Transformers",
+    paper="Carion et al., 2020, arXiv:2005.12872",
+    data="boxes",
+    needs="MapEncoder",
+    abilities=("Detector",),
+    loads=("Hugging Face DETR",),
+    exports=("hf",),
+    parity="transformers DetrForObjectDetection",
+    labels=True,
+)

@@ -1,0 +1,269 @@
+"""DETR: end-to-end object detection with transformers (Carion et al., 2020, arXiv:2005.12872).
+
+A transformer turns an image's feature map and Q learned queries into Q guesses, each a class (or "no object") and a
+box. The best one-to-one matching of guesses and objects says which guess is held to which object; all others are held
+to "no object", so that no two guesses are rewarded for one object and nothing has to be suppressed afterwards:
+    y = transformer(conv1x1(backbone(image)), queries)                                       (section 3.2, figure 2)
+    p = softmax(class_embed(y)),   b = sigmoid(bbox_embed(y))                K + 1 classes; (cx, cy, w, h) in 0..1
+    match = least sum of  -p[label] + 5 |b - t|_1 - 2 GIoU(b, t)                    (eqs. 1 and 2, parts/matcher.py)
+    L = mean of -w log p[label or no object] + 5 sum |b - t|_1 / n + 2 sum (1 - GIoU(b, t)) / n  (section 3.1, A.2)
+The mean is weighted with w, 1 for matched guesses and 0.1 for "no object"; n is the number of objects of the global
+batch. The same loss, with a matching of its own, follows each decoder layer (auxiliary losses).
+Shapes: B images, Q queries, K classes, D width, L decoder layers, N_b objects of image b, M matched pairs in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sensorium.abilities import MapEncoder, require
+from sensorium.detection.detr.transformer import Transformer
+from sensorium.method import Method, Progress
+from sensorium.parts.boxes import cxcywh_to_xyxy, outline, paired_giou, xyxy_to_cxcywh
+from sensorium.parts.gather import sum_over_processes, world_size
+from sensorium.parts.matcher import Costs, match
+
+
+class DETR(Method):
+    """A detector on the last map of any backbone that gives maps; that map has ``backbone.dim`` channels.
+
+    classes: K; labels are 0..K-1. queries: the most objects that an image can be found to have. width: D, divisible by
+    4 and by ``heads``. hidden: channels of the feed-forward layers. auxiliary: losses after every decoder layer, not
+    the last alone. freeze_norms: the backbone's batch norms keep their statistics and weights, as the authors do with a
+    pretrained backbone; one that begins at random wants False. weights: of the class, L1 and GIoU losses; costs: the
+    same for the matching. no_object: weight of the class "no object". clip: most norm of all gradients together, 0 for
+    any.
+    ``class_names``: what the labels are called, () where nobody said.
+    """
+
+    def __init__(
+        self,
+        backbone: MapEncoder,
+        classes: int,
+        *,
+        queries: int = 100,
+        width: int = 256,
+        heads: int = 8,
+        encoder_depth: int = 6,
+        decoder_depth: int = 6,
+        hidden: int = 2048,
+        dropout: float = 0.1,
+        auxiliary: bool = True,
+        freeze_norms: bool = True,
+        weights: Costs = (1.0, 5.0, 2.0),
+        costs: Costs = (1.0, 5.0, 2.0),
+        no_object: float = 0.1,
+        clip: float = 0.1,
+    ) -> None:
+        super().__init__()
+        require(backbone, MapEncoder, by="DETR", choices="a ResNet or a ViT")
+        if classes < 1 or queries < 1:
+            raise ValueError(f"DETR needs a class and a query or more, got {classes} and {queries}")
+        if width % 4:
+            raise ValueError(f"width {width} must be divisible by 4 (sine and cosine of two axes)")
+        if not no_object > 0:
+            raise ValueError(f"no_object {no_object} must be positive, or an image without objects has no loss")
+        self.classes, self.queries, self.width, self.heads = classes, queries, width, heads
+        self.hidden, self.dropout, self.auxiliary, self.freeze_norms = hidden, dropout, auxiliary, freeze_norms
+        self.weights, self.costs, self.no_object, self.clip = weights, costs, no_object, clip
+        self.class_names: tuple[str, ...] = ()
+
+        self.backbone: Any = backbone
+        self.input_proj = nn.Conv2d(backbone.dim, width, 1)
+        self.transformer = Transformer(width, heads, (encoder_depth, decoder_depth), hidden, dropout)
+        self.query_embed = nn.Embedding(queries, width)
+        self.class_embed = nn.Linear(width, classes + 1)
+        self.bbox_embed = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+        )
+        if freeze_norms:
+            for norm in self._norms():
+                norm.requires_grad_(False)
+        self.train()
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The loss of a batch.
+
+        ``image`` [B, 3, H, W]; ``boxes``, B of [N_b, 4], absolute (x1, y1, x2, y2); ``labels``, B of int64 [N_b] in
+        0..K-1, N_b may be 0; and, optional, ``sizes`` int [B, 2], each image's own (height, width) where smaller ones
+        were padded at the right and the bottom, or None.
+        -> scalars: ``loss``, of all decoder layers; of the last layer and before weighting ``class`` (cross-entropy),
+        ``box`` (L1 an object, coordinates in units of the image), ``giou`` (1 - GIoU, mean over objects), and
+        ``cardinality``, by how many objects the guesses that are no "no object" are off, mean over images.
+        """
+        logits, boxes = self.predict(batch["image"], batch.get("sizes"))
+        if not self.auxiliary:
+            logits, boxes = logits[-1:], boxes[-1:]
+        labels, targets = self.targets(batch)
+        found = self.set_loss(logits, boxes, labels, targets)
+        of_class, of_box, of_giou = self.weights
+        loss = of_class * found["class"].sum() + of_box * found["box"].sum() + of_giou * found["giou"].sum()
+        counts = torch.tensor([len(own) for own in labels], device=logits.device)
+        told = (logits[-1].detach().argmax(-1) != self.classes).sum(1)
+        return {
+            "loss": loss,
+            **{name: value[-1].detach() for name, value in found.items()},
+            "cardinality": (told - counts).abs().to(loss.dtype).mean(),
+        }
+
+    def before_update(self, at: Progress) -> None:
+        """Gradients are clipped to a norm of ``clip``."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+
+    def unlearnable(self, batch: Mapping[str, Any]) -> int:
+        """How many boxes of a batch cannot all be found: those of an image that exceed its queries."""
+        return sum(max(0, len(own) - self.queries) for own in batch["boxes"])
+
+    def predict(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> after every decoder layer, the last being the answer: logits [L, B, Q, K + 1], of which "no
+        object" is the last class, and boxes [L, B, Q, 4], (cx, cy, w, h) in units of each image without its padding.
+        At least float32.
+        """
+        features, valid = self._features(images, sizes)
+        y = self.transformer(features, valid, self.query_embed.weight)
+        return _precise(self.class_embed(y)), _precise(self.bbox_embed(y)).sigmoid()
+
+    def targets(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """Labels, B of [N_b], and boxes, B of [N_b, 4], (cx, cy, w, h) in units of the image. At least float32.
+
+        Raises ValueError where the lists do not fit each other or a label is outside 0..K-1.
+        """
+        images, labels = batch["image"], [own.to(batch["image"].device, torch.int64) for own in batch["labels"]]
+        scales = self._scales(images, batch.get("sizes"))
+        boxes = [_precise(own.to(images.device)).reshape(-1, 4) for own in batch["boxes"]]
+        if not len(images) == len(labels) == len(boxes) or any(
+            len(a) != len(b) for a, b in zip(labels, boxes, strict=True)
+        ):
+            raise ValueError(
+                f"{len(images)} images, labels {[len(own) for own in labels]}, boxes {[len(own) for own in boxes]}"
+            )
+        every = torch.cat(labels)
+        if len(every) and not 0 <= int(every.min()) <= int(every.max()) < self.classes:
+            raise ValueError(f"labels {int(every.min())}..{int(every.max())} are not in 0..{self.classes - 1}")
+        return labels, [xyxy_to_cxcywh(own / scale) for own, scale in zip(boxes, scales, strict=True)]
+
+    def set_loss(
+        self, logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """``class``, ``box`` and ``giou`` of each layer, [L] each, before weighting; their mean over processes is that
+        of the global batch. ``logits``, ``boxes`` as of :meth:`predict`, ``labels``, ``targets`` as of :meth:`targets`.
+        """
+        layers, images, queries = logits.shape[:3]
+        at, label, target = self._matched(logits, boxes, labels, targets)
+        wanted = torch.full((layers * images * queries,), self.classes, device=logits.device)
+        wanted[at] = label
+        weight = logits.new_full((self.classes + 1,), 1.0)
+        weight[-1] = self.no_object
+        surprise = F.cross_entropy(logits.flatten(0, 2), wanted, weight, reduction="none").view(layers, -1)
+
+        # Every layer matches as many guesses, so one sum of weights and one number of objects serve all.
+        pairs = len(at) // layers
+        share = torch.tensor(
+            [pairs + self.no_object * (images * queries - pairs), sum(len(own) for own in labels)],
+            device=logits.device,
+            dtype=logits.dtype,
+        )
+        weighed, objects = sum_over_processes(share).unbind()
+        processes = world_size()
+        guess = boxes.flatten(0, 2)[at]  # [M, 4]
+        overlap = paired_giou(cxcywh_to_xyxy(guess), cxcywh_to_xyxy(target))
+        n = objects.clamp(min=1) / processes
+        return {
+            "class": surprise.sum(1) / (weighed / processes),
+            "box": (guess - target).abs().view(layers, 4 * pairs).sum(1) / n,
+            "giou": (1 - overlap).view(layers, pairs).sum(1) / n,
+        }
+
+    def _matched(
+        self, logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs of all layers, in their order: places among L * B * Q, int64 [M], labels [M], boxes [M, 4]."""
+        layers, images, queries = logits.shape[:3]
+        pairs = match(
+            logits.flatten(0, 1), boxes.flatten(0, 1), list(labels) * layers, list(targets) * layers, self.costs
+        )
+        first = [0]  # of an image's objects among those of the batch
+        for own in labels:
+            first.append(first[-1] + len(own))
+        at = torch.cat([guesses + i * queries for i, (guesses, _) in enumerate(pairs)])
+        of = torch.cat([objects + first[i % images] for i, (_, objects) in enumerate(pairs)])
+        at, of = torch.stack([at, of]).to(logits.device).unbind()
+        return at, torch.cat(list(labels))[of], torch.cat(list(targets))[of]
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, threshold: float = 0.7, *, sizes: Tensor | None = None) -> list[dict[str, Tensor]]:
+        """[B, 3, H, W] -> for each image ``boxes`` [N, 4], absolute (x1, y1, x2, y2) in pixels, ``scores`` [N] and
+        ``labels`` int64 [N]: the guesses whose best class has a probability above ``threshold``, the surest first.
+
+        sizes: int [B, 2], height and width of the part that is image, as in :meth:`forward`. Threshold 0 gives all Q
+        guesses, which is what average precision wants. Boxes may reach past the image's edge.
+        """
+        logits, boxes = (last[-1] for last in self.predict(images, sizes))
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        boxes = cxcywh_to_xyxy(boxes) * self._scales(images, sizes)[:, None]
+        found = []
+        for score, label, box in zip(scores, labels, boxes, strict=True):
+            order = score.argsort(descending=True, stable=True)
+            order = order[score[order] > threshold]
+            found.append({"boxes": box[order], "scores": score[order], "labels": label[order]})
+        return found
+
+    @torch.no_grad()
+    def attention(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Where each query looks, in the last decoder layer, mean over heads: [B, 3, H, W] -> [B, Q, h, w].
+
+        h x w is the size of the backbone's last map; each query's map sums to 1, padding has 0 (the paper's figure 6).
+        """
+        return self.transformer.attention(*self._features(images, sizes), self.query_embed.weight)
+
+    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+        """Side by side: the true boxes (green) | those found (red), [B, 3, H, 2 W]."""
+        images = batch["image"]
+        found = [result["boxes"] for result in self.detect(images, sizes=batch.get("sizes"))]
+        return torch.cat([outline(images, batch["boxes"], 1), outline(images, found, 0)], dim=-1)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.freeze_norms:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+
+    def _features(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The projected map [B, D, h, w], and where it is image: bool [B, h, w] (None: everywhere)."""
+        features = self.input_proj(self.backbone.maps(images)[-1])
+        if sizes is None:
+            return features, None
+        sizes = self._checked(images, sizes)
+        down, across = (torch.arange(n, device=images.device) for n in images.shape[-2:])
+        image = (down < sizes[:, :1])[:, :, None] & (across < sizes[:, 1:])[:, None]  # [B, H, W]
+        return features, F.interpolate(image[:, None].float(), features.shape[-2:])[:, 0].bool()
+
+    def _scales(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+        """(w, h, w, h) of each image without its padding, at least float32 [B, 4]."""
+        if sizes is None:
+            sizes = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+        precise = torch.promote_types(images.dtype, torch.float32)
+        return self._checked(images, sizes).flip(1).repeat(1, 2).to(precise)
+
+    @staticmethod
+    def _checked(images: Tensor, sizes: Tensor) -> Tensor:
+        if sizes.shape != (len(images), 2):
+            raise ValueError(f"sizes must be [{len(images)}, 2] (height and width), got {list(sizes.shape)}")
+        return sizes.to(images.device)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32, in which losses and box coordinates are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

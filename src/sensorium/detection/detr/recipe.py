@@ -1,0 +1,110 @@
+"""DETR: how to train it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sensorium.abilities import MapEncoder
+from sensorium.data.boxes.prepare import BoxSituation
+from sensorium.detection.detr.method import DETR
+from sensorium.errors import SensoriumError
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.boxes import _backbone_lr, _batch_size, _paced, _recipe, adamw_apart
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def detr(
+    on: BoxSituation,
+    *,
+    backbone: str | None = None,
+    queries: int | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    encoder_depth: int | None = None,
+    decoder_depth: int | None = None,
+    hidden: int | None = None,
+    dropout: float | None = None,
+    no_object: float = 0.1,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    backbone_lr: float | None = None,
+    weight_decay: float = 1e-4,
+    warmup: float = 0.05,
+    clip: float = 0.1,
+    crop: float = 0.5,
+    flip: bool = True,
+    jitter: float = 0.2,
+    check: bool = True,
+) -> Recipe:
+    """DETR (Carion et al., 2020): learnt queries each find one object, and no two the same.
+
+    Example: sensorium train detr --data DIR --budget 1h
+
+    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text. It learns slowly: FCOS finds more in
+    minutes.
+
+    Args:
+        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.
+        queries: the most objects that a picture can be found to have.
+        width: channels of the transformer.
+        heads: of attention.
+        encoder_depth: layers of the encoder.
+        decoder_depth: layers of the decoder.
+        hidden: channels of the feed-forward layers.
+        dropout: share of the activations that are hidden while training.
+        no_object: weight of the class that stands for none.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        clip: most norm of the gradients, 0 for any.
+        crop: share of the pictures of which a part is shown.
+        flip: also show pictures mirrored; not of letters or digits.
+        jitter: how strongly to change colours; 0 where colour tells the classes apart.
+        check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    body = build_backbone(backbone, on, s, by="DETR", needs=MapEncoder)
+    published = Path(s["backbone"].value).exists()
+    asked: int = s.pick("queries", queries, max(20 if small else 100, 2 * on.most), f"{on.most} objects at most")
+    channels: int = s.pick("width", width, 128 if small else 256, why)
+    attentive: int = s.pick("heads", heads, max(1, channels // 32), "32 channels a head")
+    encoding: int = s.pick("encoder_depth", encoder_depth, 2 if small else 6, why)
+    decoding: int = s.pick("decoder_depth", decoder_depth, 3 if small else 6, why)
+    wide: int = s.pick("hidden", hidden, 4 * channels if small else 8 * channels, f"width {channels}")
+    hiding: float = s.pick("dropout", dropout, 0.0 if small else 0.1, "minutes are few" if small else why)
+    batch = _batch_size(batch_size, on, s)
+    rate = s.pick("lr", lr, 5e-4 if channels <= 128 else 1e-4, f"width {channels}")
+    if small and published:
+        slower = _backbone_lr(backbone_lr, 0.0, "kept as it is: a CPU sees more pictures so", s)
+    else:
+        slower = _backbone_lr(backbone_lr, *_paced(published), s)
+    body.requires_grad_(slower > 0)
+    s.note(no_object=no_object, weight_decay=weight_decay, warmup=warmup, clip=clip, crop=crop, flip=flip)
+    s.note(jitter=jitter, check=check)
+    if encoding < 0 or decoding < 1 or wide < 1 or attentive < 1 or channels % attentive:
+        raise SensoriumError(
+            f"--width {channels}, --heads {attentive}, --encoder-depth {encoding}, --decoder-depth {decoding}, "
+            f"--hidden {wide}: want one or more (encoder: 0), and heads that divide the width."
+        )
+    try:
+        method = DETR(
+            body,
+            len(on.classes),
+            queries=asked,
+            width=channels,
+            heads=attentive,
+            encoder_depth=encoding,
+            decoder_depth=decoding,
+            hidden=wide,
+            dropout=hiding,
+            freeze_norms=published,
+            no_object=no_object,
+            clip=clip,
+        )
+    except ValueError as error:
+        raise SensoriumError(f"detr: {error}.") from None
+    return _recipe("detr", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter))

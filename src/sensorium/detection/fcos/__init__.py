@@ -1,0 +1,13 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="FCOS: Fully Convolutional One-Stage Object Detection",
+    paper="Tian et al., 2019, arXiv:1904.01355",
+    data="boxes",
+    needs="MapEncoder",
+    abilities=("Detector",),
+    loads=("torchvision FCOS",),
+    exports=("torchvision",),
+    parity="torchvision fcos_resnet50_fpn",
+    labels=True,
+)

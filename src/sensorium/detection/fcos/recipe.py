@@ -1,0 +1,98 @@
+"""FCOS: how to train it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sensorium.abilities import MapEncoder
+from sensorium.data.boxes.prepare import BoxSituation
+from sensorium.detection.fcos.method import FCOS, Points
+from sensorium.errors import SensoriumError
+from sensorium.networks.fpn import FPN, shapes_of
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.boxes import _backbone_lr, _batch_size, _paced, _recipe, adamw_apart
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def fcos(
+    on: BoxSituation,
+    *,
+    backbone: str | None = None,
+    stride: int | None = None,
+    width: int | None = None,
+    convs: int | None = None,
+    groups: int | None = None,
+    extra: int = 2,
+    points: Points = "torchvision",
+    radius: float = 1.5,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    backbone_lr: float | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    crop: float = 0.5,
+    flip: bool = True,
+    jitter: float = 0.2,
+    check: bool = True,
+) -> Recipe:
+    """FCOS (Tian et al., 2019): every place of a pyramid says which object it lies in, and where its edges are.
+
+    Example: sensorium train fcos --data DIR --budget 20m
+
+    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text.
+
+    Args:
+        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.
+        stride: of the finest level in pixels; small objects want a small one.
+        width: channels of the pyramid.
+        convs: layers of each of the head's two towers.
+        groups: of the towers' norms; a published FCOS has 32.
+        extra: coarser levels above the backbone's; a published FCOS has 2.
+        points: where in its stride a place lies: torchvision's way, which can be exported, or the paper's.
+        radius: how near to an object's centre a place that learns it must lie, in strides.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        crop: share of the pictures of which a part is shown.
+        flip: also show pictures mirrored; not of letters or digits.
+        jitter: how strongly to change colours; 0 where colour tells the classes apart.
+        check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    body = build_backbone(backbone, on, s, by="FCOS", needs=MapEncoder)
+    published = Path(s["backbone"].value).exists()
+    strides = shapes_of(body)[1]
+    finest: int = s.pick("stride", stride, *_finest(strides, on))
+    if finest not in strides:
+        raise SensoriumError(f"--stride {finest}: the backbone's maps have {', '.join(map(str, strides))}.")
+    channels: int = s.pick("width", width, 64 if small else 256, why)
+    layers: int = s.pick("convs", convs, 2 if small else 4, why)
+    default = 32 if channels % 32 == 0 else max(g for g in (16, 8, 4, 2, 1) if channels % g == 0)
+    normed: int = s.pick("groups", groups, default, f"width {channels}")
+    if channels < 1 or layers < 1 or extra < 0 or normed < 1 or channels % normed:
+        raise SensoriumError(
+            f"--width {channels}, --groups {normed}, --convs {layers}, --extra {extra}: want one or more (extra: 0), "
+            "and groups that divide the width."
+        )
+    batch = _batch_size(batch_size, on, s)
+    rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
+    slower = _backbone_lr(backbone_lr, *_paced(published), s)
+    body.requires_grad_(slower > 0)
+    s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
+    s.note(jitter=jitter, check=check)
+    levels = len(strides) - strides.index(finest)
+    pyramid = FPN(body, levels=levels, width=channels, extra=extra, frozen_norms=published)
+    method = FCOS(pyramid, len(on.classes), convs=layers, groups=normed, radius=radius, points=points)
+    return _recipe("fcos", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter))
+
+
+def _finest(strides: tuple[int, ...], on: BoxSituation) -> tuple[int, str]:
+    """The coarsest stride, 8 at most, of which small objects have one and a half; and the reason."""
+    fitting = [one for one in strides if one <= min(8.0, on.small / 1.5)]
+    if not fitting:
+        return strides[0], "the backbone's finest"
+    return max(fitting), f"one object in twenty is smaller than {on.small:.0f} px"

@@ -1,0 +1,75 @@
+"""MADE: how to train it, and what it sees of a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.generative.made.method import MADE, binarise
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def made(
+    on: Situation,
+    *,
+    hidden: int | None = None,
+    layers: int = 2,
+    masks: int = 1,
+    natural: bool = False,
+    stochastic: bool = False,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """MADE (Germain et al., 2015): the exact probability of a black-and-white picture, place after place.
+
+    Example: sensorium train made --data DIR --budget 5m
+
+    Args:
+        hidden: units of a hidden layer.
+        layers: hidden layers.
+        masks: sets of masks that take turns; averaged when judged.
+        natural: places in reading order; in an order drawn by chance otherwise.
+        stochastic: while training a grey place is white as often as it is bright, drawn anew each time; by threshold
+            otherwise, as always when judged.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+    """
+    s = Settings()
+    units = s.pick("hidden", hidden, 500 if on.device == "cpu" else 2000, on.device)
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    s.note(layers=layers, masks=masks, natural=natural, stochastic=stochastic, weight_decay=weight_decay, warmup=warmup)
+    if layers < 1 or masks < 1:
+        raise SensoriumError(f"--layers {layers} and --masks {masks}: one is the least.")
+    shape, order = (1, on.image_size, on.image_size), "natural" if natural else "random"
+    method = MADE(shape, (units,) * layers, order=order, seeds=range(masks))
+    return Recipe(
+        "made",
+        method,
+        binary_views(stochastic),
+        adamw(rate, weight_decay),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+    )
+
+
+def binary_views(stochastic: bool) -> Views:
+    """``{"image" [B, 1, S, S] zeros and ones, "label"}``: grey pictures by threshold, or by chance as bright as they are."""
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        grey = pixels.float().mean(1, keepdim=True) / 255
+        chance = draw.rand(*grey.shape[1:]).to(grey.device) if stochastic else None
+        return {"image": binarise(grey, chance), "label": labels}
+
+    return views

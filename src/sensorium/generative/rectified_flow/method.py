@@ -1,0 +1,225 @@
+"""Rectified flow: flow straight and fast, learning to generate and transfer data (Liu, Gong & Liu, 2022,
+arXiv:2209.03003).
+
+Noise x0 is joined to data x1 by a straight line, and a network learns the direction of the lines through each point.
+Following it from new noise gives new data; the straighter the paths, the fewer steps that takes.
+    x_t = t x1 + (1 - t) x0,        L = mean |v(x_t, t) - (x1 - x0)|^2,   t uniform in [0, 1]          (eq. 1)
+    dx = v(x, t) dt from t = 0 (noise) to t = 1 (data)                                                  (section 2.1)
+Reflow: pairs (x0, x1) made by a first flow train a second one, whose paths are straighter (algorithm 1).
+Distillation: a flow of straight paths becomes one step, x1 = x0 + v(x0, 0), by the same loss at t = 0 (algorithm 1).
+Straightness: S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own paths, 0 for straight (section 2.2).
+
+Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, which looks at the
+middle of the way most (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by a
+null label while training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
+    v = v(x, t, null) + g (v(x, t, label) - v(x, t, null)),        g = 1 is no guidance.
+Shapes: B images, C channels, K classes (label K is the null), S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.method import Method
+from sensorium.parts.solvers import SOLVERS, Solver, uniform_times
+
+Times = Literal["uniform", "logit-normal", "start"]
+
+
+class RectifiedFlow(Method):
+    """A flow from noise to images around a velocity network.
+
+    net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
+    times: how t is drawn; "start" is t = 0 alone, which distils a flow into one step. spread: m and s of
+    "logit-normal". classes: K; the net's table of labels then has K + 1 rows. drop: share of labels replaced by the
+    null while training. time_scale: what t = 1 is for the net, whose sinusoids are made for steps up to 1000 (the
+    authors' code has 999).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, int, int],
+        *,
+        times: Times = "uniform",
+        spread: tuple[float, float] = (0.0, 1.0),
+        classes: int = 0,
+        drop: float = 0.1,
+        time_scale: float = 1000.0,
+    ) -> None:
+        super().__init__()
+        if times not in get_args(Times):
+            raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {times!r}")
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drop must be in [0, 1], got {drop}")
+        rows = getattr(net, "labels", None)
+        if isinstance(rows, int) and rows != (classes + 1 if classes else 0):
+            raise ValueError(f"a net for {classes} classes needs {classes + 1 if classes else 0} labels, it has {rows}")
+        self.net, self.shape, self.classes = net, shape, classes
+        self.times: Times = times
+        self.spread, self.drop, self.time_scale = spread, drop, time_scale
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``image`` [B, C, H, W] and, with classes, ``label`` [B] (-1 unknown) -> the loss.
+
+        Optional: ``noise`` [B, C, H, W], or ``start`` (x0 that belongs to the image: reflow), ``time`` [B], ``drop``
+        bool [B]; drawn where absent. ``explained`` is the share of |x1 - x0|^2 that is predicted: 0 for predicting
+        nothing.
+        """
+        x1 = batch["image"]
+        if "noise" in batch and "start" in batch:
+            raise ValueError("give noise or start, not both: each is x0")
+        x0 = batch.get("start", batch.get("noise"))
+        x0 = torch.randn_like(x1) if x0 is None else x0
+        t = batch.get("time")
+        t = self.draw_time(torch.rand(len(x1), device=x1.device)) if t is None else t
+        t = t.to(x1.dtype)
+        if x0.shape != x1.shape or t.shape != (len(x1),):
+            got = f"{list(x0.shape)} and {list(t.shape)}"
+            raise ValueError(f"image {list(x1.shape)} needs x0 of that shape and time [{len(x1)}], got {got}")
+        along = t.view(-1, 1, 1, 1)
+        target = x1 - x0
+        v = self._net(along * x1 + (1 - along) * x0, t, self._labels(batch)).to(target.dtype)
+        loss = F.mse_loss(v, target)
+        return {"loss": loss, "explained": 1 - loss.detach() / target.square().mean().clamp_min(1e-12)}
+
+    def draw_time(self, uniform: Tensor) -> Tensor:
+        """Numbers uniform in [0, 1) [B] -> times [B] of the chosen distribution."""
+        if self.times == "start":
+            return torch.zeros_like(uniform)
+        if self.times == "uniform":
+            return uniform
+        m, s = self.spread
+        return torch.sigmoid(m + s * torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)))
+
+    def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
+        if not self.classes:
+            return None
+        label = batch["label"]
+        label = torch.where(label < 0, self.classes, label)
+        dropped = batch.get("drop")
+        if dropped is None:
+            if not self.training:
+                return label
+            dropped = torch.rand(len(label), device=label.device) < self.drop
+        return torch.where(dropped, self.classes, label)
+
+    def _net(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return self.net(x, t * self.time_scale, label)
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+        """v at x [B, C, H, W], t [B] in 0..1 -> [B, C, H, W], in the precision of ``x``.
+
+        condition: labels int64 [B], -1 or None for none. guidance: g; 1 costs one evaluation of the net, else two.
+        """
+        if not self.classes:
+            if condition is not None or guidance != 1:
+                raise ValueError("this flow was made without classes: no condition, and guidance 1")
+            return self._net(x, t, None).to(x.dtype)
+        null = torch.full((len(x),), self.classes, dtype=torch.int64, device=x.device)
+        label = null if condition is None else torch.where(condition < 0, null, condition)
+        if guidance == 1 or condition is None:
+            return self._net(x, t, label).to(x.dtype)
+        both = self._net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, null])).to(x.dtype)
+        to_label, to_any = both.chunk(2)
+        return to_any + guidance * (to_label - to_any)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        steps: int | None = None,
+        *,
+        seed: int | torch.Generator = 0,
+        condition: Tensor | int | None = None,
+        guidance: float = 1.0,
+        solver: Solver | None = None,
+        trace: bool = False,
+        start: Tensor | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """``n`` images [n, C, H, W], or with ``trace`` their paths [S + 1, n, C, H, W].
+
+        seed: of x0, which is drawn on the CPU for all at once, so that neither device nor ``batch_size`` matters; or
+        start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step,
+        Heun twice. Left out they are 25 and Heun, or for a flow that was distilled into one step, 1 and Euler.
+        """
+        distilled = self.times == "start"
+        steps = steps or (1 if distilled else 25)
+        solver = solver or ("euler" if distilled else "heun")
+        where = next((p.device for p in self.parameters()), torch.device("cpu"))
+        x0 = torch.randn(n, *self.shape, generator=generator_of(seed)) if start is None else start
+        if x0.shape != (n, *self.shape):
+            raise ValueError(f"start must be [{n}, {', '.join(map(str, self.shape))}], got {list(x0.shape)}")
+        if condition is not None:
+            condition = torch.as_tensor(condition).expand(n)
+        done = []
+        with evaluating(self):
+            for at in range(0, n, batch_size):
+                label = None if condition is None else condition[at : at + batch_size].to(where)
+                follow = partial(self.velocity, condition=label, guidance=guidance)
+                x = x0[at : at + batch_size].to(where)
+                done.append(SOLVERS[solver](follow, x, uniform_times(steps), trace=trace))
+        return torch.cat(done, dim=1 if trace else 0)
+
+    @torch.no_grad()
+    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+        """The way from noise to image, side by side: t = 0, 1/4 ... 1 of eight Euler steps, [B, 3, H, 5 W]."""
+        label = batch.get("label") if self.classes else None
+        path = self.sample(len(batch["image"]), 8, condition=label, solver="euler", trace=True)[::2]
+        return torch.cat(list(path.expand(-1, -1, 3, -1, -1) if self.shape[0] == 1 else path), dim=-1)
+
+
+def reflow_pairs(
+    teacher: RectifiedFlow,
+    n: int,
+    *,
+    steps: int = 100,
+    seed: int | torch.Generator = 0,
+    condition: Tensor | None = None,
+    guidance: float = 1.0,
+    solver: Solver = "euler",
+) -> dict[str, Tensor]:
+    """``n`` pairs of noise and where the teacher carries it, a batch: ``start``, ``image`` [n, C, H, W], ``label`` [n].
+
+    They train a student by :meth:`RectifiedFlow.forward`: reflow, or with ``times="start"`` distillation. Equal seeds
+    give equal pairs. ``label`` is there where ``condition`` was given.
+    """
+    start = torch.randn(n, *teacher.shape, generator=generator_of(seed))
+    image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, solver=solver)
+    pairs = {"start": start.to(image.device), "image": image}
+    return pairs if condition is None else {**pairs, "label": condition.to(image.device)}
+
+
+@torch.no_grad()
+def straightness(
+    flow: RectifiedFlow, n: int, *, steps: int = 50, seed: int = 0, condition: Tensor | None = None
+) -> float:
+    """S (section 2.2), a mean over ``n`` paths, Euler steps and values: 0 where one step is as good as many."""
+    start = torch.randn(n, *flow.shape, generator=generator_of(seed))
+    path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
+    return float(((path[-1] - path[0]) - path.diff(dim=0) * steps).square().mean())
+
+
+def generator_of(seed: int | torch.Generator) -> torch.Generator:
+    """A generator on the CPU."""
+    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,147 @@
+"""Rectified flow: how to train it, reflow it and distill it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.images import flip as flipped
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.generative.rectified_flow.method import RectifiedFlow
+from sensorium.networks.dit import DIT_SIZES, dit
+from sensorium.networks.unet import UNET_SIZES, unet
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def rectified_flow(
+    on: Situation,
+    *,
+    network: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    warmup: float = 0.05,
+    times: Literal["uniform", "logit-normal"] = "logit-normal",
+    classes: bool = True,
+    drop: float = 0.1,
+    flip: bool = False,
+    teacher: str | None = None,
+    teacher_steps: int = 20,
+    one_step: bool = False,
+) -> Recipe:
+    """Rectified flow (Liu et al., 2022): straight paths from noise to pictures; new noise, new picture.
+
+    Example: sensorium train rectified_flow --data DIR --budget 20m
+
+    Then reflow: with --teacher RUN it starts as that run and learns from that run's own noise and pictures, so that its
+    paths are straighter and fewer steps do; with --one-step it is distilled into a single step.
+
+    Args:
+        network: unet-micro ... unet-large, or dit-micro and so on.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        times: where on the way from noise to picture to look while training.
+        classes: learn to draw the class that is asked for, where there are classes.
+        drop: share of the labels that are hidden while training, for guidance.
+        flip: also show every picture mirrored; not for letters or digits.
+        teacher: folder of a rectified_flow run on the same data, for reflow.
+        teacher_steps: of the teacher on the way from noise to picture.
+        one_step: distill the teacher into a single step.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    if one_step and teacher is None:
+        raise SensoriumError("--one-step distills a trained run: name it with --teacher RUN.")
+    weights, told = (None, {}) if teacher is None else _teacher(Path(teacher), on)
+    name = s.pick("network", network, told.get("network") or ("unet-micro" if small else "unet-small"), "the teacher's" if told else on.device)  # fmt: skip
+    classes = classes and told.get("classes", True)
+    count = len(on.classes) if classes and len(on.classes) > 1 else 0
+    net = _velocity_network(name, on.image_size, count + 1 if count else 0)
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, (2e-3 if small else 4e-4) * (1 if teacher is None else 0.25), batch, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
+    s.note(teacher=teacher, teacher_steps=teacher_steps, one_step=one_step)
+    shape = (3, on.image_size, on.image_size)
+    method = RectifiedFlow(net, shape, times="start" if one_step else times, classes=count, drop=drop)
+    views = flow_views(method, flip=flip)
+    if teacher is not None:
+        master = None
+        if weights is not None:
+            method.load_state_dict(weights)
+            master = copy.deepcopy(method)
+        views = taught_views(method, master, teacher_steps)
+    return Recipe(
+        "rectified_flow",
+        method,
+        views,
+        adamw(rate, weight_decay),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+    )
+
+
+def _velocity_network(name: str, image_size: int, labels: int) -> Any:
+    family, _, size = name.partition("-")
+    if family == "unet" and size in UNET_SIZES:
+        return unet(size, image_size, labels=labels)
+    if family == "dit" and size in DIT_SIZES:
+        return dit(size, image_size, labels=labels)
+    names = [*(f"unet-{size}" for size in UNET_SIZES), *(f"dit-{size}" for size in DIT_SIZES)]
+    raise SensoriumError(f"no network is called '{name}'. Choose {', '.join(names)}.")
+
+
+def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
+    """``{"image" in -1..1, "label", "noise", "time", "drop" bool}``: all chance of a flow's step, drawn per picture."""
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        image = pixels.float() / 127.5 - 1
+        return {
+            "image": flipped(image, draw) if flip else image,
+            "label": labels,
+            "noise": draw.randn(*flow.shape),
+            "time": flow.draw_time(draw.rand()),
+            "drop": draw.chance(flow.drop),
+        }
+
+    return views
+
+
+def _teacher(folder: Path, on: Situation) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """Weights and settings of a run; nothing where the folder is gone, which matters for training alone."""
+    from safetensors.torch import load_file
+
+    if not (folder / "run.json").is_file():
+        return None, {}
+    info = json.loads((folder / "run.json").read_text())
+    if info["recipe"] != "rectified_flow" or info["situation"]["image_size"] != on.image_size:
+        raise SensoriumError(f"--teacher {folder}: want a run of rectified_flow at {on.image_size} px.")
+    if not (folder / "model.safetensors").is_file():
+        raise SensoriumError(f"--teacher {folder}: the run has not finished; run its command again.")
+    return load_file(folder / "model.safetensors"), {k: v["value"] for k, v in info["settings"].items()}
+
+
+def taught_views(flow: RectifiedFlow, teacher: RectifiedFlow | None, steps: int) -> Views:
+    """``{"start", "image", "label", "time", "drop"}``: noise, and where the teacher carries it for the data's labels."""
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        if teacher is None:
+            raise SensoriumError("--teacher: there is no run of rectified_flow; train one first and name its folder.")
+        teacher.to(pixels.device)
+        start = draw.randn(*flow.shape)
+        condition = labels if flow.classes else None
+        image = teacher.sample(len(start), steps, start=start, condition=condition, solver="euler")
+        drawn = {"time": flow.draw_time(draw.rand()), "drop": draw.chance(flow.drop)}
+        return {"start": start, "image": image, "label": labels, **drawn}
+
+    return views

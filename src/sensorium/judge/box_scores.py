@@ -1,0 +1,145 @@
+"""Judging detectors: COCO's average precision, beside a detector that sees nothing, and what was missed the most.
+
+Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was; what a person
+would look at lands in ``RUN/pictures/``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.boxes.cache import Boxed
+from sensorium.data.boxes.prepare import Prepared
+from sensorium.data.images.decode import BadImage
+from sensorium.errors import SensoriumError
+from sensorium.judge.box_baseline import constant_boxes, placed
+from sensorium.judge.boxes import detections
+from sensorium.judge.coco_ap import SIZES, coco_ap, misses
+from sensorium.judge.cost import parameters
+from sensorium.judge.score import Asked, Score, Trained
+from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
+
+SHOWN = 8
+SURE = 0.3  # least score of what is drawn
+ROUNDS, RESAMPLED = 20, 500  # of the pictures, for the score's error
+BASELINE = "same boxes everywhere"
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """AP of the test pictures (of the training pictures where none are held out), and the rest of the module."""
+    held = ready.held
+    if run.situation.classes != held.classes:
+        raise SensoriumError(
+            f"{run.folder}: trained on the classes {_some(run.situation.classes)}, but the data have "
+            f"{_some(held.classes)}."
+        )
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if "detection" not in found or "pictures" not in found:
+        with bar("judging", asked.progress) as advance:
+            seen, truth, _ = detections(run.method, held, device=device_name(), progress=advance)
+        found["parameters"] = parameters(run.method)
+        counted = "training" if ready.test is None else "test"
+        found["detection"] = coco_ap(seen, truth, held.classes) | {"counted": counted}
+        found["detection"]["error"] = _error(seen, truth, held.classes)
+        lost = misses(seen, truth, threshold=SURE, count=SHOWN)
+        found["misses"] = [{**one, "name": held.truth.names[one["index"]]} for one in lost]
+        found["pictures"] = _pictures(run, held, seen, lost)
+        write_json(path, found)
+    if "baselines" not in found:
+        with bar("a simple model", asked.progress):
+            found["baselines"] = {BASELINE: _baseline(ready)}
+        write_json(path, found)
+    return found
+
+
+def scores(found: dict[str, Any]) -> list[Score]:
+    """AP, AP50, AP75, and AP of small, medium and large objects where there are any, each beside the baseline's."""
+    mine, theirs = found["detection"], found["baselines"][BASELINE]
+    counted = f"boxes in {mine['images']:,} {mine['counted']} pictures"
+    rows = []
+    for key, name in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"), *((f"ap_{s}", f"AP, {s}") for s in SIZES)):
+        if mine[key] is None:
+            continue
+        simple = {} if theirs.get(key) is None else {BASELINE: theirs[key]}
+        n = mine[f"boxes_{key[3:]}"] if key.startswith("ap_") else mine["boxes"]
+        error, curve = (mine["error"] if key == "ap" else None), (key if key in ("ap", "ap50") else "")
+        rows.append(Score(name, mine[key], "higher", n, counted, simple, error, share=True, curve=curve))
+    return rows
+
+
+def _error(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> float | None:
+    """Standard deviation of AP when the pictures are drawn anew with replacement (500 at most, scaled to all); None of
+    fewer than ten."""
+    count = len(truth)
+    if count < 10:
+        return None
+    rng, found = np.random.default_rng(0), []
+    drawn = min(count, RESAMPLED)
+    for _ in range(ROUNDS):
+        rows = rng.integers(0, count, drawn)
+        ap = coco_ap([seen[i] for i in rows], [truth[i] for i in rows], classes)["ap"]
+        if ap is not None:
+            found.append(ap)
+    return float(np.std(found, ddof=1)) * math.sqrt(drawn / count) if len(found) > ROUNDS // 2 else None
+
+
+def _baseline(ready: Prepared) -> dict[str, Any]:
+    held, constant = ready.held.truth, constant_boxes(ready.train.truth)
+    seen = [placed(constant, (int(height), int(width))) for height, width in held.sizes]
+    return coco_ap(seen, [held.truth(i) for i in range(len(held))], held.classes)
+
+
+def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Test pictures spread over all, and those with the most misses: the truth beside what was found."""
+    folder = run.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    spread = np.linspace(0, len(held) - 1, min(SHOWN, len(held))).astype(int).tolist()
+    worst = {one["index"]: one["lost"] for one in lost}
+    told = f"Left the truth, right what was found with a score of {SURE:.1f} or more."
+    made = []
+    for title, file, chosen, caption in (
+        ("What it finds", "detections.png", spread, told),
+        ("What it misses", "misses.png", list(worst), f"Most missed first. {told} Missed boxes have a white frame."),
+    ):
+        panels = [_panel(held, i, seen[i], worst.get(i, []) if chosen is not spread else []) for i in chosen]
+        drawn = [panel for panel in panels if panel is not None]
+        if drawn:
+            picture = sheet(drawn)
+            write_file(folder / file, lambda temporary, picture=picture: picture.save(temporary, "PNG"))
+            made.append({"title": title, "caption": caption, "file": f"{run.folder.name}/pictures/{file}"})
+    return made
+
+
+def _panel(held: Boxed, index: int, found: dict[str, Any], lost: Sequence[int]) -> Image.Image | None:
+    """One picture with its truth, and with what was found; None where it can no longer be read."""
+    try:
+        sample = held.truth[index]
+    except BadImage:
+        return None
+    image = Image.fromarray(sample["image"].permute(1, 2, 0).numpy())
+    sure = found["scores"] >= SURE
+    large, true = enlarged(image, sample["boxes"].tolist())
+    left = with_boxes(large, true, sample["labels"].tolist(), held.classes, marked=lost)
+    boxes = enlarged(image, found["boxes"][sure].tolist())[1]
+    labels, said = found["labels"][sure].tolist(), found["scores"][sure].tolist()
+    right = with_boxes(large, boxes, labels, held.classes, said)
+    missed = f", {len(lost)} missed" if lost else ""
+    words = f"{Path(held.truth.names[index]).name}: {len(true)} boxes, {len(labels)} found{missed}"
+    return beside(left, right, words)
+
+
+def _some(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - 4} more" if len(classes) > 4 else ""
+    return ", ".join(classes[:4]) + more

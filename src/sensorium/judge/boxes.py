@@ -1,0 +1,69 @@
+"""Detectors: a quick look while they train, and what they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.data.augment.boxes import BoxViews, collate
+from sensorium.data.boxes.cache import Boxed
+from sensorium.data.boxes.prepare import Prepared
+from sensorium.judge.coco_ap import coco_ap, detect_all
+from sensorium.judge.score import Asked, Score, Trained
+from sensorium.method import Method
+from sensorium.recipe.boxes import divisor_of
+
+LOOKED = 100  # test pictures of a look during training
+LEAST_SCORE = 0.01  # of a detection that counts
+
+
+def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: AP and AP50 of up to 100 test pictures."""
+    held = ready.held
+    few = held.some(np.linspace(0, len(held) - 1, min(LOOKED, len(held))).astype(np.int64))
+
+    def look(method: Any) -> dict[str, float]:
+        found, truth, _ = detections(method, few, device=next(method.parameters()).device)
+        scores = coco_ap(found, truth, few.classes)
+        return {name: scores[name] for name in ("ap", "ap50") if scores[name] is not None}
+
+    return look
+
+
+def detections(
+    method: Any, part: Boxed, *, device: torch.device | str, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
+    """What ``method`` finds in each picture and what there is, in the pictures' own pixels, and their indices."""
+    return detect_all(
+        method,
+        part,
+        plain_views(method, part),
+        device=device,
+        batch_size=8 if torch.device(device).type == "cpu" else 32,
+        threshold=LEAST_SCORE,
+        progress=progress,
+    )
+
+
+def plain_views(method: Any, part: Boxed) -> BoxViews:
+    """Samples of ``part`` as they are -> a detector's batch."""
+    divisor = divisor_of(method, part.pixels.size)
+    return lambda samples, draw: collate(samples, part.mean, part.std, divisor=divisor)
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """Average precision of the test pictures, by size and class, beside the same boxes everywhere; pictures to look
+    at."""
+    from sensorium.judge import box_scores
+
+    return box_scores.judge(run, ready, asked)
+
+
+def scores(found: dict[str, Any]) -> list[Score]:
+    """AP decides; then AP50 and AP75, and AP of small, medium and large objects where there are any."""
+    from sensorium.judge import box_scores
+
+    return box_scores.scores(found)

@@ -1,0 +1,186 @@
+"""Judging what draws pictures, and what knows their probability, beside simple models of the same data.
+
+Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
+that of published distances where the user has the Inception weights and asks for it; else the last layer of a classifier
+trained on the same data for the purpose (once, kept beside the runs), or, where there are no classes, of a network of
+random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor
+of two counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sensorium.abilities import Generator, Likelihood
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.images.prepare import Prepared, situate
+from sensorium.generative.made.method import binarise
+from sensorium.judge.encode import encode
+from sensorium.judge.score import Asked, Score, Trained
+from sensorium.metrics.coverage import precision_recall
+from sensorium.metrics.densities import Bernoulli, GaussianPCA, bits_per_dim
+from sensorium.metrics.frechet import frechet
+from sensorium.pictures.images import save
+
+SAMPLES = {"cpu": 2000, "cuda": 10_000}
+CLASSIFIER = "800steps"
+COMPONENTS = 64
+SHOWN = 64
+INCEPTION = "Inception v3 of December 2015, as published distances"
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """Fréchet distance, precision and recall of samples; bits per dimension of held-out pictures; baselines of each."""
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    pieces: dict[str, Callable[[], Any]] = {}
+    if isinstance(run.method, Generator):
+        shown = f"{run.folder.name}/pictures/samples.png"
+        pieces["samples"] = lambda: _samples(run, ready, asked.inception)
+        if asked.inception and INCEPTION not in found.get("samples", {}).get("features", ""):
+            found.pop("samples", None)
+        pieces["pictures"] = lambda: [{"title": "Samples", "caption": "Drawn with seed 0, not chosen.", "file": shown}]
+    if isinstance(run.method, Likelihood):
+        pieces["likelihood"] = lambda: _likelihood(run.method, ready)
+    for name, make in pieces.items():
+        if name not in found:
+            found[name] = make()
+            write_json(path, found)
+    return found
+
+
+def scores(found: dict[str, Any]) -> list[Score]:
+    """Fréchet distance, precision and recall of samples; bits a pixel of held-out pictures."""
+    rows = []
+    if s := found.get("samples"):
+        beside, true = (
+            {"Gaussian in PCA": s["baselines"]["gaussian_pca"]},
+            {"held-out pictures": s["baselines"]["held_out"]},
+        )
+        counted = f"samples; {s['features']}"
+        rows += [
+            Score("Fréchet distance", s["frechet"], "lower", s["n"], counted, beside, references=true),
+            Score("precision", s["precision"], "higher", s["n"], "samples", share=True),
+            Score("recall", s["recall"], "higher", s["n"], "samples", share=True),
+        ]
+    if s := found.get("likelihood"):
+        beside = {"independent pixels": s["baselines"]["independent"]}
+        rows.append(
+            Score("bits per pixel", s["bits_per_dim"], "lower", s["n"], "held-out pictures, black and white", beside, s["error"])
+        )  # fmt: skip
+    return rows
+
+
+def as_pixels(samples: Tensor) -> np.ndarray:
+    """What a method draws, zeros and ones [N, 1, S, S] or -1..1 [N, 3, S, S] -> uint8 [N, 3, S, S]."""
+    unit = samples.float() if samples.shape[1] == 1 else samples.float() / 2 + 0.5
+    return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().cpu().numpy()
+
+
+def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
+    held = ready.train if ready.test is None else ready.test
+    n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
+    name, embed = _feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
+    drawn = as_pixels(run.method.sample(n, seed=0))
+    folder = run.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
+    rng = np.random.default_rng(0)
+    real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
+    other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
+    if drawn.shape[1] == 3 and run.method.shape[0] == 1:  # the method saw black and white: so are those it is held to
+        real, other = (
+            as_pixels(binarise(torch.from_numpy(x).float().mean(1, keepdim=True) / 255)) for x in (real, other)
+        )
+    simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
+    simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    if run.method.shape[0] == 1:
+        name += ", all in black and white"
+    base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
+    return {
+        "frechet": frechet(mine, base),
+        "n": n,
+        "features": name,
+        **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
+        "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
+    }
+
+
+def grid(pictures: Tensor, columns: int = 8) -> Tensor:
+    """[B, 3, H, W] -> [3, rows H, columns W]; what is left of the last row is black."""
+    pictures = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, -len(pictures) % columns))
+    return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
+
+
+def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
+    """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
+    on = ready.train
+    mean, std = on.mean, on.std
+    if inception:
+        from sensorium.judge.inception import Inception
+
+        name, network = INCEPTION, Inception(inception)
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    elif on.labels is None or len(on.classes) < 2:
+        from sensorium.selfsup.simclr.recipe import simclr
+
+        torch.manual_seed(0)
+        name, network = "a small ResNet of random weights, seed 0", simclr(situate(ready)).method.eval()
+    else:
+        name, network = (
+            f"a classifier of these pictures, {CLASSIFIER}",
+            _classifier(ready, run.folder.parent / "cache"),
+        )
+
+    def embed(images: np.ndarray) -> Tensor:
+        pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=mean, std=std)
+        return encode(network, pixels, device=device_name())  # type: ignore[arg-type]
+
+    return name, embed
+
+
+def _classifier(ready: Prepared, cache: Path) -> Any:
+    """Trained once for each data set with seed 0, and kept."""
+    from safetensors.torch import load_file
+
+    from sensorium.selfsup.supervised.recipe import supervised
+    from sensorium.training.fit import fit
+
+    torch.manual_seed(0)
+    recipe = supervised(situate(ready))
+    folder = cache / f"classifier-{ready.size}-{len(ready.train)}"
+    fit(
+        recipe.method,
+        ready.train,
+        views=recipe.views,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        batch_size=recipe.batch_size,
+        budget=CLASSIFIER,
+        out=folder,
+    )
+    recipe.method.load_state_dict(load_file(folder / "model.safetensors"))
+    return recipe.method.eval()
+
+
+def _likelihood(method: Any, ready: Prepared) -> dict[str, Any]:
+    held = ready.train if ready.test is None else ready.test
+    train, test = (
+        binarise(torch.from_numpy(np.array(x.images)).float().mean(1, keepdim=True) / 255) for x in (ready.train, held)
+    )
+    device = next(method.parameters()).device
+    with torch.no_grad():
+        mine = torch.cat([method.log_prob(x.to(device), len(method.seeds)).cpu() for x in test.split(256)])
+    dimensions = test[0].numel()
+    beside = bits_per_dim(Bernoulli.fit(train).log_prob(test), dimensions)
+    return {**bits_per_dim(mine, dimensions), "baselines": {"independent": beside["bits_per_dim"]}}

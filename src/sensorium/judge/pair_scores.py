@@ -1,0 +1,177 @@
+"""How well pictures and captions find each other, beside chance; and classification by the names of classes.
+
+Each picture and each caption counts once, however many pairs they are in. Results land in ``RUN/evaluation.json`` piece
+by piece, so that a stopped judgement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.data.pairs.prepare import Captioned, Prepared
+from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.judge.cost import parameters
+from sensorium.judge.retrieval import embed_images, embed_texts, retrieval
+from sensorium.judge.score import Score, Trained
+from sensorium.judge.zero_shot import zero_shot
+from sensorium.pictures.pairs import shelf
+
+KS = (1, 5, 10)
+WAYS = ("image_to_text", "text_to_image")
+TEMPLATES = ("{}", "a {}")  # captions of one's own are seldom "a photo of a ..."
+MOST_CLASSES = 1000
+QUERIES = 8
+FOUND = 6
+
+
+def judge(run: Trained, ready: Prepared) -> dict[str, Any]:
+    """Recall both ways of the test pairs (of the training pairs where none are held out), and the rest of the module."""
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    held = ready.train if ready.test is None else ready.test
+    names = named(held)
+    pieces: dict[str, Callable[[], Any]] = {
+        "parameters": lambda: parameters(run.method),
+        "retrieval": lambda: {
+            **recall(run.method, held, device_name()),
+            "counted": "training" if ready.test is None else "test",
+            "baselines": {"chance": chance(*_groups(held))},
+        },
+    }
+    if names is not None:
+        pieces["zero_shot"] = lambda: _zero_shot(run, ready, *names)
+    pieces["pictures"] = lambda: _pictures(run, held)
+    for name, make in pieces.items():
+        if name not in found:
+            found[name] = make()
+            write_json(path, found)
+    return found
+
+
+def scores(found: dict[str, Any]) -> list[Score]:
+    """Recall at 1 over both ways first, for it decides a comparison; chance beside each."""
+    rows = []
+    if r := found.get("retrieval"):
+        lucky, held = r["baselines"]["chance"], r["counted"]
+        one, luck = (sum(of[f"{way}_r1"] for way in WAYS) / 2 for of in (r, lucky))
+        n = r["images"] + r["texts"]
+        error = math.sqrt(max(one * (1 - one), 1 / n) / min(r["images"], r["texts"]))
+        counted = f"{held} pictures and captions"
+        rows.append(Score("R@1", one, "higher", n, counted, {"chance": luck}, error, share=True, curve="r1"))
+        for way, title, query in zip(WAYS, ("to caption", "to picture"), ("images", "texts"), strict=True):
+            what = f"{held} {'pictures' if query == 'images' else 'captions'}"
+            rows += [
+                Score(f"R@{k} {title}", r[f"{way}_r{k}"], "higher", r[query], what, {"chance": lucky[f"{way}_r{k}"]}, share=True)
+                for k in KS
+            ]  # fmt: skip
+    if z := found.get("zero_shot"):
+        beside = {"most frequent class": z["baselines"]["majority"]}
+        rows.append(Score("zero-shot", z["top1"], "higher", z["n"], "pictures", beside, share=True))
+    return rows
+
+
+def recall(method: Any, held: Captioned, device: torch.device | str) -> dict[str, float | int]:
+    """Recall at 1, 5 and 10 both ways among the pictures and the captions of ``held``; see ``evaluate.retrieval``."""
+    images, texts, _ = embedded(method, held, device)
+    return retrieval(images, texts, *_groups(held), ks=KS, device=device)
+
+
+def embedded(method: Any, held: Captioned, device: torch.device | str) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Unit vectors of each picture [P, E] and of each caption [M, E], and the pair in which each caption is first [M]."""
+    first = _first_texts(held)
+    tokens = torch.from_numpy(held.labels[first].astype(np.int64))
+    return embed_images(method, held.pixels, device=device), embed_texts(method, tokens, device=device), first
+
+
+def chance(image_groups: np.ndarray, text_groups: np.ndarray, ks: tuple[int, ...] = KS) -> dict[str, float]:
+    """Recall of an order by chance, in the words of ``retrieval``: a query with g right answers among M misses all of
+    its first k with probability C(M - g, k) / C(M, k)."""
+    found = {}
+    for way, own, theirs in zip(WAYS, (image_groups, text_groups), (text_groups, image_groups), strict=True):
+        counts = Counter(theirs.tolist())
+        right = np.array([counts[g] for g in own.tolist()], float)
+        right, m = right[right > 0], len(theirs)
+        for k in ks:
+            misses = [np.clip((m - right - i) / max(m - i, 1), 0, 1) for i in range(k)]
+            found[f"{way}_r{k}"] = float(1 - np.prod(misses, axis=0).mean())
+    return found
+
+
+def named(held: Captioned) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """Names of classes and each picture's class [P], where the data have them or captions recur as names do; else None."""
+    classes, labels = held.pixels.classes, held.pixels.labels
+    if labels is not None and len(classes) > 1:
+        return tuple(name.replace("_", " ") for name in classes), labels
+    names = sorted(set(held.texts))
+    if not 2 <= len(names) <= min(MOST_CLASSES, len(held) // 4) or len(held) > len(held.pixels):
+        return None
+    number = {name: k for k, name in enumerate(names)}
+    labels = np.empty(len(held.pixels), np.int64)
+    labels[held.rows] = [number[text] for text in held.texts]
+    return tuple(names), labels
+
+
+def tokenizer_of(tokens: CLIPTokens, context: int) -> Callable[..., Tensor]:
+    """Texts -> int64 [B, context], as ``evaluate.zero_shot`` wants it."""
+    return lambda texts: tokens.encode(list(texts), context)
+
+
+def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np.ndarray) -> dict[str, Any]:
+    held = ready.train if ready.test is None else ready.test
+    pixels = replace(held.pixels, labels=labels, classes=names)
+    tokenize = tokenizer_of(ready.tokens, ready.context)
+    found = zero_shot(run.method, pixels, tokenize, templates=TEMPLATES, device=device_name())
+    known = labels[labels >= 0]
+    return {**found, "classes": len(names), "baselines": {"majority": float(np.bincount(known).max() / len(known))}}
+
+
+def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
+    """For a few captions, the pictures found first."""
+    images, texts, first = embedded(run.method, held, device_name())
+    of_images, of_texts = _groups(held)
+    chosen = np.unique(np.linspace(0, len(first) - 1, min(QUERIES, len(first))).astype(int))
+    best = (texts[torch.from_numpy(chosen)] @ images.T).topk(min(FOUND, len(images)), dim=1).indices.numpy()
+    rows = [
+        (
+            held.texts[int(first[q])],
+            np.array(held.pixels.images[found]),
+            [bool(g == of_texts[q]) for g in of_images[found]],
+        )
+        for q, found in zip(chosen, best, strict=True)
+    ]
+    path = Path(run.folder) / "pictures" / "found.png"
+    path.parent.mkdir(exist_ok=True)
+    shelf(rows).save(path)
+    return [
+        {
+            "title": "Found by its caption",
+            "caption": "Each row: a caption, and the pictures found first; those it belongs to are framed in green.",
+            "file": f"{run.folder.name}/pictures/found.png",
+        }
+    ]
+
+
+def _groups(held: Captioned) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of the pictures [P] and of the distinct captions [M]."""
+    of_images = np.empty(len(held.pixels), np.int64)
+    of_images[held.rows] = held.groups
+    return of_images, held.groups[_first_texts(held)]
+
+
+def _first_texts(held: Captioned) -> np.ndarray:
+    """The pair in which each distinct caption comes first, int64 [M]."""
+    return np.array(list({text: i for i, text in reversed(list(enumerate(held.texts)))}.values()), np.int64)[
+        ::-1
+    ].copy()

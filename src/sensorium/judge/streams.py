@@ -1,0 +1,160 @@
+"""Online detectors: scores of the test recordings frame by frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
+from sensorium.data.streams.open import UNKNOWN, Stream
+from sensorium.data.streams.prepare import Prepared
+from sensorium.errors import SensoriumError
+from sensorium.judge.online_map import actions_of, online_map, online_scores, scored
+from sensorium.judge.score import Asked, Score, Trained
+from sensorium.judge.window_baseline import window_baseline
+from sensorium.method import Method
+from sensorium.pictures.streams import timeline
+
+LOOKED = 2000  # test frames of a look during training
+SHOWN = 120  # frames that a picture should have, at least
+ROUNDS = 50  # resamplings of the recordings, for the score's error
+
+
+def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
+    """A quick look during training: per-frame mAP of the first test recordings, enough of them for 2,000 frames."""
+    parts, left = [], LOOKED
+    for stream in ready.test:
+        count = min(left, len(stream))
+        if count > 0:
+            parts.append(Stream(stream.name, stream.frames(0, count), stream.labels_of(0, count)))
+        left -= count
+    labels = np.concatenate([part.labels for part in parts])
+    judgeable = ((labels != UNKNOWN) & (labels != ready.background)).any()
+
+    def look(method: Any) -> dict[str, float]:
+        if not judgeable:
+            return {}
+        scores = online_scores(method, parts, device=next(method.parameters()).device)
+        return {"map": online_map(np.concatenate(scores), labels, background=ready.background)["map"]}
+
+    return look
+
+
+def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+    """Scores of the test recordings frame by frame, those of simple models of the same windows, and a picture."""
+    if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
+        raise SensoriumError(
+            f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "
+            f"numbers, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
+        )
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if "online" not in found or "pictures" not in found:
+        with bar("judging", asked.progress):
+            scores = online_scores(run.method, ready.test, device=device_name())
+        found["online"] = _scored(scores, ready) | {"error": _error(scores, ready)}
+        found["pictures"] = [_picture(run, scores, ready)]
+        write_json(path, found)
+    if "baselines" not in found:
+        with bar("simple models", asked.progress):
+            found["baselines"] = _baselines(ready)
+        write_json(path, found)
+    return found
+
+
+def scores(found: dict[str, Any]) -> list[Score]:
+    """Per-frame mAP, calibrated mAP and the delay, beside logistic regression on the window and the most frequent
+    class."""
+    mine, beside = found["online"], found["baselines"]
+
+    def of(key: str) -> dict[str, float]:
+        return {name: one[key] for name, one in beside.items() if one.get(key) is not None}
+
+    rows = [
+        Score("per-frame mAP", mine["map"], "higher", mine["n"], "test frames", of("map"), mine["error"], True, "map"),
+        Score("calibrated mAP", mine["cap"], "higher", mine["n"], "test frames", of("cap"), share=True),
+    ]
+    delay, simple = mine["delay"], {name: one["delay"] for name, one in beside.items()}
+    if delay["n"]:
+        shares = {name: one["recognised"] / one["n"] for name, one in simple.items()}
+        rows.append(
+            Score("recognised", delay["recognised"] / delay["n"], "higher", delay["n"], "actions", shares, share=True)
+        )
+    if delay["median"] is not None:
+        waits = {name: one["median"] for name, one in simple.items() if one["median"] is not None}
+        name = f"median delay, {mine['unit']}"
+        rows.append(Score(name, delay["median"], "lower", delay["n"], "actions", waits, price=True))
+    return rows
+
+
+def _scored(scores: list[np.ndarray], ready: Prepared) -> dict[str, Any]:
+    """As :func:`sensorium.judge.online_map.judge_online`; delays in frames where the rate is not known."""
+    found = scored(scores, ready.test, ready.opened.classes, ready.opened.rate or 1.0, ready.background)
+    return found | {"unit": "frames" if ready.opened.rate is None else "s"}
+
+
+def _error(scores: list[np.ndarray], ready: Prepared) -> float | None:
+    """Standard deviation of the mAP when the test recordings are drawn anew with replacement; None of four or less."""
+    count = len(scores)
+    if count < 5 or sum(map(len, scores)) > 50_000:
+        return None
+    rng, labels, found = np.random.default_rng(0), [stream.labels for stream in ready.test], []
+    for _ in range(ROUNDS):
+        drawn = rng.integers(0, count, count)
+        try:
+            one = online_map(
+                np.concatenate([scores[i] for i in drawn]), np.concatenate([labels[i] for i in drawn]),
+                background=ready.background,
+            )  # fmt: skip
+        except SensoriumError:  # recordings without an action
+            continue
+        found.append(one["map"])
+    return float(np.std(found, ddof=1)) if len(found) > ROUNDS // 2 else None
+
+
+def _baselines(ready: Prepared) -> dict[str, Any]:
+    shares = np.bincount(ready.train.labels[:, 0], minlength=len(ready.opened.classes)) / len(ready.train)
+    constant = [np.tile(shares.astype(np.float32), (len(stream), 1)) for stream in ready.test]
+    found = {"most frequent class": _scored(constant, ready)}
+    if (shares > 0).sum() > 1:
+        found["logistic regression"] = window_baseline(
+            ready.opened.train,
+            ready.test,
+            length=ready.train.images.windows.length,
+            classes=ready.opened.classes,
+            rate=ready.opened.rate or 1.0,
+            background=ready.background,
+            device="cpu",
+        )
+    return found
+
+
+def _picture(run: Trained, scores: list[np.ndarray], ready: Prepared) -> dict[str, str]:
+    """Draw the test recording of most kinds of action, with those after it until there is enough to see."""
+    kinds = [len({action for action, _, _ in actions_of(s.labels, ready.background)}) for s in ready.test]
+    chosen = [int(np.argmax(kinds))]
+    while sum(len(scores[i]) for i in chosen) < SHOWN and chosen[-1] + 1 < len(scores):
+        chosen.append(chosen[-1] + 1)
+    ends = np.cumsum([len(scores[i]) for i in chosen])
+    drawn = timeline(
+        np.concatenate([scores[i] for i in chosen]),
+        np.concatenate([ready.test[i].labels for i in chosen]),
+        ready.opened.classes,
+        rate=ready.opened.rate,
+        joints=ends[:-1].tolist(),
+    )
+    folder = run.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    write_file(folder / "timeline.png", lambda temporary: drawn.save(temporary, "PNG"))
+    names = ready.test[chosen[0]].name + (f" and {len(chosen) - 1} after it" if chosen[1:] else "")
+    return {
+        "title": "What it said, frame by frame",
+        "caption": f"{names}: the test recording with the most kinds of action. An answer rests on what came before.",
+        "file": f"{run.folder.name}/pictures/timeline.png",
+    }

@@ -1,0 +1,218 @@
+"""A decoder language model: how to train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal, cast
+
+import torch
+
+from sensorium.data.text.prepare import TextSituation
+from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm.method import CausalLM, Layer
+from sensorium.language.mixing import Attention, AttentionKind, mixer
+from sensorium.parts.feedforward import FeedForward, Kind, rows
+from sensorium.parts.init import Draw as Drawn
+from sensorium.parts.init import Scheme, fill_, fixup_, to_ntk_
+from sensorium.parts.moe.layer import MoE
+from sensorium.parts.moe.route import Routing, deepseek, top1, top2, top_k
+from sensorium.parts.norms import Norm, Placement, Residual, deepnorm
+from sensorium.parts.positions import Positions
+from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
+from sensorium.parts.positions.relative import T5, ALiBi, Shaw
+from sensorium.parts.positions.turning import Rotary
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.text import packed
+
+PositionKind = Literal[
+    "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
+]
+Start = Literal["normal", "lecun", "xavier", "he", "orthogonal", "ntk"]
+Route = Literal["mixtral", "switch", "gshard", "deepseek"]
+
+
+def causal_lm(
+    on: TextSituation,
+    *,
+    vocab: int | None = None,
+    length: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    hidden: int | None = None,
+    experts: int = 0,
+    active: int = 2,
+    routing: Route = "mixtral",
+    shared: int = 0,
+    capacity: float | None = None,
+    tied: bool = True,
+    positions: PositionKind = "rope",
+    attention: AttentionKind = "softmax",
+    ffn: Kind = "swiglu",
+    norm: Norm = "rms",
+    placement: Placement = "pre",
+    init: Start | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.1,
+    warmup: float = 0.05,
+) -> Recipe:
+    """A decoder language model (Llama; with experts, Mixtral): each token predicts the next.
+
+    Example: sensorium train causal_lm --data book.txt --budget 3m
+
+    Args:
+        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
+        length: tokens a row, the longest memory that is trained.
+        width: channels of a token.
+        depth: layers.
+        heads: of attention.
+        kv_heads: of keys and values, which queries share; as many as heads if left out.
+        hidden: channels of the feed-forward layer, or of each expert.
+        experts: feed-forward layers to choose from; 0 is one for all tokens.
+        active: experts that see a token.
+        routing: mixtral takes the best few, switch one, gshard two; deepseek balances them by a bias in place of a loss.
+        shared: hidden channels of one more expert, which sees every token.
+        capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full. All first choices
+            of a row come before its second ones (GShard), so with two a token may yield to later ones while it is learnt.
+        tied: predict with the weights of the embedding.
+        positions: how a token knows its place.
+        attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost grows with the length alone; gau, a gated unit, and flash, the same in chunks.
+        ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
+        norm: what is normalised.
+        placement: where the norm stands, or what is there instead.
+        init: how weights begin; normal is 0.02 everywhere, which asks for a norm before each layer.
+        batch_size: rows a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    s.pick("vocab", vocab, on.vocab, "bytes and a boundary")
+    s.pick("length", length, on.length, why)
+    channels: int = s.pick("width", width, 128 if small else 512, why)
+    layers: int = s.pick("depth", depth, 4 if small else 8, why)
+    wide = 32 if small else 64
+    queries: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
+    groups: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
+    gated = rows(ffn, 1) == 2
+    most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
+    inner: int = s.pick("hidden", hidden, round(channels * most / 16) * 16, share)
+    batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
+    behind = placement in ("post", "deepnorm")  # a norm behind each layer does not start at the rates of one before it
+    usual_lr = (1e-3 if behind else 3e-3) if channels <= 256 else (3e-4 if behind else 1e-3)
+    rate = s.pick("lr", lr, usual_lr, f"width {channels}, placement {placement}")
+    active = {"switch": 1, "gshard": 2}.get(routing, active)
+    s.note(experts=experts, active=active, routing=routing, shared=shared, capacity=capacity, tied=tied)
+    s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement)
+    fixed = experts > 0 or attention in ("gau", "flash")  # set their own weights
+    usual: Start = "normal" if fixed or placement in ("pre", "fixup") else "xavier"
+    start: Start = s.pick("init", init, usual, f"placement {placement}")
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    if not experts and (routing, shared, capacity) != ("mixtral", 0, None):
+        raise SensoriumError("causal_lm: --routing, --shared and --capacity are of experts: give --experts, 4 say.")
+    if placement in ("rezero", "fixup") and norm != "rms":
+        raise SensoriumError(f"causal_lm: --placement {placement} has no norms in its layers; leave --norm out.")
+    alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
+    # As published, words of size 1: of 0.02 they drown in the waves, and layers without a norm before them have no input.
+    large = positions == "sinusoidal" or placement != "pre"
+    plain = experts == 0 or (routing, shared, capacity, ffn) == ("mixtral", 0, None, "swiglu")
+
+    def mixture() -> MoE:
+        route = routed(routing, active, capacity)
+        biased = routing == "deepseek"
+        return MoE(channels, inner, experts, route, kind=ffn, shared=shared, bias=biased)
+
+    try:
+        method = CausalLM(
+            on.vocab, channels, layers, queries, hidden=inner, kv_heads=groups, tied=tied,
+            experts=experts if plain else 0, active=active, ffn=ffn if plain else mixture,
+            positions=placed(positions, channels, queries, on.length),
+            attention=lambda: mixer(
+                attention, channels, queries, groups, channels // queries, length=on.length
+            ),
+            joint=partial(Residual, placement=placement, kind=norm, alpha=alpha),
+            gain=channels**0.5 if large else 1.0,
+        )  # fmt: skip
+    except ValueError as error:
+        raise SensoriumError(f"causal_lm: {error}.") from None
+    begun = start == "normal" and placement not in ("deepnorm", "fixup")
+    if not begun and fixed:
+        raise SensoriumError(
+            "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
+        )
+    if large:
+        torch.nn.init.normal_(method.embed.weight, std=channels**-0.5)
+    if not begun:
+        start_(method, start, beta)
+    if placement == "fixup":
+        for layer in cast("Iterable[Layer]", method.layers):
+            feed = cast(FeedForward, layer.ffn)
+            attn = cast(Attention, layer.attn)
+            fixup_(2 * layers, [attn.qkv.weight], attn.proj.weight)
+            fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
+    return Recipe(
+        "causal_lm",
+        method,
+        packed(on.vocab - 1),
+        adamw(rate, weight_decay, (0.9, 0.99)),
+        lambda f: warmup_cosine(f, warmup, 0.1),
+        batch,
+        s,
+    )
+
+
+def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions:
+    """A scheme of positions by name, for texts of ``length``."""
+    made: dict[str, Callable[[], Positions]] = {
+        "rope": Rotary,
+        "sinusoidal": lambda: Sinusoidal(width),
+        "learned": lambda: Learned(width, length),
+        "multiplicative": lambda: Multiplicative(width, length),
+        "recursive": lambda: Recursive(width, width),
+        "complex": lambda: Complex(width),
+        "alibi": lambda: ALiBi(heads),
+        "t5": lambda: T5(heads, bidirectional=False),
+        "shaw": lambda: Shaw(width // heads, 16),
+        "none": Positions,
+    }
+    return made[kind]()
+
+
+def routed(kind: Route, active: int, capacity: float | None) -> Callable[..., Routing]:
+    """How tokens of a causal model find their experts, by name."""
+    if kind == "deepseek":
+        if capacity is not None:
+            raise ValueError("deepseek drops no tokens: leave capacity out")
+        return partial(deepseek, k=active)
+    if kind == "mixtral":
+        return partial(top_k, k=active, factor=capacity)
+    return partial(top1 if kind == "switch" else top2, factor=capacity)
+
+
+@torch.no_grad()
+def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
+    """Set the weights of every layer of a model that was built with 0.02; ``beta``: deepnorm's gain."""
+    schemes: dict[str, tuple[Scheme, Drawn]] = {
+        "lecun": ("lecun", "truncated"), "xavier": ("xavier", "uniform"), "he": ("he", "normal"),
+        "orthogonal": ("lecun", "orthogonal"), "ntk": ("lecun", "normal"),
+    }  # fmt: skip
+    for layer in cast("Iterable[Layer]", method.layers):
+        attn = cast(Attention, layer.attn)
+        heads = (attn.heads + attn.kv_heads) * attn.head_dim
+        feed = cast(FeedForward, layer.ffn)
+        weights = [attn.qkv.weight, attn.proj.weight, feed.gate_up.weight, feed.down.weight]
+        if how in schemes:
+            for weight in weights:
+                fill_(weight, *schemes[how])
+        weights[0][heads:] *= beta
+        for weight in weights[1:]:
+            weight *= beta
+    if how == "ntk":
+        to_ntk_(method.layers)

@@ -1,0 +1,10 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="Transformer Quality in Linear Time",
+    paper="Hua et al., 2022, arXiv:2202.10447",
+    data="text",
+    abilities=("LanguageModel",),
+    exports=(),
+    parity="its own equations, written out with loops",
+)

@@ -1,0 +1,76 @@
+"""FLASH: how to train it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sensorium.data.text.prepare import TextSituation
+from sensorium.errors import SensoriumError
+from sensorium.language.flash.method import FlashLM
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.text import _begun, _recipe
+
+
+def flash(
+    on: TextSituation,
+    *,
+    vocab: int | None = None,
+    length: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    mixed: bool = True,
+    chunk: int | None = None,
+    expansion: float = 2.0,
+    shared: int | None = None,
+    norm: Literal["layer", "scale"] = "layer",
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.1,
+    warmup: float = 0.05,
+) -> Recipe:
+    """FLASH and FLASH-Quad (Hua et al., 2022): attention and feed-forward in one gated unit, without softmax.
+
+    Example: sensorium train flash --data book.txt --budget 3m
+
+    Args:
+        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
+        length: tokens a row, the longest memory that is trained.
+        width: channels of a token.
+        depth: units, about two for each layer of a transformer.
+        mixed: attend within chunks and sum up those before, at a cost that grows with the length alone; without it, all
+            tokens before.
+        chunk: tokens that attend to each other, where mixed.
+        expansion: channels of the values, as a multiple of the width.
+        shared: channels of queries and keys.
+        norm: what is normalised.
+        batch_size: rows a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+    """
+    s = Settings()
+    small, why = _begun(on, vocab, length, s)
+    channels: int = s.pick("width", width, 128 if small else 512, why)
+    units: int = s.pick("depth", depth, 8 if small else 16, "two for each layer of causal_lm")
+    s.note(mixed=mixed)
+    tokens = on.length
+    if mixed:
+        quarter = max(1, min(256, on.length // 4))
+        tokens = s.pick("chunk", chunk, quarter, "a quarter of a row, 256 (the paper's) at most")
+    elif chunk is not None:
+        raise SensoriumError("flash: --chunk is for --mixed; FLASH-Quad attends to the whole row.")
+    s.note(expansion=expansion)
+    keys: int = s.pick("shared", shared, 64 if small else 128, why)
+    s.note(norm=norm)
+    if min(channels, units, keys) < 1 or channels * expansion < 1:
+        raise SensoriumError(
+            f"flash: --width {channels}, --depth {units}, --expansion {expansion:g}, --shared {keys}: want one unit or more, "
+            "and one channel or more of each."
+        )
+    try:
+        method = FlashLM(on.vocab, channels, units, tokens, mixed=mixed, expansion=expansion, shared=keys, kind=norm)
+    except ValueError as error:
+        raise SensoriumError(f"flash: {error}.") from None
+    batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
+    rate = s.pick("lr", lr, 6e-3 if channels <= 256 else 1e-3, f"width {channels}")
+    return _recipe("flash", method, on, s, batch, rate, weight_decay, warmup)

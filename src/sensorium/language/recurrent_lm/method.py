@@ -1,0 +1,145 @@
+"""Recurrent language models: the plain network (Elman, 1990, "Finding structure in time"; as a language model Mikolov et al.,
+2010), LSTM (Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al., 2000) and GRU (Cho et al., 2014,
+arXiv:1406.1078).
+
+Each token changes a state of constant size, from which the next is predicted: time is linear in T, and writing takes no
+more memory for a long text than for a short one. With x what a layer is given, h (and c) its state of the token before:
+    rnn     h' = tanh(W x + b + U h + b')
+    lstm    i, f, o = sigmoid(...),  g = tanh(...),     c' = f c + i g,     h' = o tanh(c')
+    gru     r, z = sigmoid(...),     n = tanh(W x + b + r (U h + b')),      h' = (1 - z) n + z h
+    logits = embed^T P h' of the last layer,            L = mean of -log softmax(logits)[next token]
+... are W x + b + U h + b' with weights of their own. The cells are torch's; its GRU applies r behind U, where the paper has
+U (r h). P is a projection, there only where H and D differ. Dropout acts on what enters and leaves each layer, never on
+what a layer hands on to itself (Zaremba et al., 2014, arXiv:1409.2329); the head shares the embedding's weights (Press &
+Wolf, 2017, arXiv:1608.05859).
+Several documents may stand in one row: with ``documents`` rows are cut where a document begins, and all the pieces are
+sequences of their own, each from a state of zeros: they do not meet, and shorter pieces take fewer steps.
+Shapes: B batch, T tokens, D width, H channels of a state, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
+
+from sensorium.language.causal_lm.method import IGNORED, precise
+from sensorium.method import Method, Progress
+from sensorium.parts.sampling import write_tokens
+
+Cell = Literal["rnn", "lstm", "gru"]
+
+
+class Cache:
+    """The state [depth, B, H] after the ``seen`` tokens, of an LSTM h and c."""
+
+    def __init__(self) -> None:
+        self.state: Tensor | tuple[Tensor, Tensor] | None = None
+        self.seen = 0
+
+
+class RecurrentLM(Method):
+    """A language model over ``vocab`` tokens.
+
+    width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: its rate. tied: the head shares the
+    embedding's weights; otherwise it has its own, of H channels. clip: most norm of the gradients, 0 for any. Raises
+    ValueError for another kind.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        width: int,
+        depth: int,
+        *,
+        cell: Cell = "lstm",
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        tied: bool = True,
+        clip: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if cell not in get_args(Cell):
+            raise ValueError(f"cell must be one of {', '.join(get_args(Cell))}, got {cell!r}")
+        hidden = hidden or width
+        self.vocab, self.width, self.hidden, self.cell, self.tied = vocab, width, hidden, cell, tied
+        self.clip = clip
+        self.embed, self.dropout = nn.Embedding(vocab, width), nn.Dropout(dropout)
+        made = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell]
+        self.layers = made(width, hidden, depth, batch_first=True, dropout=dropout if depth > 1 else 0.0)
+        self.proj = nn.Linear(hidden, width, bias=False) if tied and hidden != width else nn.Identity()
+        self.head = None if tied else nn.Linear(hidden, vocab, bias=False)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document, equal ones adjoining.
+
+        Logs ``bits_per_token``.
+        """
+        tokens, documents = batch["tokens"], batch.get("documents")
+        target = tokens[:, 1:]
+        if documents is not None:
+            target = target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
+            documents = documents[:, :-1]
+        logits = precise(self.logits(tokens[:, :-1], documents))
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
+        return {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
+
+    def before_update(self, at: Progress) -> None:
+        """Gradients are clipped to a norm of ``clip``: through many tokens they may grow without bound (Pascanu et al.,
+        2013, arXiv:1211.5063)."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+
+    def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
+
+        Raises ValueError where both ``documents`` and a ``cache`` are given.
+        """
+        if documents is not None and cache is not None:
+            raise ValueError("documents cannot be told apart behind a cache")
+        x = self.dropout(self.embed(tokens))
+        if documents is not None:
+            y = self._apart(x, documents)
+        elif cache is not None:
+            y, cache.state = self.layers(x, cache.state)
+            cache.seen += tokens.shape[1]
+        else:
+            y = self.layers(x)[0]
+        y = self.dropout(y)
+        return F.linear(self.proj(y), self.embed.weight) if self.head is None else self.head(y)
+
+    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
+        logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
+        return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+
+    def generate(
+        self,
+        prompt: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        most: int = 256,
+        window: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
+
+        temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: a state of constant size is
+        carried on. window: most tokens to look back on; when they are full, the later half of them is read anew.
+        """
+        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
+        return write_tokens(lambda tokens, cache: self.logits(tokens, cache=cache), lambda _: Cache(), prompt, **how)
+
+    def _apart(self, x: Tensor, documents: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, H], each run of equal numbers as if it stood alone. Waits for the device to learn lengths."""
+        first = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True).flatten()
+        begins = first.nonzero().squeeze(1)
+        lengths = begins.diff(append=begins.new_tensor([len(first)]))
+        packed = pack_sequence(list(x.flatten(0, 1).split(lengths.tolist())), enforce_sorted=False)
+        return torch.cat(unpack_sequence(self.layers(packed)[0])).unflatten(0, documents.shape)

@@ -1,0 +1,148 @@
+"""CLIP: how to train it, and what it sees of a pair."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
+from sensorium.data.images.prepare import Situation
+from sensorium.data.pairs.prepare import PairSituation
+from sensorium.errors import SensoriumError
+from sensorium.multimodal.clip.method import CLIP
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.text import TextTower
+from sensorium.networks.vit import VIT_SIZES, auto_patch
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import NAMES, build_backbone
+from sensorium.recipe.optim import adamw, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+
+TOWERS = tuple(f"clip-{size}" for size in VIT_SIZES)
+
+
+def clip(
+    on: PairSituation,
+    *,
+    backbone: str | None = None,
+    text_width: int | None = None,
+    text_depth: int | None = None,
+    embed_dim: int | None = None,
+    tokenizer: str | None = None,
+    vocab: int | None = None,
+    context: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.2,
+    warmup: float = 0.05,
+    temperature: float = 0.07,
+    crop_min: float = 0.6,
+    flip: bool = False,
+) -> Recipe:
+    """CLIP (Radford et al., 2021): a picture and its caption find each other among all others of a batch.
+
+    Example: sensorium train clip --data DIR --budget 20m
+
+    DIR holds tars of KEY.png and KEY.txt, a .csv, .tsv or .jsonl of file and caption, or .parquet of the same; of a
+    folder a class, the names of the classes are the captions.
+
+    Args:
+        backbone: of the pictures: clip-micro ... clip-huge, which can be exported; any other by name; or a checkpoint's path.
+        text_width: channels of the text tower.
+        text_depth: its layers.
+        embed_dim: numbers in which pictures and texts are compared.
+        tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; learnt from the captions if left out.
+        vocab: tokens to learn from the captions.
+        context: tokens of a caption; longer ones are cut.
+        batch_size: pairs a step, each of which is told from all others.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        temperature: the first one; it is learnt.
+        crop_min: smallest share of the picture that a crop may keep.
+        flip: also show pictures mirrored; not where captions say left or right, or of letters.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    image = _image_tower(backbone, on, s)
+    width: int = s.pick("text_width", text_width, 128 if small else 512, why)
+    depth: int = s.pick("text_depth", text_depth, 3 if small else 8, why)
+    heads = max(1, width // (32 if small else 64))
+    shared: int = s.pick("embed_dim", embed_dim, 128 if small else 512, why)
+    s.pick("tokenizer", tokenizer, "byte pairs", "learnt from the captions")
+    s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
+    s.pick("context", context, on.context, "the longest caption, 77 at most")
+    batch = _batch_size(batch_size, on, s)
+    usual = 5e-4 if not small else 1e-3 if hasattr(image, "patch_size") else 2e-3  # convolutions bear more
+    rate = pick_lr(lr, usual, batch, s)
+    side = pick_view_size(None, image, on, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
+    if width % heads:
+        raise SensoriumError(f"--text-width {width} is no multiple of its {heads} heads: try {width // heads * heads}.")
+    text = TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
+    method = CLIP(image, text, shared, temperature=temperature)
+    # What goes with the weights wherever they go, as in published ones.
+    method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)  # type: ignore[assignment]
+    return Recipe(
+        "clip",
+        method,
+        pair_views(on, side, crop_min=crop_min, flip=flip),
+        adamw(rate, weight_decay, (0.9, 0.98)),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+    )
+
+
+def pair_views(on: Situation, size: int, *, crop_min: float = 0.6, flip: bool = False) -> Views:
+    """``{"image" [B, 3, size, size], "tokens" int64 [B, T]}`` of pixels and rows of tokens: a random crop, rarely a flip.
+
+    Colours are left alone, for captions name them.
+    """
+    view = View(size, (crop_min, 1.0), flip_p=0.5 if flip else 0.0)
+
+    def views(pixels: Tensor, tokens: Tensor, draw: Draw) -> dict[str, Any]:
+        return {"image": view(pixels, draw, on.mean, on.std), "tokens": tokens.to(torch.int64)}
+
+    return views
+
+
+def _image_tower(given: str | None, on: PairSituation, s: Settings) -> Any:
+    if on.device == "cpu":
+        default, why = (
+            "resnet-micro",
+            "learns sooner on a CPU; to export to hf, give clip-micro",
+        )
+    else:
+        default, why = "clip-micro" if on.image_size <= 64 else "clip-small", f"images of {on.image_size} px"
+    chosen = None if given == "auto" else given
+    name: str = s.pick("backbone", chosen, default, why)
+    if name in TOWERS:
+        patch = s.pick("patch_size", None, auto_patch(on.image_size), f"image size {on.image_size}")
+        width, depth, heads = VIT_SIZES[name.removeprefix("clip-")]
+        return CLIPVision(on.image_size, patch, width, depth, heads)
+    if name not in NAMES and not Path(name).exists():
+        near = difflib.get_close_matches(name, [*TOWERS, *NAMES], n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise SensoriumError(
+            f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join([*TOWERS, *NAMES])}, or a path."
+        )
+    network = build_backbone(name, on, s, by="CLIP")
+    if chosen is None:
+        s.pick("backbone", None, default, why)
+    return network
+
+
+def _batch_size(given: int | None, on: PairSituation, s: Settings) -> int:
+    """As large as the machine allows: each pair learns by being told from the others of its batch."""
+    most, why = (128, f"{on.cores}-core CPU") if on.device == "cpu" else (1024, on.device)
+    fit = 2 ** max(3, int(math.log2(max(on.images / 8, 8))))
+    return s.pick("batch_size", given, min(most, fit), f"{on.images:,} training pairs" if fit < most else why)

@@ -1,0 +1,107 @@
+"""What recipes of detectors share: views, optimizer, batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensorium.abilities import TokenEncoder
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.boxes import DIVISOR, train_box_views
+from sensorium.data.boxes.cache import sample_of
+from sensorium.data.boxes.prepare import BoxSituation
+from sensorium.errors import SensoriumError
+from sensorium.method import Method
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Method], torch.optim.Optimizer]:
+    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate; biases and norms are not
+    decayed.
+
+    Whatever a detector adds to its backbone is a part of ``method.backbone`` only where that is a pyramid around a
+    ``body``.
+    """
+
+    def build(method: Any) -> torch.optim.Optimizer:
+        body = getattr(method.backbone, "body", method.backbone)
+        own = {id(parameter) for parameter in body.parameters()}
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                groups.setdefault((id(parameter) in own, parameter.ndim > 1), []).append(parameter)
+        described = [
+            {
+                "params": groups[key],
+                "weight_decay": weight_decay if key[1] else 0.0,
+                "lr_scale": backbone if key[0] else 1.0,
+            }
+            for key in sorted(groups)
+        ]
+        return torch.optim.AdamW(described, lr=lr, fused=True)
+
+    return build
+
+
+def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool = True, jitter: float = 0.2) -> Views:
+    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of squares and rows of boxes.
+
+    A random part, mirrored, resized so that its longer side is the situation's ``image_size``, in other colours; H
+    and W are multiples of ``divisor``.
+    """
+    views = train_box_views(
+        on.mean, on.std, on.image_size, crop_p=crop, flip_p=0.5 if flip else 0.0,
+        jitter=(jitter, jitter, jitter, jitter / 4), divisor=divisor,
+    )  # fmt: skip
+
+    def of_rows(pixels: Tensor, rows: Tensor, draw: Draw) -> dict[str, Any]:
+        return views([sample_of(image, row) for image, row in zip(pixels, rows, strict=True)], draw)
+
+    return of_rows
+
+
+def divisor_of(method: Any, size: int) -> int:
+    """What height and width of a batch must be multiples of: a ViT sees squares of the size that it was made for."""
+    body = getattr(method.backbone, "body", method.backbone)
+    return size if isinstance(body, TokenEncoder) else DIVISOR
+
+
+def _recipe(
+    name: str,
+    method: Any,
+    on: BoxSituation,
+    s: Settings,
+    batch: int,
+    optimizer: Callable[[Method], torch.optim.Optimizer],
+    warmup: float,
+    seen: tuple[float, bool, float],
+) -> Recipe:
+    # What goes with the weights, as in published ones.
+    method.class_names, method.normalization = on.classes, (on.mean, on.std)
+    method.sides = (on.image_size, on.image_size)
+    crop, flip, jitter = seen
+    if not (0 <= crop <= 1 and 0 <= jitter <= 1):
+        raise SensoriumError(f"--crop {crop} and --jitter {jitter} are shares, 0 to 1.")
+    views = box_views(on, divisor_of(method, on.image_size), crop=crop, flip=flip, jitter=jitter)
+    return Recipe(name, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _batch_size(given: int | None, on: BoxSituation, s: Settings) -> int:
+    return s.pick(
+        "batch_size", given, 8 if on.device == "cpu" else 16, f"pictures of {on.image_size} px on {on.device}"
+    )
+
+
+def _paced(published: bool) -> tuple[float, str]:
+    return (0.1, "it was trained before") if published else (1.0, "it begins at random")
+
+
+def _backbone_lr(given: float | None, default: float, why: str, s: Settings) -> float:
+    rate: float = s.pick("backbone_lr", given, default, why)
+    if rate < 0:
+        raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")
+    return rate

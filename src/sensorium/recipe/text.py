@@ -1,0 +1,44 @@
+"""What recipes of language models share: views, and what the text decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.text.prepare import TextSituation
+from sensorium.method import Method
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
+
+
+def packed(boundary: int) -> Views:
+    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, where a row holds more than one, the
+    ``documents`` they are of [B, L]: without them no mask has to be laid out."""
+
+    def views(rows: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        tokens = rows.to(torch.int64)
+        ends = tokens == boundary
+        return {"tokens": tokens} | ({"documents": ends.cumsum(1)} if bool(ends[:, 1:].any()) else {})
+
+    return views
+
+
+def _begun(on: TextSituation, vocab: int | None, length: int | None, s: Settings) -> tuple[bool, str]:
+    """Note what the text decides; whether the machine is small, and its name as a reason."""
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    s.pick("vocab", vocab, on.vocab, "bytes and a boundary")
+    s.pick("length", length, on.length, why)
+    return small, why
+
+
+def _recipe(
+    name: str, method: Method, on: TextSituation, s: Settings, batch: int, lr: float, weight_decay: float, warmup: float
+) -> Recipe:
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    optimizer = adamw(lr, weight_decay, (0.9, 0.99))
+    return Recipe(name, method, packed(on.vocab - 1), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s)

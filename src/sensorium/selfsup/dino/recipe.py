@@ -1,0 +1,151 @@
+"""DINO: how to train it, and what it sees of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
+from sensorium.data.images.prepare import Situation
+from sensorium.parts.heads import DINOHead
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.dino.method import DINO
+
+
+def dino(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.04,
+    warmup: float = 0.1,
+    momentum: float | None = None,
+    center_momentum: float | None = None,
+    tau_student: float = 0.1,
+    tau_teacher: float | None = None,
+    prototypes: int | None = None,
+    crop_min: float | None = None,
+    local_crops: int | None = None,
+    local_size: int | None = None,
+    view_size: int | None = None,
+) -> Recipe:
+    """DINO (Caron et al., 2021): a student that sees crops predicts what its own moving average makes of the whole.
+
+    Example: sensorium train dino --data DIR --budget 10m --backbone vit-micro
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        momentum: of the teacher's moving average at the start; it rises to 1.
+        center_momentum: of the centre's moving average.
+        tau_student: temperature of the student's softmax.
+        tau_teacher: temperature of the teacher's softmax after its warm-up.
+        prototypes: width of the output.
+        crop_min: smallest share of the picture that a global crop may keep.
+        local_crops: small crops a picture, beside the two global ones.
+        local_size: their side in pixels.
+        view_size: side of the global crops in pixels.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="DINO")
+    batch = pick_batch_size(batch_size, on, s)
+    usual = _dino_defaults(on, batch)
+    vit = hasattr(network, "patch_size")
+    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
+    start = s.pick("momentum", momentum, *usual["momentum"])
+    center = s.pick("center_momentum", center_momentum, *usual["center_momentum"])
+    tau_t = s.pick("tau_teacher", tau_teacher, *usual["tau_teacher"])
+    width = s.pick("prototypes", prototypes, *usual["prototypes"])
+    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
+    # Without local crops the global ones must hide enough of the picture themselves.
+    smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
+    side = pick_view_size(view_size, network, on, s)
+    crop = _local_size(side, getattr(network, "patch_size", 1))
+    small = s.pick("local_size", local_size, crop, f"half of {side} px")
+    s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
+    method = DINO(
+        network,
+        _dino_head(network, width, on),
+        tau_s=tau_student,
+        tau_t=(min(0.04, tau_t), tau_t),
+        momentum=start,
+        center_momentum=center,
+    )
+    views = dino_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
+    return Recipe(
+        "dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s
+    )
+
+
+def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and its reason.
+
+    Minutes on a CPU hold a thousand steps or two, where the paper took a hundred thousand. In so few the teacher must follow
+    quickly (the paper's 0.996 is for 800 epochs), and the centre with it: where it lags, all pictures fall to the same
+    prototypes. A sharp teacher says more about each picture; local crops cost more than they teach.
+    """
+    if on.device == "cpu":
+        usual = {"momentum": 0.98, "center_momentum": 0.5, "tau_teacher": 0.03, "prototypes": 1024, "local_crops": 0}
+        return {name: (value, "a CPU has time for few steps") for name, value in usual.items()}
+    few, data = on.images < 200_000, f"{on.images:,} training images"
+    return {
+        "momentum": (0.99 if few else 0.996, data),
+        "center_momentum": (0.9, "the paper's"),
+        "tau_teacher": (0.04 if batch < 512 else 0.07, f"batch {batch}"),
+        "prototypes": (2048 if few else 65_536, data),
+        "local_crops": (2 if on.image_size <= 64 else 6, f"image size {on.image_size}"),
+    }
+
+
+def _dino_head(network, width: int, on: Situation) -> DINOHead:
+    """The authors' head; on a CPU a quarter of its width, which would else cost more than the backbone."""
+    hidden, bottleneck = (512, 128) if on.device == "cpu" else (2048, 256)
+    return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=not hasattr(network, "patch_size"))
+
+
+def _local_size(image_size: int, patch_size: int) -> int:
+    """Nearest multiple of the patch to half the picture (96 of 224 in the paper)."""
+    return max(patch_size, round(image_size * 0.5 / patch_size) * patch_size)
+
+
+def dino_views(
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    local_size: int,
+    local_crops: int,
+    *,
+    global_scale: tuple[float, float] = (0.4, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.4),
+    blur: bool | None = None,
+) -> Views:
+    """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local], "label"}``.
+
+    The first global crop is always blurred, the second in one case of ten, local ones in half; the second is solarized
+    in one of five. ``blur`` defaults to off up to 64 pixels, where it would leave little to see. Crops are bilinear
+    (the authors': bicubic).
+    """
+    blurs = size > 64 if blur is None else blur
+
+    def crop(side: int, scale: tuple[float, float], blur_p: float, solarize_p: float = 0.0) -> View:
+        jitter = (0.4, 0.4, 0.2, 0.1)
+        p = blur_p if blurs else 0.0
+        return View(side, scale, jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=p, solarize_p=solarize_p)
+
+    first, second = crop(size, global_scale, 1.0), crop(size, global_scale, 0.1, 0.2)
+    every = [first, second, *[crop(local_size, local_scale, 0.5)] * local_crops]
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        return {"crops": [view(pixels, draw, mean, std) for view in every], "label": labels}
+
+    return views

@@ -1,0 +1,98 @@
+"""MAE: how to train it, and what it sees of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sensorium.abilities import TokenEncoder
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.mae.method import MAE
+
+
+def mae(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    mask_ratio: float = 0.75,
+    decoder_width: int | None = None,
+    decoder_depth: int | None = None,
+    normalize_targets: bool = True,
+    crop_min: float = 0.2,
+) -> Recipe:
+    """MAE (He et al., 2021): hide three quarters of the patches and paint them back.
+
+    Example: sensorium train mae --data DIR --budget 10m --mask-ratio 0.6
+
+    Args:
+        backbone: a ViT by name, or the path of a checkpoint of one.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        mask_ratio: share of the patches that is hidden.
+        decoder_width: of the small Transformer that paints.
+        decoder_depth: its layers.
+        normalize_targets: paint each patch relative to its own mean and spread.
+        crop_min: smallest share of the picture that a crop may keep.
+    """
+    s = Settings()
+    network = build_backbone(
+        backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean", init="xavier"
+    )
+    batch = pick_batch_size(batch_size, on, s, cpu=32)
+    rate = pick_lr(lr, 1.5e-3, batch, s)
+    width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
+    depth = s.pick(
+        "decoder_depth",
+        decoder_depth,
+        1 if network.depth <= 6 else 4 if network.depth < 12 else 8,
+        f"encoder depth {network.depth}",
+    )
+    s.note(
+        weight_decay=weight_decay,
+        warmup=warmup,
+        mask_ratio=mask_ratio,
+        normalize_targets=normalize_targets,
+        crop_min=crop_min,
+    )
+    if not 0.0 < mask_ratio < 1.0:
+        raise SensoriumError(f"--mask-ratio {mask_ratio} is not between 0 and 1; the paper's is 0.75.")
+    method = MAE(
+        network,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=max(1, width // 32),
+        mask_ratio=mask_ratio,
+        normalize_targets=normalize_targets,
+    )
+    patches = (on.image_size // network.patch_size) ** 2
+    views = mae_views(on.mean, on.std, on.image_size, patches, scale=(crop_min, 1.0))
+    return Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def mae_views(
+    mean: Sequence[float], std: Sequence[float], size: int, patches: int, *, scale: tuple[float, float] = (0.2, 1.0)
+) -> Views:
+    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches], "label"}``; the noise ranks the
+    patches for masking. Crops are bilinear (the authors': bicubic)."""
+    view = View(size, scale)
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        image = view(pixels, draw, mean, std)
+        return {"image": image, "noise": draw.rand(patches).to(pixels.device), "label": labels}
+
+    return views

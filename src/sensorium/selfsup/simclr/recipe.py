@@ -1,0 +1,87 @@
+"""SimCLR: how to train it, and what it sees of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
+from sensorium.data.images.prepare import Situation
+from sensorium.parts.heads import ProjectionHead
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.simclr.method import SimCLR
+
+
+def simclr(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    temperature: float | None = None,
+    projection: int = 128,
+    crop_min: float | None = None,
+    view_size: int | None = None,
+    strength: float = 0.5,
+) -> Recipe:
+    """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
+
+    Example: sensorium train simclr --data DIR --budget 10m --temperature 0.2
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures a step, each seen twice.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        temperature: of the softmax over similarities; lower for small batches.
+        projection: width of the space in which views are compared.
+        crop_min: smallest share of the picture that a crop may keep.
+        view_size: side of the crops in pixels.
+        strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SimCLR")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
+    tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
+    method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
+    side = pick_view_size(view_size, network, on, s)
+    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def simclr_views(
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    *,
+    strength: float | None = None,
+    blur: float | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+) -> Views:
+    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2], "label"}``, both views drawn alike.
+
+    Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
+    CIFAR-10 runs; above, 1.0 and 0.5.
+    """
+    small = size <= 64
+    s = (0.5 if small else 1.0) if strength is None else strength
+    p = (0.0 if small else 0.5) if blur is None else blur
+    view = View(size, scale, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), jitter_p=0.8, grey_p=0.2, blur_p=p)
+
+    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        return {"views": [view(pixels, draw, mean, std) for _ in range(2)], "label": labels}
+
+    return views

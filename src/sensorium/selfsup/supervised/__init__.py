@@ -1,0 +1,10 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="Supervised baseline: cross-entropy on every label",
+    paper="-",
+    needs="Encoder",
+    abilities=("Encoder", "Classifier"),
+    parity="torch cross_entropy",
+    labels=True,
+)

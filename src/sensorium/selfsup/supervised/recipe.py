@@ -1,0 +1,62 @@
+"""The supervised baseline: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.views import supervised_views
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.supervised.method import Supervised
+
+
+def supervised(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    label_smoothing: float = 0.1,
+    crop_min: float = 0.3,
+    view_size: int | None = None,
+) -> Recipe:
+    """The baseline that needs every label: cross-entropy with crops, flips and colour jitter.
+
+    Example: sensorium train supervised --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+        label_smoothing: probability mass given to the other classes.
+        crop_min: smallest share of the picture that a crop may keep.
+        view_size: side of the crops in pixels.
+    """
+    if len(on.classes) < 2:
+        what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
+        raise SensoriumError(
+            f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class."
+        )
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="the supervised baseline")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
+    method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
+    side = pick_view_size(view_size, network, on, s)
+    views = supervised_views(on.mean, on.std, side, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
+    return Recipe(
+        "supervised",
+        method,
+        views,
+        adamw(rate, weight_decay, (0.9, 0.99)),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+    )

@@ -1,0 +1,103 @@
+"""OadTR: how to train it, and what it sees of a stream."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.streams.prepare import StreamSituation
+from sensorium.errors import SensoriumError
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.streaming.oadtr.method import OadTR
+
+
+def oadtr(
+    on: StreamSituation,
+    *,
+    frame: int | None = None,
+    length: int | None = None,
+    future: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    decoder_depth: int | None = None,
+    dropout: float | None = None,
+    noise: float | None = None,
+    attention: Literal["full", "causal"] = "full",
+    future_weight: float = 0.5,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.05,
+    warmup: float = 0.05,
+) -> Recipe:
+    """OadTR (Wang et al., 2021): names the action of a frame from those so far, helped by those that it foresees.
+
+    Example: sensorium train oadtr --data recordings.npz --budget 3m
+
+    Args:
+        frame: samples of a signal that make one frame; a quarter of a second of a signal if left out, else 1.
+        length: frames of the window that an answer rests on.
+        future: frames to foresee.
+        width: channels of a frame.
+        depth: layers of the encoder.
+        heads: of attention; the decoder has half as many.
+        decoder_depth: layers of the decoder.
+        dropout: share of the activations that are hidden while training.
+        noise: deviation of the noise added to the frames while training, in units of theirs.
+        attention: full is the paper's; causal keeps what it has computed, so that a step is cheap.
+        future_weight: of the loss of what is foreseen.
+        batch_size: windows a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    for name, given, value in (
+        ("frame", frame, on.frame),
+        ("length", length, on.length),
+        ("future", future, on.future),
+    ):
+        if given is not None and given != value:
+            raise ValueError(f"{name} {given}, but the data were prepared with {value}")
+        s.pick(name, given, value, "the data")
+    channels: int = s.pick("width", width, 128 if small else 512, why)
+    layers: int = s.pick("depth", depth, 2 if small else 3, why)
+    wide = 32 if small else 64
+    attentive: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
+    deep: int = s.pick("decoder_depth", decoder_depth, 2 if small else 5, why)
+    few = on.windows < 200_000
+    hidden = s.pick("dropout", dropout, 0.2 if few else 0.1, f"{on.windows:,} windows, which overlap")
+    spread = s.pick("noise", noise, 0.1 if few else 0.0, f"{on.windows:,} windows, which overlap")
+    batch = s.pick("batch_size", batch_size, 32 if small else 128, why)
+    rate = s.pick("lr", lr, 1e-3 if channels <= 256 else 3e-4, f"width {channels}")
+    s.note(attention=attention, future_weight=future_weight, weight_decay=weight_decay, warmup=warmup)
+    try:
+        method = OadTR(
+            on.features, len(on.classes), width=channels, length=on.length, depth=layers, heads=attentive,
+            hidden=channels, future=on.future, decoder_depth=deep, decoder_heads=max(1, attentive // 2),
+            decoder_hidden=channels, dropout=hidden, attention=attention, future_weight=future_weight,
+        )  # fmt: skip
+    except ValueError as error:
+        raise SensoriumError(f"oadtr: {error}.") from None
+    optimizer = adamw(rate, weight_decay, (0.9, 0.99))
+    return Recipe("oadtr", method, windowed(spread), optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def windowed(noise: float = 0.0) -> Views:
+    """Windows [B, T, F] and their labels [B, 1 + L + 1] (of the last frame, of those after it, and how many frames are
+    missing before the stream) -> ``frames``, ``actions`` [B], ``future`` [B, L], ``missing`` [B], as
+    :meth:`sensorium.data.streams.Windows.batch` gives them; with ``noise`` on the frames."""
+
+    def views(frames: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+        x, y = frames.float(), labels.long()
+        if noise:
+            x = x + noise * draw.randn(*x.shape[1:])
+        return {"frames": x, "actions": y[:, 0], "future": y[:, 1:-1], "missing": y[:, -1]}
+
+    return views

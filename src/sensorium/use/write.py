@@ -1,0 +1,29 @@
+"""Writing with a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.data.text.prepare import kept_tokenizer
+
+
+def write_text(
+    run: Any, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[bytes]:
+    """What a run's model writes after ``prompt``, a token at a time, until a document ends or ``most`` tokens are written.
+
+    It looks back on as many tokens as its rows had in training.
+    """
+    tokenizer = kept_tokenizer(run.folder)
+    boundary = tokenizer.vocab - 1
+    given = np.concatenate([[boundary], tokenizer.encode(prompt.encode())]).astype(np.int64)
+    generator = torch.Generator().manual_seed(seed)
+    how = {"temperature": temperature, "top_k": top_k, "generator": generator, "window": run.situation.length}
+    for token in run.method.generate(torch.from_numpy(given)[None], most=most, **how):
+        if int(token) == boundary:
+            return
+        yield tokenizer.decode([int(token)])
