@@ -36,13 +36,13 @@ def pair(size: int, batch: int, blur: float, target: float, rounds: int) -> Pair
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     transform = SimCLRTransform(input_size=size, gaussian_blur=blur)
     views = simclr_views(MEAN, STD, size, strength=1.0, blur=blur)
-    labels, steps = torch.zeros(batch, dtype=torch.long), itertools.count()
+    steps = itertools.count()
 
     def theirs() -> list[torch.Tensor]:
         return [torch.stack(view) for view in zip(*(transform(picture) for picture in pictures), strict=True)]
 
     def ours() -> list[torch.Tensor]:
-        return views(pixels, labels, Draw.seeded(0, next(steps), batch))["views"]
+        return views({"image": pixels}, Draw.seeded(0, next(steps), batch))["views"]
 
     return paired(f"SimCLR two views, {size} px, batch {batch}", ours, theirs, rounds=rounds, limit=20, target=target)
 

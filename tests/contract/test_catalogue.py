@@ -94,9 +94,7 @@ def built(system: str, backbone: str, ready: Any) -> Recipe:
 
 def batch_of(recipe: Recipe, ready: Any, step: int = 0) -> dict:
     rows = np.arange(BATCH) + step * BATCH
-    images, labels = ready.train.images, ready.train.labels
-    known = np.full(BATCH, -1) if labels is None else np.asarray(labels)[rows]
-    return recipe.views(torch.from_numpy(np.array(images[rows])), torch.as_tensor(known), Draw.seeded(0, step, BATCH))
+    return recipe.views(ready.train.take(rows), Draw.seeded(0, step, BATCH))
 
 
 def legal() -> list[tuple[str, str, str]]:

@@ -12,9 +12,12 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from sensorium.base.draw import Draw
+from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
 from sensorium.data.augment import views as compose
+from sensorium.selfsup.dino.recipe import dino_views
+from sensorium.selfsup.mae.recipe import mae_views
+from sensorium.selfsup.simclr.recipe import simclr_views
 
 LEVEL = 1 / 255
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -168,7 +171,7 @@ def test_arguments_are_left_alone():
         augment.solarize(images, draw(8), 1.0)
         augment.gaussian_blur(images, draw(8), 3, (1.0, 1.0), 1.0)
         augment.normalize(images, MEAN, STD)
-        compose.simclr_views(MEAN, STD, 32, blur=1.0)(images, torch.zeros(8), draw(8))
+        simclr_views(MEAN, STD, 32, blur=1.0)({"image": images}, draw(8))
         assert torch.equal(images, kept)
 
 
@@ -235,8 +238,8 @@ def test_jitter_is_drawn_as_torchvision_draws_it():
 def test_views_have_the_statistics_of_torchvisions_pipeline():
     size, count = 32, 700
     image = pixels(1, 40)
-    ours = compose.simclr_views((0, 0, 0), (1, 1, 1), size, strength=0.5)
-    batch = ours(image.expand(count, -1, -1, -1), torch.zeros(count), draw(count))["views"][0]
+    ours = simclr_views((0, 0, 0), (1, 1, 1), size, strength=0.5)
+    batch = ours({"image": image.expand(count, -1, -1, -1)}, draw(count))["views"][0]
     torch.manual_seed(0)
     transform = v2.Compose(
         [
@@ -261,11 +264,11 @@ def test_views_have_the_statistics_of_torchvisions_pipeline():
 # ------------------------------------------------------------------------------------------- samples, batches, views
 
 
-def all_views(size: int) -> dict[str, compose.Views]:
+def all_views(size: int) -> dict[str, Views]:
     return {
-        "simclr": compose.simclr_views(MEAN, STD, size, blur=0.5),
-        "dino": compose.dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
-        "mae": compose.mae_views(MEAN, STD, size, 16),
+        "simclr": simclr_views(MEAN, STD, size, blur=0.5),
+        "dino": dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
+        "mae": mae_views(MEAN, STD, size, 16),
         "supervised": compose.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
     }
 
@@ -279,24 +282,26 @@ def tensors(batch: dict) -> list[torch.Tensor]:
 def test_slices_of_a_batch_are_the_rows_of_the_whole(name: str, side: int, size: int, count: int):
     images, labels = pixels(count, side), torch.arange(count)
     views = all_views(size)[name]
-    whole = tensors(views(images, labels, Draw.seeded(3, 7, count)))
+    whole = tensors(views({"image": images, "label": labels}, Draw.seeded(3, 7, count)))
     cut = count // 3
     for start, stop in ((0, cut), (cut, count), (1, 2)):
-        part = tensors(views(images[start:stop], labels[start:stop], Draw.seeded(3, 7, count, start, stop)))
+        part = tensors(
+            views({"image": images[start:stop], "label": labels[start:stop]}, Draw.seeded(3, 7, count, start, stop))
+        )
         for a, b in zip(whole, part, strict=True):
             assert largest(a[start:stop], b) <= 2e-5
-    again = tensors(views(images, labels, Draw.seeded(3, 7, count)))
+    again = tensors(views({"image": images, "label": labels}, Draw.seeded(3, 7, count)))
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
 
 
 def test_a_sample_does_not_depend_on_its_neighbours():
     count = 60
     images = pixels(count, 32)
-    views = compose.simclr_views(MEAN, STD, 32, strength=1.0, blur=0.5)
-    first = views(images, torch.zeros(count), draw(count))["views"]
+    views = simclr_views(MEAN, STD, 32, strength=1.0, blur=0.5)
+    first = views({"image": images}, draw(count))["views"]
     others = images.clone()
     others[: count // 2] = 255 - others[: count // 2]
-    second = views(others, torch.zeros(count), draw(count))["views"]
+    second = views({"image": others}, draw(count))["views"]
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a[count // 2 :], b[count // 2 :])
         assert all(not torch.equal(a[i], b[i]) for i in range(count // 2))
@@ -307,15 +312,15 @@ def test_a_sample_does_not_depend_on_its_neighbours():
 @pytest.mark.parametrize("count", [1, 3])
 def test_views_have_the_promised_shapes(size: int, count: int):
     images, labels = pixels(count, size), torch.full((count,), -1)
-    batch = {name: views(images, labels, draw(count)) for name, views in all_views(size).items()}
+    batch = {name: views({"image": images, "label": labels}, draw(count)) for name, views in all_views(size).items()}
     half = max(8, size // 2)
     assert [tuple(v.shape) for v in batch["simclr"]["views"]] == [(count, 3, size, size)] * 2
     assert [tuple(v.shape)[-1] for v in batch["dino"]["crops"]] == [size, size, half, half]
     assert batch["mae"]["noise"].shape == (count, 16)
     assert batch["supervised"]["image"].shape == (count, 3, size, size)
+    assert torch.equal(batch["supervised"]["label"], labels)
     low, high = -torch.tensor(MEAN) / torch.tensor(STD), (1 - torch.tensor(MEAN)) / torch.tensor(STD)
     for views in batch.values():
-        assert torch.equal(views["label"], labels)
         for image in [t for t in tensors(views) if t.dim() == 4]:
             assert image.dtype == torch.float32
             assert image.is_contiguous()
@@ -351,10 +356,10 @@ def test_views_are_the_composition_of_their_parts():
 
 def test_autocast_does_not_lower_the_precision_of_views():
     images = pixels(6, 32)
-    views = compose.simclr_views(MEAN, STD, 32, blur=1.0)
-    plain = views(images, torch.zeros(6), draw(6))["views"][0]
+    views = simclr_views(MEAN, STD, 32, blur=1.0)
+    plain = views({"image": images}, draw(6))["views"][0]
     with torch.autocast("cpu", torch.bfloat16):
-        cast = views(images, torch.zeros(6), draw(6))["views"][0]
+        cast = views({"image": images}, draw(6))["views"][0]
     assert torch.equal(plain, cast)
 
 
@@ -365,7 +370,7 @@ def test_gpu_gives_the_same_views(name: str, size: int):
     images, labels = pixels(20, size), torch.arange(20)
     views = all_views(size)[name]
     here = tensors(views(images, labels, draw(20)))
-    there = tensors(views(images.cuda(), labels.cuda(), Draw.seeded(0, 0, 20, device="cuda")))
+    there = tensors(views({"image": images.cuda(), "label": labels.cuda()}, Draw.seeded(0, 0, 20, device="cuda")))
     for a, b in zip(here, there, strict=True):
         assert b.is_cuda
         assert (a - b.cpu()).abs().mean() <= LEVEL

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sensorium.base.draw import Draw
 from sensorium.data.boxes import prepare as boxes
-from sensorium.data.boxes.cache import cache_boxes, rows_of, sample_of
+from sensorium.data.boxes.cache import cache_boxes
 from sensorium.data.boxes.open import open_boxes
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.data.scenes import boxes as scenes_boxes
@@ -78,10 +78,10 @@ def ready(data: Path, tmp_path_factory: pytest.TempPathFactory) -> boxes.Prepare
 
 def test_squares_keep_boxes_on_their_objects(ready: boxes.Prepared) -> None:
     part = ready.train
-    assert part.images.shape == (12, 3, 64, 64)
-    assert part.labels.shape == (12, 3, 5)
+    assert part.pixels.images.shape == (12, 3, 64, 64)
+    assert set(part.fields) == {"image", "boxes", "labels"}
     for i in range(len(part)):
-        sample = sample_of(torch.from_numpy(np.array(part.images[i])), torch.from_numpy(part.labels[i]))
+        sample = {name: value[0] for name, value in part.take(np.array([i])).items()}
         h, w = part.truth.sizes[i]
         assert max(sample["image"].shape[1:]) == 64
         assert abs(sample["image"].shape[1] / sample["image"].shape[2] - h / w) < 0.02 * h / w
@@ -153,7 +153,7 @@ def test_faults_are_named_and_counted(data: Path, tmp_path: Path) -> None:
     assert ready.train.truth.names == [f"train_{i}.png" for i in range(10) if i != 3]
     # The cache is found again, and gives the same.
     again = boxes.prepare(Source(str(tmp_path), str(data), tmp_path / "cache", image_size=64))
-    assert np.array_equal(again.train.labels, ready.train.labels)
+    assert again.train.digest == ready.train.digest
     with pytest.raises(SensoriumError, match="32 to 2048"):
         boxes.prepare(Source(str(data), None, tmp_path / "cache", image_size=7))
 
@@ -175,19 +175,20 @@ def test_scenes_have_the_boxes_of_scenes(tmp_path: Path, monkeypatch: pytest.Mon
     part = cache_boxes(found, 48, tmp_path)
     assert torch.equal(part[5]["image"], scenes[5]["image"])
     learnt = found.boxes[found.starts[5] : found.starts[6]][~found.crowd[found.starts[5] : found.starts[6]]]
-    assert np.array_equal(part.labels[5, 1 : 1 + len(learnt), :4], learnt)
+    assert np.array_equal(part.take(np.array([5]))["boxes"][0], learnt)
 
 
 def test_rows_leave_out_crowd(ready: boxes.Prepared) -> None:
     truth = ready.train.truth
     truth.crowd[0] = True
     try:
-        rows = rows_of(truth, ready.train.inner)
+        without = ready.train.take(np.arange(12))
     finally:
         truth.crowd[0] = False
-    assert (rows[0, 1:, 4] >= 0).sum() == 1
-    assert np.array_equal(rows[0, 1], ready.train.labels[0, 2])
-    assert np.array_equal(rows[1:], ready.train.labels[1:])
+    whole = ready.train.take(np.arange(12))
+    assert len(without["boxes"][0]) == len(without["labels"][0]) == 1
+    assert torch.equal(without["boxes"][0], whole["boxes"][0][1:])
+    assert all(torch.equal(a, b) for a, b in zip(without["boxes"][1:], whole["boxes"][1:], strict=True))
 
 
 def test_the_same_boxes_everywhere_are_right_where_they_are(data: Path, tmp_path: Path) -> None:
@@ -264,8 +265,7 @@ def test_a_vit_sees_squares(ready: boxes.Prepared) -> None:
     on = BoxSituation(64, 12, ready.train.classes, ready.train.mean, ready.train.std)
     made = fcos(on, backbone="vit-micro", width=16, convs=1)
     rows = np.array([1, 5, 9])  # portraits
-    images, labels = (torch.from_numpy(np.array(x[rows])) for x in (ready.train.images, ready.train.labels))
-    batch = made.views(images, labels, Draw.seeded(0, 0, 3))
+    batch = made.views(ready.train.take(rows), Draw.seeded(0, 0, 3))
     assert batch["image"].shape == (3, 3, 64, 64)
     assert torch.isfinite(made.method(batch)["loss"])
     assert len(judged.detections(made.method, ready.train, device="cpu")[0]) == 12

@@ -138,7 +138,7 @@ def test_scenes_have_captions_and_classes(scenes: Path, command: Command) -> Non
     assert pairs.describe(ready)["unit"] == "pairs"
     again = pairs.prepare(Source("scenes:64", None, scenes.parent / "other", limit=10))
     assert len(again.train) == 10
-    assert np.array_equal(again.train.images, ready.train.images[:10])
+    assert np.array_equal(again.train.pixels.images, ready.train.pixels.images[:10])
 
 
 def test_chance_is_what_random_orders_come_to() -> None:
@@ -162,18 +162,18 @@ def test_a_picture_of_many_captions_is_kept_once(tmp_path: Path) -> None:
     ready = pairs.prepare(Source(str(tmp_path / "captions.jsonl"), None, tmp_path / "cache"))
     train = ready.train
     assert len(train) == 2 * len(train.pixels)
-    assert train.images.shape == (len(train), *train.pixels.images.shape[1:])
+    assert train.fields["image"].shape == train.pixels.images.shape[1:]
     for i in range(len(train)):
         name = train.texts[i].removesuffix(" seen by day")
-        mean = train.images[np.array([i])][0].mean((1, 2))
+        mean = train.take(np.array([i]))["image"][0].numpy().mean((1, 2))
         assert mean.argmax() == np.argmax(COLOURS[name.split()[1]]) or "white" in name
-        assert ready.tokens.decode(train.labels[i].tolist()) == train.texts[i]
+        assert ready.tokens.decode(train.tokens[i].tolist()) == train.texts[i]
     few = train.some(3)
     assert len(few) == 3
     assert len(few.pixels) <= 3
     for i, text in enumerate(few.texts):
         at = list(train.texts).index(text)
-        assert np.array_equal(few.images[np.array([i])], train.images[np.array([at])])
+        assert torch.equal(few.take(np.array([i]))["image"], train.take(np.array([at]))["image"])
     run = clip(pairs.situate(ready), text_width=32, text_depth=1, embed_dim=8)
     found = recall(run.method.eval(), train, "cpu")
     assert (found["images"], found["texts"]) == (len(train.pixels), len(train))
@@ -216,16 +216,17 @@ def test_crops_follow_from_the_draw_and_nothing_is_mirrored() -> None:
     on = PairSituation(16, 64, (), (0.5,) * 3, (0.25,) * 3, vocab=600, context=7)
     pixels = torch.randint(0, 255, (8, 3, 16, 16), dtype=torch.uint8)
     tokens = torch.arange(56, dtype=torch.int32).view(8, 7)
-    whole = pair_views(on, 16)(pixels, tokens, Draw.seeded(0, 3, 8))
+    whole = pair_views(on, 16)({"image": pixels, "tokens": tokens}, Draw.seeded(0, 3, 8))
     for rows in (slice(0, 4), slice(4, 8)):
-        part = pair_views(on, 16)(pixels[rows], tokens[rows], Draw.seeded(0, 3, 8, rows.start, rows.stop))
+        fields = {"image": pixels[rows], "tokens": tokens[rows]}
+        part = pair_views(on, 16)(fields, Draw.seeded(0, 3, 8, rows.start, rows.stop))
         assert torch.equal(part["image"], whole["image"][rows])
         assert torch.equal(part["tokens"], whole["tokens"][rows])
     assert whole["tokens"].dtype == torch.int64
     ramp = torch.arange(16).mul(15).to(torch.uint8).expand(8, 3, 16, 16)
-    seen = pair_views(on, 16)(ramp, tokens, Draw.seeded(0, 3, 8))["image"]
+    seen = pair_views(on, 16)({"image": ramp, "tokens": tokens}, Draw.seeded(0, 3, 8))["image"]
     assert (seen.diff(dim=-1) >= -1e-5).all()
-    flipped = pair_views(on, 16, flip=True)(ramp, tokens, Draw.seeded(0, 3, 8))["image"]
+    flipped = pair_views(on, 16, flip=True)({"image": ramp, "tokens": tokens}, Draw.seeded(0, 3, 8))["image"]
     assert (flipped.diff(dim=-1) < -1e-5).any()
 
 
@@ -274,7 +275,7 @@ def test_the_published_vocabulary_serves_when_asked_for(data: Path, tmp_path: Pa
     main(["train", "clip", "--data", str(data), "--out", str(tmp_path / "clip"), *words])
     run = sensorium.Run(tmp_path / "clip")
     assert run.situation.vocab == 49408
-    assert run.data().train.labels[0][:3].tolist() == [49406, 320, 736]  # as the authors' code has "a red"
+    assert run.data().train.tokens[0][:3].tolist() == [49406, 320, 736]  # as the authors' code has "a red"
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,13 @@ def test_rows_are_the_windows(data: Path, tmp_path: Path, unknown: bool) -> None
     ready = prepared(tmp_path / "a.npz", tmp_path, length=8, future=3, frame=10)
     windows = Windows(ready.opened.train, 8, 3)
     assert len(ready.train) == len(windows) == len(ready.train.labels)
-    assert ready.train.images.shape == (len(windows), 8, 36)
+    assert ready.train.fields["frames"].shape == (8, 36)
     index = np.arange(len(windows))
     draw = Draw.seeded(0, 0, len(index))
-    batch = streaming.windowed()(
-        torch.from_numpy(ready.train.images[index]), torch.from_numpy(ready.train.labels), draw
-    )
+    batch = streaming.windowed()(ready.train.take(index), draw)
     for name, wanted in windows.batch(index).items():
         assert torch.equal(batch[name], wanted), name
-    noisy = streaming.windowed(0.5)(batch["frames"], torch.from_numpy(ready.train.labels), draw)["frames"]
+    noisy = streaming.windowed(0.5)(batch, draw)["frames"]
     assert (noisy - batch["frames"]).std() == pytest.approx(0.5, rel=0.05)
 
 
@@ -203,7 +201,7 @@ def windows_of(ready: streams.Prepared, rows: int = 8) -> dict[str, Any]:
     at = np.arange(rows)
     views = streaming.windowed()
     draw = Draw.seeded(0, 0, rows)
-    return views(torch.from_numpy(ready.train.images[at]), torch.from_numpy(ready.train.labels[at]), draw)
+    return views(ready.train.take(at), draw)
 
 
 def test_scenes_in_motion(tmp_path: Path, command: Command) -> None:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from training_cases import Pixels, make_pixels, views
+from training_cases import make_rows, views
 
+from sensorium.data.rows import ArrayRows
 from sensorium.errors import SensoriumError
 from sensorium.training.batches import Batches, Order, Share
 
@@ -23,8 +24,8 @@ def test_order_is_an_endless_stream_of_permutations(images, size):
         assert not np.array_equal(stream, np.concatenate([Order(images, size, seed=4)(k) for k in range(steps)]))
 
 
-def collect(share, steps, ahead=False, pixels=None):
-    batches = Batches(pixels or make_pixels(), views, share, seed=1, ahead=ahead)
+def collect(share, steps, ahead=False, rows=None):
+    batches = Batches(rows or make_rows(), views, share, seed=1, ahead=ahead)
     return [next(batches) for _ in range(steps * share.accumulate)]
 
 
@@ -43,7 +44,7 @@ def test_reading_ahead_changes_nothing():
 
 
 def test_a_start_at_any_step():
-    batches = Batches(make_pixels(), views, Share(12), seed=1, ahead=True)
+    batches = Batches(make_rows(), views, Share(12), seed=1, ahead=True)
     next(batches)
     batches.load_state_dict({"step": 3})
     assert torch.equal(next(batches)["image"], collect(Share(12), 4)[3]["image"])
@@ -53,16 +54,15 @@ def test_a_start_at_any_step():
 
 
 def test_unlabelled_and_mapped_data(tmp_path):
-    pixels = make_pixels()
-    mapped = np.memmap(tmp_path / "x", np.uint8, "w+", shape=pixels.images.shape)
-    mapped[:] = pixels.images
-    batch = collect(Share(12), 1, pixels=Pixels(np.memmap(tmp_path / "x", np.uint8, "r", shape=mapped.shape), None))[0]
-    assert torch.equal(batch["image"], collect(Share(12), 1)[0]["image"])
-    assert batch["label"].tolist() == [-1] * 12
+    image = make_rows().columns["image"]
+    np.memmap(tmp_path / "x", np.uint8, "w+", shape=image.shape)[:] = image
+    rows = ArrayRows({"image": np.memmap(tmp_path / "x", np.uint8, "r", shape=image.shape)})
+    batches = Batches(rows, lambda fields, draw: fields, Share(12), seed=1)
+    assert torch.equal(next(batches)["image"], make_rows().take(batches.order(0))["image"])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
     with pytest.raises(SensoriumError, match="--batch-size 12"):
         Share(13, 3, 0, 2)
-    with pytest.raises(SensoriumError, match="no images"):
+    with pytest.raises(SensoriumError, match="nothing to train on"):
         Order(0, 4, 0)

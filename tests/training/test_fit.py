@@ -6,15 +6,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from training_cases import Pixels, curve, make_method, make_pixels, run, same_weights, table, weights
+from training_cases import curve, make_method, make_rows, run, same_weights, table, weights
 
+from sensorium.data.rows import ArrayRows
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.monitor import collapse
 
 
 def test_a_run_learns_and_leaves_its_files(tmp_path):
-    images = torch.from_numpy(make_pixels().images).float() / 128 - 1
+    images = torch.from_numpy(make_rows().columns["image"]).float() / 128 - 1
     method = make_method()
     outcome = run(
         tmp_path, method, online=lambda m: {"knn_top1": 0.5, **collapse(m.features(images))}, online_every="50%"
@@ -132,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 
 def test_notes_say_that_it_collapsed_and_learned_nothing(tmp_path):
-    flat = Pixels(np.full((50, 3, 6, 6), 128, np.uint8), None)
+    flat = ArrayRows({"image": np.full((50, 3, 6, 6), 128, np.uint8), "label": np.zeros(50, np.int64)})
     counter = itertools.count()
 
     class Stuck(Breaking):

@@ -6,25 +6,27 @@ import sys
 import numpy as np
 import pytest
 import torch
-from training_cases import Pixels, curve, make_method, make_pixels, run, weights
+from training_cases import curve, make_method, make_rows, run, weights
 
+from sensorium.data.rows import ArrayRows
 from sensorium.training import launch
 
 
 def test_two_processes_equal_one(tmp_path):
     """Batch normalisation, a queue and closures included; the data as a memory map."""
-    pixels = make_pixels()
-    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=pixels.images.shape)
-    mapped[:] = pixels.images
+    columns = make_rows().columns
+    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=columns["image"].shape)
+    mapped[:] = columns["image"]
     noise = 0.1
 
-    def views(images, labels, draw):  # a closure of a module that a fresh process cannot import
-        return {"image": images.float() / 128 - 1 + noise * draw.randn(*images.shape[1:]), "label": labels}
+    def views(fields, draw):  # a closure of a module that a fresh process cannot import
+        image = fields["image"]
+        return {"image": image.float() / 128 - 1 + noise * draw.randn(*image.shape[1:]), "label": fields["label"]}
 
     before = dict(os.environ)
     changes = {"views": views, "optimizer": sgd, "budget": "15steps", "checkpoint_every": 0.0}
     for count in (1, 2):
-        method, data = make_method(dropout=0.0), Pixels(mapped, pixels.labels)
+        method, data = make_method(dropout=0.0), ArrayRows({**columns, "image": mapped})
         outcome = run(
             tmp_path / str(count),
             method,
@@ -67,7 +69,7 @@ def test_what_travels_by_value(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    packed = launch._pack((functools.partial(module.views), make_pixels()))
+    packed = launch._pack((functools.partial(module.views), make_rows()))
     assert b"made by my own views" in packed
     array = np.memmap(tmp_path / "x", np.uint8, "w+", shape=(1000, 1000))
     assert len(launch._pack(array)) < 1000

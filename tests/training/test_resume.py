@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 import training_cases
-from training_cases import curve, make_method, make_pixels, run, same_weights, table, views
+from training_cases import curve, make_method, make_rows, run, same_weights, table, views
 
 from sensorium.base import files
+from sensorium.data.rows import ArrayRows
 from sensorium.errors import SensoriumError
 from sensorium.training import checkpoints
 
@@ -38,10 +39,10 @@ def stop_at(step, number=signal.SIGTERM):
     """Views that send this process a signal while they make the batch of ``step``."""
     made = iter(range(10**9))
 
-    def stopping(images, labels, draw):
+    def stopping(fields, draw):
         if next(made) == step:
             os.kill(os.getpid(), number)
-        return views(images, labels, draw)
+        return views(fields, draw)
 
     return stopping
 
@@ -129,7 +130,7 @@ def test_a_finished_run_returns_at_once_and_fresh_starts_over(tmp_path):
         ({"seed": 5}, "seed"),
         ({"schedule": lambda f: 1.0}, "schedule"),
         ({"optimizer": lambda m: torch.optim.SGD(m.parameters(), 0.1)}, "optimizer"),
-        ({"pixels": make_pixels(seed=1)}, "data"),
+        ({"rows": make_rows(seed=1)}, "data"),
         ({"settings": {"mask_ratio": 0.6}}, "mask_ratio"),
         ({"method": make_method(norm=False)}, "weights"),
     ],
@@ -227,8 +228,7 @@ def test_a_table_forgets_what_comes_again_and_what_was_cut_short(tmp_path):
 
 
 def test_mapped_pixels_of_another_content_are_noticed(tmp_path):
-    pixels = make_pixels()
-    digest = checkpoints._data_digest(pixels.images, pixels.labels)
-    changed = np.array(pixels.images)
+    columns = make_rows().columns
+    changed = np.array(columns["image"])
     changed[0, 0, 0, 0] ^= 1
-    assert checkpoints._data_digest(changed, pixels.labels) != digest
+    assert ArrayRows({**columns, "image": changed}).digest != ArrayRows(columns).digest

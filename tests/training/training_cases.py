@@ -6,7 +6,6 @@ As a program, ``python training_cases.py OUT PAUSE [PROCESSES]``, it is the run 
 import csv
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +14,23 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from sensorium.data.rows import ArrayRows
 from sensorium.method import Method
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import gather
 from sensorium.training.fit import fit
 
 
-@dataclass
-class Pixels:
-    images: np.ndarray
-    labels: np.ndarray | None
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-
-
-def make_pixels(n=50, size=6, seed=0):
+def make_rows(n=50, size=6, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
     images = rng.integers(0, 120, (n, 3, size, size)) + 60 * labels[:, None, None, None]
-    return Pixels(images.astype(np.uint8), labels)
+    return ArrayRows({"image": images.astype(np.uint8), "label": labels}, "images")
 
 
-def views(images, labels, draw):
-    return {"image": images.float() / 128 - 1 + 0.1 * draw.randn(*images.shape[1:]), "label": labels}
+def views(fields, draw):
+    image = fields["image"]
+    return {"image": image.float() / 128 - 1 + 0.1 * draw.randn(*image.shape[1:]), "label": fields["label"]}
 
 
 class Tiny(Method):
@@ -96,11 +89,11 @@ def schedule(fraction):
     return 1 - 0.9 * fraction
 
 
-def run(out, method=None, pixels=None, **changes):
+def run(out, method=None, rows=None, **changes):
     """``fit`` with the settings of these tests, on a fresh method unless one is given."""
     arguments = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "budget": "60steps"}
     arguments |= {"out": out, "precision": "32-true", "device": "cpu", "progress": False}
-    return fit(method or make_method(), pixels or make_pixels(), **(arguments | changes))
+    return fit(method or make_method(), rows or make_rows(), **(arguments | changes))
 
 
 def table(path):
@@ -127,9 +120,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     pause = float(sys.argv[2])
 
-    def slow(images, labels, draw):
+    def slow(fields, draw):
         time.sleep(pause)
-        return views(images, labels, draw)
+        return views(fields, draw)
 
     processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes)

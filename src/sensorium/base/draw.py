@@ -7,7 +7,7 @@ draws for the whole global batch and keeps its own rows. Drawing happens on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,5 +68,5 @@ class Draw:
         return self.rand() < p
 
 
-# rows of a data set (uint8 pixels [B, 3, S, S], or tokens [B, L]), labels [B] (-1 unknown), draw -> a method's batch
-Views = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
+# fields of some rows of a data set (sensorium.data.rows), draw -> a method's batch
+Views = Callable[[Mapping[str, Any], Draw], dict[str, Any]]

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.judge.encode import Pixels, encode, labels_of, normalised
+from sensorium.judge.encode import encode, labels_of, normalised
 from sensorium.judge.finetune import scratch as scratch
 from sensorium.metrics.knn import Labels, knn
 from sensorium.metrics.linear import linear

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,25 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sensorium.abilities import Encoder
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 
 Precision = Literal["float32", "bf16"]
 OnProgress = Callable[[int, int], None]
-
-
-class Pixels(Protocol):
-    """What judging reads of a cached data set: uint8 images [N, 3, S, S], labels int64 [N] (-1 unknown), statistics."""
-
-    @property
-    def images(self) -> Any: ...
-    @property
-    def labels(self) -> Any: ...
-    @property
-    def classes(self) -> Sequence[str]: ...
-    @property
-    def mean(self) -> Sequence[float]: ...
-    @property
-    def std(self) -> Sequence[float]: ...
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, step_seed
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.judge.encode import Pixels, Precision, autocast, encode, labels_of, normalised
+from sensorium.judge.encode import Precision, autocast, encode, labels_of, normalised
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
 from sensorium.metrics.subsets import percent, stratified
 

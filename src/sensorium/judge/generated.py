@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 from sensorium.abilities import Generator, Likelihood
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared, situate
 from sensorium.generative.made.method import binarise
 from sensorium.judge.encode import encode
@@ -143,8 +143,7 @@ def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tup
         )
 
     def embed(images: np.ndarray) -> Tensor:
-        pixels = SimpleNamespace(images=images, labels=None, classes=(), mean=mean, std=std)
-        return encode(network, pixels, device=device_name())  # type: ignore[arg-type]
+        return encode(network, Pixels(images, None, (), mean, std), device=device_name())
 
     return name, embed
 

@@ -91,7 +91,7 @@ def recall(method: Any, held: Captioned, device: torch.device | str) -> dict[str
 def embedded(method: Any, held: Captioned, device: torch.device | str) -> tuple[Tensor, Tensor, np.ndarray]:
     """Unit vectors of each picture [P, E] and of each caption [M, E], and the pair in which each caption is first [M]."""
     first = _first_texts(held)
-    tokens = torch.from_numpy(held.labels[first].astype(np.int64))
+    tokens = torch.from_numpy(held.tokens[first].astype(np.int64))
     return embed_images(method, held.pixels, device=device), embed_texts(method, tokens, device=device), first
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import ImageText
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.judge.encode import Pixels, Precision, autocast, encode, judged
+from sensorium.judge.encode import Precision, autocast, encode, judged
 
 Groups = Tensor | np.ndarray | Sequence[int]
 

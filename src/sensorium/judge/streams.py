@@ -119,14 +119,14 @@ def _error(scores: list[np.ndarray], ready: Prepared) -> float | None:
 
 
 def _baselines(ready: Prepared) -> dict[str, Any]:
-    shares = np.bincount(ready.train.labels[:, 0], minlength=len(ready.opened.classes)) / len(ready.train)
+    shares = np.bincount(ready.train.labels, minlength=len(ready.opened.classes)) / len(ready.train)
     constant = [np.tile(shares.astype(np.float32), (len(stream), 1)) for stream in ready.test]
     found = {"most frequent class": _scored(constant, ready)}
     if (shares > 0).sum() > 1:
         found["logistic regression"] = window_baseline(
             ready.opened.train,
             ready.test,
-            length=ready.train.images.windows.length,
+            length=ready.train.length,
             classes=ready.opened.classes,
             rate=ready.opened.rate or 1.0,
             background=ready.background,

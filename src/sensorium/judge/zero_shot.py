@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.abilities import ImageText
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.judge.encode import Pixels, Precision, labels_of
+from sensorium.judge.encode import Precision, labels_of
 from sensorium.judge.retrieval import embed_images, embed_texts
 
 Tokenize = Callable[[Sequence[str]], Tensor]

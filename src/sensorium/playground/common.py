@@ -57,7 +57,8 @@ class Played:
             return []
         if truth := getattr(held, "truth", None):  # with boxes: as they are, not laid into squares
             return [truth[i]["image"].numpy() for i in _spread(len(truth))]
-        return [np.array(held.images[i]) for i in _spread(len(held.images))]
+        pixels = getattr(held, "pixels", held)  # of pairs: each picture once
+        return [np.array(pixels.images[i]) for i in _spread(len(pixels))]
 
 
 def _spread(count: int) -> list[int]:

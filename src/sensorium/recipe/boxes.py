@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.boxes import DIVISOR, train_box_views
-from sensorium.data.boxes.cache import sample_of
 from sensorium.data.boxes.prepare import BoxSituation
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
@@ -48,7 +48,7 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
 
 
 def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool = True, jitter: float = 0.2) -> Views:
-    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of squares and rows of boxes.
+    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of pictures with boxes.
 
     A random part, mirrored, resized so that its longer side is the situation's ``image_size``, in other colours; H
     and W are multiples of ``divisor``.
@@ -58,8 +58,12 @@ def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool =
         jitter=(jitter, jitter, jitter, jitter / 4), divisor=divisor,
     )  # fmt: skip
 
-    def of_rows(pixels: Tensor, rows: Tensor, draw: Draw) -> dict[str, Any]:
-        return views([sample_of(image, row) for image, row in zip(pixels, rows, strict=True)], draw)
+    @reads("image", "boxes", "labels")
+    def of_rows(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        samples = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
+        return views(
+            [sample | {"crowd": torch.zeros_like(sample["labels"], dtype=torch.bool)} for sample in samples], draw
+        )
 
     return of_rows
 
@@ -70,7 +74,7 @@ def divisor_of(method: Any, size: int) -> int:
     return size if isinstance(body, TokenEncoder) else DIVISOR
 
 
-def _recipe(
+def detector_recipe(
     name: str,
     method: Any,
     on: BoxSituation,
@@ -90,17 +94,17 @@ def _recipe(
     return Recipe(name, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
-def _batch_size(given: int | None, on: BoxSituation, s: Settings) -> int:
+def detector_batch_size(given: int | None, on: BoxSituation, s: Settings) -> int:
     return s.pick(
         "batch_size", given, 8 if on.device == "cpu" else 16, f"pictures of {on.image_size} px on {on.device}"
     )
 
 
-def _paced(published: bool) -> tuple[float, str]:
+def paced(published: bool) -> tuple[float, str]:
     return (0.1, "it was trained before") if published else (1.0, "it begins at random")
 
 
-def _backbone_lr(given: float | None, default: float, why: str, s: Settings) -> float:
+def pick_backbone_lr(given: float | None, default: float, why: str, s: Settings) -> float:
     rate: float = s.pick("backbone_lr", given, default, why)
     if rate < 0:
         raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")

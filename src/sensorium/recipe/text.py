@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
+from sensorium.data.rows import reads
 from sensorium.data.text.prepare import TextSituation
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
@@ -19,15 +20,16 @@ def packed(boundary: int) -> Views:
     """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, where a row holds more than one, the
     ``documents`` they are of [B, L]: without them no mask has to be laid out."""
 
-    def views(rows: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        tokens = rows.to(torch.int64)
+    @reads("tokens")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        tokens = fields["tokens"].to(torch.int64)
         ends = tokens == boundary
         return {"tokens": tokens} | ({"documents": ends.cumsum(1)} if bool(ends[:, 1:].any()) else {})
 
     return views
 
 
-def _begun(on: TextSituation, vocab: int | None, length: int | None, s: Settings) -> tuple[bool, str]:
+def note_text(on: TextSituation, vocab: int | None, length: int | None, s: Settings) -> tuple[bool, str]:
     """Note what the text decides; whether the machine is small, and its name as a reason."""
     small = on.device == "cpu"
     why = f"{on.cores}-core CPU" if small else on.device
@@ -36,7 +38,7 @@ def _begun(on: TextSituation, vocab: int | None, length: int | None, s: Settings
     return small, why
 
 
-def _recipe(
+def text_recipe(
     name: str, method: Method, on: TextSituation, s: Settings, batch: int, lr: float, weight_decay: float, warmup: float
 ) -> Recipe:
     s.note(weight_decay=weight_decay, warmup=warmup)

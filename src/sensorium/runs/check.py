@@ -24,7 +24,7 @@ from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.data.augment.boxes import without_crowd
 from sensorium.data.boxes.cache import Boxed
-from sensorium.data.boxes.prepare import Prepared
+from sensorium.data.boxes.prepare import Prepared, boxes_a_picture
 from sensorium.data.images.decode import BadImage
 from sensorium.judge.boxes import detections, plain_views
 from sensorium.judge.coco_ap import coco_ap
@@ -63,7 +63,7 @@ def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progres
 
 def eight(train: Boxed) -> Boxed:
     """The eight pictures to learn: spread over those that have boxes."""
-    filled = np.flatnonzero((train.labels[:, 1:, 4] >= 0).any(axis=1))
+    filled = np.flatnonzero(boxes_a_picture(train))
     return train.some(filled[np.linspace(0, len(filled) - 1, min(PICTURES, len(filled))).astype(int)])
 
 

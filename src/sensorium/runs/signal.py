@@ -17,6 +17,7 @@ import torch
 
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.data.rows import Rows
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
@@ -29,7 +30,7 @@ from sensorium.report.html import Html, el, join, number
 from sensorium.report.page import asset, page_of
 from sensorium.report.results import write_text
 from sensorium.runs.run import make_recipe
-from sensorium.training.batches import Batches, Pixels, Share
+from sensorium.training.batches import Batches, Share
 
 GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers
 LEAST_ENTROPY = 0.1  # of uniform; below it attention is saturated
@@ -84,13 +85,11 @@ def signal(
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and what `measure` gave
 
 
-def follow(
-    recipe: Recipe, pixels: Pixels, *, steps: int, seed: int, device: torch.device
-) -> tuple[Moments, list[float]]:
+def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.device) -> tuple[Moments, list[float]]:
     """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: what ``measure`` gives before and
     after, and the losses between. The recipe's method is trained in place."""
     method, share = recipe.method.to(device), Share(recipe.batch_size)
-    batches = Batches(pixels, recipe.views, share, seed=seed)
+    batches = Batches(rows, recipe.views, share, seed=seed)
     batches.device = device
     batches.load_state_dict({"step": steps})
     unseen = next(batches)
@@ -100,7 +99,7 @@ def follow(
     moments: Moments = []
     losses = []
     for step in range(steps):
-        at = Progress(step, step * share.batch_size // len(pixels.images), step / steps)
+        at = Progress(step, step * share.batch_size // len(rows), step / steps)
         factor = recipe.schedule(at.fraction)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor

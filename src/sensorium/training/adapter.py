@@ -136,11 +136,11 @@ class Adapter(LightningModule):
     def _at(self) -> Progress:
         """Where a step stands: its three hooks get the same, counted before it."""
         return Progress(
-            self.steps, self.steps * self.batches.share.batch_size // self.batches.order.images, self.fraction
+            self.steps, self.steps * self.batches.share.batch_size // self.batches.order.count, self.fraction
         )
 
     def _spent(self) -> float:
-        size, images = self.batches.share.batch_size, self.batches.order.images
+        size, images = self.batches.share.batch_size, self.batches.order.count
         return self.plan.budget.spent(steps=self.steps, seconds=self.seconds, batch_size=size, images=images)
 
     def _decide(self, images: int) -> None:

@@ -9,53 +9,37 @@ global batch (:mod:`sensorium.base.draw`), so how a batch is cut changes nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sensorium.base.draw import Draw, Views, step_seed
+from sensorium.data.rows import Rows, Taken
 from sensorium.errors import SensoriumError
 
 _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views
 
 
-class Pixels(Protocol):
-    """What training reads: a row and a label for each of N samples, by index; mean and std per channel in 0..1 scale.
-
-    Of pictures ``images`` are uint8 [N, 3, S, S] and ``labels`` int64 [N]; of other kinds whatever the recipe's views take:
-    tokens [N, T], captions [N, T] as labels, boxes [N, M, 5]. ``labels`` may be None.
-    """
-
-    @property
-    def images(self) -> Any: ...
-    @property
-    def labels(self) -> Any: ...
-    @property
-    def mean(self) -> Any: ...
-    @property
-    def std(self) -> Any: ...
-
-
 class Order:
-    """The endless stream of indices into ``images`` items."""
+    """The endless stream of indices into ``count`` rows."""
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        if images < 1:
-            raise SensoriumError("there are no images to train on: check the data folder.")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        if count < 1:
+            raise SensoriumError("there is nothing to train on: check the data folder.")
+        self.count, self.batch_size, self.seed = count, batch_size, seed
         self._shuffled: dict[int, np.ndarray] = {}
 
     def __call__(self, step: int) -> np.ndarray:
         """Indices of the global batch of ``step``, int64 [B]."""
         start, stop = step * self.batch_size, (step + 1) * self.batch_size
-        first, last = start // self.images, (stop - 1) // self.images
+        first, last = start // self.count, (stop - 1) // self.count
         parts = [self._permutation(epoch) for epoch in range(first, last + 1)]
-        offset = first * self.images
+        offset = first * self.count
         return np.concatenate(parts)[start - offset : stop - offset]
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -63,7 +47,7 @@ class Order:
             generator = torch.Generator().manual_seed(step_seed(step_seed(self.seed, _ORDER), epoch))
             kept = sorted(self._shuffled)[-1:]  # a batch that straddles two passes needs both, later ones neither
             self._shuffled = {old: self._shuffled[old] for old in kept}
-            self._shuffled[epoch] = torch.randperm(self.images, generator=generator).numpy()
+            self._shuffled[epoch] = torch.randperm(self.count, generator=generator).numpy()
         return self._shuffled[epoch]
 
 
@@ -94,20 +78,20 @@ class Share:
 class Batches:
     """Iterates over the micro-batches from ``step`` on until ``stopped``; ready on the device they train on.
 
-    ``waited`` is how many seconds the loop stood without a batch's pixels, ``augmented`` how many it spent in the views
-    (on a GPU: in launching them). With ``ahead`` a thread reads the next pixels while the present step runs: worth it
+    ``waited`` is how many seconds the loop stood without a batch's rows, ``augmented`` how many it spent in the views
+    (on a GPU: in launching them). With ``ahead`` a thread reads the next rows while the present step runs: worth it
     on a GPU; on a CPU it would take its cores from the step.
     """
 
-    def __init__(self, pixels: Pixels, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:
-        self.images, self.labels = pixels.images, pixels.labels
+    def __init__(self, rows: Rows, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:
+        self.rows, self.names = rows, getattr(views, "reads", None)
         self.views, self.share, self.seed, self.ahead = views, share, seed, ahead
-        self.order = Order(len(self.images), share.batch_size, seed)
+        self.order = Order(len(rows), share.batch_size, seed)
         self.device = torch.device("cpu")
         self.step, self.micro, self.stopped = 0, 0, False
         self.waited = self.augmented = 0.0
         self._reader: ThreadPoolExecutor | None = None
-        self._next: tuple[tuple[int, int], Future[tuple[Tensor, Tensor]]] | None = None
+        self._next: tuple[tuple[int, int], Future[Taken]] | None = None
 
     def __len__(self) -> int:
         """A length nobody reaches: without one Lightning would fetch a batch before it is known to be needed."""
@@ -121,13 +105,13 @@ class Batches:
             self.close()
             raise StopIteration
         before = time.perf_counter()
-        images, labels = (self._fetch if self.ahead else self._read)(self.step, self.micro)
-        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
+        taken = (self._fetch if self.ahead else self._read)(self.step, self.micro)
+        fields = {name: _each(lambda x: x.to(self.device, non_blocking=True), value) for name, value in taken.items()}
         ready = time.perf_counter()
         rows = self.share.rows(self.micro)
         draw = Draw.seeded(self.seed, self.step, self.share.batch_size, rows.start, rows.stop, self.device)
         with torch.no_grad():
-            batch = self.views(images, labels, draw)
+            batch = self.views(fields, draw)
         self.waited += ready - before
         self.augmented += time.perf_counter() - ready
         self.step, self.micro = self._after(self.step, self.micro)
@@ -147,16 +131,13 @@ class Batches:
     def _after(self, step: int, micro: int) -> tuple[int, int]:
         return (step, micro + 1) if micro + 1 < self.share.accumulate else (step + 1, 0)
 
-    def _read(self, step: int, micro: int) -> tuple[Tensor, Tensor]:
-        index = self.order(step)[self.share.rows(micro)]
-        images = torch.from_numpy(np.ascontiguousarray(self.images[index]))
-        if self.labels is None:
-            labels = torch.full((len(index),), -1, dtype=torch.int64)
-        else:
-            labels = torch.from_numpy(np.ascontiguousarray(self.labels[index]))
-        return (images.pin_memory(), labels) if self.device.type == "cuda" else (images, labels)
+    def _read(self, step: int, micro: int) -> Taken:
+        taken = self.rows.take(self.order(step)[self.share.rows(micro)], self.names)
+        if self.device.type != "cuda":
+            return taken
+        return {name: _each(Tensor.pin_memory, value) for name, value in taken.items()}
 
-    def _fetch(self, step: int, micro: int) -> tuple[Tensor, Tensor]:
+    def _fetch(self, step: int, micro: int) -> Taken:
         self._reader = self._reader or ThreadPoolExecutor(1, "sensorium-reader")
         at, future = self._next or ((-1, -1), None)
         if future is None or at != (step, micro):
@@ -165,3 +146,7 @@ class Batches:
         following = self._after(step, micro)
         self._next = (following, self._reader.submit(self._read, *following))
         return found
+
+
+def _each(change: Callable[[Tensor], Tensor], value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return [change(one) for one in value] if isinstance(value, list) else change(value)

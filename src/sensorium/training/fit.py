@@ -1,4 +1,4 @@
-"""Train a method on pixels under a budget, so that the run can be trusted.
+"""Train a method on rows under a budget, so that the run can be trusted.
 
 ``fit`` is the only door to training. Whatever is random follows from (seed, step); a killed run goes on by calling it
 again with the same arguments, and ends where the uninterrupted one does. See :mod:`sensorium.training.adapter` for a step,
@@ -25,10 +25,11 @@ from sensorium.base.draw import Views
 from sensorium.base.files import disk_errors, write_json
 from sensorium.base.precision import resolve_precision
 from sensorium.base.terminal import Display
+from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.adapter import Adapter, Plan
-from sensorium.training.batches import Batches, Pixels, Share
+from sensorium.training.batches import Batches, Share
 from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import OUTCOME, WRITTEN, AtomicIO, check_settings, find_checkpoint, fingerprint
 from sensorium.training.launch import launched, rank_and_world
@@ -42,7 +43,7 @@ class Outcome:
     """What a run came to.
 
     ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
-    which the step stood without pixels, ``augmenting`` the share spent in the views; ``status`` "finished" or
+    which the step stood without data, ``augmenting`` the share spent in the views; ``status`` "finished" or
     "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
     """
 
@@ -64,7 +65,7 @@ class _Job:
     """Everything that each process of a run needs."""
 
     method: Method
-    pixels: Pixels
+    rows: Rows
     views: Views
     batch_size: int
     accumulate: int
@@ -81,7 +82,7 @@ class _Job:
 
 def fit(
     method: Method,
-    pixels: Pixels,
+    rows: Rows,
     *,
     views: Views,
     optimizer: Callable[[Method], torch.optim.Optimizer],
@@ -104,7 +105,7 @@ def fit(
 ) -> Outcome:
     """Train ``method`` in place; write the run's files into the folder ``out``.
 
-    pixels: uint8 images [N, 3, S, S] and labels [N] or None. views: (images [B, 3, S, S], labels [B], draw) -> batch.
+    rows: the data. views: (their fields, draw) -> batch.
     schedule: share of the budget spent -> factor on each parameter group's learning rate (times its ``lr_scale``).
     batch_size: of all ``devices`` together; each takes its part in ``accumulate`` pieces. budget: see ``Budget.parse``.
     device: "auto", "cpu", "cuda" or "mps". strategy: Lightning's names ("ddp", "fsdp"). precision: "auto" or Lightning's.
@@ -133,8 +134,7 @@ def fit(
     }
     now = fingerprint(
         method,
-        pixels.images,
-        pixels.labels,
+        rows.digest,
         optimizer(method),
         schedule,
         {**run, **(dict(settings) if settings else {})},
@@ -147,7 +147,7 @@ def fit(
     plan = Plan(optimizer, schedule, budget, out, seed, online, online_every, checkpoint_every, now)
     path, state, notes = found or (None, {"steps": 0}, [])
     job = _Job(
-        method, pixels, views, batch_size, accumulate, devices, device, strategy, precision, progress, plan, path,
+        method, rows, views, batch_size, accumulate, devices, device, strategy, precision, progress, plan, path,
         state["steps"], tuple(notes),
     )  # fmt: skip
     with launched(_train, replace(job, plan=replace(plan, online=None), progress=False), devices):
@@ -159,7 +159,7 @@ def _train(job: _Job) -> Outcome:
     rank, world = rank_and_world()
     plan, kind = job.plan, torch.device(job.device).type
     share = Share(job.batch_size, job.accumulate, rank, world)
-    batches = Batches(job.pixels, job.views, share, seed=plan.seed, ahead=kind != "cpu")
+    batches = Batches(job.rows, job.views, share, seed=plan.seed, ahead=kind != "cpu")
     eager = world == 1 and kind == "cpu"
     record = Record(plan.out, step=job.step, accumulate=job.accumulate, first=rank == 0, eager=eager)
     display = Display(plan.out.name, shown=job.progress and rank == 0)

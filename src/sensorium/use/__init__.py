@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,11 @@ from sensorium.abilities import Generator, LanguageModel
 from sensorium.base.precision import device_name
 from sensorium.catalogue import find
 from sensorium.data.images import prepare as images
+from sensorium.data.images.cache import Pixels
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
 from sensorium.runs.run import Run
-
-if TYPE_CHECKING:
-    from sensorium.data.images.cache import Pixels
 
 FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
@@ -219,7 +217,7 @@ def most_similar(
     """
     from sensorium.metrics.neighbors import neighbors as nearest
 
-    one = _Few(query[None], pixels.mean, pixels.std)
+    one = Pixels(query[None], None, (), pixels.mean, pixels.std)
     bank = _encode(encoder, pixels) if features is None else features
     index, similarity = nearest(bank, _encode(encoder, one), k)
     return [
@@ -233,13 +231,6 @@ def class_of(pixels: Any, index: int) -> str:
     if pixels.labels is None or not len(pixels.classes) or np.ndim(pixels.labels) != 1 or pixels.labels[index] < 0:
         return ""
     return pixels.classes[pixels.labels[index]]
-
-
-class _Few:
-    """Pictures outside a data set, in the form that encoding reads."""
-
-    def __init__(self, images: np.ndarray, mean: Any, std: Any):
-        self.images, self.mean, self.std, self.labels, self.classes = images, mean, std, None, ()
 
 
 def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[nn.Module, Pixels]:

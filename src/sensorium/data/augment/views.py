@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
+from sensorium.data.rows import reads
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def supervised_views(
     """``{"image", "label"}``: crop, flip and a colour ``jitter`` (brightness, contrast, saturation, hue) of every sample."""
     view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)))
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"image": view(pixels, draw, mean, std), "label": labels}
+    @reads("image", "label")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {"image": view(fields["image"], draw, mean, std), "label": fields["label"]}
 
     return views

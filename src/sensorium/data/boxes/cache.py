@@ -8,12 +8,15 @@ Shapes: N images, S side of the square, M the most boxes of an image.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +24,7 @@ from sensorium.data.boxes.open import BoxSet, _Moved
 from sensorium.data.images.cache import Pixels, Progress, cache
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import Digest, EncodedImages
+from sensorium.data.rows import Field, Rows, Taken, sampled_digest, stacked
 from sensorium.data.scenes.scenes import Scenes
 
 REDUCED = (1, 2, 4, 8)  # what a JPEG may be decoded at
@@ -68,24 +72,17 @@ def laid(image: Image.Image, inner: tuple[int, int], size: int) -> Image.Image:
 
 
 @dataclass(frozen=True, eq=False)
-class Boxed:
+class Boxed(Rows):
     """Images with boxes as training and judging read them.
 
     ``truth``: the images that could be decoded, with their boxes in their own pixels; ``pixels``: their squares;
-    ``inner`` int64 [N, 2]: height and width of what is picture in a square; ``labels`` float32 [N, 1 + M, 5], in
-    pixels of the square: the first row (0, 0, width, height, -1) is the picture itself, the others are boxes by their
-    edges and class, class -1 where there are fewer than M. Crowd is left out.
+    ``inner`` int64 [N, 2]: height and width of what is picture in a square.
     """
 
     truth: BoxSet
     pixels: Pixels
     inner: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def images(self) -> np.ndarray:
-        """uint8 [N, 3, S, S]."""
-        return self.pixels.images
+    unit: str = "images"
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -96,23 +93,63 @@ class Boxed:
         return self.pixels.std
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.truth.classes
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        masks = {"masks": Field("bool", (None, None, None))} if self.truth.masked else {}
+        boxes = {"boxes": Field("float32", (None, 4)), "labels": Field("int64", (None,))}
+        return {"image": Field("uint8", (3, None, None)), **boxes, **masks}
+
+    @cached_property
+    def digest(self) -> str:
+        return sampled_digest(self.pixels, (self.truth.starts, self.truth.boxes, self.truth.labels, self.truth.crowd))
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        """What can be learned: ``image`` uint8 [3, h, w], ``boxes`` [N, 4] in its pixels, ``labels`` [N], and ``masks``
+        bool [N, h, w] where the data have any. Crowd is left out."""
+        samples = [self._sample(int(i), names) for i in index]
+        return {name: stacked([sample[name] for sample in samples]) for name in samples[0]}
+
+    def _sample(self, index: int, names: Collection[str] | None) -> dict[str, Tensor]:
+        wanted = self.fields if names is None else names
+        height, width = (int(n) for n in self.inner[index])
+        rows = slice(int(self.truth.starts[index]), int(self.truth.starts[index + 1]))
+        kept = ~self.truth.crowd[rows]
+        sample = {}
+        if "image" in wanted:
+            sample["image"] = torch.from_numpy(np.array(self.pixels.images[index, :, :height, :width]))
+        if "boxes" in wanted:
+            sample["boxes"] = torch.from_numpy(self.boxes_in(index)[kept])
+        if "labels" in wanted:
+            sample["labels"] = torch.from_numpy(self.truth.labels[rows][kept])
+        if "masks" in wanted and self.truth.masked:
+            masks = self.truth.masks(index)[torch.from_numpy(kept)]
+            sample["masks"] = F.interpolate(masks[None].float(), (height, width), mode="nearest-exact")[0] > 0
+        return sample
+
+    def boxes_in(self, index: int) -> np.ndarray:
+        """All boxes of image ``index`` in the pixels of its square: float32 [N, 4]."""
+        rows = slice(int(self.truth.starts[index]), int(self.truth.starts[index + 1]))
+        height, width = self.inner[index]
+        factors = (self.inner[index] / self.truth.sizes[index])[[1, 0, 1, 0]]
+        return np.minimum(self.truth.boxes[rows] * factors, [width, height, width, height]).astype(np.float32)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A sample to judge by: the picture as cached, the truth in the pixels of ``original`` (height, width)."""
         index = range(len(self))[int(index)]
         height, width = (int(n) for n in self.inner[index])
-        image = torch.from_numpy(np.array(self.images[index, :, :height, :width]))
+        image = torch.from_numpy(np.array(self.pixels.images[index, :, :height, :width]))
         return {"image": image, **self.truth.truth(index), "original": torch.from_numpy(self.truth.sizes[index].copy())}
 
     def some(self, indices: np.ndarray) -> Boxed:
         """The images at ``indices`` (int [n]), in that order."""
         indices = np.asarray(indices, np.int64)
-        return Boxed(self.truth.subset(indices), self.pixels.subset(indices), self.inner[indices], self.labels[indices])
+        return Boxed(self.truth.subset(indices), self.pixels.subset(indices), self.inner[indices])
 
 
 def cache_boxes(boxed: BoxSet, size: int, folder: Path, progress: Progress | None = None) -> Boxed:
@@ -130,27 +167,4 @@ def cache_boxes(boxed: BoxSet, size: int, folder: Path, progress: Progress | Non
         truth = boxed.subset(pixels.labels)
     sizes = [inner_size(int(height), int(width), size) for height, width in truth.sizes]
     inner = np.array(sizes, np.int64).reshape(-1, 2)
-    return Boxed(truth, pixels, inner, rows_of(truth, inner))
-
-
-def rows_of(truth: BoxSet, inner: np.ndarray) -> np.ndarray:
-    """The boxes of ``truth`` in pictures of ``inner`` [N, 2] pixels: float32 [N, 1 + M, 5], as :class:`Boxed` says."""
-    count, learnt = len(truth), ~truth.crowd
-    image = np.repeat(np.arange(count), np.diff(truth.starts))[learnt]
-    counts = np.bincount(image, minlength=count)
-    rows = np.zeros((count, 1 + int(counts.max(initial=0)), 5), np.float32)
-    rows[..., 4] = -1
-    rows[:, 0, 2:4] = inner[:, ::-1]
-    place = 1 + np.arange(len(image)) - (np.cumsum(counts) - counts)[image]
-    factors = (inner / truth.sizes)[:, [1, 0, 1, 0]][image]
-    rows[image, place, :4] = np.minimum(truth.boxes[learnt] * factors, inner[:, [1, 0, 1, 0]][image])
-    rows[image, place, 4] = truth.labels[learnt]
-    return rows
-
-
-def sample_of(image: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """A square [3, S, S] and its rows [1 + M, 5] -> the picture in it and its boxes, as a sample of ``box_views``."""
-    width, height = (int(n) for n in rows[0, 2:4])
-    boxes = rows[1:][rows[1:, 4] >= 0]
-    crowd = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return {"image": image[:, :height, :width], "boxes": boxes[:, :4], "labels": boxes[:, 4].long(), "crowd": crowd}
+    return Boxed(truth, pixels, inner)

@@ -28,6 +28,7 @@ from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage, printable
 from sensorium.data.images.decode import _reason as reason_of
 from sensorium.data.images.sets import EncodedImages, Skipped, Source
+from sensorium.data.scenes.scenes import Scenes
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -110,15 +111,25 @@ class BoxSet:
             there = f"{image.shape[2]} x {image.shape[1]}"
             name = self.images.names[int(self.rows[index])]
             raise BadImage(name, f"its header says {width} x {height} pixels, there are {there}")
-        sample = {"image": image, **self.truth(index)}
-        if "masks" in found:  # scenes know theirs
-            sample["masks"] = found["masks"]
-        elif self.outlines is not None:
-            import torch
+        masks = {"masks": found["masks"]} if "masks" in found else {}  # scenes know theirs
+        if not masks and self.masked:
+            masks = {"masks": self.masks(index)}
+        return {"image": image, **self.truth(index), **masks}
 
-            rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
-            sample["masks"] = torch.from_numpy(drawn(self.outlines[rows], self.boxes[rows], (height, width)))
-        return sample
+    @property
+    def masked(self) -> bool:
+        """Whether there are masks: files may have outlines, scenes know theirs."""
+        return self.outlines is not None or isinstance(self.images, Scenes)
+
+    def masks(self, index: int) -> Any:
+        """Masks of image ``index``, bool [N, H, W] in its own pixels."""
+        import torch
+
+        if self.outlines is None:
+            return self.images[int(self.rows[index])]["masks"]
+        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        height, width = (int(n) for n in self.sizes[index])
+        return torch.from_numpy(drawn(self.outlines[rows], self.boxes[rows], (height, width)))
 
     def truth(self, index: int) -> dict[str, Any]:
         """A sample without its image and masks; nothing is decoded."""

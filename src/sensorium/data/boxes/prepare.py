@@ -117,7 +117,7 @@ def situate(ready: Prepared) -> BoxSituation:
         device,
         os.cpu_count() or 1,
         fast_bf16(device),
-        most=max(1, train.labels.shape[1] - 1),
+        most=max(1, int(boxes_a_picture(train).max(initial=0))),
         typical=round(float(np.median(sides)), 1),
         small=round(float(np.quantile(sides, 0.05)), 1),
     )
@@ -125,10 +125,17 @@ def situate(ready: Prepared) -> BoxSituation:
 
 def object_sides(part: Boxed) -> np.ndarray:
     """Root of width times height of each box that can be learnt, in pixels of the squares: float [M]."""
-    boxes = part.labels[:, 1:][part.labels[:, 1:, 4] >= 0]
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_in(i) for i in range(len(part)))])
+    boxes = boxes[~part.truth.crowd]
     if not len(boxes):
         raise SensoriumError("no readable training picture has a box that can be learnt.")
     return np.sqrt(np.maximum(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1), 0))
+
+
+def boxes_a_picture(part: Boxed) -> np.ndarray:
+    """How many boxes of each picture can be learned, int64 [N]."""
+    image = np.repeat(np.arange(len(part)), np.diff(part.truth.starts))
+    return np.bincount(image[~part.truth.crowd], minlength=len(part))
 
 
 def wanted(situation: BoxSituation) -> dict[str, Any]:

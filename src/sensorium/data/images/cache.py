@@ -13,9 +13,10 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Skipped, View, header, picture
+from sensorium.data.rows import ArrayRows, Field, Rows, Taken, sampled_digest
 from sensorium.errors import SensoriumError
 
 VERSION = 1
@@ -37,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Rows):
     """The cached, square form of a set.
 
     ``images`` uint8 [N, 3, S, S] (read-only), ``labels`` int64 [N] (-1 unknown) or None, ``mean`` and ``std`` per channel
@@ -51,9 +53,24 @@ class Pixels:
     std: tuple[float, float, float]
     names: Sequence[str] = ()
     skipped: tuple[Skipped, ...] = ()
+    unit: str = "images"
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        label = {} if self.labels is None else {"label": Field("int64", ())}
+        return {"image": Field("uint8", self.images.shape[1:]), **label}
+
+    @cached_property
+    def digest(self) -> str:
+        return sampled_digest(self, () if self.labels is None else (self.labels,))
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        """``image`` uint8 [n, 3, S, S], and ``label`` int64 [n] where there are labels."""
+        columns = {"image": self.images} | ({} if self.labels is None else {"label": self.labels})
+        return ArrayRows(columns).take(index, names)
 
     @property
     def size(self) -> int:

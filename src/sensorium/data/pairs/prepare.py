@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
@@ -20,6 +21,7 @@ from sensorium.data.images.decode import printable
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.sets import Skipped
 from sensorium.data.pairs.open import OpenedPairs, Pairs
+from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.scenes.pairs import open_captioned, plain_images
 from sensorium.data.source import Source
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
@@ -45,28 +47,11 @@ LEAST_TOKENS = 514
 NAMED = 20  # of what was skipped
 
 
-class Gathered:
-    """Rows of an array that is too large to copy: row ``i`` is ``array[rows[i]]``."""
-
-    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows = array, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.array.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self.array[self.rows[index]]
-
-
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Rows):
     """Pairs as training and judging read them: pair ``i`` is picture ``rows[i]`` of ``pixels`` with ``texts[i]``.
 
-    ``pixels`` holds each picture once; ``labels`` are the captions' tokens, int32 [N, T]; pairs of one of the ``groups``
+    ``pixels`` holds each picture once; ``tokens`` are the captions', int32 [N, T]; pairs of one of the ``groups``
     [N] share a picture or a caption, so that neither is wrong for the other.
     """
 
@@ -74,13 +59,26 @@ class Captioned:
     rows: np.ndarray
     texts: Sequence[str]
     groups: np.ndarray
-    labels: np.ndarray
+    tokens: np.ndarray
+    unit: str = "pairs"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        return {"image": self.pixels.fields["image"], "tokens": Field("int32", self.tokens.shape[1:])}
 
     @cached_property
-    def images(self) -> Any:
-        """uint8 [N, 3, S, S], a picture for each pair."""
-        once = np.array_equal(self.rows, np.arange(len(self.pixels)))
-        return self.pixels.images if once else Gathered(self.pixels.images, self.rows)
+    def digest(self) -> str:
+        return sampled_digest(self, (self.rows, self.tokens))
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        """``image`` uint8 [n, 3, S, S] and ``tokens`` int32 [n, T]."""
+        found = {}
+        if names is None or "image" in names:
+            found |= self.pixels.take(self.rows[index], ("image",))
+        if names is None or "tokens" in names:
+            found["tokens"] = torch.from_numpy(self.tokens[index])
+        return found
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -100,7 +98,7 @@ class Captioned:
         chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
         pictures, rows = np.unique(self.rows[chosen], return_inverse=True)
         texts = [self.texts[int(i)] for i in chosen]
-        return Captioned(self.pixels.subset(pictures), rows, texts, self.groups[chosen], self.labels[chosen])
+        return Captioned(self.pixels.subset(pictures), rows, texts, self.groups[chosen], self.tokens[chosen])
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ finite are replaced by the last one that is, as on a live stream, and their labe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from sensorium.base.draw import Draw
 from sensorium.data.images.decode import printable
 from sensorium.data.images.folders import split_of
 from sensorium.data.images.sets import Skipped
+from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.streams.files import LOOKED_FOR, UNKNOWN, Recordings, read_folder, read_npz
 from sensorium.errors import SensoriumError
 
@@ -200,7 +201,7 @@ class Streams:
         return replace(self, train=scale(self.train), test=scale(self.test))
 
 
-class Windows:
+class Windows(Rows):
     """Training windows: ``length`` T frames up to a labelled one, and the labels of the ``future`` L frames after it.
 
     There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
@@ -209,10 +210,21 @@ class Windows:
     one.
     """
 
-    def __init__(self, streams: Sequence[AnyStream], length: int, future: int = 0, *, every: bool = False) -> None:
+    unit = "frames"
+
+    def __init__(
+        self,
+        streams: Sequence[AnyStream],
+        length: int,
+        future: int = 0,
+        *,
+        every: bool = False,
+        classes: tuple[str, ...] = (),
+    ) -> None:
         if length < 1 or future < 0:
             raise ValueError(f"windows of {length} frames and {future} after them")
         self.streams, self.length, self.future, self.width = tuple(streams), length, future, streams[0].width
+        self.classes = classes
         known = [np.full(len(s), True) if every else s.labels != UNKNOWN for s in streams]
         # where all frames have labels there is nothing to look up
         self._places = [None if mask.all() else np.flatnonzero(mask) for mask in known]
@@ -258,9 +270,23 @@ class Windows:
         index = ((fine[:, 0] + fine[:, 1] * 2**-24) * len(self)).long().clamp_max(len(self) - 1)
         return {name: part.to(draw.device) for name, part in self.batch(index).items()}
 
-    def views(self, indices: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        """Views for training on ``numpy.arange(len(windows))`` as the rows of a data set: indices [B] -> the batch."""
-        return {name: part.to(indices.device) for name, part in self.batch(indices.cpu()).items()}
+    @property
+    def fields(self) -> dict[str, Field]:
+        labels = {
+            "actions": Field("int64", ()),
+            "future": Field("int64", (self.future,)),
+            "missing": Field("int64", ()),
+        }
+        return {"frames": Field("float32", (self.length, self.width)), **labels}
+
+    @cached_property
+    def digest(self) -> str:
+        return sampled_digest(self, (self.labels,))
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        """Fields of windows ``index``, as of :meth:`batch`."""
+        found = self.batch(index)
+        return {name: found[name] for name in found if names is None or name in names}
 
 
 def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams:

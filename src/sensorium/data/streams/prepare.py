@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
@@ -20,7 +19,7 @@ from sensorium.base.terminal import bar
 from sensorium.data.images.open import open_data
 from sensorium.data.source import Source
 from sensorium.data.streams.clips import open_clips
-from sensorium.data.streams.open import UNKNOWN, AnyStream, Streams, Windows, open_streams
+from sensorium.data.streams.open import AnyStream, Streams, Windows, open_streams
 from sensorium.errors import SensoriumError
 
 
@@ -59,40 +58,12 @@ FRAMES_A_SECOND = 4.0
 NO_ACTION = ("background", "none", "null", "nothing", "no action", "no_action", "idle", "other", "unknown", "ambiguous")
 
 
-class Frames:
-    """The windows' frames as an array that is read when it is indexed: float32 [N, T, F]."""
-
-    def __init__(self, windows: Windows) -> None:
-        self.windows, self.shape = windows, (len(windows), windows.length, windows.width)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        return self.windows.batch(np.atleast_1d(index))["frames"].numpy()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Windows as training reads them: ``images`` [N, T, F], ``labels`` [N, 1 + L + 1] as ``recipes.streaming.windowed``
-    takes them."""
-
-    images: Frames
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    mean: tuple[()] = ()
-    std: tuple[()] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
 @dataclass(frozen=True)
 class Prepared:
     """Streams ready for training and judging; ``opened`` are in frames and in units of the training data."""
 
     opened: Streams
-    train: Rows
+    train: Windows
     frame: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -122,22 +93,21 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     future = _setting(settings, "future", USUAL_FUTURE)
     mean, std = (tuple(float(f"{v:.6g}") for v in values) for values in opened.moments())
     opened = opened.scaled(np.array(mean), np.array(std))
-    windows = Windows(opened.train, length)
-    rows = Rows(Frames(windows), _labels(opened.train, length, future), opened.classes)
+    windows = Windows(opened.train, length, future, classes=opened.classes)
     background = 0 if opened.classes[0].strip().casefold() in NO_ACTION else None
-    return Prepared(opened, rows, frame, mean, std, background)
+    return Prepared(opened, windows, frame, mean, std, background)
 
 
 def situate(ready: Prepared) -> StreamSituation:
     """Size of frames and windows, classes, units and rate of the streams, and the machine."""
-    device, (windows, length, features) = device_name(), ready.train.images.shape
+    device, windows = device_name(), ready.train
     return StreamSituation(
-        features,
+        windows.width,
         tuple(ready.opened.classes),
         ready.frame,
-        length,
-        ready.train.labels.shape[1] - 2,
-        windows,
+        windows.length,
+        windows.future,
+        len(windows),
         ready.mean,
         ready.std,
         ready.opened.rate,
@@ -200,16 +170,3 @@ def _usual_frame(opened: Streams) -> int:
         return 1
     shortest = min(map(len, (*opened.train, *opened.test)))
     return max(1, min(round(opened.rate / FRAMES_A_SECOND), shortest))
-
-
-def _labels(streams: tuple[AnyStream, ...], length: int, future: int) -> np.ndarray:
-    """Of each window, in the order of ``Windows``: labels of its last frame and of ``future`` more, and how many frames
-    it lacks before its stream. int32 [N, 1 + L + 1]."""
-    found = []
-    for stream in streams:
-        count = len(stream)
-        ahead = sliding_window_view(stream.labels_of(0, count + future), 1 + future)
-        lacking = np.maximum(length - 1 - np.arange(count), 0)
-        rows = np.concatenate([ahead, lacking[:, None]], axis=1).astype(np.int32)
-        found.append(rows[rows[:, 0] != UNKNOWN])
-    return np.concatenate(found)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.data.rows import ArrayRows
 from sensorium.data.source import Source
 from sensorium.data.text.open import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
@@ -35,26 +36,12 @@ USUAL_LENGTH = 1024
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of tokens as training reads them: ``images`` is [N, length + 1]."""
-
-    images: np.ndarray
-    labels: None = None
-    mean: tuple[()] = ()
-    std: tuple[()] = ()
-    classes: tuple[()] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """Text ready for training and judging. ``test`` are the held-out tokens, ``test_bytes`` what they stand for."""
 
     opened: Texts
     tokenizer: Tokenizer
-    train: Rows
+    train: ArrayRows
     test: np.ndarray
     test_bytes: int
     length: int
@@ -78,7 +65,14 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         tokens_of(documents, tokenizer, source.cache, name)
         for name, documents in (("train", opened.train), ("test", opened.test))
     )
-    return Prepared(opened, tokenizer, Rows(rows_of(train, length)), held, sum(map(len, opened.test)), length)
+    return Prepared(
+        opened,
+        tokenizer,
+        ArrayRows({"tokens": rows_of(train, length)}, "tokens", length),
+        held,
+        sum(map(len, opened.test)),
+        length,
+    )
 
 
 def situate(ready: Prepared) -> TextSituation:
@@ -100,7 +94,7 @@ def describe(ready: Prepared) -> dict[str, Any]:
     """Counts are of tokens."""
     return {
         "layout": ready.opened.layout,
-        "train": ready.train.images.size,
+        "train": len(ready.train) * (ready.length + 1),
         "test": len(ready.test),
         "unit": f"tokens ({ready.tokenizer.vocab:,} kinds)",
         "notes": list(ready.opened.notes),

@@ -9,7 +9,7 @@ from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.boxes import _backbone_lr, _batch_size, _paced, _recipe, adamw_apart
+from sensorium.recipe.boxes import adamw_apart, detector_batch_size, detector_recipe, paced, pick_backbone_lr
 from sensorium.recipe.recipe import Recipe, Settings
 
 
@@ -76,12 +76,12 @@ def detr(
     decoding: int = s.pick("decoder_depth", decoder_depth, 3 if small else 6, why)
     wide: int = s.pick("hidden", hidden, 4 * channels if small else 8 * channels, f"width {channels}")
     hiding: float = s.pick("dropout", dropout, 0.0 if small else 0.1, "minutes are few" if small else why)
-    batch = _batch_size(batch_size, on, s)
+    batch = detector_batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 5e-4 if channels <= 128 else 1e-4, f"width {channels}")
     if small and published:
-        slower = _backbone_lr(backbone_lr, 0.0, "kept as it is: a CPU sees more pictures so", s)
+        slower = pick_backbone_lr(backbone_lr, 0.0, "kept as it is: a CPU sees more pictures so", s)
     else:
-        slower = _backbone_lr(backbone_lr, *_paced(published), s)
+        slower = pick_backbone_lr(backbone_lr, *paced(published), s)
     body.requires_grad_(slower > 0)
     s.note(no_object=no_object, weight_decay=weight_decay, warmup=warmup, clip=clip, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
@@ -107,4 +107,6 @@ def detr(
         )
     except ValueError as error:
         raise SensoriumError(f"detr: {error}.") from None
-    return _recipe("detr", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter))
+    return detector_recipe(
+        "detr", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter)
+    )

@@ -10,7 +10,7 @@ from sensorium.detection.fcos.method import FCOS, Points
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN, shapes_of
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.boxes import _backbone_lr, _batch_size, _paced, _recipe, adamw_apart
+from sensorium.recipe.boxes import adamw_apart, detector_batch_size, detector_recipe, paced, pick_backbone_lr
 from sensorium.recipe.recipe import Recipe, Settings
 
 
@@ -78,16 +78,18 @@ def fcos(
             f"--width {channels}, --groups {normed}, --convs {layers}, --extra {extra}: want one or more (extra: 0), "
             "and groups that divide the width."
         )
-    batch = _batch_size(batch_size, on, s)
+    batch = detector_batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
-    slower = _backbone_lr(backbone_lr, *_paced(published), s)
+    slower = pick_backbone_lr(backbone_lr, *paced(published), s)
     body.requires_grad_(slower > 0)
     s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
     levels = len(strides) - strides.index(finest)
     pyramid = FPN(body, levels=levels, width=channels, extra=extra, frozen_norms=published)
     method = FCOS(pyramid, len(on.classes), convs=layers, groups=normed, radius=radius, points=points)
-    return _recipe("fcos", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter))
+    return detector_recipe(
+        "fcos", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter)
+    )
 
 
 def _finest(strides: tuple[int, ...], on: BoxSituation) -> tuple[int, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.made.method import MADE, binarise
 from sensorium.parts.schedules import warmup_cosine
@@ -65,11 +65,12 @@ def made(
 
 
 def binary_views(stochastic: bool) -> Views:
-    """``{"image" [B, 1, S, S] zeros and ones, "label"}``: grey pictures by threshold, or by chance as bright as they are."""
+    """``{"image" [B, 1, S, S] zeros and ones}``: grey pictures by threshold, or by chance as bright as they are."""
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        grey = pixels.float().mean(1, keepdim=True) / 255
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        grey = fields["image"].float().mean(1, keepdim=True) / 255
         chance = draw.rand(*grey.shape[1:]).to(grey.device) if stochastic else None
-        return {"image": binarise(grey, chance), "label": labels}
+        return {"image": binarise(grey, chance)}
 
     return views

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.networks.dit import DIT_SIZES, dit
@@ -102,13 +104,14 @@ def _velocity_network(name: str, image_size: int, labels: int) -> Any:
 
 
 def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
-    """``{"image" in -1..1, "label", "noise", "time", "drop" bool}``: all chance of a flow's step, drawn per picture."""
+    """``{"image" in -1..1, "label" where it learns classes, "noise", "time", "drop" bool}``: all chance of a flow's step, drawn per picture."""
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        image = pixels.float() / 127.5 - 1
+    @reads("image", *(("label",) if flow.classes else ()))
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        image = fields["image"].float() / 127.5 - 1
         return {
             "image": flipped(image, draw) if flip else image,
-            "label": labels,
+            **({"label": fields["label"]} if flow.classes else {}),
             "noise": draw.randn(*flow.shape),
             "time": flow.draw_time(draw.rand()),
             "drop": draw.chance(flow.drop),
@@ -132,16 +135,17 @@ def _teacher(folder: Path, on: Situation) -> tuple[dict[str, Tensor] | None, dic
 
 
 def taught_views(flow: RectifiedFlow, teacher: RectifiedFlow | None, steps: int) -> Views:
-    """``{"start", "image", "label", "time", "drop"}``: noise, and where the teacher carries it for the data's labels."""
+    """``{"start", "image", "label" where it learns classes, "time", "drop"}``: noise, and where the teacher carries it for the data's labels."""
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
+    @reads("image", *(("label",) if flow.classes else ()))
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
         if teacher is None:
             raise SensoriumError("--teacher: there is no run of rectified_flow; train one first and name its folder.")
-        teacher.to(pixels.device)
+        teacher.to(fields["image"].device)
         start = draw.randn(*flow.shape)
-        condition = labels if flow.classes else None
-        image = teacher.sample(len(start), steps, start=start, condition=condition, solver="euler")
+        label = {"label": fields["label"]} if flow.classes else {}
+        image = teacher.sample(len(start), steps, start=start, condition=label.get("label"), solver="euler")
         drawn = {"time": flow.draw_time(draw.rand()), "drop": draw.chance(flow.drop)}
-        return {"start": start, "image": image, "label": labels, **drawn}
+        return {"start": start, "image": image, **label, **drawn}
 
     return views

@@ -8,7 +8,7 @@ from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
 from sensorium.language.flash.method import FlashLM
 from sensorium.recipe.recipe import Recipe, Settings
-from sensorium.recipe.text import _begun, _recipe
+from sensorium.recipe.text import note_text, text_recipe
 
 
 def flash(
@@ -49,7 +49,7 @@ def flash(
         warmup: share of the budget over which the learning rate rises.
     """
     s = Settings()
-    small, why = _begun(on, vocab, length, s)
+    small, why = note_text(on, vocab, length, s)
     channels: int = s.pick("width", width, 128 if small else 512, why)
     units: int = s.pick("depth", depth, 8 if small else 16, "two for each layer of causal_lm")
     s.note(mixed=mixed)
@@ -73,4 +73,4 @@ def flash(
         raise SensoriumError(f"flash: {error}.") from None
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 6e-3 if channels <= 256 else 1e-3, f"width {channels}")
-    return _recipe("flash", method, on, s, batch, rate, weight_decay, warmup)
+    return text_recipe("flash", method, on, s, batch, rate, weight_decay, warmup)

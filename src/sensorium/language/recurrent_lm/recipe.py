@@ -6,7 +6,7 @@ from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
 from sensorium.language.recurrent_lm.method import Cell, RecurrentLM
 from sensorium.recipe.recipe import Recipe, Settings
-from sensorium.recipe.text import _begun, _recipe
+from sensorium.recipe.text import note_text, text_recipe
 
 # Channels of a state for each of the embedding's: two layers of any cell then have about as many weights as four of Llama.
 STATE: dict[Cell, float] = {"lstm": 1.75, "gru": 2.0, "rnn": 3.75}
@@ -49,7 +49,7 @@ def recurrent_lm(
         warmup: share of the budget over which the learning rate rises.
     """
     s = Settings()
-    small, why = _begun(on, vocab, length, s)
+    small, why = note_text(on, vocab, length, s)
     s.note(cell=cell)
     channels: int = s.pick("width", width, 128 if small else 512, why)
     state = round(channels * STATE.get(cell, 1.0))
@@ -66,4 +66,4 @@ def recurrent_lm(
         raise SensoriumError(f"recurrent_lm: {error}.") from None
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
-    return _recipe("recurrent_lm", method, on, s, batch, rate, weight_decay, warmup)
+    return text_recipe("recurrent_lm", method, on, s, batch, rate, weight_decay, warmup)

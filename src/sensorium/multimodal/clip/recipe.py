@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.data.pairs.prepare import PairSituation
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
@@ -103,14 +104,15 @@ def clip(
 
 
 def pair_views(on: Situation, size: int, *, crop_min: float = 0.6, flip: bool = False) -> Views:
-    """``{"image" [B, 3, size, size], "tokens" int64 [B, T]}`` of pixels and rows of tokens: a random crop, rarely a flip.
+    """``{"image" [B, 3, size, size], "tokens" int64 [B, T]}`` of pictures and captions: a random crop, rarely a flip.
 
     Colours are left alone, for captions name them.
     """
     view = View(size, (crop_min, 1.0), flip_p=0.5 if flip else 0.0)
 
-    def views(pixels: Tensor, tokens: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"image": view(pixels, draw, on.mean, on.std), "tokens": tokens.to(torch.int64)}
+    @reads("image", "tokens")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {"image": view(fields["image"], draw, on.mean, on.std), "tokens": fields["tokens"].to(torch.int64)}
 
     return views
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
@@ -129,7 +128,7 @@ def dino_views(
     local_scale: tuple[float, float] = (0.05, 0.4),
     blur: bool | None = None,
 ) -> Views:
-    """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local], "label"}``.
+    """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local]}``.
 
     The first global crop is always blurred, the second in one case of ten, local ones in half; the second is solarized
     in one of five. ``blur`` defaults to off up to 64 pixels, where it would leave little to see. Crops are bilinear
@@ -145,7 +144,8 @@ def dino_views(
     first, second = crop(size, global_scale, 1.0), crop(size, global_scale, 0.1, 0.2)
     every = [first, second, *[crop(local_size, local_scale, 0.5)] * local_crops]
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"crops": [view(pixels, draw, mean, std) for view in every], "label": labels}
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {"crops": [view(fields["image"], draw, mean, std) for view in every]}
 
     return views

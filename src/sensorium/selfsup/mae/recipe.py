@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
@@ -87,12 +86,13 @@ def mae(
 def mae_views(
     mean: Sequence[float], std: Sequence[float], size: int, patches: int, *, scale: tuple[float, float] = (0.2, 1.0)
 ) -> Views:
-    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches], "label"}``; the noise ranks the
+    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches]}``; the noise ranks the
     patches for masking. Crops are bilinear (the authors': bicubic)."""
     view = View(size, scale)
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        image = view(pixels, draw, mean, std)
-        return {"image": image, "noise": draw.rand(patches).to(pixels.device), "label": labels}
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        image = view(fields["image"], draw, mean, std)
+        return {"image": image, "noise": draw.rand(patches).to(image.device)}
 
     return views

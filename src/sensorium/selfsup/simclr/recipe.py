@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
@@ -71,7 +70,7 @@ def simclr_views(
     blur: float | None = None,
     scale: tuple[float, float] = (0.08, 1.0),
 ) -> Views:
-    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2], "label"}``, both views drawn alike.
+    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2]}``, both views drawn alike.
 
     Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
     CIFAR-10 runs; above, 1.0 and 0.5.
@@ -81,7 +80,8 @@ def simclr_views(
     p = (0.0 if small else 0.5) if blur is None else blur
     view = View(size, scale, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), jitter_p=0.8, grey_p=0.2, blur_p=p)
 
-    def views(pixels: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        return {"views": [view(pixels, draw, mean, std) for _ in range(2)], "label": labels}
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {"views": [view(fields["image"], draw, mean, std) for _ in range(2)]}
 
     return views

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor
-
 from sensorium.base.draw import Draw, Views
+from sensorium.data.rows import reads
 from sensorium.data.streams.prepare import StreamSituation
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
@@ -90,14 +90,11 @@ def oadtr(
 
 
 def windowed(noise: float = 0.0) -> Views:
-    """Windows [B, T, F] and their labels [B, 1 + L + 1] (of the last frame, of those after it, and how many frames are
-    missing before the stream) -> ``frames``, ``actions`` [B], ``future`` [B, L], ``missing`` [B], as
-    :meth:`sensorium.data.streams.Windows.batch` gives them; with ``noise`` on the frames."""
+    """Windows as :class:`sensorium.data.streams.open.Windows` gives them, with ``noise`` on the frames."""
 
-    def views(frames: Tensor, labels: Tensor, draw: Draw) -> dict[str, Any]:
-        x, y = frames.float(), labels.long()
-        if noise:
-            x = x + noise * draw.randn(*x.shape[1:])
-        return {"frames": x, "actions": y[:, 0], "future": y[:, 1:-1], "missing": y[:, -1]}
+    @reads("frames", "actions", "future", "missing")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        x = fields["frames"]
+        return {**fields, "frames": x + noise * draw.randn(*x.shape[1:]) if noise else x}
 
     return views

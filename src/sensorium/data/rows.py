@@ -1,0 +1,132 @@
+"""Rows: what every run reads, of any kind of data, as named fields.
+
+    image     uint8 [3, H, W]                label    int64 [], -1 where unknown        labels   int64 [N], several a picture
+    boxes     float32 [N, 4], absolute xyxy  masks    bool [N, H, W]                    tokens   integers [L]
+    frames    float32 [T, F]                 actions  int64 []                          codes, features, columns ...
+``take`` stacks a field where all rows have one shape, and gives a list where shapes vary. ``unit`` is the word in which
+counts and speeds are said; a row counts for ``each`` of them (a row of text for as many tokens as it has).
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Taken = dict[str, Tensor | list[Tensor]]
+
+
+class Field(NamedTuple):
+    """What is known of a field before reading: its type ("uint8", "float32", "int64", "bool" ...), and its shape in one
+    row, None where that varies."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Rows(ABC):
+    """A data set as training and judging read it."""
+
+    unit: str
+    each: int = 1
+    classes: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def fields(self) -> Mapping[str, Field]:
+        """What ``take`` gives, known before reading."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        """Rows ``index`` int64 [n]: the fields ``names``, or all, each a tensor [n, ...] or a list of n tensors."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the content: what a run was trained on. Reads up to 64 rows, so it is quick for any size."""
+        return sampled_digest(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRows(Rows):
+    """Rows that are arrays already: each column [N, ...], in memory or mapped, or a sequence of N arrays of any shapes."""
+
+    columns: Mapping[str, np.ndarray | Sequence[np.ndarray]]
+    unit: str = "rows"
+    each: int = 1
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({len(column) for column in self.columns.values()}) != 1:
+            said = ", ".join(f"{name} {len(column)}" for name, column in self.columns.items())
+            raise ValueError(f"columns must be equally long: {said or 'there are none'}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return {name: _field(column) for name, column in self.columns.items()}
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        found: Taken = {}
+        for name, column in self.columns.items():
+            if names is None or name in names:
+                found[name] = (
+                    torch.from_numpy(np.ascontiguousarray(column[index]))
+                    if isinstance(column, np.ndarray)
+                    else stacked([torch.from_numpy(np.ascontiguousarray(column[int(i)])) for i in index])
+                )
+        return found
+
+
+def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """One tensor where all shapes agree, the list itself where they vary."""
+    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors
+
+
+def sampled_digest(rows: Rows, whole: Sequence[np.ndarray] = ()) -> str:
+    """Count and CRC-32 of up to 64 rows spread over the data, and of small arrays as a ``whole``: enough to notice other
+    data, quick for any size."""
+    crc = 0
+    for i in np.unique(np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(np.int64)):
+        for name, value in sorted(rows.take(np.array([i])).items()):
+            row = value[0]
+            crc = zlib.crc32(f"{name} {row.dtype} {list(row.shape)};".encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(row.numpy()).tobytes(), crc)
+    for array in whole:
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+    return f"{len(rows)} {crc:08x}"
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def reads(*names: str) -> Callable[[Function], Function]:
+    """Mark a view function with the fields that it reads: no others are taken from the data."""
+
+    def mark(views: Function) -> Function:
+        views.reads = names  # type: ignore[attr-defined]
+        return views
+
+    return mark
+
+
+def _field(column: np.ndarray | Sequence[np.ndarray]) -> Field:
+    if isinstance(column, np.ndarray):
+        return Field(str(column.dtype), column.shape[1:])
+    shapes = {np.shape(row) for row in column}
+    ranks = {len(shape) for shape in shapes}
+    if len(ranks) != 1:
+        raise ValueError(f"the rows of a field must have as many dimensions each, not {sorted(ranks)}")
+    shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
+    return Field(str(np.asarray(column[0]).dtype), shape)
