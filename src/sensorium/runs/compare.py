@@ -32,8 +32,8 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.judge.image_scores import check_fractions, judge_baselines
 from sensorium.judge.score import Asked
+from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.run import make_recipe
 from sensorium.runs.train import train
 from sensorium.training.budget import Budget
 

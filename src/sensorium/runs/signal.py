@@ -24,12 +24,12 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.metrics.signal import measure
 from sensorium.recipe.recipe import Recipe
+from sensorium.recipe.trained import make_recipe
 from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, line_chart, nice_ticks
 from sensorium.report.html import Html, el, join, number
 from sensorium.report.page import asset, page_of
 from sensorium.report.results import write_text
-from sensorium.runs.run import make_recipe
 from sensorium.training.batches import Batches, Share
 
 GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers

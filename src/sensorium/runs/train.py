@@ -16,7 +16,8 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.recipe.recipe import Recipe
-from sensorium.runs.run import Run, make_recipe
+from sensorium.recipe.trained import inputs, make_recipe
+from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
 
 
@@ -77,12 +78,14 @@ def train(
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(seed)
     recipe = make_recipe(name, situation, given)
+    opened = inputs(name, given)
     folder.mkdir(parents=True, exist_ok=True)
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe)
     if not (folder / "run.json").is_file():
         where = {"path": str(data), "test": test, "limit": limit, "cache": str(cached)}
         asked = {"recipe": name, "kind": sort, "seed": seed, "given": given, "data": where, "budget": budget}
+        asked |= {"inputs": opened}
         _write_info(folder, recipe, situation, asked)
         how.keep(ready, folder)
         if sort == "boxes":  # a few seconds' look at what a long training would come to
@@ -106,7 +109,8 @@ def train(
         online=judge_of(sort).online(ready),
         online_every=_online_every(budget),
         progress=progress,
-        settings={key: setting.value for key, setting in recipe.settings.items()},
+        settings={key: setting.value for key, setting in recipe.settings.items()}
+        | {f"input.{role}": run["digest"] for role, run in opened.items()},
     )
     run = Run(folder)
     if run.finished and hasattr(recipe.method, "backbone") and not (folder / "backbone").is_dir():

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Any, Literal, cast
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.images import flip as flipped
@@ -21,6 +17,7 @@ from sensorium.networks.unet import UNET_SIZES, unet
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.trained import RunFolder, Trained
 
 
 def rectified_flow(
@@ -35,7 +32,7 @@ def rectified_flow(
     classes: bool = True,
     drop: float = 0.1,
     flip: bool = False,
-    teacher: str | None = None,
+    teacher: RunFolder | None = None,
     teacher_steps: int = 20,
     one_step: bool = False,
 ) -> Recipe:
@@ -64,7 +61,8 @@ def rectified_flow(
     small = on.device == "cpu"
     if one_step and teacher is None:
         raise SensoriumError("--one-step distills a trained run: name it with --teacher RUN.")
-    weights, told = (None, {}) if teacher is None else _teacher(Path(teacher), on)
+    master = None if teacher is None else _teacher(teacher, on)
+    told = {} if master is None else master.settings
     name = s.pick("network", network, told.get("network") or ("unet-micro" if small else "unet-small"), "the teacher's" if told else on.device)  # fmt: skip
     classes = classes and told.get("classes", True)
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
@@ -77,11 +75,9 @@ def rectified_flow(
     method = RectifiedFlow(net, shape, times="start" if one_step else times, classes=count, drop=drop)
     views = flow_views(method, flip=flip)
     if teacher is not None:
-        master = None
-        if weights is not None:
-            method.load_state_dict(weights)
-            master = copy.deepcopy(method)
-        views = taught_views(method, master, teacher_steps)
+        if master is not None:
+            method.load_state_dict(master.method.state_dict())
+        views = taught_views(method, master and cast(RectifiedFlow, master.method), teacher_steps)
     return Recipe(
         "rectified_flow",
         method,
@@ -120,18 +116,14 @@ def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
     return views
 
 
-def _teacher(folder: Path, on: Situation) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
-    """Weights and settings of a run; nothing where the folder is gone, which matters for training alone."""
-    from safetensors.torch import load_file
-
-    if not (folder / "run.json").is_file():
-        return None, {}
-    info = json.loads((folder / "run.json").read_text())
-    if info["recipe"] != "rectified_flow" or info["situation"]["image_size"] != on.image_size:
-        raise SensoriumError(f"--teacher {folder}: want a run of rectified_flow at {on.image_size} px.")
-    if not (folder / "model.safetensors").is_file():
-        raise SensoriumError(f"--teacher {folder}: the run has not finished; run its command again.")
-    return load_file(folder / "model.safetensors"), {k: v["value"] for k, v in info["settings"].items()}
+def _teacher(folder: str, on: Situation) -> Trained | None:
+    """A run of this system; None where the folder is gone, which matters for training alone."""
+    if not (Path(folder) / "run.json").is_file():
+        return None
+    run = Trained(folder)
+    if run.info["recipe"] != "rectified_flow" or run.situation.image_size != on.image_size:
+        raise SensoriumError(f"--teacher {folder}: must be a run of rectified_flow at {on.image_size} px.")
+    return run
 
 
 def taught_views(flow: RectifiedFlow, teacher: RectifiedFlow | None, steps: int) -> Views:

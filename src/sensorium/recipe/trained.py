@@ -1,0 +1,138 @@
+"""A run read back: the method rebuilt from its settings and filled with its weights; and a run as another run's input.
+
+A recipe asks for a run by role: a keyword parameter annotated ``RunFolder`` (``--teacher RUN``, ``--tokens RUN``), which it
+opens with :class:`Trained`. What was opened is recorded with the run: its folder, its recipe and the digest of its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import torch
+
+from sensorium.catalogue import allowed, resolve
+from sensorium.data.wings import kind
+from sensorium.errors import SensoriumError
+from sensorium.method import Method
+from sensorium.recipe.recipe import Recipe, Setting, Settings
+
+_ROLE = "the folder of a run"
+RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
+
+
+def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
+    """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
+    function = resolve(name)
+    known = list(inspect.signature(function).parameters)[1:]
+    if strange := [key for key in given if key not in known]:
+        raise SensoriumError(
+            f"{name} has no setting '{strange[0]}'. It has {', '.join(known)}; `sensorium train {name} --help` explains them."
+        )
+    recipe: Recipe = function(on, **given)
+    settings = Settings(recipe.settings)
+    for key in given:
+        if key in settings and given[key] is not None:
+            settings[key] = Setting(settings[key].value, "given")
+    return replace(recipe, settings=settings)
+
+
+class Trained:
+    """The folder of a run. Raises SensoriumError where it is none, or where opening it would execute a file that came with
+    it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        where = self.folder / "run.json"
+        try:
+            self.info: dict[str, Any] = json.loads(where.read_text())
+        except FileNotFoundError:
+            raise SensoriumError(
+                f"'{folder}' is no run: it has no run.json. Train one: sensorium train mae --data DIR --out {folder}"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise SensoriumError(f"{where}: not readable as JSON ({error}).") from None
+        try:
+            kept = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
+            self.kind = kind(self.info["kind"])
+            self.situation: Any = self.kind.SITUATION(**kept)
+        except (KeyError, TypeError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise SensoriumError(f"{where}: not as this version writes it ({said}). Train the run again.") from None
+        recipe = self.info.get("recipe")
+        if not isinstance(recipe, str) or not allowed(recipe):
+            raise SensoriumError(
+                f"{where}: this run was made by '{recipe}', a program that opening it would execute. If you trust it, name "
+                f"it in the same command: --recipe {recipe}"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Resolved settings by name."""
+        return {name: setting["value"] for name, setting in self.info["settings"].items()}
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "outcome.json").is_file()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Rebuilt from the values that were resolved when it was trained, so later defaults change nothing."""
+        known = inspect.signature(resolve(self.info["recipe"])).parameters
+        kept = {name: value for name, value in self.settings.items() if name in known}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.info["seed"])
+            return make_recipe(self.info["recipe"], self.situation, kept | self.info["given"])
+
+    @property
+    def weights(self) -> Path:
+        """``model.safetensors``. Raises SensoriumError where the run has not finished."""
+        path = self.folder / "model.safetensors"
+        if not path.is_file():
+            raise SensoriumError(
+                f"{path} is missing: the run has not finished. Run the same command again to continue it."
+            )
+        return path
+
+    @cached_property
+    def method(self) -> Method:
+        """The trained method, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        weights, method = load_file(self.weights), self.recipe.method
+        method.load_state_dict(weights)
+        return method.eval()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def roles(recipe: str) -> tuple[str, ...]:
+    """Names of a recipe's parameters that are folders of runs."""
+    hints = get_type_hints(resolve(recipe), include_extras=True)
+    return tuple(name for name, hint in hints.items() if any(_is_role(one) for one in (hint, *get_args(hint))))
+
+
+def inputs(recipe: str, given: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What is recorded of the runs that a recipe was given, by role: folder, recipe and digest of the weights."""
+    opened = {role: Trained(given[role]) for role in roles(recipe) if given.get(role) is not None}
+    return {
+        role: {"folder": str(run.folder), "recipe": run.info["recipe"], "digest": run.digest}
+        for role, run in opened.items()
+    }
+
+
+def _is_role(hint: Any) -> bool:
+    return _ROLE in getattr(hint, "__metadata__", ())
