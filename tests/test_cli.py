@@ -180,7 +180,10 @@ def test_list_and_doctor(command: Command) -> None:
     assert {s["name"] for s in json.loads(out)["systems"]} >= {"mae", "simclr", "dino", "supervised"}
     code, out, _ = command("doctor", "--json")
     assert code == 0
-    assert json.loads(out)["precision"] in ("bf16-mixed", "32-true")
+    found = json.loads(out)
+    assert found["precision"] in ("bf16-mixed", "32-true")
+    assert found["threads"] >= 1
+    assert found["threads_reason"]
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path, command: Command) -> None:

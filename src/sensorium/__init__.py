@@ -38,5 +38,8 @@ __all__ = ["Run", "SensoriumError", "compare", "export", "load", "open_data", "t
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
+        from sensorium.base import threads
+
+        threads.before_torch()
         return getattr(import_module(f"sensorium.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'sensorium' has no attribute '{name}'")

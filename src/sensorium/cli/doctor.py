@@ -32,15 +32,30 @@ CORE = (
     "rich",
 )
 
+FACTS = (
+    "sensorium",
+    "python",
+    "system",
+    "device",
+    "device_name",
+    "cores",
+    "threads",
+    "precision",
+    "vector_instructions",
+    "free_disk_gb",
+)
+
 
 def examine() -> dict[str, Any]:
     """The facts, as plain values."""
     import torch
 
     from sensorium import __version__
+    from sensorium.base import live, threads
     from sensorium.base.bf16 import fast_bf16
     from sensorium.base.precision import device_name
 
+    chosen = threads.choose()  # first: what follows keeps the cores busy itself
     device = device_name()
     free = shutil.disk_usage(".").free
     return {
@@ -51,7 +66,10 @@ def examine() -> dict[str, Any]:
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": chosen.count,
+        "threads_reason": chosen.reason,
+        "spin_count": chosen.spin,
+        "runs_beside": len(live.others()),
         "precision": "bf16-mixed" if fast_bf16(device) else "32-true",
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "attention": _attention(device),
@@ -119,19 +137,11 @@ def render(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
-    for key in (
-        "sensorium",
-        "python",
-        "system",
-        "device",
-        "device_name",
-        "cores",
-        "threads",
-        "precision",
-        "vector_instructions",
-        "free_disk_gb",
-    ):
-        table.add_row(key.replace("_", " "), str(found[key]))
+    shown = {key: str(found[key]) for key in FACTS}
+    waiting = "libgomp's own" if found["spin_count"] is None else f"{found['spin_count']:,}"
+    shown["threads"] += f": {found['threads_reason']} (spin count {waiting})"
+    for key, value in shown.items():
+        table.add_row(key.replace("_", " "), value)
     table.add_row("attention", f"{found['attention']['path']}: {found['attention']['kernel']}")
     measured = ", ".join(f"{name} {ms:g} ms" for name, ms in found["attention"]["milliseconds"].items())
     table.add_row("attention, 512 tokens", measured)

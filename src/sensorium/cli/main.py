@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from sensorium import __version__
+from sensorium.base import live, threads
 from sensorium.catalogue import NETWORKS, allow, find, systems, tables
 from sensorium.cli import use as cli_use
 from sensorium.errors import SensoriumError
@@ -332,6 +333,9 @@ def main(arguments: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what runs writes a checkpoint
     words = [word for word in words if word != "--debug"]
+    threads.before_torch()
+    if words[:1] == ["train"]:  # long before it computes, so that two started together know of each other
+        live.register()
     try:
         _own_recipe(words)
         app(words, exit_on_error=False, print_error=True, result_action="return_value")
@@ -358,6 +362,8 @@ def main(arguments: list[str] | None = None) -> None:
             soft_wrap=True,
         )
         raise SystemExit(1) from None
+    finally:
+        live.release()
 
 
 def _stop(number: int, frame: Any) -> None:
