@@ -1,0 +1,116 @@
+"""The prior of VQGAN's second stage: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020,
+arXiv:2012.09841, section 3.2).
+
+A picture of codes s is read as a text, row after row from the top left, and a causal Transformer learns to write it:
+    p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
+The class c is the token before the first; a token more stands for "no class". Codes are drawn one after another; a
+tokenizer, such as VQGAN's decoder, makes a picture of them.
+Shapes: B pictures, h x w places, T = h w, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.generative.token_prior.decoder import cache_of, logits_of
+from sensorium.method import Method
+from sensorium.parts.sampling import write_tokens
+
+
+class TokenPrior(Method):
+    """A distribution over grids of codes.
+
+    decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
+    the codes 0 .. K - 1, a token a class, one for no class. codes: K. grid: h, w. classes: 0 for none.
+    """
+
+    def __init__(self, decoder: nn.Module, codes: int, grid: tuple[int, int], classes: int = 0) -> None:
+        super().__init__()
+        vocab = getattr(decoder, "vocab", None)
+        if vocab != vocab_of(codes, classes):
+            raise ValueError(
+                f"{codes} codes and {classes} classes need a decoder of {vocab_of(codes, classes)}, not {vocab}"
+            )
+        self.decoder, self.codes, self.grid, self.classes = decoder, codes, grid, classes
+        self.shape = grid
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``codes`` int64 [B, h, w] and, with classes, ``label`` int64 [B] (-1: unknown) -> the loss, nats a code.
+
+        Logs ``bits_per_code``; log2 K is what chance needs.
+        """
+        codes = batch["codes"]
+        logits = self.logits(codes, batch["label"] if self.classes else None)
+        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
+
+    def logits(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
+        """int64 [B, h, w], classes [B] -> of each code given the class and the codes before it [B, T, K], float32 at least."""
+        flat = codes.flatten(1)
+        tokens = torch.cat([self._start(len(codes), classes).to(flat.device), flat[:, :-1]], dim=1)
+        return _precise(logits_of(self.decoder, tokens)[..., : self.codes])
+
+    def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
+        """int64 [B, h, w] -> natural logarithm of the probability of each picture [B]."""
+        each = self.logits(codes, classes).log_softmax(-1)
+        return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        classes: Tensor | int | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """``n`` pictures of codes int64 [n, h, w].
+
+        classes: one for all, or [n], -1 for none; left out, all in turn. temperature: 0 takes the likeliest code. top_k:
+        choose among so many. Raises ValueError for a class that there isn't.
+        """
+        if classes is None and self.classes:
+            classes = torch.arange(n) % self.classes
+        where = next(self.decoder.parameters()).device
+        prompt = self._start(n, None if classes is None else torch.as_tensor(classes).expand(n)).to(where)
+        modes = {part: part.training for part in self.modules()}
+        self.eval()
+        try:
+            drawn = write_tokens(
+                lambda tokens, cache: _precise(logits_of(self.decoder, tokens, cache)[..., : self.codes]),
+                lambda room: cache_of(self.decoder, n, room),
+                prompt,
+                most=math.prod(self.grid),
+                window=None,
+                temperature=temperature,
+                top_k=top_k,
+                generator=torch.Generator(where).manual_seed(seed),
+            )
+            return torch.stack(list(drawn), dim=1).unflatten(1, self.grid)
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+    def _start(self, n: int, classes: Tensor | None) -> Tensor:
+        """The token before the first code: [n, 1]."""
+        if classes is None:
+            return torch.full((n, 1), self.codes + self.classes)
+        if bool((classes >= self.classes).any()):
+            raise ValueError(f"class {int(classes.max())} is not one of the {self.classes}, which are counted from 0")
+        return (self.codes + torch.where(classes < 0, self.classes, classes))[:, None]
+
+
+def vocab_of(codes: int, classes: int = 0) -> int:
+    """Tokens of a decoder for so many codes and classes."""
+    return codes + classes + 1
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,200 @@
+"""VQGAN: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020, arXiv:2012.09841).
+
+A picture becomes a small grid of words of a learned codebook and is drawn anew from them; a perceptual loss and a
+discriminator of patches see to it that few words suffice for pictures that look right.
+    z = E(x),   z_q = q(z): the nearest codes,   y = G(z_q)                                              (eq. 1, 2)
+    L_rec = mean |x - y| + w_p LPIPS(x, y)                                                             (section 3.1)
+    L_VQ  = L_rec + w_c (mean (sg(z) - z_q)^2 + beta mean (z - sg(z_q))^2)                               (eq. 4)
+    generator      min L_VQ + w_d lambda L_G(D(y)),     lambda = |grad L_rec| / (|grad L_G| + delta)     (eq. 5 - 7)
+    discriminator  min L_D(D(x), D(y))
+The gradients of lambda are those of G's last layer. Before ``start`` there is no adversary: its terms are 0 (section 3.1).
+Codes out of use are set to outputs of the encoder (:mod:`sensorium.parts.quantize`), which is no part of the paper and
+off with ``revive`` 0. E and G end in 1 x 1 convolutions to and from the codebook's channels, as the authors' have it.
+Shapes: B images, H x W pixels, h x w places, D channels of a code, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sensorium.method import Method, Progress
+from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.parts import adversarial as against
+from sensorium.parts.gather import gather, sum_over_processes
+from sensorium.parts.perceptual import Perceptual
+from sensorium.parts.quantize import Quantizer, counts_of, dead, perplexity, revive_
+
+Phase = Literal["generator", "discriminator"]
+Adversary = Literal["hinge", "non-saturating"]
+LOSSES = {
+    "hinge": (against.hinge_generator, against.hinge_discriminator),
+    "non-saturating": (against.nonsaturating_generator, against.nonsaturating_discriminator),
+}
+
+
+class VQGAN(Method):
+    """An autoencoder by way of a codebook, with an adversary.
+
+    size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits. perceptual: images and
+    images -> distances [B]; None for pixels alone. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c.
+    start: share of the budget before which there is no adversary. adversary: the kind of L_G and L_D. revive: share of an
+    even usage below which a code is out of use, 0 for never; memory: momentum of the moving average of usage.
+    """
+
+    phases: ClassVar[tuple[str, ...]] = get_args(Phase)
+    adversarial: Tensor
+    usage: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        quantizer: Quantizer,
+        discriminator: nn.Module,
+        size: tuple[int, int],
+        *,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: float = 1.0,
+        adversarial_weight: float = 0.8,
+        codebook_weight: float = 1.0,
+        start: float = 0.5,
+        adversary: Adversary = "hinge",
+        revive: float = 0.1,
+        memory: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if adversary not in LOSSES:
+            raise ValueError(f"adversary must be one of {', '.join(LOSSES)}, got {adversary!r}")
+        if not 0 <= memory < 1 or not 0 <= revive < 1 or not 0 <= start <= 1:
+            raise ValueError(f"memory {memory} and revive {revive} must be in [0, 1), start {start} in [0, 1]")
+        if encoder.factor != decoder.factor or encoder.latent != decoder.latent:
+            raise ValueError("encoder and decoder must have equally many levels and latent channels")
+        self.encoder, self.decoder, self.quantize = encoder, decoder, quantizer
+        self.quant_conv = nn.Conv2d(encoder.latent, quantizer.dim, 1)
+        self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent, 1)
+        self.discriminator, self.perceptual = discriminator, perceptual
+        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
+        self.codebook_weight, self.start, self.revive, self.memory = codebook_weight, start, revive, memory
+        self.fooling, self.telling = LOSSES[adversary]
+        self.codes, self.size = quantizer.codes, size
+        self.grid = self.grid_of(size)
+        self.register_buffer("adversarial", torch.zeros(()))  # 1 once there is an adversary
+        self.register_buffer("usage", torch.zeros(quantizer.codes))
+        # What this step's forwards saw: counts of the codes [K] and the vectors [N, D]. Not a buffer, because wrappers
+        # broadcast buffers from the first process before each forward.
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, batch: Mapping[str, Any], phase: str = "generator") -> dict[str, Tensor]:
+        """``image`` float32 [B, 3, H, W] in -1..1 -> the loss of a phase; only its own parameters get a gradient.
+
+        The generator logs ``reconstruction`` (mean |x - y|), ``perceptual``, ``codebook`` (its loss), ``fooling`` (L_G),
+        ``adaptive`` (lambda) and ``perplexity`` of the codes in the batch; the discriminator ``real`` and ``made``, its
+        mean logits.
+        """
+        if phase not in self.phases:
+            raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
+        return (self._generate if phase == "generator" else self._discriminate)(batch["image"])
+
+    def parameters_of(self, phase: str) -> Iterable[nn.Parameter]:
+        """What the optimizer of a phase moves."""
+        if phase not in self.phases:
+            raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
+        if phase == "discriminator":
+            return self.discriminator.parameters()
+        parts = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
+        return (parameter for part in parts for parameter in part.parameters())
+
+    def _generate(self, x: Tensor) -> dict[str, Tensor]:
+        z = self._vectors(x)
+        z_q, codebook, codes = self.quantize(z)
+        y = self._draw(z_q)
+        reconstruction = (x - y).abs().mean()
+        seems = x.new_zeros(()) if self.perceptual is None else self.perceptual(x, y).mean()
+        fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        fooling = self.fooling(_precise(functional_call(self.discriminator, fixed, (y,))))
+        rec = reconstruction + self.perceptual_weight * seems
+        adaptive = against.adaptive_weight(rec, fooling, self.decoder.conv_out.weight)
+        weight = self.adversarial * self.adversarial_weight * adaptive
+        counts = counts_of(codes, self.codes)
+        if self.training and self.revive:
+            self._seen.append((counts, z.detach().movedim(1, -1).flatten(0, -2)))
+        return {
+            "loss": rec + self.codebook_weight * codebook + weight * fooling,
+            "reconstruction": reconstruction.detach(),
+            "perceptual": seems.detach(),
+            "codebook": codebook.detach(),
+            "fooling": fooling.detach(),
+            "adaptive": adaptive,
+            "perplexity": perplexity(counts),
+        }
+
+    def _discriminate(self, x: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            y = self._draw(self.quantize(self._vectors(x)).vectors)
+        real, made = _precise(self.discriminator(x)), _precise(self.discriminator(y))
+        loss = self.adversarial * self.telling(real, made)
+        return {"loss": loss, "real": real.detach().mean(), "made": made.detach().mean()}
+
+    def before_step(self, at: Progress) -> None:
+        self.adversarial.fill_(float(at.fraction >= self.start))
+        self._seen = []
+
+    @torch.no_grad()
+    def after_step(self, at: Progress) -> None:
+        """Usage follows what was chosen, by all processes; codes out of use are revived, alike in all processes.
+
+        Usage begins at 0, so that after the first step most codes are set to vectors of the data.
+        """
+        if not self._seen:
+            return
+        counts = sum_over_processes(torch.stack([counts for counts, _ in self._seen]).sum(0))
+        self.usage.lerp_((counts / counts.sum()).to(self.usage.dtype), 1 - self.memory)
+        if bool(dead(self.usage, self.revive).any()):
+            recent = gather(torch.cat([vectors for _, vectors in self._seen]))
+            dice = torch.Generator().manual_seed(at.step)
+            revive_(self.quantize.embedding.weight, self.usage, recent, dice, least=self.revive)
+        self._seen = []
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Places (down, across) of images of H, W pixels; ValueError where the factor doesn't divide them."""
+        factor = self.encoder.factor
+        if size[0] % factor or size[1] % factor:
+            raise ValueError(f"VQGAN: images of {size[0]}x{size[1]} pixels; both must be multiples of {factor}")
+        return size[0] // factor, size[1] // factor
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> codes int64 [B, h, w]. Sizes other than ``size`` are welcome."""
+        return self.quantize(self._vectors(images)).codes
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 [B, h, w] -> images [B, 3, H, W] in -1..1."""
+        return self._draw(self.quantize.look_up(codes)).clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> the same by way of the codes."""
+        return self.decode(self.encode(images))
+
+    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+        """Side by side: image | reconstruction, [B, 3, H, 2 W]."""
+        images = batch["image"]
+        return torch.cat([images, self.reconstruct(images).to(images.dtype)], dim=-1)
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        """z [B, D, h, w]."""
+        self.grid_of((x.shape[-2], x.shape[-1]))
+        return self.quant_conv(self.encoder(x))
+
+    def _draw(self, z_q: Tensor) -> Tensor:
+        """y [B, 3, H, W], float32 at least."""
+        return _precise(self.decoder(self.post_quant_conv(z_q)))
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,55 @@
+"""Losses of a generator and a discriminator that learn against each other.
+
+d(x) are the discriminator's logits of real images, d(y) of made ones; means are over all of them.
+    hinge (Lim & Ye, 2017, arXiv:1705.02894)             D: (mean max(0, 1 - d(x)) + mean max(0, 1 + d(y))) / 2
+                                                         G: -mean d(y)
+    non-saturating (Goodfellow et al., 2014, 1406.2661)  D: (mean -log s(d(x)) + mean -log(1 - s(d(y)))) / 2
+                                                         G: mean -log s(d(y)),   s the logistic function
+The half is VQGAN's code's. Its adaptive weight (arXiv:2012.09841, eq. 7) lets neither term rule the last layer L:
+    lambda = |grad_L L_rec| / (|grad_L L_G| + delta)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sensorium.parts.gather import sum_over_processes, world_size
+
+DELTA = 1e-4  # of the authors' code; the paper has 1e-6
+LARGEST = 1e4
+
+
+def hinge_discriminator(real: Tensor, made: Tensor) -> Tensor:
+    """Logits of any shape -> 0-d: 0 where every real one is at least 1 and every made one at most -1."""
+    return (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
+
+
+def hinge_generator(made: Tensor) -> Tensor:
+    """Logits of any shape -> 0-d, without a bound below."""
+    return -made.mean()
+
+
+def nonsaturating_discriminator(real: Tensor, made: Tensor) -> Tensor:
+    """Logits of any shape -> 0-d: log 2 for a discriminator that can't tell."""
+    return (F.softplus(-real).mean() + F.softplus(made).mean()) / 2
+
+
+def nonsaturating_generator(made: Tensor) -> Tensor:
+    """Logits of any shape -> 0-d."""
+    return F.softplus(-made).mean()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
+    """lambda, 0-d, at most 1e4, without a gradient, from two 0-d losses and the weight of the last layer.
+
+    The graphs are kept. Gradients are those of the batch of all processes. 0 where no gradients are recorded.
+    """
+    if not (reconstruction.requires_grad and adversarial.requires_grad):
+        return torch.zeros((), device=last.device)
+    norms = []
+    for loss in (reconstruction, adversarial):
+        (gradient,) = torch.autograd.grad(loss, last, retain_graph=True)
+        norms.append((sum_over_processes(gradient.detach()) / world_size()).norm())
+    return (norms[0] / (norms[1] + DELTA)).clamp(0.0, LARGEST)

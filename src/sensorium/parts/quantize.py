@@ -1,0 +1,94 @@
+"""Vector quantization: neural discrete representation learning (van den Oord, Vinyals & Kavukcuoglu, 2017, arXiv:1711.00937).
+
+Each vector is replaced by the nearest of K codes; its gradient is handed through as if nothing had happened:
+    k = argmin_j |z - e_j|^2,        z_q = z + sg(e_k - z)                                              (eq. 1, 2)
+    L = mean (sg(z) - e_k)^2 + beta mean (z - sg(e_k))^2        codes move to vectors; vectors commit to codes  (eq. 3)
+sg stops the gradient; means are over all places and channels, as in VQGAN's code.
+Codes that nothing is near are never chosen and never move. Random restarts (Dhariwal et al., 2020, arXiv:2005.00341,
+section 3.1) bring them back: a code whose usage u, a moving average of its share of the choices, falls below a threshold
+is set to an encoder's output.
+Shapes: B images, D channels, h x w places, N vectors, K codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+BETA = 0.25
+
+
+class Quantized(NamedTuple):
+    """vectors: z_q [B, D, h, w]. loss: L, 0-d. codes: k, int64 [B, h, w]."""
+
+    vectors: Tensor
+    loss: Tensor
+    codes: Tensor
+
+
+class Quantizer(nn.Module):
+    """A codebook of ``codes`` vectors of ``dim`` channels. beta: how strongly vectors commit to codes.
+
+    Distances and the loss are taken in float32 at least. The forward changes nothing: see :func:`revive_`.
+    """
+
+    def __init__(self, codes: int, dim: int, beta: float = BETA) -> None:
+        super().__init__()
+        if codes < 1 or dim < 1:
+            raise ValueError(f"a codebook needs a code and a channel or more, got {codes} codes of {dim} channels")
+        self.codes, self.dim, self.beta = codes, dim, beta
+        self.embedding = nn.Embedding(codes, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """[B, D, h, w] -> what it is quantized to."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.to(torch.promote_types(z.dtype, torch.float32))
+            codes = nearest(z.movedim(1, -1), self.embedding.weight)
+            e = self.look_up(codes)
+            loss = (z.detach() - e).square().mean() + self.beta * (z - e.detach()).square().mean()
+            return Quantized(z + (e - z).detach(), loss, codes)
+
+    def look_up(self, codes: Tensor) -> Tensor:
+        """int64 [B, h, w] -> their vectors [B, D, h, w]."""
+        return self.embedding(codes).movedim(-1, 1)
+
+
+@torch.no_grad()
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """Vectors [..., D], codebook [K, D] -> the nearest code of each, int64 [...]; the first of several."""
+    flat, codebook = z.flatten(0, -2), codebook.to(z.dtype)
+    distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)  # |z|^2 changes no order
+    return distance.argmin(1).view(z.shape[:-1])
+
+
+def counts_of(codes: Tensor, size: int) -> Tensor:
+    """Codes int64 [...] -> how often each of ``size`` codes was chosen, float32 [size]."""
+    return torch.bincount(codes.flatten(), minlength=size).float()
+
+
+def perplexity(usage: Tensor) -> Tensor:
+    """Counts or shares [K] -> 0-d, exp of their entropy: K where all are chosen alike, 1 where always the same is."""
+    share = usage / usage.sum().clamp_min(1e-12)
+    return torch.special.entr(share).sum().exp()
+
+
+def dead(usage: Tensor, least: float) -> Tensor:
+    """Shares of the choices [K] -> bool [K]: which codes have less than ``least`` of an even share, 1 / K."""
+    return usage * len(usage) < least
+
+
+@torch.no_grad()
+def revive_(codebook: Tensor, usage: Tensor, recent: Tensor, generator: torch.Generator, *, least: float) -> int:
+    """Set the dead codes of ``codebook`` [K, D] to different ones of the ``recent`` vectors [N, D], drawn by a CPU's
+    ``generator``, and their ``usage`` [K] to an even share, which is their time to be chosen. In place; gives how many.
+
+    Where there are more dead codes than vectors, the rest stay dead.
+    """
+    which = dead(usage, least).nonzero().squeeze(1)[: len(recent)]
+    drawn = torch.randperm(len(recent), generator=generator)[: len(which)].to(recent.device)
+    codebook[which] = recent[drawn].to(codebook.dtype)
+    usage[which] = 1 / len(usage)
+    return len(which)
