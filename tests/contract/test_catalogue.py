@@ -8,7 +8,7 @@ import copy
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -17,15 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sensorium.abilities import (
-    PROTOCOLS,
+    ABILITIES,
+    ClassConditional,
     Detector,
     Encoder,
     Generator,
+    HasBackbone,
     ImageText,
+    IterativeGenerator,
     LanguageModel,
     Likelihood,
     OnlineDetector,
-    protocols_of,
+    Reconstructor,
+    abilities_of,
 )
 from sensorium.base.draw import Draw
 from sensorium.catalogue import NETWORKS, find, resolve, systems
@@ -33,6 +37,7 @@ from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.method import Progress
+from sensorium.networks.fpn import FPN
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.fit import fit
@@ -103,7 +108,7 @@ def legal() -> list[tuple[str, str, str]]:
     """Every system with every backbone that it can use, on every data set of its kind."""
     triples = []
     for system in systems():
-        can_use = [b for b in SMALL if b in choices(PROTOCOLS[system.needs])] if system.needs else [""]
+        can_use = [b for b in SMALL if b in choices(ABILITIES[system.needs])] if system.needs else [""]
         fits = [name for name, (what, _) in DATA.items() if what == system.data]
         triples += [
             (system.name, backbone, data)
@@ -126,7 +131,7 @@ def usual(system: str) -> str:
 
 
 def offered(method: Any, batch: dict) -> list[Tensor]:
-    """What a trained method gives by each of its protocols: finite, and of the shapes that these promise."""
+    """What a trained method gives by each of its abilities: finite, and of the shapes that these promise."""
     found = []
     with torch.no_grad():
         if isinstance(method, Encoder):
@@ -134,8 +139,20 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             found.append(method.features(torch.randn(3, 3, *side, generator=torch.Generator().manual_seed(1))))
             assert found[-1].shape == (3, method.dim)
         if isinstance(method, Generator):
-            found.append(method.sample(2, seed=0, **({"steps": 2} if hasattr(method, "velocity") else {})))
+            how: dict[str, Any] = {"steps": 2} if isinstance(method, IterativeGenerator) else {}
+            if isinstance(method, ClassConditional) and method.classes:
+                how["condition"] = method.classes - 1
+            found.append(method.sample(2, seed=0, **how))
             assert found[-1].shape == (2, *method.shape)
+            pixels = method.to_pixels(found[-1])
+            assert (pixels.shape[:2], pixels.dtype) == ((2, 3), torch.uint8)
+            assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
+        if isinstance(method, IterativeGenerator):
+            assert method.sample(2, steps=3, trace=True).shape == (4, 2, *method.shape)
+        if isinstance(method, Reconstructor):
+            found.append(method.reconstruct(batch["image"]))
+            size, height, width = len(batch["image"]), *batch["image"].shape[2:]
+            assert found[-1].shape == (size, 3, height, width * len(method.panels))
         if isinstance(method, Likelihood):
             found.append(method.log_prob(batch["image"]))
             assert found[-1].shape == (len(batch["image"]),)
@@ -275,10 +292,13 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
 def test_the_catalogue_tells_the_truth(system, prepared: dict[str, Any]) -> None:
     _, backbone, data = first(system.name)
     method = built(system.name, backbone, prepared[data]).method
-    assert set(system.abilities) <= set(protocols_of(method))
-    if system.data in ("images", "pairs"):  # others' logits are of no classes of pictures
-        assert ("Classifier" in protocols_of(method)) == ("Classifier" in system.abilities)
-    assert not system.needs or isinstance(method.backbone, Encoder)
+    assert set(abilities_of(method)) == set(system.abilities)
+    for name in system.abilities:  # what an ability declares is there
+        assert all(hasattr(method, field) for field in get_type_hints(ABILITIES[name])), name
+    if system.needs:
+        assert isinstance(method, HasBackbone)
+        backbone = method.backbone.body if isinstance(method.backbone, FPN) else method.backbone
+        assert isinstance(backbone, ABILITIES[system.needs])
     assert kind_name(system.name) == system.data
 
 
@@ -286,7 +306,7 @@ def test_the_catalogue_tells_the_truth(system, prepared: dict[str, Any]) -> None
 def test_backbones_offer_what_the_catalogue_says(network, prepared: dict[str, Any]) -> None:
     name = next(n for n in SMALL if n.startswith(network.name))
     backbone = built("simclr", name, prepared["scenes:64"]).method.backbone
-    assert protocols_of(backbone) == network.abilities
+    assert abilities_of(backbone) == network.abilities
 
 
 def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, Any]) -> None:

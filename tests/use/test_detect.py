@@ -19,6 +19,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import sensorium
+from sensorium.abilities import Detector, HasBackbone
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.use.detect import Finder, open_finder, pictures_of
@@ -63,7 +64,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Seer(torch.nn.Module):
+class Seer(torch.nn.Module, HasBackbone, Detector):
     """Finds what is red, in the pixels that it is shown."""
 
     backbone = None

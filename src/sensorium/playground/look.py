@@ -38,7 +38,7 @@ WAYS = 2
 
 def offers(run: Played) -> bool:
     """Whether this tab has a use for a run."""
-    return isinstance(run.method, Encoder) and hasattr(run.run.situation, "image_size")
+    return isinstance(run.method, Encoder)
 
 
 def tab(runs: Sequence[Played]) -> None:

@@ -38,7 +38,7 @@ from sensorium.runs.train import train
 from sensorium.training.budget import Budget
 
 # What systems can be compared by: the first that all of them offer decides how they are judged.
-GROUNDS = ("Encoder", "LanguageModel", "ImageText", "Detector", "OnlineDetector", "Generator", "Likelihood")
+GROUNDS = ("ImageText", "Encoder", "LanguageModel", "Detector", "OnlineDetector", "Generator", "Likelihood")
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,7 @@ def _collect(job: Job) -> dict[str, Any]:
     if info:
         entry |= {
             "method": info["method"],
+            **_known(job),
             "settings": info["settings"],
             "backbone": info["settings"].get("backbone", {}).get("value"),
         }
@@ -300,7 +301,6 @@ def _collect(job: Job) -> dict[str, Any]:
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",
             "curve": _curve(job.folder / "online.csv"),
-            "trains_on_labels": _uses_labels(job.method),
             "offers": list(_offers(job.method, job.kind)),
         }
     if error:
@@ -314,14 +314,21 @@ def _collect(job: Job) -> dict[str, Any]:
 
 
 def _offers(method: str, sort: str) -> tuple[str, ...]:
-    """Protocols of a system; of a recipe of one's own, those that are usual for its kind of data."""
+    """Abilities of a system; of a recipe of one's own, those that are usual for its kind of data."""
     if ":" not in method:
         return find(method).abilities
     return next(system.abilities for system in systems() if system.data == sort)
 
 
-def _uses_labels(method: str) -> bool:
-    return ":" not in method and find(method).labels
+def _known(job: Job) -> dict[str, Any]:
+    """What the catalogue says of a run's system that a reader should know; nothing of a recipe of one's own."""
+    if ":" in job.method:
+        return {"trains_on_labels": False}
+    system = find(job.method)
+    known: dict[str, Any] = {"trains_on_labels": system.labels}
+    if job.name == system.name and system.short:
+        known["title"] = system.short
+    return known | ({"caveat": system.caveat} if system.caveat else {})
 
 
 def _read(path: Path) -> dict[str, Any]:

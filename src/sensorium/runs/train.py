@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from sensorium.abilities import HasBackbone
 from sensorium.base.files import write_json
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -109,8 +110,8 @@ def train(
         settings={key: setting.value for key, setting in recipe.settings.items()},
     )
     run = Run(folder)
-    if run.finished and hasattr(recipe.method, "backbone") and not (folder / "backbone").is_dir():
-        _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
+    if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
+        _keep_backbone(recipe.method.backbone, folder, situation)
     return run
 
 

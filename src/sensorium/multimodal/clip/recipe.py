@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
@@ -81,7 +82,8 @@ def clip(
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
     s.pick("context", context, on.context, "the longest caption, 77 at most")
     batch = _batch_size(batch_size, on, s)
-    usual = 5e-4 if not small else 1e-3 if hasattr(image, "patch_size") else 2e-3  # convolutions bear more
+    patches = isinstance(image, TokenEncoder)
+    usual = 5e-4 if not small else 1e-3 if patches else 2e-3  # convolutions bear more
     rate = pick_lr(lr, usual, batch, s)
     side = pick_view_size(None, image, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
@@ -90,7 +92,7 @@ def clip(
     text = TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
     method = CLIP(image, text, shared, temperature=temperature)
     # What goes with the weights wherever they go, as in published ones.
-    method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)  # type: ignore[assignment]
+    method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)
     return Recipe(
         "clip",
         method,
