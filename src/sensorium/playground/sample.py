@@ -13,15 +13,11 @@ from sensorium.playground.common import Played, as_image, chooser, found_picture
 from sensorium.use import draw, ways
 
 TITLE = "Sample"
+ABILITY = Generator
 ANY = "any class"
 MOST = 64
 MOST_STEPS = 100
 SHOWN_WAYS = 4
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, Generator)
 
 
 def tab(runs: Sequence[Played]) -> None:
