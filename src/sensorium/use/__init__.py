@@ -32,8 +32,8 @@ FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 def load(path: str | Path) -> Any:
     """A run's folder gives a :class:`~sensorium.runs.run.Run`; a checkpoint of others (folder, file or hub id) its network.
 
-    A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the method
-    :class:`~sensorium.selfsup.mae.MAE`. Nothing is ever unpickled but plain tensors.
+    A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the
+    whole method. Nothing is ever unpickled but plain tensors.
     """
     from sensorium.published import load as load_published
 
