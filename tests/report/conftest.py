@@ -71,6 +71,7 @@ def make_run(
         "method": name,
         "title": find(name).short,
         "caveat": find(name).caveat,
+        "exports": list(find(name).exports),
         "backbone": "vit-micro" if vit else "resnet-small",
         "status": "finished",
         "error": None,

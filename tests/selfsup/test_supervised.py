@@ -50,7 +50,7 @@ def test_nothing_known_is_no_loss_but_still_a_graph():
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters())
 
 
-def test_protocols_and_shapes():
+def test_abilities_and_shapes():
     model = method()
     assert abilities_of(model) == ("Encoder", "Classifier")
     x = torch.randn(3, 3, 9, 7)

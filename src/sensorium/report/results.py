@@ -79,6 +79,7 @@ RUN: dict[str, Any] = _object(
     method=TEXT,
     title=_null(TEXT),
     caveat=_null(TEXT),
+    exports=_list(TEXT),
     backbone=_null(TEXT),
     status={"enum": ["finished", "failed", "interrupted", None]},
     trains_on_labels={"type": ["boolean", "null"]},

@@ -149,7 +149,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def common_ground(methods: Sequence[str]) -> tuple[str, str]:
-    """The kind of data that all systems learn from, and the protocol that they are judged by.
+    """The kind of data that all systems learn from, and the ability that they are judged by.
 
     A recipe of one's own is taken to offer what the others do, or else what its kind's systems usually offer.
     """
@@ -325,7 +325,7 @@ def _known(job: Job) -> dict[str, Any]:
     if ":" in job.method:
         return {"trains_on_labels": False}
     system = find(job.method)
-    known: dict[str, Any] = {"trains_on_labels": system.labels}
+    known: dict[str, Any] = {"trains_on_labels": system.labels, "exports": list(system.exports)}
     if job.name == system.name and system.short:
         known["title"] = system.short
     return known | ({"caveat": system.caveat} if system.caveat else {})
