@@ -23,19 +23,24 @@ class System:
     """What ``<family>/<name>/__init__.py`` says of a system. ``needs`` and ``abilities`` are names of
     ``sensorium.abilities``; the contract test holds them true.
 
-    ``needs`` is the backbone's ability, "" where there is none. ``data`` is one of ``sensorium.data.wings``. ``name`` and
-    ``family`` are those of the folders.
+    ``title`` and ``paper``: of the publication; ``short``: what people call the system. ``needs``: the backbone's ability,
+    "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``labels``: it learns from them. ``caveat``:
+    what a reader of a comparison should know. ``starter``: compared where nobody names systems; all starters learn from
+    one kind of data. ``name`` and ``family`` are those of the folders.
     """
 
     title: str
     paper: str
     abilities: tuple[str, ...]
+    short: str = ""
     data: str = "images"
     needs: str = ""
     loads: tuple[str, ...] = ()
     exports: tuple[str, ...] = ("safetensors", "hf", "timm", "onnx")
     parity: str = "none"
     labels: bool = False
+    caveat: str = ""
+    starter: bool = False
     name: str = ""
     family: str = ""
 
@@ -91,6 +96,22 @@ def systems() -> tuple[System, ...]:
                 system = import_module(f"sensorium.{family}.{module.name}").SYSTEM
                 found.append(replace(system, name=module.name, family=family))
     return tuple(found)
+
+
+def offering(*abilities: str, data: str = "") -> tuple[System, ...]:
+    """The systems that have one of ``abilities``, those that learn from one kind of ``data`` where it is given."""
+    return tuple(s for s in systems() if set(abilities) & set(s.abilities) and data in ("", s.data))
+
+
+def starters() -> tuple[str, ...]:
+    """What is compared where nobody names systems."""
+    return tuple(system.name for system in systems() if system.starter)
+
+
+def a_run_of(*abilities: str) -> str:
+    """ "a run of NAME, NAME or NAME": what an error asks for, of the systems that have one of ``abilities``."""
+    *most, last = [system.name for system in offering(*abilities)] or ["a system of your own"]
+    return f"a run of {', '.join(most)} or {last}" if most else f"a run of {last}"
 
 
 def tables() -> list[Any]:

@@ -27,7 +27,7 @@ class Method(nn.Module):
     """A trainable system.
 
     Subclasses implement ``forward``; the hooks are no-ops by default. What else a trained method can do (give
-    features, reconstruct, show pictures) is a protocol of :mod:`sensorium.abilities`.
+    features, reconstruct, show pictures) is an ability (:mod:`sensorium.abilities`).
     """
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sensorium.abilities import protocols_of
+from sensorium.abilities import abilities_of
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import RESNET_SIZES, ResNet, resnet
 
@@ -30,7 +30,7 @@ def test_maps_have_the_strides_and_channels_that_are_said(stem, bottleneck, heig
 
 
 def test_it_is_an_encoder_and_a_map_encoder_only():
-    assert protocols_of(tiny()) == ("Encoder", "MapEncoder")
+    assert abilities_of(tiny()) == ("Encoder", "MapEncoder")
 
 
 def test_patch_stem_pads_with_zeros():

@@ -25,9 +25,9 @@ def lively(*numbers, **more) -> ViT:
     return network
 
 
-@pytest.mark.parametrize("protocol", [Encoder, TokenEncoder, MapEncoder, AttentionMaps])
-def test_protocols(protocol):
-    assert isinstance(vit("micro", 32), protocol)
+@pytest.mark.parametrize("ability", [Encoder, TokenEncoder, MapEncoder, AttentionMaps])
+def test_abilities(ability):
+    assert isinstance(vit("micro", 32), ability)
 
 
 @pytest.mark.parametrize("registers", [0, 3])

@@ -1,11 +1,14 @@
 """The house's own rules: imports go downward only, and nothing in the package imports a test-only peer."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from sensorium.catalogue import systems
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sensorium"
 # From the ground up. A module may import from its own room and from those before it.
@@ -33,6 +36,25 @@ PEERS = {
     "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "pytest", "hypothesis",
 }  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
+# Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
+WORDS = {"made", "flash", "clip", "supervised"}
+# Literals and names that are no system: a kind of attention, and the format of CLIP's own tokens.
+SPOKEN = {"language/mixing.py: flash", "language/causal_lm/recipe.py: flash", "data/text/clip_tokens.py: clip"}
+# Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.
+ASKED = {"data/images/arrays.py": 1}
+# Attributes that may be missing of what is neither a method nor a network: modules, functions, sets of pictures.
+GUESSED = {
+    "training/launch.py: getattr(module, '__name__', None)",
+    "training/launch.py: getattr(module, '__file__', None)",
+    "report/page.py: getattr(part, 'labels', None)",
+    "report/looks.py: getattr(first, 'classes', None)",
+    "report/looks.py: getattr(part, 'labels', None)",
+    "runs/doctor.py: getattr(packed.attend, '__name__', '?')",
+    "data/images/diagnose.py: getattr(images, 'base', images)",
+    "data/images/cache.py: getattr(base, 'signature', '')",
+    "data/images/cache.py: getattr(base, 'images', None)",
+    "runs/ablate.py: getattr(judge_of(loaded.info['kind']), 'at_lengths', None)",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -63,6 +85,64 @@ def test_imports_go_downward_only(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_test_only_peer_is_imported(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & PEERS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_guesses_by_attribute(path: Path) -> None:
+    """A method or a network has an ability or it has not; what else may be missing is named here, file by file."""
+    text = path.read_text()
+    assert "hasattr(" not in text or text.count("hasattr(") == ASKED.get(str(path.relative_to(PACKAGE))), path
+    for node in ast.walk(ast.parse(text)):
+        guess = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr"
+        if guess and len(node.args) == 3 and "published" not in path.parts:
+            where = f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}"
+            assert where in GUESSED, where
+
+
+def names_in(path: Path) -> set[str]:
+    """Identifiers, and the words of string literals that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = set()
+    for node in ast.walk(tree):
+        if isinstance(node, documented):
+            docs |= {id(one.value) for one in node.body if isinstance(one, ast.Expr)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            found |= {node.value} if node.value in WORDS else set(re.findall(r"\w+", node.value)) - WORDS
+        elif isinstance(node, ast.Name | ast.Attribute | ast.arg | ast.keyword):
+            found |= {
+                node.id
+                if isinstance(node, ast.Name)
+                else node.attr
+                if isinstance(node, ast.Attribute)
+                else node.arg or ""
+            } - WORDS
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_system_is_known_by_name_outside_its_folder(path: Path) -> None:
+    """Whoever wants a system asks the catalogue for an ability. Docstrings may show a command that names one."""
+    parts = path.relative_to(PACKAGE).parts
+    if parts[0] == "published":  # formats still stand there; each is to move into its system's folder
+        return
+    others = {
+        system.name: f"sensorium.{system.family}.{system.name}"
+        for system in systems()
+        if system.name not in parts[1:-1]
+    }
+    known = names_in(path) & set(others)
+    spoken = {name for name in known if f"{path.relative_to(PACKAGE)}: {name}" not in SPOKEN}
+    assert not spoken, f"{path.name} knows {', '.join(spoken)} by name"
+    assert not {
+        name for name in imported(path) if any(name == own or name.startswith(f"{own}.") for own in others.values())
+    }
+
+
+def test_no_file_of_the_command_line_is_long() -> None:
+    assert {path.name for path in (PACKAGE / "cli").glob("*.py") if len(path.read_text().splitlines()) > 400} == set()
 
 
 def test_every_room_is_on_the_map() -> None:

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sensorium.abilities import MapEncoder
 from sensorium.detection.detr.method import DETR
 from sensorium.detection.detr.transformer import sine_positions
 from sensorium.networks.resnet import ResNet
@@ -183,7 +184,7 @@ def test_half_precision_keeps_the_loss_precise():
 # -- the network
 
 
-class Patches(nn.Module):
+class Patches(nn.Module, MapEncoder):
     """A backbone whose places see nothing of their neighbours."""
 
     dim = 8
@@ -342,10 +343,6 @@ def test_it_learns_two_pictures_by_heart():
     after = method.eval()(given)
     assert after["loss"] < 0.2 * before["loss"]
     assert after["cardinality"] == 0
-    shown = method.pictures(given)
-    assert shown.shape == (2, 3, 64, 128)
-    assert (shown[0, 1, :, :64] - given["image"][0, 1]).abs().max() == 2  # green lines around the red rectangle
-    assert not torch.equal(shown[..., 64:], given["image"])
     detected = method.detect(given["image"], threshold=0.5)
     for found, boxes, labels in zip(detected, given["boxes"], given["labels"], strict=True):
         overlap = iou(boxes, found["boxes"])

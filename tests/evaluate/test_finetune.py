@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sensorium.abilities import Encoder
 from sensorium.errors import SensoriumError
 from sensorium.judge import baselines
 from sensorium.judge.encode import encode, normalised
@@ -33,12 +34,15 @@ def pictures(n, seed=0, size=8):
     return Pixels(np.clip(images, 0, 255).astype(np.uint8), labels)
 
 
-class Net(nn.Module):
+class Net(nn.Module, Encoder):
     def __init__(self, dim=8, drop=0.0):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, dim, 3, bias=False), nn.BatchNorm2d(dim)
         self.layer1, self.layer2 = nn.Sequential(nn.Conv2d(dim, dim, 3)), nn.Sequential(nn.Conv2d(dim, dim, 3))
         self.drop, self.dim = nn.Dropout(drop), dim
+
+    def layers_for_decay(self):
+        return {name: int(name[5]) if name.startswith("layer") else 0 for name, _ in self.named_parameters()}
 
     def features(self, x):
         x = self.layer1(self.bn1(self.conv1(x)).relu()).relu()

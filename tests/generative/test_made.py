@@ -170,7 +170,7 @@ def test_binarise() -> None:
 
 def test_pictures_and_what_does_not_fit() -> None:
     model = made((1, 3, 4), (6,))
-    picture = model.pictures({"image": torch.ones(2, 1, 3, 4).double()})
+    picture = model.reconstruct(torch.ones(2, 1, 3, 4).double())
     assert picture.shape == (2, 3, 3, 8)
     assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
     with pytest.raises(ValueError, match="zeros and ones"):

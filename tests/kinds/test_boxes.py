@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sensorium.abilities import Detector, HasBackbone
 from sensorium.base.draw import Draw
 from sensorium.data.boxes import prepare as boxes
 from sensorium.data.boxes.cache import cache_boxes
@@ -99,7 +100,7 @@ class _Anything:
     backbone = None
 
 
-class Seer(torch.nn.Module):
+class Seer(torch.nn.Module, HasBackbone, Detector):
     """Finds red and green where they are, in the pixels that it is shown."""
 
     backbone = None

@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sensorium.abilities import protocols_of
+from sensorium.abilities import abilities_of
 from sensorium.method import Progress
 from sensorium.multimodal.clip.method import CLIP, contrast
 from sensorium.networks.clip_vision import CLIPVision
@@ -170,7 +170,7 @@ def test_loss_stays_in_float32_under_autocast():
 
 def test_what_it_offers_and_what_it_refuses():
     model, data = method(), batch()
-    assert "Encoder" in protocols_of(model)
+    assert "Encoder" in abilities_of(model)
     assert model.dim == 24
     assert torch.equal(model.features(data["image"]), model.backbone.features(data["image"]))
     assert set(model(data)) == {"loss", "temperature", "accuracy"}
@@ -188,7 +188,7 @@ def test_what_it_offers_and_what_it_refuses():
 
 def test_the_image_tower_encodes_any_patches_and_shows_where_it_looks():
     tower, images = CLIPVision((8, 12), 4, 16, 2, 2).eval(), torch.randn(3, 3, 8, 12)
-    assert {"TokenEncoder", "MapEncoder", "AttentionMaps"} <= set(protocols_of(tower))
+    assert {"TokenEncoder", "MapEncoder", "AttentionMaps"} <= set(abilities_of(tower))
     keep = torch.stack([torch.randperm(6) for _ in range(3)])
     whole = tower.tokens(images)
     some = tower.encode(tower.embed(images, keep))

@@ -6,6 +6,7 @@ from lightly.loss import DINOLoss
 from lightly.models.modules.heads import DINOProjectionHead
 from torch import nn
 
+from sensorium.abilities import Encoder
 from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import DINOHead
@@ -36,7 +37,7 @@ def test_loss_and_gradients(crops, batch, prototypes, tau_t, tau_s):
     assert s1.grad.abs().max() > 1e-5
 
 
-class Net(nn.Module):
+class Net(nn.Module, Encoder):
     """The smallest encoder that takes any size and has no batch statistics."""
 
     def __init__(self, dim):

@@ -379,9 +379,9 @@ def test_others_need_a_password(host: str, tmp_path: Path) -> None:
 
 def test_what_is_no_run_says_how_to_train_one(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio")
-    with pytest.raises(SensoriumError, match="sensorium train mae"):
+    with pytest.raises(SensoriumError, match="sensorium train SYSTEM"):
         build([tmp_path / "nowhere"])
-    with pytest.raises(SensoriumError, match="sensorium train mae"):
+    with pytest.raises(SensoriumError, match="sensorium train SYSTEM"):
         build([])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sensorium.catalogue import find
 from sensorium.report.page import write_report
 
 CLASSES = ("ball", "cup", "lamp", "leaf", "kite", "drum")
@@ -68,6 +69,9 @@ def make_run(
     return {
         "name": name,
         "method": name,
+        "title": find(name).short,
+        "caveat": find(name).caveat,
+        "exports": list(find(name).exports),
         "backbone": "vit-micro" if vit else "resnet-small",
         "status": "finished",
         "error": None,

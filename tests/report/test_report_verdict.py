@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sensorium.catalogue import find
 from sensorium.report.page import verdict
 from sensorium.report.verdict import standard_error
 
@@ -32,7 +33,23 @@ def judged_run(
     ways = {
         way: {at: score(top1, std)} for way, top1 in (("linear", linear), ("finetune", finetune)) if top1 is not None
     }
-    return {"name": name, "method": name, "status": "finished", "seconds": 600, "peak_memory_mb": 900, **ways, **more}
+    known = told(name)
+    return {
+        "name": name,
+        "method": name,
+        "status": "finished",
+        "seconds": 600,
+        "peak_memory_mb": 900,
+        **known,
+        **ways,
+        **more,
+    }
+
+
+def told(name: str) -> dict[str, Any]:
+    """What a comparison notes of a system."""
+    system = find(name)
+    return {"title": system.short, "caveat": system.caveat, "trains_on_labels": system.labels}
 
 
 def two_sentences(said: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sensorium.abilities import protocols_of
+from sensorium.abilities import abilities_of
 from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
@@ -194,10 +194,10 @@ def test_crops_of_any_sizes(make, sizes):
 
 def test_what_it_offers_follows_from_the_backbone():
     with_maps, without = method().eval(), method(conv()).eval()
-    assert protocols_of(with_maps) == ("Encoder", "AttentionMaps")
-    assert protocols_of(without) == ("Encoder",)
+    assert abilities_of(with_maps) == abilities_of(without) == ("Encoder", "AttentionMaps")
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(with_maps.attention(x), with_maps.backbone.attention(x))
+    assert without.attention(x) is None
     assert torch.equal(without.features(x), without.teacher["backbone"].features(x))
     other = copy.deepcopy(with_maps)
     nn.init.normal_(next(other.teacher.parameters()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sensorium.abilities import Encoder, Pictures
+from sensorium.abilities import Encoder, Reconstructor
 from sensorium.networks.vit import ViT
 from sensorium.parts.patches import patchify
 from sensorium.selfsup.mae.method import MAE
@@ -93,19 +93,19 @@ def test_entries_to_log_are_detached_scalars():
 def test_other_image_sizes_and_features():
     method = small()
     assert isinstance(method, Encoder)
-    assert isinstance(method, Pictures)
+    assert isinstance(method, Reconstructor)
     for height, width in [(12, 20), (24, 24), (8, 40)]:
         x = torch.randn(2, 3, height, width)
         assert method({"image": x})["loss"].isfinite()
         assert method.features(x).shape == (2, method.dim)
-        assert method.pictures({"image": x}).shape == (2, 3, height, 3 * width)
+        assert method.reconstruct(x).shape == (2, 3, height, 3 * width)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_pictures_show_truth_gaps_and_prediction(normalize):
     method = small(normalize_targets=normalize).eval()
     x, noise = torch.rand(2, 3, 12, 20) + 3, torch.rand(2, 15)
-    shown = method.pictures({"image": x, "noise": noise})
+    shown = method.reconstruct(x, noise=noise)
     assert not shown.requires_grad
     image, masked, filled = shown.split(20, dim=-1)
     assert torch.equal(image, x)
@@ -149,7 +149,7 @@ def test_a_ratio_that_leaves_nothing_is_refused(ratio):
 
 
 def test_a_backbone_without_tokens_is_refused():
-    class Pooled(torch.nn.Module):
+    class Pooled(torch.nn.Module, Encoder):
         dim = 8
 
         def features(self, images):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sensorium.abilities import protocols_of
+from sensorium.abilities import abilities_of
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import ProjectionHead
 from sensorium.selfsup.simclr.method import SimCLR, nt_xent
@@ -97,7 +97,7 @@ def test_loss_stays_in_float32_under_autocast():
 
 def test_it_is_an_encoder_of_its_backbone():
     model = method().eval()
-    assert protocols_of(model) == ("Encoder",)
+    assert abilities_of(model) == ("Encoder",)
     x = torch.randn(3, 3, 8, 8)
     assert model.dim == 16
     assert torch.equal(model.features(x), model.backbone.features(x))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sensorium.abilities import protocols_of
+from sensorium.abilities import abilities_of
 from sensorium.networks.resnet import ResNet
 from sensorium.selfsup.supervised.method import Supervised
 
@@ -50,9 +50,9 @@ def test_nothing_known_is_no_loss_but_still_a_graph():
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters())
 
 
-def test_protocols_and_shapes():
+def test_abilities_and_shapes():
     model = method()
-    assert protocols_of(model) == ("Encoder", "Classifier")
+    assert abilities_of(model) == ("Encoder", "Classifier")
     x = torch.randn(3, 3, 9, 7)
     assert model.features(x).shape == (3, model.dim)
     assert model.logits(x).shape == (3, model.classes)

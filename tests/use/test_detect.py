@@ -19,6 +19,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import sensorium
+from sensorium.abilities import Detector, HasBackbone
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.use.detect import Finder, open_finder, pictures_of
@@ -63,7 +64,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Seer(torch.nn.Module):
+class Seer(torch.nn.Module, HasBackbone, Detector):
     """Finds what is red, in the pixels that it is shown."""
 
     backbone = None
@@ -151,7 +152,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
 def test_what_finds_nothing_is_refused(runs: Path, data: Path, command: Command) -> None:
     code, _, err = command("detect", str(runs / "fcos" / "backbone"), str(data / "images"))
     assert code == 1
-    assert "finds no objects" in err
+    assert "isn't a detector" in err
 
 
 def test_detr_goes_to_hugging_face_and_comes_back(runs: Path, data: Path, tmp_path: Path, command: Command) -> None:

@@ -1,19 +1,13 @@
-"""The commands that use what was trained, and that look at what would be: each one function whose signature is the command
-line."""
+"""The commands that use what was trained: each one function whose signature is the command line."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
-
-def show(thing: object) -> None:
-    """Without a terminal to measure there is room: a table cut to 80 columns tells nobody anything."""
-    Console(width=None if sys.stdout.isatty() else 160).print(thing)
+from sensorium.cli.shared import Json, console
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
@@ -29,7 +23,7 @@ def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit:
     """
     from sensorium.use import embed as write
 
-    show(write(run, data, out, limit))
+    console.print(write(run, data, out, limit))
 
 
 def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, picture: Path | None = None) -> None:
@@ -46,7 +40,7 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, pi
     """
     from sensorium.use import neighbors as find_neighbors
 
-    show(find_neighbors(run, image, data, k, picture))
+    console.print(find_neighbors(run, image, data, k, picture))
 
 
 def generate(
@@ -105,7 +99,7 @@ def sample(
     """
     from sensorium.use import sample as draw
 
-    show(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace))
+    console.print(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace))
 
 
 def search(
@@ -135,7 +129,7 @@ def search(
     """
     from sensorium.use.search import search as look
 
-    show(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
+    console.print(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
 
 
 def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = None) -> None:
@@ -151,7 +145,7 @@ def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = 
     """
     from sensorium.use.detect import detect as look
 
-    show(look(run, images, threshold=threshold, out=out))
+    console.print(look(run, images, threshold=threshold, out=out))
 
 
 def watch(
@@ -159,7 +153,7 @@ def watch(
     stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *,
     every: int = 1,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the actions of a stream while its frames arrive.
 
@@ -215,47 +209,17 @@ def export(
     """
     from sensorium.use import export as write
 
-    show(f"wrote {write(run, to, out)}")
+    console.print(f"wrote {write(run, to, out)}")
 
 
-def signal(
-    system: str,
-    *,
-    data: str,
-    steps: int = 20,
-    seed: int = 0,
-    out: Path = Path("signal.html"),
-    image_size: int | None = None,
-    limit: int | None = None,
-    quiet: bool = False,
-) -> None:
-    """Plot by depth what a system makes of its signal: activations, gradients and attention, before and after a few steps.
-
-    Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
-
-    A missing 1/sqrt(d) or weights that begin too large or too small show here in a minute. Two sentences say what is
-    wrong; the numbers are in signal.json beside the page.
-
-    Args:
-        system: its name or FILE.py:FUNCTION, settings may follow: causal_lm,width=64.
-        data: a folder, file or the name of a built-in set.
-        steps: between the two measures; the schedule runs through in as many.
-        seed: of weights, order and augmentation.
-        out: the page.
-        image_size: side in pixels at which to train.
-        limit: use only the first N pictures.
-        quiet: no progress bars.
-    """
-    from sensorium.runs.compare import parse_method
-    from sensorium.runs.signal import signal as measure
-
-    name, settings = parse_method(system)
-    found = measure(
-        name, data, steps=steps, seed=seed, out=out, image_size=image_size, limit=limit, progress=not quiet, **settings
-    )
-    for line in found["diagnosis"]:
-        show(line)
-    show(f"Report: {out.resolve()}")
-
-
-COMMANDS = (embed, neighbors, search, generate, sample, detect, watch, play, export, signal)
+COMMANDS = {
+    "embed": embed,
+    "neighbors": neighbors,
+    "search": search,
+    "generate": generate,
+    "sample": sample,
+    "detect": detect,
+    "watch": watch,
+    "play": play,
+    "export": export,
+}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sensorium.abilities import TokenEncoder
+from sensorium.abilities import Encoder, TokenEncoder
 from sensorium.base.draw import Draw, step_seed
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
@@ -60,7 +59,7 @@ class Tuning:
     precision: Precision = "float32"
 
 
-class Tuned(nn.Module):
+class Tuned(nn.Module, Encoder):
     """A backbone with a linear head on its features; as an encoder it gives the logits."""
 
     def __init__(self, backbone: nn.Module, dim: int, classes: int):
@@ -267,13 +266,13 @@ def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
 
 
 def depths(backbone: nn.Module) -> dict[str, int]:
-    """Depth of each parameter by name: 0 what meets the pixels, 1... the blocks or stages; the head is as deep as the last.
+    """Depth of each parameter by name: 0 what meets the pixels, 1... the blocks or stages; then the head, which is as deep
+    as a transformer's last norm.
 
-    A backbone says so itself by ``layers_for_decay() -> {name: depth}``; one with stages ``layer1.``, ``layer2.`` ... is
-    read by name, and of any other network all parameters are alike.
+    Of a network that is no Encoder all parameters are alike.
     """
-    if hasattr(backbone, "layers_for_decay"):
-        return backbone.layers_for_decay()  # type: ignore[operator]
-    names = [name for name, _ in backbone.named_parameters()]
-    stages = {name: int(found[1]) for name in names if (found := re.match(r"layer(\d+)\.", name))}
-    return {name: stages.get(name, 0) for name in names} | {"head": max(stages.values(), default=-1) + 1}
+    if not isinstance(backbone, Encoder):
+        return dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
+    found = backbone.layers_for_decay()
+    deepest = max(found.values(), default=0)
+    return found | {"head": deepest + (deepest > 0 and not isinstance(backbone, TokenEncoder))}

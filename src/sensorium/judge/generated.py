@@ -22,15 +22,17 @@ from torch import Tensor
 from sensorium.abilities import Generator, Likelihood
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.catalogue import offering, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared, situate
-from sensorium.generative.made.method import binarise
 from sensorium.judge.encode import encode
 from sensorium.judge.score import Asked, Score, Trained
 from sensorium.metrics.coverage import precision_recall
 from sensorium.metrics.densities import Bernoulli, GaussianPCA, bits_per_dim
 from sensorium.metrics.frechet import frechet
 from sensorium.pictures.images import save
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.recipe import Settings
 
 SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
@@ -81,30 +83,23 @@ def scores(found: dict[str, Any]) -> list[Score]:
     return rows
 
 
-def as_pixels(samples: Tensor) -> np.ndarray:
-    """What a method draws, zeros and ones [N, 1, S, S] or -1..1 [N, 3, S, S] -> uint8 [N, 3, S, S]."""
-    unit = samples.float() if samples.shape[1] == 1 else samples.float() / 2 + 0.5
-    return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().cpu().numpy()
-
-
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
     name, embed = _feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
-    drawn = as_pixels(run.method.sample(n, seed=0))
+    method = run.method
+    drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
     real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
-    if drawn.shape[1] == 3 and run.method.shape[0] == 1:  # the method saw black and white: so are those it is held to
-        real, other = (
-            as_pixels(binarise(torch.from_numpy(x).float().mean(1, keepdim=True) / 255)) for x in (real, other)
-        )
+    # the method may have seen black and white: so are those it is held to
+    real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    if run.method.shape[0] == 1:
+    if method.shape[0] == 1:
         name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
     return {
@@ -132,10 +127,9 @@ def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tup
         name, network = INCEPTION, Inception(inception)
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     elif on.labels is None or len(on.classes) < 2:
-        from sensorium.selfsup.simclr.recipe import simclr
-
         torch.manual_seed(0)
-        name, network = "a small ResNet of random weights, seed 0", simclr(situate(ready)).method.eval()
+        name = "a small ResNet of random weights, seed 0"
+        network = build_backbone(None, situate(ready), Settings(), by="judging samples").eval()
     else:
         name, network = (
             f"a classifier of these pictures, {CLASSIFIER}",
@@ -152,11 +146,10 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
     """Trained once for each data set with seed 0, and kept."""
     from safetensors.torch import load_file
 
-    from sensorium.selfsup.supervised.recipe import supervised
     from sensorium.training.fit import fit
 
     torch.manual_seed(0)
-    recipe = supervised(situate(ready))
+    recipe = resolve(offering("Classifier", data="images")[0].name)(situate(ready))
     folder = cache / f"classifier-{ready.size}-{len(ready.train)}"
     fit(
         recipe.method,
@@ -174,12 +167,10 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
 
 def _likelihood(method: Any, ready: Prepared) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
-    train, test = (
-        binarise(torch.from_numpy(np.array(x.images)).float().mean(1, keepdim=True) / 255) for x in (ready.train, held)
-    )
+    train, test = (method.from_pixels(torch.from_numpy(np.array(x.images))) for x in (ready.train, held))
     device = next(method.parameters()).device
     with torch.no_grad():
-        mine = torch.cat([method.log_prob(x.to(device), len(method.seeds)).cpu() for x in test.split(256)])
+        mine = torch.cat([method.log_prob(x.to(device), method.members).cpu() for x in test.split(256)])
     dimensions = test[0].numel()
     beside = bits_per_dim(Bernoulli.fit(train).log_prob(test), dimensions)
     return {**bits_per_dim(mine, dimensions), "baselines": {"independent": beside["bits_per_dim"]}}

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.models import Inception3
 from torchvision.models.inception import InceptionE
 
+from sensorium.abilities import Encoder
 from sensorium.errors import SensoriumError
 from sensorium.published.files import read_weights, tensors_of
 
@@ -26,8 +27,8 @@ AVERAGING = (
 )  # fmt: skip
 
 
-class Inception(nn.Module):
-    """Encoder: pictures in 0..1, [B, 3, H, W] of any size -> [B, 2048].
+class Inception(nn.Module, Encoder):
+    """Pictures in 0..1, [B, 3, H, W] of any size -> [B, 2048].
 
     path: the weights' file. Raises SensoriumError where it holds others.
     """

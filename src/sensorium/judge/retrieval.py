@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ImageText
+from sensorium.abilities import Encoder, ImageText
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import Precision, autocast, encode, judged
@@ -77,7 +77,7 @@ def _ranks(queries: Tensor, own: Tensor, keys: Tensor, theirs: Tensor) -> Tensor
     return ((similarity >= best) & ~right).sum(1)[right.any(1)]
 
 
-class _Images(nn.Module):
+class _Images(nn.Module, Encoder):
     """The image side of a model as an Encoder."""
 
     def __init__(self, model: ImageText) -> None:

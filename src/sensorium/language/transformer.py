@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.language.causal_lm.method import Joint, precise
+from sensorium.language.common import Joint, precise
 from sensorium.method import Method
 from sensorium.parts.attention.exact import fused, visible
 from sensorium.parts.feedforward import FeedForward, Kind

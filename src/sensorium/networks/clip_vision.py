@@ -15,13 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, init_blocks_
 from sensorium.networks.vit import layer_index
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions.grid import resample
 
 
-class CLIPVision(nn.Module):
+class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """CLIP's vision transformer; the class token is its feature.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels, ``hidden`` channels of a block's Mlp
@@ -44,9 +45,10 @@ class CLIPVision(nn.Module):
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        self.image_size = image_size
+        self.image_size: int | tuple[int, int] = image_size
         self.grid = grid_of(*((image_size, image_size) if isinstance(image_size, int) else image_size), patch_size)
         self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
+        self.channels, self.strides = (width,), (patch_size,)  # of the one map
         self.hidden = 4 * width if hidden is None else hidden
         self.activation: Activation = activation
         self.eps = eps

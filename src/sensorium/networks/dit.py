@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import VelocityNet
 from sensorium.errors import SensoriumError
 from sensorium.networks.unet import sinusoids
 from sensorium.parts.block import Attention
@@ -54,7 +55,7 @@ def dit(size: str, image_size: int, patch_size: int | None = None, **numbers) ->
     return DiT(image_size, patch_size, width, depth, heads, **numbers)
 
 
-class DiT(nn.Module):
+class DiT(nn.Module, VelocityNet):
     """``net(x, t, condition)``: what a diffusion or a flow learns, for images of one size.
 
     image_size: one number, or height and width, in pixels (or in places of a latent); patch_size must divide it.

@@ -11,17 +11,17 @@ Shapes: B images, C_i, H_i, W_i channels, height and width of a map of the body,
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensorium.abilities import MapEncoder, TokenEncoder, require
+from sensorium.abilities import MapEncoder, require
 
 
-class FPN(nn.Module):
-    """MapEncoder around a MapEncoder: the last ``levels`` maps of ``body`` as a pyramid of ``width`` channels, and
+class FPN(nn.Module, MapEncoder):
+    """The last ``levels`` maps of ``body`` as a pyramid of ``width`` channels, and
     ``extra`` coarser levels.
 
     frozen_norms: the body's batch norms keep the statistics and weights that they came with, as is usual where a batch
@@ -35,7 +35,7 @@ class FPN(nn.Module):
     ) -> None:
         super().__init__()
         require(body, MapEncoder, by="FPN", choices="a ResNet, or a ViT (whose pyramid begins at its patches)")
-        channels, strides = shapes_of(body)
+        channels, strides = body.channels, body.strides
         if not 1 <= levels <= len(channels):
             raise ValueError(f"levels must be 1 to {len(channels)}, the maps of {type(body).__name__}; got {levels}")
         self.body, self.dim, self.levels, self.frozen_norms = body, body.dim, levels, frozen_norms
@@ -85,12 +85,3 @@ class FPN(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """The same as ``maps``."""
         return self.maps(images)
-
-
-def shapes_of(body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(channels, strides) of the maps that a body gives, finest first. Raises TypeError where it does not say."""
-    if hasattr(body, "channels") and hasattr(body, "strides"):
-        return tuple(body.channels), tuple(body.strides)
-    if isinstance(body, TokenEncoder):
-        return (body.dim,), (body.patch_size,)
-    raise TypeError(f"{type(body).__name__} does not say what its maps are: it needs 'channels' and 'strides'")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import MapEncoder
 from sensorium.errors import SensoriumError
 
 Stem = Literal["imagenet", "small", "half", "patch"]
@@ -57,8 +58,8 @@ def resnet(size: str, image_size: int, **numbers: Any) -> ResNet:
     return ResNet(**{"layers": layers, "width": width, "bottleneck": bottleneck, "stem": stem, **numbers})
 
 
-class ResNet(nn.Module):
-    """Encoder and MapEncoder. Any image size from one pixel on.
+class ResNet(nn.Module, MapEncoder):
+    """A residual network. Any image size from one pixel on.
 
     layers: blocks of each stage. width: channels of each stage's 3x3 convolutions, or the first's, which doubles from
     stage to stage. stem_width: channels of the stem (the first stage's). patch: edge of the "patch" stem, unused by the
@@ -145,6 +146,11 @@ class ResNet(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the last map's average over all places."""
         return self.maps(images)[-1].mean((2, 3))
+
+    def layers_for_decay(self) -> dict[str, int]:
+        """Parameter name -> layer: 0 for the stem, then the stages."""
+        depth = {stage: i + 1 for i, stage in enumerate(self.stages)}
+        return {name: depth.get(name.partition(".")[0], 0) for name, _ in self.named_parameters()}
 
     def forward(self, images: Tensor) -> Tensor:
         """The same as ``features``."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import TextEncoder
 from sensorium.parts import block
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -92,7 +93,7 @@ def init_blocks_(blocks: nn.ModuleList, width: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
-class TextTower(nn.Module):
+class TextTower(nn.Module, TextEncoder):
     """A causal text encoder over ``vocab`` tokens and up to ``context`` of them a text.
 
     ``hidden`` channels of a block's Mlp (four times the width). ``eot`` is the end-of-text token, whose first place is

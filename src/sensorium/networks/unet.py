@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import VelocityNet
 from sensorium.errors import SensoriumError
 
 # name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and
@@ -50,7 +51,7 @@ def unet(size: str, image_size: int, *, attend: int | None = None, **numbers) ->
     return UNet(**{"widths": widths, "layers": layers, "groups": groups, "attention": attention, **numbers})
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, VelocityNet):
     """``net(x, t, condition)``: what a diffusion or a flow learns. Images of any size with a pixel left at the bottom.
 
     channels: of the images; out_channels: of the output (the same). widths: channels of each resolution, the finest

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.block import Angles, Balanced, Block, Gated
@@ -47,7 +48,7 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
 }
 
 
-class ViT(nn.Module):
+class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """A vision transformer.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool`` is what ``features`` gives:
@@ -83,10 +84,11 @@ class ViT(nn.Module):
                 raise ValueError(f"{field} must be one of {', '.join(legal)}, got {value!r}")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        self.image_size = image_size
+        self.image_size: int | tuple[int, int] = image_size
         height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.grid = grid_of(height, width_px, patch_size)
         self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
+        self.channels, self.strides = (width,), (patch_size,)  # of the one map
         self.pool, self.positions, self.registers, self.antialias = pool, positions, registers, antialias
         self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
 

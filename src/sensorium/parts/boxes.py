@@ -9,8 +9,6 @@ Shapes: N, M boxes; "..." any number of dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -59,22 +57,3 @@ def _both_and_either(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _positive(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny)
-
-
-def outline(images: Tensor, boxes: Sequence[Tensor], channel: int) -> Tensor:
-    """Images [B, 3, H, W] with the edges of each one's boxes [N, 4] painted: as bright as the image gets in ``channel``
-    (0 red, 1 green, 2 blue), as dark as it gets in the others. Lines are a hundredth of the shorter side, a copy is
-    returned."""
-    painted = images.clone()
-    height, width = images.shape[-2:]
-    line = max(1, round(min(height, width) / 100))
-    for image, rows in zip(painted, boxes, strict=True):
-        colour = torch.full((3, 1, 1), float(image.min()), device=image.device, dtype=image.dtype)
-        colour[channel] = image.max()
-        limits = torch.tensor([width, height, width, height])
-        for x1, y1, x2, y2 in torch.minimum(rows.detach().cpu().round().long().clamp(min=0), limits).tolist():
-            for top, bottom in ((y1, y1 + line), (y2 - line, y2)):
-                image[:, max(0, top) : bottom, x1:x2] = colour
-            for left, right in ((x1, x1 + line), (x2 - line, x2)):
-                image[:, y1:y2, max(0, left) : right] = colour
-    return painted

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sensorium.abilities import AttentionMaps, MapEncoder, Pictures
-from sensorium.base.draw import Draw
+from sensorium.abilities import AttentionMaps, MapEncoder, Reconstructor
 from sensorium.data.images.prepare import Prepared
 from sensorium.judge.score import Trained
 
@@ -37,16 +36,13 @@ def looks(run: Trained, raw: Tensor) -> list[Look]:
     method: Any = run.method
     found = []
     with torch.no_grad():
-        if isinstance(method, Pictures):
-            batch: dict[str, Any] = {"image": images}
-            if hasattr(method, "mask_ratio"):
-                patches = (raw.shape[-1] // run.backbone.patch_size) ** 2
-                batch["noise"] = Draw.seeded(0, 0, len(images)).rand(patches)
-            shown = method.pictures(batch) * std + mean
-            caption = "From left to right: the picture, what the network saw, what it painted."
+        if isinstance(method, Reconstructor):
+            shown = method.reconstruct(images) * std + mean
+            caption = f"From left to right: {', '.join(method.panels)}."
             found.append(Look("Reconstruction", caption, "reconstruction.png", shown, False))
-        if isinstance(method, AttentionMaps):
-            panels = overlay(raw, method.attention(images).mean(1))
+        attention = method.attention(images) if isinstance(method, AttentionMaps) else None
+        if attention is not None:
+            panels = overlay(raw, attention.mean(1))
             caption = "Attention from the class token to the patches, mean over heads, last layer."
             found.append(Look("Where it looks", caption, "attention.png", panels, True))
         elif isinstance(run.backbone, MapEncoder):

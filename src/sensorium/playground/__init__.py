@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pkgutil
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from sensorium.playground.common import Played
     from sensorium.runs.run import Run
 
-TABS = ("look", "search", "detect", "sample", "write", "watch")
 USER = "sensorium"
 WAITING = 32  # visitors' wishes
 KEPT = 3600  # seconds that an upload and what was drawn of it are kept
@@ -101,9 +101,8 @@ def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
     gradio = _gradio()
     played = _played(runs)
     offered = []
-    for name in TABS:
-        module = import_module(f"{__name__}.{name}")
-        if able := [one for one in played if module.offers(one)]:
+    for module in tabs():
+        if able := [one for one in played if isinstance(one.method, module.ABILITY)]:
             offered.append((module, able))
     if not offered:
         raise SensoriumError(f"{', '.join(one.run.name for one in played)}: nothing of it can be shown on the page.")
@@ -114,6 +113,15 @@ def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
                 with gradio.Tab(module.TITLE, id=module.TITLE.lower()):
                     module.tab(able)
     return page
+
+
+def tabs() -> list[Any]:
+    """The modules of this room that are a tab: those with an ``ABILITY``, in the order of the abilities."""
+    from sensorium.abilities import ABILITIES
+
+    modules = [import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
+    order = list(ABILITIES.values())
+    return sorted((m for m in modules if "ABILITY" in vars(m)), key=lambda m: order.index(m.ABILITY))
 
 
 def _gradio() -> Any:
@@ -142,7 +150,7 @@ def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
 
     if not runs:
         raise SensoriumError(
-            "no run to show. Train one: sensorium train mae --budget 2m; then: sensorium play sensorium-runs/mae"
+            "no run to show. Train one: sensorium train SYSTEM --budget 2m; then: sensorium play sensorium-runs/SYSTEM"
         )
     found: list[Played] = []
     for one in runs:

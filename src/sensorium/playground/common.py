@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.decode import printable, rgb
+from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged
 from sensorium.runs.run import Run
@@ -46,18 +48,19 @@ class Played:
     @cached_property
     def pictures(self) -> Pixels:
         """The pictures that it was trained on, each once."""
-        return getattr(self.ready.train, "pixels", self.ready.train)
+        train = self.ready.train
+        return train.pixels if isinstance(train, Captioned) else train
 
     @cached_property
     def examples(self) -> list[np.ndarray]:
         """Some pictures to try, uint8 [3, H, W] each, that it was not trained on where there are such; none where they are gone."""
         try:
-            held = self.ready.train if getattr(self.ready, "test", None) is None else self.ready.test
+            held = self.ready.train if self.ready.test is None else self.ready.test
         except SensoriumError:
             return []
-        if truth := getattr(held, "truth", None):  # with boxes: as they are, not laid into squares
-            return [truth[i]["image"].numpy() for i in _spread(len(truth))]
-        pixels = getattr(held, "pixels", held)  # of pairs: each picture once
+        if isinstance(held, Boxed):  # as they are, not laid into squares
+            return [held.truth[i]["image"].numpy() for i in _spread(len(held.truth))]
+        pixels = held.pixels if isinstance(held, Captioned) else held  # of pairs: each picture once
         return [np.array(pixels.images[i]) for i in _spread(len(pixels))]
 
 

@@ -17,13 +17,9 @@ from sensorium.playground.common import Played, Upload, chooser, decoded, exampl
 from sensorium.use.detect import Finder
 
 TITLE = "Detect"
+ABILITY = Detector
 LONGER = 900  # pixels at which a picture is shown
 LISTED = 100  # objects in the table
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, Detector)
 
 
 def tab(runs: Sequence[Played]) -> None:

@@ -31,14 +31,10 @@ from sensorium.playground.common import (
 from sensorium.use import class_of, most_similar
 
 TITLE = "Look"
+ABILITY = Encoder
 SEARCHED = 10_000  # pictures: encoding them takes a minute or so on a small machine, once
 FOUND = 8
 WAYS = 2
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, Encoder) and hasattr(run.run.situation, "image_size")
 
 
 def tab(runs: Sequence[Played]) -> None:

@@ -7,22 +7,17 @@ from typing import Any
 
 import gradio as gr
 
-from sensorium.abilities import Generator
-from sensorium.judge.generated import as_pixels
+from sensorium.abilities import ClassConditional, Generator, IterativeGenerator
 from sensorium.pictures.images import enlarged
 from sensorium.playground.common import Played, as_image, chooser, found_pictures, told
-from sensorium.use import draw, goes_a_way, ways
+from sensorium.use import draw, ways
 
 TITLE = "Sample"
+ABILITY = Generator
 ANY = "any class"
 MOST = 64
-MOST_STEPS, USUAL_STEPS = 100, 25
+MOST_STEPS = 100
 SHOWN_WAYS = 4
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, Generator)
 
 
 def tab(runs: Sequence[Played]) -> None:
@@ -64,15 +59,16 @@ def tab(runs: Sequence[Played]) -> None:
 
     def shown(index: int, n: int, seed: int, steps: int, label: str, guidance: float) -> list[Any]:
         played = runs[index]
-        trace = goes_a_way(played.method)
+        method = played.method
+        trace = isinstance(method, IterativeGenerator)
         chosen = None if label == ANY else label
         with played.lock:
             found = draw(
-                played.run, int(n), steps=int(steps), label=chosen, seed=int(seed or 0), trace=trace,
+                played.run, int(n), steps=int(steps) if trace else None, label=chosen, seed=int(seed or 0), trace=trace,
                 guidance=guidance if chosen is not None else 1.0,
             )  # fmt: skip
-        pictures = [as_image(one, 128) for one in as_pixels(found[-1] if trace else found)]
-        return [pictures, enlarged(ways(found[:, :SHOWN_WAYS]), 256, 12) if trace else None]
+        pictures = [as_image(one.numpy(), 128) for one in method.to_pixels(found[-1] if trace else found).cpu()]
+        return [pictures, enlarged(ways(method, found[:, :SHOWN_WAYS]), 256, 12) if trace else None]
 
     which.input(told(changed), [which], [steps, label, guidance, drawn, title, way], show_progress="hidden")
     button.click(told(shown), [which, n, seed, steps, label, guidance], [drawn, way])
@@ -80,8 +76,8 @@ def tab(runs: Sequence[Played]) -> None:
 
 def _controls(run: Played) -> dict[str, Any]:
     """What can be chosen of a run: whether it goes a way, in how many steps it usually does, the classes that it learnt."""
-    way = goes_a_way(run.method)
-    labelled = way and getattr(run.method, "classes", 0)
-    distilled = getattr(run.method, "times", "") == "start"
+    method = run.method
+    way = isinstance(method, IterativeGenerator)
+    labelled = isinstance(method, ClassConditional) and method.classes
     classes = [ANY, *run.run.situation.classes] if labelled else []
-    return {"way": way, "steps": 1 if distilled else USUAL_STEPS, "classes": classes}
+    return {"way": way, "steps": method.usual_steps if way else 1, "classes": classes}

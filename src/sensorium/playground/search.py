@@ -17,14 +17,10 @@ from sensorium.playground.common import Played, Upload, chooser, decoded, exampl
 from sensorium.use.search import Album, Looker, open_album
 
 TITLE = "Search"
+ABILITY = ImageText
 FOUND = 12
 SIDE = 160  # pixels of a found picture
 LONGEST = 1000  # characters
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, ImageText)
 
 
 def tab(runs: Sequence[Played]) -> None:

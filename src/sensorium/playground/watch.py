@@ -21,14 +21,10 @@ from sensorium.playground.timeline import timeline
 from sensorium.use.watch import channels, step_rate
 
 TITLE = "Watch"
+ABILITY = OnlineDetector
 LISTED = 200  # recordings to choose from
 LONGEST = 20_000  # frames that are played
 TICKS = 60  # drawings of a stream
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, OnlineDetector)
 
 
 def tab(runs: Sequence[Played]) -> None:

@@ -11,13 +11,9 @@ from sensorium.playground.common import Played, chooser, told
 from sensorium.use import generate
 
 TITLE = "Write"
+ABILITY = LanguageModel
 LONGEST = 4000  # characters of a prompt
 MOST = 1000  # tokens
-
-
-def offers(run: Played) -> bool:
-    """Whether this tab has a use for a run."""
-    return isinstance(run.method, LanguageModel)
 
 
 def tab(runs: Sequence[Played]) -> None:

@@ -278,7 +278,7 @@ def export_hf(clip: CLIP, out: str | Path) -> Path:
     processor = {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side},
         "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True, "do_normalize": True,
-        "do_convert_rgb": True, "resample": getattr(clip, "resample", BICUBIC), "image_mean": list(mean), "image_std": list(std),
+        "do_convert_rgb": True, "resample": clip.resample, "image_mean": list(mean), "image_std": list(std),
     }  # fmt: skip
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ VIT_PARTS = (*POSITION_PARTS, "registers", *ATTENTION_PARTS, *FEED_PARTS)
 
 
 def choices(needs: type) -> tuple[str, ...]:
-    """Names of the backbones that offer the protocol ``needs``."""
+    """Names of the backbones that have the ability ``needs``."""
     return VITS if needs is TokenEncoder else NAMES
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.abilities import TokenEncoder
+from sensorium.abilities import HasBackbone, TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.boxes import DIVISOR, train_box_views
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.networks.fpn import FPN
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.recipe import Recipe, Settings
 
@@ -23,13 +24,11 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
     """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate; biases and norms are not
     decayed.
 
-    Whatever a detector adds to its backbone is a part of ``method.backbone`` only where that is a pyramid around a
-    ``body``.
+    What a pyramid adds to the network inside it learns at the full rate.
     """
 
     def build(method: Any) -> torch.optim.Optimizer:
-        body = getattr(method.backbone, "body", method.backbone)
-        own = {id(parameter) for parameter in body.parameters()}
+        own = {id(parameter) for parameter in body_of(method).parameters()}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for parameter in method.parameters():
             if parameter.requires_grad:
@@ -68,10 +67,15 @@ def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool =
     return of_rows
 
 
+def body_of(method: HasBackbone) -> Any:
+    """A detector's network, which a pyramid may be built around."""
+    backbone = method.backbone
+    return backbone.body if isinstance(backbone, FPN) else backbone
+
+
 def divisor_of(method: Any, size: int) -> int:
     """What height and width of a batch must be multiples of: a ViT sees squares of the size that it was made for."""
-    body = getattr(method.backbone, "body", method.backbone)
-    return size if isinstance(body, TokenEncoder) else DIVISOR
+    return size if isinstance(body_of(method), TokenEncoder) else DIVISOR
 
 
 def detector_recipe(

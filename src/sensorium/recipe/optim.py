@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from sensorium.abilities import TokenEncoder
 from sensorium.data.images.prepare import Situation
 from sensorium.method import Method
 from sensorium.recipe.recipe import Settings
@@ -61,7 +62,7 @@ def pick_view_size(given: int | None, network: object, on: Situation, settings: 
     A convolutional network that saw smaller crops does as well on whole pictures (Touvron et al., 2019, arXiv:1906.06423),
     and sees nearly twice as many a minute.
     """
-    cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and not hasattr(network, "patch_size")
+    cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and not isinstance(network, TokenEncoder)
     size = on.image_size * 3 // 4 // 8 * 8 if cheap else on.image_size
     why = (
         "three quarters of the picture: nearly twice as many a minute on a CPU"

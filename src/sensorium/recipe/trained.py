@@ -53,7 +53,7 @@ class Trained:
             self.info: dict[str, Any] = json.loads(where.read_text())
         except FileNotFoundError:
             raise SensoriumError(
-                f"'{folder}' is no run: it has no run.json. Train one: sensorium train mae --data DIR --out {folder}"
+                f"'{folder}' is no run: it has no run.json. Train one: sensorium train SYSTEM --data DIR --out {folder}"
             ) from None
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{where}: not readable as JSON ({error}).") from None

@@ -77,21 +77,15 @@ def failures(results: dict[str, Any]) -> list[Html]:
     ]
 
 
-USES = {  # by protocol
+FORMATS = ("timm", "hf", "torchvision", "safetensors", "onnx")  # the widest used first
+USES = {  # by ability
     "Encoder": (
-        ("Its network, for timm (or safetensors, hf, onnx)", "sensorium export {run} --to timm"),
         ("One feature vector an image, as Parquet", "sensorium embed {run} --data {path}"),
         ("The images most like one of yours", "sensorium neighbors {run} IMAGE"),
         ("From Python", "import sensorium as s; features = s.load({bare!r}).features(images)"),
     ),
-    "LanguageModel": (
-        ("Let it write", "sensorium generate {run} --prompt TEXT"),
-        ("Its weights, for Hugging Face transformers", "sensorium export {run} --to hf"),
-    ),
-    "ImageText": (
-        ("Find pictures by a text", "sensorium search {run} --data {path} --text TEXT"),
-        ("Its weights, for Hugging Face transformers", "sensorium export {run} --to hf"),
-    ),
+    "LanguageModel": (("Let it write", "sensorium generate {run} --prompt TEXT"),),
+    "ImageText": (("Find pictures by a text", "sensorium search {run} --data {path} --text TEXT"),),
     "Detector": (("Find the objects of pictures", "sensorium detect {run} PICTURES"),),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
@@ -106,8 +100,11 @@ def take_away(results: dict[str, Any], winner: dict[str, Any] | None, folder: Pa
         return None
     run = shlex.quote(str(folder / name))
     path = shlex.quote(str(results["data"]["path"]))
-    offers = next(one for one in results["runs"] if one["name"] == name).get("offers") or ("Encoder",)
-    commands = [
+    entry = next(one for one in results["runs"] if one["name"] == name)
+    offers, forms = entry.get("offers") or ("Encoder",), [one for one in FORMATS if one in (entry.get("exports") or ())]
+    others = f" (or {', '.join(forms[1:])})" if forms[1:] else ""
+    commands = [(f"Its weights, for {forms[0]}{others}", f"sensorium export {run} --to {forms[0]}")] if forms else []
+    commands += [
         (what, command.format(run=run, path=path, bare=str(folder / name)))
         for offer, uses in USES.items()
         if offer in offers

@@ -13,14 +13,6 @@ from typing import Any
 
 MISSING = "–"
 VOID = frozenset({"br", "hr", "img", "input", "meta"})
-TITLES = {
-    "mae": "MAE",
-    "simclr": "SimCLR",
-    "dino": "DINO",
-    "supervised": "Supervised",
-    "vit": "ViT",
-    "resnet": "ResNet",
-}
 
 
 class Html(str):
@@ -138,8 +130,7 @@ def fraction(key: str) -> float:
 def run_title(run: dict[str, Any]) -> str:
     """What people call a run: the ``title`` that it was given, its method's written name, or the run's own name when that
     says more."""
-    name = str(run.get("title") or run.get("name", "?"))
-    return TITLES.get(name.lower(), name)
+    return str(run.get("title") or run.get("name", "?"))
 
 
 def words(name: str) -> str:

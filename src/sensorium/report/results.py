@@ -16,6 +16,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from sensorium.errors import SensoriumError
 
 FILE = "results.json"
@@ -74,6 +77,9 @@ RUN: dict[str, Any] = _object(
     ("name", "method"),
     name=TEXT,
     method=TEXT,
+    title=_null(TEXT),
+    caveat=_null(TEXT),
+    exports=_list(TEXT),
     backbone=_null(TEXT),
     status={"enum": ["finished", "failed", "interrupted", None]},
     trains_on_labels={"type": ["boolean", "null"]},
@@ -239,7 +245,7 @@ def _plain(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    if hasattr(value, "tolist"):
+    if isinstance(value, np.ndarray | np.generic | Tensor):
         return _plain(value.tolist())
     return str(value)
 

@@ -2,8 +2,8 @@
 
 The rule. Each finished run is scored by its best use of few labels: the higher of fine-tuning and linear probe
 (means over seeds) at the smallest label fraction that every candidate has; where there are neither, by kNN. The
-candidates are the self-supervised runs; ``supervised`` learnt from all labels, so it is a candidate only where that
-fraction is 100 % (or where it ran alone) and a reference otherwise. The standard error of one score adds the counting
+candidates are the self-supervised runs; a run that learnt from all labels is a candidate only where that fraction is
+100 % (or where it ran alone) and a reference otherwise. The standard error of one score adds the counting
 error of the test images to the spread over seeds, and that of a difference adds both scores:
     se^2 = p (1 - p) / n + std^2 / seeds        sure  <=>  p_1 - p_2 > 2 sqrt(se_1^2 + se_2^2)
 Both scores come from the same test images, so the true error is rather smaller. A winner is sure when it is
@@ -19,9 +19,6 @@ from typing import Any
 from sensorium.report.html import count, duration, finished, fraction, memory, number, percent, run_title
 
 WAYS = {"finetune": "fine-tuned", "linear": "linear probe", "knn": "kNN"}
-MAE_CAVEAT = (
-    "kNN and linear probes undersell MAE, whose features unfold when fine-tuned, as its paper (He et al., 2022) reports"
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def at_fraction(scores: dict[str, Any] | None, wanted: float) -> dict[str, Any] 
 
 def is_reference(run: dict[str, Any]) -> bool:
     """Did its features learn from every label?"""
-    return bool(run.get("trains_on_labels")) or run.get("method") == "supervised"
+    return bool(run.get("trains_on_labels"))
 
 
 def label_fractions(runs: list[dict[str, Any]]) -> list[float]:
@@ -224,10 +221,7 @@ def _cost(best: Scored, results: dict[str, Any], field: list[dict[str, Any]], at
             parts.append(f"{run_title(run)}{shown}, learnt from every label and is a reference, no candidate")
         elif is_reference(run) and at is not None and at < 1:
             parts.append(f"{run_title(run)} learnt its features from every label")
-    if any(run.get("method") == "mae" for run in finished(results)) and best.way != "finetune":
-        parts.append(MAE_CAVEAT)
-    elif any(run.get("method") == "mae" for run in finished(results)):
-        parts.append("kNN undersells MAE (He et al., 2022), so judge it by fine-tuning")
+    parts += dict.fromkeys(run["caveat"] for run in finished(results) if run.get("caveat"))
     unfinished = [run_title(run) for run in results.get("runs") or [] if run not in finished(results)]
     if unfinished:
         parts.append(f"{', '.join(unfinished)} did not finish")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,48 +19,54 @@ from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.compare import compare, parse_method
+from sensorium.runs.compare import compare_all, parse_method
+from sensorium.runs.options import AblationOptions, Judging
 from sensorium.runs.run import Run
 
 
 def ablate(
     system: str,
     vary: str,
-    data: str,
+    data: str = "scenes",
     *,
-    test: str | None = None,
-    budget: str = "3m",
     seeds: int = 3,
-    out: str | Path = "sensorium-ablate",
-    precision: str = "auto",
-    image_size: int | None = None,
-    limit: int | None = None,
     jobs: int = 1,
     progress: bool = True,
+    **keywords: Any,
 ) -> dict[str, Any]:
     """Train ``system`` once for each value of ``vary`` ("setting=a,b,c") and seed; give what results.json holds.
 
     ``system`` may carry settings that all runs share. ``jobs`` values are trained at once, each with its part of the
-    cores. A finished run is not run again. Raises SensoriumError for a setting or a value that the system does not have.
+    cores. ``keywords`` are the fields of :class:`sensorium.runs.options.AblationOptions`. A finished run is not run
+    again. Raises SensoriumError for a setting or a value that the system does not have.
     """
-    folder, methods = Path(out), variants(system, vary)
+    options = AblationOptions.take(keywords := keywords | {"data": str(data), "quiet": not progress})
+    if keywords:
+        raise TypeError(f"ablate() got unknown keywords: {', '.join(keywords)}")
+    return ablate_with(system, vary, options, seeds=seeds, jobs=jobs)[0]
+
+
+def ablate_with(
+    system: str, vary: str, options: AblationOptions, *, seeds: int = 3, jobs: int = 1
+) -> tuple[dict[str, Any], Path]:
+    """:func:`ablate` with its options apart; gives the folder, too: ``options.out``, or sensorium-ablate."""
+    folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
     if seeds < 1:
-        raise SensoriumError(f"--seeds {seeds}: one is the least.")
-    each = []
-    for seed in range(seeds):
-        where = folder / f"seed-{seed}" if seed else folder
-        asked: dict[str, Any] = {"test": test, "budget": budget, "seed": seed, "out": where, "precision": precision}
-        each.append(compare(methods, data, **asked, image_size=image_size, limit=limit, jobs=jobs, progress=progress))
+        raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
+    each, numbers = [], [options.seed + i for i in range(seeds)]
+    for i, seed in enumerate(numbers):
+        where = folder / f"seed-{seed}" if i else folder
+        each.append(compare_all(methods, replace(options, seed=seed, out=where), Judging(), jobs=jobs)[0])
     merged = over_seeds(each)
     for run in merged["runs"]:
         run["title"] = run["name"].rpartition(",")[2]  # what all share need not be said
         if run["status"] == "finished":
             run |= _elsewhere(folder / run["name"])
-    merged["asked"] |= {"vary": vary, "seeds": list(range(seeds))}
+    merged["asked"] |= {"vary": vary, "seeds": numbers}
     merged["winner"], merged["verdict"] = verdict(merged)
     write_results(merged, folder)
     write_report(merged, folder)
-    return merged
+    return merged, folder
 
 
 def variants(system: str, vary: str) -> list[str]:

@@ -85,7 +85,7 @@ def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: in
         losses, took = _train(method.train(), recipe, batch, device, seconds, steps)
         method.eval()
         with torch.no_grad():
-            lost = method.unlearnable(batch) if hasattr(method, "unlearnable") else 0
+            lost = method.unlearnable(batch)
         seen, truth, _ = detections(method, part, device=device)
     ap50 = coco_ap(seen, truth, part.classes)["ap50"] or 0.0
     first, last = float(np.mean(losses[:3])), float(np.mean(losses[-3:]))

@@ -34,78 +34,78 @@ from sensorium.judge.image_scores import check_fractions, judge_baselines
 from sensorium.judge.score import Asked
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.train import train
+from sensorium.runs.options import Judging, Options
+from sensorium.runs.train import run_folder, train_with
 from sensorium.training.budget import Budget
 
 # What systems can be compared by: the first that all of them offer decides how they are judged.
-GROUNDS = ("Encoder", "LanguageModel", "ImageText", "Detector", "OnlineDetector", "Generator", "Likelihood")
+GROUNDS = ("ImageText", "Encoder", "LanguageModel", "Detector", "OnlineDetector", "Generator", "Likelihood")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: where its data are, arguments of ``train``, how to judge; ``threads`` None for all cores."""
+    """What a run's own process is told: where its data are, how to train and to judge; ``threads`` None for all cores."""
 
     name: str
     method: str
     kind: str
     source: Source
-    train: dict[str, Any]
+    options: Options
+    settings: dict[str, Any]
     asked: Asked
     threads: int | None
 
     @property
     def folder(self) -> Path:
-        return self.train["out"]
+        return run_folder(self.method, self.options)
 
 
 def compare(
     methods: Sequence[str],
     data: str = "scenes",
     *,
-    test: str | None = None,
-    budget: str = "10m",
-    labels: str = "1%,10%,100%",
-    out: str | Path = "sensorium-compare",
-    seed: int = 0,
-    label_seeds: int = 3,
     backbone: str | None = None,
     jobs: int = 1,
-    devices: int = 1,
-    precision: str = "auto",
-    image_size: int | None = None,
-    limit: int | None = None,
-    finetune: bool = True,
-    tune_steps: int | None = None,
-    inception: Path | None = None,
     progress: bool = True,
+    **keywords: Any,
 ) -> dict[str, Any]:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
-    A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. A finished run is not run again; a
-    stopped one goes on; a failed one is reported beside the others.
+    A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
+    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.Options` and
+    :class:`~sensorium.runs.options.Judging`. A finished run is not run again; a stopped one goes on; a failed one is
+    reported beside the others.
     """
+    keywords |= {"data": str(data), "quiet": not progress}
+    options, judging = Options.take(keywords), Judging.take(keywords)
+    if keywords:
+        raise TypeError(f"compare() got unknown keywords: {', '.join(keywords)}")
+    return compare_all(methods, options, judging, backbone=backbone, jobs=jobs)[0]
+
+
+def compare_all(
+    methods: Sequence[str], options: Options, judging: Judging, *, backbone: str | None = None, jobs: int = 1
+) -> tuple[dict[str, Any], Path]:
+    """:func:`compare` with its options apart; gives the folder, too: ``options.out``, or sensorium-compare."""
     asked_for = [parse_method(method) for method in methods]
     sort, ground = common_ground([name for name, _ in asked_for])
-    spend, folder = Budget.parse(budget), Path(out)
-    asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
-    source = Source(str(data), test, folder / "cache", image_size, limit)
-    training = {
-        "data": str(data), "test": test, "image_size": image_size, "limit": limit, "cache_folder": source.cache, "budget": budget,
-        "seed": seed, "devices": devices, "precision": precision, "progress": progress and jobs == 1,
-    }  # fmt: skip
-    if backbone is not None:
-        training["backbone"] = backbone
-    if inception is not None:  # wrong weights are better told now than after the training
+    spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
+    progress, labels = not options.quiet, judging.labels
+    asked = {"budget": options.budget, "labels": labels, "seed": options.seed, "label_seeds": judging.label_seeds}
+    source = Source(options.data, options.test, folder / "cache", options.image_size, options.limit)
+    quiet = options.quiet or jobs > 1
+    own: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
+    if judging.inception is not None:  # wrong weights are better told now than after the training
         from sensorium.judge.inception import Inception
 
-        Inception(inception)
+        Inception(judging.inception)
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress, inception)
+    how = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
     # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     ready = kind(sort).prepare(source, progress=progress)
-    about = {"path": str(data), **kind(sort).describe(ready)}
+    about = {"path": options.data, **kind(sort).describe(ready)}
     if ground == "Encoder":
         check_fractions(ready, labels)
     if sort == "images":
@@ -113,19 +113,19 @@ def compare(
             about["diagnosis"] = diagnose(ready.opened, progress=advance).as_dict()
     todo = [
         Job(
-            name, method, sort, replace(source, settings=settings), {**training, **settings, "out": folder / name},
-            replace(judging, progress=training["progress"]), threads,
+            name, method, sort, replace(source, settings=settings), replace(options, out=folder / name, quiet=quiet),
+            own | settings, replace(how, progress=not quiet), threads,
         )
         for name, (method, settings) in zip(_names(methods), asked_for, strict=True)
     ]  # fmt: skip
     _run_all(todo, jobs)
-    beside = judge_baselines(ready, _networks(ready, todo), folder, judging) if ground == "Encoder" else {}
+    beside = judge_baselines(ready, _networks(ready, todo), folder, how) if ground == "Encoder" else {}
     beside.pop("asked", None)
     results = _results(about, asked, beside, [_collect(job) for job in todo], ground)
     write_results(results, folder)
     held = {} if sort != "images" else {"train": ready.train, "test": ready.train if ready.test is None else ready.test}
     write_report(results, folder, pixels=held)
-    return results
+    return results, folder
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -149,7 +149,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def common_ground(methods: Sequence[str]) -> tuple[str, str]:
-    """The kind of data that all systems learn from, and the protocol that they are judged by.
+    """The kind of data that all systems learn from, and the ability that they are judged by.
 
     A recipe of one's own is taken to offer what the others do, or else what its kind's systems usually offer.
     """
@@ -241,7 +241,7 @@ def _child(job: Job) -> None:
 
             torch.set_num_threads(job.threads)
         ready = kind(job.kind).prepare(job.source)
-        run = train(job.method, **job.train, prepared=ready)
+        run = train_with(job.method, job.options, job.settings, prepared=ready, cache_folder=job.source.cache)
         if run.finished:
             judge_of(job.kind).judge(run, ready, job.asked)
     except KeyboardInterrupt:
@@ -284,6 +284,7 @@ def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any
 def _collect(job: Job) -> dict[str, Any]:
     """What a run's folder says, in the words of results.json."""
     entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
+    entry |= _known(job)
     info, outcome, scores, error = (
         _read(job.folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
     )
@@ -300,7 +301,6 @@ def _collect(job: Job) -> dict[str, Any]:
         entry |= {
             "checkpoint": f"{job.name}/model.safetensors",
             "curve": _curve(job.folder / "online.csv"),
-            "trains_on_labels": _uses_labels(job.method),
             "offers": list(_offers(job.method, job.kind)),
         }
     if error:
@@ -314,14 +314,21 @@ def _collect(job: Job) -> dict[str, Any]:
 
 
 def _offers(method: str, sort: str) -> tuple[str, ...]:
-    """Protocols of a system; of a recipe of one's own, those that are usual for its kind of data."""
+    """Abilities of a system; of a recipe of one's own, those that are usual for its kind of data."""
     if ":" not in method:
         return find(method).abilities
     return next(system.abilities for system in systems() if system.data == sort)
 
 
-def _uses_labels(method: str) -> bool:
-    return ":" not in method and find(method).labels
+def _known(job: Job) -> dict[str, Any]:
+    """What the catalogue says of a run's system that a reader should know; nothing of a recipe of one's own."""
+    if ":" in job.method:
+        return {"trains_on_labels": False}
+    system = find(job.method)
+    known: dict[str, Any] = {"trains_on_labels": system.labels, "exports": list(system.exports)}
+    if job.name == system.name and system.short:
+        known["title"] = system.short
+    return known | ({"caveat": system.caveat} if system.caveat else {})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensorium.abilities import Encoder, HasBackbone
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
@@ -32,8 +33,12 @@ class Run(Trained):
         return json.loads((self.folder / "outcome.json").read_text())
 
     @property
-    def backbone(self) -> torch.nn.Module:
-        return self.method.backbone  # type: ignore[return-value]
+    def backbone(self) -> Any:
+        """The network that a method trained, where it is of use without the method."""
+        method = self.method
+        if not isinstance(method, HasBackbone):
+            raise SensoriumError(f"'{self.folder}' has no backbone: '{self.info['recipe']}' is one whole.")
+        return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalised as in training; floats pass unchanged."""
@@ -51,7 +56,12 @@ class Run(Trained):
         images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
         if images.ndim != 4 or images.shape[1] != 3:
             raise SensoriumError(f"features wants images [B, 3, H, W], not {list(images.shape)}.")
-        return self.method.features(self.prepare_images(images)).float()  # type: ignore[operator]
+        method = self.method
+        if not isinstance(method, Encoder):
+            raise SensoriumError(
+                f"'{self.folder}' gives no features of pictures: '{self.info['recipe']}' is no encoder."
+            )
+        return method.features(self.prepare_images(images)).float()
 
     def judge(self, ready: Any = None, **asked: Any) -> dict[str, Any]:
         """Every score that the data (``ready``, or the run's own) allow, kept in ``evaluation.json``.

@@ -30,6 +30,7 @@ from sensorium.report.charts import Axis, Line, line_chart, nice_ticks
 from sensorium.report.html import Html, el, join, number
 from sensorium.report.page import asset, page_of
 from sensorium.report.results import write_text
+from sensorium.runs.options import Common
 from sensorium.training.batches import Batches, Share
 
 GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers
@@ -46,40 +47,40 @@ CHARTS = (  # field, title, what is to be seen
 
 
 def signal(
-    name: str,
-    data: str,
-    *,
-    steps: int = 20,
-    seed: int = 0,
-    out: str | Path = "signal.html",
-    image_size: int | None = None,
-    limit: int | None = None,
-    progress: bool = False,
-    **settings: Any,
+    name: str, data: str = "scenes", *, steps: int = 20, progress: bool = False, **keywords: Any
 ) -> dict[str, Any]:
     """Measure the system ``name`` on ``data`` at initialisation and after ``steps`` steps of a budget of as many; write
     ``out`` and ``signal.json`` beside it, whose content is given back.
 
-    ``settings`` are the recipe's own. Both measures are of one batch that the training does not reach, in float32.
-    Raises SensoriumError where a setting is unknown or nothing in the system repeats.
+    ``keywords`` are the fields of :class:`sensorium.runs.options.Common` and the recipe's own parameters. Both measures
+    are of one batch that the training does not reach, in float32. Raises SensoriumError where a setting is unknown or
+    nothing in the system repeats.
     """
+    options = Common.take(keywords := keywords | {"data": str(data), "quiet": not progress})
+    return signal_of(name, options, keywords, steps=steps)[0]
+
+
+def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
+    """:func:`signal` with its options apart; gives the page, too: ``options.out``, or signal.html."""
     if steps < 1:
-        raise SensoriumError(f"--steps {steps}: one is the least.")
-    page, how, device = Path(out), kind(kind_name(name)), torch.device(device_name())
-    ready = how.prepare(Source(str(data), None, page.parent / "cache", image_size, limit, settings), progress=progress)
+        raise SensoriumError(f"--steps {steps}: must be at least 1.")
+    page, how, device = Path(options.out or "signal.html"), kind(kind_name(name)), torch.device(device_name())
+    data, seed = options.data, options.seed
+    source = Source(data, None, page.parent / "cache", options.image_size, options.limit, settings)
+    ready = how.prepare(source, progress=not options.quiet)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         given = {key: value for key, value in settings.items() if value is not None}
         recipe = make_recipe(name, how.situate(ready), given)
         moments, losses = follow(recipe, ready.train, steps=steps, seed=seed, device=device)
     found = {
-        "system": recipe.name, "data": str(data), "steps": steps, "seed": seed, "settings": given,
+        "system": recipe.name, "data": data, "steps": steps, "seed": seed, "settings": given,
         "moments": [{"step": step, "layers": [_finite(row) for row in layers]} for step, layers in moments],
         "loss": [number(loss) for loss in losses], "diagnosis": diagnosis(moments),
     }  # fmt: skip
     write_text(page, render(found))
     write_json(page.with_name("signal.json"), found)
-    return found
+    return found, page
 
 
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and what `measure` gave

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from sensorium.abilities import HasBackbone
 from sensorium.base.files import write_json
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -17,6 +18,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import inputs, make_recipe
+from sensorium.runs.options import Options
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
 
@@ -39,59 +41,67 @@ def train(
     name: str,
     data: str = "scenes",
     *,
-    test: str | None = None,
-    budget: str = "10m",
-    out: str | Path | None = None,
-    seed: int = 0,
-    devices: int = 1,
-    strategy: str = "auto",
-    precision: str = "auto",
-    accumulate: int = 1,
-    image_size: int | None = None,
-    limit: int | None = None,
-    fresh: bool = False,
     progress: bool = True,
     prepared: Any = None,
     cache_folder: str | Path | None = None,
-    **settings: Any,
+    **keywords: Any,
 ) -> Run:
-    """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data`` under ``budget``; the same call again resumes or returns the run.
+    """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data``; the same call again resumes or returns the run.
 
-    ``out`` defaults to ``sensorium-runs/NAME``. ``settings`` are the recipe's own parameters.
+    ``keywords`` are the fields of :class:`sensorium.runs.options.Options` (``budget``, ``out``, ``seed``, ...) and the
+    recipe's own parameters. ``prepared``: the data as their kind prepares them, where they are at hand.
+    """
+    keywords |= {"data": str(data), "quiet": not progress}
+    return train_with(name, Options.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
+
+
+def train_with(
+    name: str,
+    options: Options,
+    settings: dict[str, Any],
+    *,
+    prepared: Any = None,
+    cache_folder: str | Path | None = None,
+) -> Run:
+    """:func:`train` with the options of the run and the ``settings`` of its recipe apart.
+
+    ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
     from sensorium.training.fit import fit
 
     allow(name)
-    folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
-    if fresh and folder.exists():
+    folder = run_folder(name, options)
+    if options.fresh and folder.exists():
         _clear(folder)
     cached = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
-    sort = kind_name(name)
+    sort, progress = kind_name(name), not options.quiet
     how = kind(sort)
     ready = prepared
     if ready is None:
-        source = Source(str(data), test, cached, image_size, limit, settings)
+        source = Source(options.data, options.test, cached, options.image_size, options.limit, settings)
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
-        raise SensoriumError(f"{data}: only {len(ready.train)} {how.UNIT}; 8 is the least that can be learned from.")
+        raise SensoriumError(
+            f"{options.data}: only {len(ready.train)} {how.UNIT}; 8 is the least that can be learned from."
+        )
     situation = how.situate(ready)
     given = {key: value for key, value in settings.items() if value is not None}
-    torch.manual_seed(seed)
+    torch.manual_seed(options.seed)
     recipe = make_recipe(name, situation, given)
     opened = inputs(name, given)
     folder.mkdir(parents=True, exist_ok=True)
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe)
     if not (folder / "run.json").is_file():
-        where = {"path": str(data), "test": test, "limit": limit, "cache": str(cached)}
-        asked = {"recipe": name, "kind": sort, "seed": seed, "given": given, "data": where, "budget": budget}
-        asked |= {"inputs": opened}
+        where = {"path": options.data, "test": options.test, "limit": options.limit, "cache": str(cached)}
+        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": where}
+        asked |= {"budget": options.budget, "inputs": opened}
         _write_info(folder, recipe, situation, asked)
         how.keep(ready, folder)
         if sort == "boxes":  # a few seconds' look at what a long training would come to
             from sensorium.runs.check import check
 
-            check(recipe, ready, budget, folder, progress=progress)
+            check(recipe, ready, options.budget, folder, progress=progress)
     fit(
         recipe.method,
         ready.train,
@@ -99,23 +109,28 @@ def train(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         batch_size=recipe.batch_size,
-        budget=budget,
+        budget=options.budget,
         out=folder,
-        seed=seed,
-        accumulate=accumulate,
-        devices=devices,
-        strategy=strategy,
-        precision=precision,
+        seed=options.seed,
+        accumulate=options.accumulate,
+        devices=options.devices,
+        strategy=options.strategy,
+        precision=options.precision,
         online=judge_of(sort).online(ready),
-        online_every=_online_every(budget),
+        online_every=_online_every(options.budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()}
         | {f"input.{role}": run["digest"] for role, run in opened.items()},
     )
     run = Run(folder)
-    if run.finished and hasattr(recipe.method, "backbone") and not (folder / "backbone").is_dir():
-        _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
+    if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
+        _keep_backbone(recipe.method.backbone, folder, situation)
     return run
+
+
+def run_folder(name: str, options: Options) -> Path:
+    """Where a run is written."""
+    return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
 
 def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:

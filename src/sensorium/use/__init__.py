@@ -11,24 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Generator, LanguageModel
+from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
 from sensorium.base.precision import device_name
-from sensorium.catalogue import find
+from sensorium.catalogue import a_run_of, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
+from sensorium.data.images.prepare import Situation
+from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
 from sensorium.runs.run import Run
 
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation where a published network says none
 FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path) -> Any:
     """A run's folder gives a :class:`~sensorium.runs.run.Run`; a checkpoint of others (folder, file or hub id) its network.
 
-    A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the method
-    :class:`~sensorium.selfsup.mae.MAE`. Nothing is ever unpickled but plain tensors.
+    A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the
+    whole method. Nothing is ever unpickled but plain tensors.
     """
     from sensorium.published import load as load_published
 
@@ -52,7 +55,7 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
                 else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
-        if not hasattr(s, "image_size"):
+        if not isinstance(s, Situation):
             return export_network(thing.method, to, target)
         path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
         if thing.info["kind"] == "pairs":
@@ -75,7 +78,9 @@ def generate(
 
     found = run if isinstance(run, Run) else Run(run)
     if not isinstance(found.method, LanguageModel):
-        raise SensoriumError(f"'{found.folder}' is no language model, which `sensorium generate` wants.")
+        raise SensoriumError(
+            f"'{found.folder}' isn't a language model; `sensorium generate` needs {a_run_of('LanguageModel')}."
+        )
     decoder = getincrementaldecoder("utf-8")(errors="replace")
     for piece in write_text(found, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
         yield decoder.decode(piece)
@@ -95,10 +100,11 @@ def sample(
 ) -> str:
     """``n`` new pictures in a grid, or with ``trace`` eight of them with the way that led to each. Gives the path written."""
     found = Run(run)
+    method = generator_of(found)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     target = out or found.folder / ("trace.png" if trace else "samples.png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save(ways(drawn) if trace else sheet(drawn), target)
+    save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
 
 
@@ -106,43 +112,45 @@ def draw(
     run: Run, n: int, *, steps: int | None, label: str | None, guidance: float, seed: int, trace: bool = False
 ) -> Tensor:
     """What a run's method draws: [n, *shape] in its own value range, with ``trace`` the way there [steps + 1, n, *shape]."""
-    if not isinstance(run.method, Generator):
-        raise SensoriumError(f"'{run.folder}' draws nothing, which `sensorium sample` wants.")
+    method = generator_of(run)
     if n < 1 or (steps is not None and steps < 1):
-        raise SensoriumError(f"--n {n} and --steps {steps}: one is the least.")
+        raise SensoriumError(f"--n {n} and --steps {steps}: must be at least 1.")
     how: dict[str, Any] = {"seed": seed}
-    if goes_a_way(run.method):
-        condition = None if label is None else _class_number(label, run)
-        how |= {"steps": steps, "condition": condition, "guidance": guidance, "trace": trace}
-    elif label is not None or guidance != 1 or trace:
-        raise SensoriumError("--label, --guidance and --trace are for systems that go from noise to picture.")
-    return run.method.sample(n, **how)
+    if isinstance(method, IterativeGenerator):
+        how |= {"steps": steps, "trace": trace}
+    elif trace:
+        raise SensoriumError(
+            f"--trace: '{run.folder}' draws in one go; only systems that go from noise to picture have a way."
+        )
+    if isinstance(method, ClassConditional) and method.classes:
+        how |= {"condition": None if label is None else _class_number(label, run), "guidance": guidance}
+    elif label is not None or guidance != 1:
+        raise SensoriumError(f"'{run.folder}' learnt without classes: leave --label and --guidance out.")
+    return method.sample(n, **how)
 
 
-def goes_a_way(method: Any) -> bool:
-    """Whether a method draws by going from noise to picture in steps, which can be shown, and told a class."""
-    from sensorium.generative.rectified_flow.method import RectifiedFlow
-
-    return isinstance(method, RectifiedFlow)
-
-
-def sheet(drawn: Tensor, columns: int = 8) -> Tensor:
-    """What was drawn [n, *shape] -> one picture of all [3, H, W] in 0..1."""
-    from sensorium.judge.generated import as_pixels, grid
-
-    return grid(torch.from_numpy(as_pixels(drawn)).float() / 255, columns)
+def generator_of(run: Run) -> Any:
+    """A run's method, which must draw; SensoriumError where it doesn't."""
+    if not isinstance(run.method, Generator):
+        raise SensoriumError(f"'{run.folder}' isn't a generator; `sensorium sample` needs {a_run_of('Generator')}.")
+    return run.method
 
 
-def ways(path: Tensor) -> Tensor:
+def sheet(method: Generator, drawn: Tensor, columns: int = 8) -> Tensor:
+    """What ``method`` drew [n, *shape] -> one picture of all [3, H, W] in 0..1."""
+    from sensorium.judge.generated import grid
+
+    return grid(method.to_pixels(drawn.cpu()).float() / 255, columns)
+
+
+def ways(method: Generator, path: Tensor) -> Tensor:
     """What was drawn with its way [S + 1, n, *shape] -> one picture [3, H, W] in 0..1: a row each, eight stations."""
     stations = torch.linspace(0, len(path) - 1, min(8, len(path))).round().long()
-    return sheet(path[stations].transpose(0, 1).flatten(0, 1), len(stations))
+    return sheet(method, path[stations].transpose(0, 1).flatten(0, 1), len(stations))
 
 
 def _class_number(label: str, run: Run) -> int:
     classes = list(run.situation.classes)
-    if not getattr(run.method, "classes", 0):
-        raise SensoriumError(f"'{run.folder}' learnt without classes: leave --label out.")
     if label not in classes:
         raise SensoriumError(f"no class is called '{label}'. There are: {', '.join(classes)}.")
     return classes.index(label)
@@ -233,21 +241,33 @@ def class_of(pixels: Any, index: int) -> str:
     return pixels.classes[pixels.labels[index]]
 
 
-def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[nn.Module, Pixels]:
+def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels]:
     thing = load(run)
     if isinstance(thing, Run):
         if data is None:
             train = thing.data().train
-            return thing.method, getattr(train, "pixels", train)  # of pairs: each picture once
+            return _encoder(thing.method, run), train.pixels if isinstance(train, Captioned) else train
         cache = thing.folder.parent / "cache"
         pixels = images.prepare(Source(data, None, cache, thing.situation.image_size, limit)).train
-        return thing.method, replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
+        return _encoder(thing.method, run), replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
-    size = getattr(thing, "image_size", None) or 224
-    mean, std = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), int(size), limit)).train
-    return thing, replace(pixels, mean=mean, std=std)
+    encoder = _encoder(thing, run)
+    mean, std = encoder.normalization or HALF
+    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit)).train
+    return encoder, replace(pixels, mean=mean, std=std)
+
+
+def _encoder(thing: Any, run: Path) -> Any:
+    if not isinstance(thing, Encoder):
+        raise SensoriumError(f"'{run}' gives no features of pictures: take {a_run_of('Encoder')}.")
+    return thing
+
+
+def side_of(network: SeesImages) -> int:
+    """Pixels at which a published network is shown squares: those that it was made for, or 224."""
+    size = network.image_size or 224
+    return size if isinstance(size, int) else size[0]
 
 
 def _encode(encoder: nn.Module, pixels: Any) -> Tensor:

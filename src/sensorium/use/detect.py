@@ -24,6 +24,7 @@ from sensorium.base.files import replace as write
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
+from sensorium.catalogue import a_run_of
 from sensorium.data.augment.boxes import collate, to_original
 from sensorium.data.images.decode import EXTENSIONS, BadImage, printable, rgb, to_array
 from sensorium.data.images.sets import natural_key
@@ -32,7 +33,6 @@ from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipe.boxes import divisor_of
 from sensorium.runs.run import Run
 
-SIDES = (800, 1333)  # shorter and longer side at most, of published detectors that say nothing else
 NAMED = 5  # pictures that are named where they were skipped
 
 
@@ -80,14 +80,13 @@ def open_finder(run: Path) -> Finder:
     thing = load(run)
     method: Any = thing.method if isinstance(thing, Run) else thing
     if not isinstance(method, Detector):
-        raise SensoriumError(f"'{run}' finds no objects, which `sensorium detect` wants: take a run of fcos or detr.")
+        raise SensoriumError(f"'{run}' isn't a detector; `sensorium detect` needs {a_run_of('Detector')}.")
     method = method.to(device_name()).eval()  # type: ignore[attr-defined]
     if isinstance(thing, Run):
         on = thing.situation
         return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)
-    sides: tuple[int, int] = getattr(method, "sides", SIDES)
     mean, std = method.normalization
-    return Finder(method, tuple(getattr(method, "class_names", ())), mean, std, sides, 0)
+    return Finder(method, method.class_names, mean, std, method.sides, 0)
 
 
 def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | None) -> str:

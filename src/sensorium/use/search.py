@@ -22,6 +22,7 @@ from sensorium.base.files import replace as write
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
+from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, content_hash
 from sensorium.data.images.decode import BadImage, printable, rgb, square
 from sensorium.data.images.open import open_data
@@ -177,26 +178,24 @@ def search(
 
 def open_looker(run: Path) -> Looker:
     """What searches: a run whose method embeds pictures (and texts), or a published CLIP."""
-    from sensorium.use import load
+    from sensorium.use import HALF, load, side_of
 
     thing = load(run)
     if isinstance(thing, Run):
         method, on = thing.method, thing.situation
         _require(method, run)
         tokens = kept_tokens(thing.folder) if isinstance(method, ImageText) else None
-        context = getattr(on, "context", 0)
-        return Looker(
-            method, on.image_size, (on.mean, on.std), tokens, context, thing.folder, thing.folder.parent / "cache"
-        )
+        cache = thing.folder.parent / "cache"
+        return Looker(method, on.image_size, (on.mean, on.std), tokens, context_of(method), thing.folder, cache)
     _require(thing, run)
     tokens = CLIPTokens.from_hf(locate(run)) if isinstance(thing, ImageText) else None
-    network: Any = getattr(thing, "backbone", thing)
-    side = getattr(network, "image_size", None) or 224
-    size = side if isinstance(side, int) else side[0]
-    context = min(LONGEST, getattr(getattr(thing, "text", None), "context", LONGEST))
-    normalization = getattr(thing, "normalization", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     home = Path("sensorium-cache")
-    return Looker(thing, size, normalization, tokens, context, home, home)
+    return Looker(thing, side_of(thing), thing.normalization or HALF, tokens, context_of(thing), home, home)
+
+
+def context_of(method: Any) -> int:
+    """Tokens of a text at most, 0 for what reads none."""
+    return min(LONGEST, method.context) if isinstance(method, ImageText) else 0
 
 
 def open_album(looker: Looker, run: Path, data: str | None) -> Album:
@@ -223,7 +222,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 def _require(method: Any, run: Path) -> None:
     if not isinstance(method, Encoder | ImageText):
         raise SensoriumError(
-            f"'{run}' gives pictures no features, so nothing can be searched with it: take a run of clip, mae, simclr or dino."
+            f"'{run}' gives pictures no features, so nothing can be searched with it: take {a_run_of('Encoder', 'ImageText')}."
         )
 
 

@@ -29,7 +29,7 @@ from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import normalised
 from sensorium.runs.run import Run
-from sensorium.use import load
+from sensorium.use import HALF, load, side_of
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv")
 _TOGETHER = 32  # frames that are encoded at once
@@ -57,14 +57,13 @@ def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
     if str(name) == MOTION:
         return _encode_motion
     thing = load(name)
-    network, size, mean, std = thing, 224, (0.5,) * 3, (0.5,) * 3
+    network, size, mean, std = thing, 224, *HALF
     if isinstance(thing, Run):
         network, on = thing.method, thing.situation
         if isinstance(network, Encoder):
             size, mean, std = on.image_size, on.mean, on.std
-    else:
-        size = int(getattr(thing, "image_size", None) or 224)
-        mean, std = getattr(thing, "normalization", (mean, std))
+    elif isinstance(thing, Encoder):
+        size, (mean, std) = side_of(thing), thing.normalization or HALF
     if not isinstance(network, Encoder):
         raise SensoriumError(f"'{name}' gives no features of pictures, which videos are to be embedded by.")
     device = device_name()

@@ -22,8 +22,15 @@ def write_text(
     boundary = tokenizer.vocab - 1
     given = np.concatenate([[boundary], tokenizer.encode(prompt.encode())]).astype(np.int64)
     generator = torch.Generator().manual_seed(seed)
-    how = {"temperature": temperature, "top_k": top_k, "generator": generator, "window": run.situation.length}
-    for token in run.method.generate(torch.from_numpy(given)[None], most=most, **how):
+    tokens = run.method.generate(
+        torch.from_numpy(given)[None],
+        most=most,
+        temperature=temperature,
+        top_k=top_k,
+        generator=generator,
+        window=run.situation.length,
+    )
+    for token in tokens:
         if int(token) == boundary:
             return
         yield tokenizer.decode([int(token)])

@@ -3,6 +3,7 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="End-to-End Object Detection with Transformers",
     paper="Carion et al., 2020, arXiv:2005.12872",
+    short="DETR",
     data="boxes",
     needs="MapEncoder",
     abilities=("Detector",),

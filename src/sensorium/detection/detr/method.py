@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensorium.abilities import MapEncoder, require
+from sensorium.abilities import Detector, HasBackbone, MapEncoder, require
 from sensorium.detection.detr.transformer import Transformer
 from sensorium.method import Method, Progress
-from sensorium.parts.boxes import cxcywh_to_xyxy, outline, paired_giou, xyxy_to_cxcywh
+from sensorium.parts.boxes import cxcywh_to_xyxy, paired_giou, xyxy_to_cxcywh
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.matcher import Costs, match
 
 
-class DETR(Method):
+class DETR(Method, HasBackbone, Detector):
     """A detector on the last map of any backbone that gives maps; that map has ``backbone.dim`` channels.
 
     classes: K; labels are 0..K-1. queries: the most objects that an image can be found to have. width: D, divisible by
@@ -72,9 +72,8 @@ class DETR(Method):
         self.classes, self.queries, self.width, self.heads = classes, queries, width, heads
         self.hidden, self.dropout, self.auxiliary, self.freeze_norms = hidden, dropout, auxiliary, freeze_norms
         self.weights, self.costs, self.no_object, self.clip = weights, costs, no_object, clip
-        self.class_names: tuple[str, ...] = ()
 
-        self.backbone: Any = backbone
+        self.backbone = backbone
         self.input_proj = nn.Conv2d(backbone.dim, width, 1)
         self.transformer = Transformer(width, heads, (encoder_depth, decoder_depth), hidden, dropout)
         self.query_embed = nn.Embedding(queries, width)
@@ -222,12 +221,6 @@ class DETR(Method):
         h x w is the size of the backbone's last map; each query's map sums to 1, padding has 0 (the paper's figure 6).
         """
         return self.transformer.attention(*self._features(images, sizes), self.query_embed.weight)
-
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Side by side: the true boxes (green) | those found (red), [B, 3, H, 2 W]."""
-        images = batch["image"]
-        found = [result["boxes"] for result in self.detect(images, sizes=batch.get("sizes"))]
-        return torch.cat([outline(images, batch["boxes"], 1), outline(images, found, 0)], dim=-1)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; frozen norms stay in evaluation mode."""

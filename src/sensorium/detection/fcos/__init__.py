@@ -3,6 +3,7 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="FCOS: Fully Convolutional One-Stage Object Detection",
     paper="Tian et al., 2019, arXiv:1904.01355",
+    short="FCOS",
     data="boxes",
     needs="MapEncoder",
     abilities=("Detector",),

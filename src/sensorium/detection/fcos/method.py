@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
+from sensorium.abilities import Detector, HasBackbone
 from sensorium.method import Method
 from sensorium.networks.fpn import FPN
-from sensorium.parts.boxes import area, outline, paired_giou
+from sensorium.parts.boxes import area, paired_giou
 from sensorium.parts.gather import sum_over_processes, world_size
 
 Points = Literal["paper", "torchvision"]
@@ -51,14 +52,13 @@ class Predicted(NamedTuple):
     places: Places
 
 
-class FCOS(Method):
+class FCOS(Method, HasBackbone, Detector):
     """A detector on a pyramid.
 
     classes: K. convs: layers of each of the head's two towers, which all levels share. groups: of their GroupNorm.
     radius: of centre sampling, in strides. alpha, gamma: of the focal loss. prior: probability of a class before
     training. points: where the places lie. "paper" puts them into the middle of their stride, (s/2 + i s); torchvision
     (and so its published weights) at i * (image // map), the size of the whole image by that of the map, rounded down.
-    Detector: see ``detect``.
     """
 
     def __init__(
@@ -182,13 +182,6 @@ class FCOS(Method):
             kept = batched_nms(boxes, score.flatten()[flat], label, nms)[:most]
             results.append({"boxes": boxes[kept], "scores": score.flatten()[flat[kept]], "labels": label[kept]})
         return results
-
-    @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Side by side: the true boxes (green) | those found (red), [B, 3, H, 2 W]."""
-        images = batch["image"]
-        found = [result["boxes"] for result in self.detect(images, sizes=batch.get("sizes"))]
-        return torch.cat([outline(images, batch["boxes"], 1), outline(images, found, 0)], dim=-1)
 
 
 class Head(nn.Module):

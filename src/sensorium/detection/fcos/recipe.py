@@ -8,7 +8,7 @@ from sensorium.abilities import MapEncoder
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.fcos.method import FCOS, Points
 from sensorium.errors import SensoriumError
-from sensorium.networks.fpn import FPN, shapes_of
+from sensorium.networks.fpn import FPN
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.boxes import adamw_apart, detector_batch_size, detector_recipe, paced, pick_backbone_lr
 from sensorium.recipe.recipe import Recipe, Settings
@@ -21,13 +21,13 @@ def fcos(
     stride: int | None = None,
     width: int | None = None,
     convs: int | None = None,
-    groups: int | None = None,
     extra: int = 2,
-    points: Points = "torchvision",
-    radius: float = 1.5,
     batch_size: int | None = None,
     lr: float | None = None,
     backbone_lr: float | None = None,
+    groups: int | None = None,
+    points: Points = "torchvision",
+    radius: float = 1.5,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     crop: float = 0.5,
@@ -65,7 +65,7 @@ def fcos(
     why = f"{on.cores}-core CPU" if small else on.device
     body = build_backbone(backbone, on, s, by="FCOS", needs=MapEncoder)
     published = Path(s["backbone"].value).exists()
-    strides = shapes_of(body)[1]
+    strides: tuple[int, ...] = body.strides
     finest: int = s.pick("stride", stride, *_finest(strides, on))
     if finest not in strides:
         raise SensoriumError(f"--stride {finest}: the backbone's maps have {', '.join(map(str, strides))}.")

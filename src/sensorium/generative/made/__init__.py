@@ -3,7 +3,8 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="MADE: Masked Autoencoder for Distribution Estimation",
     paper="Germain et al., 2015, arXiv:1502.03509",
-    abilities=("Pictures", "Generator", "Likelihood"),
+    short="MADE",
+    abilities=("Reconstructor", "Generator", "Likelihood"),
     exports=(),
     parity="its own definition: Jacobian, total probability",
 )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import Generator, Likelihood, Reconstructor
 from sensorium.method import Method, Progress
 
 Order = Literal["random", "natural"]
@@ -37,7 +38,7 @@ def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
     return (bright > (0.5 if uniform is None else uniform)).float()
 
 
-class MADE(Method):
+class MADE(Method, Generator, Likelihood, Reconstructor):
     """A distribution over binary images or vectors.
 
     shape: of an input, without the batch. hidden: units of each hidden layer. order: of the inputs, drawn from each
@@ -45,6 +46,7 @@ class MADE(Method):
     connections from inputs to outputs too.
     """
 
+    panels = ("the picture", "how likely each place is a one, given those before it")
     current: Tensor
 
     def __init__(
@@ -62,7 +64,7 @@ class MADE(Method):
         if not hidden or not seeds:
             raise ValueError("MADE needs a hidden layer or more, and a seed or more")
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.inputs, self.seeds = math.prod(self.shape), tuple(seeds)
+        self.inputs, self.seeds, self.members = math.prod(self.shape), tuple(seeds), len(seeds)
         widths = [self.inputs, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, [*hidden, self.inputs], strict=True))
         self.direct = nn.Parameter(torch.zeros(self.inputs, self.inputs)) if direct else None
@@ -106,6 +108,14 @@ class MADE(Method):
         each = torch.stack([self._log_prob(x.flatten(1), which) for which in range(ensemble)])
         return each.logsumexp(0) - math.log(ensemble)
 
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], grey by threshold."""
+        return binarise(pixels.float().mean(1, keepdim=True) / 255)
+
+    def to_pixels(self, samples: Tensor) -> Tensor:
+        """Zeros and ones [B, 1, H, W] -> uint8 [B, 3, H, W], black and white."""
+        return (samples.float().clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
     @torch.no_grad()
     def sample(self, n: int, seed: int | torch.Generator = 0, *, which: int = 0) -> Tensor:
         """``n`` binary images [n, *shape], place after place in the order of seed ``which``; ``seed`` is of the dice.
@@ -132,11 +142,10 @@ class MADE(Method):
         return x.view(n, *self.shape)
 
     @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Side by side: image | how likely each place is a one, given those before it, [B, 3, H, 2 W]."""
-        images = batch["image"]
+    def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:
+        """Side by side: image | how likely each place is a one, given those before it, [B, 3, H, 2 W]. Nothing is drawn."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"pictures are of images [B, 1 or 3, H, W], not {list(images.shape)}")
+            raise ValueError(f"panels are of images [B, 1 or 3, H, W], not {list(images.shape)}")
         both = torch.cat([images, torch.sigmoid(self.logits(images)).to(images.dtype)], dim=-1)
         return both.expand(-1, 3, -1, -1)
 

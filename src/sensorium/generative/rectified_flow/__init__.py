@@ -3,7 +3,8 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
     paper="Liu et al., 2022, arXiv:2209.03003",
-    abilities=("Pictures", "Generator"),
+    short="Rectified flow",
+    abilities=("Generator", "ClassConditional", "IterativeGenerator"),
     loads=("diffusers UNet2DModel", "diffusers DiTTransformer2DModel"),
     exports=("hf",),
     parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",

@@ -27,13 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import ClassConditional, IterativeGenerator, VelocityNet
 from sensorium.method import Method
 from sensorium.parts.solvers import SOLVERS, Solver, uniform_times
 
 Times = Literal["uniform", "logit-normal", "start"]
 
 
-class RectifiedFlow(Method):
+class RectifiedFlow(Method, ClassConditional, IterativeGenerator):
     """A flow from noise to images around a velocity network.
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
@@ -59,12 +60,13 @@ class RectifiedFlow(Method):
             raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {times!r}")
         if not 0 <= drop <= 1:
             raise ValueError(f"drop must be in [0, 1], got {drop}")
-        rows = getattr(net, "labels", None)
-        if isinstance(rows, int) and rows != (classes + 1 if classes else 0):
-            raise ValueError(f"a net for {classes} classes needs {classes + 1 if classes else 0} labels, it has {rows}")
+        rows = classes + 1 if classes else 0
+        if isinstance(net, VelocityNet) and net.labels != rows:
+            raise ValueError(f"a net for {classes} classes needs {rows} labels, it has {net.labels}")
         self.net, self.shape, self.classes = net, shape, classes
         self.times: Times = times
         self.spread, self.drop, self.time_scale = spread, drop, time_scale
+        self.usual_steps = 1 if times == "start" else 25
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, C, H, W] and, with classes, ``label`` [B] (-1 unknown) -> the loss.
@@ -151,9 +153,8 @@ class RectifiedFlow(Method):
         start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step,
         Heun twice. Left out they are 25 and Heun, or for a flow that was distilled into one step, 1 and Euler.
         """
-        distilled = self.times == "start"
-        steps = steps or (1 if distilled else 25)
-        solver = solver or ("euler" if distilled else "heun")
+        steps = steps or self.usual_steps
+        solver = solver or ("euler" if self.times == "start" else "heun")
         where = next((p.device for p in self.parameters()), torch.device("cpu"))
         x0 = torch.randn(n, *self.shape, generator=generator_of(seed)) if start is None else start
         if x0.shape != (n, *self.shape):
@@ -168,13 +169,6 @@ class RectifiedFlow(Method):
                 x = x0[at : at + batch_size].to(where)
                 done.append(SOLVERS[solver](follow, x, uniform_times(steps), trace=trace))
         return torch.cat(done, dim=1 if trace else 0)
-
-    @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """The way from noise to image, side by side: t = 0, 1/4 ... 1 of eight Euler steps, [B, 3, H, 5 W]."""
-        label = batch.get("label") if self.classes else None
-        path = self.sample(len(batch["image"]), 8, condition=label, solver="euler", trace=True)[::2]
-        return torch.cat(list(path.expand(-1, -1, 3, -1, -1) if self.shape[0] == 1 else path), dim=-1)
 
 
 def reflow_pairs(

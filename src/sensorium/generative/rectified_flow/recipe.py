@@ -26,15 +26,15 @@ def rectified_flow(
     network: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    weight_decay: float = 0.0,
-    warmup: float = 0.05,
     times: Literal["uniform", "logit-normal"] = "logit-normal",
     classes: bool = True,
-    drop: float = 0.1,
     flip: bool = False,
     teacher: RunFolder | None = None,
-    teacher_steps: int = 20,
     one_step: bool = False,
+    weight_decay: float = 0.0,
+    warmup: float = 0.05,
+    drop: float = 0.1,
+    teacher_steps: int = 20,
 ) -> Recipe:
     """Rectified flow (Liu et al., 2022): straight paths from noise to pictures; new noise, new picture.
 

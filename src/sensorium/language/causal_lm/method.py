@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import LanguageModel
+from sensorium.language.common import IGNORED, Joint, precise
 from sensorium.language.mixing import AttentionKind, Seen, mixer, overrides
 from sensorium.method import Method, Progress
 from sensorium.parts.feedforward import FeedForward, Kind
@@ -36,8 +38,6 @@ from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
 from sensorium.parts.sampling import write_tokens
 
-Joint = Callable[[int], Residual]
-IGNORED = -100
 LENGTH = 512  # of rows, for kinds of attention that ask for one
 
 
@@ -74,7 +74,7 @@ class Layer(nn.Module):
         self.norm2, self.ffn = joint(width), feedforward
 
 
-class CausalLM(Method):
+class CausalLM(Method, LanguageModel):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
@@ -132,7 +132,7 @@ class CausalLM(Method):
                 self.kv_heads,
                 self.head_dim,
                 length=LENGTH,
-                theta=getattr(self.positions, "theta", 10_000.0),
+                theta=self.positions.theta if isinstance(self.positions, Rotary) else 10_000.0,
             )
 
         def feed() -> nn.Module:
@@ -142,7 +142,7 @@ class CausalLM(Method):
 
         self.layers = nn.ModuleList(Layer(attend(), feed(), width, joint) for _ in range(depth))
         first = cast(Layer, self.layers[0])
-        self.kinds = (cast(str, first.attn.kind), getattr(first.ffn, "kind", ""))
+        self.kinds = (cast(str, first.attn.kind), first.ffn.kind if isinstance(first.ffn, FeedForward | MoE) else "")
         if self.kinds[0] not in self.positions.attention:
             named, legal = type(self.positions).__name__, " and ".join(sorted(self.positions.attention))
             raise ValueError(f"{named} positions compose with {legal} attention, not with {self.kinds[0]} attention")
@@ -267,11 +267,6 @@ class CausalLM(Method):
         x = self.norm(x)
         logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
         return logits, records
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32, in which softmax statistics are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def visible(length: int, start: int, documents: Tensor | None) -> Tensor | None:

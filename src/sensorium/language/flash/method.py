@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.language.causal_lm.method import IGNORED, precise
+from sensorium.abilities import LanguageModel
+from sensorium.language.common import IGNORED, precise
 from sensorium.method import Method
 from sensorium.parts.attention.gau import GatedAttentionUnit, Past, document_runs
 from sensorium.parts.norms import norm
@@ -46,7 +47,7 @@ class Layer(nn.Module):
         self.norm, self.unit = norm, unit
 
 
-class FlashLM(Method):
+class FlashLM(Method, LanguageModel):
     """A language model over ``vocab`` tokens.
 
     width: D, even. depth: units. length: tokens that products are divided by and biases learnt for: those of a row at

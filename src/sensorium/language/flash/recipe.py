@@ -14,17 +14,17 @@ from sensorium.recipe.text import note_text, text_recipe
 def flash(
     on: TextSituation,
     *,
-    vocab: int | None = None,
     length: int | None = None,
     width: int | None = None,
     depth: int | None = None,
     mixed: bool = True,
     chunk: int | None = None,
     expansion: float = 2.0,
-    shared: int | None = None,
-    norm: Literal["layer", "scale"] = "layer",
     batch_size: int | None = None,
     lr: float | None = None,
+    vocab: int | None = None,
+    shared: int | None = None,
+    norm: Literal["layer", "scale"] = "layer",
     weight_decay: float = 0.1,
     warmup: float = 0.05,
 ) -> Recipe:
@@ -51,7 +51,7 @@ def flash(
     s = Settings()
     small, why = note_text(on, vocab, length, s)
     channels: int = s.pick("width", width, 128 if small else 512, why)
-    units: int = s.pick("depth", depth, 8 if small else 16, "two for each layer of causal_lm")
+    units: int = s.pick("depth", depth, 8 if small else 16, "two for each layer of a Llama")
     s.note(mixed=mixed)
     tokens = on.length
     if mixed:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from sensorium.language.causal_lm.method import IGNORED, precise
+from sensorium.abilities import LanguageModel
+from sensorium.language.common import IGNORED, precise
 from sensorium.method import Method, Progress
 from sensorium.parts.sampling import write_tokens
 
@@ -42,7 +43,7 @@ class Cache:
         self.seen = 0
 
 
-class RecurrentLM(Method):
+class RecurrentLM(Method, LanguageModel):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: its rate. tied: the head shares the

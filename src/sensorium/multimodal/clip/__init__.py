@@ -3,8 +3,9 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="Learning Transferable Visual Models From Natural Language Supervision",
     paper="Radford et al., 2021, arXiv:2103.00020",
+    short="CLIP",
     data="pairs",
-    abilities=("ImageText",),
+    abilities=("Encoder", "ImageText"),
     loads=("Hugging Face CLIP", "OpenCLIP", "authors' .pt state dict"),
     exports=("hf",),
     parity="transformers CLIPModel, open_clip",

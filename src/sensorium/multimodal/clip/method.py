@@ -23,18 +23,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sensorium.abilities import Encoder, require
+from sensorium.abilities import Encoder, HasBackbone, ImageText, TextEncoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
 
 
-class CLIP(Method):
-    """Encoder, and judge of images and texts.
+class CLIP(Method, HasBackbone, Encoder, ImageText):
+    """Two towers and one space.
 
-    image: an Encoder of images. text: has ``features(tokens [B, T]) -> [B, dim]`` and ``dim``, see
-    :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
-    chunk: rows of scores at a time; None makes them all at once.
+    image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
+    chunk: rows of scores at a time; None makes them all at once. ``resample``: how PIL is to resize the pictures.
     """
+
+    resample: int = 3  # bicubic, as the authors do
 
     def __init__(
         self,
@@ -48,11 +49,13 @@ class CLIP(Method):
     ) -> None:
         super().__init__()
         require(image, Encoder, by="CLIP", choices="a CLIPVision, a ViT or a ResNet")
-        require(text, Encoder, by="CLIP", choices="a TextTower for the texts")
+        require(text, TextEncoder, by="CLIP", choices="a TextTower for the texts")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         self.backbone, self.text = image, text
         self.dim: int = image.dim  # pyright: ignore[reportAttributeAccessIssue]
+        self.context: int = text.context  # pyright: ignore[reportAttributeAccessIssue]
+        self.image_size = image.image_size  # pyright: ignore[reportAttributeAccessIssue]
         self.embed_dim, self.max_scale, self.chunk = embed_dim, max_scale, chunk
         self.image_projection = nn.Linear(self.dim, embed_dim, bias=False)
         self.text_projection = nn.Linear(text.dim, embed_dim, bias=False)  # pyright: ignore[reportArgumentType]
@@ -83,7 +86,7 @@ class CLIP(Method):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the image tower's features, before the projection."""
-        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+        return self.backbone.features(images)
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
@@ -37,13 +38,13 @@ def clip(
     text_depth: int | None = None,
     embed_dim: int | None = None,
     tokenizer: str | None = None,
-    vocab: int | None = None,
-    context: int | None = None,
+    temperature: float = 0.07,
     batch_size: int | None = None,
     lr: float | None = None,
+    vocab: int | None = None,
+    context: int | None = None,
     weight_decay: float = 0.2,
     warmup: float = 0.05,
-    temperature: float = 0.07,
     crop_min: float = 0.6,
     flip: bool = False,
 ) -> Recipe:
@@ -82,7 +83,8 @@ def clip(
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
     s.pick("context", context, on.context, "the longest caption, 77 at most")
     batch = _batch_size(batch_size, on, s)
-    usual = 5e-4 if not small else 1e-3 if hasattr(image, "patch_size") else 2e-3  # convolutions bear more
+    patches = isinstance(image, TokenEncoder)
+    usual = 5e-4 if not small else 1e-3 if patches else 2e-3  # convolutions bear more
     rate = pick_lr(lr, usual, batch, s)
     side = pick_view_size(None, image, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
@@ -91,7 +93,7 @@ def clip(
     text = TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
     method = CLIP(image, text, shared, temperature=temperature)
     # What goes with the weights wherever they go, as in published ones.
-    method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)  # type: ignore[assignment]
+    method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)
     return Recipe(
         "clip",
         method,

@@ -3,8 +3,10 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="Emerging Properties in Self-Supervised Vision Transformers",
     paper="Caron et al., 2021, arXiv:2104.14294",
+    short="DINO",
     needs="Encoder",
-    abilities=("Encoder",),
+    abilities=("Encoder", "AttentionMaps"),
     loads=("authors' .pth (ViT)",),
     parity="lightly DINOLoss, DINOProjectionHead",
+    starter=True,
 )

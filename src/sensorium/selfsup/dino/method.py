@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensorium.abilities import AttentionMaps, Encoder, require
+from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import sum_over_processes
@@ -35,8 +35,8 @@ from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import cosine, linear
 
 
-class DINO(Method):
-    """Encoder; AttentionMaps too where its backbone is.
+class DINO(Method, HasBackbone, Encoder, AttentionMaps):
+    """Self-distillation without labels.
 
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
     temperature; tau_t: the teacher's, from the first value to the second along a line over the first ``tau_warmup`` of
@@ -75,8 +75,6 @@ class DINO(Method):
         # What this step's forwards saw of the teacher: the sum [K] and the count. Not a buffer, because wrappers
         # broadcast buffers from the first process before each forward.
         self._seen: tuple[Tensor, int] | None = None
-        if isinstance(backbone, AttentionMaps):
-            self.attention = self._attention
         self.train()
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -125,16 +123,17 @@ class DINO(Method):
         return self
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Any:
         """The teacher's, which is what the paper evaluates."""
         return self.teacher["backbone"]
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the teacher's backbone."""
-        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+        return self.backbone.features(images)
 
-    def _attention(self, images: Tensor) -> Tensor:
-        return self.backbone.attention(images)  # pyright: ignore[reportCallIssue]
+    def attention(self, images: Tensor) -> Tensor | None:
+        """[B, 3, H, W] -> [B, heads, H', W'] of the teacher's backbone; None where that has no attention."""
+        return self.backbone.attention(images) if isinstance(self.backbone, AttentionMaps) else None
 
 
 def dino_loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
@@ -23,15 +24,15 @@ def dino(
     backbone: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    weight_decay: float = 0.04,
-    warmup: float = 0.1,
     momentum: float | None = None,
-    center_momentum: float | None = None,
-    tau_student: float = 0.1,
     tau_teacher: float | None = None,
     prototypes: int | None = None,
-    crop_min: float | None = None,
     local_crops: int | None = None,
+    crop_min: float | None = None,
+    weight_decay: float = 0.04,
+    warmup: float = 0.1,
+    center_momentum: float | None = None,
+    tau_student: float = 0.1,
     local_size: int | None = None,
     view_size: int | None = None,
 ) -> Recipe:
@@ -59,7 +60,7 @@ def dino(
     network = build_backbone(backbone, on, s, by="DINO")
     batch = pick_batch_size(batch_size, on, s)
     usual = _dino_defaults(on, batch)
-    vit = hasattr(network, "patch_size")
+    vit = isinstance(network, TokenEncoder)
     rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
     start = s.pick("momentum", momentum, *usual["momentum"])
     center = s.pick("center_momentum", center_momentum, *usual["center_momentum"])
@@ -69,7 +70,7 @@ def dino(
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
     side = pick_view_size(view_size, network, on, s)
-    crop = _local_size(side, getattr(network, "patch_size", 1))
+    crop = _local_size(side, network.patch_size if vit else 1)
     small = s.pick("local_size", local_size, crop, f"half of {side} px")
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
     method = DINO(
@@ -109,7 +110,8 @@ def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
 def _dino_head(network, width: int, on: Situation) -> DINOHead:
     """The authors' head; on a CPU a quarter of its width, which would else cost more than the backbone."""
     hidden, bottleneck = (512, 128) if on.device == "cpu" else (2048, 256)
-    return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=not hasattr(network, "patch_size"))
+    norm = not isinstance(network, TokenEncoder)
+    return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=norm)
 
 
 def _local_size(image_size: int, patch_size: int) -> int:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import TokenEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, Reconstructor, TokenEncoder, require
+from sensorium.base.draw import Draw
 from sensorium.method import Method
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
@@ -30,12 +31,14 @@ from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
 
 
-class MAE(Method):
+class MAE(Method, HasBackbone, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
     ``mask_ratio`` is the share of patches that is removed; ``normalize_targets`` standardises each target patch by its
     own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is what remains after training.
     """
+
+    panels = ("the picture", "what the network saw", "what it painted")
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class MAE(Method):
             raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
         self.backbone = backbone
         self.dim, self.patch_size, self.grid = backbone.dim, backbone.patch_size, backbone.grid
+        self.image_size = backbone.image_size
         self.mask_ratio, self.normalize_targets = mask_ratio, normalize_targets
         self.kept(self.grid[0] * self.grid[1])
 
@@ -128,14 +132,16 @@ class MAE(Method):
         return self.backbone.features(images)
 
     @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
+    def reconstruct(self, images: Tensor, *, seed: int = 0, noise: Tensor | None = None) -> Tensor:
         """Side by side: image | what the encoder saw (gaps are 0) | that with the gaps as predicted, [B, 3, H, 3 W].
 
         Where targets are normalised, a predicted patch gets the mean and spread of the true one, as in the paper's figures.
+        noise: [B, N] (smallest kept), drawn from the seed if left out.
         """
-        images = batch["image"]
         grid = self.backbone.grid_of(images)
-        keep, removed = self.mask(images, batch.get("noise"))
+        if noise is None:
+            noise = Draw.seeded(seed, 0, len(images), device=images.device).rand(grid[0] * grid[1])
+        keep, removed = self.mask(images, noise)
         pixels = patchify(images, self.patch_size)
         predicted = self.predict(images, keep, removed).float()
         if self.normalize_targets:

@@ -24,13 +24,13 @@ def mae(
     backbone: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    weight_decay: float = 0.05,
-    warmup: float = 0.1,
     mask_ratio: float = 0.75,
     decoder_width: int | None = None,
     decoder_depth: int | None = None,
     normalize_targets: bool = True,
     crop_min: float = 0.2,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
 ) -> Recipe:
     """MAE (He et al., 2021): hide three quarters of the patches and paint them back.
 

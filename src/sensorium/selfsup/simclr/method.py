@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import Method
 from sensorium.parts.gather import gather, rank
 
 
-class SimCLR(Method):
-    """Encoder.
+class SimCLR(Method, HasBackbone, Encoder):
+    """Contrastive learning of two views.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, P], see :class:`sensorium.parts.heads.ProjectionHead`; unused
     after training. temperature: tau.
@@ -45,7 +45,7 @@ class SimCLR(Method):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""
-        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+        return self.backbone.features(images)
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:

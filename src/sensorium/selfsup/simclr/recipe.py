@@ -23,13 +23,13 @@ def simclr(
     backbone: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    weight_decay: float = 0.01,
-    warmup: float = 0.05,
     temperature: float | None = None,
-    projection: int = 128,
     crop_min: float | None = None,
     view_size: int | None = None,
     strength: float = 0.5,
+    projection: int = 128,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
 

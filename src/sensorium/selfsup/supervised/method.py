@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, require
+from sensorium.abilities import Classifier, Encoder, HasBackbone, require
 from sensorium.method import Method
 from sensorium.parts.gather import sum_over_processes, world_size
 
 UNKNOWN = -1
 
 
-class Supervised(Method):
-    """Encoder and Classifier. backbone: an Encoder. classes: K. label_smoothing: eps in [0, 1)."""
+class Supervised(Method, HasBackbone, Encoder, Classifier):
+    """Cross-entropy. backbone: an Encoder. classes: K. label_smoothing: eps in [0, 1)."""
 
     def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0):
         super().__init__()
@@ -54,7 +54,7 @@ class Supervised(Method):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]."""
-        return self.backbone.features(images)  # pyright: ignore[reportCallIssue]
+        return self.backbone.features(images)
 
     def logits(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""

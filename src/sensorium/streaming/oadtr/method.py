@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities import OnlineDetector
 from sensorium.method import Method
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.init import init_transformer_
@@ -62,7 +63,7 @@ class _Ring:
     came: int = 0
 
 
-class OadTR(Method):
+class OadTR(Method, OnlineDetector):
     """An online action detector of ``classes`` (K) from frames of ``features`` (F) numbers.
 
     length: T, frames of the window. future: L, frames foreseen. hidden, decoder_hidden: channels of the MLPs.

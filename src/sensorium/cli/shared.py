@@ -1,0 +1,26 @@
+"""What the groups of commands share: the terminal, and how options become flags."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+from rich.console import Console
+
+from sensorium.runs.options import AblationOptions, Common, Judging, Options
+
+# A table cut to 80 columns tells nobody anything: where there is no terminal to measure, there is room.
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+# Flags in the order in which `--help` shows them.
+SYSTEM = Group("The system", sort_key=1)
+FURTHER = Group("The system, further", sort_key=2)
+RUN = Group("The run", sort_key=3)
+JUDGED = Group("Judging", sort_key=4)
+
+CommonFlags = Annotated[Common, Parameter(name="*", group=RUN)]
+RunFlags = Annotated[Options, Parameter(name="*", group=RUN)]
+AblationFlags = Annotated[AblationOptions, Parameter(name="*", group=RUN)]
+JudgingFlags = Annotated[Judging, Parameter(name="*", group=JUDGED)]
+Json = Annotated[bool, Parameter(name="--json")]
