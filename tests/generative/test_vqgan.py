@@ -75,7 +75,7 @@ def test_a_codebook_of_the_encoders_outputs_reconstructs_them() -> None:
         torch.testing.assert_close(found.vectors, z)
         assert found.loss == 0
         assert torch.equal(model.encode(x).flatten(), torch.arange(96))
-        torch.testing.assert_close(model.reconstruct(x), model.decoder(model.post_quant_conv(z)).clamp(-1, 1))
+        torch.testing.assert_close(model.decode(model.encode(x)), model.decoder(model.post_quant_conv(z)).clamp(-1, 1))
 
 
 def test_perplexity_counts_and_the_dead() -> None:
@@ -242,8 +242,8 @@ def test_encode_decode_and_pictures() -> None:
     assert x.shape == (3, 3, 12, 16)
     assert x.abs().max() <= 1
     assert not x.requires_grad
-    assert torch.equal(model.reconstruct(images(3)), x)
-    assert model.pictures({"image": images(3)}).shape == (3, 3, 12, 32)
+    assert torch.equal(model.decode(model.encode(images(3))), x)
+    assert model.reconstruct(images(3)).shape == (3, 3, 12, 32)
     assert model.encode(images(1, (10, 6))).shape == (1, 5, 3)  # another size
     with pytest.raises(ValueError, match="multiples of 2"):
         model.encode(images(1, (11, 6)))
@@ -324,13 +324,24 @@ def test_own_features_make_a_distance() -> None:
 # --- the prior ---
 
 
+class Words(nn.Module):
+    """A tokenizer whose picture is its codes."""
+
+    def __init__(self, codes: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.codes, self.grid = codes, grid
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes[:, None].expand(-1, 3, -1, -1) / self.codes
+
+
 def prior(classes: int = 0, codes: int = 11, grid: tuple[int, int] = (3, 4)) -> TokenPrior:
     torch.manual_seed(0)
     decoder = token_decoder(vocab_of(codes, classes), 24, 2, 4)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_(std=0.3 if parameter.ndim > 1 else 1.0)
-    return TokenPrior(decoder, codes, grid, classes).eval()
+    return TokenPrior(decoder, Words(codes, grid), (3, *grid), classes).eval()
 
 
 def test_a_later_code_changes_no_earlier_logit() -> None:
@@ -363,34 +374,45 @@ def test_the_priors_loss_and_probability() -> None:
 
 def test_samples() -> None:
     model = prior(3).train()
-    greedy = model.sample(3, 1, top_k=1)
+    greedy = model.sample_codes(3, 1, top_k=1)
     assert greedy.shape == (3, 3, 4)
     assert greedy.dtype == torch.int64
     assert model.training
-    assert torch.equal(greedy, model.sample(3, 1, top_k=1, seed=9))
+    assert torch.equal(greedy, model.sample_codes(3, 1, top_k=1, seed=9))
     assert torch.equal(greedy[0], greedy[1])
-    assert torch.equal(greedy, model.sample(3, 1, temperature=0.0))
+    assert torch.equal(greedy, model.sample_codes(3, 1, temperature=0.0))
     with torch.no_grad():  # each code is the likeliest after those before it, without a cache
         logits = model.logits(greedy, torch.ones(3, dtype=torch.int64))
         assert torch.equal(logits.argmax(-1), greedy.flatten(1))
-    a, b, c = (model.sample(40, seed=seed) for seed in (1, 1, 2))
+    a, b, c = (model.sample_codes(40, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert a.min() >= 0
     assert a.max() < 11
-    assert torch.equal(model.sample(6, top_k=1), model.sample(6, torch.tensor([0, 1, 2, 0, 1, 2]), top_k=1))
-    assert prior().sample(2, seed=1).shape == (2, 3, 4)
+    assert torch.equal(model.sample_codes(6, top_k=1), model.sample_codes(6, torch.tensor([0, 1, 2, 0, 1, 2]), top_k=1))
+    assert prior().sample_codes(2, seed=1).shape == (2, 3, 4)
     for wrong in (3, torch.tensor([0, 5])):
         with pytest.raises(ValueError, match="not one of the 3"):
-            model.sample(2, wrong)
+            model.sample_codes(2, wrong)
     with pytest.raises(ValueError, match="need a decoder of"):
-        TokenPrior(token_decoder(11, 24, 1, 4), 11, (3, 4))
+        TokenPrior(token_decoder(11, 24, 1, 4), Words(11, (3, 4)), (3, 3, 4))
+
+
+def test_a_prior_draws_pictures_of_the_class_that_is_asked_for() -> None:
+    model = prior(3)
+    drawn = model.sample(6, seed=2, condition=torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert drawn.shape == (6, 3, 3, 4)
+    codes = model.sample_codes(6, torch.tensor([0, 0, 1, 1, 2, 2]), seed=2)
+    assert torch.equal(drawn, model.tokenizer.decode(codes))
+    with pytest.raises(ValueError, match="no guidance"):
+        model.sample(2, guidance=2.0)
+    assert not any(parameter.requires_grad for parameter in model.tokenizer.parameters())
 
 
 def test_samples_follow_the_probabilities() -> None:
     model = prior(0, codes=2, grid=(1, 2))
     every = torch.tensor([[[0, 0]], [[0, 1]], [[1, 0]], [[1, 1]]])
     wanted = model.log_prob(every).exp()
-    drawn = model.sample(4000, seed=5).flatten(1)
+    drawn = model.sample_codes(4000, seed=5).flatten(1)
     counted = torch.bincount(drawn[:, 0] * 2 + drawn[:, 1], minlength=4) / 4000
     torch.testing.assert_close(counted, wanted, atol=0.03, rtol=0)

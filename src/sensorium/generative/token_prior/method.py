@@ -19,26 +19,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.generative.token_prior.decoder import cache_of, logits_of
+from sensorium.abilities import ClassConditional
 from sensorium.method import Method
 from sensorium.parts.sampling import write_tokens
 
 
-class TokenPrior(Method):
-    """A distribution over grids of codes.
+class TokenPrior(Method, ClassConditional):
+    """A distribution over grids of codes, which a tokenizer makes pictures of.
 
     decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
-    the codes 0 .. K - 1, a token a class, one for no class. codes: K. grid: h, w. classes: 0 for none.
+    the codes 0 .. K - 1, a token a class, one for no class. tokenizer: kept as it is. shape: of a picture, 3, H, W. classes:
+    0 for none. top_k, temperature: of :meth:`sample`.
     """
 
-    def __init__(self, decoder: nn.Module, codes: int, grid: tuple[int, int], classes: int = 0) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        tokenizer: Any,
+        shape: tuple[int, int, int],
+        classes: int = 0,
+        *,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
-        vocab = getattr(decoder, "vocab", None)
-        if vocab != vocab_of(codes, classes):
-            raise ValueError(
-                f"{codes} codes and {classes} classes need a decoder of {vocab_of(codes, classes)}, not {vocab}"
-            )
-        self.decoder, self.codes, self.grid, self.classes = decoder, codes, grid, classes
-        self.shape = grid
+        wanted, vocab = vocab_of(tokenizer.codes, classes), getattr(decoder, "vocab", None)
+        if vocab != wanted:
+            raise ValueError(f"{tokenizer.codes} codes and {classes} classes need a decoder of {wanted}, not {vocab}")
+        self.decoder, self.tokenizer = decoder, tokenizer.requires_grad_(False).eval()
+        self.codes, self.grid, self.classes = tokenizer.codes, tokenizer.grid, classes
+        self.shape, self.top_k, self.temperature = shape, top_k, temperature
+
+    def train(self, mode: bool = True) -> TokenPrior:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``codes`` int64 [B, h, w] and, with classes, ``label`` int64 [B] (-1: unknown) -> the loss, nats a code.
@@ -61,8 +76,20 @@ class TokenPrior(Method):
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
-    @torch.no_grad()
     def sample(
+        self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """``n`` pictures [n, 3, H, W] in -1..1, each of the class ``condition``; left out, all classes in turn.
+
+        Raises ValueError for a ``guidance`` other than 1: nothing was learned to be guided away from.
+        """
+        if guidance != 1:
+            raise ValueError("a prior over codes has no guidance: leave it at 1")
+        codes = self.sample_codes(n, condition, temperature=self.temperature, top_k=self.top_k, seed=seed)
+        return torch.cat([self.tokenizer.decode(part) for part in codes.split(64)])
+
+    @torch.no_grad()
+    def sample_codes(
         self,
         n: int,
         classes: Tensor | int | None = None,

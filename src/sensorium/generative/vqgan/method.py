@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sensorium.abilities import Reconstructor, Tokenizer
 from sensorium.method import Method, Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.parts import adversarial as against
@@ -37,16 +38,17 @@ LOSSES = {
 }
 
 
-class VQGAN(Method):
+class VQGAN(Method, Tokenizer, Reconstructor):
     """An autoencoder by way of a codebook, with an adversary.
 
     size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits. perceptual: images and
     images -> distances [B]; None for pixels alone. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c.
     start: share of the budget before which there is no adversary. adversary: the kind of L_G and L_D. revive: share of an
-    even usage below which a code is out of use, 0 for never; memory: momentum of the moving average of usage.
+    even usage below which a code is out of use, 0 for never; memory: momentum of the moving average of usage. clip: the largest norm of a phase's gradients, 0 for any.
     """
 
     phases: ClassVar[tuple[str, ...]] = get_args(Phase)
+    panels = ("the picture", "what its codes give")
     adversarial: Tensor
     usage: Tensor
 
@@ -66,6 +68,7 @@ class VQGAN(Method):
         adversary: Adversary = "hinge",
         revive: float = 0.1,
         memory: float = 0.99,
+        clip: float = 0.0,
     ) -> None:
         super().__init__()
         if adversary not in LOSSES:
@@ -80,6 +83,7 @@ class VQGAN(Method):
         self.discriminator, self.perceptual = discriminator, perceptual
         self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
         self.codebook_weight, self.start, self.revive, self.memory = codebook_weight, start, revive, memory
+        self.clip = clip
         self.fooling, self.telling = LOSSES[adversary]
         self.codes, self.size = quantizer.codes, size
         self.grid = self.grid_of(size)
@@ -144,6 +148,10 @@ class VQGAN(Method):
         self.adversarial.fill_(float(at.fraction >= self.start))
         self._seen = []
 
+    def before_update(self, at: Progress) -> None:
+        if self.clip:
+            nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.clip)
+
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
         """Usage follows what was chosen, by all processes; codes out of use are revived, alike in all processes.
@@ -177,14 +185,13 @@ class VQGAN(Method):
         """int64 [B, h, w] -> images [B, 3, H, W] in -1..1."""
         return self._draw(self.quantize.look_up(codes)).clamp(-1, 1)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> the same by way of the codes."""
-        return self.decode(self.encode(images))
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> images in -1..1."""
+        return pixels.float() / 127.5 - 1
 
-    def pictures(self, batch: Mapping[str, Any]) -> Tensor:
-        """Side by side: image | reconstruction, [B, 3, H, 2 W]."""
-        images = batch["image"]
-        return torch.cat([images, self.reconstruct(images).to(images.dtype)], dim=-1)
+    def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> side by side: image | what its codes give, [B, 3, H, 2 W]."""
+        return torch.cat([images, self.decode(self.encode(images)).to(images.dtype)], dim=-1)
 
     def _vectors(self, x: Tensor) -> Tensor:
         """z [B, D, h, w]."""

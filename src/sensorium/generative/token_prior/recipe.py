@@ -1,0 +1,125 @@
+"""A prior over a tokenizer's codes: how to train it, and the codes of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.abilities import Tokenizer
+from sensorium.base.draw import Draw, Views
+from sensorium.base.files import replace, write_json
+from sensorium.base.precision import device_name
+from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import ArrayRows, Rows, reads
+from sensorium.errors import SensoriumError
+from sensorium.generative.token_prior.decoder import token_decoder
+from sensorium.generative.token_prior.method import TokenPrior, vocab_of
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.trained import RunFolder, Trained
+
+
+def token_prior(
+    on: Situation,
+    *,
+    tokens: RunFolder,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    classes: bool = True,
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.1,
+    warmup: float = 0.05,
+) -> Recipe:
+    """A Transformer that writes a tokenizer's codes (Esser et al., 2020, section 3.2), which makes it draw pictures.
+
+    Example: sensorium train token_prior --tokens sensorium-runs/vqgan --data DIR --budget 20m
+
+    Args:
+        tokens: folder of a run that turns pictures into codes (vqgan). It is kept with this run.
+        width: channels of a code.
+        depth: layers.
+        heads: of attention.
+        classes: learn to draw the class that is asked for, where there are classes.
+        top_k: draw among so many codes; all if left out.
+        temperature: of the drawing: 0 takes the likeliest code, 1 draws as learned.
+        batch_size: pictures a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the learning rate rises.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    run = Trained(tokens)
+    tokenizer: Any = run.method if run.finished else run.recipe.method
+    if not isinstance(tokenizer, Tokenizer):
+        raise SensoriumError(f"--tokens {tokens}: must be a run of a system that turns pictures into codes.")
+    if run.situation.image_size != on.image_size:
+        raise SensoriumError(f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}.")
+    s.note(tokens=tokens)
+    channels: int = s.pick("width", width, 128 if small else 768, why)
+    layers: int = s.pick("depth", depth, 4 if small else 12, why)
+    attentive: int = s.pick("heads", heads, max(1, channels // (32 if small else 64)), f"width {channels}")
+    count = len(on.classes) if classes and len(on.classes) > 1 else 0
+    batch = s.pick("batch_size", batch_size, 32 if small else 128, why)
+    rate = s.pick("lr", lr, 2e-3 if channels <= 256 else 5e-4, f"width {channels}")
+    s.note(classes=classes, top_k=top_k, temperature=temperature, weight_decay=weight_decay, warmup=warmup)
+    if channels < 1 or layers < 1 or attentive < 1 or channels % attentive:
+        raise SensoriumError(f"--width {channels}, --depth {layers}, --heads {attentive}: heads must divide the width.")
+    network = token_decoder(vocab_of(tokenizer.codes, count), channels, layers, attentive)
+    shape = (3, on.image_size, on.image_size)
+    method = TokenPrior(network, tokenizer, shape, count, top_k=top_k, temperature=temperature)
+    optimizer = adamw(rate, weight_decay, (0.9, 0.95))
+    return Recipe(
+        "token_prior", method, code_views(count > 0), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
+        derive=lambda rows, cache: codes_of(rows, run, cache),
+    )  # fmt: skip
+
+
+def code_views(labeled: bool) -> Views:
+    """``{"codes" int64 [B, h, w], "label" int64 [B] where it learns classes}``."""
+
+    @reads("codes", *(("label",) if labeled else ()))
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {name: value.to(torch.int64) for name, value in fields.items()}
+
+    return views
+
+
+@torch.no_grad()
+def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64) -> Rows:
+    """Rows of ``image`` -> rows of the ``codes`` int32 [h, w] that a run's tokenizer makes of them, with their ``label``.
+
+    Made once and kept in ``cache``, beside a note of which run and which data they are of.
+    """
+    path = cache / f"codes-{run.digest}-{rows.digest.replace(' ', '-')}.npy"
+    if not path.is_file():
+        device = device_name()
+        tokenizer: Any = run.method.to(device)
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            image = rows.take(np.arange(start, min(start + batch_size, len(rows))), ("image",))["image"]
+            assert isinstance(image, torch.Tensor)
+            parts.append(tokenizer.encode(image.to(device).float() / 127.5 - 1).to("cpu", torch.int32))
+        found = torch.cat(parts).numpy()
+        cache.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda temporary: _save(temporary, found))
+        write_json(path.with_suffix(".json"), {"run": str(run.folder), "weights": run.digest, "data": rows.digest})
+        tokenizer.to("cpu")
+    label = {"label": rows.take(np.arange(len(rows)), ("label",))["label"]} if "label" in rows.fields else {}
+    columns = {"codes": np.load(path, mmap_mode="r"), **{name: np.asarray(value) for name, value in label.items()}}
+    return ArrayRows(columns, rows.unit, classes=rows.classes)
+
+
+def _save(path: Path, codes: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, codes)

@@ -1,0 +1,139 @@
+"""VQGAN: how to train it, and what it sees of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sensorium.abilities import MapEncoder
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.images import flip as flipped
+from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
+from sensorium.errors import SensoriumError
+from sensorium.generative.vqgan.formats import load_lpips
+from sensorium.generative.vqgan.method import VQGAN, Phase
+from sensorium.networks.autoencoder import AUTOENCODER_SIZES, autoencoder
+from sensorium.networks.discriminator import PatchDiscriminator
+from sensorium.parts.perceptual import FeatureDistance, Perceptual
+from sensorium.parts.quantize import Quantizer
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import pick_batch_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.trained import RunFolder, Trained
+
+
+def vqgan(
+    on: Situation,
+    *,
+    network: str | None = None,
+    codes: int | None = None,
+    code_width: int | None = None,
+    features: RunFolder | None = None,
+    lpips: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    discriminator_lr: float | None = None,
+    warmup: float = 0.05,
+    start: float = 0.5,
+    adversarial_weight: float | None = None,
+    perceptual_weight: float = 1.0,
+    discriminator_width: int | None = None,
+    discriminator_depth: int | None = None,
+    revive: float = 0.1,
+    clip: float = 1.0,
+    flip: bool = False,
+) -> Recipe:
+    """VQGAN (Esser et al., 2020): a picture as a small grid of words of a learned codebook, and back.
+
+    Example: sensorium train vqgan --data DIR --budget 20m
+
+    Then `sensorium train token_prior --tokens RUN` learns to write such grids, which draws new pictures.
+
+    Args:
+        network: size of the autoencoder: micro, small or base.
+        codes: words of the codebook.
+        code_width: channels of a word.
+        features: a run of an encoder (simclr, say); pictures are compared in its features, too.
+        lpips: weights of LPIPS as published, VGG16 and its heads: vgg16.pth,vgg.pth. Pictures are compared in these, too.
+        batch_size: pictures a step.
+        lr: peak learning rate of Adam for encoder, codebook and decoder.
+        discriminator_lr: that of the discriminator.
+        warmup: share of the budget over which the learning rates rise.
+        start: share of the budget before which there is no discriminator.
+        adversarial_weight: of the discriminator's opinion.
+        perceptual_weight: of the distance in --features or --lpips.
+        discriminator_width: its channels after the first layer.
+        discriminator_depth: its layers that halve the picture.
+        revive: a word used less than this share of an even usage is set to what the encoder gives; 0 for never.
+        clip: most norm of the gradients.
+        flip: also show every picture mirrored; not for letters or digits.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    why = f"{on.cores}-core CPU" if small else on.device
+    size: str = s.pick("network", network, "micro" if small else "base", why)
+    if size not in AUTOENCODER_SIZES:
+        raise SensoriumError(f"--network {size}: choose {', '.join(AUTOENCODER_SIZES)}.")
+    words: int = s.pick("codes", codes, 512 if small else 1024, f"{why}; the paper's is 1024")
+    width: int = s.pick("code_width", code_width, 16 if small else 256, f"{why}; the paper's is 256")
+    seen = _perceptual(features, lpips, on)
+    s.pick("compared_by", None, "pixels" if seen is None else f"pixels and {seen.described}", "--features or --lpips")
+    batch = pick_batch_size(batch_size, on, s, cpu=32)
+    rate: float = s.pick("lr", lr, 2e-3 if small else 4.5e-6 * batch, f"{why}; the authors' is 4.5e-6 a picture")
+    other: float = s.pick("discriminator_lr", discriminator_lr, rate / 2 if small else rate, why)
+    weight: float = s.pick("adversarial_weight", adversarial_weight, 0.1 if small else 0.8, f"{why}; the paper's is 0.8")
+    channels: int = s.pick("discriminator_width", discriminator_width, 32 if small else 64, why)
+    deep: int = s.pick("discriminator_depth", discriminator_depth, 2 if on.image_size <= 64 else 3, f"{on.image_size} px")
+    s.note(warmup=warmup, start=start, perceptual_weight=perceptual_weight, revive=revive, clip=clip, flip=flip)
+    s.note(features=features, lpips=lpips)
+    try:
+        encoder, decoder = autoencoder(size, on.image_size)
+        method = VQGAN(
+            encoder, decoder, Quantizer(words, width), PatchDiscriminator(3, channels, deep), (on.image_size,) * 2,
+            perceptual=seen, perceptual_weight=perceptual_weight, adversarial_weight=weight, start=start, revive=revive,
+            memory=0.95 if small else 0.99, clip=clip,
+        )  # fmt: skip
+    except ValueError as error:
+        raise SensoriumError(f"vqgan: {error}. Choose another --image-size, --network or value.") from None
+    rates: dict[Phase, float] = {"generator": rate, "discriminator": other}
+    optimizers = {phase: partial(_adam, phase=phase, lr=value) for phase, value in rates.items()}
+    return Recipe("vqgan", method, signed_views(flip), optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _adam(method: Any, phase: Phase, lr: float) -> torch.optim.Optimizer:
+    """Adam with the authors' betas, over the parameters of a phase."""
+    return torch.optim.Adam(list(method.parameters_of(phase)), lr=lr, betas=(0.5, 0.9), fused=True)
+
+
+def _perceptual(features: str | None, lpips: str | None, on: Situation) -> Perceptual | None:
+    if features is not None and lpips is not None:
+        raise SensoriumError("--features and --lpips: choose one of them.")
+    if lpips is not None:
+        vgg, comma, heads = lpips.partition(",")
+        if not comma:
+            raise SensoriumError(f"--lpips {lpips}: write VGG16.pth,HEADS.pth.")
+        return load_lpips(Path(vgg), Path(heads))
+    if features is None:
+        return None
+    run = Trained(features)
+    network = getattr(run.recipe.method if not run.finished else run.method, "backbone", None)
+    if not isinstance(network, MapEncoder):
+        raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps, simclr say.")
+    described = f"{run.info['recipe']}, trained on {run.info['data']['path']}"
+    return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
+
+
+def signed_views(flip: bool = False) -> Views:
+    """``{"image" [B, 3, S, S] in -1..1}``."""
+
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        image = fields["image"].float() / 127.5 - 1
+        return {"image": flipped(image, draw) if flip else image}
+
+    return views
