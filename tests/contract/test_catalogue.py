@@ -7,6 +7,7 @@ changes in hooks only; the state dict survives a round trip; features are finite
 import copy
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
-from sensorium.training.fit import fit
+from sensorium.training.fit import Options, fit
+from sensorium.training.step import Step
 
 SMALL = ("resnet-micro", "resnet-18", "vit-micro")
 # name: (kind, side in pixels)
@@ -163,20 +165,18 @@ def test_two_steps(system: str, backbone: str, data: str, prepared: dict[str, An
     ready = prepared[data]
     recipe = built(system, backbone, ready)
     method = recipe.method.train()
-    optimizer = recipe.optimizer(method)
     before = copy.deepcopy(method.state_dict())
-    for step in range(2):
-        at = Progress(step, 0, step / 2)
-        method.before_step(at)
-        optimizer.zero_grad()
-        out = method(batch_of(recipe, ready, step))
+
+    def network(*given: Any) -> dict[str, Tensor]:
+        out = method(*given)
         assert out["loss"].ndim == 0
         assert all(torch.isfinite(v).all() for v in out.values())
         assert all(not v.requires_grad for k, v in out.items() if k != "loss")
-        out["loss"].backward()
-        method.before_update(at)
-        optimizer.step()
-        method.after_step(Progress(step + 1, 0, (step + 1) / 2))
+        return out
+
+    step = Step(method, recipe.optimizers, recipe.schedule, network=network)
+    for k in range(2):
+        step([batch_of(recipe, ready, k)], Progress(k, 0, k / 2))
     after = method.state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
@@ -190,14 +190,9 @@ def test_two_steps(system: str, backbone: str, data: str, prepared: dict[str, An
 
 def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, Any]) -> None:
     recipe = built("causal_lm", "", prepared["a book"])
-    batch, optimizer, losses = batch_of(recipe, prepared["a book"]), recipe.optimizer(recipe.method.train()), []
-    for _ in range(2):
-        optimizer.zero_grad()
-        out = recipe.method(batch)
-        out["loss"].backward()
-        optimizer.step()
-        losses.append(float(out["loss"].detach()))
-    assert losses[1] < losses[0]
+    batch, step = batch_of(recipe, prepared["a book"]), Step(recipe.method.train(), recipe.optimizers, lambda f: 1.0)
+    first, second = (float(step([batch], Progress(k, 0, 0.0))["loss"]) for k in range(2))
+    assert second < first
 
 
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
@@ -254,9 +249,9 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
                 os.kill(os.getpid(), signal.SIGTERM)
             return recipe.views(*given)
 
-        how = {"optimizer": recipe.optimizer, "schedule": recipe.schedule, "batch_size": BATCH, "budget": "5steps"}
+        options = Options(progress=False)
         out = tmp_path / folder
-        return fit(recipe.method, prepared[data].train, views=views, out=out, progress=False, **how).status
+        return fit(replace(recipe, views=views), prepared[data].train, budget="5steps", out=out, options=options).status
 
     assert trained("even", None) == "finished"
     assert trained("killed", 2) != "finished"

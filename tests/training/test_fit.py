@@ -127,7 +127,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert report["values"]["ratio"] == "nan"
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["sensorium"]["steps"] <= 7
-    assert torch.isfinite(last["state_dict"]["method.scale"])
+    assert torch.isfinite(last["state_dict"]["scale"])
     assert not (tmp_path / "outcome.json").exists()
 
 

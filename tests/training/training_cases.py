@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from sensorium.method import Method
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import gather
-from sensorium.training.fit import fit
+from sensorium.recipe.recipe import Recipe, Setting, Settings
+from sensorium.training.fit import Options, fit
 
 
 @dataclass
@@ -98,9 +99,16 @@ def schedule(fraction):
 
 def run(out, method=None, pixels=None, **changes):
     """``fit`` with the settings of these tests, on a fresh method unless one is given."""
-    arguments = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "budget": "60steps"}
-    arguments |= {"out": out, "precision": "32-true", "device": "cpu", "progress": False}
-    return fit(method or make_method(), pixels or make_pixels(), **(arguments | changes))
+    how = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "average": None}
+    how |= {name: changes.pop(name) for name in list(changes) if name in how}
+    settings = Settings({name: Setting(value, "given") for name, value in changes.pop("settings", {}).items()})
+    asked = {name: changes.pop(name) for name in ("budget", "online", "fresh") if name in changes}
+    recipe = Recipe(
+        "tiny", method or make_method(), how["views"], how["optimizer"], how["schedule"], how["batch_size"], settings,
+        how["average"],
+    )  # fmt: skip
+    options = Options(**({"precision": "32-true", "device": "cpu", "progress": False} | changes))
+    return fit(recipe, pixels or make_pixels(), out=out, options=options, **({"budget": "60steps"} | asked))
 
 
 def table(path):

@@ -40,9 +40,7 @@ def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     for key in given:
         if key in settings and given[key] is not None:
             settings[key] = Setting(settings[key].value, "given")
-    return Recipe(
-        recipe.name, recipe.method, recipe.views, recipe.optimizer, recipe.schedule, recipe.batch_size, settings
-    )
+    return replace(recipe, settings=settings)
 
 
 class Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -58,7 +58,7 @@ def train(
 
     ``out`` defaults to ``sensorium-runs/NAME``. ``settings`` are the recipe's own parameters.
     """
-    from sensorium.training.fit import fit
+    from sensorium.training.fit import Options, fit
 
     allow(name)
     folder = Path(out) if out is not None else Path("sensorium-runs") / name.replace(":", "-").replace("/", "-")
@@ -89,28 +89,19 @@ def train(
             from sensorium.runs.check import check
 
             check(recipe, ready, budget, folder, progress=progress)
-    fit(
-        recipe.method,
-        ready.train,
-        views=recipe.views,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        batch_size=recipe.batch_size,
-        budget=budget,
-        out=folder,
+    options = Options(
         seed=seed,
         accumulate=accumulate,
         devices=devices,
         strategy=strategy,
         precision=precision,
-        online=judge_of(sort).online(ready),
         online_every=_online_every(budget),
         progress=progress,
-        settings={key: setting.value for key, setting in recipe.settings.items()},
     )
+    fit(recipe, ready.train, budget=budget, out=folder, options=options, online=judge_of(sort).online(ready))
     run = Run(folder)
     if run.finished and hasattr(recipe.method, "backbone") and not (folder / "backbone").is_dir():
-        _keep_backbone(cast(Any, recipe.method).backbone, folder, situation)
+        _keep_backbone(run.backbone, folder, situation)
     return run
 
 
