@@ -84,6 +84,65 @@ class Tiny(Method):
         return self.backbone(images)
 
 
+class Adversarial(Method):
+    """A generator and its discriminator, as VQGAN weighs them: by gradients at the generator's last layer."""
+
+    phases = ("generator", "discriminator")
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(108, 8), nn.Linear(8, 108)
+        self.judge = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("steps", torch.tensor(0))
+        self.calls = []
+
+    def forward(self, batch, phase):
+        self.calls.append(phase)
+        x = batch["image"].flatten(1)
+        made = self.scale * self.last(self.inner(x).tanh())
+        if phase == "discriminator":
+            real, fake = self.judge(x), self.judge(made.detach())
+            return {"loss": F.softplus(-real).mean() + F.softplus(fake).mean(), "real": real.mean().detach()}
+        close, fooled = F.mse_loss(made, x), F.softplus(-self.judge(made)).mean()
+        a, b = (torch.autograd.grad(y, self.last.weight, retain_graph=True)[0].norm() for y in (close, fooled))
+        weight = (0.01 * a / (b + 1e-4)).detach()
+        if batch.get("plain"):
+            weight = torch.tensor(0.5)
+        return {"loss": close + weight * fooled, "close": close.detach()}
+
+    def before_step(self, at):
+        self.calls.append("before")
+
+    def before_update(self, at):
+        self.calls.append(sorted({n.split(".")[0] for n, p in self.named_parameters() if p.grad is not None}))
+
+    def after_step(self, at):
+        self.calls.append("after")
+        self.steps += 1
+
+
+def of_generator(method):
+    own = [*method.inner.parameters(), *method.last.parameters(), method.scale]
+    return torch.optim.SGD(own, 0.05, momentum=0.9)
+
+
+def of_discriminator(method):
+    return torch.optim.SGD(method.judge.parameters(), 0.02, momentum=0.9)
+
+
+BOTH = {"generator": of_generator, "discriminator": of_discriminator}
+
+
+def make_adversarial():
+    torch.manual_seed(5)
+    return Adversarial()
+
+
+def plain_views(images, labels, draw):
+    return views(images, labels, draw) | {"plain": True}
+
+
 def make_method(**options):
     torch.manual_seed(7)
     return Tiny(**options)

@@ -43,8 +43,12 @@ def _without(name: str) -> Iterator[None]:
 with _without("torchmetrics"):
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision
-    from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
-    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+    from lightning_fabric.strategies.strategy import Strategy
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
