@@ -36,6 +36,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
+from sensorium.runs.run import make_recipe
 from sensorium.training.fit import Options, fit
 from sensorium.training.step import Step
 
@@ -291,6 +292,18 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
         built("simclr", "resnet-81", prepared["scenes:64"])
     with pytest.raises(SensoriumError, match="two classes"):
         built("supervised", "resnet-micro", prepared["unlabelled 33 px"])
+
+
+def test_an_unknown_setting_is_named_and_a_recipes_own_error_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SensoriumError, match=r"mae has no setting 'mask_ration'. Did you mean 'mask_ratio'\?"):
+        make_recipe("mae", None, {"mask_ration": 0.5})
+
+    def broken(on: Any, *, size: int = 3) -> Recipe:
+        raise TypeError("got an unexpected keyword argument from within")
+
+    monkeypatch.setattr("sensorium.runs.run.resolve", lambda name: broken)
+    with pytest.raises(TypeError, match="from within"):
+        make_recipe("broken", None, {"size": 4})
 
 
 def test_names_are_ordered_and_unique() -> None:

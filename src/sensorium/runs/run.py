@@ -6,6 +6,7 @@ run.features(images)
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 from dataclasses import replace
@@ -30,12 +31,16 @@ from sensorium.recipe.recipe import Recipe, Setting, Settings
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
     function = resolve(name)
-    try:
-        recipe: Recipe = function(on, **given)
-    except TypeError as error:
-        if "unexpected keyword" in str(error):
-            raise SensoriumError(f"{name}: {error}. `sensorium train {name} --help` lists its settings.") from None
-        raise
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = list(parameters)[1:]
+        for unknown in (key for key in given if key not in known):
+            near = difflib.get_close_matches(unknown, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise SensoriumError(
+                f"{name} has no setting '{unknown}'.{hint} `sensorium train {name} --help` lists its settings."
+            )
+    recipe: Recipe = function(on, **given)
     settings = Settings(recipe.settings)
     for key in given:
         if key in settings and given[key] is not None:
