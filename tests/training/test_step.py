@@ -113,7 +113,13 @@ def test_each_phase_trains_its_own_and_the_second_sees_what_the_first_changed():
             losses[phase] = twin(batch, phase)["loss"]
             losses[phase].backward()
             optimizer.step()
-        assert list(scalars) == ["loss", "generator/loss", "generator/close", "discriminator/loss", "discriminator/real"]
+        assert list(scalars) == [
+            "loss",
+            "generator/loss",
+            "generator/close",
+            "discriminator/loss",
+            "discriminator/real",
+        ]
         for phase, loss in losses.items():
             assert float(scalars[f"{phase}/loss"]) == pytest.approx(float(loss), rel=1e-6)
         assert float(scalars["loss"]) == pytest.approx(sum(float(x) for x in losses.values()), rel=1e-6)

@@ -30,6 +30,7 @@ from sensorium.judge.encode import Pixels, Precision, autocast, encode, labels_o
 from sensorium.method import Method, Progress
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
 from sensorium.metrics.subsets import percent, stratified
+from sensorium.recipe.optim import undecayed
 from sensorium.training.step import Step
 
 Augment = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
@@ -245,17 +246,18 @@ def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, 
 
 
 def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
-    """Parameter groups by depth and by weight decay (none on vectors, tokens and positions)."""
+    """Parameter groups by depth and by weight decay."""
     transformer = isinstance(model.backbone, TokenEncoder)
     lr = how.lr or ((1e-3 if transformer else 3e-3) if fresh else (5e-4 if transformer else 1e-3))
     decay = how.layer_decay or (0.75 if transformer and not fresh else 1.0)
     depth = depths(model.backbone)
     last = max(depth.values())
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    kept = undecayed(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token"))
-            groups.setdefault((depth.get(name.removeprefix("backbone."), last), plain), []).append(parameter)
+            at = depth.get(name.removeprefix("backbone."), last)
+            groups.setdefault((at, name in kept), []).append(parameter)
     return [
         {"params": found, "lr": lr * decay ** (last - at), "weight_decay": 0.0 if plain else how.weight_decay}
         for (at, plain), found in groups.items()

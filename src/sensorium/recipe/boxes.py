@@ -16,12 +16,13 @@ from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import undecayed
 from sensorium.recipe.recipe import Recipe, Settings
 
 
 def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Method], torch.optim.Optimizer]:
-    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate; biases and norms are not
-    decayed.
+    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate, decayed by the rule of
+    :func:`sensorium.recipe.optim.undecayed`.
 
     Whatever a detector adds to its backbone is a part of ``method.backbone`` only where that is a pyramid around a
     ``body``.
@@ -31,9 +32,10 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
         body = getattr(method.backbone, "body", method.backbone)
         own = {id(parameter) for parameter in body.parameters()}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        for parameter in method.parameters():
+        kept = undecayed(method)
+        for name, parameter in method.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault((id(parameter) in own, parameter.ndim > 1), []).append(parameter)
+                groups.setdefault((id(parameter) in own, name not in kept), []).append(parameter)
         described = [
             {
                 "params": groups[key],

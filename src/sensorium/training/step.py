@@ -58,7 +58,9 @@ class Step:
         self.network: Any = method if network is None else network
         self.fabric, self.ema = fabric, average
         self.optimizers = build_optimizers(method, optimizers)
-        self._updates: dict[str, Any] = {k: fabric.setup_optimizers(o) if fabric else o for k, o in self.optimizers.items()}
+        self._updates: dict[str, Any] = {
+            k: fabric.setup_optimizers(o) if fabric else o for k, o in self.optimizers.items()
+        }
         owned = {k: {id(p) for g in o.param_groups for p in g["params"]} for k, o in self.optimizers.items()}
         self.parameters = {k: [p for p in method.parameters() if id(p) in owned[k]] for k in owned}
         named = {n: p for n, p in method.named_parameters() if any(id(p) in ids for ids in owned.values())}

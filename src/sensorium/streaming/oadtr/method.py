@@ -70,6 +70,8 @@ class OadTR(Method):
     Defaults are the authors' for THUMOS14.
     """
 
+    undecayed = ("token", "positions", "queries")
+
     def __init__(
         self,
         features: int,
