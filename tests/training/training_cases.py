@@ -1,6 +1,6 @@
 """A method with every kind of state (batch norm, dropout, teacher, queue, schedule), tiny data, and one way to run it.
 
-As a program, ``python training_cases.py OUT PAUSE [PROCESSES]``, it is the run that the tests kill.
+As a program, ``python training_cases.py OUT PAUSE [PROCESSES [BUDGET]]``, it is the run that the tests kill, or start by srun.
 """
 
 import csv
@@ -199,4 +199,5 @@ if __name__ == "__main__":
         return views(images, labels, draw)
 
     processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes)
+    budget = sys.argv[4] if len(sys.argv) > 4 else "60steps"
+    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes, budget=budget)
