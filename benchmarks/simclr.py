@@ -1,6 +1,6 @@
 """Whole SimCLR training (data, augmentation, step, logging) against lightly's documented Lightning loop.
 
-Both train the same network on the same CIFAR-10 pictures, both through Lightning, in turn in one process; what is
+Both train the same network on the same CIFAR-10 pictures, in turn in one process; what is
 compared is seconds an image. Theirs is the loop of lightly's SimCLR example: PIL pictures, SimCLRTransform at 32 px
 without blur, batches of 256, a DataLoader with the best of 0, 1 and 2 workers, SimCLRProjectionHead, NTXentLoss, SGD, a
 logged loss, float32; torchvision's blocks in torch's usual memory.
@@ -18,8 +18,8 @@ import time
 import warnings
 from pathlib import Path
 
-import lightning
 import numpy as np
+import pytorch_lightning as lightning
 import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
@@ -35,7 +35,7 @@ from sensorium.data.images.cache import Pixels, cache
 from sensorium.data.images.open import open_data
 from sensorium.data.images.prepare import Situation
 from sensorium.selfsup.simclr.recipe import simclr
-from sensorium.training.fit import fit
+from sensorium.training.fit import Options, fit
 
 STEPS, BATCH, ROUNDS = 6, 256, 5
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10" / "train.npz"
@@ -110,10 +110,7 @@ class Clock(lightning.Callback):
 def our_seconds(pixels: Pixels, on: Situation, folder: str, given: dict[str, int]) -> tuple[float, float]:
     """Seconds an image, from the third step on as theirs, and the share of them spent waiting; as many images as theirs."""
     recipe, out = simclr(on, **given), tempfile.mkdtemp(dir=folder)
-    outcome = fit(
-        recipe.method, pixels, views=recipe.views, optimizer=recipe.optimizer, schedule=recipe.schedule,
-        batch_size=recipe.batch_size, budget=f"{STEPS * BATCH}images", out=out, progress=False,
-    )  # fmt: skip
+    outcome = fit(recipe, pixels, budget=f"{STEPS * BATCH}images", out=out, options=Options(progress=False))
     seconds, images = np.loadtxt(Path(out) / "metrics.csv", delimiter=",", skiprows=1, usecols=(1, 2)).T
     return (seconds[-1] - seconds[1]) / (images[-1] - images[1]), outcome.waiting
 
@@ -123,7 +120,7 @@ def main() -> None:
     if not DATA.is_file():
         raise SystemExit(f"skipped: {DATA} is not there (set SENSORIUM_DATA to the folder of data sets)")
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     own = resolve_precision("auto", "cpu")
     rows = [("as shipped", {}, "32-true", 2.5), ("like theirs", {"batch_size": BATCH, "view_size": 32}, own, 1.5)]
     pairs = []

@@ -28,17 +28,24 @@ class Method(nn.Module):
 
     Subclasses implement ``forward``; the hooks are no-ops by default. What else a trained method can do (give
     features, reconstruct, show pictures) is an ability (:mod:`sensorium.abilities`).
+
+    ``phases`` names the updates that a step is made of, in order, each with an optimizer of its own. A method of one
+    phase gets ``forward(batch)``. An adversarial one declares ("generator", "discriminator"), say, and gets
+    ``forward(batch, phase)`` with each of them, on the same micro-batches; the second sees what the first has changed.
     """
+
+    phases: tuple[str, ...] = ("train",)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return ``{"loss": scalar, ...}``; every further entry is a detached scalar that gets logged."""
         raise NotImplementedError
 
     def before_step(self, at: Progress) -> None:
-        """Called before the first ``forward`` of a step: schedules, kept in 0-d buffers."""
+        """Called once, before the first ``forward`` of a step: schedules, kept in 0-d buffers."""
 
     def before_update(self, at: Progress) -> None:
-        """Called when the gradients are complete and not yet applied: gradient surgery."""
+        """Called once a phase, when its gradients are complete (summed over micro-batches and processes) and neither
+        clipped nor applied: gradient surgery. Only parameters of that phase's optimizer have gradients then."""
 
     def after_step(self, at: Progress) -> None:
-        """Called after the optimizer: moving averages, queues, centres."""
+        """Called once, without gradient, after the last phase's optimizer: moving averages, queues, centres."""

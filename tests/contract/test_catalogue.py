@@ -45,10 +45,12 @@ from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
-from sensorium.runs.options import Options
+from sensorium.recipe.trained import make_recipe
+from sensorium.runs import options as run_options
 from sensorium.runs.run import Run
 from sensorium.runs.train import _write_info
-from sensorium.training.fit import fit
+from sensorium.training.fit import Options, fit
+from sensorium.training.step import Step
 from sensorium.use import FORMATS, export, load
 
 SMALL = ("resnet-micro", "resnet-18", "vit-micro")
@@ -216,20 +218,18 @@ def test_two_steps(system: str, backbone: str, data: str, prepared: dict[str, An
     ready = prepared[data]
     recipe = built(system, backbone, ready)
     method = recipe.method.train()
-    optimizer = recipe.optimizer(method)
     before = copy.deepcopy(method.state_dict())
-    for step in range(2):
-        at = Progress(step, 0, step / 2)
-        method.before_step(at)
-        optimizer.zero_grad()
-        out = method(batch_of(recipe, ready, step))
+
+    def network(*given: Any) -> dict[str, Tensor]:
+        out = method(*given)
         assert out["loss"].ndim == 0
         assert all(torch.isfinite(v).all() for v in out.values())
         assert all(not v.requires_grad for k, v in out.items() if k != "loss")
-        out["loss"].backward()
-        method.before_update(at)
-        optimizer.step()
-        method.after_step(Progress(step + 1, 0, (step + 1) / 2))
+        return out
+
+    step = Step(method, recipe.optimizers, recipe.schedule, network=network)
+    for k in range(2):
+        step([batch_of(recipe, ready, k)], Progress(k, 0, k / 2))
     after = method.state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
@@ -243,14 +243,9 @@ def test_two_steps(system: str, backbone: str, data: str, prepared: dict[str, An
 
 def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, Any]) -> None:
     recipe = built("causal_lm", "", prepared["a book"])
-    batch, optimizer, losses = batch_of(recipe, prepared["a book"]), recipe.optimizer(recipe.method.train()), []
-    for _ in range(2):
-        optimizer.zero_grad()
-        out = recipe.method(batch)
-        out["loss"].backward()
-        optimizer.step()
-        losses.append(float(out["loss"].detach()))
-    assert losses[1] < losses[0]
+    batch, step = batch_of(recipe, prepared["a book"]), Step(recipe.method.train(), recipe.optimizers, lambda f: 1.0)
+    first, second = (float(step([batch], Progress(k, 0, 0.0))["loss"]) for k in range(2))
+    assert second < first
 
 
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
@@ -307,9 +302,9 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
                 os.kill(os.getpid(), signal.SIGTERM)
             return recipe.views(*given)
 
-        how = {"optimizer": recipe.optimizer, "schedule": recipe.schedule, "batch_size": BATCH, "budget": "5steps"}
+        options = Options(progress=False)
         out = tmp_path / folder
-        return fit(recipe.method, prepared[data].train, views=views, out=out, progress=False, **how).status
+        return fit(replace(recipe, views=views), prepared[data].train, budget="5steps", out=out, options=options).status
 
     assert trained("even", None) == "finished"
     assert trained("killed", 2) != "finished"
@@ -354,6 +349,18 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
         built("supervised", "resnet-micro", prepared["unlabelled 33 px"])
 
 
+def test_an_unknown_setting_is_named_and_a_recipes_own_error_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SensoriumError, match=r"mae has no setting 'mask_ration'. Did you mean 'mask_ratio'\?"):
+        make_recipe("mae", None, {"mask_ration": 0.5})
+
+    def broken(on: Any, *, size: int = 3) -> Recipe:
+        raise TypeError("got an unexpected keyword argument from within")
+
+    monkeypatch.setattr("sensorium.runs.run.resolve", lambda name: broken)
+    with pytest.raises(TypeError, match="from within"):
+        make_recipe("broken", None, {"size": 4})
+
+
 def test_names_are_ordered_and_unique() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert len({s.name for s in systems()}) == len(systems())
@@ -367,7 +374,13 @@ def test_systems_to_start_with_learn_from_one_kind_of_data() -> None:
 @pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)
 def test_no_setting_of_a_recipe_is_an_option_of_the_run(system: Any) -> None:
     """Both are flags of one command, and keywords of one function."""
-    options = {field.name for field in fields(Options)} | {"judge", "progress", "prepared", "cache_folder", "name"}
+    options = {field.name for field in fields(run_options.Options)} | {
+        "judge",
+        "progress",
+        "prepared",
+        "cache_folder",
+        "name",
+    }
     assert not options & set(inspect.signature(resolve(system.name)).parameters)
 
 

@@ -157,8 +157,16 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_training_starts_without_what_it_does_not_need() -> None:
-    """Lightning's metrics and all that they load take longer than the rest; whoever wants them still gets the real ones."""
-    code = "import sys, sensorium.training.fit; print([m for m in ('torchmetrics', 'transformers', 'scipy.signal') if m in sys.modules])"
+    """Fabric looks at the version of torchmetrics where that is installed, and it would load all the others for it."""
+    unwanted = ("lightning", "pytorch_lightning", "torchmetrics", "transformers", "scipy.signal", "tensorboard")
+    code = f"import sys, sensorium.training.fit; print([m for m in {unwanted} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_only_the_step_changes_weights() -> None:
+    """What ``backward`` and an optimizer are called by elsewhere is a second training step, soon different from the first."""
+    update = re.compile(r"\.backward\(|optimizers?\w*(\[\w+\])?\.step\(|\.step\(\)")
+    found = [str(path.relative_to(PACKAGE)) for path in MODULES if update.search(path.read_text())]
+    assert found == ["training/step.py"]

@@ -108,7 +108,7 @@ def test_the_head_starts_as_the_probe_or_the_class_means():
     backbone = net()
     features = encode(backbone, TRAIN)
     labels = torch.from_numpy(TRAIN.labels)
-    model = Tuned(backbone, 8, 3)
+    model = Tuned(backbone, 8, 3, Tuning())
     _init_head(model, TRAIN, np.arange(240), labels, 0, Tuning())
     probe, _ = fit_probe(features, labels, seed=0)
     assert torch.equal(model.head.weight, probe.weight)
@@ -161,7 +161,7 @@ def test_rates_shrink_towards_the_input_and_vectors_do_not_decay():
     from sensorium.networks.vit import ViT
 
     vit = ViT(image_size=8, patch_size=4, width=16, depth=3, heads=2)
-    model = Tuned(vit, 16, 3)
+    model = Tuned(vit, 16, 3, Tuning())
     named = {id(p): name for name, p in model.named_parameters()}
     groups = {named[id(p)]: g for g in _groups(model, Tuning(lr=1.0), fresh=False) for p in g["params"]}
     assert set(groups) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -37,6 +37,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rectified_flow": ("rectified_flow", PICTURES | {"classes": False}),
     "rectified_flow with a transformer": ("rectified_flow", PICTURES | {"network": "dit-micro"}),
     "rectified_flow with a teacher": ("rectified_flow", PICTURES | {"teacher": "RUN", "teacher_steps": 2}),
+    "vqgan": ("vqgan", PICTURES | {"codes": 32, "code_width": 8, "start": 0.4}),
+    "token_prior": ("token_prior", PICTURES | {"tokens": "vqgan", "width": 32, "depth": 2}),
     "made": ("made", PICTURES | {"hidden": 32}),
     "clip": ("clip", {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8, "text_width": 32}),
     "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
@@ -58,9 +60,10 @@ def losses(case: str, folder: Path) -> list[float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if "teacher" in settings:
-            few = {"budget": "2steps", "out": folder / "teacher", "progress": False, "seed": 2}
-            settings = settings | {"teacher": str(sensorium.train(name, **PICTURES, **few).folder)}
+        for role, first in (("teacher", "rectified_flow"), ("tokens", "vqgan")):
+            if role in settings:
+                few = {"budget": "2steps", "out": folder / role, "progress": False, "seed": 2}
+                settings = settings | {role: str(sensorium.train(first, **PICTURES, **few).folder)}
         asked = {"budget": f"{STEPS}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
         sensorium.train(name, **asked, **settings)
     finally:

@@ -245,7 +245,7 @@ def test_a_published_backbone_is_kept_still_and_learns_slowly(recipe: Any, tmp_p
     norms = [m for m in made.method.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(m.training for m in norms)
-    scales = {group["lr_scale"]: group for group in made.optimizer(made.method).param_groups}
+    scales = {group["lr_scale"]: group for group in made.optimizers(made.method).param_groups}
     assert set(scales) == {0.1, 1.0}
     body = getattr(made.method.backbone, "body", made.method.backbone)
     assert any(p is next(body.parameters()) for p in scales[0.1]["params"])
@@ -253,13 +253,13 @@ def test_a_published_backbone_is_kept_still_and_learns_slowly(recipe: Any, tmp_p
     still = recipe(situation(), backbone=str(tmp_path), backbone_lr=None if recipe is detr else 0.0)
     body = getattr(still.method.backbone, "body", still.method.backbone)
     assert not any(p.requires_grad for p in body.parameters())
-    learnt = [p for group in still.optimizer(still.method).param_groups for p in group["params"]]
+    learnt = [p for group in still.optimizers(still.method).param_groups for p in group["params"]]
     assert learnt
     assert not {id(p) for p in learnt} & {id(p) for p in body.parameters()}
     with pytest.raises(SensoriumError, match="0 or more"):
         recipe(situation(), backbone_lr=-1.0)
     fresh = recipe(situation())
-    assert {group["lr_scale"] for group in fresh.optimizer(fresh.method).param_groups} == {1.0}
+    assert {group["lr_scale"] for group in fresh.optimizers(fresh.method).param_groups} == {1.0}
 
 
 def test_a_vit_sees_squares(ready: boxes.Prepared) -> None:

@@ -282,6 +282,6 @@ def test_schedules():
     assert [cosine(1, 3, f) for f in (-1, 0, 0.5, 1, 2)] == pytest.approx([1, 1, 2, 3, 3])
     assert [linear(1, 3, f) for f in (-1, 0, 0.5, 1, 2)] == pytest.approx([1, 1, 2, 3, 3])
     got = [warmup_cosine(f, 0.1, 0.2) for f in (0, 0.05, 0.1, 0.55, 1, 1.5)]
-    assert got == pytest.approx([0, 0.5, 1, 0.6, 0.2, 0.2])
+    assert got == pytest.approx([0.01, 0.505, 1, 0.6, 0.2, 0.2])
     assert [warmup_cosine(f, 0.0) for f in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert [warmup_cosine(f, 1.0) for f in (0, 0.5, 1)] == pytest.approx([0, 0.5, 1])
+    assert [warmup_cosine(f, 1.0) for f in (0, 0.5, 1)] == pytest.approx([0.01, 0.505, 1])

@@ -101,6 +101,27 @@ def test_lr_scale_and_precision(tmp_path):
     assert weights(tmp_path)["head.weight"].dtype == torch.float32
 
 
+def test_autocast_leaves_what_a_batch_holds_and_what_a_loss_is(tmp_path):
+    """A box at pixel 1001 would move to 1000 in bfloat16."""
+    seen = []
+
+    class Watching(Breaking):
+        def __init__(self):
+            super().__init__(99)
+            self.net = torch.nn.Linear(108, 4)
+
+        def forward(self, batch):
+            y = self.net(batch["image"].flatten(1))
+            seen.append((batch["image"].dtype, y.dtype))
+            return {"loss": y.float().square().mean()}
+
+    run(tmp_path, Watching(), budget="2steps", precision="bf16-mixed")
+    assert seen == [(torch.float32, torch.bfloat16)] * 2
+    run(tmp_path / "true", Watching(), budget="2steps", precision="bf16-true")
+    assert seen[2:] == [(torch.bfloat16, torch.bfloat16)] * 2
+    assert weights(tmp_path / "true")["net.weight"].dtype == torch.bfloat16
+
+
 class Breaking(Method):
     """Its second term is not a number from the given step on."""
 
@@ -128,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert report["values"]["ratio"] == "nan"
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["sensorium"]["steps"] <= 7
-    assert torch.isfinite(last["state_dict"]["method.scale"])
+    assert torch.isfinite(last["state_dict"]["scale"])
     assert not (tmp_path / "outcome.json").exists()
 
 

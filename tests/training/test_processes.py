@@ -1,12 +1,14 @@
 import functools
 import importlib.util
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from training_cases import curve, make_method, make_rows, run, weights
+import training_cases
+from training_cases import curve, make_method, make_rows, run, same_weights, weights
 
 from sensorium.data.rows import ArrayRows
 from sensorium.training import launch
@@ -48,6 +50,47 @@ def test_two_processes_equal_one(tmp_path):
 
 def sgd(method):  # Adam would blow rounding up wherever a gradient is zero but for it
     return torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.05, momentum=0.9)
+
+
+@pytest.mark.slow
+def test_torchrun_and_srun_start_the_processes_themselves(tmp_path):
+    program = [training_cases.__file__, *(str(tmp_path / "torchrun"), "0", "1", "8steps")]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
+    elastic = [*("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port"), str(launch._free_port())]
+    subprocess.run([sys.executable, *elastic, *program], env=clean, check=True)
+    job = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NAME": "train",
+    }
+    job |= {"SLURM_JOB_ID": "12345", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(launch._free_port())}
+    program[1] = str(tmp_path / "srun")
+    tasks = [
+        subprocess.Popen([sys.executable, *program], env=clean | job | {"SLURM_PROCID": i, "SLURM_LOCALID": i})
+        for i in ("0", "1")
+    ]
+    assert [task.wait(200) for task in tasks] == [0, 0]
+    run(tmp_path / "ours", devices=2, budget="8steps")
+    for name in ("torchrun", "srun"):
+        assert curve(tmp_path / name) == curve(tmp_path / "ours")
+        assert same_weights(tmp_path / name, tmp_path / "ours")
+
+
+def test_one_task_of_srun_is_a_process_like_any_other(monkeypatch):
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch.rank_and_world() == (0, 1)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert launch.rank_and_world() == (3, 4)
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # an allocation in which one works by hand
+    assert launch.rank_and_world() == (0, 1)
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # our own processes, in a job of one task
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launch.rank_and_world() == (1, 2)
 
 
 def test_a_failing_process_is_quoted():

@@ -1,6 +1,6 @@
 """A method with every kind of state (batch norm, dropout, teacher, queue, schedule), tiny data, and one way to run it.
 
-As a program, ``python training_cases.py OUT PAUSE [PROCESSES]``, it is the run that the tests kill.
+As a program, ``python training_cases.py OUT PAUSE [PROCESSES [BUDGET]]``, it is the run that the tests kill, or start by srun.
 """
 
 import csv
@@ -18,7 +18,8 @@ from sensorium.data.rows import ArrayRows
 from sensorium.method import Method
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import gather
-from sensorium.training.fit import fit
+from sensorium.recipe.recipe import Recipe, Setting, Settings
+from sensorium.training.fit import Options, fit
 
 
 def make_rows(n=50, size=6, seed=0):
@@ -76,6 +77,65 @@ class Tiny(Method):
         return self.backbone(images)
 
 
+class Adversarial(Method):
+    """A generator and its discriminator, as VQGAN weighs them: by gradients at the generator's last layer."""
+
+    phases = ("generator", "discriminator")
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(108, 8), nn.Linear(8, 108)
+        self.judge = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("steps", torch.tensor(0))
+        self.calls = []
+
+    def forward(self, batch, phase):
+        self.calls.append(phase)
+        x = batch["image"].flatten(1)
+        made = self.scale * self.last(self.inner(x).tanh())
+        if phase == "discriminator":
+            real, fake = self.judge(x), self.judge(made.detach())
+            return {"loss": F.softplus(-real).mean() + F.softplus(fake).mean(), "real": real.mean().detach()}
+        close, fooled = F.mse_loss(made, x), F.softplus(-self.judge(made)).mean()
+        a, b = (torch.autograd.grad(y, self.last.weight, retain_graph=True)[0].norm() for y in (close, fooled))
+        weight = (0.01 * a / (b + 1e-4)).detach()
+        if batch.get("plain"):
+            weight = torch.tensor(0.5)
+        return {"loss": close + weight * fooled, "close": close.detach()}
+
+    def before_step(self, at):
+        self.calls.append("before")
+
+    def before_update(self, at):
+        self.calls.append(sorted({n.split(".")[0] for n, p in self.named_parameters() if p.grad is not None}))
+
+    def after_step(self, at):
+        self.calls.append("after")
+        self.steps += 1
+
+
+def of_generator(method):
+    own = [*method.inner.parameters(), *method.last.parameters(), method.scale]
+    return torch.optim.SGD(own, 0.05, momentum=0.9)
+
+
+def of_discriminator(method):
+    return torch.optim.SGD(method.judge.parameters(), 0.02, momentum=0.9)
+
+
+BOTH = {"generator": of_generator, "discriminator": of_discriminator}
+
+
+def make_adversarial():
+    torch.manual_seed(5)
+    return Adversarial()
+
+
+def plain_views(images, labels, draw):
+    return views(images, labels, draw) | {"plain": True}
+
+
 def make_method(**options):
     torch.manual_seed(7)
     return Tiny(**options)
@@ -91,9 +151,16 @@ def schedule(fraction):
 
 def run(out, method=None, rows=None, **changes):
     """``fit`` with the settings of these tests, on a fresh method unless one is given."""
-    arguments = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "budget": "60steps"}
-    arguments |= {"out": out, "precision": "32-true", "device": "cpu", "progress": False}
-    return fit(method or make_method(), rows or make_rows(), **(arguments | changes))
+    how = {"views": views, "optimizer": optimizer, "schedule": schedule, "batch_size": 12, "average": None}
+    how |= {name: changes.pop(name) for name in list(changes) if name in how}
+    settings = Settings({name: Setting(value, "given") for name, value in changes.pop("settings", {}).items()})
+    asked = {name: changes.pop(name) for name in ("budget", "online", "fresh") if name in changes}
+    recipe = Recipe(
+        "tiny", method or make_method(), how["views"], how["optimizer"], how["schedule"], how["batch_size"], settings,
+        how["average"],
+    )  # fmt: skip
+    options = Options(**({"precision": "32-true", "device": "cpu", "progress": False} | changes))
+    return fit(recipe, rows or make_rows(), out=out, options=options, **({"budget": "60steps"} | asked))
 
 
 def table(path):
@@ -125,4 +192,5 @@ if __name__ == "__main__":
         return views(fields, draw)
 
     processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes)
+    budget = sys.argv[4] if len(sys.argv) > 4 else "60steps"
+    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes, budget=budget)

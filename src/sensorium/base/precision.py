@@ -22,7 +22,7 @@ def device_name() -> str:
 
 
 def resolve_precision(asked: str, device: torch.device | str) -> str:
-    """``auto``, or a name of Lightning's -> a name of Lightning's."""
+    """``auto``, or a name of Lightning Fabric's -> a name of Fabric's."""
     if asked == "auto":
         return "bf16-mixed" if fast_bf16(device) else "32-true"
     if asked not in PRECISIONS:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,8 +27,11 @@ from sensorium.base.draw import Draw, step_seed
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import Precision, autocast, encode, labels_of, normalised
+from sensorium.method import Method, Progress
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
 from sensorium.metrics.subsets import percent, stratified
+from sensorium.recipe.optim import undecayed
+from sensorium.training.step import Step
 
 Augment = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
 HeadInit = Literal["probe", "means", "zeros"]
@@ -59,12 +62,12 @@ class Tuning:
     precision: Precision = "float32"
 
 
-class Tuned(nn.Module, Encoder):
+class Tuned(Method, Encoder):
     """A backbone with a linear head on its features; as an encoder it gives the logits."""
 
-    def __init__(self, backbone: nn.Module, dim: int, classes: int):
+    def __init__(self, backbone: nn.Module, dim: int, classes: int, how: Tuning):
         super().__init__()
-        self.backbone, self.dim = backbone, classes
+        self.backbone, self.dim, self.how = backbone, classes, how
         self.head = nn.Linear(dim, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -72,7 +75,10 @@ class Tuned(nn.Module, Encoder):
     def features(self, images: Tensor) -> Tensor:
         return self.head(self.backbone.features(images))  # type: ignore[operator]
 
-    forward = features
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        with autocast(self.how.device, self.how.precision):
+            logits = self.features(batch["image"])
+        return {"loss": F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.how.smoothing)}
 
 
 def finetune(
@@ -164,10 +170,10 @@ def _tune(
     labels = torch.from_numpy(labels_of(train)[subset])
     images = torch.from_numpy(np.array(train.images[subset]))
     batch, steps = length(len(subset), how)
-    model = Tuned(backbone, backbone.dim, int(labels.max()) + 1).to(how.device)  # type: ignore[arg-type]
+    model = Tuned(backbone, backbone.dim, int(labels.max()) + 1, how).to(how.device)  # type: ignore[arg-type]
     _init_head(model, train, subset, labels, seed, how)
-    optimizer = torch.optim.AdamW(_groups(model, how, fresh), betas=(0.9, 0.95 if fresh else 0.999))
-    rates = [group["lr"] for group in optimizer.param_groups]
+    betas = (0.9, 0.95 if fresh else 0.999)
+    update = Step(model, lambda _: torch.optim.AdamW(_groups(model, how, fresh), betas=betas), _schedule, clip=3.0)
     began, step = time.monotonic(), 0
     model.train()
     for step in range(1, steps + 1):
@@ -175,8 +181,6 @@ def _tune(
         done = max((step - 1) / steps, spent)
         if done >= 1:
             break
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _schedule(done)
         rows = batch_rows(len(subset), batch, seed, step - 1)
         draw = Draw.seeded(step_seed(seed, 1), step, batch, device=how.device)
         x, y = images[rows].to(how.device), labels[rows].to(how.device)
@@ -185,15 +189,9 @@ def _tune(
             if how.augment is None
             else how.augment(x, y, draw)
         )
-        with autocast(how.device, how.precision):
-            logits = model(view["image"])
-        loss = F.cross_entropy(logits.float(), view["label"], label_smoothing=how.smoothing)
+        loss = update([view], Progress(step - 1, (step - 1) * batch // len(subset), done))["loss"]
         if not torch.isfinite(loss):
             raise SensoriumError(f"Fine-tuning diverged at step {step}: lower its learning rate, or use float32.")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 3.0)
-        optimizer.step()
         if report is not None:
             report(max(step / steps, spent))
     return model, step
@@ -248,17 +246,18 @@ def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, 
 
 
 def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
-    """Parameter groups by depth and by weight decay (none on vectors, tokens and positions)."""
+    """Parameter groups by depth and by weight decay."""
     transformer = isinstance(model.backbone, TokenEncoder)
     lr = how.lr or ((1e-3 if transformer else 3e-3) if fresh else (5e-4 if transformer else 1e-3))
     decay = how.layer_decay or (0.75 if transformer and not fresh else 1.0)
     depth = depths(model.backbone)
     last = max(depth.values())
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    kept = undecayed(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token"))
-            groups.setdefault((depth.get(name.removeprefix("backbone."), last), plain), []).append(parameter)
+            at = depth.get(name.removeprefix("backbone."), last)
+            groups.setdefault((at, name in kept), []).append(parameter)
     return [
         {"params": found, "lr": lr * decay ** (last - at), "weight_decay": 0.0 if plain else how.weight_decay}
         for (at, plain), found in groups.items()

@@ -151,16 +151,7 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
     torch.manual_seed(0)
     recipe = resolve(offering("Classifier", data="images")[0].name)(situate(ready))
     folder = cache / f"classifier-{ready.size}-{len(ready.train)}"
-    fit(
-        recipe.method,
-        ready.train,
-        views=recipe.views,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        batch_size=recipe.batch_size,
-        budget=CLASSIFIER,
-        out=folder,
-    )
+    fit(recipe, ready.train, budget=CLASSIFIER, out=folder)
     recipe.method.load_state_dict(load_file(folder / "model.safetensors"))
     return recipe.method.eval()
 

@@ -50,6 +50,7 @@ def _cost(model: Any, tokens: np.ndarray, length: int, device: torch.device | st
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
+    weights = [p for p in model.parameters() if p.requires_grad]
     was = model.training
     model.train()
     seconds = []
@@ -57,12 +58,11 @@ def _cost(model: Any, tokens: np.ndarray, length: int, device: torch.device | st
         begin = time.perf_counter()
         if i == 0:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-                model(batch)["loss"].backward()
+                torch.autograd.grad(model(batch)["loss"], weights, allow_unused=True)
         else:
-            model(batch)["loss"].backward()
+            torch.autograd.grad(model(batch)["loss"], weights, allow_unused=True)
             _wait(device)
             seconds.append(time.perf_counter() - begin)
-        model.zero_grad(set_to_none=True)
     model.train(was)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = sum(size for at, size in kept.items() if at not in own)

@@ -40,20 +40,21 @@ def measure(method: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]
     Raises SensoriumError where no layer repeats.
     """
     twin = copy.deepcopy(method)
-    twin.zero_grad(set_to_none=True)
     layers = repeated(twin)
     watch = _Watch(list(layers.values()))
     device = next(twin.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         with watch.over(twin):
             loss = twin(batch)["loss"]
-        loss.backward()
+        weights = [p for p in twin.parameters() if p.requires_grad]
+        slopes = torch.autograd.grad(loss, weights, allow_unused=True)
+    of = {id(p): slope for p, slope in zip(weights, slopes, strict=True) if slope is not None}
     rows = []
     names = list(layers)
     for i, found in watch.found.items():
         row: dict[str, Any] = {"layer": names[i]}
         row |= {field: sum(found[field]) / len(found[field]) if found[field] else None for field in FIELDS[:-1]}
-        rows.append(row | {"weight_gradient": _weight_gradient(layers[names[i]])})
+        rows.append(row | {"weight_gradient": _weight_gradient(layers[names[i]], of)})
     return rows
 
 
@@ -215,9 +216,9 @@ def _variance(x: Tensor) -> float:
     return float(_precise(x).var(correction=0))
 
 
-def _weight_gradient(layer: nn.Module) -> float | None:
-    """|dL/dw| / |w| over all trainable parameters of a layer."""
-    pairs = [(p, p.grad) for p in layer.parameters() if p.requires_grad and p.grad is not None]
+def _weight_gradient(layer: nn.Module, slopes: Mapping[int, Tensor]) -> float | None:
+    """|dL/dw| / |w| over all trainable parameters of a layer; ``slopes``: dL/dw by the parameter's ``id``."""
+    pairs = [(p, slopes[id(p)]) for p in layer.parameters() if id(p) in slopes]
     if not pairs:
         return None
     size, slope = (sum(float(_precise(x).square().sum()) for x in side) for side in zip(*pairs, strict=True))

@@ -6,12 +6,32 @@ target <- momentum target + (1 - momentum) source
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class EMA:
+    """A moving average of the trained weights, for evaluation (Polyak & Juditsky, 1992).
+
+    ``decay`` is the momentum of a long run. In a short one it would keep the weights that the run began with, so after
+    n steps the momentum is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ``ExponentialMovingAverage``.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay {self.decay}: it must be at least 0 and less than 1")
+
+    def momentum(self, steps: int) -> float:
+        """The momentum of the update after ``steps`` earlier ones."""
+        return min(self.decay, (1 + steps) / (10 + steps))
 
 
 def frozen_copy(module: M) -> M:

@@ -131,6 +131,8 @@ def pool(x: Tensor, lengths: Sequence[int]) -> Tensor:
 class Resampled(nn.Module):
     """A learned table [h, w, D], resampled to each image's grid: bicubic, MoonViT's; ``antialias`` as timm has it."""
 
+    undecayed = ("table",)
+
     def __init__(self, width: int, grid: tuple[int, int], *, antialias: bool = False, std: float = 0.02) -> None:
         super().__init__()
         self.table, self.antialias = nn.Parameter(torch.randn(*grid, width) * std), antialias
@@ -149,6 +151,8 @@ class Factorised(nn.Module):
     They are read at the index of the patch, or with ``fractional`` at its share of the image's side, linearly between
     entries. Raises ``SensoriumError`` that names the image where indices go beyond a table.
     """
+
+    undecayed = ("rows", "columns")
 
     def __init__(self, width: int, reach: tuple[int, int], *, fractional: bool = False, std: float = 0.02) -> None:
         super().__init__()

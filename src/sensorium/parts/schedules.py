@@ -19,11 +19,14 @@ def linear(start: float, end: float, fraction: float) -> float:
     return start + (end - start) * _clamped(fraction)
 
 
-def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.0) -> float:
-    """Learning-rate factor: a line from 0 to 1 during the first ``warmup`` of the budget, then a cosine to ``floor``."""
+def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.0, start: float = 0.01) -> float:
+    """Learning-rate factor: a line from ``start`` to 1 during the first ``warmup`` of the budget, then a cosine to ``floor``.
+
+    It begins above 0, so that the first step is not taken for nothing.
+    """
     fraction = _clamped(fraction)
     if fraction < warmup:
-        return fraction / warmup
+        return linear(start, 1.0, fraction / warmup)
     return cosine(1.0, floor, (fraction - warmup) / (1 - warmup)) if warmup < 1 else 1.0
 
 

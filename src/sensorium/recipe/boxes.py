@@ -17,12 +17,13 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.networks.fpn import FPN
 from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import undecayed
 from sensorium.recipe.recipe import Recipe, Settings
 
 
 def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Method], torch.optim.Optimizer]:
-    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate; biases and norms are not
-    decayed.
+    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate, decayed by the rule of
+    :func:`sensorium.recipe.optim.undecayed`.
 
     What a pyramid adds to the network inside it learns at the full rate.
     """
@@ -30,9 +31,10 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
     def build(method: Any) -> torch.optim.Optimizer:
         own = {id(parameter) for parameter in body_of(method).parameters()}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        for parameter in method.parameters():
+        kept = undecayed(method)
+        for name, parameter in method.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault((id(parameter) in own, parameter.ndim > 1), []).append(parameter)
+                groups.setdefault((id(parameter) in own, name not in kept), []).append(parameter)
         described = [
             {
                 "params": groups[key],

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from sensorium.abilities import TokenEncoder
 from sensorium.data.images.prepare import Situation
 from sensorium.method import Method
-from sensorium.recipe.recipe import Settings
+from sensorium.recipe.recipe import Builder, Settings
 
-UNDECAYED = ("cls_token", "pos_embed", "mask_token", "reg_token")
+# Learned tokens, queries and positions, by the names that networks give them.
+TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed", "query_embed")
 
 
-def adamw(
-    lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
-) -> Callable[[Method], torch.optim.Optimizer]:
-    """AdamW over the trainable parameters; biases, norms and learned tokens are not decayed (MAE, appendix A)."""
+def undecayed(module: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay leaves alone: a network's only rule.
+
+    Vectors and numbers (biases, norms, gains), and learned tokens, queries and positions (MAE, appendix A; Swin's bias
+    tables): what is named so (``TOKENS``, or the weight of an embedding of such a name), and what a module names in its
+    attribute ``undecayed``, a tuple of names inside it.
+    """
+    own = {
+        f"{place}.{name}".lstrip(".")
+        for place, part in module.named_modules()
+        for name in getattr(part, "undecayed", ())
+    }
+    found = set()
+    for name, parameter in module.named_parameters():
+        last = name.removesuffix(".weight").rpartition(".")[2]
+        if parameter.ndim <= 1 or last in TOKENS or name in own:
+            found.add(name)
+    return found
+
+
+def adamw(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
+    """AdamW over the trainable parameters; see :func:`undecayed` for those that are not decayed."""
 
     def build(method: Method) -> torch.optim.Optimizer:
-        decayed, plain = [], []
+        decayed, plain, kept = [], [], undecayed(method)
         for name, parameter in method.named_parameters():
             if parameter.requires_grad:
-                special = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in UNDECAYED
-                (plain if special else decayed).append(parameter)
+                (plain if name in kept else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sensorium.base.draw import Views
+from sensorium.data.rows import Rows
 from sensorium.method import Method
+from sensorium.parts.ema import EMA
+
+Builder = Callable[[Method], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,20 @@ class Settings(dict[str, Setting]):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run needs besides data and budget."""
+    """Everything that a run needs besides data and budget.
+
+    ``optimizers`` builds the optimizer of a method of one phase, or maps each phase to what builds its own. A parameter
+    group's ``lr_scale`` multiplies its rate. ``schedule``: share of the budget spent -> factor on each rate. With an
+    ``average`` it is the moving average of the weights that is judged and kept. ``derive``: what the rows become before
+    training, kept in a folder: the codes that another run makes of pictures, say.
+    """
 
     name: str
     method: Method
     views: Views
-    optimizer: Callable[[Method], torch.optim.Optimizer]
+    optimizers: Builder | Mapping[str, Builder]
     schedule: Callable[[float], float]
     batch_size: int
     settings: Settings
+    average: EMA | None = None
+    derive: Callable[[Rows, Path], Rows] | None = None

@@ -6,6 +6,7 @@ opens with :class:`Trained`. What was opened is recorded with the run: its folde
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
@@ -29,11 +30,15 @@ RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
     function = resolve(name)
-    known = list(inspect.signature(function).parameters)[1:]
-    if strange := [key for key in given if key not in known]:
-        raise SensoriumError(
-            f"{name} has no setting '{strange[0]}'. It has {', '.join(known)}; `sensorium train {name} --help` explains them."
-        )
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = list(parameters)[1:]
+        for unknown in (key for key in given if key not in known):
+            near = difflib.get_close_matches(unknown, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise SensoriumError(
+                f"{name} has no setting '{unknown}'.{hint} `sensorium train {name} --help` lists its settings."
+            )
     recipe: Recipe = function(on, **given)
     settings = Settings(recipe.settings)
     for key in given:

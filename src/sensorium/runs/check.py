@@ -33,6 +33,7 @@ from sensorium.method import Method, Progress
 from sensorium.pictures.boxes import enlarged, sheet, with_boxes
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.budget import Budget
+from sensorium.training.step import Step
 
 PICTURES = 8
 SECONDS, SHARE = 30.0, 0.05  # of a check, and of the training's budget, at most
@@ -144,24 +145,17 @@ def in_view(part: Boxed, index: int) -> dict[str, Any]:
 def _train(
     method: Method, recipe: Recipe, batch: dict[str, Any], device: str, seconds: float, steps: int
 ) -> tuple[list[float], float]:
-    optimizer = recipe.optimizer(method)
-    rates = [group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    def network(batch: dict[str, Any], *phase: str) -> dict[str, Any]:
+        with autocast(device, "bf16" if fast_bf16(device) else "float32"):
+            return method(batch, *phase)
+
+    step = Step(method, recipe.optimizers, recipe.schedule, network=network)
     losses: list[float] = []
     start = time.perf_counter()
     while len(losses) < steps and (len(losses) < 3 or time.perf_counter() - start < seconds):
         spent = max(len(losses) / steps, (time.perf_counter() - start) / seconds)
         at = Progress(len(losses), len(losses), min(1.0, spent))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * recipe.schedule(at.fraction)
-        method.before_step(at)
-        with autocast(device, "bf16" if fast_bf16(device) else "float32"):
-            loss = method(batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        method.before_update(at)
-        optimizer.step()
-        method.after_step(at)
-        losses.append(float(loss.detach()))
+        losses.append(float(step([batch], at)["loss"]))
         if not np.isfinite(losses[-1]):
             break
     return losses, time.perf_counter() - start

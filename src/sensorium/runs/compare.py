@@ -194,7 +194,7 @@ def _results(
         "baselines": beside,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
-            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
+            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
         },
         "runs": runs,
     }

@@ -21,8 +21,7 @@ EXTRAS = {
 CORE = (
     "torch",
     "torchvision",
-    "lightning",
-    "torchmetrics",
+    "lightning-fabric",
     "scikit-learn",
     "numpy",
     "pillow",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from sensorium.report.page import asset, page_of
 from sensorium.report.results import write_text
 from sensorium.runs.options import Common
 from sensorium.training.batches import Batches, Share
+from sensorium.training.step import Step
 
 GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers
 LEAST_ENTROPY = 0.1  # of uniform; below it attention is saturated
@@ -95,26 +96,18 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
     batches.load_state_dict({"step": steps})
     unseen = next(batches)
     batches.load_state_dict({"step": 0})
-    optimizer = recipe.optimizer(method)
-    rates = [group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    step = Step(method, recipe.optimizers, recipe.schedule)
     moments: Moments = []
     losses = []
-    for step in range(steps):
-        at = Progress(step, step * share.batch_size // len(rows), step / steps)
-        factor = recipe.schedule(at.fraction)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-        method.before_step(at)
-        if step == 0:
+
+    def batch() -> Iterator[dict[str, Any]]:  # asked for behind `before_step`, which is where the first measure belongs
+        if not moments:
             moments.append((0, measure(method, unseen)))
-        optimizer.zero_grad(set_to_none=True)
-        loss = method(next(batches))["loss"]
-        loss.backward()
-        method.before_update(at)
-        optimizer.step()
-        with torch.no_grad():
-            method.after_step(at)
-        losses.append(float(loss.detach()))
+        yield next(batches)
+
+    for k in range(steps):
+        at = Progress(k, k * share.batch_size // len(rows), k / steps)
+        losses.append(float(step(batch(), at)["loss"]))
     return [*moments, (steps, measure(method, unseen))], losses
 
 

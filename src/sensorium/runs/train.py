@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
-from sensorium.recipe.recipe import Recipe
+from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import Options
 from sensorium.runs.run import Run
@@ -67,7 +67,7 @@ def train_with(
 
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
-    from sensorium.training.fit import fit
+    from sensorium.training import fit as training
 
     allow(name)
     folder = run_folder(name, options)
@@ -102,29 +102,23 @@ def train_with(
             from sensorium.runs.check import check
 
             check(recipe, ready, options.budget, folder, progress=progress)
-    fit(
-        recipe.method,
-        ready.train,
-        views=recipe.views,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        batch_size=recipe.batch_size,
-        budget=options.budget,
-        out=folder,
+    how_to = training.Options(
         seed=options.seed,
         accumulate=options.accumulate,
         devices=options.devices,
         strategy=options.strategy,
         precision=options.precision,
-        online=judge_of(sort).online(ready),
         online_every=_online_every(options.budget),
         progress=progress,
-        settings={key: setting.value for key, setting in recipe.settings.items()}
-        | {f"input.{role}": run["digest"] for role, run in opened.items()},
     )
+    held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
+    bound = replace(recipe, settings=Settings(recipe.settings | held))  # goes on with the same inputs only
+    online = judge_of(sort).online(ready)
+    rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cached)
+    training.fit(bound, rows, budget=options.budget, out=folder, options=how_to, online=online)
     run = Run(folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
-        _keep_backbone(recipe.method.backbone, folder, situation)
+        _keep_backbone(run.backbone, folder, situation)
     return run
 
 

@@ -1,7 +1,8 @@
 """Checkpoints that survive: written atomically, the last good one kept, checked before they are trusted.
 
-``last.ckpt`` is Lightning's own format (weights, optimizer, loop) plus what a run needs to go on as if nothing had
-happened. When it is damaged, ``previous.ckpt`` takes its place. Nothing is ever unpickled: ``weights_only=True``.
+``last.ckpt`` holds the weights, the state of the step (optimizers, moving average) and what a run needs to go on as if
+nothing had happened. When it is damaged, ``previous.ckpt`` takes its place. Nothing is ever unpickled:
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,26 @@ from torch import Tensor
 
 from sensorium.base.files import replace
 from sensorium.errors import SensoriumError
-from sensorium.method import Method
-from sensorium.training.lightly import TorchCheckpointIO
+from sensorium.recipe.recipe import Recipe
+from sensorium.training.step import build_optimizers
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
 WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")
 
 
-class AtomicIO(TorchCheckpointIO):
-    """Lightning's way to the disk: to a temporary file, then into place, the former checkpoint becoming the previous."""
+def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write to a temporary file, then put it into place; the former checkpoint becomes the previous one."""
+    kept = "The previous checkpoint is whole. " if path.exists() else ""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        kept = "The previous checkpoint is whole. " if path.exists() else ""
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # Python's own file says what went wrong, torch's does not
+            torch.save(dict(checkpoint), file)
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # Python's own file says what went wrong, torch's does not
-                torch.save(checkpoint, file)
+    replace(path, write, former=path.with_name(PREVIOUS), kept=kept)
 
-        replace(path, write, former=path.with_name(PREVIOUS), kept=kept)
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
@@ -66,33 +69,33 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def fingerprint(
-    method: Method,
-    data: str,
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable[[float], float],
-    settings: Mapping[str, Any],
-) -> dict[str, str]:
-    """What must not change between a run and its continuation: each setting as a short string."""
-    shapes = {name: list(value.shape) for name, value in method.state_dict().items()}
-    plain = {
-        name: value
-        for name, value in vars(method).items()
-        if isinstance(value, bool | int | float | str | tuple) and not name.startswith("_") and name != "training"
+def fingerprint(recipe: Recipe, data: str, run: Mapping[str, Any]) -> dict[str, str]:
+    """What must not change between a run and its continuation: each setting as a short string.
+
+    It is what the recipe has resolved (settings, shapes, optimizers, schedule), so that an attribute of a method may get
+    another name. ``run`` are the run's own settings.
+    """
+    shapes = {name: list(value.shape) for name, value in recipe.method.state_dict().items()}
+    optimizers = build_optimizers(recipe.method, recipe.optimizers)
+    several = len(optimizers) > 1
+    return {
+        "method": type(recipe.method).__name__,
+        "weights": _digest(shapes),
+        **{f"optimizer.{k}" if several else "optimizer": _groups(o) for k, o in optimizers.items()},
+        "schedule": _text([round(float(recipe.schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
+        **({"average": _text(asdict(recipe.average))} if recipe.average else {}),
+        "data": data,
+        **{name: _text(value) for name, value in run.items()},
+        **{name: _text(setting.value) for name, setting in recipe.settings.items()},
     }
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> str:
     groups = [
         {name: value for name, value in group.items() if name != "params"} | {"params": len(group["params"])}
         for group in optimizer.param_groups
     ]
-    return {
-        "method": type(method).__name__,
-        "weights": _digest(shapes),
-        **{f"method.{name}": _text(value) for name, value in plain.items()},
-        "optimizer": f"{type(optimizer).__name__} {_text(groups)}" if len(groups) == 1 else _digest(groups),
-        "schedule": _text([round(float(schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
-        "data": data,
-        **{name: _text(value) for name, value in settings.items()},
-    }
+    return f"{type(optimizer).__name__} {_text(groups)}" if len(groups) == 1 else _digest(groups)
 
 
 def check_settings(found: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:

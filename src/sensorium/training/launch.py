@@ -1,8 +1,9 @@
 """Several processes for one run, from a command line, a notebook or a test alike.
 
-Lightning's launchers either run the caller's script again (which repeats whatever it did before) or fork (which hangs
+Fabric's launchers either run the caller's script again (which repeats whatever it did before) or fork (which hangs
 threads and forbids CUDA). Here the caller stays process 0, and the others are fresh interpreters that receive the run
-itself, closures included, through a pipe. Under ``torchrun`` the processes exist already, and nothing is started.
+itself, closures included, through a pipe. Under ``torchrun`` or ``srun`` the processes exist already, and nothing is
+started.
 """
 
 from __future__ import annotations
@@ -29,9 +30,18 @@ _PATIENCE = 300.0  # seconds for a process to end once the first has
 
 def rank_and_world() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) when nothing was launched."""
+    if by_srun():
+        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     if "LOCAL_RANK" not in os.environ:
         return 0, 1
     return int(os.environ.get("RANK", os.environ["LOCAL_RANK"])), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def by_srun() -> bool:
+    """Whether SLURM's ``srun`` started several tasks, and this is one of them."""
+    if "LOCAL_RANK" in os.environ or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return False
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from sensorium.base.files import Table
-from sensorium.training.lightly import TensorBoardLogger
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
@@ -27,35 +26,23 @@ _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 class Record:
     """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read."""
 
-    def __init__(self, out: Path, *, step: int, accumulate: int, first: bool, eager: bool) -> None:
+    def __init__(self, out: Path, *, step: int, first: bool, eager: bool) -> None:
         """Continue at ``step``; ``first`` in the process that writes; ``eager`` where reading a number costs nothing."""
         self.loss = math.nan
-        self._accumulate, self._eager = accumulate, eager
-        self._names: tuple[str, ...] = ()
-        self._packed: Tensor | None = None
+        self._eager = eager
         self._rows: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
         self._flushed, self._bad = time.perf_counter(), False
         self._metrics = self._online = self._board = None
         if first:
             self._metrics = Table(out / "metrics.csv", before=step)
             self._online = Table(out / "online.csv", before=step + 1)
-            self._board = TensorBoardLogger(out, "tensorboard", version="", purge_step=step)
+            self._board = _Board(out / "tensorboard", step)
 
-    def note(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Add a micro-batch's scalars to the present step's."""
-        like = scalars["loss"]
-        assert isinstance(like, Tensor)
-        values = [torch.as_tensor(v).detach().to(like.device, torch.float32).reshape(()) for v in scalars.values()]
-        packed = torch.stack(values)
-        self._packed = packed if self._packed is None else self._packed + packed
-        self._names = tuple(scalars)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Close the step that ``row`` (step, seconds, images, lr) describes."""
-        assert self._packed is not None
-        values, self._packed = self._packed / self._accumulate, None
-        self._rows.append((row, self._names, values))
-        if self._eager and not math.isfinite(float(values[self._names.index("loss")])):
+    def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
+        """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, images, lr) describes."""
+        values = torch.stack(list(scalars.values()))
+        self._rows.append((row, tuple(scalars), values))
+        if self._eager and not math.isfinite(float(scalars["loss"])):
             self._bad = True
 
     def due(self) -> bool:
@@ -90,7 +77,7 @@ class Record:
             self._metrics.extend(done)
             for row in done:
                 if row["step"] % _TENSORBOARD_STEPS == 0:
-                    self._board.log_metrics({k: v for k, v in row.items() if k != "step"}, row["step"])
+                    self._board.add({k: v for k, v in row.items() if k != "step"}, row["step"])
         return bad
 
     def looked(self, row: dict[str, Any]) -> None:
@@ -98,7 +85,7 @@ class Record:
         if self._online is not None and self._board is not None:
             self._online.extend([row])
             skipped = ("step", "seconds", "images")
-            self._board.log_metrics({f"online/{k}": v for k, v in row.items() if k not in skipped}, row["step"])
+            self._board.add({f"online/{k}": v for k, v in row.items() if k not in skipped}, row["step"])
 
     def sync(self) -> None:
         for table in (self._metrics, self._online):
@@ -113,7 +100,27 @@ class Record:
             if table is not None:
                 table.close()
         if self._board is not None:
-            self._board.experiment.close()
+            self._board.close()
+
+
+class _Board:
+    """TensorBoard's files in ``folder``; what they hold from ``step`` on is to be forgotten."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+        self._writer: Any = None
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.generative.token_prior.decoder import cache_of, logits_of
 from sensorium.abilities import ClassConditional
+from sensorium.generative.token_prior.decoder import cache_of, logits_of
 from sensorium.method import Method
 from sensorium.parts.sampling import write_tokens
 
@@ -76,9 +76,7 @@ class TokenPrior(Method, ClassConditional):
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
-    def sample(
-        self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0
-    ) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
         """``n`` pictures [n, 3, H, W] in -1..1, each of the class ``condition``; left out, all classes in turn.
 
         Raises ValueError for a ``guidance`` other than 1: nothing was learned to be guided away from.

@@ -64,7 +64,9 @@ def token_prior(
     if not isinstance(tokenizer, Tokenizer):
         raise SensoriumError(f"--tokens {tokens}: must be a run of a system that turns pictures into codes.")
     if run.situation.image_size != on.image_size:
-        raise SensoriumError(f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}.")
+        raise SensoriumError(
+            f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}."
+        )
     s.note(tokens=tokens)
     channels: int = s.pick("width", width, 128 if small else 768, why)
     layers: int = s.pick("depth", depth, 4 if small else 12, why)

@@ -86,15 +86,19 @@ def vqgan(
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     rate: float = s.pick("lr", lr, 2e-3 if small else 4.5e-6 * batch, f"{why}; the authors' is 4.5e-6 a picture")
     other: float = s.pick("discriminator_lr", discriminator_lr, rate / 2 if small else rate, why)
-    weight: float = s.pick("adversarial_weight", adversarial_weight, 0.1 if small else 0.8, f"{why}; the paper's is 0.8")
+    weight: float = s.pick(
+        "adversarial_weight", adversarial_weight, 0.1 if small else 0.8, f"{why}; the paper's is 0.8"
+    )
     channels: int = s.pick("discriminator_width", discriminator_width, 32 if small else 64, why)
-    deep: int = s.pick("discriminator_depth", discriminator_depth, 2 if on.image_size <= 64 else 3, f"{on.image_size} px")
+    deep: int = s.pick(
+        "discriminator_depth", discriminator_depth, 2 if on.image_size <= 64 else 3, f"{on.image_size} px"
+    )
     s.note(warmup=warmup, start=start, perceptual_weight=perceptual_weight, revive=revive, clip=clip, flip=flip)
     s.note(features=features, lpips=lpips)
     try:
         encoder, decoder = autoencoder(size, on.image_size)
         method = VQGAN(
-            encoder, decoder, Quantizer(words, width), PatchDiscriminator(3, channels, deep), (on.image_size,) * 2,
+            encoder, decoder, Quantizer(words, width), PatchDiscriminator(3, channels, deep), (on.image_size, on.image_size),
             perceptual=seen, perceptual_weight=perceptual_weight, adversarial_weight=weight, start=start, revive=revive,
             memory=0.95 if small else 0.99, clip=clip,
         )  # fmt: skip
@@ -123,7 +127,9 @@ def _perceptual(features: str | None, lpips: str | None, on: Situation) -> Perce
     run = Trained(features)
     network = getattr(run.recipe.method if not run.finished else run.method, "backbone", None)
     if not isinstance(network, MapEncoder):
-        raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps, simclr say.")
+        raise SensoriumError(
+            f"--features {features}: must be a run with a network that gives feature maps, simclr say."
+        )
     described = f"{run.info['recipe']}, trained on {run.info['data']['path']}"
     return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
 

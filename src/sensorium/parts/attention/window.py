@@ -26,6 +26,8 @@ class WindowAttention(nn.Module):
     rows, then of columns, from the most negative on: the layout of published checkpoints.
     """
 
+    undecayed = ("bias_table",)
+
     def __init__(
         self,
         width: int,

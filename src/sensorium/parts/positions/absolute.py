@@ -84,6 +84,8 @@ class Learned(Absolute):
     never on the length of the text. Raises ValueError where the rule cannot reach so far.
     """
 
+    undecayed = ("table",)
+
     def __init__(
         self,
         width: int,

@@ -29,6 +29,7 @@ class T5(Positions):
     """
 
     attention = frozenset({"softmax"})
+    undecayed = ("table.weight",)
 
     def __init__(self, heads: int, *, buckets: int = 32, distance: int = 128, bidirectional: bool = True) -> None:
         super().__init__()
@@ -93,6 +94,7 @@ class Shaw(Positions):
     """
 
     attention = frozenset({"softmax"})
+    undecayed = ("keys", "values")
 
     def __init__(self, head_dim: int, clip: int) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class TransformerXL(Positions):
     """
 
     attention = frozenset({"softmax"})
+    undecayed = ("u", "v")
 
     def __init__(self, width: int, heads: int, head_dim: int, *, clamp: int | None = None) -> None:
         super().__init__()

@@ -71,6 +71,8 @@ class OadTR(Method, OnlineDetector):
     Defaults are the authors' for THUMOS14.
     """
 
+    undecayed = ("token", "positions", "queries")
+
     def __init__(
         self,
         features: int,

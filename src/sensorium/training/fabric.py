@@ -1,0 +1,187 @@
+"""Lightning Fabric: devices, precision, and several processes. The loop is ours.
+
+``fabric_for`` makes one for a run. What sharded weights (FSDP2) need elsewhere is here too: ``unsharded`` to call a
+method outside of its step, ``whole`` and ``spread`` between a process's part of a state and the checkpoint's whole one,
+so that a checkpoint is the same whatever the strategy that wrote it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from sensorium.errors import SensoriumError
+from sensorium.method import Method
+from sensorium.training.launch import by_srun, rank_and_world
+from sensorium.training.options import Options
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Inside, importing ``name`` fails as it does where the package is not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  the import system's own word for it
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+# Fabric imports torchmetrics to see its version (for a class that is not used here), and torchmetrics imports transformers
+# and SciPy's signal processing where they are installed: eight seconds of a process's start.
+with _without("torchmetrics"):
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+    from lightning_fabric.strategies.strategy import Strategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+
+class _Autocast(MixedPrecision):
+    """Autocast of the forward pass, and of nothing else: a box's corners don't survive bfloat16, nor does a loss."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        return data
+
+    def unscale_gradients(self, optimizer: Any) -> None:
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)  # fused optimizers too: the scaler tells them that it is done
+
+
+def fabric_for(options: Options, method: Method) -> Fabric:
+    """A launched Fabric for this process's part of a run of ``method``."""
+    world, kind = rank_and_world()[1], torch.device(options.device).type
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or (os.environ["SLURM_NTASKS_PER_NODE"] if by_srun() else world))
+    plugins: list[Any] = []
+    mixed = options.precision.endswith("-mixed")
+    try:
+        if mixed:
+            of_cpu = (
+                "bf16-mixed" if kind == "cpu" else options.precision
+            )  # a CPU has no float16 autocast worth its scaling
+            plugins.append(_Autocast(of_cpu, kind))  # pyright: ignore[reportArgumentType]  checked before
+        if (environment := _environment()) is not None:
+            plugins.append(environment)
+        fabric = Fabric(
+            accelerator={"cuda": "gpu"}.get(kind, kind),
+            devices=here,
+            num_nodes=max(1, world // here),
+            strategy=_strategy(options.strategy, method, world),
+            precision=None if mixed else options.precision,  # pyright: ignore[reportArgumentType]  checked before
+            plugins=plugins,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError, ImportError, KeyError, MisconfigurationException) as error:
+        said = " ".join(str(error).split())
+        raise SensoriumError(f"strategy {options.strategy!r} does not work here: {said}") from error
+    return fabric
+
+
+def _environment() -> ClusterEnvironment | None:
+    """Who started the processes: torchrun (which Fabric recognises), srun, or :mod:`sensorium.training.launch`."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    return SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()
+
+
+def _strategy(name: str, method: Method, world: int) -> Strategy | str:
+    if name == "fsdp":
+        if world == 1:
+            raise ValueError("it spreads the weights over several devices; use --devices 2 or more.")
+        return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
+    if name == "ddp" or (name == "auto" and world > 1):
+        # what a phase leaves alone would be waited for
+        return DDPStrategy(find_unused_parameters=len(method.phases) > 1)
+    return name
+
+
+def _shard(method: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP2 of the whole method as one unit, so that every part of it may be called once it is unsharded."""
+    from torch.distributed.fsdp import fully_shard
+
+    whole = {p for p in method.parameters() if p.ndim == 0}  # a temperature cannot be divided
+    for p in whole:
+        if p.requires_grad:
+            p.register_post_accumulate_grad_hook(_mean_over_processes)
+    fully_shard(method, mesh=mesh["data_parallel"], ignored_params=whole)
+    return method
+
+
+def _mean_over_processes(p: Tensor) -> None:
+    assert p.grad is not None
+    dist.all_reduce(p.grad)
+    p.grad /= dist.get_world_size()
+
+
+@contextmanager
+def unsharded(method: nn.Module) -> Iterator[None]:
+    """Inside, every process has all the weights of ``method``. All of them must enter."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(method, FSDPModule):
+        method.unshard()
+        try:
+            yield
+        finally:
+            method.reshard()
+    else:
+        yield
+
+
+def whole(state: Any) -> Any:
+    """A nested state with every sharded tensor put together, in the CPU's memory. All processes must take part."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(state, DTensor):
+        return state.full_tensor().cpu()
+    if isinstance(state, Mapping):
+        return {key: whole(value) for key, value in state.items()}
+    return [whole(value) for value in state] if isinstance(state, list) else state
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; another tensor as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def spread(value: Any, like: Tensor) -> Any:
+    """A tensor of a checkpoint as the parameter ``like`` lies on the devices; anything else as it is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fabric's advice is for people who write training loops; those who run one get ours."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning_(fabric|utilities)\..*")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,266 @@
+"""The loop around the step: what a run does between two updates.
+
+Each step gets its seed, its place in the budget and its row in the table; after it come the decisions to look, to save or
+to stop, on which all processes agree. What an update itself is stands in :mod:`sensorium.training.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed as dist
+
+from sensorium.base.draw import step_seed
+from sensorium.base.files import write_json
+from sensorium.base.terminal import Display
+from sensorium.data.rows import Rows
+from sensorium.errors import SensoriumError
+from sensorium.method import Progress
+from sensorium.recipe.recipe import Recipe
+from sensorium.training.batches import Batches
+from sensorium.training.budget import Budget, Clock
+from sensorium.training.checkpoints import LAST, WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from sensorium.training.fabric import local, spread, unsharded, whole
+from sensorium.training.monitor import Online, collapsed, look
+from sensorium.training.options import Options
+from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
+from sensorium.training.step import Step
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of views and shuffling
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each process of a run needs. ``settings`` is what a continuation must share with its start; ``checkpoint``
+    and ``steps`` where it goes on."""
+
+    recipe: Recipe
+    rows: Rows
+    budget: Budget
+    out: Path
+    options: Options
+    online: Online | None
+    settings: Mapping[str, str]
+    checkpoint: Path | None
+    steps: int
+    notes: tuple[str, ...]
+
+
+class Loop:
+    """Trains the job's method on ``batches``; ``steps`` taken and ``seconds`` of training so far."""
+
+    def __init__(
+        self,
+        job: Job,
+        fabric: Fabric,
+        batches: Batches,
+        record: Record,
+        display: Display,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.job, self.fabric, self.batches = job, fabric, batches
+        self.record, self.display, self.interrupted = record, display, interrupted
+        self.recipe, self.options, self.method = job.recipe, job.options, job.recipe.method
+        self.steps, self.seconds, self.fraction, self.peak = 0, 0.0, 0.0, 0.0
+        self.clock, self.warning, self.stopped = Clock(), None, False
+        self._saved_at, self._save_cost = 0.0, 0.0
+        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, share of the budget
+        self._group: Any = None
+        if fabric.world_size > 1:
+            self._group = dist.new_group(backend="gloo")  # agreements on the CPU need no wait for the GPU
+        self._kind = type(self.method).__name__  # sharding gives the method another class
+        self._build()
+
+    def _build(self) -> None:
+        """Weights first, so that sharding and the optimizers find them; then the optimizers and their state."""
+        found = load_checkpoint(self.job.checkpoint) if self.job.checkpoint else None
+        if found:
+            self.method.load_state_dict(found["state_dict"])
+        try:
+            network = self.fabric.setup_module(self.method)
+        except (ValueError, NotImplementedError) as error:
+            said = " ".join(str(error).split())
+            raise SensoriumError(f"strategy {self.options.strategy!r} does not work here: {said}") from error
+        self.step = Step(
+            self.method,
+            self.recipe.optimizers,
+            self.recipe.schedule,
+            network=network,
+            fabric=self.fabric,
+            accumulate=self.options.accumulate,
+            average=self.recipe.average,
+        )
+        if found:
+            self._restore(found)
+
+    def _restore(self, found: dict[str, Any]) -> None:
+        state = found["sensorium"]
+        self.steps, self.seconds, self.peak = state["steps"], state["seconds"], state["peak"]
+        self.batches.waited, self.batches.augmented = state["waited"], state["augmented"]
+        self._looked_at, self._looked_time, self._looked_fraction = state["looked"]
+        for phase, optimizer in self.step.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            kept = found["step"]["optimizers"][phase]["state"]
+            for i, values in kept.items():
+                kept[i] = {name: spread(value, parameters[i]) for name, value in values.items()}
+        averages = found["step"]["average"]
+        found["step"]["average"] = {name: spread(value, self.step.average[name]) for name, value in averages.items()}
+        self.step.load_state_dict(found["step"])
+        self.fabric.strategy.precision.load_state_dict(found["precision"])
+
+    def run(self) -> None:
+        """Train until the budget is spent or somebody asks to stop; then leave the weights, if it is spent."""
+        reset_peak_memory(self.fabric.device)
+        self.batches.device = self.fabric.device
+        self.batches.load_state_dict({"step": self.steps})
+        self.clock = Clock(self.seconds)
+        self._saved_at = self.seconds
+        self.fraction = self._spent()
+        if self.steps == 0:
+            self._look()
+        self.display.start()
+        self.clock.start()
+        while self.fraction < 1 and not self.stopped:
+            self._seed()
+            at = Progress(self.steps, self.images // self.batches.order.count, self.fraction)
+            scalars = self.step(islice(self.batches, self.options.accumulate), at)
+            self.steps += 1
+            row = {"step": self.steps - 1, "seconds": round(self.clock.elapsed, 4), "images": self.images}
+            self.record.add(row | {"lr": self.step.lr}, scalars)
+            self._decide()
+        if self.fraction >= 1:
+            self._leave_weights()
+
+    @property
+    def images(self) -> int:
+        """How many samples the steps taken have seen."""
+        return self.steps * self.batches.share.batch_size
+
+    # -- between two steps --
+
+    def _seed(self) -> None:
+        seed = step_seed(step_seed(self.options.seed, _DROPOUT + self.fabric.global_rank), self.steps)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every absent device too: 2 ms
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.fabric.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
+    def _spent(self) -> float:
+        size, images = self.batches.share.batch_size, self.batches.order.count
+        return self.job.budget.spent(steps=self.steps, seconds=self.seconds, batch_size=size, images=images)
+
+    def _decide(self) -> None:
+        now = self.clock.elapsed
+        patience = max(self.options.checkpoint_every, 20 * self._save_cost)  # saving takes 5 % of the time at most
+        flags = self.interrupted(), now - self._saved_at >= patience, self._look_due(now)
+        self.seconds, (stop, save, looking) = self._agree(now, *flags)
+        self.fraction = self._spent()
+        done = self.fraction >= 1
+        if stop or save or looking or done or self.record.due():
+            self._write_rows()
+        if self.display.due():
+            self.display.update(
+                fraction=self.fraction, step=self.steps, images=self.images, seconds=now, loss=self.record.loss
+            )
+        if stop or save or looking or done:
+            with self.clock.paused():
+                if looking or (done and self._looked_at != self.steps):
+                    self._look()
+                self._save()
+        self.stopped = stop
+
+    def _agree(self, seconds: float, *flags: bool) -> tuple[float, tuple[bool, ...]]:
+        """The first process's clock and the flags that any process raised, the same in all processes."""
+        if self._group is not None:
+            own = seconds if self.fabric.global_rank == 0 else 0.0
+            votes = torch.tensor([own, *map(float, flags)], dtype=torch.float64)
+            dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._group)
+            seconds, *raised = votes.tolist()
+            flags = tuple(bool(flag) for flag in raised)
+        return seconds, flags
+
+    def _write_rows(self) -> None:
+        bad = self.record.flush()
+        if bad is None:
+            return
+        indices = self.batches.order(bad["step"]).tolist()
+        if self.fabric.global_rank == 0:
+            write_json(self.job.out / "nan_batch.json", {**bad, "indices": indices})
+        raise SensoriumError(
+            f"{self.job.out.name}: the loss is not a number at step {bad['step']} (terms: {', '.join(bad['terms'])}; learning "
+            f"rate {bad['lr']:.3g}; its images are listed in {self.job.out / 'nan_batch.json'}). The last good checkpoint "
+            "was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
+        )
+
+    # -- looking and saving --
+
+    def _look_due(self, now: float) -> bool:
+        if self.job.online is None:
+            return False
+        every = self.options.online_every
+        if isinstance(every, str):
+            return self._spent() - self._looked_fraction >= float(every.removesuffix("%")) / 100 - 1e-9
+        return now - self._looked_time >= every
+
+    def _look(self) -> None:
+        self._looked_at, self._looked_time, self._looked_fraction = self.steps, self.clock.elapsed, self._spent()
+        if self.job.online is None and self._group is None:
+            return
+        with self.step.averaged(), unsharded(self.method):
+            if self.job.online is None:  # the first process looks; the others wait at their next agreement
+                return
+            found = look(self.job.online, self.method)
+        row = {"step": self.steps, "seconds": round(self.seconds, 4), "images": self.images, **found}
+        warning = collapsed(row) if self.steps else None
+        if warning and not self.warning:
+            self.display.say(f"Warning: {warning}")
+        self.warning = warning
+        self.record.looked(row)
+
+    def _save(self) -> None:
+        weights = [local(p).detach() for p in self.method.parameters() if p.is_floating_point()]
+        finite = torch.stack([torch.isfinite(p).all() for p in weights if p.numel()] or [torch.tensor(True)]).all()
+        if self._agree(0.0, not bool(finite))[1][0]:
+            raise SensoriumError(
+                f"{self.job.out.name}: weights are no longer numbers after step {self.steps - 1}, though the loss was. "
+                "The last good checkpoint was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
+            )
+        self.record.sync()
+        watch = Clock()
+        watch.start()
+        checkpoint = {
+            "state_dict": whole(self.method.state_dict()),
+            "step": whole(self.step.state_dict()),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "sensorium": self._state(),
+        }
+        if self.fabric.global_rank == 0:
+            save_checkpoint(checkpoint, self.job.out / LAST)
+        self._saved_at, self._save_cost = self.clock.elapsed, watch.elapsed
+
+    def _state(self) -> dict[str, Any]:
+        self.peak = max(self.peak, peak_memory_mb(self.fabric.device))
+        return {
+            "steps": self.steps,
+            "seconds": self.clock.elapsed,
+            "waited": self.batches.waited,
+            "augmented": self.batches.augmented,
+            "peak": self.peak,
+            "looked": [self._looked_at, self._looked_time, self._looked_fraction],
+            "settings": dict(self.job.settings),
+        }
+
+    def _leave_weights(self) -> None:
+        self.step.keep_average()
+        weights = whole(self.method.state_dict())
+        if self.fabric.global_rank == 0:
+            save_weights(weights, self.job.out / WEIGHTS, {"method": self._kind, "steps": str(self.steps)})

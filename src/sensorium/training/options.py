@@ -1,0 +1,64 @@
+"""How a run is carried out, apart from what it learns (its recipe) and from what (its data)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from sensorium.base.precision import resolve_precision
+from sensorium.errors import SensoriumError
+from sensorium.training.batches import Share
+from sensorium.training.launch import rank_and_world
+
+
+@dataclass(frozen=True)
+class Options:
+    """accumulate: pieces that each device's part of a batch is taken in. device: "auto", "cpu", "cuda" or "mps".
+    strategy: "auto", "ddp", "fsdp" or another of Fabric's names. precision: "auto" or a name of
+    :mod:`sensorium.base.precision`. online_every: training seconds between two looks, or "10%" of the budget.
+    checkpoint_every: training seconds.
+    """
+
+    seed: int = 0
+    accumulate: int = 1
+    devices: int = 1
+    device: str = "auto"
+    strategy: str = "auto"
+    precision: str = "auto"
+    online_every: float | str = 60.0
+    checkpoint_every: float = 30.0
+    progress: bool = True
+
+    def resolved(self, batch_size: int) -> Options:
+        """With this machine's device and precision; SensoriumError where one thing does not go with another."""
+        device = _device(self.device, self.devices)
+        precision = resolve_precision(self.precision, device)
+        Share(batch_size, self.accumulate, 0, max(self.devices, rank_and_world()[1]))
+        _check_every(self.online_every)
+        return replace(self, device=device, precision=precision)
+
+
+def _device(asked: str, count: int) -> str:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = ("cuda" if cuda else "mps" if mps else "cpu") if asked == "auto" else asked
+    if device not in ("cpu", "cuda", "mps"):
+        raise SensoriumError(f"device {asked!r} is unknown: choose auto, cpu, cuda or mps.")
+    if (device == "cuda" and not cuda) or (device == "mps" and not mps):
+        raise SensoriumError(f"device {device!r} is not available here: use --device cpu, or see `sensorium doctor`.")
+    most = torch.cuda.device_count() if device == "cuda" else 1 if device == "mps" else os.cpu_count() or 1
+    if not 1 <= count <= most and rank_and_world()[1] == 1:
+        raise SensoriumError(
+            f"{count} devices were asked for; this machine has {most} for {device}: use --devices {most}."
+        )
+    return device
+
+
+def _check_every(every: float | str) -> None:
+    if isinstance(every, str):
+        number = every.removesuffix("%")
+        if every == number or not number.replace(".", "", 1).isdigit() or not 0 < float(number) <= 100:
+            raise SensoriumError(f"online_every {every!r} is neither seconds nor a share of the budget such as '10%'.")
+    elif every < 0:
+        raise SensoriumError(f"online_every is {every}: it must not be negative.")

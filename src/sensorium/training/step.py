@@ -1,0 +1,208 @@
+"""One step of training: the only code in the house that calls ``backward`` and an optimizer.
+
+    rates       <- base_lr * lr_scale * schedule(share of the budget spent)
+    before_step
+    each phase:    each micro-batch: loss / micro-batches, backward      (only the phase's parameters take gradients)
+                   before_update, clipping, the phase's optimizer, gradients are dropped
+    after_step
+    average     <- m average + (1 - m) weights
+
+A run, the check by heart, ``signal``, fine-tuning and the contract test all take this step. It works in anyone's loop:
+
+    step = Step(method, lambda m: torch.optim.AdamW(m.parameters()), lambda fraction: 1.0)
+    scalars = step([batch], Progress(k, 0, k / steps))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.method import Method, Progress
+from sensorium.parts.ema import EMA
+from sensorium.recipe.recipe import Builder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Schedule = Callable[[float], float]
+
+
+class Step:
+    """What changes ``method``'s weights.
+
+    optimizers: a builder, or one for each of the method's phases. schedule: share of the budget -> factor on the rates.
+    network: what is called in place of ``method``: the same wrapped for several processes, or under autocast.
+    fabric: takes over backward, loss scaling and agreement between processes where ``network`` is of its making.
+    accumulate: micro-batches a step. clip: the largest norm of a phase's gradients.
+    Raises ValueError where the builders are not those of the method's phases.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizers: Builder | Mapping[str, Builder],
+        schedule: Schedule,
+        *,
+        network: Callable[..., dict[str, Tensor]] | None = None,
+        fabric: Fabric | None = None,
+        accumulate: int = 1,
+        clip: float | None = None,
+        average: EMA | None = None,
+    ) -> None:
+        self.method, self.schedule, self.accumulate, self.clip = method, schedule, accumulate, clip
+        self.network: Any = method if network is None else network
+        self.fabric, self.ema = fabric, average
+        self.optimizers = build_optimizers(method, optimizers)
+        self._updates: dict[str, Any] = {
+            k: fabric.setup_optimizers(o) if fabric else o for k, o in self.optimizers.items()
+        }
+        owned = {k: {id(p) for g in o.param_groups for p in g["params"]} for k, o in self.optimizers.items()}
+        self.parameters = {k: [p for p in method.parameters() if id(p) in owned[k]] for k in owned}
+        named = {n: p for n, p in method.named_parameters() if any(id(p) in ids for ids in owned.values())}
+        self._averaged = named if average else {}
+        self.average = {name: _precise(p.detach()).clone() for name, p in self._averaged.items()}
+
+    def __call__(self, batches: Iterable[Mapping[str, Any]], at: Progress) -> dict[str, Tensor]:
+        """Take the step at ``at`` on ``accumulate`` micro-batches.
+
+        -> the mean over micro-batches of each scalar, 0-d float32. With several phases ``loss`` is the sum of theirs, and
+        what a phase gives is named ``phase/name``.
+        """
+        self._set_rates(at)
+        self.method.before_step(at)
+        several = len(self.optimizers) > 1
+        if several:
+            batches = list(batches)
+        scalars: dict[str, Tensor] = {}
+        for phase in self.optimizers:
+            found = self._update(batches, at, phase, (phase,) if several else ())
+            scalars |= {f"{phase}/{name}": x for name, x in found.items()} if several else found
+        if several:
+            scalars = {"loss": torch.stack([scalars[f"{phase}/loss"] for phase in self.optimizers]).sum()} | scalars
+        with torch.no_grad():
+            self.method.after_step(at)
+            self._move_average(at)
+        return scalars
+
+    def _update(
+        self, batches: Iterable[Mapping[str, Any]], at: Progress, phase: str, told: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        optimizer, rows = self.optimizers[phase], []
+        self.method.zero_grad()
+        with self._only(phase):
+            for i, batch in enumerate(batches, 1):
+                with self._waiting(i < self.accumulate):
+                    found = self.network(batch, *told)
+                    self._backward(found["loss"] / self.accumulate)
+                rows.append({name: torch.as_tensor(x).detach() for name, x in found.items()})
+            if self.fabric is not None:
+                self.fabric.strategy.precision.unscale_gradients(optimizer)
+            self.method.before_update(at)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters[phase], self.clip)
+            self._updates[phase].step()
+        self.method.zero_grad()
+        return _mean(rows)
+
+    # -- what a step needs --
+
+    @property
+    def lr(self) -> float:
+        """The present rate of the first parameter group."""
+        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
+
+    def _set_rates(self, at: Progress) -> None:
+        factor = self.schedule(at.fraction)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.fabric is None:
+            loss.backward()
+        else:
+            self.fabric.backward(loss)
+
+    def _waiting(self, more: bool) -> Any:
+        """Processes add their gradients up with the last micro-batch only."""
+        return self.fabric.no_backward_sync(self.network, enabled=more) if self.fabric and more else nullcontext()
+
+    @contextmanager
+    def _only(self, phase: str) -> Iterator[None]:
+        """Other phases' parameters take no gradient: a discriminator that judges the generator is not trained by that."""
+        own = {id(p) for p in self.parameters[phase]}
+        others = [p for ps in self.parameters.values() for p in ps if id(p) not in own and p.requires_grad]
+        try:
+            for p in others:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
+
+    # -- the moving average --
+
+    def _move_average(self, at: Progress) -> None:
+        if self.ema is not None:
+            new = [_precise(p.detach()) for p in self._averaged.values()]
+            weight = 1 - self.ema.momentum(at.step)
+            torch._foreach_lerp_(list(self.average.values()), new, weight)  # pyright: ignore[reportPrivateImportUsage]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the method has the averaged weights, where there are any."""
+        kept = [p.detach().clone() for p in self._averaged.values()]
+        self.keep_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, own in zip(self._averaged.values(), kept, strict=True):
+                    p.copy_(own)
+
+    @torch.no_grad()
+    def keep_average(self) -> None:
+        """Give the method the averaged weights for good."""
+        for name, p in self._averaged.items():
+            p.copy_(self.average[name])
+
+    # -- what a run goes on from --
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": {k: o.state_dict() for k, o in self.optimizers.items()}, "average": dict(self.average)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for phase, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][phase])
+        for name, value in self.average.items():
+            value.copy_(state["average"][name])
+
+
+def build_optimizers(method: Method, optimizers: Builder | Mapping[str, Builder]) -> dict[str, torch.optim.Optimizer]:
+    """An optimizer a phase, in the phases' order; each group keeps its full rate as ``base_lr``."""
+    builders = optimizers if isinstance(optimizers, Mapping) else dict.fromkeys(method.phases[:1], optimizers)
+    if set(builders) != set(method.phases):
+        named = ", ".join(method.phases)
+        raise ValueError(f"{type(method).__name__} has the phases {named}: one optimizer is needed for each of them")
+    built = {phase: builders[phase](method) for phase in method.phases}
+    for optimizer in built.values():
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"] * group.get("lr_scale", 1.0)
+    return built
+
+
+def _mean(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Each scalar's mean over the micro-batches, on the loss's device; one small tensor, so that a GPU is not asked often."""
+    like = rows[0]["loss"]
+    packed = [torch.stack([x.to(like.device, torch.float32).reshape(()) for x in row.values()]) for row in rows]
+    return dict(zip(rows[0], (sum(packed[1:], packed[0]) / len(rows)).unbind(), strict=True))
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Half precision would round an average's small steps away."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
