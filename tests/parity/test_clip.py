@@ -16,15 +16,9 @@ from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.vit import ViT
-from sensorium.published.clip import (
-    OPENAI,
-    export_hf,
-    from_open_clip,
-    hf_clip,
-    load_hf,
-    open_clip,
-    to_open_clip,
-)
+from sensorium.published.clip import HF, OPENAI, export_hf, from_open_clip, load_hf, to_open_clip
+from sensorium.published.format import write
+from sensorium.published.open_clip import OPEN
 
 openclip = pytest.importorskip("open_clip")
 
@@ -110,9 +104,8 @@ def test_hidden_states_embeddings_and_logits(pair):
     assert wanted.image_embeds.std(0).max() > 0.01  # and are not all alike
 
 
-def theirs_gradient(name: str, grown: dict[str, Tensor]) -> Tensor:
-    found = torch.cat([grown[part] for part in hf_clip(name)]) if len(hf_clip(name)) > 1 else grown[hf_clip(name)[0]]
-    return found
+def theirs_gradient(names: tuple[str, ...], grown: dict[str, Tensor]) -> Tensor:
+    return torch.cat([grown[part] for part in names]) if len(names) > 1 else grown[names[0]]
 
 
 def test_loss_and_gradients(pair):
@@ -128,9 +121,10 @@ def test_loss_and_gradients(pair):
     grown = {name: p.grad for name, p in theirs.named_parameters()}
     used = set()
     for name, p in ours.named_parameters():
-        gradient = theirs_gradient(name, grown)
+        names = HF.theirs(name, ours)
+        gradient = theirs_gradient(names, grown)
         near(p.grad.reshape(gradient.shape), gradient, 1e-4)
-        used.update(hf_clip(name))
+        used.update(names)
         if "qkv.bias" not in name:  # a key's bias changes nothing
             assert gradient.abs().max() > 0, name
     assert used == set(grown)
@@ -211,7 +205,7 @@ def test_open_clip(open_pair):
     wanted.backward()
     grown = {name: p.grad for name, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
-        gradient = grown[open_clip(name)[0]]
+        gradient = grown[OPEN.theirs(name, ours)[0]]
         gradient = gradient.T if name.endswith("projection.weight") else gradient
         near(p.grad.reshape(gradient.shape), gradient, 1e-4)
 
@@ -283,11 +277,9 @@ def test_every_source_key_is_used_once_or_refused(tmp_path: Path):
         with pytest.raises(SensoriumError, match=f"'{name}' is missing"):
             from_open_clip({k: v for k, v in state.items() if k != name}, **how)
     ours = from_open_clip(state, **how)
-    for table in (hf_clip, open_clip):
-        theirs = [name for ours_name in ours.state_dict() for name in table(ours_name)]
-        assert len(set(theirs)) == len(theirs)
+    for form in (HF, OPEN):
         with pytest.raises(SensoriumError, match="has no place"):
-            table("backbone.blocks.0.mlp.gate.weight")
+            write(form, ours, {"backbone.blocks.0.mlp.gate.extra.weight": torch.zeros(1)})
     with pytest.raises(SensoriumError, match="no published format"):
         to_open_clip(CLIP(ViT(8, 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1), 4))
     with pytest.raises(SensoriumError, match="square"):

@@ -15,8 +15,8 @@ from sensorium.detection.fcos.method import FCOS, assign
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import resnet
-from sensorium.published import names
-from sensorium.published.fcos import from_torchvision, load_fcos, to_torchvision, torchvision_fcos
+from sensorium.published.fcos import TORCHVISION, from_torchvision, load_fcos, to_torchvision
+from sensorium.published.format import read
 
 CASES = [  # body, pyramid's width, classes, layers of a tower, (height, width) of each image, padded to multiples of
     ("18", 64, 3, 2, ((128, 128), (128, 128)), 32),
@@ -57,7 +57,7 @@ def mine(theirs: Theirs, size: str, width: int, classes: int, convs: int) -> FCO
     """Ours with torchvision's weights, its batch norms alive as those of ``peer`` are."""
     with torch.device("meta"):
         ours = FCOS(FPN(resnet(size, 224), width=width), classes, convs=convs, points="torchvision")
-    state = names.read(theirs.state_dict(), ours.state_dict(), torchvision_fcos, "peer")
+    state = read(TORCHVISION, theirs.state_dict(), ours, "peer")
     ours.load_state_dict({name: x.clone() for name, x in state.items()}, assign=True)
     return ours
 
@@ -150,7 +150,7 @@ def test_losses_and_gradients(size, width, classes, convs, shapes, divisible):
     sum(want.values()).backward()
     named = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
-        other = named[torchvision_fcos(name)[0]].grad
+        other = named[TORCHVISION.theirs(name, ours)[0]].grad
         assert other.abs().max() > 0, name
         assert largest(parameter.grad, other) <= 1e-6 * max(1.0, other.abs().max().item()), name
 
@@ -170,7 +170,7 @@ def test_losses_in_float32_and_without_boxes(counts):
     scale = max(1.0, want["classification"].item())
     named = dict(theirs.named_parameters())
     for name, parameter in ours.head.named_parameters():
-        other = named[torchvision_fcos(f"head.{name}")[0]].grad
+        other = named[TORCHVISION.theirs(f"head.{name}", ours)[0]].grad
         assert largest(parameter.grad, other) <= 1e-4 * scale, name
 
 

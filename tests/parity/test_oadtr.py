@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.published import names
-from sensorium.published.oadtr import FOLLOWS, from_authors, load_oadtr, save_oadtr, theirs, to_authors
+from sensorium.published.format import write
+from sensorium.published.oadtr import AUTHORS, FOLLOWS, from_authors, load_oadtr, save_oadtr, to_authors
 from sensorium.streaming.oadtr.method import OadTR
 
 # features, classes, width, length, depth, heads, hidden, future, decoder_depth, decoder_heads, decoder_hidden
@@ -213,7 +213,7 @@ def test_outputs_loss_and_gradients(sizes: tuple[int, ...]) -> None:
     torch.testing.assert_close(got["loss"], wanted, atol=1e-5, rtol=0)
     wanted.backward()
     got["loss"].backward()
-    gradients = names.write({name: parameter.grad for name, parameter in ours.named_parameters()}, theirs)
+    gradients = write(AUTHORS, ours, {name: parameter.grad for name, parameter in ours.named_parameters()})
     reference_parameters = dict(reference.named_parameters())
     seen = set()
     for name, sources in reference.sources().items():

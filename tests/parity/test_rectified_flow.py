@@ -13,14 +13,8 @@ from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.networks.dit import DiT
 from sensorium.networks.unet import UNet
 from sensorium.parts.solvers import euler, heun, uniform_times
-from sensorium.published import names
-from sensorium.published.diffusion import (
-    dit_names,
-    export_diffusers,
-    load_diffusers,
-    reversed_flow,
-    unet_names,
-)
+from sensorium.published.diffusion import DIT, UNET, export_diffusers, load_diffusers, reversed_flow
+from sensorium.published.format import Format, read
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -94,9 +88,9 @@ def inputs(channels: int, size: tuple[int, int], labels: int) -> tuple[Tensor, T
     return x, t, torch.tensor([0, labels - 1, labels // 2]) if labels else None
 
 
-def compare_gradients(ours: torch.nn.Module, theirs: dict[str, Tensor], table: names.Names) -> None:
+def compare_gradients(ours: torch.nn.Module, theirs: dict[str, Tensor], form: Format) -> None:
     trainable = {name: p for name, p in ours.named_parameters() if p.requires_grad}
-    for name, wanted in names.read(theirs, trainable, table, "gradients").items():
+    for name, wanted in read(form, theirs, ours, "gradients", trainable).items():
         assert wanted.abs().max() > 0 or "k.bias" in name, name
         atol = 1e-4 * max(1.0, float(wanted.abs().max()))
         torch.testing.assert_close(trainable[name].grad, wanted, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
@@ -119,7 +113,7 @@ def test_unet(size, numbers, tmp_path: Path) -> None:
     weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(4)) / 10
     (wanted * weight).sum().backward()
     (got * weight).sum().backward()
-    compare_gradients(ours, {n: p.grad for n, p in theirs.named_parameters()}, unet_names())
+    compare_gradients(ours, {n: p.grad for n, p in theirs.named_parameters()}, UNET)
 
 
 @pytest.mark.parametrize("numbers", DITS, ids=lambda n: f"{n['sample_size']}x{n['num_layers']}")
@@ -138,10 +132,11 @@ def test_dit(numbers: dict, tmp_path: Path) -> None:
     (got * weight).sum().backward()
     gradients: dict[str, Tensor] = {}
     for name, parameter in theirs.named_parameters():  # ours is one embedding: the sum over their copies
-        if ".norm1.emb." in name:
-            name = "transformer_blocks.0.norm1.emb." + name.split(".norm1.emb.")[1]
-        gradients[name] = gradients.get(name, 0) + parameter.grad
-    compare_gradients(ours, gradients, dit_names)
+        stem, _, rest = name.partition(".norm1.emb.")
+        copies = [f"transformer_blocks.{i}.norm1.emb.{rest}" for i in range(ours.depth)] if rest else [stem]
+        for copy in copies:
+            gradients[copy] = gradients.get(copy, 0) + parameter.grad
+    compare_gradients(ours, gradients, DIT)
 
 
 @pytest.mark.parametrize("kind", ["unet", "dit"])

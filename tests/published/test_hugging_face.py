@@ -167,3 +167,22 @@ def test_own_format_keeps_everything(tmp_path: Path) -> None:
         again = load(tmp_path / name)
         assert torch.equal(again.features(images), network.features(images))
         assert again.normalization == network.normalization
+
+
+def test_own_files_with_numbers_of_other_types(tmp_path: Path) -> None:
+    export(ResNet((1, 2), 8, stem="half"), "safetensors", tmp_path)
+    path = tmp_path / "config.json"
+    honest = json.loads(path.read_text())
+    for change, said in (
+        ({"model_type": {}}, "model_type '{}' is not one of"),
+        ({"numbers": 1}, "numbers '1' is no object"),
+        ({"numbers": honest["numbers"] | {"layers": float("inf")}}, "layers says inf, the weights have"),
+        ({"numbers": honest["numbers"] | {"width": 1 << 62}}, r"config\.json"),
+        ({"numbers": honest["numbers"] | {"stem": "other"}}, "no stem 'other'"),
+    ):
+        path.write_text(json.dumps(honest | change))
+        with pytest.raises(SensoriumError, match=said):
+            load(tmp_path)
+    path.write_text("{" + '"a":{' * 5000 + "}" * 5001)
+    with pytest.raises(SensoriumError, match=r"config\.json: not readable as JSON"):
+        load(tmp_path)

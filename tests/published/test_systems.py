@@ -1,13 +1,18 @@
 """Whole systems by path alone: directories that transformers and diffusers wrote load, give the same, and go back."""
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
+from safetensors.torch import save_file
 from torchvision.models.detection import fcos_resnet50_fpn
 from transformers import CLIPConfig, CLIPModel, DetrConfig, DetrForObjectDetection, ResNetConfig
 
 import sensorium
+from sensorium.errors import SensoriumError
+from sensorium.published import load
 
 
 def clip() -> CLIPModel:
@@ -78,3 +83,58 @@ def test_fcos_of_torchvision_by_its_keys(tmp_path: Path) -> None:
     ours = sensorium.load(tmp_path / "fcos.pth")
     assert type(ours).__name__ == "FCOS"
     assert ours.classes == 4
+
+
+def diffusers_dit() -> DiTTransformer2DModel:
+    torch.manual_seed(0)
+    numbers = {"num_attention_heads": 2, "attention_head_dim": 16, "sample_size": 8, "num_embeds_ada_norm": 10}
+    theirs = DiTTransformer2DModel(**numbers, in_channels=4, out_channels=8, num_layers=2).eval()
+    theirs.transformer_blocks[1].norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
+    return theirs
+
+
+def test_the_published_dit_and_a_pipeline(tmp_path: Path) -> None:
+    theirs = diffusers_dit()
+    theirs.save_pretrained(tmp_path / "pipe" / "transformer")
+    config = tmp_path / "pipe" / "transformer" / "config.json"
+    told = json.loads(config.read_text()) | {"_class_name": "Transformer2DModel"}  # as the published one calls itself
+    config.write_text(json.dumps(told))
+    (tmp_path / "pipe" / "vae").mkdir()
+    (tmp_path / "pipe" / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    index = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "Transformer2DModel"]}
+    (tmp_path / "pipe" / "model_index.json").write_text(json.dumps(index))
+    x, t, label = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 9])
+    with torch.no_grad():
+        want = theirs(x, t, class_labels=label).sample
+        for path in (tmp_path / "pipe", tmp_path / "pipe" / "transformer"):
+            torch.testing.assert_close(sensorium.load(path)(x, t, label), want, atol=1e-5, rtol=0)
+    config.write_text(json.dumps(told | {"norm_type": "layer_norm"}))
+    with pytest.raises(SensoriumError, match="norm_type 'layer_norm'"):
+        sensorium.load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_open_clip_by_path(quick: bool, tmp_path: Path) -> None:
+    openclip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    vision = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 16, "vocab_size": 100, "width": 64, "heads": 4, "layers": 1}
+    theirs = openclip.model.CLIP(24, vision, text, quick_gelu=quick).eval()
+    model = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text} | ({"quick_gelu": True} if quick else {})
+    told = {"model_cfg": model, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    state = theirs.state_dict()
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    trained = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    torch.save(trained, tmp_path / "epoch_3.pt")
+    with pytest.raises(SensoriumError, match=r"epoch_3\.pt: .*does not say its activation.*open_clip_config\.json"):
+        load(tmp_path / "epoch_3.pt")
+    assert load(tmp_path / "epoch_3.pt", activation="quick_gelu").backbone.activation == "quick_gelu"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    images, tokens = torch.randn(2, 3, 32, 32), torch.randint(100, (2, 16))
+    for path in (tmp_path, tmp_path / "epoch_3.pt"):
+        ours = load(path)
+        assert ours.normalization == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+        with torch.no_grad():
+            want = theirs.encode_image(images, normalize=True), theirs.encode_text(tokens, normalize=True)
+            torch.testing.assert_close(ours.embed_image(images), want[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(ours.embed_text(tokens), want[1], atol=1e-5, rtol=0)

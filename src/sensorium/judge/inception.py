@@ -19,7 +19,7 @@ from torchvision.models.inception import InceptionE
 
 from sensorium.abilities import Encoder
 from sensorium.errors import SensoriumError
-from sensorium.published.files import read_weights, tensors_of
+from sensorium.published.files import read_weights, unwrap
 
 CLASSES, SIDE = 1008, 299
 AVERAGING = (
@@ -37,7 +37,7 @@ class Inception(nn.Module, Encoder):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        state = tensors_of(read_weights(path))
+        state = next(unwrap(read_weights(path)), {})
         classes = len(state.get("fc.weight", ()))
         if classes != CLASSES:
             raise SensoriumError(

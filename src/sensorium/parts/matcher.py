@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -60,6 +59,8 @@ def matching_cost(logits: Tensor, boxes: Tensor, labels: Tensor, targets: Tensor
 
 def assign(cost: Tensor) -> tuple[Tensor, Tensor]:
     """Costs [Q, N] -> rows and columns of the pairs that cost least together, int64 [min(Q, N)], rows ascending."""
+    from scipy.optimize import linear_sum_assignment  # a second, which whoever matches nothing need not wait
+
     known = torch.nan_to_num(cost.double(), nan=HOPELESS, posinf=HOPELESS, neginf=HOPELESS)
     rows, columns = linear_sum_assignment(known.numpy())
     return torch.from_numpy(rows), torch.from_numpy(columns)

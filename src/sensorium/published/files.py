@@ -1,13 +1,15 @@
-"""Reading checkpoints as data, never as code.
+"""Checkpoints as data, never as code: found, read, unwrapped, written.
 
-safetensors files, and PyTorch files through ``weights_only=True``: a pickle that wants to do more than hold tensors and
-plain containers is refused. What a file says of its sizes is held against its tensors before anything is built.
+safetensors files, and PyTorch files through ``weights_only=True``: a pickle that wants to do more than hold tensors,
+plain containers and an ``argparse.Namespace`` is refused.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,30 @@ from torch import Tensor
 from sensorium.errors import SensoriumError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-INDEX = "model.safetensors.index.json"
-HUB_FILES = (
-    "config.json", "preprocessor_config.json", "model*.safetensors*", "diffusion_pytorch_model.safetensors",
-    "tokenizer*.json", "vocab.json", "merges.txt",
+CONFIGS = ("config.json", "open_clip_config.json")
+WEIGHTS = (
+    "model.safetensors", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin",
+    "diffusion_pytorch_model.bin", "open_clip_pytorch_model.bin",
 )  # fmt: skip
+TORCH = (".pth", ".pt", ".bin", ".ckpt")
+_FOLDER_FILES = (*CONFIGS, "preprocessor_config.json", "model*.safetensors*", "diffusion_pytorch_model*.safetensors*",
+                 "open_clip_model*.safetensors*", "tokenizer*.json", "vocab.json", "merges.txt")  # fmt: skip
+# of pipelines the parts that are networks of pixels or latents; the autoencoder and the text encoder are not read
+HUB_FILES = (
+    *_FOLDER_FILES,
+    *(f"{part}/{name}" for part in ("unet", "transformer") for name in _FOLDER_FILES if "diffusion" in name),
+    *(f"{part}/config.json" for part in ("unet", "transformer")),
+)
+
+# Where training code keeps weights, in the order of preference: averages before what they are averages of, as timm does.
+CONTAINERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "model", "state_dict", "model_state_dict",
+    "model_state", "net", "network", "student",
+)  # fmt: skip
+# What wrappers put into names, wherever they stand: torch.compile, FSDP, activation checkpointing.
+_INFIX = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside the model that it wraps
+_DEEPEST = 3
 
 
 def locate(path: str | Path) -> Path:
@@ -36,83 +56,126 @@ def locate(path: str | Path) -> Path:
             return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
         except Exception as error:
             raise SensoriumError(
-                f"'{path}' is no path here, and could not be had from the hub: {_short(error)}"
+                f"'{path}' is no path here, and could not be had from the hub: {short(error)}"
             ) from None
     raise SensoriumError(
         f"there is no checkpoint '{path}'. Give a run's folder, a Hugging Face directory, a .safetensors or .pth file, or a hub id."
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a directory."""
-    path = folder / "config.json"
-    if not path.is_file():
+def config_of(folder: Path) -> Path:
+    """The file in ``folder`` that holds its configuration; SensoriumError where there is none."""
+    found = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    if found is None:
         raise SensoriumError(f"'{folder}' has no config.json: it is neither a run nor a checkpoint's directory.")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON."""
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SensoriumError(f"{path}: not readable as JSON ({_short(error)}).") from None
-    if not isinstance(config, dict):
-        raise SensoriumError(f"{path}: expected an object, found {type(config).__name__}.")
-    return config
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise SensoriumError(f"{path}: not readable as JSON ({short(error)}).") from None
+    if not isinstance(found, dict):
+        raise SensoriumError(f"{path}: expected an object, found {type(found).__name__}.")
+    return found
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """A state dict from a file, or from a directory's ``model.safetensors``; tensors on the CPU."""
+    """What a file holds, or a directory's file of weights, whole or in shards; tensors on the CPU."""
     if path.is_dir():
-        if (path / INDEX).is_file():
-            return _shards(path)
-        found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-        if found is None:
-            raise SensoriumError(f"'{path}' has no {WEIGHTS[0]}.")
-        path = found
+        for name in WEIGHTS:
+            if (path / f"{name}.index.json").is_file():
+                return _shards(path / f"{name}.index.json")
+            if (path / name).is_file():
+                return read_weights(path / name)
+        raise SensoriumError(f"'{path}' has no {WEIGHTS[0]}.")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         try:
             return load_file(path)
         except Exception as error:
-            raise SensoriumError(f"{path}: not a readable safetensors file ({_short(error)}).") from None
+            raise SensoriumError(f"{path}: not a readable safetensors file ({short(error)}).") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # authors keep their arguments beside the weights
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SensoriumError(
-            f"{path}: refused. It is no PyTorch file of plain tensors ({_short(error)}); nothing in it was run."
+            f"{path}: refused. It is no PyTorch file of plain tensors ({short(error)}); nothing in it was run."
         ) from None
     if not isinstance(loaded, dict):
         raise SensoriumError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}.")
     return loaded
 
 
-def _shards(folder: Path) -> dict[str, Any]:
-    """The tensors of a directory whose index says which file holds which."""
+def _shards(index: Path) -> dict[str, Any]:
+    """The tensors of a directory whose ``index`` says which file holds which."""
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
     try:
-        index = json.loads((folder / INDEX).read_text())["weight_map"]
-        files = sorted({str(name) for name in index.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SensoriumError(f"{folder / INDEX}: no index of shards ({_short(error)}).") from None
+        told = read_json(index)["weight_map"]
+        files = sorted({str(name) for name in told.values()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SensoriumError(f"{index}: no index of shards ({short(error)}).") from None
     found: dict[str, Any] = {}
     for name in files:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise SensoriumError(f"{folder / INDEX}: '{name}' is no safetensors file beside it.")
-        if not (folder / name).is_file():
-            raise SensoriumError(f"{folder / INDEX}: the shard '{name}' is missing.")
-        found |= read_weights(folder / name)
+        if Path(name).name != name or not name.endswith(suffix):
+            raise SensoriumError(f"{index}: '{name}' is no {suffix[1:]} file beside it.")
+        if not (index.parent / name).is_file():
+            raise SensoriumError(f"{index}: the shard '{name}' is missing.")
+        shard = read_weights(index.parent / name)
+        if twice := sorted(found.keys() & shard.keys()):
+            raise SensoriumError(f"{index}: '{twice[0]}' stands in more than one shard.")
+        found |= shard
     return found
 
 
-def tensors_of(loaded: dict[str, Any], *wrappers: str) -> dict[str, Tensor]:
-    """The state dict inside what was loaded: under the first of ``wrappers`` that is there, prefixes of wrappers removed."""
-    for wrapper in wrappers:
-        if isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-            break
-    state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-    for prefix in ("module.", "backbone.", "_orig_mod."):
-        if any(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+def unwrap(loaded: Mapping[Any, Any]) -> Iterator[dict[str, Tensor]]:
+    """The state dicts that may be meant by what a file holds, the likeliest first.
+
+    Inside the containers of training code (``CONTAINERS``), then at the top; each as it is, then without the prefix that
+    all names share (``module.``, ``model.``, ``backbone.`` ...), and so on. What compiling and sharding put into names
+    is taken out anywhere.
+    """
+    return _unwrap(loaded, _DEEPEST)
 
 
-def _short(error: Exception) -> str:
+def _unwrap(loaded: Mapping[Any, Any], deep: int) -> Iterator[dict[str, Tensor]]:
+    for name in CONTAINERS:
+        if deep and isinstance(loaded.get(name), Mapping):
+            yield from _unwrap(loaded[name], deep - 1)
+    state = {_INFIX.sub(r"\1", str(k)).lstrip("."): v for k, v in loaded.items() if isinstance(v, Tensor)}
+    state = {k.replace("..", "."): v for k, v in state.items() if k != _COUNTER}
+    while state:
+        yield state
+        prefix = next(iter(state)).split(".")[0] + "."
+        if not all(k.startswith(prefix) and len(k) > len(prefix) for k in state):
+            return
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+
+
+def keys_of(loaded: Mapping[Any, Any]) -> str:
+    """What a file holds, for a message: names of its tensors, or else its keys."""
+    state = next(unwrap(loaded), None)
+    if state is None:
+        return f"no tensors: its keys are {', '.join(map(repr, list(loaded)[:5]))}" if loaded else "nothing"
+    more = f" and {len(state) - 3} more" if len(state) > 3 else ""
+    return ", ".join(f"'{name}'" for name in list(state)[:3]) + more
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") -> Path:
+    """A file of tensors: safetensors, or a PyTorch file, there under ``container`` if one is named."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(dict(state), path, metadata={"format": "pt"})
+    else:
+        torch.save({container: dict(state)} if container else dict(state), path)
+    return path
+
+
+def short(error: Exception) -> str:
+    """The first line of what an error says."""
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

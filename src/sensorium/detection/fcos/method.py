@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.method import Method
@@ -167,6 +166,8 @@ class FCOS(Method, HasBackbone, Detector):
         candidates: best ones of each level that enter non-maximum suppression, class by class. nms: most IoU of two
         boxes of a class. most: boxes an image.
         """
+        from torchvision.ops import batched_nms  # seconds, which whoever loads another network need not wait
+
         found = self.predict(images)
         scores = (found.logits.sigmoid() * found.centerness.sigmoid()[..., None]).sqrt()
         whole = torch.tensor(images.shape[-2:]).expand(len(images), 2)

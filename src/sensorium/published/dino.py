@@ -1,0 +1,61 @@
+"""Formats of DINO: the training checkpoints of the authors' code (facebookresearch/dino, ``main_dino.py``).
+
+"student" and "teacher" hold a ``MultiCropWrapper``: ``backbone.`` and the projection ``head.``, the student's, and with batch
+norms the teacher's, under ``module.``. The backbone is what is read, the teacher's before the student's. The published
+backbones alone (``dino_deitsmall16_pretrain.pth``) have timm's or torchvision's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from sensorium.published import resnet, vit
+from sensorium.published.format import Dropped, Entry, Format, under
+
+_CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # some other network, all of it under this prefix
+_PROJECTION = "the projection head serves the loss of its own training"
+_HEAD = (
+    Dropped(r"head\.mlp(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)", _PROJECTION),
+    Dropped(r"head\.last_layer\.(weight_g|weight_v)", _PROJECTION),
+)
+
+VIT = replace(
+    vit.TIMM,
+    name="DINO on a ViT, the authors'",
+    keys=tuple(rf"backbone\.{key}" for key in vit.TIMM_KEYS),
+    absent=_CLASSIFIED,
+    table=(Entry("{rest}", "backbone.{rest}"),),
+    prepare=None,
+    dropped=_HEAD,
+    numbers=lambda source: vit.timm_numbers(replace(source, state=_bare(source.state))),
+    to="",
+    fits=lambda network: vit.plain(network, "DINO's"),
+    config=None,
+    beside=None,
+    file="dino.pth",
+    container="teacher",
+)
+RESNET = replace(
+    resnet.TIMM,
+    name="DINO on a ResNet, the authors'",
+    keys=tuple(rf"backbone\.{key}" for key in resnet.TIMM.keys),
+    absent=_CLASSIFIED,
+    table=under("", "backbone.", resnet.table()),
+    dropped=_HEAD,
+    numbers=lambda source: resnet.sniffed(source, "backbone."),
+    to="",
+    config=None,
+    beside=None,
+    file="dino.pth",
+    container="teacher",
+)  # fmt: skip
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")}
+
+
+FORMATS: tuple[Format, ...] = (VIT, RESNET)

@@ -1,0 +1,328 @@
+"""How others store one network, as data. Reading and writing are both derived from the one table.
+
+A :class:`Format` is a table of entries, ours <-> theirs; what of theirs has no counterpart, with the reason; their
+configuration's numbers in and out; and the signs by which a file is known. :func:`read` is strict: each tensor of ours is
+filled once, each of theirs used once or dropped for the written reason, shapes equal. :func:`write` is its inverse.
+
+Patterns name repeated layers: ``blocks.{i}.attn.qkv.{kind}``. ``{kind}`` is one part of a name (weight, bias,
+running_mean), ``{rest}`` any number of parts, each other word a number; ``{i-1}``, ``{2*i+1}`` count differently in theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.errors import SensoriumError
+from sensorium.published.source import Source, Statistics
+
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+ALIGNED = 64  # bytes, of memory that torch takes itself
+_FIELD = re.compile(r"\{(?:(\d+)\*)?([a-z]+)([+-]\d+)?\}")
+EACH = "each"  # the field of theirs that runs over the parts of a stack, or over copies
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a tensor's shape differs. ours: (theirs, network) -> ours; theirs: (ours, network) -> theirs."""
+
+    ours: Callable[[Tensor, nn.Module], Tensor]
+    theirs: Callable[[Tensor, nn.Module], Tensor]
+
+
+SAME = Change(lambda x, _: x, lambda x, _: x)
+TRANSPOSED = Change(lambda x, _: x.T, lambda x, _: x.T)
+ROW = Change(lambda x, _: x[None], lambda x, _: x[0])  # [...] of theirs, [1, ...] of ours
+TOKEN = Change(lambda x, _: x[None, None], lambda x, _: x[0, 0])  # [D] of theirs, [1, 1, D] of ours
+POINTWISE = Change(lambda x, _: x[..., 0], lambda x, _: x[..., None])  # a linear layer in a 1-d convolution's shape
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Tensors of ours and where they stand in theirs.
+
+    ours: a pattern. theirs: one pattern, or several that are joined along the first dimension; () where theirs have none.
+    change: of shape, after joining. rows: how many rows each of theirs has where they differ. ``{each}`` in theirs runs
+    over the first dimension of ours, a stack; with ``copies``, the network's attribute of that name, over so many copies,
+    which must be equal, for the reason ``why``. otherwise: (ours, network) -> the value where the file has none.
+    """
+
+    ours: str
+    theirs: str | tuple[str, ...]
+    change: Change = SAME
+    rows: Callable[[Any], Sequence[int]] | None = None
+    copies: str = ""
+    otherwise: Callable[[Tensor, Any], Tensor] | None = None
+    why: str = ""
+
+    def sources(self, found: re.Match[str], target: Tensor, network: nn.Module) -> list[str]:
+        """Their names of the tensor of ours whose name was ``found``."""
+        patterns = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        if not any("{each}" in pattern for pattern in patterns):
+            return [_filled(pattern, found.groupdict()) for pattern in patterns]
+        times = getattr(network, self.copies) if self.copies else len(target)
+        return [_filled(p, found.groupdict() | {EACH: str(e)}) for e in range(times) for p in patterns]
+
+    def parts(self, ours: Tensor, count: int, network: nn.Module) -> list[Tensor]:
+        """A tensor of ours -> the ``count`` of theirs."""
+        theirs = self.change.theirs(ours, network)
+        if self.copies:
+            return [theirs] * count
+        if self._stacked:
+            theirs = theirs.flatten(0, 1)
+        if count == 1:
+            return [theirs]
+        rows = list(self.rows(network)) if self.rows else [len(theirs) // count] * count
+        return list(theirs.split(rows))
+
+    def joined(self, parts: list[Tensor], target: Tensor, network: nn.Module) -> Tensor:
+        """Theirs -> ours: the inverse of ``parts``."""
+        theirs = parts[0] if self.copies or len(parts) == 1 else torch.cat(parts)
+        return self.change.ours(theirs.view(len(target), -1, *theirs.shape[1:]) if self._stacked else theirs, network)
+
+    @property
+    def _stacked(self) -> bool:
+        return not self.copies and "{each}" in "".join(self.theirs)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Tensors of theirs that ours have not: the whole name's regular expression, and why nothing is lost.
+
+    made: network -> the tensor, where their code wants it in the file all the same; ``name`` is then its name itself.
+    """
+
+    name: str
+    why: str
+    made: Callable[[Any], Tensor] | None = None
+
+    def fits(self, name: str) -> bool:
+        return name == self.name if self.made else bool(re.fullmatch(self.name, name))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pixels are prepared: (mean, std) in 0..1 scale, and the image size; None where the network itself says."""
+
+    normalization: Statistics | None = None
+    image_size: int | None = None
+
+
+def _anything(network: Any) -> None:
+    """Every network of the class can be written."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How others store ``network``.
+
+    Known by:   kinds: model_type or _class_name of the configuration, () where a file stands alone. keys, absent: regular
+                expressions of whole names that a file has, and has not. refused: names of relatives that cannot be read,
+                and what they are.
+    Tensors:    table: entries, the first that matches counts. spellings: (regular expression, replacement) pairs that bring
+                other versions' names to the table's. dropped. prepare: what no table says, before it is read.
+    Numbers:    numbers: a source -> the arguments of ``build`` (the network's class). settle: what is set on the network
+                after (labels, sides of images). normalization: of pixels where the files say nothing; None: no pixels.
+    Writing:    to: what `export` calls the format, "" where it is only read. of: the network, in what is exported, that this
+                format holds. fits: raises SensoriumError where it cannot. config: their ``config_name``, None for a file alone.
+                beside: further files of JSON, by name ("{stem}" is the weights'). file: of the weights; container: their
+                key in a PyTorch file.
+    """
+
+    name: str
+    network: type[nn.Module]
+    table: tuple[Entry, ...]
+    keys: tuple[str, ...]
+    numbers: Callable[[Source], dict[str, Any]]
+    kinds: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    prepare: Callable[[Source], Mapping[str, Tensor]] | None = None
+    build: Callable[..., nn.Module] | None = None
+    settle: Callable[[Any, Source], None] | None = None
+    normalization: Statistics | None = IMAGENET
+    to: str = ""
+    of: Callable[[Any], Any] | None = None
+    fits: Callable[[Any], None] = _anything
+    config: Callable[[Any], dict[str, Any]] | None = None
+    beside: Callable[[Any, Preparation], dict[str, dict[str, Any]]] | None = None
+    config_name: str = "config.json"
+    file: str = "model.safetensors"
+    container: str = ""
+
+    def spelled(self, name: str) -> str:
+        """A name of theirs as the table spells it."""
+        for pattern, replacement in self.spellings:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def knows(self, state: Mapping[str, Any]) -> bool:
+        """Whether a file with these names is one of this format."""
+        names = [self.spelled(name) for name in state]
+        return all(any(re.fullmatch(key, name) for name in names) for key in self.keys) and not any(
+            re.fullmatch(key, name) for key in self.absent for name in names
+        )
+
+    def theirs(self, ours: str, network: nn.Module) -> tuple[str, ...]:
+        """Their names of a tensor of ours; () where they have none."""
+        entry, found = _entry(self, ours)
+        return tuple(entry.sources(found, network.state_dict()[ours], network))
+
+
+def under(ours: str, theirs: str, table: Sequence[Entry]) -> tuple[Entry, ...]:
+    """A table for a network that is part of another: with prefixes."""
+
+    def prefixed(entry: Entry) -> Entry:
+        names = (entry.theirs,) if isinstance(entry.theirs, str) else entry.theirs
+        return Entry(
+            ours + entry.ours, tuple(theirs + n for n in names), entry.change, entry.rows, entry.copies, entry.otherwise, entry.why
+        )  # fmt: skip
+
+    return tuple(prefixed(entry) for entry in table)
+
+
+def layers(ours: str, theirs: str, names: Mapping[str, str | tuple[str, ...]]) -> tuple[Entry, ...]:
+    """Entries of repeated layers: each module of ours, its weight and bias, in one or several of theirs."""
+
+    def patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{theirs}{name}.{{kind}}" for name in ((value,) if isinstance(value, str) else value))
+
+    return tuple(Entry(f"{ours}{key}.{{kind}}", patterns(value)) for key, value in names.items())
+
+
+def zero(target: Tensor, network: nn.Module) -> Tensor:
+    """What a batch norm's counter of steps is where a file has none: evaluation does not read it."""
+    return torch.zeros(target.shape, dtype=target.dtype)
+
+
+def batch_norm(ours: str, theirs: str, counted: bool = True) -> tuple[Entry, ...]:
+    """Entries of a batch norm (prefixes of names, dots included); the counter may be missing, or is never in theirs."""
+    counter = f"{theirs}num_batches_tracked" if counted else ()
+    return (
+        Entry(f"{ours}num_batches_tracked", counter, otherwise=zero),
+        Entry(f"{ours}{{kind}}", f"{theirs}{{kind}}"),
+    )
+
+
+def read(
+    form: Format,
+    state: Mapping[str, Tensor],
+    network: nn.Module,
+    where: str,
+    wanted: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Their state -> ours, for ``network`` (which may be on the meta device), in its number types and memory order.
+
+    wanted: our names and shapes, where not the whole state dict. Raises SensoriumError that names the file and the tensor.
+    """
+    files = {}  # the table's name -> the file's
+    for name in state:
+        if (files.setdefault(form.spelled(name), name)) != name:
+            raise SensoriumError(f"{where}: '{name}' and '{files[form.spelled(name)]}' are the same tensor twice.")
+    used: set[str] = set()
+    ours: dict[str, Tensor] = {}
+    for name, target in (network.state_dict() if wanted is None else wanted).items():
+        entry, found = _entry(form, name)
+        sources = entry.sources(found, target, network)
+        if entry.otherwise and not any(source in files for source in sources):
+            ours[name] = entry.otherwise(target, network)
+            continue
+        parts = list(
+            _checked(entry, sources, {s: state[files[s]] for s in sources if s in files}, target, network, where)
+        )
+        assert not used & set(sources), f"{form.name}: {name} takes what another has"
+        used.update(sources)
+        tensor = entry.joined(parts, target, network).to(target.dtype)
+        # Convolutions may want another order in memory; and where a file's tensors lie askew, kernels round otherwise.
+        if tensor.stride() != target.stride() or tensor.data_ptr() % ALIGNED:
+            tensor = torch.empty_like(target, device=tensor.device).copy_(tensor)
+        ours[name] = tensor
+    strange = [files[n] for n in files if n not in used and not any(one.fits(n) for one in form.dropped)]
+    if strange:
+        more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+        raise SensoriumError(f"{where}: '{strange[0]}' is unknown to the format {form.name}{more}.")
+    return ours
+
+
+def refuse(form: Format, state: Mapping[str, Any], where: str) -> None:
+    """SensoriumError where a file is that of a relative which cannot be read; it says of which."""
+    for pattern, why in form.refused:
+        if any(re.fullmatch(pattern, form.spelled(name)) for name in state):
+            raise SensoriumError(f"{where}: {why}.")
+
+
+def _checked(
+    entry: Entry,
+    sources: list[str],
+    state: Mapping[str, Tensor],
+    target: Tensor,
+    network: nn.Module,
+    where: str,
+) -> Iterator[Tensor]:
+    """The tensors of theirs; SensoriumError where one is missing, of another shape than writing gives, or no copy."""
+    for source, part in zip(sources, entry.parts(target.to("meta"), len(sources), network), strict=True):
+        if source not in state:
+            raise SensoriumError(f"{where}: '{source}' is missing.")
+        if state[source].shape != part.shape and not (part.ndim == 0 and state[source].numel() == 1):
+            raise SensoriumError(
+                f"{where}: '{source}' has shape {list(state[source].shape)}, its place {list(part.shape)}."
+            )
+        if entry.copies and not torch.equal(state[source], state[sources[0]]):
+            raise SensoriumError(f"{where}: '{source}' is not equal to '{sources[0]}': {entry.why}.")
+        yield state[source].reshape(part.shape)
+
+
+def write(form: Format, network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Ours -> theirs, the inverse of :func:`read`: each tensor of ours once, on the CPU.
+
+    state: what is written, by our names (gradients, say); the network's own tensors if left out. Raises SensoriumError
+    where the format cannot hold the network.
+    """
+    form.fits(network)
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in (network.state_dict() if state is None else state).items():
+        entry, found = _entry(form, name)
+        sources, tensor = entry.sources(found, tensor, network), tensor.detach().cpu()
+        if not sources:
+            continue
+        for source, part in zip(sources, entry.parts(tensor, len(sources), network), strict=True):
+            assert source not in theirs, f"{form.name}: '{source}' is written twice"
+            theirs[source] = part.contiguous().clone()
+    if state is None:
+        theirs |= {one.name: one.made(network) for one in form.dropped if one.made}
+    return theirs
+
+
+def _entry(form: Format, ours: str) -> tuple[Entry, re.Match[str]]:
+    for entry in form.table:
+        if found := _compiled(entry.ours).fullmatch(ours):
+            return entry, found
+    raise SensoriumError(f"'{ours}' has no place in the format {form.name}.")
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    kinds = {"kind": r"[^.]+", "rest": r".+"}
+    parts = [
+        f"(?P<{part}>{kinds.get(part, '[0-9]+')})" if i % 2 else re.escape(part)
+        for i, part in enumerate(re.split(r"\{([a-z]+)\}", pattern))
+    ]
+    return re.compile("".join(parts))
+
+
+def _filled(pattern: str, fields: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        times, name, more = found.groups()
+        return fields[name] if times is more is None else str(int(times or 1) * int(fields[name]) + int(more or 0))
+
+    return _FIELD.sub(value, pattern)

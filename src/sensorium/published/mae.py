@@ -1,0 +1,129 @@
+"""Formats of MAE: Hugging Face's ViTMAE, whole or the encoder alone, and the files of the authors' code
+(facebookresearch/mae, ``models_mae.py``): {"model": ...}, the encoder's names bare beside the decoder's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sensorium.errors import SensoriumError
+from sensorium.networks.vit import ViT
+from sensorium.published import vit
+from sensorium.published.format import HALF, IMAGENET, Entry, Format, under
+from sensorium.published.source import Source
+from sensorium.selfsup.mae.method import MAE
+
+_ENCODER: dict[str, Any] = {"positions": "sincos", "pool": "mean"}
+_LAYERS = "decoder.decoder_layers"
+
+HF_ENCODER = replace(
+    vit.HF,
+    name="Hugging Face ViTMAE, the encoder",
+    kinds=("vit_mae",),
+    absent=(r"decoder\.mask_token",),
+    dropped=(),
+    numbers=lambda source: vit.hf_numbers(source) | _ENCODER,
+    to="",
+    config=lambda network: vit.hf_config(network) | {"architectures": ["ViTMAEModel"], "model_type": "vit_mae"},
+)
+
+
+def _hf_numbers(source: Source) -> dict[str, Any]:
+    config, encoder = source.config, vit.hf_numbers(source, r"vit\.")
+    width, depth = int(config["decoder_hidden_size"]), int(config["decoder_num_hidden_layers"])
+    source.agree(depth, source.count(r"decoder\.decoder_layers\.(\d+)\."), "decoder_num_hidden_layers")
+    return {
+        "encoder": encoder,
+        "decoder_width": width,
+        "decoder_depth": depth,
+        "decoder_heads": int(config["decoder_num_attention_heads"]),
+        "decoder_mlp_ratio": int(config["decoder_intermediate_size"]) / width,
+        "mask_ratio": float(config.get("mask_ratio", 0.75)),
+        "normalize_targets": bool(config.get("norm_pix_loss", False)),
+        "eps": encoder["eps"],
+        "qkv_bias": encoder["qkv_bias"],
+    }
+
+
+def _build(encoder: dict[str, Any], **numbers: Any) -> MAE:
+    return MAE(ViT(**encoder, **_ENCODER), **numbers)
+
+
+def _hf_fits(mae: MAE) -> None:
+    if not isinstance(mae.backbone, ViT):
+        raise SensoriumError(f"Hugging Face's ViTMAE stands on a ViT, not on a {type(mae.backbone).__name__}.")
+    vit.plain(mae.backbone, "Hugging Face's")
+
+
+def _hf_config(mae: Any) -> dict[str, Any]:
+    block: Any = mae.decoder_blocks[0]
+    return vit.hf_config(mae.backbone) | {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "decoder_hidden_size": mae.decoder_embed.out_features,
+        "decoder_num_hidden_layers": len(mae.decoder_blocks),
+        "decoder_num_attention_heads": block.attn.heads,
+        "decoder_intermediate_size": block.mlp.fc1.out_features,
+        "mask_ratio": mae.mask_ratio,
+        "norm_pix_loss": mae.normalize_targets,
+    }
+
+
+HF = Format(
+    name="Hugging Face ViTMAE",
+    network=MAE,
+    kinds=("vit_mae",),
+    keys=(*(rf"vit\.{key}" for key in vit.HF_KEYS), r"decoder\.mask_token"),
+    table=(
+        *under("backbone.", "vit.", vit.HF_TABLE),
+        *vit.hf_blocks("decoder_blocks", _LAYERS),
+        Entry("{rest}", "decoder.{rest}"),
+    ),
+    spellings=((r"^decoder\.decoder_encoder\.layer\.", f"{_LAYERS}."),),  # how some versions of transformers say it
+    numbers=_hf_numbers,
+    build=_build,
+    normalization=HALF,
+    to="hf",
+    fits=_hf_fits,
+    config=_hf_config,
+    beside=vit.processor,
+)
+
+
+def _authors_numbers(source: Source) -> dict[str, Any]:
+    width = source.shape("decoder_embed.weight", 2)[0]
+    encoder = vit.timm_numbers(source)
+    heads = source.argument("decoder_num_heads") or (16 if width % 16 == 0 and width >= 256 else max(1, width // 32))
+    normed = source.argument("norm_pix_loss")
+    return {
+        "encoder": {key: encoder[key] for key in encoder if key != "pool"},
+        "decoder_width": width,
+        "decoder_depth": source.count(r"decoder_blocks\.(\d+)\."),
+        "decoder_heads": heads,
+        "decoder_mlp_ratio": source.shape("decoder_blocks.0.mlp.fc1.weight", 2)[0] / width,
+        "normalize_targets": True if normed is None else bool(normed),
+        "mask_ratio": float(source.argument("mask_ratio") or 0.75),
+    }
+
+
+def _authors_fits(mae: MAE) -> None:
+    if not isinstance(mae.backbone, ViT):
+        raise SensoriumError(f"the authors' MAE stands on a ViT, not on a {type(mae.backbone).__name__}.")
+    vit.plain(mae.backbone, "the authors'")
+
+
+AUTHORS = Format(
+    name="MAE, the authors'",
+    network=MAE,
+    keys=(*vit.TIMM_KEYS, r"decoder_embed\.weight"),
+    table=(Entry("backbone.{rest}", "{rest}"), Entry("{rest}", "{rest}")),
+    numbers=_authors_numbers,
+    build=_build,
+    normalization=IMAGENET,
+    to="authors",
+    fits=_authors_fits,
+    file="mae.pth",
+    container="model",
+)
+
+FORMATS: tuple[Format, ...] = (HF, HF_ENCODER, AUTHORS)

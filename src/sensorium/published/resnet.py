@@ -1,0 +1,181 @@
+"""Formats of the ResNet: Hugging Face's, torchvision's and timm's (which have our names), and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sensorium.errors import SensoriumError
+from sensorium.networks.resnet import Bottleneck, ResNet
+from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
+from sensorium.published.source import Source
+from sensorium.published.vit import CLASSIFIER, processor
+
+
+def resnet_numbers(net: ResNet) -> dict[str, Any]:
+    """The arguments that rebuild a ResNet."""
+    stages: list[Any] = [net.get_submodule(name) for name in net.stages]
+    bottleneck = isinstance(stages[0][0], Bottleneck)
+    return {
+        "layers": [len(stage) for stage in stages],
+        "width": [stage[0].conv1.out_channels for stage in stages],
+        "bottleneck": bottleneck,
+        "stem": net.stem,
+        "stem_width": net.conv1.out_channels,
+        "patch": net.conv1.stride[0] if net.stem == "patch" else 4,
+        "first_stride": (stages[0][0].conv1 if net.early_stride or not bottleneck else stages[0][0].conv2).stride[0],
+        "early_stride": net.early_stride,
+    }
+
+
+# --- Hugging Face ---
+
+_STAGE, _HF_STAGE = "layer{s}.{i}.", "encoder.stages.{s-1}.layers.{i}."
+
+
+def hf_table(counted: bool = True) -> tuple[Entry, ...]:
+    """The table of Hugging Face's ResNet; DETR's batch norms are frozen, and not ``counted``."""
+    return (
+        Entry("conv1.{kind}", "embedder.embedder.convolution.{kind}"),
+        *batch_norm("bn1.", "embedder.embedder.normalization.", counted),
+        Entry(_STAGE + "conv{n}.{kind}", _HF_STAGE + "layer.{n-1}.convolution.{kind}"),
+        *batch_norm(_STAGE + "bn{n}.", _HF_STAGE + "layer.{n-1}.normalization.", counted),
+        Entry(_STAGE + "downsample.0.{kind}", _HF_STAGE + "shortcut.convolution.{kind}"),
+        *batch_norm(_STAGE + "downsample.1.", _HF_STAGE + "shortcut.normalization.", counted),
+    )
+
+
+def hf_numbers(source: Source, config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The arguments of a ResNet that Hugging Face's ``config`` describes. prefix: of its tensors' names, a pattern."""
+    for field, *legal in (("hidden_act", "relu"), ("num_channels", 3), ("layer_type", "bottleneck", "basic")):
+        source.only(field, *legal, of=config)
+    widths, depths = config.get("hidden_sizes", [256, 512, 1024, 2048]), config.get("depths", [3, 4, 6, 3])
+    if not isinstance(widths, list) or not all(isinstance(w, int) and 0 < w < 1 << 20 for w in widths):
+        raise SensoriumError(f"{source.told}: hidden_sizes {str(widths)[:80]} is no list of positive numbers.")
+    stage = rf"{prefix}encoder\.stages\.{{}}\.layers\.(\d+)\."
+    source.agree(depths, [source.count(stage.format(i)) for i in range(len(widths))], "depths")
+    bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
+    return {
+        "layers": tuple(depths),
+        "width": tuple(w // 4 for w in widths) if bottleneck else tuple(widths),
+        "bottleneck": bottleneck,
+        "stem_width": source.whole("embedding_size", 64, of=config),
+        "first_stride": 2 if config.get("downsample_in_first_stage") else 1,
+        "early_stride": bool(config.get("downsample_in_bottleneck")),
+    }
+
+
+def hf_config(net: ResNet) -> dict[str, Any]:
+    """Hugging Face's configuration of a ResNet."""
+    n = resnet_numbers(net)
+    times = 4 if n["bottleneck"] else 1
+    return {
+        "architectures": ["ResNetModel"],
+        "model_type": "resnet",
+        "num_channels": 3,
+        "embedding_size": n["stem_width"],
+        "hidden_sizes": [w * times for w in n["width"]],
+        "depths": n["layers"],
+        "layer_type": "bottleneck" if n["bottleneck"] else "basic",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": n["first_stride"] == 2,
+        "downsample_in_bottleneck": n["early_stride"],
+    }
+
+
+def _hf_fits(net: ResNet) -> None:
+    if net.stem != "imagenet":
+        raise SensoriumError(
+            f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures. "
+            "Use --to safetensors, timm or onnx."
+        )
+
+
+HF = Format(
+    name="Hugging Face ResNet",
+    network=ResNet,
+    kinds=("resnet",),
+    keys=(r"embedder\.embedder\.convolution\.weight",),
+    table=hf_table(),
+    spellings=((r"^resnet\.", ""),),  # where a head was saved with it
+    dropped=(Dropped(r"classifier\.1\.(weight|bias)", CLASSIFIER),),
+    numbers=lambda source: hf_numbers(source, source.config),
+    normalization=HALF,
+    to="hf",
+    fits=_hf_fits,
+    config=hf_config,
+    beside=processor,
+)
+
+
+# --- torchvision and timm: the names are ours ---
+
+
+def table(counted: bool = True) -> tuple[Entry, ...]:
+    """The table of torchvision's and timm's ResNet, and of ours."""
+    counter = "{rest}.num_batches_tracked"
+    return (Entry(counter, counter if counted else (), otherwise=zero), Entry("{rest}", "{rest}"))
+
+
+def sniffed(source: Source, prefix: str = "") -> dict[str, Any]:
+    """The arguments of a ResNet from its tensors, under torchvision's names. prefix: of the names."""
+    stem, _, kernel, _ = source.shape(f"{prefix}conv1.weight", 4, "a ResNet's first convolution is expected")
+    if kernel not in (3, 7):
+        raise SensoriumError(
+            f"{source.where}: a ResNet whose first convolution is {kernel}x{kernel} is not known; 7x7 and 3x3 are."
+        )
+    before = prefix.replace(".", r"\.")
+    stages = source.count(rf"{before}layer(\d+)\.")
+    return {
+        "layers": tuple(source.count(rf"{before}layer{i + 1}\.(\d+)\.") for i in range(stages)),
+        "width": tuple(source.shape(f"{prefix}layer{i + 1}.0.conv1.weight", 4)[0] for i in range(stages)),
+        "bottleneck": f"{prefix}layer1.0.conv3.weight" in source.state,
+        "stem": "imagenet" if kernel == 7 else "small",
+        "stem_width": stem,
+    }
+
+
+def _numbers(source: Source) -> dict[str, Any]:
+    told = source.config.get("model_args")
+    return own_numbers(source, told) if isinstance(told, Mapping) and "stem" in told else sniffed(source)
+
+
+TIMM = Format(
+    name="torchvision and timm ResNet",
+    network=ResNet,
+    keys=(r"conv1\.weight", r"layer1\.0\.conv1\.weight"),
+    table=table(),
+    dropped=(Dropped(r"fc(\.\d+)?\.(weight|bias)", "a classifier or projection belongs to what it was trained for"),),
+    numbers=_numbers,
+    normalization=IMAGENET,
+    to="timm",
+    config=lambda net: {"architecture": "resnet", "num_classes": 0, "model_args": resnet_numbers(net)},
+    beside=processor,
+)
+
+
+# --- ours ---
+
+
+def own_numbers(source: Source, told: Any) -> dict[str, Any]:
+    """The arguments that our own files hold."""
+    numbers = source.arguments(told, "numbers")
+    stages = source.count(r"layer(\d+)\.")
+    source.agree(numbers["layers"], tuple(source.count(rf"layer{i + 1}\.(\d+)\.") for i in range(stages)), "layers")
+    return numbers
+
+
+OWN = Format(
+    name="Sensorium ResNet",
+    network=ResNet,
+    kinds=("sensorium_resnet",),
+    keys=(r"conv1\.weight",),
+    table=table(),
+    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    normalization=HALF,
+    to="safetensors",
+    config=lambda net: {"model_type": "sensorium_resnet", "numbers": resnet_numbers(net)},
+    beside=processor,
+)
+
+FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

@@ -1,0 +1,296 @@
+"""Formats of the ViT: Hugging Face's, timm's (and torch.hub's of DeiT, MAE and DINO, which have its names), and ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensorium.errors import SensoriumError
+from sensorium.networks.vit import ViT
+from sensorium.published.format import (
+    HALF,
+    IMAGENET,
+    SAME,
+    Change,
+    Dropped,
+    Entry,
+    Format,
+    Preparation,
+    layers,
+    under,
+)
+from sensorium.published.source import Source
+
+CLASSIFIER = "a classifier belongs to the labels it was trained on"
+MASKED = "only masked training uses it"
+WIDE = 1280  # ViT-H, alone of the usual ones, has heads of 80 channels
+
+
+def vit_numbers(vit: ViT) -> dict[str, Any]:
+    """The arguments that rebuild a ViT."""
+    return {
+        "image_size": vit.image_size, "patch_size": vit.patch_size, "width": vit.dim, "depth": vit.depth,
+        "heads": vit.heads, "mlp_ratio": vit.mlp_ratio, "eps": vit.norm.eps, "qkv_bias": vit.qkv_bias,
+        "registers": vit.registers, "pool": vit.pool, "positions": vit.positions, "antialias": vit.antialias,
+        "parts": vit.parts,
+    }  # fmt: skip
+
+
+def published(vit: ViT, whose: str) -> None:
+    """Raises SensoriumError for a ViT with parts that the published one has not."""
+    other = [*(["rope"] if vit.rope is not None else []), *vit.parts]
+    if other:
+        raise SensoriumError(f"{whose} ViT has no {', '.join(other)}. Use --to safetensors or onnx.")
+
+
+def plain(vit: ViT, whose: str) -> None:
+    """Raises SensoriumError for a ViT with registers, or with parts that the published one has not."""
+    if vit.registers:
+        raise SensoriumError(f"{whose} ViT has no register tokens. Use --to safetensors, timm or onnx.")
+    published(vit, whose)
+
+
+def processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
+    """transformers' preprocessor_config.json for the pixels of a backbone."""
+    mean, std = how.normalization or getattr(network, "normalization", None) or HALF
+    side = how.image_size or getattr(getattr(network, "backbone", network), "image_size", None) or 224
+    height, width = (side, side) if isinstance(side, int) else side
+    told = {
+        "image_processor_type": "ViTImageProcessor", "image_mean": list(mean), "image_std": list(std),
+        "size": {"height": height, "width": width}, "do_normalize": True, "do_resize": True, "do_rescale": True,
+    }  # fmt: skip
+    return {"preprocessor_config.json": told}
+
+
+# --- Hugging Face ---
+
+HF_BLOCK = layers("", "", {
+    "norm1": "layernorm_before",
+    "attn.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+})  # fmt: skip
+
+
+def hf_blocks(ours: str, theirs: str) -> tuple[Entry, ...]:
+    """The table of a stack of blocks."""
+    return under(f"{ours}.{{i}}.", f"{theirs}.{{i}}.", HF_BLOCK)
+
+
+HF_TABLE = (
+    Entry("cls_token", "embeddings.cls_token"),
+    Entry("pos_embed", "embeddings.position_embeddings"),
+    Entry("patch_embed.proj.{kind}", "embeddings.patch_embeddings.projection.{kind}"),
+    *hf_blocks("blocks", "encoder.layer"),
+    Entry("norm.{kind}", "layernorm.{kind}"),
+)
+HF_KEYS = (r"embeddings\.patch_embeddings\.projection\.weight", r"encoder\.layer\.0\.layernorm_before\.weight")
+
+
+def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
+    """The arguments of a ViT that Hugging Face's configuration describes. prefix: of the encoder's names."""
+    source.only("hidden_act", "gelu")
+    source.only("num_channels", 3)
+    config = source.config
+    width, patch, size = int(config["hidden_size"]), config["patch_size"], config["image_size"]
+    if not isinstance(patch, int):
+        raise SensoriumError(f"{source.told}: patch_size {str(patch)[:80]} is not one number.")
+    depth = int(config["num_hidden_layers"])
+    source.agree(depth, source.count(rf"{prefix}encoder\.layer\.(\d+)\."), "num_hidden_layers")
+    return {
+        "image_size": size if isinstance(size, int) else tuple(size),
+        "patch_size": patch,
+        "width": width,
+        "depth": depth,
+        "heads": int(config["num_attention_heads"]),
+        "mlp_ratio": int(config["intermediate_size"]) / width,
+        "eps": float(config.get("layer_norm_eps", 1e-12)),
+        "qkv_bias": bool(config.get("qkv_bias", True)),
+    }
+
+
+def hf_config(vit: ViT) -> dict[str, Any]:
+    """Hugging Face's configuration of a ViT."""
+    return {
+        "architectures": ["ViTModel"], "model_type": "vit", "num_channels": 3, "hidden_size": vit.dim,
+        "num_hidden_layers": vit.depth, "num_attention_heads": vit.heads,
+        "intermediate_size": round(vit.mlp_ratio * vit.dim), "hidden_act": "gelu", "image_size": vit.image_size,
+        "patch_size": vit.patch_size, "layer_norm_eps": vit.norm.eps, "qkv_bias": vit.qkv_bias,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "sensorium_pool": vit.pool,
+    }  # fmt: skip
+
+
+HF = Format(
+    name="Hugging Face ViT",
+    network=ViT,
+    kinds=("vit",),
+    keys=HF_KEYS,
+    table=HF_TABLE,
+    spellings=((r"^vit\.", ""),),  # where a head was saved with it
+    dropped=(
+        Dropped(r"pooler\.dense\.(weight|bias)", "the pooler's layer is no part of the published features"),
+        Dropped(r"classifier\.(weight|bias)", CLASSIFIER),
+        Dropped(r"embeddings\.mask_token", MASKED),
+        Dropped(r"decoder\.0\.(weight|bias)", MASKED),
+    ),
+    numbers=lambda source: hf_numbers(source) | {"pool": source.config.get("sensorium_pool", "cls")},
+    normalization=HALF,
+    to="hf",
+    fits=lambda vit: plain(vit, "Hugging Face's"),
+    config=hf_config,
+    beside=processor,
+)
+
+
+# --- timm: the names are ours ---
+
+
+def _without(x: Tensor, vit: Any) -> Tensor:
+    return torch.cat([x[:, :1], x[:, 1 + vit.registers :]], 1) if vit.registers else x
+
+
+def _with(x: Tensor, vit: Any) -> Tensor:
+    return torch.cat([x[:, :1], x.new_zeros(1, vit.registers, x.shape[2]), x[:, 1:]], 1) if vit.registers else x
+
+
+# timm's registers have positions, ours none: zeros
+TIMM_TABLE = (Entry("pos_embed", "pos_embed", Change(_without, _with)), Entry("{rest}", "{rest}"))
+TIMM_KEYS = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight")
+TIMM_REFUSED = (
+    (
+        r"fc_norm\.(weight|bias)",
+        "a ViT that norms the mean of its patches (fc_norm, as fine-tuning with global pooling leaves it); ours norms each "
+        "token, so its numbers would differ",
+    ),
+    (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours has not"),
+    (r"dist_token", "a distilled DeiT, whose second class token ours has not"),
+)
+
+
+def timm_numbers(source: Source) -> dict[str, Any]:
+    """The arguments of a ViT: from its tensors, its heads from the configuration or the caller, else 64 channels each."""
+    if told := source.config.get("sensorium"):
+        numbers = own_numbers(source, told)
+        timm_grid(source)
+        return numbers
+    arguments = source.config.get("model_args") or {}
+    width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
+    if patch != across:
+        raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
+    heads = source.options.get("heads") or arguments.get("num_heads")
+    hidden = source.shape("blocks.0.mlp.fc1.weight", 2)[0]
+    grid, _ = timm_grid(source)
+    size = (grid[0] * patch, grid[1] * patch)
+    return {
+        "image_size": size[0] if size[0] == size[1] else size,
+        "patch_size": patch,
+        "width": width,
+        "depth": source.count(r"blocks\.(\d+)\."),
+        "heads": int(heads or (16 if width == WIDE else max(1, width // 64))),
+        "mlp_ratio": hidden / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in source.state,
+        "registers": source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0,
+        "pool": "mean" if arguments.get("global_pool") == "avg" else "cls",
+    }
+
+
+def timm_grid(source: Source) -> tuple[tuple[int, int], int]:
+    """Patches (down, across), and how many of the first positions belong to the class token and the registers."""
+    for name in ("cls_token", "pos_embed"):
+        if name not in source.state:
+            raise SensoriumError(f"{source.where}: a ViT without '{name}', which ours needs.")
+    places = source.shape("pos_embed", 3)[1]
+    registers = source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0
+    size = (source.config.get("model_args") or {}).get("img_size")
+    patch = source.shape("patch_embed.proj.weight", 4)[-1]
+    ways = dict.fromkeys((1 + registers, 0, 1))  # timm's, timm's no_embed_class, DINOv2's
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        grid = (height // patch, width // patch)
+        ways = {before: grid for before in ways if places - before == math.prod(grid)}
+    else:
+        side = {before: math.isqrt(max(0, places - before)) for before in ways}
+        ways = {before: (n, n) for before, n in side.items() if n and n * n == places - before}
+    if not ways:
+        raise SensoriumError(
+            f"{source.where}: 'pos_embed' has {places} places, which is no square grid and a class token."
+        )
+    before, found = next(iter(ways.items()))
+    return found, before
+
+
+def timm_prepared(source: Source) -> Mapping[str, Tensor]:
+    """Positions of timm's layouts as its usual one has them, and those of registers added to the registers."""
+    state, (_, before) = dict(source.state), timm_grid(source)
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    first, patches = state["pos_embed"][:, :before], state["pos_embed"][:, before:]
+    missing = first.new_zeros(1, 1 + registers - before, first.shape[2])
+    first = torch.cat([first, missing], 1)
+    if registers:
+        state["reg_token"] = state["reg_token"] + first[:, 1:]
+        first = torch.cat([first[:, :1], torch.zeros_like(first[:, 1:])], 1)
+    return state | {"pos_embed": torch.cat([first, patches], 1)}
+
+
+def _timm_config(vit: ViT) -> dict[str, Any]:
+    n, mean = vit_numbers(vit), vit.pool == "mean"
+    arguments = {
+        "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],
+        "num_heads": n["heads"], "mlp_ratio": n["mlp_ratio"], "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
+        "num_classes": 0, "no_embed_class": False, "global_pool": "avg" if mean else "token", "fc_norm": False,
+    }  # fmt: skip
+    return {"architecture": "vision_transformer", "num_classes": 0, "model_args": arguments, "sensorium": n}
+
+
+TIMM = Format(
+    name="timm ViT",
+    network=ViT,
+    keys=TIMM_KEYS,
+    absent=(r"decoder_embed\.weight",),
+    refused=TIMM_REFUSED,
+    table=TIMM_TABLE,
+    dropped=(
+        Dropped(r"head\.(weight|bias)", CLASSIFIER),
+        Dropped(r"pre_logits\.fc\.(weight|bias)", CLASSIFIER),
+        Dropped(r"mask_token", MASKED),
+    ),
+    numbers=timm_numbers,
+    prepare=timm_prepared,
+    normalization=IMAGENET,
+    to="timm",
+    fits=lambda vit: published(vit, "timm's"),
+    config=_timm_config,
+    beside=processor,
+)
+
+
+# --- ours ---
+
+
+def own_numbers(source: Source, told: Any) -> dict[str, Any]:
+    """The arguments that our own files hold."""
+    numbers = source.arguments(told, "numbers")
+    source.agree(int(numbers["depth"]), source.count(r"blocks\.(\d+)\."), "depth")
+    return numbers
+
+
+OWN = Format(
+    name="Sensorium ViT",
+    network=ViT,
+    kinds=("sensorium_vit",),
+    keys=(r"patch_embed\.proj\.weight",),
+    table=(Entry("{rest}", "{rest}", SAME),),
+    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    normalization=HALF,
+    to="safetensors",
+    config=lambda vit: {"model_type": "sensorium_vit", "numbers": vit_numbers(vit)},
+    beside=processor,
+)
+
+FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

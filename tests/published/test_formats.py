@@ -1,0 +1,240 @@
+"""One test for every format: each tensor of ours is written once, reading what was written changes nothing, and names that
+are unknown, missing, of another shape or ambiguous are errors that say which."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sensorium.detection.detr.method import DETR
+from sensorium.detection.fcos.method import FCOS
+from sensorium.errors import SensoriumError
+from sensorium.language.causal_lm.method import CausalLM
+from sensorium.multimodal.clip.method import CLIP
+from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.dit import DiT
+from sensorium.networks.fpn import FPN
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.text import TextTower
+from sensorium.networks.unet import UNet
+from sensorium.networks.vit import ViT
+from sensorium.published import load
+from sensorium.published.files import read_json, read_weights, unwrap
+from sensorium.published.format import Format, read, write
+from sensorium.published.opening import fill, recognized, save
+from sensorium.published.registry import formats
+from sensorium.published.source import Source
+from sensorium.selfsup.mae.method import MAE
+from sensorium.streaming.oadtr.method import OadTR
+
+TEXT = (17, 5, 64, 1, 1)
+
+
+def clip() -> CLIP:
+    return CLIP(CLIPVision(14, 7, 64, 2, 1), TextTower(*TEXT), 12)
+
+
+def detr() -> DETR:
+    return DETR(ResNet((1, 2), (8, 16)), 3, queries=4, width=32, hidden=24, heads=8, encoder_depth=1, decoder_depth=2)
+
+
+def mae() -> MAE:
+    return MAE(
+        ViT(32, 8, 64, 2, 1, positions="sincos", pool="mean"), decoder_width=32, decoder_depth=2, decoder_heads=1
+    )
+
+
+SAMPLES: dict[str, Callable[[], nn.Module]] = {
+    "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
+    "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
+    "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
+    "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True),
+    "torchvision and timm ResNet": lambda: ResNet((2, 1), (8, 16), stem="half"),
+    "Sensorium ResNet": lambda: ResNet((1, 1), 8, stem="patch", patch=2),
+    "Hugging Face ViTMAE": mae,
+    "Hugging Face ViTMAE, the encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
+    "MAE, the authors'": mae,
+    "DINO on a ViT, the authors'": lambda: ViT(32, 8, 64, 2, 1),
+    "DINO on a ResNet, the authors'": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
+    "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
+    "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
+    "Hugging Face CLIP": clip,
+    "Sensorium CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, activation="gelu"),
+    "OpenCLIP": clip,
+    "CLIP, OpenAI's": clip,
+    "Hugging Face DETR": detr,
+    "Hugging Face DETR on timm's ResNet": detr,
+    "DETR, the authors'": detr,
+    "torchvision FCOS": lambda: FCOS(FPN(ResNet((1, 1, 1), (8, 8, 16)), width=32), 3, convs=1, points="torchvision"),
+    "OadTR, the authors'": lambda: OadTR(
+        10, 5, width=24, length=7, depth=2, heads=8, hidden=16, future=3, decoder_depth=2, decoder_heads=4, decoder_hidden=20
+    ),
+    "diffusers UNet2DModel": lambda: UNet((8, 16), layers=1, attention=(False, True), labels=4, groups=4),
+    "diffusers DiTTransformer2DModel": lambda: DiT(8, 2, 32, 3, 2, labels=4, freq_shift=1),
+}  # fmt: skip
+
+
+def sample(form: Format) -> nn.Module:
+    """A small network whose every learned number is its own."""
+    torch.manual_seed(0)
+    network = SAMPLES[form.name]().eval()
+    fixed = {name for name, p in network.named_parameters() if not p.requires_grad and "pos_embed" in name}
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and name not in fixed:
+            tensor.add_(torch.rand_like(tensor))
+    return network
+
+
+def equal(network: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = network.state_dict(), other.state_dict()
+    same = {name: torch.equal(tensor, theirs[name]) for name, tensor in ours.items() if "num_batches" not in name}
+    return ours.keys() == theirs.keys() and type(network) is type(other) and all(same.values())
+
+
+@pytest.fixture(params=formats(), ids=lambda form: form.name)
+def form(request: pytest.FixtureRequest) -> Format:
+    return request.param
+
+
+def test_each_tensor_is_written_once(form: Format) -> None:
+    network = sample(form)
+    written = write(form, network)
+    places: dict[str, str] = {}
+    for name, tensor in network.state_dict().items():
+        theirs = form.theirs(name, network)
+        assert theirs or name.endswith(("num_batches_tracked", "pos_embed")), f"{name} is not written"
+        for their in theirs:
+            assert places.setdefault(their, name) == name
+        found = [written[their] for their in theirs]
+        once = found[:1] if len(found) > 1 and torch.equal(found[0], found[-1]) else found
+        extra = network.registers * tensor.shape[-1] if form.name == "timm ViT" and name == "pos_embed" else 0
+        assert not theirs or sum(part.numel() for part in once) == tensor.numel() + extra
+    assert set(written) - set(places) == {one.name for one in form.dropped if one.made}
+    assert not any(one.fits(name) for one in form.dropped for name in places if "lm_head" not in name)
+
+
+def test_reading_what_was_written_changes_nothing(form: Format, tmp_path: Path) -> None:
+    network = sample(form)
+    path = save(form, network, tmp_path / "there")
+    again = load(path if path.is_file() and form.name != "OpenCLIP" else tmp_path / "there")
+    assert equal(network, again)
+    assert not again.training
+    other = write(form, again)
+    assert other.keys() == write(form, network).keys()
+    assert all(torch.equal(other[name], tensor) for name, tensor in write(form, network).items())
+
+
+def source_of(path: Path) -> Source:
+    """What is in a file, or in a directory with its configuration."""
+    folder = path.parent if path.is_file() else path
+    config = next((f for n in ("config.json", "open_clip_config.json") if (f := folder / n).is_file()), None)
+    state = next(unwrap(read_weights(path)))
+    return Source(str(path), state, path, read_json(config) if config else {}, str(config or ""))
+
+
+def test_it_is_recognized_and_no_other_is(form: Format, tmp_path: Path) -> None:
+    source = source_of(save(form, sample(form), tmp_path))
+    assert [found.name for found in recognized(source, formats())] == [form.name]
+    assert equal(fill(form, source), sample(form))
+
+
+def test_each_missing_or_misshapen_tensor_is_named(form: Format) -> None:
+    network = sample(form)
+    state = write(form, network)
+    optional = {one.name for one in form.dropped if one.made} | {n for n in state if n.endswith("num_batches_tracked")}
+    assert read(form, state, network, "file").keys() == network.state_dict().keys()
+    for name in state.keys() - optional:
+        with pytest.raises(SensoriumError, match=f"^file: '{name}' is missing"):
+            read(form, {n: t for n, t in state.items() if n != name}, network, "file")
+        with pytest.raises(SensoriumError, match=f"^file: '{name}' has shape"):
+            read(form, state | {name: torch.zeros(3, 1, 4)}, network, "file")
+
+
+@pytest.mark.parametrize(
+    "stranger", ["stranger.weight", "decoder.layers.0.cross_attn.weight", "vision.pooler.dense.weight"]
+)
+def test_an_unknown_name_is_an_error_that_names_file_and_tensor(form: Format, stranger: str, tmp_path: Path) -> None:
+    path = save(form, sample(form), tmp_path / "there")
+    file = path if path.is_file() else path / form.file
+    if file.suffix == ".safetensors":
+        save_file(load_file(file) | {stranger: torch.zeros(1)}, file)
+    else:
+        kept = torch.load(file, weights_only=True)
+        (kept[form.container] if form.container else kept)[stranger] = torch.zeros(1)
+        torch.save(kept, file)
+    with pytest.raises(SensoriumError, match=f"there.*'{stranger}' is unknown"):
+        load(file if file.suffix != ".safetensors" else tmp_path / "there")
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Tensor]], dict]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict]] = {
+    "DDP": prefixed("module."),
+    "compiled in DDP": prefixed("module._orig_mod."),
+    "DDP compiled": lambda state: {"model": prefixed("_orig_mod.module.")(state), "epoch": 3},
+    "Lightning": lambda state: {"state_dict": prefixed("model.")(state), "epoch": 3, "pytorch-lightning_version": "2.4"},
+    "timm's average": lambda state: {
+        "state_dict": {name: torch.zeros_like(tensor) for name, tensor in state.items()}, "state_dict_ema": state,
+    },
+    "averaged by torch": lambda state: {
+        "model": {name: torch.zeros_like(tensor) for name, tensor in state.items()},
+        "model_ema": prefixed("module.")(state) | {"n_averaged": torch.tensor(7)},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_what_training_code_wraps_weights_in_is_taken_off(form: Format, how: str, tmp_path: Path) -> None:
+    network = sample(form)
+    path = save(form, network, tmp_path / "there")
+    folder = path.parent if path.is_file() else path
+    for file in folder.glob("*.*"):
+        if file.suffix != ".json":
+            file.unlink()
+    target = folder / ("pytorch_model.bin" if form.config else "checkpoint.pth")
+    torch.save(WRAPPED[how](write(form, network)), target)
+    if how == "compiled in DDP" and not form.config:  # a file's arguments are plain
+        import argparse
+
+        torch.save({"model": WRAPPED[how](write(form, network)), "args": argparse.Namespace(lr=0.1)}, target)
+    assert equal(network, load(folder if form.config else target))
+
+
+def test_compiled_parts_and_shards(tmp_path: Path) -> None:
+    form = next(one for one in formats() if one.name == "Hugging Face ViT")
+    network = sample(form)
+    save(form, network, tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    names = {name: name.replace("encoder.layer.1.", "encoder.layer.1._orig_mod.") for name in state}
+    (tmp_path / "model.safetensors").unlink()
+    halves = list(state)[::2], list(state)[1::2]
+    for i, half in enumerate(halves):
+        torch.save({names[name]: state[name] for name in half}, tmp_path / f"part{i}.bin")
+    where = {names[name]: f"part{i}.bin" for i, half in enumerate(halves) for name in half}
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    assert equal(network, load(tmp_path))
+    index.write_text(json.dumps({"weight_map": where | {"x": "../part0.bin"}}))
+    with pytest.raises(SensoriumError, match=r"'\.\./part0\.bin' is no bin file beside it"):
+        load(tmp_path)
+
+
+def test_every_format_has_a_sample_and_a_name_of_its_own() -> None:
+    assert sorted(form.name for form in formats()) == sorted(SAMPLES)
+
+
+def test_knowing_every_format_costs_no_library_of_detection() -> None:
+    """Whoever loads one network imports the modules of all: what takes seconds must wait until it is used."""
+    code = "import sys; from sensorium.published.registry import formats; formats(); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torchvision", "scipy", "transformers", "diffusers", "timm"} & set(said)
