@@ -26,10 +26,10 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import streams as judged
 from sensorium.judge.score import Asked
 from sensorium.pictures.streams import timeline
-from sensorium.published.oadtr import save_oadtr
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.streaming.oadtr import recipe as streaming
+from sensorium.streaming.oadtr.formats import save_oadtr
 from sensorium.streaming.oadtr.method import OadTR
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from sensorium.errors import SensoriumError
+from sensorium.multimodal.clip.formats import HF, OPENAI, export_hf, from_open_clip, load_hf, to_open_clip
 from sensorium.multimodal.clip.method import CLIP
+from sensorium.multimodal.clip.open_clip import OPEN
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.vit import ViT
-from sensorium.published.clip import HF, OPENAI, export_hf, from_open_clip, load_hf, to_open_clip
 from sensorium.published.format import write
-from sensorium.published.open_clip import OPEN
 
 openclip = pytest.importorskip("open_clip")
 

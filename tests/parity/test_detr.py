@@ -13,11 +13,11 @@ import torch
 import torchvision
 from torch import nn
 
+from sensorium.detection.detr.formats import HF, export_detr, load_detr
 from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
-from sensorium.published.detr import HF, export_detr, load_detr
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,11 +11,11 @@ from torchvision.models.detection import FCOS as Theirs
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from sensorium.detection.fcos.formats import TORCHVISION, from_torchvision, load_fcos, to_torchvision
 from sensorium.detection.fcos.method import FCOS, assign
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import resnet
-from sensorium.published.fcos import TORCHVISION, from_torchvision, load_fcos, to_torchvision
 from sensorium.published.format import read
 
 CASES = [  # body, pyramid's width, classes, layers of a tower, (height, width) of each image, padded to multiples of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
 from sensorium.published.format import write
-from sensorium.published.oadtr import AUTHORS, FOLLOWS, from_authors, load_oadtr, save_oadtr, to_authors
+from sensorium.streaming.oadtr.formats import AUTHORS, FOLLOWS, from_authors, load_oadtr, save_oadtr, to_authors
 from sensorium.streaming.oadtr.method import OadTR
 
 # features, classes, width, length, depth, heads, hidden, future, decoder_depth, decoder_heads, decoder_hidden

@@ -11,9 +11,9 @@ from torch import Tensor
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.networks.dit import DiT
+from sensorium.networks.formats.diffusion import DIT, UNET, export_diffusers, load_diffusers, reversed_flow
 from sensorium.networks.unet import UNet
 from sensorium.parts.solvers import euler, heun, uniform_times
-from sensorium.published.diffusion import DIT, UNET, export_diffusers, load_diffusers, reversed_flow
 from sensorium.published.format import Format, read
 
 diffusers = pytest.importorskip("diffusers")

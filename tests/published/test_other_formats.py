@@ -18,7 +18,7 @@ from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import export, load
 from sensorium.published.format import write
-from sensorium.published.mae import AUTHORS
+from sensorium.selfsup.mae.formats import AUTHORS
 from sensorium.selfsup.mae.method import MAE
 
 IMAGES = torch.randn(2, 3, 32, 32)

@@ -1,23 +1,25 @@
-"""All formats: those that the modules of this package define as ``FORMATS``."""
+"""All formats: what ``networks/formats/`` and the ``formats.py`` of a system's folder define as ``FORMATS``."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
-import sensorium.published as package
+from sensorium.catalogue import systems
 from sensorium.published.format import Format
 
 
 @lru_cache(maxsize=1)
 def formats() -> tuple[Format, ...]:
-    """Every format, in the order of the modules' names."""
-    found: list[Format] = []
-    for module in sorted(iter_modules(package.__path__), key=lambda m: m.name):
-        found += getattr(import_module(f"{package.__name__}.{module.name}"), "FORMATS", ())
-    return tuple(found)
+    """Every format: those of networks first, in the order of the modules' names."""
+    package = import_module("sensorium.networks.formats")
+    names = [f"{package.__name__}.{module.name}" for module in iter_modules(package.__path__)]
+    folders = [f"sensorium.{system.family}.{system.name}" for system in systems()]
+    names += [f"{folder}.formats" for folder in folders if find_spec(f"{folder}.formats")]
+    return tuple(form for name in sorted(names) for form in import_module(name).FORMATS)
 
 
 def held(form: Format, network: Any) -> Any:

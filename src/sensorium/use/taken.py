@@ -10,7 +10,7 @@ from sensorium.judge.score import Trained
 
 def take_along(run: Trained, to: str, out: Path) -> None:
     """Write beside an exported ``run`` the tokenizer that goes with it."""
-    from sensorium.published.clip import export_tokens
+    from sensorium.multimodal.clip.formats import export_tokens
 
     if to == "hf":
         export_tokens(kept_tokens(run.folder), run.situation.context, out)

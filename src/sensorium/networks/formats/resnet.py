@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sensorium.errors import SensoriumError
+from sensorium.networks.formats.vit import CLASSIFIER, processor
 from sensorium.networks.resnet import Bottleneck, ResNet
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
 from sensorium.published.source import Source
-from sensorium.published.vit import CLASSIFIER, processor
 
 
 def resnet_numbers(net: ResNet) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
+from sensorium.networks.formats import resnet
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
-from sensorium.published import resnet
 from sensorium.published.files import read_json
 from sensorium.published.format import IMAGENET, Entry, Format, Preparation, under, write
 from sensorium.published.opening import fill, open_path, save

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import SensoriumError
+from sensorium.networks.formats import vit
 from sensorium.networks.vit import ViT
-from sensorium.published import vit
 from sensorium.published.format import HALF, IMAGENET, Entry, Format, under
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
+from sensorium.networks.formats import resnet
 from sensorium.networks.resnet import ResNet
-from sensorium.published import resnet
 from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Preparation, layers, under
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source

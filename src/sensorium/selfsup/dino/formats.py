@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sensorium.published import resnet, vit
+from sensorium.networks.formats import resnet, vit
 from sensorium.published.format import Dropped, Entry, Format, under
 
 _CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # some other network, all of it under this prefix

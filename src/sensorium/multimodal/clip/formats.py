@@ -10,13 +10,13 @@ from typing import Any
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
+from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.formats.vit import own_numbers, processor
 from sensorium.networks.text import ACTIVATIONS, TextTower
 from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
-from sensorium.published.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
-from sensorium.published.vit import own_numbers, processor
 
 BICUBIC = 3  # in the numbers of Pillow: how published models saw their pictures made smaller
 _OLD_EOS = 2  # what older files say; transformers then pools at the largest token, as OpenAI's code does
