@@ -11,6 +11,7 @@ from sensorium.abilities import AttentionMaps, Encoder, MapEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import VIT_SIZES, ViT, auto_patch, layer_index, vit
 from sensorium.parts.drop import DropPath
+from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.patches import patchify, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
 
@@ -252,14 +253,28 @@ def test_rotary_positions_want_their_grid():
     assert network.tokens(torch.randn(1, 3, 6, 18)).shape == (1, 13, 24)  # another size needs no resampling
 
 
-def test_experts_balance_themselves_while_training():
-    network = lively(12, 3, 24, 1, 3, parts=("experts",))
-    experts, x = network.blocks[0].mlp.experts, torch.randn(2, 3, 12, 12)
-    network.eval().features(x)
-    assert not experts.bias.any()
-    network.train().features(x)
-    assert (experts.bias.abs() < 1e-3 + 1e-6).all()
-    assert experts.bias.any()
+def test_biases_of_experts_move_between_steps_and_micro_batches_are_one_batch():
+    x = torch.randn(4, 3, 12, 12)
+
+    def moved(*parts: torch.Tensor) -> torch.Tensor:
+        network = lively(12, 3, 24, 1, 3, parts=("experts",))
+        experts = network.blocks[0].mlp.experts
+        network.eval().features(x)
+        update_biases(network)
+        assert not experts.bias.any()  # nothing was learnt
+        network.train()
+        for part in parts:
+            network.features(part)
+            assert not experts.bias.any()
+        update_biases(network)
+        assert (experts.bias.abs() < 1e-3 + 1e-6).all()
+        assert experts.bias.any()
+        kept = experts.bias.clone()
+        update_biases(network)
+        assert torch.equal(experts.bias, kept)
+        return kept
+
+    assert torch.equal(moved(x), moved(x[:1], x[1:]))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
+from sensorium.parts.moe.layer import MoE
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe
@@ -266,6 +267,23 @@ def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str
         if not mode:
             torch.manual_seed(0)
             assert torch.equal(first, method(batch)["loss"])
+
+
+@pytest.mark.parametrize(
+    "system", [one.name for one in systems() if one.needs and "vit-micro" in choices(ABILITIES[one.needs])]
+)
+def test_biases_of_a_backbones_experts_move_after_a_step(system: str, prepared: dict[str, Any]) -> None:
+    ready = prepared[usual(system)]
+    recipe = built(system, "vit-micro+experts", ready)
+    method = recipe.method.train()
+    method.before_step(Progress(0, 0, 0.0))
+    for micro in range(2):
+        method(batch_of(recipe, ready, micro))
+    biased = [one for one in method.modules() if isinstance(one, MoE)]
+    assert biased
+    assert not any(one.bias.any() for one in biased if one.bias is not None)
+    method.after_step(Progress(0, 0, 0.0))
+    assert all(one.bias.any() for one in biased if one.bias is not None)  # of a moving average too
 
 
 @pytest.mark.parametrize(

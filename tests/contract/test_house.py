@@ -39,7 +39,7 @@ FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "str
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
 WORDS = {"made", "flash", "clip", "supervised"}
 # Literals and names that are no system: a kind of attention, and the format of CLIP's own tokens.
-SPOKEN = {"language/mixing.py: flash", "language/causal_lm/recipe.py: flash", "data/text/clip_tokens.py: clip"}
+SPOKEN = {"networks/mixing.py: flash", "language/causal_lm/recipe.py: flash", "data/text/clip_tokens.py: clip"}
 # Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.
 ASKED = {"data/images/arrays.py": 1}
 # Attributes that may be missing of what is neither a method nor a network: modules, functions, sets of pictures.

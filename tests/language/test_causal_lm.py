@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sensorium.language.causal_lm.method import Cache, CausalLM
-from sensorium.language.mixing import mixer
 from sensorium.method import Progress
+from sensorium.networks.mixing import mixer
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.moe.route import deepseek, top1, top_k
 from sensorium.parts.norms import Residual
@@ -229,7 +229,7 @@ def test_a_state_of_linear_attention_does_not_grow() -> None:
     cache, sizes = Cache(model, 1, 40), set()
     for token in tokens.split(1, dim=1):
         model.logits(token, cache=cache)
-        sizes.add(sum(state.numel() for state in cache.states if state is not None) + cache.k.numel())
+        sizes.add(sum(one.numel() for layer in cache.layers for one in layer.own.state))
     assert len(sizes) == 1
 
 

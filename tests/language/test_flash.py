@@ -51,7 +51,7 @@ def test_documents_in_one_row_do_not_meet(mixed: bool) -> None:
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 3, 2]], ids=str)
 def test_cached_pieces_equal_the_whole(pieces: list[int], mixed: bool) -> None:
     model, tokens = small(mixed), torch.randint(50, (3, 9))
-    cache = Cache(model.depth)
+    cache = Cache(model, 3, 40)
     found = [model.logits(part, cache=cache) for part in tokens.split(pieces, dim=1)]
     torch.testing.assert_close(torch.cat(found, 1), model.logits(tokens), atol=1e-6, rtol=1e-6)
 
@@ -72,7 +72,7 @@ def test_log_prob_is_a_distribution_and_the_loss_its_mean(mixed: bool) -> None:
 @pytest.mark.parametrize("window", [None, 7])
 def test_each_generated_token_is_the_likeliest_after_all_that_it_may_see(mixed: bool, window: int | None) -> None:
     model, prompt, begin = small(mixed), torch.randint(50, (2, 6)), 0
-    text, cache = prompt, Cache(model.depth)
+    text, cache = prompt, Cache(model, 3, 40)
     for chosen in model.generate(prompt, most=14, temperature=0, window=window):
         if window is not None and text.shape[1] - begin > window:
             begin = text.shape[1] - window // 2
@@ -81,7 +81,7 @@ def test_each_generated_token_is_the_likeliest_after_all_that_it_may_see(mixed: 
     assert text.shape[1] == 20
     assert len(text.unique()) > 3
     model.logits(text, cache=cache)
-    kept = [past.k.shape[1] for past in cache.layers if past is not None]
+    kept = [layer.past.k.shape[1] for layer in cache.layers]
     assert kept == [0 if mixed else 20] * model.depth
 
 
@@ -120,6 +120,6 @@ def test_numbers_that_do_not_fit() -> None:
         FlashLM(9, 8, 1, 4, kind="batch")  # pyright: ignore[reportArgumentType]
     model, row = small(), torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="behind a cache"):
-        model.logits(row, row, Cache(model.depth))
+        model.logits(row, row, Cache(model, 3, 40))
     with pytest.raises(ValueError, match="one token or more"):
         next(model.generate(row[:, :0]))

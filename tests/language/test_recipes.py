@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ import sensorium
 from sensorium.catalogue import resolve
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm.recipe import causal_lm
+from sensorium.language.causal_lm.recipe import CausalNorm, causal_lm
 from sensorium.language.flash.recipe import flash
 from sensorium.language.recurrent_lm.recipe import recurrent_lm
 from sensorium.recipe.recipe import Recipe
@@ -88,9 +88,22 @@ def test_what_was_resolved_makes_the_same_network_again(system: str, settings: d
     assert same.batch_size == made.batch_size
 
 
+@pytest.mark.parametrize("norm", get_args(CausalNorm))
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_no_norm_sees_later_tokens_while_training(norm: Any, placement: Any) -> None:
+    small = TextSituation(50, 12, 100)
+    method: Any = causal_lm(small, width=16, depth=2, heads=2, norm=norm, placement=placement).method.train()
+    tokens = torch.randint(50, (3, 12), generator=torch.Generator().manual_seed(0))
+    later = torch.cat([tokens[:, :8], (tokens[:, 8:] + 1) % 50], dim=1)
+    found, changed = method.logits(tokens), method.logits(later)
+    torch.testing.assert_close(found[:, :8], changed[:, :8], atol=1e-6, rtol=0)
+    assert float((found - changed)[:, 8:].detach().abs().max()) > 1e-4
+
+
 @pytest.mark.parametrize(
     "recipe, settings, said",
     [
+        (causal_lm, {"norm": "batch"}, "choose norm layer, rms, scale or none"),
         (flash, {"width": 7}, "width 7 is odd"),
         (flash, {"shared": 9}, "shared 9 is odd"),
         (flash, {"norm": "batch"}, "layer or scale"),

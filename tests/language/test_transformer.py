@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.language.transformer import Cache, Transformer, beam_search, learning_rate, length_penalty
+from sensorium.language.transformer import Transformer, learning_rate
+from sensorium.parts.beam import beam_search, length_penalty
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Learned
@@ -112,7 +113,7 @@ def test_a_token_that_may_see_nothing_reads_zeros(name: str) -> None:
 def test_cached_pieces_equal_the_whole(name: str, pieces: list[int]) -> None:
     model, source, target = small(name), texts(3, 6), texts(3, 9)
     source[1, 4:], target[2, 5:] = PADDING, PADDING
-    cache = Cache(model, source, 9)
+    cache = model.new_cache(source, 9)
     found = [model.extend(part, cache) for part in target.split(pieces, dim=1)]
     near(torch.cat(found, 1), model.logits(source, target))
     with pytest.raises(ValueError, match="holds 9 tokens, not 10"):
@@ -122,7 +123,7 @@ def test_cached_pieces_equal_the_whole(name: str, pieces: list[int]) -> None:
 def test_a_cache_holds_several_targets_of_a_source_in_any_order() -> None:
     model, source, target = small(), texts(2, 6), texts(6, 7)
     source[1, 4:] = PADDING
-    cache, order = Cache(model, source, 7, beam=3), torch.tensor([2, 2, 0, 4, 3, 3])
+    cache, order = model.new_cache(source, 7, beam=3), torch.tensor([2, 2, 0, 4, 3, 3])
     model.extend(target[:, :4], cache)
     cache.reorder(order)
     joined = torch.cat([target[order, :4], target[:, 4:]], 1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.language.transformer import Layer, Transformer, smoothed
+from sensorium.language.transformer import Transformer, smoothed
+from sensorium.networks.decoder import Layer
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.absolute import Sinusoidal
 
@@ -47,35 +48,36 @@ def pair(size: tuple, pre: bool, gelu: bool) -> tuple[Transformer, nn.Transforme
     return ours, theirs
 
 
-def names(ours: Transformer, theirs: nn.Transformer) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """Every parameter of torch's beside the one of ours that is it."""
-    found = []
+def names(ours: Transformer, theirs: nn.Transformer) -> list[tuple[nn.Parameter, nn.Parameter, slice]]:
+    """Every parameter of ours beside the one of torch's of which it is these rows."""
+    found: list[tuple[nn.Parameter, nn.Parameter, slice]] = []
 
-    def beside(mine: nn.Module, other: Any) -> None:
-        found.extend(zip(mine.parameters(), other.parameters(), strict=True))
+    def beside(mine: nn.Module, other: Any, rows: slice = slice(None)) -> None:
+        found.extend((one, its, rows) for one, its in zip(mine.parameters(), other, strict=True))
 
     stacks: Any = ((ours.encoder, theirs.encoder), (ours.decoder, theirs.decoder))
-    for norm, (mine, other) in zip(ours.norms, stacks, strict=True):
-        beside(norm, other.norm)
-        for a, b in zip(mine, other.layers, strict=True):
+    for mine, other in stacks:
+        beside(mine.norm, other.norm.parameters())
+        for a, b in zip(mine.layers, other.layers, strict=True):
             assert isinstance(a, Layer)
-            beside(a.attn, b.self_attn)
-            beside(a.norm1.norm, b.norm1)
-            beside(a.ffn.gate_up, b.linear1)
-            beside(a.ffn.down, b.linear2)
-            if mine is ours.decoder:
-                beside(a.cross, b.multihead_attn)
-                beside(a.norm2.norm, b.norm2)
-                beside(a.norm3.norm, b.norm3)
-            else:
-                beside(a.norm3.norm, b.norm2)
+            beside(a.attn, b.self_attn.parameters())
+            beside(a.norm1.norm, b.norm1.parameters())
+            beside(a.ffn.gate_up, b.linear1.parameters())
+            beside(a.ffn.down, b.linear2.parameters())
+            beside(a.norm2.norm, (b.norm3 if a.reads else b.norm2).parameters())
+            if a.reads:
+                joined = (b.multihead_attn.in_proj_weight, b.multihead_attn.in_proj_bias)
+                beside(a.cross.q, joined, slice(ours.width))
+                beside(a.cross.kv, joined, slice(ours.width, None))
+                beside(a.cross.proj, b.multihead_attn.out_proj.parameters())
+                beside(a.norm_cross.norm, b.norm2.parameters())
     return found
 
 
 @torch.no_grad()
 def load(ours: Transformer, theirs: nn.Transformer) -> None:
-    for mine, other in names(ours, theirs):
-        mine.copy_(other)
+    for mine, other, rows in names(ours, theirs):
+        mine.copy_(other[rows])
 
 
 def texts(size: tuple) -> tuple[Tensor, Tensor]:
@@ -119,12 +121,15 @@ def test_outputs_loss_and_gradients_equal_those_of_torch(size: tuple, pre: bool,
     torch.testing.assert_close(found, loss, atol=OUTPUTS, rtol=0)
     found.backward()
     loss.backward()
-    pairs = [*names(ours, theirs), (ours.embed.weight, embed)]
-    assert len(pairs) == len(list(ours.parameters())) == len(list(theirs.parameters())) + 1
-    for mine, other in pairs:
+    embedding = (ours.embed.weight, embed, slice(None))
+    pairs = [*names(ours, theirs), embedding]
+    assert {id(mine) for mine, *_ in pairs} == {id(one) for one in ours.parameters()}
+    assert sum(mine.numel() for mine, *_ in pairs) == sum(one.numel() for one in [*theirs.parameters(), embed])
+    for mine, other, rows in pairs:
         assert mine.grad is not None
-        torch.testing.assert_close(mine.grad, other.grad, atol=GRADIENTS, rtol=0)
-    assert max(float(mine.grad.abs().max()) for mine, _ in pairs if mine.grad is not None) > 0.01
+        assert other.grad is not None
+        torch.testing.assert_close(mine.grad, other.grad[rows], atol=GRADIENTS, rtol=0)
+    assert max(float(mine.grad.abs().max()) for mine, *_ in pairs if mine.grad is not None) > 0.01
 
 
 def test_bfloat16_stays_near() -> None:

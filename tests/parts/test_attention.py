@@ -241,6 +241,12 @@ def test_memory_of_tiles_grows_with_the_tokens_alone() -> None:
     assert saved_numbers(naive, 512) > 3.5 * saved_numbers(naive, 256)  # the count sees what grows with the square
 
 
+@pytest.mark.parametrize("attend", [naive, fused, tiled, flex, choose, flash])
+def test_what_none_can_be_asked_is_refused(attend: Attend) -> None:
+    with pytest.raises(TypeError, match="attention knows causal, mask, bias, lengths, scale, not casual"):
+        attend(*inputs((1, 1, 1, 5, 5, 16, 16), grad=False), casual=True)  # pyright: ignore[reportCallIssue]
+
+
 @pytest.mark.parametrize("attend", [naive, fused, tiled, flex])
 @pytest.mark.parametrize("lengths", [[3, 3], [5, 0], []])
 def test_lengths_that_do_not_fit_are_named(attend: Attend, lengths: list[int]) -> None:

@@ -28,6 +28,7 @@ from sensorium.parts.positions.turning import (
     interpolated,
     ntk_aware,
     rotary_linear,
+    rotary_linear_causal,
     yarn,
 )
 
@@ -168,7 +169,7 @@ def test_what_adds_to_scores_is_not_for_linear_attention() -> None:
     for maker in [*LINE.values(), *PLANE.values()]:
         kind = type(maker())
         scores = kind.bias is not Positions.bias or kind.read is not Positions.read
-        assert kind.attention - {"gated"} == ({"softmax"} if scores else {"softmax", "linear"}), kind
+        assert kind.attention - {"gated", "latent"} == ({"softmax"} if scores else {"softmax", "linear"}), kind
 
 
 def test_waves_of_a_distance_are_one_product_and_a_picture_has_one_half_each() -> None:
@@ -310,7 +311,7 @@ def test_far_distances_grow_as_logarithms() -> None:
 
 
 def test_pairs_change_their_convention_by_a_permutation_of_weights() -> None:
-    weight, x, at = torch.randn(HEADS * D, 5), torch.randn(2, 9, 5), torch.arange(9)
+    weight, x, at = torch.randn(HEADS * D, 5).double(), torch.randn(2, 9, 5).double(), torch.arange(9)
     assert torch.equal(halves_to_interleaved(interleaved_to_halves(weight, D), D), weight)
 
     def turned(weight: Tensor, interleaved: bool) -> Tensor:
@@ -334,3 +335,20 @@ def test_linear_attention_turns_its_numerator_alone(scheme: Rotary) -> None:
             top += (turned_q[:, :, m] * turned_k[:, :, n]).sum(-1, keepdim=True) * v[:, :, n]
             bottom += (q[:, :, m] * k[:, :, n]).sum(-1, keepdim=True)
         close(y[:, :, m], top / bottom, 1e-9)
+
+
+@pytest.mark.parametrize("pieces", [[70], [1] * 5 + [60, 5], [33, 37]], ids=str)
+def test_causal_linear_attention_is_that_of_each_tokens_past(pieces: list[int]) -> None:
+    q, k, v = inputs(70, 70)
+    scheme, at = Rotary(), torch.arange(70)
+    q, k, past, found = q.exp(), k.exp(), [], []
+    turned = scheme.rotate(q, k, at, at)
+    for part in zip(*(x.split(pieces, dim=2) for x in (q, k, v, *turned)), strict=True):
+        y, *past = rotary_linear_causal(*part, *past)
+        found.append(y)
+    y = torch.cat(found, dim=2)
+    assert past[0].shape == (*q.shape[:2], q.shape[3], v.shape[3] + 1)
+    for m in (0, 1, 40, 64, 69):
+        seen = slice(m + 1)
+        alone = rotary_linear(q[:, :, m : m + 1], k[:, :, seen], v[:, :, seen], scheme, at[m : m + 1], at[seen])
+        close(y[:, :, m : m + 1], alone, 1e-9)

@@ -80,6 +80,10 @@ class Tuned(Method, Encoder):
             logits = self.features(batch["image"])
         return {"loss": F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.how.smoothing)}
 
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self.backbone)
+
 
 def finetune(
     backbone: nn.Module,

@@ -20,9 +20,7 @@ from torch.nn import functional as F
 
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.drop import DropPath
-from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.moe.layer import MoE
-from sensorium.parts.moe.route import update_bias_
 from sensorium.parts.positions.turning import turn_2d
 
 Angles = tuple[Tensor, Tensor]
@@ -91,8 +89,8 @@ class Gated(nn.Module):
 
 
 class Balanced(nn.Module):
-    """Experts that keep themselves busy without a loss (Wang et al., 2024, arXiv:2408.15664), so that whoever calls a
-    block need not know of them: while training, a pass moves the biases that choose, as batch norm moves its statistics."""
+    """Experts that are kept busy without a loss (Wang et al., 2024, arXiv:2408.15664), so that whoever calls a block need
+    not know of them. Their biases move between steps: a method calls ``update_biases`` in ``after_step``."""
 
     def __init__(self, experts: MoE) -> None:
         super().__init__()
@@ -102,10 +100,7 @@ class Balanced(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        y, record = self.experts(x)
-        if self.training and self.experts.bias is not None:
-            update_bias_(self.experts.bias, sum_over_processes(record.chosen))
-        return y
+        return self.experts(x)[0]
 
 
 class Mlp(nn.Module):

@@ -28,6 +28,7 @@ from sensorium.method import Method, Progress
 from sensorium.parts.boxes import cxcywh_to_xyxy, paired_giou, xyxy_to_cxcywh
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.matcher import Costs, match
+from sensorium.parts.moe.layer import update_biases
 
 
 class DETR(Method, HasBackbone, Detector):
@@ -110,6 +111,10 @@ class DETR(Method, HasBackbone, Detector):
             **{name: value[-1].detach() for name, value in found.items()},
             "cardinality": (told - counts).abs().to(loss.dtype).mean(),
         }
+
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self)
 
     def before_update(self, at: Progress) -> None:
         """Gradients are clipped to a norm of ``clip``."""

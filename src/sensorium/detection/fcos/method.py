@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import Detector, HasBackbone
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.networks.fpn import FPN
 from sensorium.parts.boxes import area, paired_giou
 from sensorium.parts.gather import sum_over_processes, world_size
+from sensorium.parts.moe.layer import update_biases
 
 Points = Literal["paper", "torchvision"]
 
@@ -113,6 +114,10 @@ class FCOS(Method, HasBackbone, Detector):
             "regression": regression.detach(),
             "centerness": central.detach(),
         }
+
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self)
 
     @torch.no_grad()
     def unlearnable(self, batch: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sensorium.errors import SensoriumError
 from sensorium.generative.vqgan.method import VQGAN
 from sensorium.parts.perceptual import LPIPS
-from sensorium.published.files import read_weights, tensors_of
+from sensorium.published.files import read_weights, unwrap
 
 
 class Entry(NamedTuple):
@@ -159,12 +159,12 @@ def load_lpips(vgg: str | Path, heads: str | Path | None = None, *, model: LPIPS
 
     Nothing in them is run. Raises SensoriumError that names the file and the entry.
     """
-    state, where = tensors_of(read_weights(Path(vgg)), "state_dict"), str(vgg)
+    state, where = next(unwrap(read_weights(Path(vgg)))), str(vgg)
     inside = "loss.perceptual_loss."
     if heads is None and any(name.startswith(inside) for name in state):  # a checkpoint of VQGAN
         state = {name.removeprefix(inside): t for name, t in state.items() if name.startswith(inside)}
     if heads is not None:
-        state, where = state | tensors_of(read_weights(Path(heads))), f"{vgg} and {heads}"
+        state, where = state | next(unwrap(read_weights(Path(heads)))), f"{vgg} and {heads}"
     model = model or LPIPS()
     table = lpips_entries(model, joined=any(name.startswith("net.") for name in state))
     model.load_state_dict(read(state, table, model.state_dict(), LPIPS_DROPPED, where))

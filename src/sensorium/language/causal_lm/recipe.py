@@ -10,14 +10,15 @@ import torch
 
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
-from sensorium.language.causal_lm.method import CausalLM, Layer
-from sensorium.language.mixing import Attention, AttentionKind, mixer
+from sensorium.language.causal_lm.method import CausalLM
+from sensorium.networks.decoder import Layer
+from sensorium.networks.mixing import AttentionKind, GroupedHeads, mixer
 from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Draw as Drawn
 from sensorium.parts.init import Scheme, fill_, fixup_, to_ntk_
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.moe.route import Routing, deepseek, top1, top2, top_k
-from sensorium.parts.norms import Norm, Placement, Residual, deepnorm
+from sensorium.parts.norms import Placement, Residual, deepnorm
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
 from sensorium.parts.positions.relative import T5, ALiBi, Shaw
@@ -30,6 +31,7 @@ from sensorium.recipe.text import packed
 PositionKind = Literal[
     "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
 ]
+CausalNorm = Literal["layer", "rms", "scale", "none"]  # a batch norm sees later tokens
 Start = Literal["normal", "lecun", "xavier", "he", "orthogonal", "ntk"]
 Route = Literal["mixtral", "switch", "gshard", "deepseek"]
 
@@ -55,7 +57,7 @@ def causal_lm(
     capacity: float | None = None,
     tied: bool = True,
     ffn: Kind = "swiglu",
-    norm: Norm = "rms",
+    norm: CausalNorm = "rms",
     placement: Placement = "pre",
     init: Start | None = None,
     weight_decay: float = 0.1,
@@ -154,7 +156,7 @@ def causal_lm(
     if placement == "fixup":
         for layer in cast("Iterable[Layer]", method.layers):
             feed = cast(FeedForward, layer.ffn)
-            attn = cast(Attention, layer.attn)
+            attn = cast(GroupedHeads, layer.attn)
             fixup_(2 * layers, [attn.qkv.weight], attn.proj.weight)
             fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
     return Recipe(
@@ -204,7 +206,7 @@ def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
         "orthogonal": ("lecun", "orthogonal"), "ntk": ("lecun", "normal"),
     }  # fmt: skip
     for layer in cast("Iterable[Layer]", method.layers):
-        attn = cast(Attention, layer.attn)
+        attn = cast(GroupedHeads, layer.attn)
         heads = (attn.heads + attn.kv_heads) * attn.head_dim
         feed = cast(FeedForward, layer.ffn)
         weights = [attn.qkv.weight, attn.proj.weight, feed.gate_up.weight, feed.down.weight]

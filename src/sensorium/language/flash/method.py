@@ -15,39 +15,24 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.abilities import LanguageModel
-from sensorium.language.common import IGNORED, precise
+from sensorium.language.prediction import before_last, log_prob, next_tokens, nll
 from sensorium.method import Method
-from sensorium.parts.attention.gau import GatedAttentionUnit, Past, document_runs
+from sensorium.networks.decoder import Cache, Decoder, GatedLayer
+from sensorium.parts.attention.gau import GatedAttentionUnit, document_runs
 from sensorium.parts.norms import norm
 from sensorium.parts.positions.rotary import rotary_table
+from sensorium.parts.positions.turning import Rotary
 from sensorium.parts.sampling import write_tokens
 
 
-class Cache:
-    """What each layer keeps of the tokens seen so far; of FLASH it does not grow beyond a chunk."""
-
-    def __init__(self, depth: int) -> None:
-        self.layers: list[Past | None] = [None] * depth
-        self.seen = 0
-
-
-class Layer(nn.Module):
-    """A unit behind its norm, added to the residual stream."""
-
-    def __init__(self, norm: nn.Module, unit: GatedAttentionUnit) -> None:
-        super().__init__()
-        self.norm, self.unit = norm, unit
-
-
-class FlashLM(Method, LanguageModel):
+class FlashLM(Decoder, Method, LanguageModel):
     """A language model over ``vocab`` tokens.
 
     width: D, even. depth: units. length: tokens that products are divided by and biases learnt for: those of a row at
@@ -55,6 +40,8 @@ class FlashLM(Method, LanguageModel):
     shared: channels of queries and keys. kind: of norm, LayerNorm or ScaleNorm; the authors' code has both.
     Longer rows are taken too: FLASH at its own cost, FLASH-Quad beyond what it learnt.
     """
+
+    embed: nn.Embedding
 
     def __init__(
         self,
@@ -70,66 +57,48 @@ class FlashLM(Method, LanguageModel):
         theta: float = 10_000.0,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__()
         if width % 2:
             raise ValueError(f"sines and cosines fill the channels in pairs: width {width} is odd")
         if kind not in ("layer", "scale"):
             raise ValueError(f"kind must be layer or scale, got {kind!r}")
-        self.vocab, self.width, self.depth, self.theta = vocab, width, depth, theta
-        self.embed = nn.Embedding(vocab, width)
-        nn.init.normal_(self.embed.weight, std=0.02)
-        self.wave = nn.Parameter(torch.tensor(width**-0.5))
-        self.layers = nn.ModuleList(
-            Layer(
-                norm(kind, width, eps),
-                GatedAttentionUnit(width, length, mixed=mixed, expansion=expansion, shared=shared, theta=theta),
-            )
-            for _ in range(depth)
-        )
-        self.norm = norm(kind, width, eps)
+        embed = nn.Embedding(vocab, width)
+        nn.init.normal_(embed.weight, std=0.02)
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        def layer() -> GatedLayer:
+            unit = GatedAttentionUnit(width, length, mixed=mixed, expansion=expansion, shared=shared, theta=theta)
+            return GatedLayer(norm(kind, width, eps), unit)
+
+        layers = [layer() for _ in range(depth)]
+        super().__init__(embed, layers, norm(kind, width, eps), positions=Rotary(theta=theta))
+        self.vocab, self.width, self.depth, self.theta = vocab, width, depth, theta
+        self.wave = nn.Parameter(torch.tensor(width**-0.5))
+
+    # a method is called with a batch, where a network is called with tokens
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document, equal ones adjoining.
 
         Logs ``bits_per_token``.
         """
         tokens, documents = batch["tokens"], batch.get("documents")
-        target = tokens[:, 1:]
-        if documents is not None:
-            target = target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
-            documents = documents[:, :-1]
-        logits = precise(self.logits(tokens[:, :-1], documents))
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
-        return {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
+        return nll(self.logits(tokens[:, :-1], before_last(documents)), next_tokens(tokens, documents))
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
 
         Raises ValueError where both ``documents`` and a ``cache`` are given.
         """
-        if documents is not None and cache is not None:
-            raise ValueError("documents cannot be told apart behind a cache")
         if documents is None:
             start = 0 if cache is None else cache.seen
             at = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         else:
             at = document_runs(documents)[1]
-        x = self.embed(tokens)
+        x = self._words(tokens)
         x = x + self.wave * self._waves(at).to(x.dtype)
-        for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
-            if cache is None:
-                y = layer.unit(layer.norm(x), documents)
-            else:
-                y, cache.layers[i] = layer.unit.extend(layer.norm(x), cache.layers[i])
-            x = x + y
-        if cache is not None:
-            cache.seen += tokens.shape[1]
-        return F.linear(self.norm(x), self.embed.weight)
+        return self.predict(self.encode(x, documents=documents, cache=cache)[0])
 
     def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
-        return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
 
     def generate(
         self,
@@ -148,7 +117,10 @@ class FlashLM(Method, LanguageModel):
         """
         how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
         return write_tokens(
-            lambda tokens, cache: self.logits(tokens, cache=cache), lambda _: Cache(self.depth), prompt, **how
+            lambda tokens, cache: self.logits(tokens, cache=cache),
+            lambda room: Cache(self, len(prompt), room),
+            prompt,
+            **how,
         )
 
     def _waves(self, at: Tensor) -> Tensor:

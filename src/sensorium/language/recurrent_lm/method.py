@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from sensorium.abilities import LanguageModel
-from sensorium.language.common import IGNORED, precise
+from sensorium.language.prediction import before_last, log_prob, next_tokens, nll
 from sensorium.method import Method, Progress
 from sensorium.parts.sampling import write_tokens
 
@@ -82,13 +82,7 @@ class RecurrentLM(Method, LanguageModel):
         Logs ``bits_per_token``.
         """
         tokens, documents = batch["tokens"], batch.get("documents")
-        target = tokens[:, 1:]
-        if documents is not None:
-            target = target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
-            documents = documents[:, :-1]
-        logits = precise(self.logits(tokens[:, :-1], documents))
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
-        return {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
+        return nll(self.logits(tokens[:, :-1], before_last(documents)), next_tokens(tokens, documents))
 
     def before_update(self, at: Progress) -> None:
         """Gradients are clipped to a norm of ``clip``: through many tokens they may grow without bound (Pascanu et al.,
@@ -116,8 +110,7 @@ class RecurrentLM(Method, LanguageModel):
 
     def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        logits = precise(self.logits(tokens[:, :-1], None if documents is None else documents[:, :-1]))
-        return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
 
     def generate(
         self,

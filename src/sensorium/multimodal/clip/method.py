@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from sensorium.abilities import Encoder, HasBackbone, ImageText, TextEncoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
+from sensorium.parts.moe.layer import update_biases
 
 
 class CLIP(Method, HasBackbone, Encoder, ImageText):
@@ -91,6 +92,7 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
         self.logit_scale.clamp_(max=math.log(self.max_scale))
+        update_biases(self)
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor, *, chunk: int | None = None) -> tuple[Tensor, Tensor]:

@@ -21,33 +21,48 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+class Asked(TypedDict, total=False):
+    """What may be asked of attention; what is left out, or None, asks for nothing.
+
+    mask: bool, broadcastable to [B, h, T, S], True where a key is seen. bias: broadcastable likewise, added to the scaled
+    scores; -inf hides a key. lengths: of the documents in the row, positive; they sum to T = S.
+    """
+
+    causal: bool
+    mask: Tensor | None
+    bias: Tensor | None
+    lengths: Sequence[int] | None
+    scale: float | None
+
+
+_NAMES = frozenset(Asked.__annotations__)
+
+
 class Attend(Protocol):
     """What all kinds of exact attention share: q [B, h, T, d], k [B, g, S, d], v [B, g, S, e] -> [B, h, T, e].
 
-    mask: bool, broadcastable to [B, h, T, S], True where a key is seen. bias: broadcastable likewise, added to the scaled
-    scores; -inf hides a key. lengths: of the documents in the row, positive; they sum to T = S. Raises ValueError where
-    they do not.
+    Raises ValueError where ``lengths`` do not fit, TypeError for what none of them can be asked.
     """
 
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        causal: bool = False,
-        mask: Tensor | None = None,
-        bias: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-        scale: float | None = None,
-    ) -> Tensor: ...
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor: ...
+
+
+def answers(
+    asked: Asked,
+) -> tuple[bool, Tensor | None, Tensor | None, Sequence[int] | None, float | None]:
+    """causal, mask, bias, lengths, scale. Raises TypeError for another name."""
+    if not _NAMES.issuperset(asked):
+        unknown = ", ".join(sorted(asked.keys() - _NAMES))
+        raise TypeError(f"attention knows {', '.join(Asked.__annotations__)}, not {unknown}")
+    get = asked.get
+    return bool(get("causal")), get("mask"), get("bias"), get("lengths"), get("scale")
 
 
 class Choice(NamedTuple):
@@ -57,18 +72,9 @@ class Choice(NamedTuple):
     reason: str
 
 
-def naive(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-) -> Tensor:
+def naive(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
     """:class:`Attend` to the letter: all scores at once, at least in float32. What the others are tested against."""
+    causal, mask, bias, lengths, scale = answers(asked)
     exact = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
     k, v = (x.to(exact).repeat_interleave(group, dim=1) for x in (k, v))
@@ -85,23 +91,14 @@ def naive(
         return (weight @ v / total.masked_fill(total == 0, 1)).to(q.dtype)
 
 
-def fused(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
     """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is that call alone."""
+    causal, mask, bias, lengths, scale = answers(asked)
     # what is asked most comes first: at 64 tokens each further question shows in the time
     if mask is bias is lengths is None and q.shape == k.shape:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     if lengths is not None:
-        return by_document(fused, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
+        return by_document(fused, q, k, v, **asked)
     grouped, (T, S) = q.shape[1] != k.shape[1], (q.shape[2], k.shape[2])
     causal = causal and T > 1  # the last query sees all
     if mask is None and bias is None and (T == S or not causal):
@@ -112,22 +109,13 @@ def fused(
     return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
 
 
-def flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
     """:class:`Attend` by torch's FlexAttention (Dong et al., 2024, arXiv:2412.05496), compiled at its first call: what no
     query of a block sees is never computed.
 
     Raises RuntimeError where it cannot run: no compiler for the device, gradients on a CPU, too small heads on a GPU.
     """
+    causal, mask, bias, lengths, scale = answers(asked)
     missing = _why_no_flex(q, k, v)
     if missing:
         raise RuntimeError(f"FlexAttention can't be used here: {missing}; fused() computes the same")
@@ -144,18 +132,9 @@ def flex(
     return kernel(q, k, v, score_mod, blocks, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def choose(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-) -> Choice:
+def choose(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Choice:
     """Which kind serves these arguments of :class:`Attend`, and the reason in words. ``naive`` never does."""
+    causal, mask, bias, lengths, _ = answers(asked)
     T, S = q.shape[2], k.shape[2]
     if lengths is None:
         if mask is None and bias is None and (T == S or T == 1 or not causal):
@@ -191,19 +170,10 @@ def visible(
     return seen
 
 
-def by_document(
-    attend: Attend,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    lengths: Sequence[int],
-    scale: float | None,
-) -> Tensor:
+def by_document(attend: Attend, q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
     """``attend`` to the documents of a row one after another, each as if it were alone. [B, h, T, e]."""
+    causal, mask, bias, lengths, scale = answers(asked)
+    lengths = lengths or ()
     done, spans = [], _spans(lengths, q.shape[2], k.shape[2])
     # split, not a slice each: its backward is one concatenation instead of a whole zeroed row for each document
     each = zip(*(x.split(list(lengths), dim=2) for x in (q, k, v)), strict=True)

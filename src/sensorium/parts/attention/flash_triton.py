@@ -14,36 +14,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sensorium.parts.attention.exact import by_document
+from sensorium.parts.attention.exact import Asked, answers, by_document
 
 tl: Any = None  # triton.language, as soon as a kernel is wanted: kernels find it by this name
 
 
-def flash(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-    tile: int | None = None,
-) -> Tensor:
+def flash(q: Tensor, k: Tensor, v: Tensor, *, tile: int | None = None, **asked: Unpack[Asked]) -> Tensor:
     """:class:`~sensorium.parts.attention.exact.Attend` for heads of 16 to 128 channels, without mask and bias.
 
     tile: queries and keys a program (a power of two, 16 or more; by default as many as fit). No second derivative. Raises
     ValueError for arguments that the kernels do not take, RuntimeError without triton or a GPU.
     """
+    causal, mask, bias, lengths, scale = answers(asked)
     if mask is not None or bias is not None:
         raise ValueError("flash() takes neither mask nor bias: fused() and tiled() do")
     channels = (q.shape[-1], v.shape[-1])
@@ -69,7 +58,7 @@ def flash(
 
     if lengths is None:
         return one(q, k, v)
-    return by_document(one, q, k, v, causal=causal, mask=None, bias=None, lengths=lengths, scale=scale)
+    return by_document(one, q, k, v, **asked)
 
 
 class _Flash(torch.autograd.Function):

@@ -15,6 +15,9 @@ n of the rest of a key, e of a value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -46,9 +49,13 @@ class LatentCache:
         self.seen = end
         return self.kept[:, :end]
 
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on from what was row ``rows[i]``. int64 [B]."""
+        self.kept[:, : self.seen] = self.kept[rows, : self.seen]
+
 
 class LatentAttention(nn.Module):
-    """Causal attention over latents; no biases.
+    """Attention over latents, causal unless told otherwise; no biases.
 
     latent: c. rotary: r. plain: n. value: e. query_latent: channels of the queries' own latent (None: W_q at once). scale:
     of the scores (1 / sqrt(n + r)). ``kv_up`` holds W_uk above W_uv of each head; a query's plain channels come first.
@@ -82,10 +89,19 @@ class LatentAttention(nn.Module):
         self.kv_up = nn.Linear(latent, heads * (plain + value), bias=False)
         self.proj = nn.Linear(heads * value, width, bias=False)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], cache: LatentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        cache: LatentCache | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = True,
+    ) -> Tensor:
         """[B, T, D] -> [B, T, D], with the ``rotary_table`` of these tokens' positions, of r channels.
 
-        With a ``cache`` the tokens follow those that it has seen.
+        With a ``cache`` the tokens follow those that it has seen. mask, causal: what a token sees, as in
+        :class:`~sensorium.parts.attention.exact.Attend`.
         """
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q_plain, q_turned = q.split([self.plain, self.rotary], dim=-1)
@@ -95,23 +111,24 @@ class LatentAttention(nn.Module):
         if cache is not None:
             kept = cache.extend(kept)
         absorbed = cache is not None and self._absorbing_is_cheaper(x.shape[1], kept.shape[1])
-        y = (self._absorbed if absorbed else self._plain)(q_plain, q_turned, kept)
+        attend = partial(self.attend, causal=causal, mask=mask, scale=self.scale)
+        y = (self._absorbed if absorbed else self._plain)(q_plain, q_turned, kept, attend)
         return self.proj(y.transpose(1, 2).flatten(2))
 
-    def _plain(self, q_plain: Tensor, q_turned: Tensor, kept: Tensor) -> Tensor:
+    def _plain(self, q_plain: Tensor, q_turned: Tensor, kept: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Keys and values of every head from the latents: [B, h, T, e]."""
         c, k_turned = kept.split([self.latent, self.rotary], dim=-1)
         k_plain, v = (
             self.kv_up(c).unflatten(-1, (self.heads, -1)).transpose(1, 2).split([self.plain, self.value], dim=-1)
         )
         k = torch.cat([k_plain, k_turned[:, None].expand(-1, self.heads, -1, -1)], dim=-1)
-        return self.attend(torch.cat([q_plain, q_turned], dim=-1), k, v, causal=True, scale=self.scale)
+        return attend(torch.cat([q_plain, q_turned], dim=-1), k, v)
 
-    def _absorbed(self, q_plain: Tensor, q_turned: Tensor, kept: Tensor) -> Tensor:
+    def _absorbed(self, q_plain: Tensor, q_turned: Tensor, kept: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Queries of every head taken to the latents, and what they read there back: [B, h, T, e]."""
         w_uk, w_uv = self.kv_up.weight.unflatten(0, (self.heads, -1)).split([self.plain, self.value], dim=1)
         q, k = torch.cat([q_plain @ w_uk, q_turned], dim=-1), kept[:, None]
-        return self.attend(q, k, k[..., : self.latent], causal=True, scale=self.scale) @ w_uv.mT
+        return attend(q, k, k[..., : self.latent]) @ w_uv.mT
 
     def _absorbing_is_cheaper(self, T: int, S: int) -> bool:
         """By the multiplications of a head, projections and products with the keys and values together."""

@@ -17,38 +17,28 @@ Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, r 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sensorium.parts.attention.exact import by_document, part
+from sensorium.parts.attention.exact import Asked, answers, by_document, part
 
 
-def tiled(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Sequence[int] | None = None,
-    scale: float | None = None,
-    tile: int = 128,
-) -> Tensor:
+def tiled(q: Tensor, k: Tensor, v: Tensor, *, tile: int = 128, **asked: Unpack[Asked]) -> Tensor:
     """:class:`~sensorium.parts.attention.exact.Attend` with tiles of ``tile`` queries and keys; at least float32 inside.
 
     For backward it keeps its arguments, the output and L [B, g, r, T]. No second derivative.
     """
+    causal, mask, bias, lengths, scale = answers(asked)
     if lengths is not None:
 
-        def alone(q: Tensor, k: Tensor, v: Tensor, **kept: Any) -> Tensor:
+        def alone(q: Tensor, k: Tensor, v: Tensor, **kept: Unpack[Asked]) -> Tensor:
             return tiled(q, k, v, tile=tile, **kept)
 
-        return by_document(alone, q, k, v, causal=causal, mask=mask, bias=bias, lengths=lengths, scale=scale)
+        return by_document(alone, q, k, v, **asked)
     heads, groups = q.shape[1], k.shape[1]
     if heads % groups:
         raise ValueError(f"{groups} heads of keys and values must divide the {heads} of the queries")

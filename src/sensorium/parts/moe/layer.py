@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.parts.feedforward import FeedForward, Kind, rows
+from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.moe.experts import Way, apply_experts
 from sensorium.parts.moe.parallel import own_experts, parallel_experts
-from sensorium.parts.moe.route import Routing, router_scores
+from sensorium.parts.moe.route import Routing, router_scores, update_bias_
 
 
 class MoE(nn.Module):
     """``experts`` feed-forward networks of ``hidden`` channels; ``route`` decides which of them see a token.
 
     route: scores -> Routing, or with ``bias`` (scores, bias) -> Routing. bias: keep a buffer [E], 0 at first, that
-    ``update_bias_(layer.bias, record.chosen)`` moves after a step. shared: hidden channels of the network that sees
+    :func:`update_biases` moves after a step, by what was chosen while training since the last one. shared: hidden channels of the network that sees
     every token. dropout: rate inside the experts, while training. frozen: numbers of experts that don't learn.
     parallel: every process holds its part of the experts (parts/moe/parallel.py), drawn as if it held all.
     """
@@ -61,6 +62,7 @@ class MoE(nn.Module):
         self.frozen: Tensor | None
         self.register_buffer("frozen", still[own] if frozen else None, persistent=False)
         nn.init.normal_(self.router.weight, std=std)
+        self.chosen: Tensor | None = None  # int64 [E], tokens that chose each since biases were last moved
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """x [N, D] or [B, ..., D] -> y of the same shape, and the record of who went where.
@@ -70,6 +72,9 @@ class MoE(nn.Module):
         """
         scores = router_scores(x.flatten(1, -2) if x.ndim > 2 else x, self.router.weight)
         record = self.route(scores) if self.bias is None else self.route(scores, self.bias)
+        if self.training and self.bias is not None:
+            chosen = record.chosen.detach()
+            self.chosen = chosen if self.chosen is None else self.chosen + chosen
         y = (parallel_experts if self.parallel else apply_experts)(
             x.flatten(0, -2),
             record,
@@ -81,3 +86,21 @@ class MoE(nn.Module):
             frozen=self.frozen,
         ).view_as(x)
         return (y if self.shared is None else y + self.shared(x)), record
+
+
+def update_biases(network: nn.Module) -> None:
+    """Move the biases that keep experts busy, of every :class:`MoE` in ``network`` that has one, by all that chose them
+    since the last call: what a method does in ``after_step``, so that the micro-batches of a step are one batch.
+    Processes that share a step call it together."""
+    for module in network.modules():
+        if isinstance(module, MoE) and module.bias is not None and module.chosen is not None:
+            update_bias_(module.bias, sum_over_processes(module.chosen))
+            module.chosen = None
+
+
+@torch.no_grad()
+def copy_biases(target: nn.Module, source: nn.Module) -> None:
+    """Give the experts of ``target``, a network of the same build, the biases of ``source``: of a moving average."""
+    for mine, theirs in zip(target.modules(), source.modules(), strict=True):
+        if isinstance(mine, MoE) and isinstance(theirs, MoE) and mine.bias is not None and theirs.bias is not None:
+            mine.bias.copy_(theirs.bias)

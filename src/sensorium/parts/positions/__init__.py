@@ -13,8 +13,9 @@ from torch import Tensor, nn
 class Positions(nn.Module):
     """A scheme that does nothing, and the base of all others.
 
-    ``attention`` names the kinds that it composes with: "softmax", which takes all four places, "linear", which has
-    no scores to add to, and "gated", whose units turn queries and keys themselves, as rotary positions do. ``scale`` multiplies q k^T / sqrt(d) before ``bias`` is added.
+    ``attention`` names the kinds that it composes with: "softmax", which takes all four places, "linear", which has no
+    scores to add to, "latent", whose turned channels stand apart, and "gated", whose units turn queries and keys
+    themselves: these two go with rotary positions alone. ``scale`` multiplies q k^T / sqrt(d) before ``bias`` is added.
     """
 
     attention: frozenset[str] = frozenset({"softmax", "linear"})

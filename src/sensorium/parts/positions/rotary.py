@@ -27,6 +27,8 @@ def rotary_table(positions: Tensor, dim: int, theta: float = 10_000.0) -> tuple[
 
 def rotate(x_BhTd: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn queries or keys by a ``rotary_table`` of their positions. [B, h, T, d] -> the same, in their precision."""
-    cos, sin = (part.to(x_BhTd.dtype) for part in table)
+    cos, sin = table
+    if cos.dtype != x_BhTd.dtype:
+        cos, sin = cos.to(x_BhTd.dtype), sin.to(x_BhTd.dtype)
     partner = x_BhTd.roll(x_BhTd.shape[-1] // 2, dims=-1)
     return torch.addcmul(x_BhTd * cos, partner, sin)

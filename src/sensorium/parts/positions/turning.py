@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sensorium.parts.attention.linear import absorb, attend, causal_chunks
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.rotary import rotary_table, rotate
 
@@ -70,11 +71,13 @@ class Rotary(Positions):
     ``partial(yarn, factor=4, length=2048)`` and the like for longer texts.
     """
 
-    attention = frozenset({"softmax", "linear", "gated"})
+    attention = frozenset({"softmax", "latent", "linear", "gated"})
 
     def __init__(self, *, theta: float = 10_000.0, interleaved: bool = False, table: Table = rotary_table) -> None:
         super().__init__()
         self.theta, self.interleaved, self.table = theta, interleaved, table
+        if interleaved:  # a latent's rotary channels are in halves
+            self.attention = type(self).attention - {"latent"}
 
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError where d is odd."""
@@ -149,3 +152,31 @@ def rotary_linear(
     q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
     turned_q, turned_k = positions.rotate(q, k, at_q, at_k)
     return turned_q @ (turned_k.mT @ v) / (q @ k.sum(-2, keepdim=True).mT + eps)
+
+
+def rotary_linear_causal(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    turned_q: Tensor,
+    turned_k: Tensor,
+    top: Tensor | None = None,
+    bottom: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where a token sees itself and those before it: its row is :func:`rotary_linear` of it and the keys up to it.
+
+    q, k [B, h, T, d] behind a feature map, as they are and turned, v [B, h, T, e] -> y [B, h, T, e], and for the tokens
+    that follow the sums of the numerator ``top`` [B, h, d, e + 1] and of the denominator ``bottom`` [B, h, 1, d].
+    """
+    exact = torch.promote_types(q.dtype, torch.float32)
+    if q.shape[2] == 1:  # the recurrence, at less than half the cost
+        top = absorb(turned_k, v, top)
+        y = attend(turned_q.to(exact), top, eps=None)
+    else:
+        y, top = causal_chunks(turned_q, turned_k, v.to(exact), top, eps=None)
+    z = k.to(exact).cumsum(-2)
+    z = z if bottom is None else z + bottom
+    y = y / ((q.to(exact) * z).sum(-1, keepdim=True) + eps)
+    return y.to(v.dtype), top, z[:, :, -1:]

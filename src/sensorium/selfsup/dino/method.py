@@ -32,6 +32,7 @@ from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
+from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
 
@@ -108,6 +109,8 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
         ema_(self.teacher, self.student, cosine(self.momentum, 1.0, at.fraction), buffers=False)
+        update_biases(self.student)
+        copy_biases(self.teacher, self.student)
         if self._seen is not None:
             total, count = self._seen
             seen = sum_over_processes(torch.cat([total, total.new_full((1,), count)]))

@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, Reconstructor, TokenEncoder, require
 from sensorium.base.draw import Draw
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
+from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
 
@@ -95,6 +96,10 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         targets = self.targets(rows_at(patchify(images, self.patch_size), removed))
         loss = F.mse_loss(self.predict(images, keep, removed).float(), targets)
         return {"loss": loss, "explained": 1 - loss.detach() / targets.square().mean().clamp_min(1e-12)}
+
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self)
 
     def mask(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Indices of the kept [B, n] and the removed patches [B, N - n], in the order of the noise."""

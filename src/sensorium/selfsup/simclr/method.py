@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
+from sensorium.parts.moe.layer import update_biases
 
 
 class SimCLR(Method, HasBackbone, Encoder):
@@ -42,6 +43,10 @@ class SimCLR(Method, HasBackbone, Encoder):
         x1, x2 = batch["views"]
         z1, z2 = self.head(self.features(torch.cat([x1, x2]))).chunk(2)
         return _contrast(z1, z2, self.temperature)
+
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import Classifier, Encoder, HasBackbone, require
-from sensorium.method import Method
+from sensorium.method import Method, Progress
 from sensorium.parts.gather import sum_over_processes, world_size
+from sensorium.parts.moe.layer import update_biases
 
 UNKNOWN = -1
 
@@ -51,6 +52,10 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
         )
         right = (logits.detach().argmax(1) == labels) & known
         return {"loss": loss / count, "top1": right.sum() / count}
+
+    def after_step(self, at: Progress) -> None:
+        """Experts of the backbone that are balanced by a bias: move it."""
+        update_biases(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]."""

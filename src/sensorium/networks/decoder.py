@@ -1,0 +1,295 @@
+"""A Transformer's stack of layers, which language models, captioners and token priors share.
+
+Tokens (or embeddings made elsewhere, of a picture's patches say) pass layers that join one stream, and a head reads it:
+    x = gain embed(token) + position                            or the embeddings given, with their positions
+    x = after(x, Attention(before(x)))                          a layer, of whatever kind; ``causal`` order or not
+    x = after(x, Cross(before(x), memory))                      where it has one and there is a memory to read
+    x = after(x, FFN(before(x)))                                a feed-forward layer or experts
+    logits = head(norm(x))                                      the embedding's weights, other ones, or none
+No two layers need to be alike: each is built by whoever builds the stack (networks/mixing.py has the kinds of attention,
+parts/moe the experts, parts/norms.py says what before and after are), e.g. a first layer without experts:
+    Decoder(embed, [Layer(attention(), FeedForward(D, H) if i == 0 else experts(), joint, D) for i in range(depth)], norm)
+Shapes: B batch, T tokens, S of them with those behind a cache, D width, V vocabulary, M channels of a memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.networks.caches import GatedPast, LayerCache
+from sensorium.networks.mixing import Angles, CrossAttention, Mixing, Seen, gated
+from sensorium.parts.attention.gau import GatedAttentionUnit
+from sensorium.parts.moe.route import Routing
+from sensorium.parts.norms import Residual, TokenBatchNorm
+from sensorium.parts.positions import Positions
+from sensorium.parts.positions.turning import Rotary
+
+Joint = Callable[[int], Residual]  # how a layer joins the stream, from the width
+
+
+class StackLayer(Protocol):
+    """What a decoder asks of a layer. ``kind``: of its attention, as positions call it."""
+
+    kind: str
+
+    def __call__(self, x: Tensor, seen: Seen, cache: Any = None) -> tuple[Tensor, Routing | None]:
+        """[B, T, D] -> [B, T, D], and the record of its experts, if it has any."""
+        ...
+
+    def new_cache(self, batch: int, length: int, memory: Tensor | None = None) -> LayerCache: ...
+
+
+class Layer(nn.Module):
+    """Attention, perhaps attention to a memory, and a feed-forward layer (or experts: what gives an output and a record),
+    each joining the stream by a ``Residual`` of its own. dropout: rate of what each of them adds."""
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        feedforward: nn.Module,
+        joint: Joint,
+        width: int,
+        *,
+        cross: CrossAttention | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attn = joint(width), attention
+        if cross is not None:
+            self.norm_cross, self.cross = joint(width), cross
+        self.norm2, self.ffn = joint(width), feedforward
+        self.dropout = dropout
+        self.reads = cross is not None
+
+    @property
+    def kind(self) -> str:
+        return cast(Mixing, self.attn).kind
+
+    def new_cache(self, batch: int, length: int, memory: Tensor | None = None) -> LayerOfCache:
+        read = self.cross.read(memory) if memory is not None and self.reads else None
+        return LayerOfCache(cast(Mixing, self.attn).new_cache(batch, length), read)
+
+    def forward(self, x: Tensor, seen: Seen, cache: LayerOfCache | None = None) -> tuple[Tensor, Routing | None]:
+        """[B, T, D] -> [B, T, D], and the record of its experts, if it has any."""
+        first, last = (
+            self.norm1,
+            self.norm2,
+        )  # a module's attributes are looked up slowly, which shows where a token is all
+        x = first.after(x, self._drop(self.attn(first.before(x), seen, None if cache is None else cache.own)))
+        if self.reads:
+            x = self._read(x, seen, cache)
+        y, record = self.ffn(last.before(x)), None
+        if isinstance(y, tuple):
+            y, record = y
+        return last.after(x, self._drop(y)), record
+
+    def _read(self, x: Tensor, seen: Seen, cache: LayerOfCache | None) -> Tensor:
+        """The stream behind attention to the memory; as it is where there is none."""
+        if cache is not None:
+            read = cache.read
+        else:
+            read = None if seen.memory is None else self.cross.read(seen.memory)
+        if read is None:
+            return x
+        return self.norm_cross.after(x, self._drop(self.cross(self.norm_cross.before(x), *read, seen.memory_mask)))
+
+    def _drop(self, y: Tensor) -> Tensor:
+        return F.dropout(y, self.dropout, self.training) if self.dropout else y
+
+
+class LayerOfCache:
+    """What a :class:`Layer` keeps: its attention's ``own``, and keys and values ``read`` from a memory, made once."""
+
+    def __init__(self, own: LayerCache, read: tuple[Tensor, Tensor] | None) -> None:
+        self.own, self.read = own, read
+
+    def reorder(self, rows: Tensor) -> None:
+        self.own.reorder(rows)
+
+
+class GatedLayer(nn.Module):
+    """A gated attention unit, attention and feed-forward in one, behind its norm and added to the stream."""
+
+    kind = "gated"
+
+    def __init__(self, norm: nn.Module, unit: GatedAttentionUnit) -> None:
+        super().__init__()
+        self.norm, self.unit = norm, unit
+
+    def new_cache(self, batch: int, length: int, memory: Tensor | None = None) -> GatedPast:
+        return GatedPast()
+
+    def forward(self, x: Tensor, seen: Seen, cache: GatedPast | None = None) -> tuple[Tensor, None]:
+        """[B, T, D] -> [B, T, D]."""
+        return x + gated(self.unit, self.norm(x), seen, cache), None
+
+
+class Cache:
+    """What the layers of a decoder keep of the ``seen`` tokens, ``length`` at most, of ``batch`` rows; and of a ``memory``
+    [B', ., M] what they read there, which several rows in turn may share (``batch`` is a multiple of B')."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        batch: int,
+        length: int,
+        *,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> None:
+        if not decoder.causal:
+            raise ValueError("only a causal decoder has a cache: here each token sees those after it")
+        decoder.check_memory(memory)
+        device = next(decoder.parameters()).device
+        self.batch, self.length, self.seen = batch, length, 0
+        self.layers = [layer.new_cache(batch, length, memory) for layer in decoder.stack]
+        self.memory_mask = None if memory_mask is None else memory_mask[:, None, None]
+        self.at = torch.arange(length, device=device)
+        self.real: Tensor | None = None  # bool [batch, length], as soon as a token is padding
+        self.turns = decoder.turns(self.at)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on from what was row ``rows[i]``, of the same memory. int64 [batch]."""
+        for layer in self.layers:
+            layer.reorder(rows)
+        self.real = None if self.real is None else self.real[rows]
+
+    def extend(self, length: int, mask: Tensor | None) -> Tensor | None:
+        """Count ``length`` more tokens; which of all that were seen are no padding, [batch, S], None for all."""
+        end = self.seen + length
+        if end > self.length:
+            raise ValueError(f"the cache holds {self.length} tokens, not {end}")
+        if mask is not None and self.real is None:
+            self.real = torch.ones(self.batch, self.length, dtype=torch.bool, device=self.at.device)
+        if self.real is not None and mask is not None:
+            self.real[:, self.seen : end] = mask
+        self.seen = end
+        return None if self.real is None else self.real[:, :end]
+
+
+class Decoder(nn.Module):
+    """A stack of ``layers`` (:class:`Layer`, :class:`GatedLayer`, or what is called as they are) and the ``norm`` behind it.
+
+    embed: of tokens; None where embeddings are given, always. head: "tied" to the embedding's weights, a linear layer of
+    its own, or None for the stream itself. positions: none if left out. causal: a token sees itself and those before it,
+    else all. gain: embedded tokens are multiplied by it. dropout: rate of what enters the first layer.
+    Raises ValueError where ``positions`` don't compose with a layer's attention, for batch norms in a causal stack, and for
+    "tied" without an embedding.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Embedding | None,
+        layers: Iterable[nn.Module],
+        norm: nn.Module,
+        *,
+        positions: Positions | None = None,
+        head: nn.Linear | Literal["tied"] | None = "tied",
+        causal: bool = True,
+        gain: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if head == "tied" and embed is None:
+            raise ValueError("a tied head shares the embedding's weights: give an embedding, or another head")
+        self.positions = Positions() if positions is None else positions
+        self.embed, self.layers, self.norm = embed, nn.ModuleList(layers), norm
+        self.head = head if isinstance(head, nn.Linear) else None
+        self.tied, self.causal, self.gain, self.dropout = head == "tied", causal, gain, dropout
+        for kind in {layer.kind for layer in self.stack} - self.positions.attention:
+            named, legal = type(self.positions).__name__, " and ".join(sorted(self.positions.attention))
+            raise ValueError(f"{named} positions compose with {legal} attention, not with {kind} attention")
+        if causal and any(isinstance(module, TokenBatchNorm) for module in self.modules()):
+            raise ValueError(
+                "a batch norm takes its statistics from later tokens too, which a causal stack must not see: "
+                "choose norm layer, rms, scale or none"
+            )
+
+    @property
+    def stack(self) -> Iterable[StackLayer]:
+        """The layers, as what they are."""
+        return cast("Iterable[StackLayer]", self.layers)
+
+    def forward(self, inputs: Tensor, **how: Any) -> Tensor:
+        """What the head makes of :meth:`encode`, which has the same arguments: [B, T, V], or [B, T, D] without a head."""
+        return self.predict(self.encode(inputs, **how)[0])
+
+    def encode(
+        self,
+        inputs: Tensor,
+        *,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """Tokens int64 [B, T] or embeddings [B, T, D] -> the normed stream [B, T, D], and the records of layers of experts.
+
+        mask: bool [B, T], False for padding, which no token sees. documents: int [B, T], a number a document; tokens see
+        their own alone. memory: [B, ., M] for layers with attention to one, which without it read none; memory_mask: bool [B,
+        .], False for what is padding. With a ``cache`` the tokens follow those that it has seen, and read its memory.
+        Raises ValueError for ``documents`` or a ``memory`` beside a cache, and where the cache is full.
+        """
+        if cache is not None and (documents is not None or memory is not None):
+            what = "documents cannot be told apart" if documents is not None else "the memory is the cache's own"
+            raise ValueError(f"{what} behind a cache")
+        self.check_memory(memory)
+        x = inputs if inputs.is_floating_point() else self._words(inputs)
+        if cache is None:
+            at = torch.arange(x.shape[1], device=x.device)
+            masked = None if memory_mask is None else memory_mask[:, None, None]
+            seen = Seen(self.positions, at, at, self.causal, self.turns(at), documents, mask, memory, masked)
+        else:
+            seen = self._behind(cache, x.shape[1], mask)
+        x = self.positions.embed(x, seen.at)
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        records = []
+        for layer, kept in zip(self.stack, [None] * len(self.layers) if cache is None else cache.layers, strict=True):
+            x, record = layer(x, seen, kept)
+            if record is not None:
+                records.append(record)
+        return self.norm(x), records
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The normed stream [B, T, D] -> logits [B, T, V]; itself without a head."""
+        if self.tied:
+            return F.linear(x, cast(nn.Embedding, self.embed).weight)
+        return x if self.head is None else self.head(x)
+
+    def turns(self, at: Tensor) -> Callable[[int], Angles] | None:
+        """Channels of a head -> what RoPE turns them by at the positions ``at`` [T], made once; None with other positions."""
+        if not isinstance(self.positions, Rotary):
+            return None
+        return functools.cache(functools.partial(self.positions.angles, at))
+
+    def check_memory(self, memory: Tensor | None) -> None:
+        """Raises ValueError where no layer would read it."""
+        if memory is not None and not any(getattr(layer, "reads", False) for layer in self.layers):
+            raise ValueError("there is a memory to read, and no layer with attention to it: build some with cross=")
+
+    def _words(self, tokens: Tensor) -> Tensor:
+        if self.embed is None:
+            raise ValueError("this decoder has no embedding: give embeddings [B, T, D], not tokens")
+        words = self.embed(tokens)
+        return words if self.gain == 1.0 else self.gain * words
+
+    def _behind(self, cache: Cache, length: int, mask: Tensor | None) -> Seen:
+        """What layers share of ``length`` tokens that follow those of the cache."""
+        places = slice(cache.seen, cache.seen + length)
+        real, turns = cache.extend(length, mask), cache.turns
+        if turns is not None:
+            turns = functools.cache(functools.partial(_part, turns, places))
+        every, kept = cache.at[: places.stop], {"real": real, "memory_mask": cache.memory_mask}
+        return Seen(self.positions, every[places], every, self.causal, turns, **kept)
+
+
+def _part(turns: Callable[[int], Angles], places: slice, dim: int) -> Angles:
+    cos, sin = turns(dim)
+    return cos[places], sin[places]
