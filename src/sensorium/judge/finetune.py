@@ -30,6 +30,7 @@ from sensorium.judge.encode import Precision, autocast, encode, labels_of, norma
 from sensorium.method import Method, Progress
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
 from sensorium.metrics.subsets import percent, stratified
+from sensorium.parts.moe.layer import update_biases
 from sensorium.recipe.optim import undecayed
 from sensorium.training.step import Step
 
