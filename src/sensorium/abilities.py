@@ -119,6 +119,20 @@ class HasBackbone:
     backbone: Any
 
 
+class HasBody:
+    """A pyramid around a network, its ``body``, that gives it maps."""
+
+    body: Any
+
+
+class Flow:
+    """Follows the velocity that its ``net`` (a :class:`VelocityNet`) gives; the net's times are ``time_scale`` times those of
+    the way, 0 to 1."""
+
+    net: Any
+    time_scale: float
+
+
 class Reconstructor(ABC):
     """Can show how it completes images. ``panels``: what is to be seen from left to right."""
 

@@ -19,10 +19,10 @@ ROOMS = [
     ("parts",),
     ("metrics",),
     ("data",),
+    ("published",),
     ("networks",),
     ("recipe",),
     ("selfsup", "language", "multimodal", "generative", "detection", "streaming"),
-    ("published",),
     ("training",),
     ("judge", "pictures"),
     ("report",),
@@ -41,7 +41,7 @@ WORDS = {"made", "flash", "clip", "supervised"}
 # Literals and names that are no system: a kind of attention, and the format of CLIP's own tokens.
 SPOKEN = {"networks/mixing.py: flash", "language/causal_lm/recipe.py: flash", "data/text/clip_tokens.py: clip"}
 # Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.
-ASKED = {"data/images/arrays.py": 1}
+ASKED = {"data/images/arrays.py": 1, "base/live.py": 1, "base/machine.py": 4}
 # Attributes that may be missing of what is neither a method nor a network: modules, functions, sets of pictures.
 GUESSED = {
     "training/launch.py: getattr(module, '__name__', None)",
@@ -53,6 +53,10 @@ GUESSED = {
     "data/images/diagnose.py: getattr(images, 'base', images)",
     "data/images/cache.py: getattr(base, 'signature', '')",
     "data/images/cache.py: getattr(base, 'images', None)",
+    "published/source.py: getattr(kept, '__dict__', {})",
+    "recipe/optim.py: getattr(part, 'undecayed', ())",
+    "recipe/trained.py: getattr(hint, '__metadata__', ())",
+    "training/batches.py: getattr(views, 'reads', None)",
     "runs/ablate.py: getattr(judge_of(loaded.info['kind']), 'at_lengths', None)",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -94,7 +98,7 @@ def test_nobody_guesses_by_attribute(path: Path) -> None:
     assert "hasattr(" not in text or text.count("hasattr(") == ASKED.get(str(path.relative_to(PACKAGE))), path
     for node in ast.walk(ast.parse(text)):
         guess = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr"
-        if guess and len(node.args) == 3 and "published" not in path.parts:
+        if guess and len(node.args) == 3:
             where = f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}"
             assert where in GUESSED, where
 
@@ -126,8 +130,6 @@ def names_in(path: Path) -> set[str]:
 def test_no_system_is_known_by_name_outside_its_folder(path: Path) -> None:
     """Whoever wants a system asks the catalogue for an ability. Docstrings may show a command that names one."""
     parts = path.relative_to(PACKAGE).parts
-    if parts[0] == "published":  # formats still stand there; each is to move into its system's folder
-        return
     others = {
         system.name: f"sensorium.{system.family}.{system.name}"
         for system in systems()

@@ -34,9 +34,10 @@ Joint = Callable[[int], Residual]  # how a layer joins the stream, from the widt
 
 
 class StackLayer(Protocol):
-    """What a decoder asks of a layer. ``kind``: of its attention, as positions call it."""
+    """What a decoder asks of a layer. ``kind``: of its attention, as positions call it. ``reads``: a memory."""
 
     kind: str
+    reads: bool
 
     def __call__(self, x: Tensor, seen: Seen, cache: Any = None) -> tuple[Tensor, Routing | None]:
         """[B, T, D] -> [B, T, D], and the record of its experts, if it has any."""
@@ -116,7 +117,7 @@ class LayerOfCache:
 class GatedLayer(nn.Module):
     """A gated attention unit, attention and feed-forward in one, behind its norm and added to the stream."""
 
-    kind = "gated"
+    kind, reads = "gated", False
 
     def __init__(self, norm: nn.Module, unit: GatedAttentionUnit) -> None:
         super().__init__()
@@ -271,7 +272,7 @@ class Decoder(nn.Module):
 
     def check_memory(self, memory: Tensor | None) -> None:
         """Raises ValueError where no layer would read it."""
-        if memory is not None and not any(getattr(layer, "reads", False) for layer in self.layers):
+        if memory is not None and not any(layer.reads for layer in self.stack):
             raise ValueError("there is a memory to read, and no layer with attention to it: build some with cross=")
 
     def _words(self, tokens: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensorium.abilities import MapEncoder, require
+from sensorium.abilities import HasBody, MapEncoder, require
 
 
-class FPN(nn.Module, MapEncoder):
+class FPN(nn.Module, HasBody, MapEncoder):
     """The last ``levels`` maps of ``body`` as a pyramid of ``width`` channels, and
     ``extra`` coarser levels.
 

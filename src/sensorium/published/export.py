@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities import Detector, Encoder, HasBackbone, HasBody, SeesImages
 from sensorium.errors import SensoriumError
 from sensorium.published.format import Format, Preparation
 from sensorium.published.opening import save
@@ -31,22 +32,23 @@ def export(
     pixels in 0..1 scale. Raises SensoriumError where the format cannot hold the network, and says which can.
     """
     chain = _parts(network)
-    own = getattr(network, "normalization", None)
+    own = network.normalization if isinstance(network, SeesImages) else None
     if own is None and (mean is not None or std is not None):
         own = ((0.5,) * 3, (0.5,) * 3)
     pixels = None if own is None else (tuple(own[0] if mean is None else mean), tuple(own[1] if std is None else std))
     if to == "onnx":
         return _onnx(chain, Path(out), image_size)
     form, part = _written(chain, to)
-    if hasattr(network, "sides"):  # a detector's images have two sides of its own
+    if isinstance(network, Detector):  # a detector's images have two sides of its own
         image_size = None
     return save(form, part, out, Preparation(cast("Statistics | None", pixels), image_size))
 
 
 def _parts(network: nn.Module) -> list[nn.Module]:
     """A network, its backbone, and the body of that if it is a pyramid."""
-    backbone = getattr(network, "backbone", None)
-    found = [network, backbone, getattr(backbone or network, "body", None)]
+    backbone = network.backbone if isinstance(network, HasBackbone) else None
+    inner = backbone or network
+    found = [network, backbone, inner.body if isinstance(inner, HasBody) else None]
     return [one for one in found if isinstance(one, nn.Module)]
 
 
@@ -57,7 +59,7 @@ def _written(chain: list[nn.Module], to: str) -> tuple[Format, Any]:
             if form.to == to and (inner := held(form, part)) is not None:
                 return form, inner
     able = list(dict.fromkeys(f.to for part in chain for f in formats() if f.to and held(f, part) is not None))
-    able += ["onnx"] if any(hasattr(part, "features") for part in chain) else []
+    able += ["onnx"] if any(isinstance(part, Encoder) for part in chain) else []
     way = f"Use --to {' or '.join(able)}." if able else "It has no format but its own run's model.safetensors."
     raise SensoriumError(f"{type(chain[-1]).__name__} has no format '{to}'. {way}")
 
@@ -74,7 +76,7 @@ class _Features(nn.Module):
 def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
     """images [B, 3, S, S], normalized -> features [B, D]; any batch size."""
     network: Any = chain[-1]
-    if not hasattr(network, "features"):
+    if not isinstance(chain[-1], Encoder):
         raise SensoriumError(f"{type(network).__name__} gives no features of images, which is what --to onnx writes.")
     try:
         import onnx  # noqa: F401
@@ -83,7 +85,7 @@ def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
         raise SensoriumError(f"--to onnx needs the package '{error.name}': pip install 'sensorium[export]'") from None
     path = out if out.suffix == ".onnx" else out / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    side = size or getattr(network, "image_size", 224)
+    side = size or network.image_size or 224
     side = side if isinstance(side, int) else side[0]
     example = torch.zeros(2, 3, side, side)
     batch = torch.export.Dim("batch", min=1)

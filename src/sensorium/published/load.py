@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sensorium.abilities import HasBackbone
 from sensorium.published.opening import open_path
 from sensorium.published.registry import formats
 
@@ -28,4 +29,4 @@ def load_backbone(path: str | Path) -> nn.Module:
     folder = Path(path)
     exported = folder / "backbone"
     network: Any = load(exported if (exported / "config.json").is_file() else path)
-    return getattr(network, "backbone", network)
+    return network.backbone if isinstance(network, HasBackbone) else network

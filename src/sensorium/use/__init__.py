@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,14 +60,22 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         if not isinstance(s, Situation):
             return export_network(thing.method, to, target)
         path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
-        if thing.info["kind"] == "pairs":
-            from sensorium.use.taken import take_along
-
-            take_along(thing, to, path)
+        _take_along(thing, to, path)
         return path
     if out is None:
         raise SensoriumError("say where to write: --out PATH.")
     return export_network(thing, to, Path(out))
+
+
+def _take_along(run: Run, to: str, out: Path) -> None:
+    """What an exported run is used with, where its system's formats say so: a tokenizer."""
+    recipe = run.info["recipe"]
+    if ":" in recipe:
+        return
+    system = find(recipe)
+    name = f"sensorium.{system.family}.{system.name}.formats"
+    if find_spec(name) and (write := vars(import_module(name)).get("take_along")):
+        write(run.folder, run.situation.context, to, out)
 
 
 def generate(

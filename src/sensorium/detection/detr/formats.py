@@ -235,8 +235,8 @@ def _hf_config(network: Any) -> dict[str, Any]:
 
 
 def _processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
-    mean, std = how.normalization or getattr(network, "normalization", None) or IMAGENET
-    sides = getattr(network, "sides", SIDES)
+    mean, std = how.normalization or network.normalization or IMAGENET
+    sides = network.sides
     if how.image_size is not None:
         sides = how.image_size, round(how.image_size * SIDES[1] / SIDES[0])
     told = {
@@ -322,6 +322,6 @@ def export_detr(
     form = {"hf": HF, "authors": AUTHORS}.get(to)
     if form is None:
         raise SensoriumError(f"a DETR is exported to hf or authors, not to {to}.")
-    own = getattr(network, "normalization", IMAGENET)
+    own = network.normalization or IMAGENET
     pixels = (tuple(own[0] if mean is None else mean), tuple(own[1] if std is None else std))
     return save(form, network, out, Preparation(pixels, image_size))

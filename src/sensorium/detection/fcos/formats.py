@@ -88,12 +88,12 @@ def _fits(network: FCOS) -> None:
 
 def _beside(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     """What torchvision's FCOS has to be told, and the numbers of body, pyramid and head."""
-    mean, std = how.normalization or getattr(network, "normalization", None) or IMAGENET
-    shorter, longer = getattr(network, "sides", SIDES)
+    mean, std = how.normalization or network.normalization or IMAGENET
+    shorter, longer = network.sides
     own = network.backbone
     about = {
         "image_mean": list(mean), "image_std": list(std), "min_size": shorter, "max_size": longer,
-        "num_classes": network.classes, "classes": list(getattr(network, "class_names", ())),
+        "num_classes": network.classes, "classes": list(network.class_names),
         "backbone": resnet.resnet_numbers(own.body) | {"returned_maps": own.levels, "out_channels": own.channels[0]},
         "head": {"num_convs": sum(isinstance(layer, nn.Conv2d) for layer in network.head.class_tower)},
     }  # fmt: skip

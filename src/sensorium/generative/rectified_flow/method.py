@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ClassConditional, IterativeGenerator, VelocityNet
+from sensorium.abilities import ClassConditional, Flow, IterativeGenerator, VelocityNet
 from sensorium.method import Method
 from sensorium.parts.solvers import SOLVERS, Solver, uniform_times
 
 Times = Literal["uniform", "logit-normal", "start"]
 
 
-class RectifiedFlow(Method, ClassConditional, IterativeGenerator):
+class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
     """A flow from noise to images around a velocity network.
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.

@@ -1,24 +1,42 @@
-"""The causal Transformer that the prior stands on: the only place that knows which one it is."""
+"""The causal Transformer that the prior stands on."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
-from sensorium.language.causal_lm.method import Cache, CausalLM
+from sensorium.networks.decoder import Cache, Decoder, Layer
+from sensorium.networks.mixing import SoftmaxAttention
+from sensorium.parts.feedforward import FeedForward
+from sensorium.parts.norms import Residual
+from sensorium.parts.positions.turning import Rotary
+
+JOINT = partial(Residual, kind="rms")
 
 
-def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | None = None) -> nn.Module:
+def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | None = None) -> Decoder:
     """A decoder over ``vocab`` tokens. hidden: channels of its feed-forward layers, 8/3 of the width where left out."""
-    return CausalLM(vocab, width, depth, heads, hidden=hidden or 8 * -(-width // 3), tied=False)
+    inner = hidden or 8 * -(-width // 3)
+
+    def layer() -> Layer:
+        return Layer(SoftmaxAttention(width, heads, heads, width // heads), FeedForward(width, inner), JOINT, width)
+
+    decoder = Decoder(
+        nn.Embedding(vocab, width), [layer() for _ in range(depth)], JOINT(width).norm,
+        positions=Rotary(), head=nn.Linear(width, vocab, bias=False),
+    )  # fmt: skip
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    return decoder
 
 
-def logits_of(decoder: Any, tokens: Tensor, cache: Any = None) -> Tensor:
+def logits_of(decoder: Decoder, tokens: Tensor, cache: Cache | None = None) -> Tensor:
     """int64 [B, T] -> of the token after each [B, T, V]; with a ``cache`` of the tokens before these."""
-    return decoder.logits(tokens, cache=cache)
+    return decoder(tokens, cache=cache)
 
 
-def cache_of(decoder: Any, batch: int, length: int) -> Any:
+def cache_of(decoder: Decoder, batch: int, length: int) -> Cache:
     """Room for ``length`` tokens of ``batch`` rows."""
     return Cache(decoder, batch, length)

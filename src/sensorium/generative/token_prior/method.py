@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from sensorium.abilities import ClassConditional
 from sensorium.generative.token_prior.decoder import cache_of, logits_of
 from sensorium.method import Method
+from sensorium.networks.decoder import Decoder
 from sensorium.parts.sampling import write_tokens
 
 
@@ -34,7 +35,7 @@ class TokenPrior(Method, ClassConditional):
 
     def __init__(
         self,
-        decoder: nn.Module,
+        decoder: Decoder,
         tokenizer: Any,
         shape: tuple[int, int, int],
         classes: int = 0,
@@ -43,7 +44,7 @@ class TokenPrior(Method, ClassConditional):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        wanted, vocab = vocab_of(tokenizer.codes, classes), getattr(decoder, "vocab", None)
+        wanted, vocab = vocab_of(tokenizer.codes, classes), cast(nn.Embedding, decoder.embed).num_embeddings
         if vocab != wanted:
             raise ValueError(f"{tokenizer.codes} codes and {classes} classes need a decoder of {wanted}, not {vocab}")
         self.decoder, self.tokenizer = decoder, tokenizer.requires_grad_(False).eval()

@@ -97,7 +97,7 @@ class VQGAN(Method, Tokenizer, Reconstructor):
         """``image`` float32 [B, 3, H, W] in -1..1 -> the loss of a phase; only its own parameters get a gradient.
 
         The generator logs ``reconstruction`` (mean |x - y|), ``perceptual``, ``codebook`` (its loss), ``fooling`` (L_G),
-        ``adaptive`` (lambda) and ``perplexity`` of the codes in the batch; the discriminator ``real`` and ``made``, its
+        ``adaptive`` (lambda) and ``perplexity`` of the codes in the batch; the discriminator ``real`` and ``drawn``, its
         mean logits.
         """
         if phase not in self.phases:
@@ -142,7 +142,7 @@ class VQGAN(Method, Tokenizer, Reconstructor):
             y = self._draw(self.quantize(self._vectors(x)).vectors)
         real, made = _precise(self.discriminator(x)), _precise(self.discriminator(y))
         loss = self.adversarial * self.telling(real, made)
-        return {"loss": loss, "real": real.detach().mean(), "made": made.detach().mean()}
+        return {"loss": loss, "real": real.detach().mean(), "drawn": made.detach().mean()}
 
     def before_step(self, at: Progress) -> None:
         self.adversarial.fill_(float(at.fraction >= self.start))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
@@ -140,7 +140,7 @@ def _hf_config(clip: CLIP) -> dict[str, Any]:
 
 
 def _hf_processor(clip: Any, how: Preparation) -> dict[str, dict[str, Any]]:
-    mean, std = how.normalization or getattr(clip, "normalization", None) or OPENAI
+    mean, std = how.normalization or clip.normalization or OPENAI
     side = side_of(clip.backbone)
     told = {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side},
@@ -219,6 +219,12 @@ def load_hf(path: str | Path) -> CLIP:
 def export_hf(clip: CLIP, out: str | Path) -> Path:
     """Write ``clip`` as a directory of transformers' CLIPModel and CLIPImageProcessor; give the path."""
     return save(HF, clip, out)
+
+
+def take_along(run: Path, context: int, to: str, out: Path) -> None:
+    """Write beside what was exported of a run the tokenizer that goes with it."""
+    if to == "hf":
+        export_tokens(read_clip_tokens(run / "tokenizer.json"), context, out)
 
 
 def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:

@@ -130,7 +130,7 @@ def _settle_open(clip: Any, source: Source) -> None:
 
 def _open_config(clip: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     image, text = towers(clip)
-    mean, std = how.normalization or getattr(clip, "normalization", None) or OPENAI
+    mean, std = how.normalization or clip.normalization or OPENAI
     model = {
         "embed_dim": clip.embed_dim,
         "quick_gelu": image.activation == "quick_gelu",

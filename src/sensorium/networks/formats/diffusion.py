@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities import Flow
 from sensorium.errors import SensoriumError
 from sensorium.networks.dit import DiT
 from sensorium.networks.unet import UNet, sinusoids
@@ -133,9 +134,7 @@ def _of(kind: type[nn.Module]) -> Any:
     """The network itself, or that of a flow, its time the other way round as diffusers' schedulers want it."""
 
     def part(thing: Any) -> Any:
-        from sensorium.generative.rectified_flow.method import RectifiedFlow
-
-        if isinstance(thing, RectifiedFlow) and isinstance(thing.net, kind):
+        if isinstance(thing, Flow) and isinstance(thing.net, kind):
             return reversed_flow(cast(Any, thing.net), thing.time_scale)
         return thing if isinstance(thing, kind) else None
 
@@ -292,7 +291,7 @@ def export_diffusers(network: nn.Module, out: str | Path) -> Path:
 
     For diffusers' flow-matching schedulers, whose time runs the other way, write :func:`reversed_flow` of it.
     """
-    network = cast(nn.Module, getattr(network, "net", network))
+    network = cast(nn.Module, network.net) if isinstance(network, Flow) else network
     form = next((form for form in FORMATS if isinstance(network, form.network)), None)
     if form is None:
         raise SensoriumError(f"{type(network).__name__} has no place in diffusers: a U-Net or a DiT has.")

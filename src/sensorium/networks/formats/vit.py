@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sensorium.abilities import HasBackbone, SeesImages
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import ViT
 from sensorium.published.format import (
@@ -56,8 +57,10 @@ def plain(vit: ViT, whose: str) -> None:
 
 def processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     """transformers' preprocessor_config.json for the pixels of a backbone."""
-    mean, std = how.normalization or getattr(network, "normalization", None) or HALF
-    side = how.image_size or getattr(getattr(network, "backbone", network), "image_size", None) or 224
+    seen = network.backbone if isinstance(network, HasBackbone) else network
+    own = network.normalization if isinstance(network, SeesImages) else None
+    side = how.image_size or (seen.image_size if isinstance(seen, SeesImages) else None) or 224
+    mean, std = how.normalization or own or HALF
     height, width = (side, side) if isinstance(side, int) else side
     told = {
         "image_processor_type": "ViTImageProcessor", "image_mean": list(mean), "image_std": list(std),
