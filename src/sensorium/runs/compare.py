@@ -33,7 +33,7 @@ from sensorium.judge import judge_of
 from sensorium.judge.image_scores import check_fractions, judge_baselines
 from sensorium.judge.score import Asked
 from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.options import Judging, Options
+from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.run import make_recipe
 from sensorium.runs.train import run_folder, train_with
 from sensorium.training.budget import Budget
@@ -50,7 +50,7 @@ class Job:
     method: str
     kind: str
     source: Source
-    options: Options
+    options: RunOptions
     settings: dict[str, Any]
     asked: Asked
     threads: int | None
@@ -72,19 +72,19 @@ def compare(
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
     A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
-    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.Options` and
+    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` and
     :class:`~sensorium.runs.options.Judging`. A finished run is not run again; a stopped one goes on; a failed one is
     reported beside the others.
     """
     keywords |= {"data": str(data), "quiet": not progress}
-    options, judging = Options.take(keywords), Judging.take(keywords)
+    options, judging = RunOptions.take(keywords), Judging.take(keywords)
     if keywords:
         raise TypeError(f"compare() got unknown keywords: {', '.join(keywords)}")
     return compare_all(methods, options, judging, backbone=backbone, jobs=jobs)[0]
 
 
 def compare_all(
-    methods: Sequence[str], options: Options, judging: Judging, *, backbone: str | None = None, jobs: int = 1
+    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
 ) -> tuple[dict[str, Any], Path]:
     """:func:`compare` with its options apart; gives the folder, too: ``options.out``, or sensorium-compare."""
     asked_for = [parse_method(method) for method in methods]

@@ -36,7 +36,7 @@ class Common(Taken):
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class RunOptions(Common):
     """What training under a budget takes besides."""
 
     test: str | None = None
@@ -56,7 +56,7 @@ class Options(Common):
 
 
 @dataclass(frozen=True)
-class AblationOptions(Options):
+class AblationOptions(RunOptions):
     """As any training; a run is shorter, for there are many."""
 
     budget: str = "3m"

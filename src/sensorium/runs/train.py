@@ -17,7 +17,7 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.recipe.recipe import Recipe
-from sensorium.runs.options import Options
+from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run, make_recipe
 from sensorium.training.budget import Budget
 
@@ -47,16 +47,16 @@ def train(
 ) -> Run:
     """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data``; the same call again resumes or returns the run.
 
-    ``keywords`` are the fields of :class:`sensorium.runs.options.Options` (``budget``, ``out``, ``seed``, ...) and the
+    ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` (``budget``, ``out``, ``seed``, ...) and the
     recipe's own parameters. ``prepared``: the data as their kind prepares them, where they are at hand.
     """
     keywords |= {"data": str(data), "quiet": not progress}
-    return train_with(name, Options.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
+    return train_with(name, RunOptions.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
 
 
 def train_with(
     name: str,
-    options: Options,
+    options: RunOptions,
     settings: dict[str, Any],
     *,
     prepared: Any = None,
@@ -125,7 +125,7 @@ def train_with(
     return run
 
 
-def run_folder(name: str, options: Options) -> Path:
+def run_folder(name: str, options: RunOptions) -> Path:
     """Where a run is written."""
     return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
