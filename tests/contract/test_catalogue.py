@@ -47,7 +47,7 @@ from sensorium.parts.moe.layer import MoE
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe
-from sensorium.runs import options as run_options
+from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.runs.train import _write_info
 from sensorium.training.fit import Options, fit
@@ -392,13 +392,7 @@ def test_systems_to_start_with_learn_from_one_kind_of_data() -> None:
 @pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)
 def test_no_setting_of_a_recipe_is_an_option_of_the_run(system: Any) -> None:
     """Both are flags of one command, and keywords of one function."""
-    options = {field.name for field in fields(run_options.Options)} | {
-        "judge",
-        "progress",
-        "prepared",
-        "cache_folder",
-        "name",
-    }
+    options = {field.name for field in fields(RunOptions)} | {"judge", "progress", "prepared", "cache_folder", "name"}
     assert not options & set(inspect.signature(resolve(system.name)).parameters)
 
 

@@ -76,7 +76,7 @@ def test_what_cannot_be_judged_is_said():
         retrieval(x, x, [0, 1, 2], [0, 1])
 
 
-class Model(nn.Module):
+class Model(nn.Module, ImageText):
     def __init__(self) -> None:
         super().__init__()
         self.image, self.text = nn.Linear(12, 4), nn.EmbeddingBag(9, 4)

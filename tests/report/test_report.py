@@ -239,6 +239,7 @@ def test_a_failed_run_is_in_plain_sight(tmp_path, make, pixels):
     results["runs"][1] = {
         "name": "simclr",
         "method": "simclr",
+        "title": "SimCLR",
         "status": "failed",
         "error": "the loss became NaN at step 412",
     }

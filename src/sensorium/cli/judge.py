@@ -10,7 +10,7 @@ from typing import Any
 from sensorium.catalogue import starters
 from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console
 from sensorium.errors import SensoriumError
-from sensorium.runs.options import AblationOptions, Common, Judging, Options
+from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
 
 
 def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int = 2000, quiet: bool = False) -> None:
@@ -24,13 +24,13 @@ def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int
         images: how many scenes to draw.
         quiet: no progress bars.
     """
-    run = Options(data=f"scenes:{images}", budget=budget, out=out, quiet=quiet)
+    run = RunOptions(data=f"scenes:{images}", budget=budget, out=out, quiet=quiet)
     compare(run=run, judging=Judging(labels="5%,100%", label_seeds=2, tune_steps=30))
 
 
 def compare(
     *methods: str,
-    run: RunFlags = Options(),
+    run: RunFlags = RunOptions(),
     judging: JudgingFlags = Judging(),
     backbone: str | None = None,
     jobs: int = 1,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 from rich.console import Console
 
-from sensorium.runs.options import AblationOptions, Common, Judging, Options
+from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
 
 # A table cut to 80 columns tells nobody anything: where there is no terminal to measure, there is room.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -20,7 +20,7 @@ RUN = Group("The run", sort_key=3)
 JUDGED = Group("Judging", sort_key=4)
 
 CommonFlags = Annotated[Common, Parameter(name="*", group=RUN)]
-RunFlags = Annotated[Options, Parameter(name="*", group=RUN)]
+RunFlags = Annotated[RunOptions, Parameter(name="*", group=RUN)]
 AblationFlags = Annotated[AblationOptions, Parameter(name="*", group=RUN)]
 JudgingFlags = Annotated[Judging, Parameter(name="*", group=JUDGED)]
 Json = Annotated[bool, Parameter(name="--json")]

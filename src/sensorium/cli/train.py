@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from sensorium.catalogue import resolve, systems
 from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console
-from sensorium.runs.options import Options
+from sensorium.runs.options import RunOptions
 
 FIRST = 8  # of a recipe's parameters
 TRAIN_HELP = """Train one system: sensorium train SYSTEM --data DIR --budget 10m
@@ -30,7 +30,7 @@ for _system in systems():
     )
 
 
-def _run(*, run: RunFlags = Options(), judge: Annotated[bool, Parameter(group=RUN)] = False) -> None:
+def _run(*, run: RunFlags = RunOptions(), judge: Annotated[bool, Parameter(group=RUN)] = False) -> None:
     """Signature only."""
 
 
@@ -45,7 +45,7 @@ def train_command(recipe: str) -> Callable[..., None]:
     common = list(inspect.signature(_run).parameters.values())
 
     def command(**values: Any) -> None:
-        options, judge = values.pop("run", Options()), values.pop("judge", False)
+        options, judge = values.pop("run", RunOptions()), values.pop("judge", False)
         defaults = {p.name: p.default for p in own}
         _show_run(recipe, options, {k: v for k, v in values.items() if v != defaults[k]}, judge=judge)
 
@@ -60,7 +60,7 @@ def train_command(recipe: str) -> Callable[..., None]:
     return command
 
 
-def _show_run(name: str, options: Options, settings: dict[str, Any], *, judge: bool) -> None:
+def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge: bool) -> None:
     """Train and print what came of it."""
     from sensorium.judge import judge_of
     from sensorium.judge.score import lines

@@ -93,10 +93,14 @@ class Trained:
     def recipe(self) -> Recipe:
         """Rebuilt from the values that were resolved when it was trained, so later defaults change nothing."""
         known = inspect.signature(resolve(self.info["recipe"])).parameters
-        kept = {name: value for name, value in self.settings.items() if name in known}
+        kept = {name: value for name, value in self.settings.items() if name in known} | self.info["given"]
+        for role in roles(self.info["recipe"]):
+            beside = self.folder / "inputs" / role
+            if kept.get(role) is not None and not (Path(kept[role]) / "run.json").is_file() and beside.is_dir():
+                kept[role] = str(beside)  # that run is gone; what it is rebuilt from is kept here
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.info["seed"])
-            return make_recipe(self.info["recipe"], self.situation, kept | self.info["given"])
+            return make_recipe(self.info["recipe"], self.situation, kept)
 
     @property
     def weights(self) -> Path:

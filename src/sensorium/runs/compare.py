@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sensorium.base import live, threads
 from sensorium.base.files import write_json
 from sensorium.base.terminal import bar
 from sensorium.catalogue import find, resolve, systems
@@ -34,7 +35,7 @@ from sensorium.judge.image_scores import check_fractions, judge_baselines
 from sensorium.judge.score import Asked
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.options import Judging, Options
+from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.train import run_folder, train_with
 from sensorium.training.budget import Budget
 
@@ -44,16 +45,15 @@ GROUNDS = ("ImageText", "Encoder", "LanguageModel", "Detector", "OnlineDetector"
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: where its data are, how to train and to judge; ``threads`` None for all cores."""
+    """What a run's own process is told: where its data are, how to train and to judge;"""
 
     name: str
     method: str
     kind: str
     source: Source
-    options: Options
+    options: RunOptions
     settings: dict[str, Any]
     asked: Asked
-    threads: int | None
 
     @property
     def folder(self) -> Path:
@@ -72,19 +72,19 @@ def compare(
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
     A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
-    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.Options` and
+    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` and
     :class:`~sensorium.runs.options.Judging`. A finished run is not run again; a stopped one goes on; a failed one is
     reported beside the others.
     """
     keywords |= {"data": str(data), "quiet": not progress}
-    options, judging = Options.take(keywords), Judging.take(keywords)
+    options, judging = RunOptions.take(keywords), Judging.take(keywords)
     if keywords:
         raise TypeError(f"compare() got unknown keywords: {', '.join(keywords)}")
     return compare_all(methods, options, judging, backbone=backbone, jobs=jobs)[0]
 
 
 def compare_all(
-    methods: Sequence[str], options: Options, judging: Judging, *, backbone: str | None = None, jobs: int = 1
+    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
 ) -> tuple[dict[str, Any], Path]:
     """:func:`compare` with its options apart; gives the folder, too: ``options.out``, or sensorium-compare."""
     asked_for = [parse_method(method) for method in methods]
@@ -102,8 +102,10 @@ def compare_all(
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
     how = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
-    # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    threads.before_torch()  # what is started from here on has it from here
+    if jobs > 1:  # side by side, each takes its part of the cores: threads that wait for a core hold up all the others
+        count = threads.divided(threads.choose(asked=options.threads), jobs).count
+        options = replace(options, threads=count)
     ready = kind(sort).prepare(source, progress=progress)
     about = {"path": options.data, **kind(sort).describe(ready)}
     if ground == "Encoder":
@@ -114,7 +116,7 @@ def compare_all(
     todo = [
         Job(
             name, method, sort, replace(source, settings=settings), replace(options, out=folder / name, quiet=quiet),
-            own | settings, replace(how, progress=not quiet), threads,
+            own | settings, replace(how, progress=not quiet),
         )
         for name, (method, settings) in zip(_names(methods), asked_for, strict=True)
     ]  # fmt: skip
@@ -236,10 +238,7 @@ def _child(job: Job) -> None:
     folder = job.folder
     (folder / "error.json").unlink(missing_ok=True)
     try:
-        if job.threads:
-            import torch
-
-            torch.set_num_threads(job.threads)
+        live.register()
         ready = kind(job.kind).prepare(job.source)
         run = train_with(job.method, job.options, job.settings, prepared=ready, cache_folder=job.source.cache)
         if run.finished:

@@ -36,7 +36,7 @@ class Common(Taken):
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class RunOptions(Common):
     """What training under a budget takes besides."""
 
     test: str | None = None
@@ -51,12 +51,14 @@ class Options(Common):
     """auto, 32-true or bf16-mixed."""
     accumulate: int = 1
     """parts into which a batch is split to save memory."""
+    threads: int | None = None
+    """with how many to compute; as many as the machine has free when a run starts if left out."""
     fresh: bool = False
     """forget what is in a run's folder and start anew."""
 
 
 @dataclass(frozen=True)
-class AblationOptions(Options):
+class AblationOptions(RunOptions):
     """As any training; a run is shorter, for there are many."""
 
     budget: str = "3m"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sensorium.abilities import HasBackbone
+from sensorium.abilities import Detector, HasBackbone
+from sensorium.base import live, threads
 from sensorium.base.files import write_json
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -18,12 +21,12 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import judge_of
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
-from sensorium.runs.options import Options
+from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
 
 
-def show_settings(recipe: Recipe) -> None:
+def show_settings(recipe: Recipe, chosen: threads.Threads) -> None:
     """Every resolved setting and where it came from, on standard error."""
     from rich.console import Console
     from rich.table import Table
@@ -32,6 +35,7 @@ def show_settings(recipe: Recipe) -> None:
     for name, setting in recipe.settings.items():
         value = f"{setting.value:g}" if isinstance(setting.value, float) else str(setting.value)
         table.add_row(f"  {name}", value, f"[dim]{setting.source}[/]")
+    table.add_row("  threads", str(chosen.count), f"[dim]{chosen.reason}[/]")
     console = Console(stderr=True)
     console.print(f"[bold]{recipe.name}[/]")
     console.print(table)
@@ -48,16 +52,16 @@ def train(
 ) -> Run:
     """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data``; the same call again resumes or returns the run.
 
-    ``keywords`` are the fields of :class:`sensorium.runs.options.Options` (``budget``, ``out``, ``seed``, ...) and the
+    ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` (``budget``, ``out``, ``seed``, ...) and the
     recipe's own parameters. ``prepared``: the data as their kind prepares them, where they are at hand.
     """
     keywords |= {"data": str(data), "quiet": not progress}
-    return train_with(name, Options.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
+    return train_with(name, RunOptions.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
 
 
 def train_with(
     name: str,
-    options: Options,
+    options: RunOptions,
     settings: dict[str, Any],
     *,
     prepared: Any = None,
@@ -67,62 +71,98 @@ def train_with(
 
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
-    from sensorium.training import fit as training
-
     allow(name)
     folder = run_folder(name, options)
     if options.fresh and folder.exists():
         _clear(folder)
-    cached = Path(cache_folder) if cache_folder is not None else folder.parent / "cache"
-    sort, progress = kind_name(name), not options.quiet
+    live.register()  # before the data are prepared, so that a run beside this one counts it
+    before = torch.get_num_threads()
+    try:
+        return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
+    finally:
+        live.release()
+        torch.set_num_threads(before)
+
+
+def _train(
+    name: str, options: RunOptions, settings: dict[str, Any], folder: Path, ready: Any, cache: str | Path
+) -> Run:
+    from sensorium.training import fit as training
+
+    sort, progress, cache = kind_name(name), not options.quiet, Path(cache)
     how = kind(sort)
-    ready = prepared
     if ready is None:
-        source = Source(options.data, options.test, cached, options.image_size, options.limit, settings)
+        source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
         raise SensoriumError(
-            f"{options.data}: only {len(ready.train)} {how.UNIT}; 8 is the least that can be learned from."
+            f"{options.data}: only {len(ready.train)} {how.UNIT}; at least 8 are needed to learn from."
         )
-    situation = how.situate(ready)
+    chosen = _threads(folder, options.threads)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(options.seed)
-    recipe = make_recipe(name, situation, given)
-    opened = inputs(name, given)
+    situation = how.situate(ready)
+    recipe, opened = make_recipe(name, situation, given), inputs(name, given)
     folder.mkdir(parents=True, exist_ok=True)
     if progress and not (folder / "outcome.json").is_file():
-        show_settings(recipe)
+        show_settings(recipe, chosen)
     if not (folder / "run.json").is_file():
-        where = {"path": options.data, "test": options.test, "limit": options.limit, "cache": str(cached)}
+        where = {"path": options.data, "test": options.test, "limit": options.limit, "cache": str(cache)}
         asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": where}
-        asked |= {"budget": options.budget, "inputs": opened}
+        asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         _write_info(folder, recipe, situation, asked)
+        _keep_inputs(opened, folder)
         how.keep(ready, folder)
-        if sort == "boxes":  # a few seconds' look at what a long training would come to
+        if isinstance(recipe.method, Detector):  # a few seconds' look at what a long training would come to
             from sensorium.runs.check import check
 
             check(recipe, ready, options.budget, folder, progress=progress)
-    how_to = training.Options(
-        seed=options.seed,
-        accumulate=options.accumulate,
-        devices=options.devices,
-        strategy=options.strategy,
-        precision=options.precision,
-        online_every=_online_every(options.budget),
-        progress=progress,
-    )
     held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
     bound = replace(recipe, settings=Settings(recipe.settings | held))  # goes on with the same inputs only
+    rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache)
     online = judge_of(sort).online(ready)
-    rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cached)
-    training.fit(bound, rows, budget=options.budget, out=folder, options=how_to, online=online)
+    training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=online)
     run = Run(folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
         _keep_backbone(run.backbone, folder, situation)
     return run
 
 
-def run_folder(name: str, options: Options) -> Path:
+def _options(options: RunOptions) -> Any:
+    """What training takes of a run's options."""
+    from sensorium.training.fit import Options
+
+    return Options(
+        seed=options.seed,
+        accumulate=options.accumulate,
+        devices=options.devices,
+        strategy=options.strategy,
+        precision=options.precision,
+        online_every=_online_every(options.budget),
+        progress=not options.quiet,
+    )
+
+
+def _threads(folder: Path, asked: int | None) -> threads.Threads:
+    """The threads of a run that starts, or those it started with; from now on torch computes with them."""
+    path = folder / "run.json"
+    kept = json.loads(path.read_text()).get("threads") if path.is_file() else None
+    chosen = threads.choose(asked=asked, kept=kept)
+    threads.use(chosen)
+    return chosen
+
+
+def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
+    """What the runs that were given are rebuilt from, without their weights: this run can be opened when they are gone."""
+    for role, run in opened.items():
+        target = folder / "inputs" / role
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(run["folder"]) / "run.json", target / "run.json")
+        if (before := Path(run["folder"]) / "inputs").is_dir():
+            shutil.copytree(before, target / "inputs", dirs_exist_ok=True)
+
+
+def run_folder(name: str, options: RunOptions) -> Path:
     """Where a run is written."""
     return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
@@ -149,8 +189,6 @@ def _online_every(budget: str) -> str:
 
 def _clear(folder: Path) -> None:
     """Remove a run's folder, and nothing that is not one."""
-    import shutil
-
     if not (folder / "run.json").is_file():
         raise SensoriumError(
             f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out."

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed as dist
 
+from sensorium.base import threads
 from sensorium.base.draw import step_seed
 from sensorium.base.files import write_json
 from sensorium.base.terminal import Display
@@ -128,6 +129,7 @@ class Loop:
             self._look()
         self.display.start()
         self.clock.start()
+        watch = threads.Watch(torch.get_num_threads(), processes=self.fabric.world_size)
         while self.fraction < 1 and not self.stopped:
             self._seed()
             at = Progress(self.steps, self.images // self.batches.order.count, self.fraction)
@@ -136,6 +138,9 @@ class Loop:
             row = {"step": self.steps - 1, "seconds": round(self.clock.elapsed, 4), "images": self.images}
             self.record.add(row | {"lr": self.step.lr}, scalars)
             self._decide()
+            if line := watch():
+                self.display.say(line)
+        watch.close()
         if self.fraction >= 1:
             self._leave_weights()
 

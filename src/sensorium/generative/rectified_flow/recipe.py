@@ -118,7 +118,7 @@ def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
 
 def _teacher(folder: str, on: Situation) -> Trained | None:
     """A run of this system; None where the folder is gone, which matters for training alone."""
-    if not (Path(folder) / "run.json").is_file():
+    if not (Path(folder) / "model.safetensors").is_file():
         return None
     run = Trained(folder)
     if run.info["recipe"] != "rectified_flow" or run.situation.image_size != on.image_size:
