@@ -23,19 +23,22 @@ class System:
     """What ``<family>/<name>/__init__.py`` says of a system. ``needs`` and ``abilities`` are names of
     ``sensorium.abilities``; the contract test holds them true.
 
-    ``needs`` is the backbone's ability, "" where there is none. ``data`` is one of ``sensorium.data.wings``. ``name`` and
-    ``family`` are those of the folders.
+    ``title`` and ``paper``: of the publication; ``short``: what people call the system. ``needs``: the backbone's ability,
+    "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``labels``: it learns from them. ``caveat``:
+    what a reader of a comparison should know. ``name`` and ``family`` are those of the folders.
     """
 
     title: str
     paper: str
     abilities: tuple[str, ...]
+    short: str = ""
     data: str = "images"
     needs: str = ""
     loads: tuple[str, ...] = ()
     exports: tuple[str, ...] = ("safetensors", "hf", "timm", "onnx")
     parity: str = "none"
     labels: bool = False
+    caveat: str = ""
     name: str = ""
     family: str = ""
 

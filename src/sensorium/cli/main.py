@@ -180,7 +180,7 @@ def compare(
         inception: weights in whose features drawn pictures are judged, see `sensorium evaluate --help`.
         quiet: no progress bars.
     """
-    from sensorium.report.page import results_table
+    from sensorium.report.table import results_table
     from sensorium.runs.compare import compare as run_compare
 
     results = run_compare(
@@ -204,9 +204,9 @@ def compare(
         progress=not quiet,
     )
     console.print(results_table(results))
-    console.print(results["verdict"])
+    console.print(results.verdict)
     console.print(f"Report: {(out / 'report.html').resolve()}")
-    if not any(run.get("status") == "finished" for run in results["runs"]):
+    if not results.finished:
         raise SensoriumError("no method finished; the report says why.")
 
 
@@ -248,7 +248,7 @@ def ablate(
         jobs: how many values to train at once; a budget in time then buys fewer steps.
         quiet: no progress bars.
     """
-    from sensorium.report.page import results_table
+    from sensorium.report.table import results_table
     from sensorium.runs.ablate import ablate as run_ablate
 
     results = run_ablate(
@@ -256,9 +256,9 @@ def ablate(
         image_size=image_size, limit=limit, jobs=jobs, progress=not quiet,
     )  # fmt: skip
     console.print(results_table(results))
-    console.print(results["verdict"])
+    console.print(results.verdict)
     console.print(f"Report: {(out / 'report.html').resolve()}")
-    if not any(run.get("status") == "finished" for run in results["runs"]):
+    if not results.finished:
         raise SensoriumError("no run finished; the report says why.")
 
 
@@ -287,7 +287,7 @@ def evaluate(
             a CPU. In the features of a classifier of the same data if left out.
         as_json: print JSON.
     """
-    from sensorium.judge import judge_of
+    from sensorium.base.records import encode
     from sensorium.judge.score import lines
     from sensorium.runs.run import Run
 
@@ -300,7 +300,7 @@ def evaluate(
         inception=inception,
         progress=not as_json,
     )
-    print(json.dumps(found, indent=1) if as_json else lines(judge_of(loaded.info["kind"]).scores(found)))
+    print(json.dumps(encode(found), indent=1) if as_json else lines(found.scores))
 
 
 for command in cli_use.COMMANDS:

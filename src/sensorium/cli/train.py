@@ -81,7 +81,6 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
     """Train and print what came of it."""
     from rich.console import Console
 
-    from sensorium.judge import judge_of
     from sensorium.judge.score import lines
     from sensorium.runs.train import train
 
@@ -97,9 +96,7 @@ def _show_run(name: str, *, judge: bool, progress: bool, **arguments: Any) -> No
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        console.print(
-            lines(judge_of(run.info["kind"]).scores(run.judge(progress=progress))), markup=False, highlight=False
-        )
+        console.print(lines(run.judge(progress=progress).scores), markup=False, highlight=False)
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -1,6 +1,8 @@
 """Several methods, one data set, one budget, one report.
 
-Each run has a process of its own: a crash cannot take the others along, and its peak memory is its own.
+Each recipe is built before anything is trained: what its method can do and the fields of the data say which evaluators
+judge it, and methods that share none are refused. Each run then has a process of its own: a crash cannot take the others
+along, and its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -14,48 +16,55 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sensorium.abilities import protocols_of
 from sensorium.base.files import write_json
-from sensorium.base.terminal import bar
-from sensorium.catalogue import find, resolve, systems
-from sensorium.data.images import prepare as images
-from sensorium.data.images.diagnose import diagnose
+from sensorium.catalogue import allow, find, resolve
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
-from sensorium.judge.image_scores import check_fractions, judge_baselines
-from sensorium.judge.score import Asked
-from sensorium.report.page import verdict, write_report, write_results
+from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, read_judgement, unfit
+from sensorium.judge.score import Asked, Judgement, Score
+from sensorium.report.page import write_report
+from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
 from sensorium.runs.run import make_recipe
 from sensorium.runs.train import train
+from sensorium.runs.verdict import decide
 from sensorium.training.budget import Budget
-
-# What systems can be compared by: the first that all of them offer decides how they are judged.
-GROUNDS = ("Encoder", "LanguageModel", "ImageText", "Detector", "OnlineDetector", "Generator", "Likelihood")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: where its data are, arguments of ``train``, how to judge; ``threads`` None for all cores."""
+    """What a run's own process is told: where its data are, arguments of ``train``, how to judge; ``threads`` None for all
+    cores. ``abilities`` are those of its method, by name."""
 
     name: str
     method: str
-    kind: str
     source: Source
     train: dict[str, Any]
     asked: Asked
     threads: int | None
+    abilities: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         return self.train["out"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Jobs that can be compared: their data as the first sees them, and the evaluators that they share."""
+
+    jobs: list[Job]
+    wing: Any
+    ready: Any
+    evaluators: tuple[Evaluator, ...]
 
 
 def compare(
@@ -78,23 +87,19 @@ def compare(
     tune_steps: int | None = None,
     inception: Path | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Results:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
-    A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. A finished run is not run again; a
+    Raises SensoriumError before anything is trained where the methods share nothing that they can be judged by. A method
+    may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. A finished run is not run again; a
     stopped one goes on; a failed one is reported beside the others.
     """
-    asked_for = [parse_method(method) for method in methods]
-    sort, ground = common_ground([name for name, _ in asked_for])
     spend, folder = Budget.parse(budget), Path(out)
-    asked = {"budget": budget, "labels": labels, "seed": seed, "label_seeds": label_seeds}
     source = Source(str(data), test, folder / "cache", image_size, limit)
     training = {
         "data": str(data), "test": test, "image_size": image_size, "limit": limit, "cache_folder": source.cache, "budget": budget,
         "seed": seed, "devices": devices, "precision": precision, "progress": progress and jobs == 1,
     }  # fmt: skip
-    if backbone is not None:
-        training["backbone"] = backbone
     if inception is not None:  # wrong weights are better told now than after the training
         from sensorium.judge.inception import Inception
 
@@ -104,28 +109,43 @@ def compare(
     judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress, inception)
     # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    ready = kind(sort).prepare(source, progress=progress)
-    about = {"path": str(data), **kind(sort).describe(ready)}
-    if ground == "Encoder":
-        check_fractions(ready, labels)
-    if sort == "images":
-        with bar("looking for what is wrong with the data", progress) as advance:
-            about["diagnosis"] = diagnose(ready.opened, progress=advance).as_dict()
-    todo = [
-        Job(
-            name, method, sort, replace(source, settings=settings), {**training, **settings, "out": folder / name},
-            replace(judging, progress=training["progress"]), threads,
+    todo = []
+    for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
+        given = settings if backbone is None else {"backbone": backbone, **settings}
+        asked = replace(judging, progress=training["progress"])
+        todo.append(
+            Job(
+                name,
+                method,
+                replace(source, settings=given),
+                {**training, **given, "out": folder / name},
+                asked,
+                threads,
+            )
         )
-        for name, (method, settings) in zip(_names(methods), asked_for, strict=True)
-    ]  # fmt: skip
-    _run_all(todo, jobs)
-    beside = judge_baselines(ready, _networks(ready, todo), folder, judging) if ground == "Encoder" else {}
-    beside.pop("asked", None)
-    results = _results(about, asked, beside, [_collect(job) for job in todo], ground)
+    plan = _plan(todo, progress)
+    for one in plan.evaluators:
+        if one.check is not None:
+            one.check(plan.ready, judging)
+    about = _about(str(data), plan, progress)
+    _run_all(plan.jobs, jobs)
+    runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, judging)
+    results = results_now(about, Request(budget, labels, seed, label_seeds), runs)
     write_results(results, folder)
-    held = {} if sort != "images" else {"train": ready.train, "test": ready.train if ready.test is None else ready.test}
-    write_report(results, folder, pixels=held)
+    train_set, held = plan.ready.train, plan.ready.test
+    pixels = {"train": train_set, "test": train_set if held is None else held} if hasattr(train_set, "images") else {}
+    write_report(results, folder, pixels=pixels)
     return results
+
+
+def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
+    """Results of ``runs`` with their verdict, and the time and versions of now."""
+    verdict = decide(runs)
+    names = ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
+    return Results(
+        2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={name: version(name) for name in names},
+    )  # fmt: skip
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -148,25 +168,44 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     return name, settings
 
 
-def common_ground(methods: Sequence[str]) -> tuple[str, str]:
-    """The kind of data that all systems learn from, and the protocol that they are judged by.
+def _plan(todo: list[Job], progress: bool) -> Planned:
+    """Prepare the data, once for each way in which settings shape them, and build each method once, to see what it can do.
 
-    A recipe of one's own is taken to offer what the others do, or else what its kind's systems usually offer.
+    Raises SensoriumError where the methods learn from different data, or share no evaluator.
     """
-    kinds = {name: kind_name(name) for name in methods}
-    first = next(iter(kinds))
-    for name, sort in kinds.items():
-        if sort != kinds[first]:
+    learned = {job.method: kind_name(job.method) for job in todo}
+    first = todo[0].method
+    for method, name in learned.items():
+        allow(method)  # the person at the keyboard named it
+        if name != learned[first]:
             raise SensoriumError(
-                f"'{first}' learns from {kinds[first]} and '{name}' from {sort}: they can't be compared."
+                f"'{first}' learns from {learned[first]} and '{method}' from {name}: they can't be compared."
             )
-    named = [name for name in methods if ":" not in name] or [methods[0]]
-    offered = {name: _offers(name, kinds[first]) for name in named}
-    shared = [g for g in GROUNDS if all(g in offers for offers in offered.values())]
+    wing = kind(learned[first])
+    ready: dict[str, Any] = {}
+    built: dict[str, tuple[object, Any]] = {}
+    jobs, shared = [], None
+    for job in todo:
+        shape = repr([job.source.settings.get(name) for name in wing.SHAPED_BY])
+        if shape not in ready:
+            ready[shape] = wing.prepare(job.source, progress=progress)
+        method = make_recipe(job.method, wing.situate(ready[shape]), job.source.settings).method
+        built[job.name] = (method, ready[shape].train)
+        able = fitting(method, ready[shape].train)
+        shared = able if shared is None else tuple(one for one in shared if one in able)
+        jobs.append(replace(job, abilities=protocols_of(method)))
     if not shared:
-        said = "; ".join(f"{name}: {', '.join(g for g in GROUNDS if g in own)}" for name, own in offered.items())
-        raise SensoriumError(f"these systems offer nothing in common to be judged by ({said}).")
-    return kinds[first], shared[0]
+        raise SensoriumError(f"there is nothing that these methods can be judged by: {unfit(built)}.")
+    return Planned(jobs, wing, next(iter(ready.values())), shared)
+
+
+def _about(path: str, plan: Planned, progress: bool) -> Data:
+    """The data in the words of results.json."""
+    told = dict(plan.wing.describe(plan.ready))
+    known = {f.name for f in fields(Data)} - {"path", "diagnosis", "findings"}
+    own: dict[str, Any] = {name: told.pop(name) for name in list(told) if name in known}
+    own["classes"] = tuple(own.get("classes", ()))
+    return Data(path, **own, diagnosis=plan.wing.diagnose(plan.ready, progress=progress), findings=told)
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
@@ -182,29 +221,13 @@ def _run_all(todo: list[Job], jobs: int) -> None:
             raise
 
 
-def _results(
-    about: dict[str, Any], asked: dict[str, Any], beside: dict[str, Any], runs: list[Any], ground: str
-) -> dict[str, Any]:
-    """What results.json holds (docs/results.md)."""
-    results: dict[str, Any] = {
-        "schema": 1,
-        "data": about,
-        "asked": asked,
-        "judged": "features" if ground == "Encoder" else "scores",
-        "baselines": beside,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning", "scikit-learn")
-        },
-        "runs": runs,
-    }
-    results["winner"], results["verdict"] = verdict(results)
-    return results
-
-
 def _names(methods: Sequence[str]) -> list[str]:
     """Folder names: the method's own, numbered where it is asked for twice."""
-    bases = [method.replace("/", "-").replace(":", "-") for method in methods]
+    bases = []
+    for method in methods:
+        recipe, comma, settings = method.partition(",")
+        where, colon, function = recipe.rpartition(":")
+        bases.append((f"{Path(where).stem}-{function}" if colon else recipe) + (comma + settings).replace("/", "-"))
     before = [bases[:i].count(base) for i, base in enumerate(bases)]
     return [f"{base}-{n + 1}" if n else base for base, n in zip(bases, before, strict=True)]
 
@@ -240,10 +263,10 @@ def _child(job: Job) -> None:
             import torch
 
             torch.set_num_threads(job.threads)
-        ready = kind(job.kind).prepare(job.source)
+        ready = kind(kind_name(job.method)).prepare(job.source)
         run = train(job.method, **job.train, prepared=ready)
         if run.finished:
-            judge_of(job.kind).judge(run, ready, job.asked)
+            judge(run, ready, job.asked)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -260,78 +283,92 @@ def _child(job: Job) -> None:
         raise SystemExit(1) from None
 
 
-def _networks(ready: images.Prepared, jobs: list[Job]) -> dict[str, Any]:
-    """Fresh backbones for the baselines: one of each kind that the finished runs used."""
-    networks = {}
-    situation = images.situate(ready)
-    for job in jobs:
-        info = job.folder / "run.json"
-        if not (job.folder / "outcome.json").is_file() or not info.is_file():
+def _beside(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:
+    """The runs, with simple models' scores beside their own where evaluators judge these once for all runs."""
+    fresh = {}
+    for job in plan.jobs:
+        info = _read(job.folder / "run.json")
+        if not info or not (job.folder / "outcome.json").is_file():
             continue
-        run = json.loads(info.read_text())
-        name = run["settings"].get("backbone", {}).get("value", job.name)
-        networks.setdefault(name, partial(_fresh, job.method, situation, run["given"], run["seed"]))
-    return networks
+        backbone = info["settings"].get("backbone", {}).get("value", job.name)
+        fresh.setdefault(
+            backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info["given"], info["seed"])
+        )
+    beside: Beside = {}
+    for one in plan.evaluators:
+        if one.baselines is not None and fresh:
+            beside |= one.baselines(plan.ready, fresh, folder, asked)
+    return [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
+
+
+def _with(score: Score, beside: Beside) -> Score:
+    mine = {title: found[score.name] for title, found in beside.items() if score.name in found}
+    values = {title: value for title, (value, _) in mine.items()}
+    errors = {title: error for title, (_, error) in mine.items() if error is not None}
+    return replace(score, baselines={**score.baselines, **values}, errors={**score.errors, **errors})
 
 
 def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any:
     import torch
 
     torch.manual_seed(seed)
-    return make_recipe(method, situation, given).method.backbone
+    return make_recipe(method, situation, given).method
 
 
-def _collect(job: Job) -> dict[str, Any]:
+def _collect(job: Job) -> RunResult:
     """What a run's folder says, in the words of results.json."""
-    entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
-    info, outcome, scores, error = (
-        _read(job.folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
-    )
-    if info:
-        entry |= {
-            "method": info["method"],
-            "settings": info["settings"],
-            "backbone": info["settings"].get("backbone", {}).get("value"),
-        }
-    if outcome:
-        entry |= {key: value for key, value in outcome.items() if key != "fingerprint"}
-        entry |= {key: value for key, value in scores.items() if key != "asked"}
-        entry["scores"] = [asdict(score) for score in judge_of(job.kind).scores(scores)] if scores else []
-        entry |= {
-            "checkpoint": f"{job.name}/model.safetensors",
-            "curve": _curve(job.folder / "online.csv"),
-            "trains_on_labels": _uses_labels(job.method),
-            "offers": list(_offers(job.method, job.kind)),
-        }
+    info, outcome, error = (_read(job.folder / f"{name}.json") for name in ("run", "outcome", "error"))
+    judgement = (read_judgement(job.folder) if outcome else None) or Judgement()
+    status, said = "finished", None
     if error:
-        entry |= {"status": "failed", **error}
+        status, said = "failed", error["error"]
     elif not outcome:
-        entry |= {
-            "status": "interrupted",
-            "error": "stopped before its budget was spent; the same command goes on from its last checkpoint.",
-        }
-    return entry
+        status = "interrupted"
+        said = "stopped before its budget was spent; the same command goes on from its last checkpoint."
+    settings = {name: Chosen(one["value"], one.get("source")) for name, one in info.get("settings", {}).items()}
+    known = {f.name for f in fields(RunResult)} - {"notes", "status", "parameters"}
+    title, by_labels, caveat = _told(job)
+    return RunResult(
+        job.name,
+        info.get("method", job.method),
+        status,  # type: ignore[arg-type]
+        title=title,
+        error=said,
+        notes=tuple(outcome.get("notes", ())),
+        backbone=settings["backbone"].value if "backbone" in settings else None,
+        settings=settings,
+        by_labels=by_labels,
+        caveat=caveat,
+        abilities=job.abilities,
+        checkpoint=f"{job.name}/model.safetensors" if outcome else None,
+        parameters=judgement.parameters or outcome.get("parameters"),
+        flops_per_image=judgement.flops_per_image,
+        scores=judgement.scores,
+        curve=_curve(job.folder / "online.csv") if outcome else (),
+        pictures=judgement.pictures,
+        neighbors=judgement.neighbors,
+        map=judgement.map,
+        **{name: value for name, value in outcome.items() if name in known},
+    )
 
 
-def _offers(method: str, sort: str) -> tuple[str, ...]:
-    """Protocols of a system; of a recipe of one's own, those that are usual for its kind of data."""
-    if ":" not in method:
-        return find(method).abilities
-    return next(system.abilities for system in systems() if system.data == sort)
-
-
-def _uses_labels(method: str) -> bool:
-    return ":" not in method and find(method).labels
+def _told(job: Job) -> tuple[str | None, bool, str]:
+    """What people call the system, whether it learns from labels, and what to keep in mind of it; of a recipe of one's own
+    nothing is known."""
+    if ":" in job.method:
+        return None, False, ""
+    system = find(job.method)
+    return (system.short or None) if job.name == job.method else None, system.labels, system.caveat
 
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _curve(path: Path) -> list[dict[str, float]]:
+def _curve(path: Path) -> tuple[dict[str, float | None], ...]:
     import csv
 
     if not path.is_file():
-        return []
+        return ()
     with path.open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return tuple({key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file))

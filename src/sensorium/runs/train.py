@@ -14,7 +14,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
+from sensorium.judge.evaluator import look_at
 from sensorium.recipe.recipe import Recipe
 from sensorium.runs.run import Run, make_recipe
 from sensorium.training.budget import Budget
@@ -103,7 +103,7 @@ def train(
         devices=devices,
         strategy=strategy,
         precision=precision,
-        online=judge_of(sort).online(ready),
+        online=look_at(ready),
         online_every=_online_every(budget),
         progress=progress,
         settings={key: setting.value for key, setting in recipe.settings.items()},

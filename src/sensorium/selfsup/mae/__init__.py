@@ -3,8 +3,10 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="Masked Autoencoders Are Scalable Vision Learners",
     paper="He et al., 2021, arXiv:2111.06377",
+    short="MAE",
     needs="TokenEncoder",
     abilities=("Encoder", "Pictures"),
     loads=("Hugging Face ViTMAE", "authors' .pth"),
     parity="transformers ViTMAEForPreTraining",
+    caveat="kNN and linear probes undersell MAE, whose features unfold when fine-tuned, as its paper (He et al., 2022) reports",
 )

@@ -3,6 +3,7 @@ from sensorium.catalogue import System
 SYSTEM = System(
     title="Supervised baseline: cross-entropy on every label",
     paper="-",
+    short="Supervised",
     needs="Encoder",
     abilities=("Encoder", "Classifier"),
     parity="torch cross_entropy",
