@@ -44,7 +44,8 @@ def encode(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    return encode(value.tolist()) if hasattr(value, "tolist") else str(value)
+    unpacked = getattr(value, "tolist", None)  # of numpy's scalars and arrays
+    return str(value) if unpacked is None else encode(unpacked())
 
 
 def decode(kind: type[T], value: Any, file: str, hint: str = "make it again") -> T:

@@ -127,10 +127,10 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
     details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
     outcomes = read_outcomes(run.folder)
 
-    def write() -> None:
-        if outcomes:
+    def write(found: dict[str, Any] | None = None) -> None:
+        if outcomes:  # first, so that no piece is without its own
             write_file(run.folder / OUTCOMES, lambda temporary: _save(temporary, outcomes))
-        write_json(path, {"version": VERSION, "details": details})
+        write_json(path, found or {"version": VERSION, "details": details})
 
     whole = Judgement()
     for one in chosen:
@@ -146,7 +146,7 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
         )
     whole = replace(whole, details=details)
     if (now := {"version": VERSION, **encode(whole)}) != before:
-        write_json(path, now)
+        write(now)
     return whole
 
 

@@ -93,6 +93,7 @@ def _by_labels(
     kept: Kept,
 ) -> None:
     """The pieces that need labels, and which test images they get right."""
+    assert ready.test is not None
     fractions, seeds, classes = parse_fractions(asked.labels), tuple(range(asked.label_seeds)), ready.train.classes
     y, yt = _labels(ready.train), _labels(ready.test)
 
@@ -125,11 +126,13 @@ def label_scores(kept: Kept) -> list[Score]:
     """What the pieces say as scores: the deciding one, kNN, linear probe and fine-tuning."""
     rows = []
     if found := kept.pieces.get("knn"):
-        error = share_error(found["top1"], found["n"])
-        rows.append(Score(KNN, found["top1"], "higher", found["n"], COUNTED, error=error, share=True, curve="knn_top1"))
+        top1, n = found["top1"], found["n"]
+        error = share_error(top1, n)
+        # at no labels: who learned features from them is out of competition
+        rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
     for way, piece, group in WAYS:
         rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
-    by_share = [row for row in rows if row.at is not None]
+    by_share = [row for row in rows if row.group]
     if by_share:
         few = min(row.at or 0.0 for row in by_share)
         best = max((row for row in reversed(by_share) if row.at == few), key=lambda row: row.value or 0.0)

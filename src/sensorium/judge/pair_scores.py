@@ -46,12 +46,13 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:
     images, texts, _ = embedded(run.method, held, device_name())
-    groups = _groups(held)
+    groups = _groups(held)  # of the pictures, of the captions
     ranks = retrieval_ranks(images, texts, *groups, device=device_name())
     kept.outcomes |= {
         f"R@{k} {title}": (ranks[way] < k).cpu().numpy() for way, title in zip(WAYS, TITLES, strict=True) for k in KS
     }
-    kept.outcomes["R@1"] = each_group(*(kept.outcomes[f"R@1 {title}"] for title in TITLES), *groups)
+    to_caption, to_picture = (kept.outcomes[f"R@1 {title}"] for title in TITLES)
+    kept.outcomes["R@1"] = each_group(to_caption, to_picture, *groups)
     found = retrieval(images, texts, *groups, ks=KS, device=device_name())
     return {**found, "counted": counted, "baselines": {"chance": chance(*groups)}}
 

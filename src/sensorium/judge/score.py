@@ -40,7 +40,7 @@ class Score:
     1, shown in percent. ``curve``: the column of ``online.csv`` that shows it while training. ``references``: what the
     data themselves come to, which no model need beat. ``price``: what the deciding score is drawn against in a report.
     ``decides``: whether a comparison may be decided by it. ``group``: the heading under which tables have it. ``at``: the
-    share of the labels that it was learned from, ``labels`` their number; it is the mean over ``subsets`` of them, whose
+    share of the labels that it was learned from (0: features as they are), ``labels`` their number; it is the mean over ``subsets`` of them, whose
     standard deviation is ``spread``. ``seeds``: its values over trainings, of which it is the mean. ``best_of``: the
     measurement it was taken from, where it is the best of several; it is then no column of its own.
 

@@ -77,11 +77,14 @@ def columns(results: Results) -> list[Column]:
     """Those that at least one run fills: scores in their groups, then costs."""
     runs = results.finished
     made = []
-    for score in sorted(each_score(runs), key=lambda one: bool(one.group)):
+    for score in each_score(runs):
         title = f"{100 * score.at:g} %" if score.group and score.at is not None else score.name
         made.append(Column(score.group, title, _value_of(score.name), _shown(score), score.better, score))
     groups = list(dict.fromkeys(column.group for column in made))
-    made.sort(key=lambda column: (groups.index(column.group), column.at or 0.0))
+    # what may decide, in its groups; then hints
+    made.sort(
+        key=lambda one: (not (one.score and one.score.decides), bool(one.group), groups.index(one.group), one.at or 0)
+    )
     for cost in COSTS:
         title = cost.title.format(samples(results))
         made.append(Column(cost.group, title, cost.value, cost.show, cost.better))
