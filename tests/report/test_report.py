@@ -233,7 +233,7 @@ def test_best_of_each_column_is_bold_and_the_reference_does_not_compete_with_few
     assert bold[2] == ["698 k", "74 M"]
     assert bold[3][:2] == ["73.1", "74.2"]
     assert "n 10,000" in made[2]
-    assert "4,310 of 10,000 test images right, learnt from 500 labels, mean of 3 subsets" in made[2]
+    assert "4,310 of 10,000 test images right, learned from 500 labels, mean of 3 subsets" in made[2]
 
 
 def test_a_failed_run_is_in_plain_sight(tmp_path, make, pixels, again):
