@@ -25,7 +25,6 @@ from sensorium.data.streams.open import Scaled, Windows, open_streams
 from sensorium.errors import SensoriumError
 from sensorium.judge import streams as judged
 from sensorium.judge.evaluator import read_judgement
-from sensorium.judge.score import Asked
 from sensorium.pictures.streams import timeline
 from sensorium.published.oadtr import save_oadtr
 from sensorium.runs.run import Run
@@ -321,7 +320,7 @@ def test_a_run_is_not_judged_on_other_data(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     other = prepared(data, tmp_path, frame=7)
     with pytest.raises(SensoriumError, match=r"frames of 42 numbers, but the data have 3 and 27"):
-        judged.judge(run, other, Asked(progress=False))
+        run.judge(other, progress=False)
 
 
 def test_settings_that_the_data_were_not_prepared_with(data: Path, tmp_path: Path) -> None:

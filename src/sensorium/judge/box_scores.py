@@ -23,6 +23,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.box_baseline import constant_boxes, placed
 from sensorium.judge.boxes import detections
 from sensorium.judge.coco_ap import SIZES, coco_ap, misses
+from sensorium.judge.cost import parameters
 from sensorium.judge.evaluator import Kept
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
@@ -53,8 +54,9 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         kept.piece("pictures", lambda: _pictures(run, held, seen, lost))
     with bar("a simple model", asked.progress and "baselines" not in kept.pieces):
         kept.piece("baselines", lambda: {BASELINE: _baseline(ready)})
+    size = kept.piece("parameters", lambda: parameters(run.method))
     pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
-    return Judgement(tuple(scores(kept.pieces)), pictures)
+    return Judgement(tuple(scores(kept.pieces)), pictures, parameters=size)
 
 
 def scores(found: dict[str, Any]) -> list[Score]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from sensorium.base.precision import device_name
 from sensorium.base.records import decode
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
-from sensorium.data.images.prepare import Prepared
 from sensorium.errors import SensoriumError
 from sensorium.judge import baselines
 from sensorium.judge.cost import flops_per_image, parameters
@@ -49,11 +48,34 @@ WAYS = (
 )  # in names, of a piece, in tables
 
 
-def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
+@dataclass(frozen=True)
+class Seen:
+    """Square pictures to judge features by, of whatever rows have pictures; ``size`` in pixels."""
+
+    train: Pixels
+    test: Pixels | None
+
+    @property
+    def size(self) -> int:
+        return self.train.size
+
+
+def seen(ready: Any) -> Seen:
+    """The pictures of prepared data: with labels where these are a field of the rows."""
+
+    def pixels(rows: Any) -> Pixels:
+        found = rows if isinstance(rows, Pixels) else rows.pixels
+        return found if "label" in rows.fields else replace(found, labels=None, classes=())
+
+    return Seen(pixels(ready.train), None if ready.test is None else pixels(ready.test))
+
+
+def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbors, map.
 
     Without labels or a test set only RankMe, pictures, neighbors and the map remain.
     """
+    ready = seen(ready)
     kept.only(**asked.key())
     say = _sayer(asked.progress, run.name)
 
@@ -88,7 +110,7 @@ def _by_labels(
     piece: Callable[[str, Callable[[], Any]], Any],
     features: list[Tensor],
     network: Any,
-    ready: Prepared,
+    ready: Seen,
     asked: Asked,
     kept: Kept,
 ) -> None:
@@ -158,11 +180,12 @@ def _score(name: str, group: str, share: str, one: dict[str, Any]) -> Score:
     )  # fmt: skip
 
 
-def judge_baselines(ready: Prepared, fresh: Mapping[str, Callable[[], Any]], folder: Path, asked: Asked) -> Beside:
+def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, asked: Asked) -> Beside:
     """Raw pixels, majority class, and for each network its random weights and training from scratch on the same labels.
 
     ``fresh`` gives an untrained method by the name of its network. Kept in ``folder/baselines.json``.
     """
+    ready = seen(ready)
     if not judgeable(ready):
         return {}
     assert ready.test is not None
@@ -220,7 +243,7 @@ def _valued(one: dict[str, Any]) -> tuple[float, float]:
     return one["top1"], share_error(one["top1"], one["n"], one.get("std", 0.0), len(one.get("seeds", (0,))))
 
 
-def judgeable(ready: Prepared) -> bool:
+def judgeable(ready: Seen) -> bool:
     """Whether scores by label make sense: labelled train and test sets of two classes or more."""
     test = ready.test
     return (
@@ -228,14 +251,15 @@ def judgeable(ready: Prepared) -> bool:
     )
 
 
-def check_fractions(ready: Prepared, asked: Asked) -> None:
+def check_fractions(ready: Any, asked: Asked) -> None:
     """A share that leaves a class without a picture is an error before anything is trained."""
+    ready = seen(ready)
     for fraction in parse_fractions(asked.labels):
         if judgeable(ready):
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
 
-def _features(run: Trained, ready: Prepared) -> list[Tensor]:
+def _features(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, kept beside the run."""
     path = run.folder / "features.npz"
     if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
@@ -251,7 +275,7 @@ def _features(run: Trained, ready: Prepared) -> list[Tensor]:
     return [torch.from_numpy(value) for value in features.values()]
 
 
-def _tuning(ready: Prepared, asked: Asked) -> dict[str, Any]:
+def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
     """How networks are fine-tuned, or trained from scratch: same labels, batches and augmentation.
 
     ``asked`` bounds the steps and the seconds of each training.
@@ -266,7 +290,7 @@ def _tuning(ready: Prepared, asked: Asked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _neighbors(features: list[Tensor], ready: Prepared) -> list[dict[str, Any]]:
+def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
     """For a few test pictures (of different classes where there are classes), the nearest training pictures."""
     train, queries = features[0], features[-1]
     labels = None if ready.test is None else ready.test.labels
@@ -283,7 +307,7 @@ def _neighbors(features: list[Tensor], ready: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def _map(features: Tensor, ready: Prepared) -> dict[str, Any]:
+def _map(features: Tensor, ready: Seen) -> dict[str, Any]:
     """Up to 1,000 pictures of the test set in two dimensions."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MAPPED])

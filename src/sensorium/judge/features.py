@@ -23,6 +23,7 @@ BANK, LOOKED = 2000, 500  # training and test images of a look during training
 
 def online(method: Any, ready: Any) -> dict[str, float]:
     """kNN of up to 500 test images among 2,000 training images, feature rank and spread."""
+    ready = feature_scores.seen(ready)
     rng, device = np.random.default_rng(0), next(method.parameters()).device
     train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:BANK]))
     features = encode(method, train, device=device)

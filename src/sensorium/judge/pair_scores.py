@@ -19,6 +19,7 @@ from torch import Tensor
 from sensorium.base.precision import device_name
 from sensorium.data.pairs.prepare import Captioned, Prepared
 from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.judge.cost import parameters
 from sensorium.judge.evaluator import Kept
 from sensorium.judge.retrieval import embed_images, embed_texts, retrieval, retrieval_ranks
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
@@ -41,7 +42,8 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     if names is not None:
         kept.piece("zero_shot", lambda: _zero_shot(run, ready, *names, kept))
     pictures = kept.piece("pictures", lambda: _pictures(run, held))
-    return Judgement(tuple(scores(kept.pieces)), tuple(Picture(**one) for one in pictures))
+    size = kept.piece("parameters", lambda: parameters(run.method))
+    return Judgement(tuple(scores(kept.pieces)), tuple(Picture(**one) for one in pictures), parameters=size)
 
 
 def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:

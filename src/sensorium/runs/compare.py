@@ -132,10 +132,14 @@ def compare(
     runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, judging)
     results = results_now(about, Request(budget, labels, seed, label_seeds), runs)
     write_results(results, folder)
-    train_set, held = plan.ready.train, plan.ready.test
-    pixels = {"train": train_set, "test": train_set if held is None else held} if hasattr(train_set, "images") else {}
-    write_report(results, folder, pixels=pixels)
+    write_report(results, folder, pixels=_pixels(plan.ready))
     return results
+
+
+def _pixels(ready: Any) -> dict[str, Any]:
+    """The pictures that neighbors and map point at, where the data are pictures."""
+    train, held = (getattr(part, "pixels", part) for part in (ready.train, ready.test))
+    return {"train": train, "test": train if held is None else held} if hasattr(train, "images") else {}
 
 
 def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
