@@ -119,7 +119,7 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
     """Judge a run by every evaluator that fits it; kept in its folder, and not done again."""
     chosen = fitting(run.method, ready.train)
     if not chosen:
-        raise SensoriumError(f"{run.folder}: {_unfit(run.method, ready.train)}")
+        raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
     path = run.folder / FILE
     before = _stored(path)
     details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
@@ -171,20 +171,18 @@ def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
         return {}
 
 
-def unfit(methods: Mapping[str, tuple[object, Any]]) -> str:
-    """Why methods (each with its rows, by name) can't be compared: one line."""
-    return "; ".join(f"{name} {_unfit(method, rows, by_all=True)}" for name, (method, rows) in methods.items())
-
-
-def _unfit(method: object, rows: Any, by_all: bool = False) -> str:
+def judged_by(method: object, rows: Any) -> str:
+    """What a method and its data are judged by, or what they lack: "is judged by samples, likelihood"."""
+    if found := fitting(method, rows):
+        return f"is judged by {', '.join(one.name for one in found)}"
     able = [one for one in evaluators() if isinstance(method, one.ability)]
     if not able:
         names = ", ".join(dict.fromkeys(one.ability.__name__ for one in evaluators()))
         return f"offers nothing that can be judged (one of {names})"
-    short = {one.name: sorted(one.needs - set(rows.fields)) for one in able}
-    if by_all and any(not lacking for lacking in short.values()):
-        return f"is judged by {', '.join(name for name, lacking in short.items() if not lacking)}"
-    return "; ".join(f"{name} needs the field {' and '.join(lacking)} of the data" for name, lacking in short.items())
+    lacking = {one.name: " and ".join(sorted(one.needs - set(rows.fields))) for one in able}
+    return "can't be judged: " + "; ".join(
+        f"{name} needs the field {what} of the data" for name, what in lacking.items()
+    )
 
 
 def _save(path: Path, outcomes: Mapping[str, np.ndarray]) -> None:

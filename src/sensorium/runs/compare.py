@@ -29,7 +29,7 @@ from sensorium.catalogue import allow, find, resolve
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, read_judgement, unfit
+from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
 from sensorium.report.page import write_report
 from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
@@ -98,7 +98,7 @@ def compare(
     source = Source(str(data), test, folder / "cache", image_size, limit)
     training = {
         "data": str(data), "test": test, "image_size": image_size, "limit": limit, "cache_folder": source.cache, "budget": budget,
-        "seed": seed, "devices": devices, "precision": precision, "progress": progress and jobs == 1,
+        "seed": seed, "devices": devices, "precision": precision, "progress": progress and jobs == 1, "out": folder,
     }  # fmt: skip
     if inception is not None:  # wrong weights are better told now than after the training
         from sensorium.judge.inception import Inception
@@ -107,22 +107,7 @@ def compare(
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
     judging = Asked(labels, label_seeds, finetune, tune_steps, tune_seconds, progress, inception)
-    # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    todo = []
-    for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
-        given = settings if backbone is None else {"backbone": backbone, **settings}
-        asked = replace(judging, progress=training["progress"])
-        todo.append(
-            Job(
-                name,
-                method,
-                replace(source, settings=given),
-                {**training, **given, "out": folder / name},
-                asked,
-                threads,
-            )
-        )
+    todo = _todo(methods, source, training, replace(judging, progress=training["progress"]), backbone, jobs)
     plan = _plan(todo, progress)
     for one in plan.evaluators:
         if one.check is not None:
@@ -134,6 +119,20 @@ def compare(
     write_results(results, folder)
     write_report(results, folder, pixels=_pixels(plan.ready))
     return results
+
+
+def _todo(
+    methods: Sequence[str], source: Source, training: dict[str, Any], asked: Asked, backbone: str | None, jobs: int
+) -> list[Job]:
+    """A job a method, in a folder of its own below that of ``training``; ``jobs`` are run side by side."""
+    # Side by side, each takes its part of the cores: threads that wait for a core hold up all the others.
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    todo = []
+    for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
+        given = settings if backbone is None else {"backbone": backbone, **settings}
+        arguments = {**training, **given, "out": training["out"] / name}
+        todo.append(Job(name, method, replace(source, settings=given), arguments, asked, threads))
+    return todo
 
 
 def _pixels(ready: Any) -> dict[str, Any]:
@@ -187,19 +186,19 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
             )
     wing = kind(learned[first])
     ready: dict[str, Any] = {}
-    built: dict[str, tuple[object, Any]] = {}
+    told = []
     jobs, shared = [], None
     for job in todo:
         shape = repr([job.source.settings.get(name) for name in wing.SHAPED_BY])
         if shape not in ready:
             ready[shape] = wing.prepare(job.source, progress=progress)
         method = make_recipe(job.method, wing.situate(ready[shape]), job.source.settings).method
-        built[job.name] = (method, ready[shape].train)
+        told.append(f"{job.name} {judged_by(method, ready[shape].train)}")
         able = fitting(method, ready[shape].train)
         shared = able if shared is None else tuple(one for one in shared if one in able)
         jobs.append(replace(job, abilities=protocols_of(method)))
     if not shared:
-        raise SensoriumError(f"there is nothing that these methods can be judged by: {unfit(built)}.")
+        raise SensoriumError(f"there is nothing that these methods can be judged by: {'; '.join(told)}.")
     return Planned(jobs, wing, next(iter(ready.values())), shared)
 
 

@@ -187,10 +187,12 @@ def _p(p: float) -> str:
 
 
 def _beside(score: Score, bar: str, floor: Difference) -> str:
-    said = f"the best simple model, {bar}, comes to {score.show(score.baselines[bar])}"
+    """How far it is above the best simple model."""
+    shown = score.show(score.baselines[bar])
     if floor.error is None or floor.sure:
-        return said
-    return f"{said}, and +-{score.gap(floor.error)} is within sampling error"
+        return f"the best simple model, {bar}, comes to {shown}"
+    within = f"+-{score.gap(floor.error)} is within sampling error"
+    return f"it is only {score.gap(floor.margin)} ahead of the best simple model, {bar} ({shown}; {within})"
 
 
 def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequence[RunResult]) -> str:
