@@ -16,7 +16,9 @@ from PIL import Image
 
 from sensorium.catalogue import systems
 from sensorium.cli.main import main
+from sensorium.judge.evaluator import read_judgement
 from sensorium.runs.results import read_results
+from sensorium.runs.verdict import difference
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
@@ -59,16 +61,16 @@ def compared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) -> None:
-    results = read_results(compared)
+    results, first = read_results(compared), "top-1 with 50 % of the labels"
     assert [run.name for run in results.runs] == ["simclr", "mae"]
     for run in results.runs:
         assert run.finished, run.error
         assert run.steps == 4
         scores = {score.name: score for score in run.scores}
         shares = [f"{way}, {share}" for way in ("linear", "fine-tuned") for share in ("50%", "100%")]
-        assert list(scores) == ["top-1 with 50 % of the labels", "kNN", *shares, "RankMe"]
+        assert list(scores) == [first, "kNN", *shares, "RankMe"]
         best = max((scores["linear, 50%"], scores["fine-tuned, 50%"]), key=lambda score: score.value or 0)
-        assert scores["top-1 with 50 % of the labels"].value == best.value
+        assert scores[first].value == best.value
         with np.load(compared / run.name / "outcomes.npz") as kept:
             for name in ("kNN", *shares):
                 assert 0 <= (scores[name].value or 0) <= 1
@@ -84,6 +86,10 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
     assert {"raw pixels", "most frequent class"} < simple
     assert any(name.startswith("random ") for name in simple)
     assert results.winner is None or results.winner.name in ("simclr", "mae")
+    kept = [read_judgement(compared / run.name) for run in results.runs]
+    tuned, probed = ([s for one in kept if one for s in one.scores if s.name == n] for n in ("fine-tuned, 100%", first))
+    assert difference(tuned[0], tuned[1]).how == "McNemar's test"
+    assert difference(probed[0], probed[1]).how in ("McNemar's test", "paired bootstrap")
     page = (compared / "report.html").read_text()
     assert results.verdict[:20] in page
     assert not re.search(r"""(src|href)=["']https?:""", page)

@@ -15,11 +15,13 @@ import sensorium
 from sensorium.cli.main import main
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import read_judgement
 from sensorium.judge.score import Score
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.language.causal_lm.recipe import causal_lm
 from sensorium.runs.ablate import over_seeds
 from sensorium.runs.results import RunResult, read_results
+from sensorium.runs.verdict import difference
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
@@ -101,6 +103,9 @@ def test_language_models_are_compared_in_bits_per_byte(book: Path, tmp_path: Pat
     assert first.name == second.name == "bits per byte"
     assert first.value != second.value
     assert {"Kneser-Ney, 5", "unigram"} == set(first.baselines)
+    kept = [read_judgement(tmp_path / run.name) for run in results.runs]
+    narrow, wide = (judgement.scores[0] for judgement in kept if judgement)
+    assert difference(wide, narrow).how == "paired bootstrap"  # block by block of the same text
     page = (tmp_path / "report.html").read_text()
     for word in ("bits per byte", "Kneser-Ney", "by samples seen", "sensorium generate"):
         assert word in page
