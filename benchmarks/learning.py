@@ -9,71 +9,66 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from sensorium.report.table import simple_models
 from sensorium.runs.compare import compare
+from sensorium.runs.results import Results, RunResult
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
 METHODS = ("mae", "simclr", "dino", "supervised")
 SHARES = ("1%", "10%", "100%")
 # method -> score -> least top1
 FLOORS = {
-    "simclr": {"knn": 0.540, "linear 100%": 0.589, "linear 1%": 0.418},
-    "mae": {"knn": 0.366, "linear 100%": 0.474, "linear 1%": 0.331},
+    "simclr": {"kNN": 0.540, "linear, 100%": 0.589, "linear, 1%": 0.418},
+    "mae": {"kNN": 0.366, "linear, 100%": 0.474, "linear, 1%": 0.331},
 }
 
 
-def flat(scores: dict[str, Any]) -> dict[str, float]:
-    """``{"knn": top1, "linear 1%": top1, ...}`` of a run or a baseline."""
-    found = {"knn": scores["knn"]["top1"]} if scores.get("knn") else {}
-    for kind in ("linear", "finetune"):
-        found |= {f"{kind} {share}": score["top1"] for share, score in (scores.get(kind) or {}).items()}
-    return found
+def value(run: RunResult, name: str) -> float:
+    score = run.score(name)
+    assert score is not None, f"{run.name} has no {name}"
+    assert score.value is not None
+    return score.value
 
 
-def checks(results: dict[str, Any]) -> list[tuple[str, float, float]]:
+def checks(results: Results) -> list[tuple[str, float, float]]:
     """(what, figure, what it has to exceed)."""
-    beside, found = results["baselines"], []
-    pixels = flat(beside["pixels"])
-    for run in results["runs"]:
-        if run["status"] != "finished" or run["trains_on_labels"]:
+    found = []
+    for run in results.finished:
+        if run.by_labels:
             continue
-        name, mine = run["name"], flat(run)
-        random = flat(beside["random"][run["backbone"]])
-        scratch = beside["scratch"][run["backbone"]]
-        for score in ("linear 100%", *(("knn",) if name in ("simclr", "dino") else ())):
-            found.append((f"{name}: {score} above raw pixels", mine[score], pixels[score]))
-            found.append((f"{name}: {score} above its random backbone", mine[score], random[score]))
-        found.append((f"{name}: finetune 1% above from scratch", mine["finetune 1%"], scratch["1%"]["top1"]))
-        found += [
-            (f"{name}: {score}, floor", mine[score], least) for score, least in FLOORS.get(run["method"], {}).items()
-        ]
+        for name in ("linear, 100%", *(("kNN",) if run.name in ("simclr", "dino") else ())):
+            beside = run.score(name).baselines  # type: ignore[union-attr]
+            found.append((f"{run.name}: {name} above raw pixels", value(run, name), beside["raw pixels"]))
+            random = beside[f"random {run.backbone}"]
+            found.append((f"{run.name}: {name} above its random backbone", value(run, name), random))
+        scratch = run.score("fine-tuned, 1%").baselines[f"{run.backbone} from scratch"]  # type: ignore[union-attr]
+        found.append((f"{run.name}: fine-tuned, 1% above from scratch", value(run, "fine-tuned, 1%"), scratch))
+        floors = FLOORS.get(run.method, {})
+        found += [(f"{run.name}: {name}, floor", value(run, name), least) for name, least in floors.items()]
     return found
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """The scores in percent, as Markdown."""
-    columns = ["knn", *(f"linear {s}" for s in SHARES), *(f"finetune {s}" for s in SHARES)]
+    columns = ["kNN", *(f"linear, {s}" for s in SHARES), *(f"fine-tuned, {s}" for s in SHARES)]
     lines = [
         f"| {' | '.join(['', 'images seen', 'images/s', *columns, 'RankMe'])} |",
         "|---" * (len(columns) + 4) + "|",
     ]
 
-    def row(name: str, scores: dict[str, Any], seen: str = "", rate: str = "", rank: float | None = None) -> None:
-        found = flat(scores)
+    def row(name: str, found: Mapping[str, float], seen: str = "", rate: str = "") -> None:
         cells = [f"{found[c] * 100:.1f}" if c in found else "" for c in columns]
-        lines.append(f"| {' | '.join([name, seen, rate, *cells, '' if rank is None else f'{rank:.0f}'])} |")
+        rank = f"{found['RankMe']:.0f}" if "RankMe" in found else ""
+        lines.append(f"| {' | '.join([name, seen, rate, *cells, rank])} |")
 
-    for run in results["runs"]:
-        if run["status"] == "finished":
-            name = f"{run['name']} ({run['backbone']})"
-            row(name, run, f"{run['images_seen']:,}", f"{run['images_per_second']:.0f}", run["rankme"])
-    beside = results["baselines"]
-    row("raw pixels", beside["pixels"])
-    for backbone, scores in beside["random"].items():
-        row(f"random {backbone}", scores, rank=scores["rankme"])
-        row(f"{backbone} from scratch", {"finetune": beside["scratch"].get(backbone)})
+    for run in results.finished:
+        own = {score.name: score.value for score in run.scores if score.value is not None}
+        row(f"{run.name} ({run.backbone})", own, f"{run.images_seen or 0:,.0f}", f"{run.images_per_second or 0:.0f}")
+    for title, found in simple_models(results.finished).items():
+        row(title, found)
     return "\n".join(lines)
 
 

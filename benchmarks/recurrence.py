@@ -128,13 +128,13 @@ def quality(file: Path, spend: int, lengths: Sequence[int], out: Path) -> None:
             for name, settings in (("recurrent_lm", LSTM), ("causal_lm", TRANSFORMER))
         ]
         found = compare(asked, str(file), budget=f"{spend}s", precision="32-true", out=out / str(length))
-        for run in found["runs"]:
-            if run["status"] != "finished":
-                raise SystemExit(f"{run['name']}: {run['error']}")
+        for run in found.runs:
+            if not run.finished:
+                raise SystemExit(f"{run.name}: {run.error}")
+            bits = run.scores[0]
             rows.append(
-                f"| {length:,} | {run['method']} | {run['parameters']:,} | {run['steps']:,} "
-                f"| {run['images_per_second'] * length:,.0f} | {run['bits_per_byte']:.3f} "
-                f"| {run['baselines']['kneser_ney']['bits_per_byte']:.3f} |"
+                f"| {length:,} | {run.method} | {run.parameters:,} | {run.steps:,} "
+                f"| {(run.images_per_second or 0) * length:,.0f} | {bits.value:.3f} | {bits.baselines['Kneser-Ney, 5']:.3f} |"
             )
     print("\n".join(rows))
 

@@ -16,6 +16,9 @@ from PIL import Image
 
 from sensorium.catalogue import systems
 from sensorium.cli.main import main
+from sensorium.judge.evaluator import read_judgement
+from sensorium.runs.results import read_results
+from sensorium.runs.verdict import difference
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
@@ -58,32 +61,37 @@ def compared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) -> None:
-    results = json.loads((compared / "results.json").read_text())
-    assert [r["name"] for r in results["runs"]] == ["simclr", "mae"]
-    for entry in results["runs"]:
-        assert entry["status"] == "finished", entry.get("error")
-        assert entry["steps"] == 4
-        assert entry["knn"]["n"] == results["data"]["test"] > 0
-        assert set(entry["linear"]) == set(entry["finetune"]) == {"50%", "100%"}
-        for score in (*entry["linear"].values(), *entry["finetune"].values()):
-            assert 0 <= score["top1"] <= 1
-            assert score["n"] == entry["knn"]["n"]
-        for key in (
-            "seconds",
-            "images_seen",
-            "images_per_second",
-            "peak_memory_mb",
-            "parameters",
-            "flops_per_image",
-            "rankme",
-        ):
-            assert entry[key] > 0, key
-        assert (compared / entry["checkpoint"]).is_file()
-        assert len((compared / entry["name"] / "metrics.csv").read_text().splitlines()) == 5
-    assert set(results["baselines"]) >= {"pixels", "random", "scratch"}
-    assert results["winner"] is None or results["winner"]["name"] in ("simclr", "mae")
+    results, first = read_results(compared), "top-1 with 50 % of the labels"
+    assert [run.name for run in results.runs] == ["simclr", "mae"]
+    for run in results.runs:
+        assert run.finished, run.error
+        assert run.steps == 4
+        scores = {score.name: score for score in run.scores}
+        shares = [f"{way}, {share}" for way in ("linear", "fine-tuned") for share in ("50%", "100%")]
+        assert list(scores) == [first, "kNN", *shares, "RankMe"]
+        best = max((scores["linear, 50%"], scores["fine-tuned, 50%"]), key=lambda score: score.value or 0)
+        assert scores[first].value == best.value
+        with np.load(compared / run.name / "outcomes.npz") as kept:
+            for name in ("kNN", *shares):
+                assert 0 <= (scores[name].value or 0) <= 1
+                assert scores[name].n == results.data.test == len(kept[name])
+                assert kept[name].mean() == pytest.approx(scores[name].value)
+                assert (kept[name].dtype == bool) == (name != "linear, 50%" and name != "fine-tuned, 50%")
+        for key in ("seconds", "images_seen", "images_per_second", "peak_memory_mb", "parameters", "flops_per_image"):
+            assert getattr(run, key) > 0, key
+        assert scores["RankMe"].value is not None
+        assert (compared / str(run.checkpoint)).is_file()
+        assert len((compared / run.name / "metrics.csv").read_text().splitlines()) == 5
+    simple = set(results.runs[0].score("linear, 50%").baselines)  # type: ignore[union-attr]
+    assert {"raw pixels", "most frequent class"} < simple
+    assert any(name.startswith("random ") for name in simple)
+    assert results.winner is None or results.winner.name in ("simclr", "mae")
+    kept = [read_judgement(compared / run.name) for run in results.runs]
+    tuned, probed = ([s for one in kept if one for s in one.scores if s.name == n] for n in ("fine-tuned, 100%", first))
+    assert difference(tuned[0], tuned[1]).how == "McNemar's test"
+    assert difference(probed[0], probed[1]).how in ("McNemar's test", "paired bootstrap")
     page = (compared / "report.html").read_text()
-    assert results["verdict"][:20] in page or results["verdict"].split()[0] in page
+    assert results.verdict[:20] in page
     assert not re.search(r"""(src|href)=["']https?:""", page)
 
 
@@ -124,7 +132,7 @@ def test_evaluate_embed_neighbors_export(compared: Path, photos: Path, tmp_path:
         "--json",
     )
     assert code == 0
-    assert json.loads(out)["knn"]["n"] > 0
+    assert json.loads(out)["details"]["features"]["knn"]["n"] > 0
     code, _, err = command(
         "embed", str(compared / "simclr"), "--data", str(photos), "--out", str(tmp_path / "f.parquet")
     )
@@ -358,9 +366,9 @@ def test_runs_end_with_the_comparison_that_started_them(photos: Path, tmp_path: 
 def test_two_methods_at_a_time(photos: Path, tmp_path: Path) -> None:
     words = ["compare", "simclr", "simclr", "--data", str(photos), "--budget", "3steps", "--image-size", "24"]
     main([*words, "--labels", "50%", "--tune-steps", "2", "--jobs", "2", "--out", str(tmp_path), "--quiet"])
-    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
-    assert [(run["name"], run["status"], run["steps"]) for run in runs] == [
+    runs = read_results(tmp_path).runs
+    assert [(run.name, run.status, run.steps) for run in runs] == [
         ("simclr", "finished", 3),
         ("simclr-2", "finished", 3),
     ]
-    assert runs[0]["knn"] == runs[1]["knn"]
+    assert runs[0].score("kNN") == runs[1].score("kNN")

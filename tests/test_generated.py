@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import sensorium
 from sensorium.cli.main import main
-from sensorium.report.page import validate
+from sensorium.runs.results import read_results
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -55,9 +55,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, bare: Path) -> Path:
 def test_samples_and_likelihoods_are_judged_beside_simple_models(runs: Path, command: Command) -> None:
     code, out, _ = command("evaluate", str(runs / "made"), "--json")
     found = json.loads(out)
+    samples, likelihood = found["details"]["samples"]["samples"], found["details"]["likelihood"]["likelihood"]
     assert code == 0
-    assert found["samples"]["n"] > 100
-    assert found["likelihood"]["baselines"]["independent"] > 0
+    assert samples["n"] > 100
+    assert likelihood["baselines"]["independent"] > 0
+    with np.load(runs / "made" / "outcomes.npz") as kept:
+        assert kept["bits per pixel"].shape == (likelihood["n"],)
+        assert kept["bits per pixel"].mean() == pytest.approx(likelihood["bits_per_dim"])
     assert (runs / found["pictures"][0]["file"]).is_file()
     out = command("evaluate", str(runs / "made"))[1]
     for word in ("Fréchet distance", "Gaussian in PCA", "held-out pictures", "bits per pixel", "independent pixels"):
@@ -118,10 +122,8 @@ def test_what_draws_is_compared_by_its_samples(bare: Path, tmp_path: Path, comma
     words = ["compare", *flows, "--data", str(bare), "--budget", "2steps", "--out", str(tmp_path), "--quiet"]
     code, out, err = command(*words)
     assert code == 0, err
-    results = json.loads((tmp_path / "results.json").read_text())
-    validate(results)
-    assert results["judged"] == "scores"
-    assert [run["scores"][0]["name"] for run in results["runs"]] == ["Fréchet distance"] * 2
+    results = read_results(tmp_path)
+    assert [run.scores[0].name for run in results.runs] == ["Fréchet distance"] * 2
     page = (tmp_path / "report.html").read_text()
     assert page.count("Drawn with seed 0") == 2
     assert "Gaussian in PCA" in page + out

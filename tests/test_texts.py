@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,10 +15,13 @@ import sensorium
 from sensorium.cli.main import main
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import read_judgement
+from sensorium.judge.score import Score
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.language.causal_lm.recipe import causal_lm
-from sensorium.report.page import validate
 from sensorium.runs.ablate import over_seeds
+from sensorium.runs.results import RunResult, read_results
+from sensorium.runs.verdict import difference
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
@@ -40,13 +44,17 @@ def trained(request: pytest.FixtureRequest, book: Path, tmp_path_factory: pytest
 
 def test_it_learns_and_is_judged_in_bits_per_byte(trained: Path, command: Command) -> None:
     code, out, _ = command("evaluate", str(trained), "--json")
-    found = json.loads(out)
+    found = json.loads(out)["details"]["language"]
+    bits, simple = found["bits"], found["baselines"]
     assert code == 0
-    assert found["n"] == len(sensorium.Run(trained).data().opened.test[0])
-    assert found["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
-    assert found["baselines"]["kneser_ney"]["bits_per_byte"] < found["baselines"]["unigram"]["bits_per_byte"]
+    assert bits["n"] == len(sensorium.Run(trained).data().opened.test[0])
+    assert bits["bits_per_byte"] < simple["unigram"]["bits_per_byte"]
+    assert simple["kneser_ney"]["bits_per_byte"] < simple["unigram"]["bits_per_byte"]
+    with np.load(trained / "outcomes.npz") as kept:  # each block of the held-out text
+        assert len(kept["bits per byte"]) > 5
+        assert kept["bits per byte"].mean() == pytest.approx(bits["bits_per_byte"])
     code, out, _ = command("evaluate", str(trained))
-    assert re.search(rf"bits per byte +{found['bits_per_byte']:.4g} ", out)
+    assert re.search(rf"bits per byte +{bits['bits_per_byte']:.4g} ", out)
     rows = (trained / "online.csv").read_text().splitlines()
     assert rows[0].endswith("bits_per_byte")
     assert float(rows[1].split(",")[-1]) > float(rows[-1].split(",")[-1])
@@ -90,18 +98,20 @@ def test_language_models_are_compared_in_bits_per_byte(book: Path, tmp_path: Pat
     words = ["compare", *models, "--data", str(book), "--budget", "30steps", "--out", str(tmp_path), "--quiet"]
     code, out, err = command(*words)
     assert code == 0, err
-    results = json.loads((tmp_path / "results.json").read_text())
-    validate(results)
-    runs = results["runs"]
-    assert [run["status"] for run in runs] == ["finished", "finished"]
-    assert all(run["scores"][0]["value"] == run["bits_per_byte"] for run in runs)
-    assert runs[0]["bits_per_byte"] != runs[1]["bits_per_byte"]
-    assert {"Kneser-Ney, 5", "unigram"} == set(runs[0]["scores"][0]["baselines"])
+    results = read_results(tmp_path)
+    first, second = (run.scores[0] for run in results.finished)
+    assert first.name == second.name == "bits per byte"
+    assert first.value != second.value
+    assert {"Kneser-Ney, 5", "unigram"} == set(first.baselines)
+    kept = [read_judgement(tmp_path / run.name) for run in results.runs]
+    narrow, wide = (judgement.scores[0] for judgement in kept if judgement)
+    assert difference(wide, narrow).how == "paired bootstrap"  # block by block of the same text
     page = (tmp_path / "report.html").read_text()
     for word in ("bits per byte", "Kneser-Ney", "by samples seen", "sensorium generate"):
         assert word in page
     assert "bits per byte" in out
-    assert results["data"]["unit"].startswith("tokens")
+    assert results.data.unit is not None
+    assert results.data.unit.startswith("tokens")
 
 
 @pytest.mark.parametrize(
@@ -176,18 +186,18 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
     words += ["--seeds", "1", "--jobs", "2", "--out", str(tmp_path), "--quiet"]
     code, _, err = command(*words)
     assert code == 0, err
-    results = json.loads((tmp_path / "results.json").read_text())
-    validate(results)
-    assert [run["name"] for run in results["runs"]] == [f"{system},positions={v}" for v in ("rope", "learned")]
-    assert results["asked"]["vary"] == "positions=rope,learned"
-    assert [run["title"] for run in results["runs"]] == ["positions=rope", "positions=learned"]
-    assert "best is positions=" in results["verdict"] or results["verdict"].startswith("positions=")
-    for run in results["runs"]:
-        assert [row["length"] for row in run["lengths"]] == [16, 32, 64, 128]
-        told = [row for row in run["lengths"] if row["bits_per_byte"] is not None]
-        assert len(told) == (1 if "learned" in run["name"] else 4)  # a table ends
-        assert all(row["tokens_per_second"] > 0 and row["kept_mb"] > 0 for row in told)
-    assert results["runs"][0]["parameters"] < results["runs"][1]["parameters"]  # learned has a table
+    results = read_results(tmp_path)
+    assert [run.name for run in results.runs] == [f"{system},positions={v}" for v in ("rope", "learned")]
+    assert results.asked.vary == "positions=rope,learned"
+    assert [run.title for run in results.runs] == ["positions=rope", "positions=learned"]
+    assert re.search(r"best is positions=|positions=\w+ comes first", results.verdict)
+    for run in results.runs:
+        assert [row.length for row in run.lengths] == [16, 32, 64, 128]
+        told = [row for row in run.lengths if row.bits_per_byte is not None]
+        assert len(told) == (1 if "learned" in run.name else 4)  # a table ends
+        assert all((row.tokens_per_second or 0) > 0 and (row.kept_mb or 0) > 0 for row in told)
+    rope, learned = (run.parameters or 0 for run in results.runs)
+    assert 0 < rope < learned  # which has a table
     page = (tmp_path / "report.html").read_text()
     assert "Beyond the trained length" in page
     assert "Which positions learns best" in page
@@ -203,27 +213,22 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
 
 
 def test_seeds_become_a_mean_and_its_error() -> None:
-    def results(*values: float | None) -> dict:
-        return {
-            "runs": [
-                {"name": f"run {i}", "status": "finished", "scores": [{"name": "bits", "value": value, "error": None}]}
-                if value is not None
-                else {"name": f"run {i}", "status": "failed", "scores": [{"name": "bits", "value": 9.0, "error": None}]}
-                for i, value in enumerate(values)
-            ]
-        }
+    def runs(*values: float | None) -> list[RunResult]:
+        made = []
+        for i, value in enumerate(values):
+            score = Score("bits", 9.0 if value is None else value, "lower", 10, "bytes", outcomes=np.ones(10))
+            made.append(RunResult(f"run {i}", "lm", "failed" if value is None else "finished", scores=(score,)))
+        return made
 
-    merged = over_seeds([results(1.0, 2.0), results(2.0, None), results(3.0, 4.0)])
-    first, second = merged["runs"]
-    assert first["scores"] == [
-        {"name": "bits", "value": 2.0, "error": pytest.approx(3**-0.5), "seeds": [1.0, 2.0, 3.0]}
-    ]
-    assert second["scores"][0]["seeds"] == [2.0, 4.0]
-    assert second["notes"] == ["finished with 2 of 3 seeds"]
-    lost = over_seeds([results(1.0, None), results(2.0, None)])["runs"][1]
-    assert lost["notes"] == ["finished with 0 of 2 seeds"]
-    alone = over_seeds([results(1.0, None)])
-    assert alone["runs"][0]["scores"][0]["value"] == 1.0
+    first, second = over_seeds([runs(1.0, 2.0), runs(2.0, None), runs(3.0, 4.0)])
+    (score,) = first.scores
+    assert (score.value, score.error, score.seeds) == (2.0, pytest.approx(3**-0.5), (1.0, 2.0, 3.0))
+    assert score.outcomes is None  # of one seed, and no longer the score's
+    assert second.scores[0].seeds == (2.0, 4.0)
+    assert second.notes == ("finished with 2 of 3 seeds",)
+    lost = over_seeds([runs(1.0, None), runs(2.0, None)])[1]
+    assert lost.notes == ("finished with 0 of 2 seeds",)
+    assert over_seeds([runs(1.0, None)])[0].scores[0].value == 1.0
 
 
 @pytest.mark.parametrize("placement", ["pre", "post", "deepnorm", "rezero", "fixup"])

@@ -25,8 +25,7 @@ ROOMS = [
     ("selfsup", "language", "multimodal", "generative", "detection", "streaming"),
     ("training",),
     ("judge", "pictures"),
-    ("report",),
-    ("runs",),
+    ("report", "runs"),
     ("use",),
     ("playground",),
     ("cli", "__main__", "__init__"),
@@ -57,7 +56,6 @@ GUESSED = {
     "recipe/optim.py: getattr(part, 'undecayed', ())",
     "recipe/trained.py: getattr(hint, '__metadata__', ())",
     "training/batches.py: getattr(views, 'reads', None)",
-    "runs/ablate.py: getattr(judge_of(loaded.info['kind']), 'at_lengths', None)",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

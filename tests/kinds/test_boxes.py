@@ -28,6 +28,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import boxes as judged
 from sensorium.judge.box_baseline import constant_boxes, placed
 from sensorium.judge.coco_ap import coco_ap
+from sensorium.judge.evaluator import read_judgement
 from sensorium.judge.score import lines
 from sensorium.method import Progress
 from sensorium.runs import check as box_check
@@ -125,7 +126,7 @@ def test_who_sees_everything_is_judged_so(ready: boxes.Prepared) -> None:
     found, truth, indices = judged.detections(Seer(), ready.train, device="cpu")
     assert indices == list(range(12))
     assert coco_ap(found, truth, ready.train.classes)["ap50"] == 1.0
-    assert judged.online(ready)(Seer())["ap50"] == 1.0
+    assert judged.online(Seer(), ready)["ap50"] == 1.0
 
 
 def test_faults_are_named_and_counted(data: Path, tmp_path: Path) -> None:
@@ -308,12 +309,16 @@ def test_from_the_command_to_scores(data: Path, tmp_path: Path, command: Command
     assert code == 0, err
     assert "12 training pictures with 24 boxes of 2 classes, 11 test pictures" in err
     assert "same boxes everywhere" in out
-    found = json.loads((tmp_path / "fcos" / "evaluation.json").read_text())
+    stored = json.loads((tmp_path / "fcos" / "evaluation.json").read_text())
+    assert stored["version"] == 2
+    found = stored["details"]["detection"]
     assert found["detection"]["boxes"] == 22
     assert [one["class"] for one in found["detection"]["classes"]] == ["red", "green"]
     assert all((tmp_path / picture["file"]).is_file() for picture in found["pictures"])
     assert "ap50" in (tmp_path / "fcos" / "online.csv").read_text().splitlines()[0]
-    scores = judged.scores(found)
+    scores = read_judgement(tmp_path / "fcos").scores  # type: ignore[union-attr]
+    assert scores[0].outcomes is not None
+    assert scores[0].outcomes.shape == (11,)  # AP of each picture alone
     assert [score.name for score in scores[:2]] == ["AP", "AP50"]
     assert "22 boxes in 11 test pictures" in lines(scores)
     before = (tmp_path / "fcos" / "evaluation.json").read_text()
@@ -330,8 +335,8 @@ def test_scenes_and_detr(tmp_path: Path) -> None:
         batch_size=4, width=16, heads=2, queries=5,
     )  # fmt: skip
     found = run.judge(progress=False)
-    assert found["detection"]["images"] == 12
-    assert found["pictures"]
+    assert found.details["detection"]["detection"]["images"] == 12
+    assert found.pictures
     assert boxes.describe(run.data())["layout"] == "scenes"
 
 

@@ -102,7 +102,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_and_is_judged_beside_chance(trained: Path, command: Command) -> None:
     code, out, _ = command("evaluate", str(trained), "--json")
-    found = json.loads(out)
+    told = json.loads(out)
+    found = told["details"]["retrieval"]
     assert code == 0
     r, luck = found["retrieval"], found["retrieval"]["baselines"]["chance"]
     assert (r["images"], r["texts"]) == (32, 8)
@@ -112,9 +113,15 @@ def test_it_learns_and_is_judged_beside_chance(trained: Path, command: Command) 
     assert r["text_to_image_r1"] > 3 * luck["text_to_image_r1"]
     assert found["zero_shot"]["top1"] > 3 * found["zero_shot"]["baselines"]["majority"]
     assert found["zero_shot"]["n"] == 32
-    assert (trained.parent / found["pictures"][0]["file"]).is_file()
+    assert (trained.parent / told["pictures"][0]["file"]).is_file()
     code, out, _ = command("evaluate", str(trained))
     first = (r["image_to_text_r1"] + r["text_to_image_r1"]) / 2
+    with np.load(trained / "outcomes.npz") as kept:
+        assert kept["R@5 to caption"].dtype == bool
+        assert kept["R@5 to caption"].mean() == pytest.approx(r["image_to_text_r5"])
+        assert kept["R@1"].shape == (8,)  # each caption with its four pictures
+        assert kept["R@1"].mean() == pytest.approx(first)
+        assert kept["zero-shot"].mean() == pytest.approx(found["zero_shot"]["top1"])
     assert out.startswith("R@1")
     assert f"{100 * first:.1f} %" in out
     assert "chance" in out
@@ -134,7 +141,7 @@ def test_scenes_have_captions_and_classes(scenes: Path, command: Command) -> Non
     assert [names[k] in text for k, text in zip(labels, ready.test.texts, strict=True)] == [True] * 12
     code, out, _ = command("evaluate", str(scenes), "--json")
     assert code == 0
-    assert json.loads(out)["zero_shot"]["classes"] == 10
+    assert json.loads(out)["details"]["retrieval"]["zero_shot"]["classes"] == 10
     assert pairs.describe(ready)["unit"] == "pairs"
     again = pairs.prepare(Source("scenes:64", None, scenes.parent / "other", limit=10))
     assert len(again.train) == 10

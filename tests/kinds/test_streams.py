@@ -24,7 +24,7 @@ from sensorium.data.streams.clips import FRAMES, motion, open_clips
 from sensorium.data.streams.open import Scaled, Windows, open_streams
 from sensorium.errors import SensoriumError
 from sensorium.judge import streams as judged
-from sensorium.judge.score import Asked
+from sensorium.judge.evaluator import read_judgement
 from sensorium.pictures.streams import timeline
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
@@ -76,7 +76,8 @@ def test_it_learns_and_is_judged_frame_by_frame(data: Path, tmp_path: Path, comm
     assert code == 0, err
     for word in ("per-frame mAP", "calibrated mAP", "logistic regression", "most frequent class", "recognised"):
         assert word in said
-    found = json.loads((out / "evaluation.json").read_text())
+    stored = json.loads((out / "evaluation.json").read_text())
+    found = stored["details"]["online detection"]
     mine, beside = found["online"], found["baselines"]
     assert mine["map"] > beside["most frequent class"]["map"] + 0.1
     assert mine["n"] == beside["logistic regression"]["n"] == 2 * 100
@@ -88,7 +89,7 @@ def test_it_learns_and_is_judged_frame_by_frame(data: Path, tmp_path: Path, comm
     with (out / "online.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["map"]) > float(rows[0]["map"])
-    picture = found["pictures"][0]
+    picture = stored["pictures"][0]
     assert Image.open(out.parent / picture["file"]).size[0] > 1000
     info = json.loads((out / "run.json").read_text())
     assert info["situation"]["rate"] == 50 / 12
@@ -103,8 +104,8 @@ def test_it_learns_and_is_judged_frame_by_frame(data: Path, tmp_path: Path, comm
 
 def test_scores_are_in_order_and_only_of_what_is_known(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="2steps", out=tmp_path / "a", progress=False, **TINY)
-    found = run.judge(progress=False)
-    rows = {score.name: score for score in judged.scores(found)}
+    whole = run.judge(progress=False)
+    rows, found = {score.name: score for score in whole.scores}, whole.details["online detection"]
     first = next(iter(rows.values()))
     assert (first.name, first.better, first.share, first.curve) == ("per-frame mAP", "higher", True, "map")
     assert set(first.baselines) == {"most frequent class", "logistic regression"}
@@ -119,7 +120,11 @@ def test_the_recordings_a_score_rests_on_are_resampled(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", **recordings(0, 3))
     np.savez(tmp_path / "test.npz", **recordings(1, 6))
     run = train("oadtr", str(tmp_path), budget="2steps", out=tmp_path / "run", progress=False, **TINY)
-    assert 0 < run.judge(progress=False)["online"]["error"] < 0.3
+    first = run.judge(progress=False).scores[0]
+    assert first.error is not None
+    assert 0 < first.error < 0.3
+    assert first.outcomes is not None
+    assert first.outcomes.shape == (6,)  # mAP of each recording alone
 
 
 @pytest.mark.parametrize("unknown", [False, True])
@@ -315,7 +320,7 @@ def test_a_run_is_not_judged_on_other_data(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     other = prepared(data, tmp_path, frame=7)
     with pytest.raises(SensoriumError, match=r"frames of 42 numbers, but the data have 3 and 27"):
-        judged.judge(run, other, Asked(progress=False))
+        run.judge(other, progress=False)
 
 
 def test_settings_that_the_data_were_not_prepared_with(data: Path, tmp_path: Path) -> None:
@@ -342,5 +347,7 @@ def test_the_authors_files_load(tmp_path: Path, arguments: bool) -> None:
 def test_a_half_written_evaluation_is_finished(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     whole = run.judge(progress=False)
-    write_json(run.folder / "evaluation.json", {key: whole[key] for key in ("online", "pictures")})
-    assert run.judge(progress=False) == json.loads(json.dumps(whole))
+    half = {name: whole.details["online detection"][name] for name in ("online", "pictures")}
+    write_json(run.folder / "evaluation.json", {"version": 2, "details": {"online detection": half}})
+    assert read_judgement(run.folder) is None
+    assert run.judge(progress=False) == whole == read_judgement(run.folder)

@@ -16,7 +16,6 @@ from sensorium.language.causal_lm.recipe import CausalNorm, causal_lm
 from sensorium.language.flash.recipe import flash
 from sensorium.language.recurrent_lm.recipe import recurrent_lm
 from sensorium.recipe.recipe import Recipe
-from sensorium.runs.compare import common_ground
 from sensorium.use import generate
 
 COMMON: dict[str, Any] = {"width": 16, "depth": 2, "length": 12, "batch_size": 8, "lr": 1e-2}
@@ -48,7 +47,7 @@ def test_it_learns_loads_again_and_is_judged_in_bits_per_byte(run: sensorium.Run
     again = sensorium.Run(run.folder)
     tokens = torch.randint(257, (2, 30))
     assert torch.equal(again.method.log_prob(tokens), run.method.log_prob(tokens))  # type: ignore[operator]
-    (score,) = run.kind.scores(again.judge())
+    (score,) = again.judge().scores
     assert (score.name, score.better) == ("bits per byte", "lower")
     assert score.value < 6
     assert set(score.baselines) == {"Kneser-Ney, 5", "unigram"}
@@ -59,10 +58,6 @@ def test_it_writes_and_the_same_seed_writes_the_same(run: sensorium.Run) -> None
         return "".join(generate(run.folder, "The cat", most=30, temperature=1.0, top_k=None, seed=seed))
 
     assert write(0) == write(0) != write(1)
-
-
-def test_language_models_meet_in_one_comparison() -> None:
-    assert common_ground(["causal_lm", "flash", "recurrent_lm"]) == ("text", "LanguageModel")
 
 
 def size(recipe: Recipe) -> int:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import io
-import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sensorium.report.page import results_table, verdict, write_report
+from sensorium.judge.score import Picture
+from sensorium.report.page import write_report
 from sensorium.report.pictures import Sheet
+from sensorium.report.table import results_table
+from sensorium.runs.results import Chosen, Data, Results, RunResult
 
 EVIL = '<script>alert("x")</script>'
 
@@ -95,9 +96,10 @@ def test_every_section_is_there_in_order_and_the_markup_is_balanced(made):
         "Linear probe",
         "by time",
         "by images seen",
-        "raw pixels, linear",
-        "commonest class",
-        "from scratch, vit-micro",
+        "RankMe by time",
+        "raw pixels",
+        "most frequent class",
+        "vit-micro from scratch",
     ):
         assert title in page.text
 
@@ -130,11 +132,9 @@ def test_pictures_neighbours_and_map_show_the_right_things(made, pixels):
     page = Page(text)
     assert sum(tag == "img" and (a.get("src") or "").startswith("data:image/png") for tag, a in page.elements) == 8
     yes, no = page.count("span", "yes"), page.count("span", "no")
-    entries = [entry for run in results["runs"] for entry in run["neighbors"]]
+    entries = [entry for run in results.runs for entry in run.neighbors]
     same = sum(
-        int(pixels["train"].labels[i] == pixels["test"].labels[entry["query"]])
-        for entry in entries
-        for i in entry["found"]
+        int(pixels["train"].labels[i] == pixels["test"].labels[entry.query]) for entry in entries for i in entry.found
     )
     assert (yes, no) == (same, 4 * 8 * 8 - same)
     assert page.count("i", "s-map") == 4 * 300
@@ -159,13 +159,12 @@ def test_a_thumbnail_shows_its_own_image(pixels):
 
 def test_what_a_kind_of_data_says_of_itself_is_shown(tmp_path, make, pixels):
     results = make(tmp_path, pixels)
-    results["data"].update(
-        diagnosis=None,
-        notes=["3 of 40 training pictures have no box."],
-        boxes_by_class={"cell": 60, "platelet": 7},
-        skipped=["torn.png: cut short"],
-        tokens=4096,
-    )
+    found = {
+        "notes": ["3 of 40 training pictures have no box."],
+        "boxes_by_class": {"cell": 60, "platelet": 7},
+        "skipped": ["torn.png: cut short"],
+    }
+    results = replace(results, data=replace(results.data, diagnosis=None, findings=found, tokens=4096))
     said = Page(write_report(results, tmp_path, pixels=pixels).read_text(encoding="utf-8")).text
     for line in (
         "3 of 40 training pictures have no box.",
@@ -177,19 +176,21 @@ def test_what_a_kind_of_data_says_of_itself_is_shown(tmp_path, make, pixels):
         assert line in said, line
 
 
-def test_everything_from_the_data_is_escaped(tmp_path, make, pixels):
+def test_everything_from_the_data_is_escaped(tmp_path, make, pixels, again):
     results = make(tmp_path, pixels)
-    results["data"].update(path=EVIL, classes=[EVIL, "</style>", "<b>", "'\"&", "x", "y"])
-    results["data"]["diagnosis"] = {EVIL: EVIL, "advice": [EVIL], "counts": {EVIL: 3, "b": 1}, "files": [{EVIL: EVIL}]}
-    results["warnings"], results["versions"], results["created"] = [EVIL], {EVIL: EVIL}, EVIL
-    results["baselines"]["random"] = {EVIL: results["baselines"]["random"]["vit-micro"]}
-    run = results["runs"][0]
-    run.update(
-        notes=[EVIL], backbone=EVIL, precision=EVIL, settings={EVIL: {"value": EVIL, "source": EVIL}}, checkpoint=EVIL
-    )
-    run["pictures"][0].update(title=EVIL, caption=EVIL)
-    results["runs"][1]["name"] = EVIL
-    results["runs"][2] = {"name": "dino", "method": "dino", "status": "failed", "error": EVIL}
+    diagnosis = {EVIL: EVIL, "advice": [EVIL], "counts": {EVIL: 3, "b": 1}, "files": [{EVIL: EVIL}]}
+    classes = (EVIL, "</style>", "<b>", "'\"&", "x", "y")
+    data = replace(results.data, path=EVIL, classes=classes, diagnosis=diagnosis, unit=EVIL, findings={EVIL: EVIL})
+    first, second, _, last = results.runs
+    scores = tuple(replace(score, baselines={EVIL: 0.2}, name=f"{EVIL} {score.name}") for score in first.scores)
+    first = replace(
+        first, notes=(EVIL,), backbone=EVIL, precision=EVIL, settings={EVIL: Chosen(EVIL, EVIL)}, checkpoint=EVIL,
+        pictures=(Picture(first.pictures[0].file, EVIL, EVIL),), title=EVIL, caveat=EVIL, scores=scores,
+    )  # fmt: skip
+    lost = RunResult("dino", "dino", "failed", error=EVIL)
+    runs = (first, replace(second, name=EVIL), lost, last)
+    results = replace(results, data=data, runs=runs, warnings=(EVIL,), versions={EVIL: EVIL}, created=EVIL)
+    results = again(results)
     page = write_report(results, tmp_path, pixels=pixels).read_text(encoding="utf-8")
     assert page.count("<script") == 1
     assert page.count("</style>") == 1
@@ -206,7 +207,8 @@ def test_files_outside_of_the_folder_are_not_inlined(tmp_path, make, pixels):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
     (out / "mae" / "text.png").write_text("no picture")
     files = ("../secret.png", str(tmp_path / "secret.png"), "mae/text.png", "mae/none.png")
-    results["runs"][0]["pictures"] = [{"title": "t", "file": file} for file in files]
+    first = replace(results.runs[0], pictures=tuple(Picture(file, "t") for file in files))
+    results = replace(results, runs=(first, *results.runs[1:]))
     page = Page(write_report(results, out).read_text(encoding="utf-8"))
     assert page.text.count("no such picture") == 4
     assert sum(tag == "img" for tag, _ in page.elements) == 6
@@ -215,8 +217,8 @@ def test_files_outside_of_the_folder_are_not_inlined(tmp_path, make, pixels):
 def test_large_pictures_are_recoded(tmp_path, make, pixels):
     results = make(tmp_path, pixels)
     noise = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), np.uint8)
-    for shown in results["runs"][0]["pictures"]:
-        Image.fromarray(noise).save(tmp_path / shown["file"], compress_level=1)
+    for shown in results.runs[0].pictures:
+        Image.fromarray(noise).save(tmp_path / shown.file, compress_level=1)
     assert write_report(results, tmp_path, pixels=pixels).stat().st_size < 2_000_000
     assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
 
@@ -231,72 +233,71 @@ def test_best_of_each_column_is_bold_and_the_reference_does_not_compete_with_few
     assert bold[2] == ["698 k", "74 M"]
     assert bold[3][:2] == ["73.1", "74.2"]
     assert "n 10,000" in made[2]
-    assert "4,310 of 10,000 test images right, learnt from 500 labels, mean of 3 subsets" in made[2]
+    assert "4,310 of 10,000 test images right, learned from 500 labels, mean of 3 subsets" in made[2]
 
 
-def test_a_failed_run_is_in_plain_sight(tmp_path, make, pixels):
+def test_a_failed_run_is_in_plain_sight(tmp_path, make, pixels, again):
     results = make(tmp_path, pixels)
-    results["runs"][1] = {
-        "name": "simclr",
-        "method": "simclr",
-        "title": "SimCLR",
-        "status": "failed",
-        "error": "the loss became NaN at step 412",
-    }
+    lost = RunResult("simclr", "simclr", "failed", title="SimCLR", error="the loss became NaN at step 412")
+    results = again(replace(results, runs=(results.runs[0], lost, *results.runs[2:])))
     page = Page(write_report(results, tmp_path, pixels=pixels).read_text(encoding="utf-8"))
     assert page.text.count("the loss became NaN at step 412") == 3
-    winner, said = verdict(results)
-    assert winner
-    assert winner["name"] == "dino"
-    assert "SimCLR did not finish" in said
+    assert results.winner.name == "dino"
+    assert "SimCLR did not finish" in results.verdict
 
 
-def strip(results: dict[str, Any], what: str) -> dict[str, Any]:
+def strip(results: Results, what: str) -> Results:
     """Cripple results in one way."""
-    results = copy.deepcopy(results)
+    runs = results.runs
     if what == "no labels":
-        results["data"]["classes"], results["baselines"] = [], {}
-        for run in results["runs"]:
-            run.update(knn=None, linear=None, finetune={})
-            run["curve"] = [{**point, "knn_top1": None} for point in run["curve"]]
-            run["map"]["label"] = None
+        results = replace(results, data=replace(results.data, classes=()))
+        runs = tuple(
+            replace(
+                run, scores=run.scores[-1:], curve=tuple({**point, "knn_top1": None} for point in run.curve),
+                map=replace(run.map, label=None) if run.map else None,
+            )
+            for run in runs
+        )  # fmt: skip
     elif what == "one run":
-        results["runs"] = results["runs"][:1]
+        runs = runs[:1]
     elif what == "one fraction":
-        for run in results["runs"]:
-            run.update(linear={"5%": run["linear"]["1%"]}, finetune={"5%": run["finetune"]["1%"]})
+        runs = tuple(replace(run, scores=tuple(s for s in run.scores if s.at in (None, 0.01))) for run in runs)
     elif what == "only names":
-        results = {"schema": 1, "data": {"path": "x"}, "runs": [{"name": "mae", "method": "mae"}]}
+        return Results(2, Data("x"), (RunResult("mae", "mae"),))
     elif what == "no runs":
-        results = {"schema": 1, "data": {"path": "x"}, "runs": []}
+        return Results(2, Data("x"), ())
     elif what == "all failed":
-        results["runs"] = [
-            {"name": name, "method": name, "status": "failed", "error": None} for name in ("mae", "dino")
-        ]
-    elif what == "nan":
-        for run in results["runs"]:
-            run.update(rankme=math.nan, seconds=math.nan, knn={"top1": math.nan, "n": None})
-            run["linear"]["1%"] = {"top1": None, "std": math.nan, "n": 0}
-            run["map"]["x"][3] = math.nan
-            run["curve"][0]["knn_top1"] = math.nan
-    elif what == "nones":
-        for run in results["runs"]:
-            keep = ("name", "method", "status")
-            run.update({name: None for name in run if name not in keep})
-        results["baselines"] = {"pixels": None, "random": {"vit": None}, "scratch": {"vit": None}, "majority": None}
-        results["data"].update(diagnosis=None, classes=None, train=None, test=None, image_size=None)
+        runs = tuple(RunResult(name, name, "failed") for name in ("mae", "dino"))
+    elif what == "unknown values":
+        runs = tuple(
+            replace(
+                run, seconds=None, scores=tuple(replace(s, value=None, n=None, error=None) for s in run.scores),
+                map=replace(run.map, x=(None, *run.map.x[1:])) if run.map else None,
+                curve=tuple({**point, "knn_top1": None} for point in run.curve),
+            )
+            for run in runs
+        )  # fmt: skip
     elif what == "no baselines":
-        results["baselines"] = {}
-    return results
+        runs = tuple(replace(run, scores=tuple(replace(s, baselines={}) for s in run.scores)) for run in runs)
+    return replace(results, runs=runs)
 
 
-KINDS = ("no labels", "one run", "one fraction", "only names", "no runs", "all failed", "nan", "nones", "no baselines")
+KINDS = (
+    "no labels",
+    "one run",
+    "one fraction",
+    "only names",
+    "no runs",
+    "all failed",
+    "unknown values",
+    "no baselines",
+)
 
 
 @pytest.mark.parametrize("what", KINDS)
 @pytest.mark.parametrize("drawn", [True, False])
-def test_missing_parts_leave_the_rest(made, tmp_path, pixels, what, drawn):
-    results = strip(made[0], what)
+def test_missing_parts_leave_the_rest(made, tmp_path, pixels, again, what, drawn):
+    results = again(strip(made[0], what))
     if what == "no labels":
         pixels = {name: SimpleNamespace(images=part.images, labels=None, classes=()) for name, part in pixels.items()}
     page = Page(write_report(results, tmp_path, pixels=pixels if drawn else None).read_text(encoding="utf-8"))
@@ -311,8 +312,8 @@ def test_missing_parts_leave_the_rest(made, tmp_path, pixels, what, drawn):
         assert page.count("span", "yes") + page.count("span", "no") == 0
     if what == "one fraction":
         assert page.count("ul", "bars") >= 2
-        assert "commonest class" in page.text
-        assert "from scratch, vit-micro" not in page.text, "a baseline with other labels stands beside the methods"
+        assert "most frequent class" in page.text
+        assert "55.6" not in page.text, "a baseline with other labels stands beside the methods"
 
 
 def test_one_object_of_pixels_is_the_test_set(made, tmp_path, pixels):

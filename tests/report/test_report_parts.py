@@ -13,7 +13,7 @@ from rich.console import Console
 from sensorium.report.charts import nice_ticks, spread_labels
 from sensorium.report.curves import MAX_POINTS, read_losses
 from sensorium.report.html import Html, count, duration, el, memory, percent, short
-from sensorium.report.page import results_table
+from sensorium.report.table import results_table
 
 
 def test_losses_are_thinned_and_bad_rows_left_out(tmp_path):
@@ -70,5 +70,5 @@ def test_the_terminal_has_the_same_numbers(made):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(results_table(made[0]))
     said = console.export_text()
-    for number in ("56.1", "43.1 ±1.1", "74.2", "1.18 GB", "Raw pixels"):
+    for number in ("56.1", "43.1 ±1.1", "74.2", "1.18 GB", "raw pixels"):
         assert number in said

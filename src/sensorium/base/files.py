@@ -70,6 +70,25 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
+def write_text(path: Path, content: str) -> Path:
+    """Write a file atomically: a reader sees the old file or the new, never half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise SensoriumError(
+            f"{path}: can't be written ({error.strerror}); free space or choose another --out"
+        ) from error
+    return path
+
+
 class Table:
     """A CSV file that only grows; its first column is ``step``. Columns that turn up later are added at the end."""
 

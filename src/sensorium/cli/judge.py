@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sensorium.catalogue import starters
 from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console
 from sensorium.errors import SensoriumError
 from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
+
+if TYPE_CHECKING:
+    from sensorium.runs.results import Results
 
 
 def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int = 2000, quiet: bool = False) -> None:
@@ -73,15 +76,15 @@ def ablate(system: str, *, vary: str, run: AblationFlags = AblationOptions(), se
     _show(ablate_with(system, vary, run, seeds=seeds, jobs=jobs), "run")
 
 
-def _show(found: tuple[dict[str, Any], Path], what: str) -> None:
+def _show(found: tuple[Results, Path], what: str) -> None:
     """A comparison's table and verdict, and where its report is; an error where nothing finished."""
-    from sensorium.report.page import results_table
+    from sensorium.report.table import results_table
 
     results, folder = found
     console.print(results_table(results))
-    console.print(results["verdict"])
+    console.print(results.verdict)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
-    if not any(run.get("status") == "finished" for run in results["runs"]):
+    if not results.finished:
         raise SensoriumError(f"no {what} finished; the report says why.")
 
 
@@ -94,13 +97,13 @@ def evaluate(run: Path, *, judging: JudgingFlags = Judging(), as_json: Json = Fa
         run: folder of a run.
         as_json: print JSON.
     """
-    from sensorium.judge import judge_of
+    from sensorium.base.records import encode
     from sensorium.judge.score import lines
     from sensorium.runs.run import Run
 
     loaded = Run(run)
     found = loaded.judge(**asdict(judging), progress=not as_json)
-    print(json.dumps(found, indent=1) if as_json else lines(judge_of(loaded.info["kind"]).scores(found)))
+    print(json.dumps(encode(found), indent=1) if as_json else lines(found.scores))
 
 
 def signal(system: str, *, run: CommonFlags = Common(), steps: int = 20) -> None:

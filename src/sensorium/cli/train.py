@@ -62,7 +62,6 @@ def train_command(recipe: str) -> Callable[..., None]:
 
 def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge: bool) -> None:
     """Train and print what came of it."""
-    from sensorium.judge import judge_of
     from sensorium.judge.score import lines
     from sensorium.runs.train import train_with
 
@@ -77,8 +76,7 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        found = run.judge(progress=not options.quiet)
-        console.print(lines(judge_of(run.info["kind"]).scores(found)), markup=False, highlight=False)
+        console.print(lines(run.judge(progress=not options.quiet).scores), markup=False, highlight=False)
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -18,6 +18,7 @@ class Kind(Protocol):
 
     SITUATION: type
     UNIT: str
+    SHAPED_BY: tuple[str, ...]  # settings of a recipe that shape the data: what is prepared without them is other data
 
     def prepare(self, source: Source, *, progress: bool = False) -> Any:
         """Open and lay out the data: an object with ``train``, what training reads."""
@@ -37,6 +38,10 @@ class Kind(Protocol):
 
     def describe(self, ready: Any) -> dict[str, Any]:
         """The data in the words of results.json: ``layout``, counts ``train`` and ``test``, and what else is known."""
+        ...
+
+    def diagnose(self, ready: Any, *, progress: bool = False) -> dict[str, Any] | None:
+        """What is wrong with the data, as `sensorium data --json` prints it; None where nobody looks."""
         ...
 
 

@@ -30,12 +30,14 @@ def bits_per_byte(
     precision: Precision = "float32",
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[np.ndarray], None] | None = None,
 ) -> dict[str, float | int]:
     """``{"bits_per_byte", "n"}`` of ``tokens`` [N] that stand for ``count`` bytes; n is that count.
 
     model: has ``log_prob(tokens [B, T], documents [B, T]) -> [B, T - 1]``. boundary: the token before each document.
+    ``keep`` is given each token's bits, float64 [N].
     """
-    spans = windows(len(tokens), length)
+    spans, bits = windows(len(tokens), length), np.zeros(len(tokens))
     nats = 0.0
     with judged(model, device), autocast(device, precision):
         for at in range(0, len(spans), batch_size):
@@ -48,10 +50,28 @@ def bits_per_byte(
                 fresh = torch.arange(width - 1, device=log_p.device) >= torch.tensor(
                     [width - 1 - new for _, _, new in same], device=log_p.device
                 ).unsqueeze(1)
-                nats -= float(log_p[fresh & (x[:, 1:] != boundary)].sum())
+                counted = fresh & (x[:, 1:] != boundary)
+                nats -= float(log_p[counted].sum())
+                each = torch.where(counted, -log_p / math.log(2), 0).cpu().numpy()
+                for row, (_, stop, new) in zip(each, same, strict=True):
+                    bits[stop - new : stop] = row[width - 1 - new :]
             if on_progress is not None:
                 on_progress(min(at + batch_size, len(spans)), len(spans))
+    if keep is not None:
+        keep(bits)
     return {"bits_per_byte": nats / math.log(2) / count, "n": count}
+
+
+def in_blocks(bits: np.ndarray, lengths: np.ndarray, most: int = 1000, least: int = 64) -> np.ndarray:
+    """Bits a byte of equal blocks of the text, float64 [K], from the bits of each token and the bytes it stands for [N].
+
+    Blocks of ``least`` bytes or more, at most so many, are the same whatever the tokenizer; a token counts where it ends.
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    count = int(np.clip(total // least, 1, most))
+    block = np.clip(ends - 1, 0, None) * count // total
+    return np.bincount(block, bits, minlength=count) * count / total
 
 
 def windows(tokens: int, length: int) -> list[tuple[int, int, int]]:

@@ -1,12 +1,10 @@
 """Judging detectors: COCO's average precision, beside a detector that sees nothing, and what was missed the most.
 
-Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was; what a person
-would look at lands in ``RUN/pictures/``.
+What a person would look at lands in ``RUN/pictures/``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from sensorium.base.files import replace as write_file
-from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.boxes.cache import Boxed
@@ -27,16 +24,18 @@ from sensorium.judge.box_baseline import constant_boxes, placed
 from sensorium.judge.boxes import detections
 from sensorium.judge.coco_ap import SIZES, coco_ap, misses
 from sensorium.judge.cost import parameters
-from sensorium.judge.score import Asked, Score, Trained
+from sensorium.judge.evaluator import Kept
+from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
 
 SHOWN = 8
 SURE = 0.3  # least score of what is drawn
+ALONE = 1000  # pictures that are also judged each by itself
 ROUNDS, RESAMPLED = 20, 500  # of the pictures, for the score's error
 BASELINE = "same boxes everywhere"
 
 
-def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """AP of the test pictures (of the training pictures where none are held out), and the rest of the module."""
     held = ready.held
     if run.situation.classes != held.classes:
@@ -44,24 +43,20 @@ def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
             f"{run.folder}: trained on the classes {_some(run.situation.classes)}, but the data have "
             f"{_some(held.classes)}."
         )
-    path = run.folder / "evaluation.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if "detection" not in found or "pictures" not in found:
+    if "pictures" not in kept.pieces:
         with bar("judging", asked.progress) as advance:
             seen, truth, _ = detections(run.method, held, device=device_name(), progress=advance)
-        found["parameters"] = parameters(run.method)
-        counted = "training" if ready.test is None else "test"
-        found["detection"] = coco_ap(seen, truth, held.classes) | {"counted": counted}
-        found["detection"]["error"] = _error(seen, truth, held.classes)
+        kept.outcomes["AP"] = each_picture(seen, truth, held.classes)
+        more = {"counted": "training" if ready.test is None else "test", "error": _error(seen, truth, held.classes)}
+        kept.piece("detection", lambda: coco_ap(seen, truth, held.classes) | more)
         lost = misses(seen, truth, threshold=SURE, count=SHOWN)
-        found["misses"] = [{**one, "name": held.truth.names[one["index"]]} for one in lost]
-        found["pictures"] = _pictures(run, held, seen, lost)
-        write_json(path, found)
-    if "baselines" not in found:
-        with bar("a simple model", asked.progress):
-            found["baselines"] = {BASELINE: _baseline(ready)}
-        write_json(path, found)
-    return found
+        kept.piece("misses", lambda: [{**one, "name": held.truth.names[one["index"]]} for one in lost])
+        kept.piece("pictures", lambda: _pictures(run, held, seen, lost))
+    with bar("a simple model", asked.progress and "baselines" not in kept.pieces):
+        kept.piece("baselines", lambda: {BASELINE: _baseline(ready)})
+    size = kept.piece("parameters", lambda: parameters(run.method))
+    pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
+    return Judgement(tuple(scores(kept.pieces)), pictures, parameters=size)
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
@@ -77,6 +72,15 @@ def scores(found: dict[str, Any]) -> list[Score]:
         error, curve = (mine["error"] if key == "ap" else None), (key if key in ("ap", "ap50") else "")
         rows.append(Score(name, mine[key], "higher", n, counted, simple, error, share=True, curve=curve))
     return rows
+
+
+def each_picture(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> np.ndarray:
+    """AP of each picture alone, float [N]: nan where it has no object, and where it isn't among the 1,000 looked at."""
+    found = np.full(len(truth), np.nan)
+    for i in np.unique(np.linspace(0, len(truth) - 1, min(len(truth), ALONE)).astype(int)):
+        ap = coco_ap([seen[i]], [truth[i]], classes)["ap"]
+        found[i] = np.nan if ap is None else ap
+    return found
 
 
 def _error(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> float | None:

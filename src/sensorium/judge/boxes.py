@@ -1,4 +1,4 @@
-"""Detectors: a quick look while they train, and what they are judged by."""
+"""Detectors: average precision, as COCO counts it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from sensorium.abilities import Detector
 from sensorium.data.augment.boxes import BoxViews, collate
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared
 from sensorium.judge.coco_ap import coco_ap, detect_all
-from sensorium.judge.score import Asked, Score, Trained
-from sensorium.method import Method
+from sensorium.judge.evaluator import Evaluator, Kept
+from sensorium.judge.score import Asked, Judgement, Trained
 from sensorium.recipe.boxes import divisor_of
 
 LOOKED = 100  # test pictures of a look during training
 LEAST_SCORE = 0.01  # of a detection that counts
 
 
-def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
-    """A quick look during training: AP and AP50 of up to 100 test pictures."""
+def online(method: Any, ready: Prepared) -> dict[str, float]:
+    """AP and AP50 of up to 100 test pictures."""
     held = ready.held
     few = held.some(np.linspace(0, len(held) - 1, min(LOOKED, len(held))).astype(np.int64))
-
-    def look(method: Any) -> dict[str, float]:
-        found, truth, _ = detections(method, few, device=next(method.parameters()).device)
-        scores = coco_ap(found, truth, few.classes)
-        return {name: scores[name] for name in ("ap", "ap50") if scores[name] is not None}
-
-    return look
+    found, truth, _ = detections(method, few, device=next(method.parameters()).device)
+    scores = coco_ap(found, truth, few.classes)
+    return {name: scores[name] for name in ("ap", "ap50") if scores[name] is not None}
 
 
 def detections(
@@ -54,16 +51,14 @@ def plain_views(method: Any, part: Boxed) -> BoxViews:
     return lambda samples, draw: collate(samples, part.mean, part.std, divisor=divisor)
 
 
-def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Average precision of the test pictures, by size and class, beside the same boxes everywhere; pictures to look
     at."""
-    from sensorium.judge import box_scores
+    from sensorium.judge import box_scores  # which looks for what this module finds
 
-    return box_scores.judge(run, ready, asked)
+    return box_scores.judge(run, ready, asked, kept)
 
 
-def scores(found: dict[str, Any]) -> list[Score]:
-    """AP decides; then AP50 and AP75, and AP of small, medium and large objects where there are any."""
-    from sensorium.judge import box_scores
-
-    return box_scores.scores(found)
+EVALUATOR = Evaluator(
+    name="detection", ability=Detector, needs=frozenset({"image", "boxes", "labels"}), judge=judge, online=online
+)

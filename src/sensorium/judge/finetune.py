@@ -94,12 +94,14 @@ def finetune(
     fractions: Sequence[float],
     seeds: Sequence[int] = (0,),
     on_progress: Callable[[str, int, float], None] | None = None,
+    keep: Callable[[str, int, Tensor], None] | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "steps"}, ...}`` of copies of ``backbone`` (an Encoder).
 
     ``backbone`` itself is left alone. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
-    that gives ``{"image", "label"}``. ``on_progress`` is given fraction, seed and the share of that training done.
+    that gives ``{"image", "label"}``. ``on_progress`` is given fraction, seed and the share of that training done;
+    ``keep`` fraction, seed and which of the test images with labels are right, bool [n].
     Raises ``SensoriumError`` for a fraction that leaves a class without labels, one class only, and divergence.
     """
 
@@ -109,7 +111,7 @@ def finetune(
             module.requires_grad_(True)
         return module
 
-    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), False, on_progress)
+    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), False, on_progress, keep)
 
 
 def scratch(
@@ -140,6 +142,7 @@ def _each(
     how: Tuning,
     fresh: bool,
     on_progress: Callable[[str, int, float], None] | None,
+    keep: Callable[[str, int, Tensor], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     labels, truth = labels_of(train), labels_of(test)
     asked = np.flatnonzero(truth >= 0)
@@ -157,7 +160,10 @@ def _each(
                 torch.manual_seed(step_seed(seed, 0))
                 tuned, steps = _tune(network(seed), train, subset, seed, how, fresh, report)
                 logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
-            scores.append(float((logits.argmax(dim=1).numpy() == truth[asked]).mean()))
+            right = logits.argmax(dim=1).numpy() == truth[asked]
+            scores.append(float(right.mean()))
+            if keep is not None:
+                keep(name, seed, torch.from_numpy(right))
         results[name] = summary(scores, len(asked), len(subsets[0]), used) | {"steps": steps}
     return results
 

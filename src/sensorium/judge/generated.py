@@ -1,4 +1,4 @@
-"""Judging what draws pictures, and what knows their probability, beside simple models of the same data.
+"""Judging what draws pictures, beside simple models of the same data.
 
 Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
 that of published distances where the user has the Inception weights and asks for it; else the last layer of a classifier
@@ -9,7 +9,6 @@ of two counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.abilities import Generator, Likelihood
-from sensorium.base.files import write_json
+from sensorium.abilities import Generator
 from sensorium.base.precision import device_name
 from sensorium.catalogue import offering, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared, situate
 from sensorium.judge.encode import encode
-from sensorium.judge.score import Asked, Score, Trained
+from sensorium.judge.evaluator import Evaluator, Kept
+from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.metrics.coverage import precision_recall
-from sensorium.metrics.densities import Bernoulli, GaussianPCA, bits_per_dim
+from sensorium.metrics.densities import GaussianPCA
 from sensorium.metrics.frechet import frechet
 from sensorium.pictures.images import save
 from sensorium.recipe.backbone import build_backbone
@@ -41,46 +40,21 @@ SHOWN = 64
 INCEPTION = "Inception v3 of December 2015, as published distances"
 
 
-def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
-    """Fréchet distance, precision and recall of samples; bits per dimension of held-out pictures; baselines of each."""
-    path = run.folder / "evaluation.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    pieces: dict[str, Callable[[], Any]] = {}
-    if isinstance(run.method, Generator):
-        shown = f"{run.folder.name}/pictures/samples.png"
-        pieces["samples"] = lambda: _samples(run, ready, asked.inception)
-        if asked.inception and INCEPTION not in found.get("samples", {}).get("features", ""):
-            found.pop("samples", None)
-        pieces["pictures"] = lambda: [{"title": "Samples", "caption": "Drawn with seed 0, not chosen.", "file": shown}]
-    if isinstance(run.method, Likelihood):
-        pieces["likelihood"] = lambda: _likelihood(run.method, ready)
-    for name, make in pieces.items():
-        if name not in found:
-            found[name] = make()
-            write_json(path, found)
-    return found
-
-
-def scores(found: dict[str, Any]) -> list[Score]:
-    """Fréchet distance, precision and recall of samples; bits a pixel of held-out pictures."""
-    rows = []
-    if s := found.get("samples"):
-        beside, true = (
-            {"Gaussian in PCA": s["baselines"]["gaussian_pca"]},
-            {"held-out pictures": s["baselines"]["held_out"]},
-        )
-        counted = f"samples; {s['features']}"
-        rows += [
-            Score("Fréchet distance", s["frechet"], "lower", s["n"], counted, beside, references=true),
-            Score("precision", s["precision"], "higher", s["n"], "samples", share=True),
-            Score("recall", s["recall"], "higher", s["n"], "samples", share=True),
-        ]
-    if s := found.get("likelihood"):
-        beside = {"independent pixels": s["baselines"]["independent"]}
-        rows.append(
-            Score("bits per pixel", s["bits_per_dim"], "lower", s["n"], "held-out pictures, black and white", beside, s["error"])
-        )  # fmt: skip
-    return rows
+def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
+    """Fréchet distance, precision and recall of samples, beside a Gaussian of as few numbers and held-out pictures."""
+    if asked.inception and INCEPTION not in kept.pieces.get("samples", {}).get("features", ""):
+        kept.pieces.pop("samples", None)
+    found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))
+    counted = f"samples; {found['features']}"
+    beside = {"Gaussian in PCA": found["baselines"]["gaussian_pca"]}
+    true = {"held-out pictures": found["baselines"]["held_out"]}
+    rows = (
+        Score("Fréchet distance", found["frechet"], "lower", found["n"], counted, beside, references=true),
+        Score("precision", found["precision"], "higher", found["n"], "samples", share=True),
+        Score("recall", found["recall"], "higher", found["n"], "samples", share=True),
+    )
+    shown = Picture(f"{run.folder.name}/pictures/samples.png", "Samples", "Drawn with seed 0, not chosen.")
+    return Judgement(rows, (shown,))
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
@@ -156,12 +130,4 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
     return recipe.method.eval()
 
 
-def _likelihood(method: Any, ready: Prepared) -> dict[str, Any]:
-    held = ready.train if ready.test is None else ready.test
-    train, test = (method.from_pixels(torch.from_numpy(np.array(x.images))) for x in (ready.train, held))
-    device = next(method.parameters()).device
-    with torch.no_grad():
-        mine = torch.cat([method.log_prob(x.to(device), method.members).cpu() for x in test.split(256)])
-    dimensions = test[0].numel()
-    beside = bits_per_dim(Bernoulli.fit(train).log_prob(test), dimensions)
-    return {**bits_per_dim(mine, dimensions), "baselines": {"independent": beside["bits_per_dim"]}}
+EVALUATOR = Evaluator(name="samples", ability=Generator, needs=frozenset({"image"}), judge=judge, rank=2)

@@ -1,12 +1,10 @@
 """How well pictures and captions find each other, beside chance; and classification by the names of classes.
 
-Each picture and each caption counts once, however many pairs they are in. Results land in ``RUN/evaluation.json`` piece
-by piece, so that a stopped judgement goes on where it was.
+Each picture and each caption counts once, however many pairs they are in.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -18,46 +16,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.data.pairs.prepare import Captioned, Prepared
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.judge.cost import parameters
-from sensorium.judge.retrieval import embed_images, embed_texts, retrieval
-from sensorium.judge.score import Score, Trained
+from sensorium.judge.evaluator import Kept
+from sensorium.judge.retrieval import embed_images, embed_texts, retrieval, retrieval_ranks
+from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.judge.zero_shot import zero_shot
 from sensorium.pictures.pairs import shelf
 
 KS = (1, 5, 10)
-WAYS = ("image_to_text", "text_to_image")
+WAYS, TITLES = ("image_to_text", "text_to_image"), ("to caption", "to picture")
 TEMPLATES = ("{}", "a {}")  # captions of one's own are seldom "a photo of a ..."
 MOST_CLASSES = 1000
 QUERIES = 8
 FOUND = 6
 
 
-def judge(run: Trained, ready: Prepared) -> dict[str, Any]:
+def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Recall both ways of the test pairs (of the training pairs where none are held out), and the rest of the module."""
-    path = run.folder / "evaluation.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     held = ready.train if ready.test is None else ready.test
     names = named(held)
-    pieces: dict[str, Callable[[], Any]] = {
-        "parameters": lambda: parameters(run.method),
-        "retrieval": lambda: {
-            **recall(run.method, held, device_name()),
-            "counted": "training" if ready.test is None else "test",
-            "baselines": {"chance": chance(*_groups(held))},
-        },
-    }
+    kept.piece("retrieval", lambda: _retrieved(run, held, "training" if ready.test is None else "test", kept))
     if names is not None:
-        pieces["zero_shot"] = lambda: _zero_shot(run, ready, *names)
-    pieces["pictures"] = lambda: _pictures(run, held)
-    for name, make in pieces.items():
-        if name not in found:
-            found[name] = make()
-            write_json(path, found)
-    return found
+        kept.piece("zero_shot", lambda: _zero_shot(run, ready, *names, kept))
+    pictures = kept.piece("pictures", lambda: _pictures(run, held))
+    size = kept.piece("parameters", lambda: parameters(run.method))
+    return Judgement(tuple(scores(kept.pieces)), tuple(Picture(**one) for one in pictures), parameters=size)
+
+
+def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:
+    images, texts, _ = embedded(run.method, held, device_name())
+    groups = _groups(held)  # of the pictures, of the captions
+    ranks = retrieval_ranks(images, texts, *groups, device=device_name())
+    kept.outcomes |= {
+        f"R@{k} {title}": (ranks[way] < k).cpu().numpy() for way, title in zip(WAYS, TITLES, strict=True) for k in KS
+    }
+    to_caption, to_picture = (kept.outcomes[f"R@1 {title}"] for title in TITLES)
+    kept.outcomes["R@1"] = each_group(to_caption, to_picture, *groups)
+    found = retrieval(images, texts, *groups, ks=KS, device=device_name())
+    return {**found, "counted": counted, "baselines": {"chance": chance(*groups)}}
+
+
+def each_group(
+    of_images: np.ndarray, of_texts: np.ndarray, image_groups: np.ndarray, text_groups: np.ndarray
+) -> np.ndarray:
+    """How many of the queries of each group are right, float [G]: the mean of its pictures' share and its captions'. Whoever
+    draws pairs anew draws these, for the pictures and captions of one group are right or wrong together."""
+    size = 1 + max(int(image_groups.max()), int(text_groups.max()))
+    shares = []
+    for right, groups in ((of_images, image_groups), (of_texts, text_groups)):
+        count = np.bincount(groups, minlength=size)
+        share = np.bincount(groups, right, minlength=size) / np.maximum(count, 1)
+        shares.append(np.where(count > 0, share, np.nan))
+    both = (shares[0] + shares[1]) / 2
+    return both[~np.isnan(both)]
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
@@ -70,7 +84,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
         error = math.sqrt(max(one * (1 - one), 1 / n) / min(r["images"], r["texts"]))
         counted = f"{held} pictures and captions"
         rows.append(Score("R@1", one, "higher", n, counted, {"chance": luck}, error, share=True, curve="r1"))
-        for way, title, query in zip(WAYS, ("to caption", "to picture"), ("images", "texts"), strict=True):
+        for way, title, query in zip(WAYS, TITLES, ("images", "texts"), strict=True):
             what = f"{held} {'pictures' if query == 'images' else 'captions'}"
             rows += [
                 Score(f"R@{k} {title}", r[f"{way}_r{k}"], "higher", r[query], what, {"chance": lucky[f"{way}_r{k}"]}, share=True)
@@ -128,11 +142,13 @@ def tokenizer_of(tokens: CLIPTokens, context: int) -> Callable[..., Tensor]:
     return lambda texts: tokens.encode(list(texts), context)
 
 
-def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np.ndarray) -> dict[str, Any]:
+def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np.ndarray, kept: Kept) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     pixels = replace(held.pixels, labels=labels, classes=names)
     tokenize = tokenizer_of(ready.tokens, ready.context)
-    found = zero_shot(run.method, pixels, tokenize, templates=TEMPLATES, device=device_name())
+    right: list[Tensor] = []
+    found = zero_shot(run.method, pixels, tokenize, templates=TEMPLATES, device=device_name(), keep=right.append)
+    kept.outcomes["zero-shot"] = right[0].numpy()
     known = labels[labels >= 0]
     return {**found, "classes": len(names), "baselines": {"majority": float(np.bincount(known).max() / len(known))}}
 

@@ -38,6 +38,24 @@ def retrieval(
     without groups row i belongs to row i. Queries without any right answer are not counted. At most ``chunk`` x N or
     ``chunk`` x M similarities exist at a time. Raises SensoriumError where nothing can be judged.
     """
+    found: dict[str, float | int] = {}
+    ranks = retrieval_ranks(images, texts, image_groups, text_groups, chunk=chunk, device=device)
+    for name, rank in ranks.items():
+        found |= {f"{name}_r{k}": float((rank < k).double().mean()) for k in ks}
+    return found | {"images": len(ranks["image_to_text"]), "texts": len(ranks["text_to_image"])}
+
+
+def retrieval_ranks(
+    images: Tensor,
+    texts: Tensor,
+    image_groups: Groups | None = None,
+    text_groups: Groups | None = None,
+    *,
+    chunk: int = 1024,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """``{"image_to_text": int64 [N], "text_to_image": int64 [M]}``: for each query that has a right answer, how many wrong
+    ones are at least as similar as the best right one. Arguments and errors are those of :func:`retrieval`."""
     if (image_groups is None) != (text_groups is None):
         raise ValueError("give the groups of both images and texts, or of neither")
     for name, x in (("images", images), ("texts", texts)):
@@ -53,20 +71,17 @@ def retrieval(
     for name, (x, groups) in zip(("images", "texts"), sides, strict=True):
         if len(x) != len(groups):
             raise ValueError(f"{len(x)} {name} but {len(groups)} groups of them")
-    found: dict[str, float | int] = {}
-    counted = {}
+    found: dict[str, Tensor] = {}
     for name, query, (queries, own), (keys, theirs) in (
         ("image_to_text", "images", *sides),
         ("text_to_image", "texts", *reversed(sides)),
     ):
-        ranks = torch.cat(
+        found[name] = torch.cat(
             [_ranks(q, o, keys, theirs) for q, o in zip(queries.split(chunk), own.split(chunk), strict=True)]
         )
-        counted[query] = len(ranks)
-        if not len(ranks):
+        if not len(found[name]):
             raise SensoriumError(f"No {query[:-1]} has a right answer, so retrieval cannot be scored.")
-        found |= {f"{name}_r{k}": float((ranks < k).double().mean()) for k in ks}
-    return found | counted
+    return found
 
 
 def _ranks(queries: Tensor, own: Tensor, keys: Tensor, theirs: Tensor) -> Tensor:

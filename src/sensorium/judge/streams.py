@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from sensorium.abilities import OnlineDetector
 from sensorium.base.files import replace as write_file
-from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.streams.open import UNKNOWN, Stream
 from sensorium.data.streams.prepare import Prepared
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.online_map import actions_of, online_map, online_scores, scored
-from sensorium.judge.score import Asked, Score, Trained
+from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.judge.window_baseline import window_baseline
-from sensorium.method import Method
 from sensorium.pictures.streams import timeline
 
+MAP = "per-frame mAP"
 LOOKED = 2000  # test frames of a look during training
 SHOWN = 120  # frames that a picture should have, at least
 ROUNDS = 50  # resamplings of the recordings, for the score's error
 
 
-def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
-    """A quick look during training: per-frame mAP of the first test recordings, enough of them for 2,000 frames."""
+def online(method: Any, ready: Prepared) -> dict[str, float]:
+    """Per-frame mAP of the first test recordings, enough of them for 2,000 frames."""
     parts, left = [], LOOKED
     for stream in ready.test:
         count = min(left, len(stream))
@@ -35,36 +35,38 @@ def online(ready: Prepared) -> Callable[[Method], dict[str, float]]:
             parts.append(Stream(stream.name, stream.frames(0, count), stream.labels_of(0, count)))
         left -= count
     labels = np.concatenate([part.labels for part in parts])
-    judgeable = ((labels != UNKNOWN) & (labels != ready.background)).any()
-
-    def look(method: Any) -> dict[str, float]:
-        if not judgeable:
-            return {}
-        scores = online_scores(method, parts, device=next(method.parameters()).device)
-        return {"map": online_map(np.concatenate(scores), labels, background=ready.background)["map"]}
-
-    return look
+    if not ((labels != UNKNOWN) & (labels != ready.background)).any():
+        return {}
+    scores = online_scores(method, parts, device=next(method.parameters()).device)
+    return {"map": online_map(np.concatenate(scores), labels, background=ready.background)["map"]}
 
 
-def judge(run: Trained, ready: Prepared, asked: Asked) -> dict[str, Any]:
+def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Scores of the test recordings frame by frame, those of simple models of the same windows, and a picture."""
     if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
         raise SensoriumError(
             f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "
             f"numbers, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
         )
-    path = run.folder / "evaluation.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if "online" not in found or "pictures" not in found:
+    if "pictures" not in kept.pieces:
         with bar("judging", asked.progress):
-            scores = online_scores(run.method, ready.test, device=device_name())
-        found["online"] = _scored(scores, ready) | {"error": _error(scores, ready)}
-        found["pictures"] = [_picture(run, scores, ready)]
-        write_json(path, found)
-    if "baselines" not in found:
-        with bar("simple models", asked.progress):
-            found["baselines"] = _baselines(ready)
-        write_json(path, found)
+            found = online_scores(run.method, ready.test, device=device_name())
+        kept.outcomes[MAP] = each_recording(found, ready)
+        kept.piece("online", lambda: _scored(found, ready) | {"error": _error(found, ready)})
+        kept.piece("pictures", lambda: [_picture(run, found, ready)])
+    with bar("simple models", asked.progress and "baselines" not in kept.pieces):
+        kept.piece("baselines", lambda: _baselines(ready))
+    pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
+    return Judgement(tuple(scores(kept.pieces)), pictures)
+
+
+def each_recording(scores: list[np.ndarray], ready: Prepared) -> np.ndarray:
+    """mAP of each test recording alone, float [R]; nan where it has no action. Frames of one recording are alike: whoever
+    draws samples anew draws recordings."""
+    found = np.full(len(scores), np.nan)
+    for i, (score, stream) in enumerate(zip(scores, ready.test, strict=True)):
+        with suppress(SensoriumError):  # a recording without an action
+            found[i] = online_map(score, stream.labels, background=ready.background)["map"]
     return found
 
 
@@ -77,7 +79,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
         return {name: one[key] for name, one in beside.items() if one.get(key) is not None}
 
     rows = [
-        Score("per-frame mAP", mine["map"], "higher", mine["n"], "test frames", of("map"), mine["error"], True, "map"),
+        Score(MAP, mine["map"], "higher", mine["n"], "test frames", of("map"), mine["error"], True, "map"),
         Score("calibrated mAP", mine["cap"], "higher", mine["n"], "test frames", of("cap"), share=True),
     ]
     delay, simple = mine["delay"], {name: one["delay"] for name, one in beside.items()}
@@ -158,3 +160,12 @@ def _picture(run: Trained, scores: list[np.ndarray], ready: Prepared) -> dict[st
         "caption": f"{names}: the test recording with the most kinds of action. An answer rests on what came before.",
         "file": f"{run.folder.name}/pictures/timeline.png",
     }
+
+
+EVALUATOR = Evaluator(
+    name="online detection",
+    ability=OnlineDetector,
+    needs=frozenset({"frames", "actions"}),
+    judge=judge,
+    online=online,
+)

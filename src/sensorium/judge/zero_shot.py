@@ -45,11 +45,13 @@ def zero_shot(
     batch_size: int | None = None,
     precision: Precision = "float32",
     size: int | None = None,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float | int]:
     """``{"top1", "top5", "n"}``: accuracies in 0..1 and the images counted; images labelled -1 are not.
 
     tokenize: texts -> int64 [B, T]. classes: their names in the order of the labels (those of ``pixels``). A class that
-    is as likely as the true one counts against it. With fewer than five classes top5 is of all of them, 1.0.
+    is as likely as the true one counts against it. With fewer than five classes top5 is of all of them, 1.0. ``keep`` is given
+    which of the images counted are right, bool [n].
     """
     names = tuple(pixels.classes if classes is None else classes)
     labels = torch.from_numpy(labels_of(pixels))
@@ -61,6 +63,8 @@ def zero_shot(
     weights = class_embeddings(model, tokenize, names, templates, device=device, precision=precision)
     found = embed_images(model, pixels, device=device, batch_size=batch_size, precision=precision, size=size)
     ranks = rank_of_truth(found[known] @ weights.T, labels[known])
+    if keep is not None:
+        keep(ranks < 1)
     return {
         "top1": float((ranks < 1).double().mean()),
         "top5": float((ranks < 5).double().mean()),

@@ -53,13 +53,15 @@ def linear(
     grid: Sequence[float] = GRID,
     device: torch.device | str = "cpu",
     on_progress: Callable[[str, int], None] | None = None,
+    keep: Callable[[str, int, Tensor], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "regularisation"}, ...}`` for features [N, D].
 
     ``top1`` is the mean over ``seeds`` (at 100 % there is one subset, hence one seed), ``std`` their sample deviation,
     ``stderr`` the binomial standard error that ``n`` test images leave, ``labels`` the labelled images used (of the
-    first seed), ``regularisation`` the strength chosen for each seed. Raises ``SensoriumError`` for a fraction that
-    leaves a class without labels, and where there is but one class.
+    first seed), ``regularisation`` the strength chosen for each seed. ``keep`` is given fraction, seed and which of the
+    test images with labels are right, bool [n]. Raises ``SensoriumError`` for a fraction that leaves a class without
+    labels, and where there is but one class.
     """
     train, labels = labelled(train, train_labels, "training")
     test, truth = labelled(test, test_labels, "test")
@@ -73,7 +75,10 @@ def linear(
             whole = len(subset) == len(labels)
             features = (train if whole else train[subset]).to(device)
             probe, strength = fit_probe(features, labels[subset], seed=seed, grid=grid)
-            scores.append(probe.accuracy(test, truth))
+            right = probe.right(test, truth)
+            scores.append(float(right.double().mean()))
+            if keep is not None:
+                keep(percent(fraction), seed, right)
             strengths.append(strength)
             if on_progress is not None:
                 on_progress(percent(fraction), seed)

@@ -37,8 +37,12 @@ class Probe:
     def logits(self, features: Tensor) -> Tensor:
         return F.linear(features.to(self.weight), self.weight, self.bias)
 
+    def right(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Which features [N, D] are given their label: bool [N], on the CPU."""
+        return self.logits(features).argmax(dim=1).cpu() == labels.cpu()
+
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        return float((self.logits(features).argmax(dim=1).cpu() == labels.cpu()).double().mean())
+        return float(self.right(features, labels).double().mean())
 
 
 class Logistic:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import AttentionMaps, MapEncoder, Reconstructor
-from sensorium.data.images.prepare import Prepared
 from sensorium.judge.score import Trained
 
 SHOWN = 8
@@ -52,7 +51,7 @@ def looks(run: Trained, raw: Tensor) -> list[Look]:
     return found
 
 
-def run_pictures(run: Trained, ready: Prepared) -> list[dict[str, str]]:
+def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
     """Write what the method offers to ``RUN/pictures``; give title, caption and path relative to the runs' common folder."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).astype(int)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, bars, line_chart, nice_ticks, time_ticks
-from sensorium.report.html import Html, el, number, run_title
+from sensorium.report.html import Html, el, number
 from sensorium.report.pictures import inside
-from sensorium.report.verdict import is_reference, label_fractions, standard_error
+from sensorium.report.table import samples
+from sensorium.runs.results import Results, RunResult
+from sensorium.runs.verdict import is_reference
 
 MAX_POINTS = 500
 GREY = "var(--base)"
 
 
-def color_of(results: dict[str, Any], run: dict[str, Any]) -> str:
-    """One colour a run, by its place in the results."""
-    names = [other.get("name") for other in results.get("runs") or []]
-    return f"var(--s{(names.index(run['name']) if run.get('name') in names else 0) % 8})"
-
-
-def _marker_of(results: dict[str, Any], run: dict[str, Any]) -> int:
-    return [other.get("name") for other in results["runs"]].index(run["name"])
+def colors_of(results: Results) -> dict[str, str]:
+    """One color a run, by its place in the results."""
+    return {run.name: f"var(--s{i % 8})" for i, run in enumerate(results.runs)}
 
 
 def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
@@ -46,11 +44,11 @@ def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
     return [(part[-1][0], part[-1][1], sum(p[2] for p in part) / len(part)) for part in parts]
 
 
-def losses(results: dict[str, Any], folder: Path) -> Html | None:
+def losses(results: Results, folder: Path) -> Html | None:
     """One small chart a run, each with its own axis: losses of different methods can't be compared."""
-    charts = []
-    for run in results["runs"]:
-        points = read_losses(folder, run["name"])
+    charts, colors = [], colors_of(results)
+    for run in results.runs:
+        points = read_losses(folder, run.name)
         if len(points) < 2:
             continue
         values = sorted(point[2] for point in points)
@@ -58,11 +56,9 @@ def losses(results: dict[str, Any], folder: Path) -> Html | None:
         pad = 0.06 * (high - low)
         y = Axis(low - pad, high + pad, lambda v: f"{v:.4g}")
         x = Axis(points[0][0], points[-1][0], h.short, title="step", kind="count")
-        line = Line(
-            run_title(run), [(s, min(v, high + pad)) for s, _, v in points], color_of(results, run), labelled=False
-        )
-        alt = f"Loss of {run_title(run)} by step: from {points[0][2]:.4g} to {points[-1][2]:.4g}"
-        head = el("h3", run_title(run), el("small", f"{points[-1][2]:.4g} at step {h.count(points[-1][0])}"))
+        line = Line(run.shown, [(s, min(v, high + pad)) for s, _, v in points], colors[run.name], labelled=False)
+        alt = f"Loss of {run.shown} by step: from {points[0][2]:.4g} to {points[-1][2]:.4g}"
+        head = el("h3", run.shown, el("small", f"{points[-1][2]:.4g} at step {h.count(points[-1][0])}"))
         charts.append(el("figure", head, line_chart([line], x, y, alt=alt, height=210, small=True), cls="small"))
     return el("div", charts, cls="grid") if charts else None
 
@@ -74,16 +70,16 @@ LENGTHS = (  # field, title, how its numbers read, logarithmic
 )
 
 
-def lengths(results: dict[str, Any], colors: dict[str, str]) -> Html | None:
+def lengths(results: Results) -> Html | None:
     """What runs say and cost at lengths up to eight times the trained one, the first on the left."""
-    figures = []
+    figures, colors = [], colors_of(results)
     for field, title, written, logarithmic in LENGTHS:
         lines = []
-        for run in results["runs"]:
-            pairs = [(number(row.get("length")), number(row.get(field))) for row in run.get("lengths") or []]
-            points = [(a, b) for a, b in pairs if a is not None and b is not None and b > 0]
+        for run in results.runs:
+            pairs = [(float(row.length), getattr(row, field)) for row in run.lengths]
+            points = [(a, b) for a, b in pairs if b]
             if points:
-                lines.append(Line(run_title(run), points, colors[run["name"]], marker=len(lines)))
+                lines.append(Line(run.shown, points, colors[run.name], marker=len(lines)))
         if not lines:
             continue
         across = sorted({p[0] for line in lines for p in line.points})
@@ -104,59 +100,75 @@ def _powers_of_two(low: float, high: float) -> list[float]:
     return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
 
 
-def quality(results: dict[str, Any]) -> Html | None:
-    """Online kNN against time and against images seen, and the rank of the features (what a collapse shows in)."""
+def quality(results: Results) -> Html | None:
+    """The first score that was looked at during training, against time and against samples seen; others against time."""
+    followed: dict[str, Score] = {}
+    for run in results.runs:
+        for score in run.scores:
+            if score.curve and not score.best_of:
+                followed.setdefault(score.curve, score)
     panels = []
-    for name, across, up in (
-        ("by time", "seconds", "knn_top1"),
-        ("by images seen", "images", "knn_top1"),
-        ("feature rank by time", "seconds", "rank"),
-    ):
-        lines = []
-        for run in results["runs"]:
-            points = [(number(p.get(across)), number(p.get(up))) for p in run.get("curve") or []]
-            known = sorted((a, b) for a, b in points if a is not None and b is not None)
-            if known:
-                lines.append(
-                    Line(
-                        run_title(run),
-                        known,
-                        color_of(results, run),
-                        marker=_marker_of(results, run) if len(known) < 13 else None,
-                    )
-                )
-        if lines:
-            panels.append((name, _quality_panel(results, lines, across, up)))
+    for i, (column, score) in enumerate(followed.items()):
+        across = (("by time", "seconds"), (f"by {samples(results)} seen", "images")) if i == 0 else (
+            (f"{score.name} by time", "seconds"),
+        )  # fmt: skip
+        for name, up in across:
+            if lines := _followed(results, up, column):
+                panels.append((name, _quality_panel(results, score, lines, up)))
     return h.tabs("quality", panels, "Quality against") if panels else None
 
 
-def _quality_panel(results: dict[str, Any], lines: list[Line], across: str, up: str) -> Html:
+def _followed(results: Results, across: str, up: str) -> list[Line]:
+    colors, lines = colors_of(results), []
+    for i, run in enumerate(results.runs):
+        points = [(number(p.get(across)), number(p.get(up))) for p in run.curve]
+        known = sorted((a, b) for a, b in points if a is not None and b is not None)
+        if known:
+            lines.append(Line(run.shown, known, colors[run.name], marker=i if len(known) < 13 else None))
+    return lines
+
+
+def _quality_panel(results: Results, score: Score, lines: list[Line], across: str) -> Html:
     end = max(point[0] for line in lines for point in line.points) or 1.0
-    given = results.get("baselines") or {}
-    if up == "knn_top1":
-        floor = [("raw pixels", (given.get("pixels") or {}).get("knn"))]
-        floor += [(f"random {b}", (s or {}).get("knn")) for b, s in (given.get("random") or {}).items()]
-        flat = [(name, number((score or {}).get("top1"))) for name, score in floor]
-        lines = lines + [
-            Line(name, [(0.0, v), (end, v)], GREY, dash=i + 2) for i, (name, v) in enumerate(flat) if v is not None
-        ]
-    y = _range([p[1] for line in lines for p in line.points], share=up == "knn_top1")
+    flat = score.baselines.items() if score.decides else ()
+    lines = lines + [Line(name, [(0.0, v), (end, v)], GREY, dash=i + 2) for i, (name, v) in enumerate(flat)]
+    values = [p[1] for line in lines for p in line.points]
+    y = _range(values, share=True) if score.share else axis_of(values, score)
     timed = across == "seconds"
+    title = "training time" if timed else f"{samples(results)} seen"
     ticks = time_ticks(0, end) if timed else []
-    title = "training time" if timed else "images seen"
     x = Axis(0.0, end, h.duration if timed else h.short, title=title, ticks=ticks, kind="time" if timed else "count")
-    what = "kNN top-1" if up == "knn_top1" else "rank of the features"
-    alt = f"{what} against {title}, one line a method"
-    caption = (
-        "kNN top-1 on a sample of the test images, measured during training"
-        if up == "knn_top1"
-        else "Effective rank of the features; a line that falls to 1 is a collapse"
-    )
+    said = f"{score.name} ({score.better} is better), measured on a part of the data during training."
+    said += " Dashed: simple models, on all of it." if flat else ""
     return el(
-        "figure",
-        line_chart(lines, x, y, alt=alt),
-        el("figcaption", caption + ". Dashed: without any training." * (up == "knn_top1")),
+        "figure", line_chart(lines, x, y, alt=f"{score.name} against {title}, one line a run"), el("figcaption", said)
     )
+
+
+def tradeoff(results: Results) -> Html | None:
+    """The deciding score against its price, a mark a run: where a second score is marked as one."""
+    lines, named, colors = [], None, colors_of(results)
+    for run in results.finished:
+        price = next((s for s in run.scores[1:] if s.price and s.value is not None), None)
+        first = run.scores[0] if run.scores else None
+        if first is not None and price is not None and first.value is not None and price.value is not None:
+            named = named or (first, price)
+            lines.append(Line(run.shown, [(price.value, first.value)], colors[run.name], marker=len(lines)))
+    if not named or len(lines) < 2:
+        return None
+    first, price = named
+    x, y = (axis_of([p[i] for line in lines for p in line.points], score) for i, score in ((0, price), (1, first)))
+    alt = f"{first.name} against {price.name}, a mark a run"
+    x = Axis(x.low, x.high, x.show, title=price.name, ticks=x.ticks)
+    said = f"{first.name} ({first.better} is better) against {price.name} ({price.better} is better)."
+    return el("figure", line_chart(lines, x, y, alt=alt), el("figcaption", said))
+
+
+def axis_of(values: Sequence[float], score: Score) -> Axis:
+    """An axis around a score's values, in its words."""
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
+    return Axis(low - pad, high + pad, score.show, ticks=nice_ticks(low - pad, high + pad, 6))
 
 
 def _range(values: list[float], *, share: bool) -> Axis:
@@ -174,95 +186,83 @@ def _range(values: list[float], *, share: bool) -> Axis:
     return Axis(low, high, h.count, kind="count", ticks=ticks)
 
 
-def _scores_line(name: str, scores: dict[str, Any] | None, color: str, **style: Any) -> Line:
-    found = []
-    for key, score in (scores or {}).items():
-        top1 = number((score or {}).get("top1"))
-        if top1 is not None:
-            found.append((h.fraction(key), top1, standard_error(score), score))
-    found.sort(key=lambda item: item[0])
-    tips = []
-    for at, top1, se, score in found:
-        labels = f" ({h.count(score['labels'])} labels)" if number(score.get("labels")) is not None else ""
-        error = f" ± {200 * se:.1f}" if se is not None else ""
-        tips.append(f"{name}: {100 * top1:.1f}{error} % at {100 * at:g} % of labels{labels}")
-    errors = [2 * se if se is not None else None for _, _, se, _ in found]
-    return Line(name, [(at, top1) for at, top1, _, _ in found], color, errors=errors, tips=tips, **style)
+WAYS = ("Fine-tuned", "Linear probe")  # groups of scores by share of the labels, in the order of their tabs
 
 
-def _baseline_lines(results: dict[str, Any], low: float, high: float) -> list[Line]:
-    given, lines = results.get("baselines") or {}, []
-    scratch, random = (given.get(name) or {} for name in ("scratch", "random"))
-    for i, (backbone, scores) in enumerate(scratch.items()):
-        named = "from scratch" + (f", {backbone}" if len(scratch) > 1 else "")
-        lines.append(_scores_line(named, scores, GREY, dash=1, marker=i))
-    if given.get("pixels"):
-        lines.append(_scores_line("raw pixels, linear", given["pixels"].get("linear"), GREY, dash=2))
-    for backbone, scores in random.items():
-        named = "random weights, linear" if len(random) < 2 else f"random {backbone}, linear"
-        lines.append(_scores_line(named, (scores or {}).get("linear"), GREY, dash=3))
-    major = number((given.get("majority") or {}).get("top1"))
-    if major is not None:
-        lines.append(Line("commonest class", [(low, major), (high, major)], GREY, dash=4))
-    return [line for line in lines if line.points]
+def by_labels(run: RunResult, group: str) -> list[Score]:
+    """A run's scores of a group, by share of the labels."""
+    found = [s for s in run.scores if s.group == group and s.at is not None and s.value is not None]
+    return sorted(found, key=lambda score: score.at or 0.0)
 
 
-def efficiency(results: dict[str, Any]) -> Html | None:
+def _label_line(run: RunResult, group: str, few: float, color: str, marker: int) -> Line:
+    points, errors, tips = [], [], []
+    for score in by_labels(run, group):
+        assert score.at is not None
+        assert score.value is not None
+        labels = f" ({h.count(score.labels)} labels)" if score.labels is not None else ""
+        error = f" ± {200 * score.error:.1f}" if score.error is not None else ""
+        points.append((score.at, score.value))
+        errors.append(None if score.error is None else 2 * score.error)
+        tips.append(f"{run.shown}: {100 * score.value:.1f}{error} % at {100 * score.at:g} % of labels{labels}")
+    aside = is_reference(run, few)
+    name = run.shown + (" (all labels)" if aside else "")
+    return Line(name, points, color, errors=errors, tips=tips, marker=marker, faint=aside)
+
+
+def _baseline_lines(runs: Sequence[RunResult]) -> list[Line]:
+    """What simple models come to with as many labels, dashed; in the order in which the runs name them."""
+    found: dict[str, dict[float, tuple[float, float | None]]] = {}
+    for run in runs:
+        for score in (one for group in WAYS for one in by_labels(run, group)):
+            for title, value in score.baselines.items():
+                assert score.at is not None
+                found.setdefault(title, {})[score.at] = (value, score.errors.get(title))
+    lines = []
+    for i, (title, values) in enumerate(found.items()):
+        points = sorted((at, value) for at, (value, _) in values.items())
+        errors = [None if (e := values[at][1]) is None else 2 * e for at, _ in points]
+        tips = [f"{title}: {100 * value:.1f} % at {100 * at:g} % of labels" for at, value in points]
+        lines.append(Line(title, points, GREY, errors=errors, tips=tips, dash=i + 1))
+    return lines
+
+
+def efficiency(results: Results) -> Html | None:
     """Top-1 by share of labels: fine-tuned and linear probe, the baselines dashed; bars where there is one share only."""
-    runs = h.finished(results)
-    fractions = label_fractions(runs)
-    if not fractions:
+    runs, colors = results.finished, colors_of(results)
+    shares = sorted({s.at or 0.0 for run in runs for group in WAYS for s in by_labels(run, group)})
+    if not shares:
         return None
-    low, high = fractions[0] * 0.85, max(fractions[-1] * 1.15, fractions[0] * 2)
-    base = _baseline_lines(results, low, high)
-    kinds = {}
-    for way, title in (("finetune", "Fine-tuned"), ("linear", "Linear probe")):
-        lines = [
-            _scores_line(
-                run_title(run) + (" (all labels)" if is_reference(run) and fractions[0] < 1 else ""),
-                run.get(way),
-                color_of(results, run),
-                marker=_marker_of(results, run),
-                faint=is_reference(run) and fractions[0] < 1,
-            )
+    base, panels = _baseline_lines(runs), []
+    kinds: Mapping[str, list[Line]] = {
+        group: [
+            _label_line(run, group, shares[0], colors[run.name], results.runs.index(run))
             for run in runs
+            if by_labels(run, group)
         ]
-        if any(line.points for line in lines):
-            kinds[title] = [line for line in lines if line.points]
-    if len(fractions) == 1:
-        return h.tabs(
-            "efficiency",
-            [(title, _one_share(lines, base, fractions[0])) for title, lines in kinds.items()],
-            "Labels used for",
-        )
+        for group in WAYS
+    }
     values = [point[1] for lines in [*kinds.values(), base] for line in lines for point in line.points]
     y = _range(values, share=True)
-    x = Axis(
-        low,
-        high,
-        lambda v: f"{100 * v:g} %",
-        log=True,
-        title="share of the labels (log scale)",
-        ticks=fractions,
-        kind="percent",
-    )
-    panels = []
-    for title, lines in kinds.items():
-        alt = f"{title}: top-1 against the share of labels, one line a method, baselines dashed"
-        note = "Bars are ± two standard errors (test images counted, and spread over label subsets). Dashed: baselines."
-        figure = el("figure", line_chart([*base, *lines], x, y, alt=alt, height=420), el("figcaption", note))
-        panels.append((title, figure))
+    low, high = shares[0] * 0.85, max(shares[-1] * 1.15, shares[0] * 2)
+    title = "share of the labels (log scale)"
+    x = Axis(low, high, lambda v: f"{100 * v:g} %", log=True, title=title, ticks=shares, kind="percent")
+    for group, lines in kinds.items():
+        if lines and len(shares) == 1:
+            panels.append((group, _one_share([*lines, *base])))
+        elif lines:
+            alt = f"{group}: top-1 against the share of labels, one line a method, baselines dashed"
+            note = "Bars are ± two standard errors (test images counted, and spread over label subsets). Dashed: baselines."
+            figure = line_chart([*base, *lines], x, y, alt=alt, height=420)
+            panels.append((group, el("figure", figure, el("figcaption", note))))
     return h.tabs("efficiency", panels, "Labels used for")
 
 
-def _one_share(lines: list[Line], base: list[Line], at: float) -> Html:
-    """Bars, best first: the methods, and those baselines that had as many labels."""
-    found = []
-    for line in [*lines, *base]:
-        for i, (share, top1) in enumerate(line.points):
-            anywhere = not line.errors  # the commonest class needs no labels
-            if math.isclose(share, at) or (anywhere and i == 0):
-                error = line.errors[i] if line.errors else None
-                written = h.percent(top1) + (f" ± {100 * error:.1f}" if error else "")
-                found.append((line.name, top1, written, line.color))
+def _one_share(lines: list[Line]) -> Html:
+    """Bars, best first: the methods, and the baselines that had as many labels."""
+    found: list[tuple[str, float, str, str]] = []
+    for line in lines:
+        (_, top1), error = line.points[0], line.errors[0]
+        written = h.percent(top1) + (f" ± {100 * error:.1f}" if error else "")
+        found.append((line.name, top1, written, line.color))
     return bars(sorted(found, key=lambda row: -row[1]), high=1.0)

@@ -11,6 +11,7 @@ from typing import Any
 from sensorium.report import html as h
 from sensorium.report.charts import bars
 from sensorium.report.html import Html, el, facts, join, number, sentence, words
+from sensorium.runs.results import Data
 
 LONG = 8  # entries of a list that are shown at once
 MANY = 40  # bars of a chart
@@ -48,15 +49,11 @@ KNOWN = {
     "test",
     "dropped",
 }
-# Shown among the facts, or opened
-ABOVE = {"path", "layout", "train", "test", "unit", "classes", "image_size", "tokens", "diagnosis"}
 
 
-def diagnosis(results: dict[str, Any]) -> Html:
+def diagnosis(data: Data) -> Html:
     """The section's content: what a kind's reader says of its data, and the diagnosis where there is one."""
-    data = results["data"]
-    found: dict[str, Any] = {name: value for name, value in data.items() if name not in ABOVE}
-    found |= data.get("diagnosis") or {}
+    found: dict[str, Any] = data.findings | (data.diagnosis or {})
     told = [*_lines(found.get("advice")), *_lines(found.get("notes"))]
     checks = [check for check in (_check(found, *named) for named in CHECKS) if check]
     blocks = [
@@ -75,18 +72,18 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _facts(data: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _facts(data: Data, found: dict[str, Any]) -> dict[str, Any]:
     sizes, imbalance, decoded = (_mapping(found.get(name)) for name in ("sizes", "imbalance", "decoded"))
     ratio = number(imbalance.get("ratio"))
     given = {
-        "layout": data.get("layout"),
-        f"training {data.get('unit') or 'images'}": data.get("train"),
-        f"test {data.get('unit') or 'images'}": data.get("test"),
+        "layout": data.layout,
+        f"training {data.unit or 'images'}": data.train,
+        f"test {data.unit or 'images'}": data.test,
         "looked at": sum(number(n) or 0 for n in decoded.values()) or None,
-        "classes": len(data.get("classes") or []) or None,
-        "tokens": data.get("tokens"),
+        "classes": len(data.classes) or None,
+        "tokens": data.tokens,
         "sizes on disk": _sizes(sizes),
-        "trained at": f"{data['image_size']} px" if data.get("image_size") else None,
+        "trained at": f"{data.image_size} px" if data.image_size else None,
         "largest to smallest class": f"{ratio:.3g} : 1" if ratio else None,
     }
     return {name: value for name, value in given.items() if value is not None}

@@ -7,42 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.report import html as h
-from sensorium.report.curves import color_of
-from sensorium.report.html import Html, el, facts, join, number, run_title, words
+from sensorium.report.curves import colors_of
+from sensorium.report.html import Html, el, facts, join, number, words
+from sensorium.report.table import each_score
+from sensorium.runs.results import Results
 
 
-def settings(results: dict[str, Any]) -> Html:
+def settings(results: Results) -> Html:
     """Every run's resolved values, each with where it came from; folded."""
-    folded = []
-    for run in results["runs"]:
+    folded, colors = [], colors_of(results)
+    for run in results.runs:
         rows = []
-        for name, setting in (run.get("settings") or {}).items():
-            source = setting.get("source")
-            given = "given" if source == "given" else None
-            rows.append(
-                el(
-                    "tr",
-                    el("th", name, scope="row"),
-                    el("td", el("code", _value(setting.get("value")))),
-                    el("td", source, cls=given),
-                )
-            )
-        head = el(
-            "thead", el("tr", [el("th", word, scope="col") for word in ("setting", "value", "where it came from")])
-        )
+        for name, setting in run.settings.items():
+            given = "given" if setting.source == "given" else None
+            value = el("td", el("code", _value(setting.value)))
+            rows.append(el("tr", el("th", name, scope="row"), value, el("td", setting.source, cls=given)))
+        heads = [el("th", word, scope="col") for word in ("setting", "value", "where it came from")]
         body = (
-            el("table", head, el("tbody", rows), cls="plain")
+            el("table", el("thead", el("tr", heads)), el("tbody", rows), cls="plain")
             if rows
             else el("p", "No settings were recorded.", cls="note")
         )
-        summary = el(
-            "summary",
-            el("b", run_title(run)),
-            el("small", f" {len(rows)} settings"),
-            style=f"--c:{color_of(results, run)}",
-            cls="dot",
-        )
-        where = el("p", "Weights: ", el("code", run["checkpoint"]), cls="note") if run.get("checkpoint") else ""
+        count = el("small", f" {len(rows)} settings")
+        summary = el("summary", el("b", run.shown), count, style=f"--c:{colors[run.name]}", cls="dot")
+        where = el("p", "Weights: ", el("code", run.checkpoint), cls="note") if run.checkpoint else ""
         folded.append(el("details", summary, where, el("div", body, cls="scroll")))
     return join(folded)
 
@@ -53,28 +41,22 @@ def _value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) and number(value) is not None else str(value)
 
 
-def notes(results: dict[str, Any]) -> Html | None:
+def notes(results: Results) -> Html | None:
     """Runs that did not finish, with their errors; warnings; what the runs noted."""
     lines = failures(results)
-    lines += [el("li", warning) for warning in results.get("warnings") or []]
-    for run in results["runs"]:
-        lines += [el("li", el("b", run_title(run)), ": ", note) for note in run.get("notes") or []]
+    lines += [el("li", warning) for warning in results.warnings]
+    lines += [el("li", el("b", run.shown), ": ", note) for run in results.runs for note in run.notes]
     return el("ul", lines, cls="notes") if lines else None
 
 
-def failures(results: dict[str, Any]) -> list[Html]:
+def failures(results: Results) -> list[Html]:
     """One line a run that did not finish."""
-    lost = [run for run in results["runs"] if run.get("status", "finished") != "finished"]
-    return [
-        el(
-            "li",
-            el("b", f"{run_title(run)} {'failed' if run.get('status') == 'failed' else 'was interrupted'}"),
-            ": ",
-            run.get("error") or "no reason given",
-            cls="bad",
-        )
-        for run in lost
-    ]
+    lines = []
+    for run in results.runs:
+        if not run.finished:
+            head = el("b", f"{run.shown} {'failed' if run.status == 'failed' else 'was interrupted'}")
+            lines.append(el("li", head, ": ", run.error or "no reason given", cls="bad"))
+    return lines
 
 
 FORMATS = ("timm", "hf", "torchvision", "safetensors", "onnx")  # the widest used first
@@ -92,22 +74,21 @@ USES = {  # by ability
 }
 
 
-def take_away(results: dict[str, Any], winner: dict[str, Any] | None, folder: Path) -> Html | None:
+def take_away(results: Results, folder: Path) -> Html | None:
     """The commands that put the winner (or, without one, the first finished run) to use."""
-    done = [run["name"] for run in h.finished(results)]
-    name = winner["name"] if winner else next(iter(done), None)
-    if name is None:
+    if not results.finished:
         return None
+    chosen = results.run(results.winner.name) if results.winner else results.finished[0]
+    name = chosen.name
     run = shlex.quote(str(folder / name))
-    path = shlex.quote(str(results["data"]["path"]))
-    entry = next(one for one in results["runs"] if one["name"] == name)
-    offers, forms = entry.get("offers") or ("Encoder",), [one for one in FORMATS if one in (entry.get("exports") or ())]
+    path = shlex.quote(results.data.path)
+    forms = [one for one in FORMATS if one in chosen.exports]
     others = f" (or {', '.join(forms[1:])})" if forms[1:] else ""
     commands = [(f"Its weights, for {forms[0]}{others}", f"sensorium export {run} --to {forms[0]}")] if forms else []
     commands += [
         (what, command.format(run=run, path=path, bare=str(folder / name)))
         for offer, uses in USES.items()
-        if offer in offers
+        if offer in chosen.abilities
         for what, command in uses
     ]
     commands.append(("A page to try it on", f"sensorium play {run}"))
@@ -119,27 +100,55 @@ def take_away(results: dict[str, Any], winner: dict[str, Any] | None, folder: Pa
         )
         for what, command in commands
     ]
-    lead = "" if winner else el("p", f"No run won; these commands use {name}.", cls="note")
+    lead = "" if results.winner else el("p", f"No run won; these commands use {name}.", cls="note")
     return el("div", lead, el("ul", rows, cls="commands"))
 
 
-def versions(results: dict[str, Any]) -> Html | None:
-    found = results.get("versions") or {}
-    asked = {f"asked: {words(k)}": v for k, v in (results.get("asked") or {}).items()}
-    named = {**asked, **{str(k): str(v) for k, v in found.items()}}
+def versions(results: Results) -> Html | None:
+    """What was asked, and with what it was made."""
+    told = {"budget": results.asked.budget, "labels": results.asked.labels, "seed": results.asked.seed}
+    told |= {"label seeds": results.asked.label_seeds, "vary": results.asked.vary, "seeds": results.asked.seeds or None}
+    asked = {f"asked: {name}": value for name, value in told.items() if value is not None}
+    named = asked | {name: value for name, value in results.versions.items() if value is not None}
     return facts(named) if named else None
 
 
-GLOSSARY = (
-    ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; kind to contrastive methods, unkind to MAE."),
+WORDS = (  # of a score's name or its group
+    ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; kind to contrastive methods, unkind to masked autoencoders."),
     ("Linear probe", "A logistic regression on frozen features, from a share of the labels."),
-    ("Fine-tuned", "All weights trained on a share of the labels, starting from what the run learnt."),
-    ("From scratch", "The same network and the same labels, with no pre-training."),
-    ("Random weights", "A linear probe on the network before any training: what its shape alone is worth."),
+    ("Fine-tuned", "All weights trained on a share of the labels, starting from what the run learned."),
     ("RankMe", "The effective number of dimensions that the features use (Garrido et al., 2023). Needs no labels; a value near 1 is a collapse."),
-    ("How the winner is found", "Each run counts by the better of fine-tuning and linear probe at the smallest share of labels that the runs have in common. It is sure when it is more than two standard errors ahead of the next and of every baseline; the standard error adds the counting error of the test images to the spread over label subsets. Each method was trained once, so the luck of its own seed is not in it."),
 )  # fmt: skip
+SIMPLE = (  # of a simple model's name
+    ("from scratch", "The same network and the same labels, with no pre-training."),
+    ("random ", "A linear probe on the network before any training: what its shape alone is worth."),
+)
+RULE = (
+    "The first score that all runs share decides; of shares of the labels, the better of fine-tuning and linear probe at "
+    "the smallest share. The best run wins if it beats what simple models of the same data come to. Two runs are compared on "
+    "the same test samples, one by one: right and wrong answers by McNemar's exact test (sure where p < 0.05), other "
+    "scores by 2,000 bootstrap resamples (sure where the 95 % interval leaves out zero), to which the spread over label "
+    "subsets is added; where there are no outcomes of single samples, by two standard errors of the difference. "
+)
 
 
-def glossary() -> Html:
-    return el("dl", [el("div", el("dt", name), el("dd", said)) for name, said in GLOSSARY], cls="glossary")
+def glossary(results: Results) -> Html:
+    """What was counted, and the rule."""
+    scores = each_score(results.finished)
+    groups, simple = {s.group for s in scores}, {title for s in scores for title in s.baselines}
+    said = [(name, told) for name, told in WORDS if name in groups or any(s.name == name for s in scores)]
+    said += [(words(k).strip().capitalize(), told) for k, told in SIMPLE if any(k in title for title in simple)]
+    known = {name for name, _ in said}
+    said += [
+        (s.name, f"{s.better.capitalize()} is better; counted over {h.count(s.n)} {s.counted}.")
+        for s in scores
+        if s.name not in known and s.group not in known
+    ]
+    seeds = max((len(s.seeds) for s in scores), default=0)
+    luck = (
+        f"Each was trained {seeds} times; figures are means, errors those of the means, so the luck of the seed is in them."
+        if seeds > 1
+        else "Each run was trained once, so the luck of its seed is not in it."
+    )
+    every = [*said, ("How the winner is found", RULE + luck)]
+    return el("dl", [el("div", el("dt", name), el("dd", told)) for name, told in every], cls="glossary")

@@ -7,11 +7,17 @@ class name, a path or an error message can't become markup.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterable
 from typing import Any
 
-MISSING = "–"
+from sensorium.base.words import MISSING as MISSING
+from sensorium.base.words import count as count
+from sensorium.base.words import duration as duration
+from sensorium.base.words import memory as memory
+from sensorium.base.words import number as number
+from sensorium.base.words import percent as percent
+from sensorium.base.words import short as short
+
 VOID = frozenset({"br", "hr", "img", "input", "meta"})
 
 
@@ -61,78 +67,6 @@ def tabs(key: str, panels: list[tuple[str, Html]], label: str) -> Html:
     return el("div", join(inputs), el("div", join(shown), cls="panels"), cls="tabs", role="group", aria_label=label)
 
 
-def number(value: Any) -> float | None:
-    """A finite float, or None for whatever is none (None, NaN, text, booleans)."""
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """0.5412 -> "54.1 %"."""
-    share = number(value)
-    return MISSING if share is None else f"{100 * share:.{digits}f} %"
-
-
-def count(value: Any) -> str:
-    """12345 -> "12,345"; a broken number keeps three digits."""
-    n = number(value)
-    if n is None:
-        return MISSING
-    return f"{n:,.0f}" if n == int(n) or abs(n) >= 1000 else f"{n:.3g}"
-
-
-def short(value: Any) -> str:
-    """2800000 -> "2.8 M"; three significant digits."""
-    n = number(value)
-    if n is None:
-        return MISSING
-    for power, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(n) >= 0.9995 * power:
-            return f"{n / power:.3g}{unit}"
-    return f"{n:.3g}"
-
-
-def duration(value: Any) -> str:
-    """Seconds -> "48 s", "10 min", "10 min 5 s", "2 h 3 min"."""
-    n = number(value)
-    if n is None:
-        return MISSING
-    if n < 10:
-        return f"{n:.3g} s"
-    seconds = round(n)
-    if seconds < 60:
-        return f"{seconds} s"
-    big, small, names = (
-        (seconds // 60, seconds % 60, "min s") if seconds < 3600 else (seconds // 3600, seconds % 3600 // 60, "h min")
-    )
-    first, second = names.split()
-    return f"{big} {first}" + (f" {small} {second}" if small else "")
-
-
-def memory(megabytes: Any) -> str:
-    """1234 -> "1.23 GB"."""
-    n = number(megabytes)
-    if n is None:
-        return MISSING
-    return f"{n / 1000:.3g} GB" if n >= 1000 else f"{n:.0f} MB"
-
-
-def fraction(key: str) -> float:
-    """Label fraction "1%" -> 0.01."""
-    return float(key.strip().rstrip("%")) / 100
-
-
-def run_title(run: dict[str, Any]) -> str:
-    """What people call a run: the ``title`` that it was given, its method's written name, or the run's own name when that
-    says more."""
-    return str(run.get("title") or run.get("name", "?"))
-
-
 def words(name: str) -> str:
     """A field's name as people write it."""
     return name.replace("_", " ")
@@ -153,8 +87,3 @@ def facts(named: dict[str, Any]) -> Html:
     """Single facts in a row: value above, name below."""
     pairs = [el("div", el("dt", name), el("dd", sentence(value))) for name, value in named.items()]
     return el("dl", pairs, cls="facts") if pairs else Html("")
-
-
-def finished(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that have something to show."""
-    return [run for run in results.get("runs") or [] if run.get("status", "finished") == "finished"]

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.judge.score import Map
+from sensorium.judge.score import Neighbors as Near
 from sensorium.report import html as h
-from sensorium.report.curves import color_of
-from sensorium.report.html import Html, el, number, run_title
+from sensorium.report.curves import colors_of
+from sensorium.report.html import Html, el
 from sensorium.report.pictures import Sheet, inline_file
+from sensorium.runs.results import Results
 
 MAX_MAPPED = 600
 MAX_QUERIES = 12
@@ -19,29 +22,24 @@ MAX_FOUND = 12
 CLASS_COLORS = 10
 
 
-def pictures(results: dict[str, Any], folder: Path) -> Html | None:
+def pictures(results: Results, folder: Path) -> Html | None:
     """Each run's picture files, inlined."""
-    blocks = []
-    for run in results["runs"]:
+    blocks, colors = [], colors_of(results)
+    for run in results.runs:
         figures = []
-        for shown in run.get("pictures") or []:
-            found = inline_file(folder, str(shown["file"]))
-            caption = el("figcaption", el("b", shown.get("title") or ""), " ", shown.get("caption") or "")
+        for shown in run.pictures:
+            found = inline_file(folder, shown.file)
+            caption = el("figcaption", el("b", shown.title or ""), " ", shown.caption or "")
             if found is None:
-                figures.append(
-                    el(
-                        "figure",
-                        el("p", f"{shown['file']}: no such picture in the report's folder", cls="note"),
-                        caption,
-                    )
-                )
+                lost = el("p", f"{shown.file}: no such picture in the report's folder", cls="note")
+                figures.append(el("figure", lost, caption))
                 continue
             uri, width, height = found
             small = "pixels" if width < 400 else None
-            alt = f"{run_title(run)}: {shown.get('title') or 'picture'}"
+            alt = f"{run.shown}: {shown.title or 'picture'}"
             figures.append(el("figure", el("img", src=uri, alt=alt, width=width, height=height, cls=small), caption))
         if figures:
-            head = el("h3", run_title(run), style=f"--c:{color_of(results, run)}", cls="dot")
+            head = el("h3", run.shown, style=f"--c:{colors[run.name]}", cls="dot")
             blocks.append(el("div", head, el("div", figures, cls="pictures"), cls="block"))
     return h.join(blocks) if blocks else None
 
@@ -49,9 +47,9 @@ def pictures(results: dict[str, Any], folder: Path) -> Html | None:
 class Names:
     """Labels of the images that results point at, and the names of the classes."""
 
-    def __init__(self, results: dict[str, Any], pixels: dict[str, Any]) -> None:
+    def __init__(self, results: Results, pixels: dict[str, Any]) -> None:
         first = next(iter(pixels.values()), None)
-        self.classes = list(results["data"].get("classes") or getattr(first, "classes", None) or [])
+        self.classes = list(results.data.classes or getattr(first, "classes", None) or [])
         self.labels = {split: getattr(part, "labels", None) for split, part in pixels.items()}
 
     def label(self, split: str, index: int) -> int | None:
@@ -67,28 +65,28 @@ class Names:
         return str(self.classes[label]) if label < len(self.classes) else f"class {label}"
 
 
-def neighbors(results: dict[str, Any], sheet: Sheet, names: Names) -> Html | None:
+def neighbors(results: Results, sheet: Sheet, names: Names) -> Html | None:
     """For some test images the nearest training images, framed by whether they share the label."""
     panels = []
-    for run in h.finished(results):
-        found = [entry for entry in run.get("neighbors") or [] if entry["found"]][:MAX_QUERIES]
+    for run in results.finished:
+        found = [entry for entry in run.neighbors if entry.found][:MAX_QUERIES]
         if found:
-            panels.append((run_title(run), _neighbor_rows(found, sheet, names)))
-    return h.tabs("neighbors", panels, "Neighbours by") if panels else None
+            panels.append((run.shown, _neighbor_rows(found, sheet, names)))
+    return h.tabs("neighbors", panels, "Neighbors by") if panels else None
 
 
-def _neighbor_rows(found: list[dict[str, Any]], sheet: Sheet, names: Names) -> Html:
+def _neighbor_rows(found: list[Near], sheet: Sheet, names: Names) -> Html:
     rows, same, judged = [], 0, 0
     for entry in found:
-        want = names.label("test", entry["query"])
+        want = names.label("test", entry.query)
         cells = []
-        for index in entry["found"][:MAX_FOUND]:
+        for index in entry.found[:MAX_FOUND]:
             label = names.label("train", index)
             known = want is not None and label is not None
             kind = ("yes" if label == want else "no") if known else ""
             same, judged = same + (kind == "yes"), judged + known
             cells.append(_thumbnail(sheet, "train", index, names.named(label), kind))
-        query = _thumbnail(sheet, "test", entry["query"], names.named(want), "query")
+        query = _thumbnail(sheet, "test", entry.query, names.named(want), "query")
         rows.append(
             el(
                 "div",
@@ -99,7 +97,7 @@ def _neighbor_rows(found: list[dict[str, Any]], sheet: Sheet, names: Names) -> H
             )
         )
     said = (
-        f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbours shown share their query's label."
+        f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbors shown share their query's label."
         if judged
         else ""
     )
@@ -117,25 +115,21 @@ def _thumbnail(sheet: Sheet, split: str, index: int, said: str, kind: str) -> Ht
     return el("span", picture, cls=f"thumb {kind}".strip(), title=title)
 
 
-def maps(results: dict[str, Any], sheet: Sheet, names: Names) -> Html | None:
-    """Each run's embedding in two dimensions, by thumbnails framed in their class's colour."""
+def maps(results: Results, sheet: Sheet, names: Names) -> Html | None:
+    """Each run's embedding in two dimensions, by thumbnails framed in their class's color."""
     panels = []
-    for run in h.finished(results):
-        points = _points(run.get("map"))
+    for run in results.finished:
+        points = _points(run.map) if run.map else []
         if points:
-            panels.append((run_title(run), _map(run_title(run), points, sheet, names)))
-    if not panels:
-        return None
-    return h.tabs("map", panels, "Map of")
+            panels.append((run.shown, _map(run.shown, points, sheet, names)))
+    return h.tabs("map", panels, "Map of") if panels else None
 
 
-def _points(given: dict[str, Any] | None) -> list[tuple[float, float, int | None, int | None]]:
+def _points(given: Map) -> list[tuple[float, float, int | None, int | None]]:
     """(x, y, label, index) with x and y in 0..1, evenly thinned."""
-    given = given or {}
-    x, y = given.get("x") or [], given.get("y") or []
-    label = given.get("label") or [None] * len(x)
-    index = given.get("index") or [None] * len(x)
-    known = [p for p in zip(x, y, label, index, strict=True) if number(p[0]) is not None and number(p[1]) is not None]
+    label, index = given.label or [None] * len(given.x), given.index or [None] * len(given.x)
+    every = zip(given.x, given.y, label, index, strict=True)
+    known = [(x, y, k, i) for x, y, k, i in every if x is not None and y is not None]
     if not known:
         return []
     kept = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(len(known), MAX_MAPPED))]

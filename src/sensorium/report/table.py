@@ -1,137 +1,162 @@
-"""The table of a comparison, for the page and for the terminal: runs first, baselines below, best of each column bold.
+"""The table of a comparison, for the page and for the terminal: runs first, simple models below, best of each column bold.
 
-A run that learnt from every label is in the table but out of the competition for the quality columns where fewer
-labels are asked: see :mod:`sensorium.report.verdict`.
+A run that learned from every label is in the table but out of the competition for the columns where fewer labels are
+asked: see :mod:`sensorium.runs.verdict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.html import Html, el, join, number
-from sensorium.report.verdict import at_fraction, is_reference, label_fractions
+from sensorium.runs.results import Results, RunResult
+from sensorium.runs.verdict import is_reference
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Column:
-    """``score`` gives {"top1", ...} for shares; ``value`` a plain number; ``best`` max, min or nothing."""
+    """A score of this name, or what a run cost; ``better`` is "" where nothing is best."""
 
     group: str
     title: str
-    value: Callable[[Row], Any]
+    value: Callable[[RunResult], Any]
     show: Callable[[Any], str]
-    best: Callable[..., float] | None = None
-    score: Callable[[Row], Any] | None = None
-    at: float = 0.0
+    better: str = ""
+    score: Score | None = None
+
+    @property
+    def at(self) -> float | None:
+        return self.score.at if self.score else None
 
 
-def _share(group: str, title: str, get: Callable[[Row], Any], at: float) -> Column:
-    def score(row: Row) -> Any:
-        return get(row) or row.get("any")
-
-    return Column(group, title, lambda row: (score(row) or {}).get("top1"), lambda v: h.percent(v)[:-2], max, score, at)
-
-
-def _at(way: str, at: float) -> Callable[[Row], Any]:
-    return lambda row: at_fraction(row.get(way), at)
-
-
-def _get(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.get(name)
+COSTS = (
+    Column("Training", "time", lambda run: run.seconds, h.duration, "lower"),
+    Column("Training", "{}/s", lambda run: run.images_per_second, h.count, "higher"),
+    Column("Training", "memory", lambda run: run.peak_memory_mb, h.memory, "lower"),
+    Column("Network", "params", lambda run: run.parameters, h.short, "lower"),
+    Column("Network", "FLOPs", lambda run: run.flops_per_image, h.short, "lower"),
+    Column("Network", "precision", lambda run: run.precision, str),
+)
 
 
-def rows(results: dict[str, Any]) -> tuple[list[Row], list[Row]]:
-    """Finished runs, and the baselines in the same words."""
-    given, base = results.get("baselines") or {}, []
-    if given.get("majority"):
-        base.append({"title": "Commonest class", "any": given["majority"]})
-    if given.get("pixels"):
-        base.append({**given["pixels"], "title": "Raw pixels"})
-    base += [
-        {**(scores or {}), "title": "Random weights", "backbone": b}
-        for b, scores in (given.get("random") or {}).items()
-    ]
-    base += [
-        {"finetune": scores, "title": "From scratch", "backbone": b}
-        for b, scores in (given.get("scratch") or {}).items()
-    ]
-    return [{**run, "title": h.run_title(run)} for run in h.finished(results)], base
+def samples(results: Results) -> str:
+    """What a row of the data is called."""
+    return "samples" if results.data.unit else "images"
 
 
-def columns(results: dict[str, Any]) -> list[Column]:
-    """Those that at least one row fills."""
-    runs, base = rows(results)
-    fractions = label_fractions([*runs, *base])
-    made = [_share("", "kNN", _get("knn"), 0.0)]
-    for way, group in (("linear", "Linear probe"), ("finetune", "Fine-tuned")):
-        made += [_share(group, f"{100 * at:g} %", _at(way, at), at) for at in fractions]
-    made.append(Column("", "RankMe", _get("rankme"), h.count, max))
-    made += [
-        Column("Training", "time", _get("seconds"), h.duration, min),
-        Column("Training", "images/s", _get("images_per_second"), h.count, max),
-        Column("Training", "memory", _get("peak_memory_mb"), h.memory, min),
-        Column("Network", "params", _get("parameters"), h.short, min),
-        Column("Network", "FLOPs", _get("flops_per_image"), h.short, min),
-        Column("Network", "precision", _get("precision"), lambda v: str(v) if v else h.MISSING),
-    ]
-    judged = [*runs, *(row for row in base if "any" not in row)]
-    return [c for c in made if any(c.value(row) is not None for row in judged)]
+def each_score(runs: Sequence[RunResult]) -> list[Score]:
+    """One score of each name, in the order of the first run that has it; a best of several is none of them."""
+    found: dict[str, Score] = {}
+    for run in runs:
+        for score in run.scores:
+            if score.value is not None and not score.best_of:
+                found.setdefault(score.name, score)
+    return list(found.values())
 
 
-def best_of(column: Column, runs: list[Row]) -> float | None:
-    """The best value among the runs that compete in this column, at least two of them; None where nothing is best."""
-    if column.best is None:
-        return None
-    fair = [r for r in runs if not (column.score and column.at < 1 and is_reference(r))]
-    values = [v for v in (number(column.value(row)) for row in fair) if v is not None]
-    return column.best(values) if len(values) > 1 and len(set(values)) > 1 else None
+def simple_models(runs: Sequence[RunResult]) -> dict[str, dict[str, float]]:
+    """What simple models and the data themselves come to: title -> score's name -> value. Runs on the same data have the
+    same."""
+    found: dict[str, dict[str, float]] = {}
+    for run in runs:
+        for score in run.scores:
+            if not score.best_of:
+                for title, value in {**score.baselines, **score.references}.items():
+                    found.setdefault(title, {}).setdefault(score.name, value)
+    return found
 
 
-def _counts(column: Column, every: list[Row]) -> str:
-    """ "n 10,000" where all of a column's scores were counted on as many images."""
-    found = (
-        {score["n"] for score in map(column.score, every) if score and number(score.get("n"))}
-        if column.score
-        else set()
+def columns(results: Results) -> list[Column]:
+    """Those that at least one run fills: scores in their groups, then costs."""
+    runs = results.finished
+    made = []
+    for score in each_score(runs):
+        title = f"{100 * score.at:g} %" if score.group and score.at is not None else score.name
+        made.append(Column(score.group, title, _value_of(score.name), _shown(score), score.better, score))
+    groups = list(dict.fromkeys(column.group for column in made))
+    # what may decide, in its groups; then hints
+    made.sort(
+        key=lambda one: (not (one.score and one.score.decides), bool(one.group), groups.index(one.group), one.at or 0)
     )
-    return f"n {h.count(found.pop())}" if len(found) == 1 else "n differs" if found else ""
+    for cost in COSTS:
+        title = cost.title.format(samples(results))
+        made.append(Column(cost.group, title, cost.value, cost.show, cost.better))
+    return [column for column in made if any(column.value(run) is not None for run in runs)]
 
 
-def _tip(score: dict[str, Any] | None) -> str | None:
-    if not score or number(score.get("top1")) is None or not number(score.get("n")):
+def _value_of(name: str) -> Callable[[RunResult], float | None]:
+    def value(run: RunResult) -> float | None:
+        score = run.score(name)
+        return score.value if score else None
+
+    return value
+
+
+def _shown(score: Score) -> Callable[[float], str]:
+    return (lambda value: f"{100 * value:.1f}") if score.share else (lambda value: f"{value:.4g}")
+
+
+def best_of(column: Column, runs: Sequence[RunResult]) -> float | None:
+    """The best value among the runs that compete in this column, at least two of them; None where nothing is best."""
+    if not column.better:
         return None
-    said = f"{h.count(round(score['top1'] * score['n']))} of {h.count(score['n'])} test images right"
-    if number(score.get("labels")) is not None:
-        said += f", learnt from {h.count(score['labels'])} labels"
-    seeds = score.get("seeds")
-    many = len(seeds) if isinstance(seeds, list | tuple) else number(seeds)
-    return said + (f", mean of {many:g} subsets" if many and many > 1 else "")
+    fair = [run for run in runs if not is_reference(run, column.at)]
+    values = [v for v in (number(column.value(run)) for run in fair) if v is not None]
+    best = max if column.better == "higher" else min
+    return best(values) if len(values) > 1 and len(set(values)) > 1 else None
 
 
-def _cell(column: Column, row: Row, best: float | None, high: float) -> Html:
-    value = column.value(row)
+def _off(score: Score | None) -> float | None:
+    """What is written behind a +-: the spread over subsets of the labels, else the standard error where it isn't just that
+    of counting."""
+    if score is None:
+        return None
+    return score.spread or (None if score.at is not None and not score.seeds else score.error)
+
+
+def _tip(score: Score | None) -> str | None:
+    if score is None or score.value is None or not score.n:
+        return None
+    if not score.share or score.at is None:
+        return f"{h.count(score.n)} {score.counted}"
+    said = f"{h.count(round(score.value * score.n))} of {h.count(score.n)} {score.counted} right"
+    if score.labels is not None:
+        said += f", learned from {h.count(score.labels)} labels"
+    return said + (f", mean of {score.subsets} subsets" if score.subsets > 1 else "")
+
+
+def _cell(column: Column, run: RunResult, best: float | None, high: float) -> Html:
+    value = column.value(run)
     figure = number(value)
-    if value is None or (figure is None and column.best):
+    if value is None or (figure is None and column.better):
         return el("td", h.MISSING, cls="none")
-    score = column.score(row) if column.score else None
-    std = number((score or {}).get("std"))
-    shown: list[Any] = [el("b", column.show(value)) if best is not None and figure == best else column.show(value)]
-    if std:
-        shown.append(el("small", f"±\u202f{100 * std:.1f}"))
-    bar = f"--v:{100 * figure / high:.1f}%" if score and figure is not None and high else None
+    score = run.score(column.score) if column.score else None
+    written = column.show(value)
+    shown: list[Any] = [el("b", written) if best is not None and figure == best else written]
+    if score is not None and (off := _off(score)):
+        shown.append(el("small", f"±\u202f{column.show(off)}"))
+    bar = f"--v:{100 * figure / high:.1f}%" if score and score.share and figure is not None and high else None
     sort = f"{figure:.10g}" if figure is not None else str(value)
     return el("td", shown, cls="share" if bar else None, style=bar, title=_tip(score), data_sort=sort)
 
 
-def _head(shown: list[Column], every: list[Row]) -> Html:
+def _counts(column: Column, runs: Sequence[RunResult]) -> str:
+    """ "n 10,000" where all of a column's scores were counted on as many samples."""
+    if column.score is None or not column.score.share:
+        return ""
+    scores = [run.score(column.score.name) for run in runs]
+    found = {score.n for score in scores if score and score.n}
+    return f"n {h.count(found.pop())}" if len(found) == 1 else "n differs" if found else ""
+
+
+def _head(shown: list[Column], runs: Sequence[RunResult]) -> Html:
     groups, i = [el("th", cls="corner")], 0
     while i < len(shown):
         span = 1
@@ -141,83 +166,99 @@ def _head(shown: list[Column], every: list[Row]) -> Html:
         i += span
     names = [el("th", el("button", "Run", type="button"), scope="col", aria_sort="none")]
     for column in shown:
-        inside = [el("button", column.title, type="button"), el("small", _counts(column, every))]
+        inside = [el("button", column.title, type="button"), el("small", _counts(column, runs))]
         names.append(el("th", inside, scope="col", aria_sort="none"))
     return el("thead", el("tr", groups), el("tr", names, cls="names"))
 
 
-def table(results: dict[str, Any], winner: str | None, color: Callable[[Row], str]) -> Html:
-    """The page's table; ``color`` gives a run's colour."""
-    runs, base = rows(results)
-    shown, every = columns(results), [*runs, *base]
+def table(results: Results, colors: Mapping[str, str]) -> Html:
+    """The page's table; ``colors`` by a run's name."""
+    runs, shown = results.finished, columns(results)
     bests = [best_of(column, runs) for column in shown]
-    high = max((number(c.value(row)) or 0.0 for c in shown if c.score for row in every), default=0.0)
+    high = max((c.value(run) or 0.0 for c in shown if c.score and c.score.share for run in runs), default=0.0)
     body = []
-    for row in every:
-        mine = row in runs
-        said: list[Any] = [el("span", row["title"], cls="name")]
-        said.append(el("small", "reference: every label") if mine and is_reference(row) else "")
-        said.append(el("small", row["backbone"]) if row.get("backbone") else "")
-        name = el("th", said, scope="row", style=f"--c:{color(row)}" if mine else None, data_sort=row["title"])
-        cells = [_cell(column, row, best, high) for column, best in zip(shown, bests, strict=True)]
-        kind = ("winner " if mine and row["name"] == winner else "") + ("run" if mine else "base")
-        body.append(el("tr", name, cells, cls=kind))
-    for run in results.get("runs") or []:
-        if run.get("status", "finished") != "finished":
-            name = el("th", el("span", h.run_title(run), cls="name"), scope="row", style=f"--c:{color(run)}")
-            body.append(
-                el(
-                    "tr",
-                    name,
-                    el(
-                        "td",
-                        f"{run.get('status')}: {run.get('error') or 'no reason given'}",
-                        colspan=len(shown),
-                        cls="said",
-                    ),
-                    cls="lost",
-                )
-            )
-    whole = el("table", _head(shown, every), el("tbody", body))
-    return el("div", whole, cls="scroll", tabindex=0, role="region", aria_label="Table of results")
+    for run in runs:
+        said: list[Any] = [el("span", run.shown, cls="name")]
+        said.append(el("small", "reference: every label") if is_reference(run, _fewest(shown)) else "")
+        said.append(el("small", run.backbone) if run.backbone else "")
+        name = el("th", said, scope="row", style=f"--c:{colors[run.name]}", data_sort=run.shown)
+        cells = [_cell(column, run, best, high) for column, best in zip(shown, bests, strict=True)]
+        won = results.winner is not None and run.name == results.winner.name
+        body.append(el("tr", name, cells, cls="winner run" if won else "run"))
+    body += [_simple_row(title, values, shown) for title, values in simple_models(runs).items()]
+    for run in results.runs:
+        if not run.finished:
+            name = el("th", el("span", run.shown, cls="name"), scope="row", style=f"--c:{colors[run.name]}")
+            why = f"{run.status}: {run.error or 'no reason given'}"
+            body.append(el("tr", name, el("td", why, colspan=len(shown), cls="said"), cls="lost"))
+    whole = el("table", _head(shown, runs), el("tbody", body))
+    scroll = el("div", whole, cls="scroll", tabindex=0, role="region", aria_label="Table of results")
+    return join([scroll, _note(results, shown)])
 
 
-TERMINAL = ("precision", "params", "FLOPs")  # too wide for most terminals; the page has them
+def _simple_row(title: str, values: Mapping[str, float], shown: Sequence[Column]) -> Html:
+    cells = []
+    for column in shown:
+        value = values.get(column.score.name) if column.score else None
+        known = value is not None
+        cells.append(
+            el("td", column.show(value) if known else h.MISSING, cls=None if known else "none", data_sort=f"{value:.10g}" if known else None)
+        )  # fmt: skip
+    return el("tr", el("th", el("span", title, cls="name"), scope="row", data_sort=title), cells, cls="base")
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def _fewest(shown: Sequence[Column]) -> float | None:
+    return min((column.at for column in shown if column.at is not None), default=None)
+
+
+def _note(results: Results, shown: Sequence[Column]) -> Html:
+    """What the columns mean, in one paragraph."""
+    scores = [column.score for column in shown if column.score]
+    by_label, others = ([s for s in scores if (s.at is not None) == labeled] for labeled in (True, False))
+    told = ["Shares are in percent of what is counted (n)."] if any(s.share for s in scores) else []
+    if by_label:
+        told.append("± is the spread over label subsets.")
+    if counted := "; ".join(f"{s.name}, {h.count(s.n)} {s.counted}" for s in others):
+        told.append(f"What each score counts: {counted}.")
+    told.append("Bold is the best run of a column.")
+    if any(column.title == "FLOPs" for column in shown):
+        told.append("FLOPs are those of one image, forward.")
+    if any(is_reference(run, _fewest(shown)) for run in results.finished):
+        told.append("A run that learned from every label competes only where every label is used.")
+    return el("p", " ".join(told), cls="note")
+
+
+TERMINAL = ("precision", "params", "FLOPs")  # too wide for most terminals where there are groups; the page has them
+
+
+def results_table(results: Results) -> Table:
     """The same table for the terminal (rich)."""
     from rich.table import Table
     from rich.text import Text
 
-    runs, base = rows(results)
-    shown = [column for column in columns(results) if column.title not in TERMINAL]
-    drawn = Table(title="top-1 in %, ± spread over label subsets", title_justify="left", pad_edge=False)
+    runs, every = results.finished, columns(results)
+    grouped = any(column.score and column.group for column in every)
+    shown = [column for column in every if not grouped or column.title not in TERMINAL]
+    drawn = Table(title="in %, ± spread over label subsets" if grouped else None, title_justify="left", pad_edge=False)
     drawn.add_column("run", no_wrap=True)
-    brief = {"Linear probe": "linear\n", "Fine-tuned": "tuned\n"}
     for column in shown:
-        drawn.add_column(brief.get(column.group, "") + column.title, justify="right", vertical="bottom")
-    for row in [*runs, *base]:
+        group = f"{column.group}\n" if column.group and column.score else ""
+        drawn.add_column(group + column.title, justify="right", vertical="bottom")
+    for run in runs:
         cells = []
         for column in shown:
-            value, score = column.value(row), column.score(row) if column.score else None
-            cell = Text("" if value is None else column.show(value))
-            if row in runs and number(value) is not None and number(value) == best_of(column, runs):
-                cell.stylize("bold")
-            std = number((score or {}).get("std"))
-            cells.append(cell.append(f" ±{100 * std:.1f}", "dim") if std else cell)
-        mine = row in runs
-        name = Text(row["title"], "bold" if mine else "dim")
-        drawn.add_row(name.append(f" {row['backbone']}", "not bold dim") if row.get("backbone") else name, *cells)
-    for run in results.get("runs") or []:
-        if run.get("status", "finished") != "finished":
-            drawn.add_row(Text(f"{h.run_title(run)}: {run.get('status')}", style="red"))
+            value, score = column.value(run), run.score(column.score) if column.score else None
+            bold = number(value) is not None and number(value) == best_of(column, runs)
+            cell = Text("" if value is None else column.show(value), "bold" if bold else "")
+            off = _off(score)
+            cells.append(cell.append(f" ±{column.show(off)}", "dim") if off else cell)
+        name = Text(run.shown, "bold")
+        drawn.add_row(name.append(f" {run.backbone}", "not bold dim") if run.backbone else name, *cells)
+    for title, values in simple_models(runs).items():
+        known = [values.get(column.score.name) if column.score else None for column in shown]
+        cells = ["" if v is None else c.show(v) for v, c in zip(known, shown, strict=True)]
+        drawn.add_row(Text(title, "dim"), *(Text(cell, "dim") for cell in cells))
+    for run in results.runs:
+        if not run.finished:
+            drawn.add_row(Text(f"{run.shown}: {run.status}", style="red"))
     return drawn
-
-
-def legend_note(results: dict[str, Any]) -> Html:
-    """What the columns mean, in one paragraph."""
-    said = "Shares are top-1 in per cent of the test images counted (n); ± is the spread over label subsets. Bold is the best run of a column. FLOPs are those of one image, forward."
-    if any(is_reference(run) for run in h.finished(results)):
-        said += " A run that learnt from every label competes only where every label is used."
-    return join([el("p", said, cls="note")])

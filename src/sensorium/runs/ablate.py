@@ -2,25 +2,29 @@
 
 OUT/<system>,<setting>=<value>/           the runs of the first seed
 OUT/seed-1/..., OUT/seed-2/...            those of the others, each a comparison of its own
-OUT/results.json, OUT/report.html         one entry a value: the mean of its seeds with their spread, and, where the
-                                          kind of data has such, scores and costs at other lengths
+OUT/results.json, OUT/report.html         one entry a value: the mean of its seeds with their spread, and, where an
+                                          evaluator has such, scores and costs at other lengths
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sensorium.base.files import write_json
+from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
-from sensorium.report.page import verdict, write_report, write_results
-from sensorium.runs.compare import compare_all, parse_method
+from sensorium.judge.evaluator import fitting
+from sensorium.judge.score import Score
+from sensorium.report.page import write_report
+from sensorium.runs.compare import compare_all, parse_method, results_now
 from sensorium.runs.options import AblationOptions, Judging
+from sensorium.runs.results import AtLength, Results, RunResult, write_results
 from sensorium.runs.run import Run
 
 
@@ -33,7 +37,7 @@ def ablate(
     jobs: int = 1,
     progress: bool = True,
     **keywords: Any,
-) -> dict[str, Any]:
+) -> Results:
     """Train ``system`` once for each value of ``vary`` ("setting=a,b,c") and seed; give what results.json holds.
 
     ``system`` may carry settings that all runs share. ``jobs`` values are trained at once, each with its part of the
@@ -48,7 +52,7 @@ def ablate(
 
 def ablate_with(
     system: str, vary: str, options: AblationOptions, *, seeds: int = 3, jobs: int = 1
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Results, Path]:
     """:func:`ablate` with its options apart; gives the folder, too: ``options.out``, or sensorium-ablate."""
     folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
     if seeds < 1:
@@ -57,13 +61,11 @@ def ablate_with(
     for i, seed in enumerate(numbers):
         where = folder / f"seed-{seed}" if i else folder
         each.append(compare_all(methods, replace(options, seed=seed, out=where), Judging(), jobs=jobs)[0])
-    merged = over_seeds(each)
-    for run in merged["runs"]:
-        run["title"] = run["name"].rpartition(",")[2]  # what all share need not be said
-        if run["status"] == "finished":
-            run |= _elsewhere(folder / run["name"])
-    merged["asked"] |= {"vary": vary, "seeds": numbers}
-    merged["winner"], merged["verdict"] = verdict(merged)
+    first, runs = each[0], []
+    for run in over_seeds([one.runs for one in each]):
+        title = run.name.rpartition(",")[2]  # what all share need not be said
+        runs.append(replace(run, title=title, lengths=_elsewhere(folder / run.name) if run.finished else ()))
+    merged = results_now(first.data, replace(first.asked, vary=vary, seeds=tuple(numbers)), runs)
     write_results(merged, folder)
     write_report(merged, folder)
     return merged, folder
@@ -86,34 +88,40 @@ def variants(system: str, vary: str) -> list[str]:
     return [f"{system},{setting}={value}" for value in dict.fromkeys(each)]
 
 
-def over_seeds(each: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first comparison's results, each score the mean over all with its standard error as ``error`` and its values
-    as ``seeds``; a run that did not finish with every seed has what there is, and a note."""
-    first = each[0]
+def over_seeds(each: Sequence[Sequence[RunResult]]) -> list[RunResult]:
+    """The first seed's runs, each score the mean over all seeds with its standard error as ``error`` and its values as
+    ``seeds``; a run that did not finish with every seed has what there is, and a note."""
     if len(each) == 1:
-        return first
-    for run in first["runs"]:
-        others = [next(r for r in results["runs"] if r["name"] == run["name"]) for results in each]
-        done = [other for other in others if other["status"] == "finished"]
-        if run["status"] != "finished" or len(done) < len(each):
-            run["notes"] = [*run.get("notes", []), f"finished with {len(done)} of {len(each)} seeds"]
-        for score in run.get("scores") or []:
-            found = [s["value"] for other in done for s in other["scores"] if s["name"] == score["name"]]
-            if not found:
-                continue
-            score["seeds"] = found
-            score["value"] = statistics.fmean(found)
-            score["error"] = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else score.get("error")
-    return first
+        return list(each[0])
+    merged = []
+    for run in each[0]:
+        others = [next(other for other in runs if other.name == run.name) for runs in each]
+        done = [other for other in others if other.finished]
+        notes = run.notes
+        if not run.finished or len(done) < len(each):
+            notes = (*notes, f"finished with {len(done)} of {len(each)} seeds")
+        scores = tuple(_mean(score, [other.score(score) for other in done]) for score in run.scores)
+        merged.append(replace(run, notes=notes, scores=scores))
+    return merged
 
 
-def _elsewhere(run: Path) -> dict[str, Any]:
-    """``lengths`` of a run, kept in its folder, where its kind of data has such a judgement."""
-    path = run / "lengths.json"
+def _mean(score: Score, over: Sequence[Score | None]) -> Score:
+    values = [one.value for one in over if one is not None and one.value is not None]
+    if not values:
+        return score
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else score.error
+    # The outcomes of one seed say nothing of the others: the spread over seeds decides.
+    return replace(score, value=statistics.fmean(values), error=error, seeds=tuple(values), outcomes=None)
+
+
+def _elsewhere(folder: Path) -> tuple[AtLength, ...]:
+    """What an evaluator says of a run at other lengths, kept in its folder; () where none does."""
+    path = folder / "lengths.json"
     if not path.is_file():
-        loaded = Run(run)
-        judge = getattr(judge_of(loaded.info["kind"]), "at_lengths", None)
-        if judge is None:
-            return {}
-        write_json(path, {"lengths": judge(loaded, loaded.data())})
-    return json.loads(path.read_text())
+        run = Run(folder)
+        ready = run.data()
+        rows = [row for one in fitting(run.method, ready.train) if one.beyond for row in one.beyond(run, ready)]
+        if not rows:
+            return ()
+        write_json(path, {"lengths": encode(rows)})
+    return tuple(decode(AtLength, row, str(path)) for row in json.loads(path.read_text())["lengths"])

@@ -1,6 +1,8 @@
 """Several methods, one data set, one budget, one report.
 
-Each run has a process of its own: a crash cannot take the others along, and its peak memory is its own.
+Each recipe is built before anything is trained: what its method can do and the fields of the data say which evaluators
+judge it, and methods that share none are refused. Each run then has a process of its own: a crash cannot take the others
+along, and its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -14,50 +16,58 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sensorium.abilities import abilities_of
 from sensorium.base import live, threads
 from sensorium.base.files import write_json
-from sensorium.base.terminal import bar
-from sensorium.catalogue import find, resolve, systems
-from sensorium.data.images import prepare as images
-from sensorium.data.images.diagnose import diagnose
+from sensorium.catalogue import allow, find, resolve
+from sensorium.data.images.cache import Pixels
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
-from sensorium.judge.image_scores import check_fractions, judge_baselines
-from sensorium.judge.score import Asked
+from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
+from sensorium.judge.score import Asked, Judgement, Score
 from sensorium.recipe.trained import make_recipe
-from sensorium.report.page import verdict, write_report, write_results
+from sensorium.report.page import write_report
 from sensorium.runs.options import Judging, RunOptions
+from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
 from sensorium.runs.train import run_folder, train_with
+from sensorium.runs.verdict import decide
 from sensorium.training.budget import Budget
-
-# What systems can be compared by: the first that all of them offer decides how they are judged.
-GROUNDS = ("ImageText", "Encoder", "LanguageModel", "Detector", "OnlineDetector", "Generator", "Likelihood")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: where its data are, how to train and to judge;"""
+    """What a run's own process is told: where its data are, how to train and to judge. ``abilities`` are those of its
+    method, by name."""
 
     name: str
     method: str
-    kind: str
     source: Source
     options: RunOptions
     settings: dict[str, Any]
     asked: Asked
+    abilities: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         return run_folder(self.method, self.options)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Jobs that can be compared: their data as the first sees them, and the evaluators that they share."""
+
+    jobs: list[Job]
+    wing: Any
+    ready: Any
+    evaluators: tuple[Evaluator, ...]
 
 
 def compare(
@@ -68,13 +78,14 @@ def compare(
     jobs: int = 1,
     progress: bool = True,
     **keywords: Any,
-) -> dict[str, Any]:
+) -> Results:
     """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
 
     A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
     ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` and
     :class:`~sensorium.runs.options.Judging`. A finished run is not run again; a stopped one goes on; a failed one is
-    reported beside the others.
+    reported beside the others. Raises SensoriumError before anything is trained where the methods share nothing that they
+    can be judged by.
     """
     keywords |= {"data": str(data), "quiet": not progress}
     options, judging = RunOptions.take(keywords), Judging.take(keywords)
@@ -85,49 +96,61 @@ def compare(
 
 def compare_all(
     methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Results, Path]:
     """:func:`compare` with its options apart; gives the folder, too: ``options.out``, or sensorium-compare."""
-    asked_for = [parse_method(method) for method in methods]
-    sort, ground = common_ground([name for name, _ in asked_for])
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
-    progress, labels = not options.quiet, judging.labels
-    asked = {"budget": options.budget, "labels": labels, "seed": options.seed, "label_seeds": judging.label_seeds}
-    source = Source(options.data, options.test, folder / "cache", options.image_size, options.limit)
-    quiet = options.quiet or jobs > 1
-    own: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
+    progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # wrong weights are better told now than after the training
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
     # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    how = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
+    asked = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
     threads.before_torch()  # what is started from here on has it from here
     if jobs > 1:  # side by side, each takes its part of the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
         options = replace(options, threads=count)
-    ready = kind(sort).prepare(source, progress=progress)
-    about = {"path": options.data, **kind(sort).describe(ready)}
-    if ground == "Encoder":
-        check_fractions(ready, labels)
-    if sort == "images":
-        with bar("looking for what is wrong with the data", progress) as advance:
-            about["diagnosis"] = diagnose(ready.opened, progress=advance).as_dict()
-    todo = [
-        Job(
-            name, method, sort, replace(source, settings=settings), replace(options, out=folder / name, quiet=quiet),
-            own | settings, replace(how, progress=not quiet),
-        )
-        for name, (method, settings) in zip(_names(methods), asked_for, strict=True)
-    ]  # fmt: skip
-    _run_all(todo, jobs)
-    beside = judge_baselines(ready, _networks(ready, todo), folder, how) if ground == "Encoder" else {}
-    beside.pop("asked", None)
-    results = _results(about, asked, beside, [_collect(job) for job in todo], ground)
+    todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone)
+    plan = _plan(todo, progress)
+    for one in plan.evaluators:
+        if one.check is not None:
+            one.check(plan.ready, asked)
+    about = _about(options.data, plan, progress)
+    _run_all(plan.jobs, jobs)
+    runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, asked)
+    request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
+    results = results_now(about, request, runs)
     write_results(results, folder)
-    held = {} if sort != "images" else {"train": ready.train, "test": ready.train if ready.test is None else ready.test}
-    write_report(results, folder, pixels=held)
+    write_report(results, folder, pixels=_pixels(plan.ready))
     return results, folder
+
+
+def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Asked, backbone: str | None) -> list[Job]:
+    """A job a method, in a folder of its own below ``folder``."""
+    source = Source(options.data, options.test, folder / "cache", options.image_size, options.limit)
+    todo = []
+    for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
+        given = settings if backbone is None else {"backbone": backbone, **settings}
+        own = replace(options, out=folder / name)
+        todo.append(Job(name, method, replace(source, settings=given), own, given, asked))
+    return todo
+
+
+def _pixels(ready: Any) -> dict[str, Any]:
+    """The pictures that neighbors and map point at, where the data are pictures."""
+    train, held = ready.train, ready.test
+    return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
+
+
+def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
+    """Results of ``runs`` with their verdict, and the time and versions of now."""
+    verdict = decide(runs)
+    names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
+    return Results(
+        2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={name: version(name) for name in names},
+    )  # fmt: skip
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -150,25 +173,44 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     return name, settings
 
 
-def common_ground(methods: Sequence[str]) -> tuple[str, str]:
-    """The kind of data that all systems learn from, and the ability that they are judged by.
+def _plan(todo: list[Job], progress: bool) -> Planned:
+    """Prepare the data, once for each way in which settings shape them, and build each method once, to see what it can do.
 
-    A recipe of one's own is taken to offer what the others do, or else what its kind's systems usually offer.
+    Raises SensoriumError where the methods learn from different data, or share no evaluator.
     """
-    kinds = {name: kind_name(name) for name in methods}
-    first = next(iter(kinds))
-    for name, sort in kinds.items():
-        if sort != kinds[first]:
+    learned = {job.method: kind_name(job.method) for job in todo}
+    first = todo[0].method
+    for method, name in learned.items():
+        allow(method)  # the person at the keyboard named it
+        if name != learned[first]:
             raise SensoriumError(
-                f"'{first}' learns from {kinds[first]} and '{name}' from {sort}: they can't be compared."
+                f"'{first}' learns from {learned[first]} and '{method}' from {name}: they can't be compared."
             )
-    named = [name for name in methods if ":" not in name] or [methods[0]]
-    offered = {name: _offers(name, kinds[first]) for name in named}
-    shared = [g for g in GROUNDS if all(g in offers for offers in offered.values())]
+    wing = kind(learned[first])
+    ready: dict[str, Any] = {}
+    told = []
+    jobs, shared = [], None
+    for job in todo:
+        shape = repr([job.source.settings.get(name) for name in wing.SHAPED_BY])
+        if shape not in ready:
+            ready[shape] = wing.prepare(job.source, progress=progress)
+        method = make_recipe(job.method, wing.situate(ready[shape]), job.source.settings).method
+        told.append(f"{job.name} {judged_by(method, ready[shape].train)}")
+        able = fitting(method, ready[shape].train)
+        shared = able if shared is None else tuple(one for one in shared if one in able)
+        jobs.append(replace(job, abilities=abilities_of(method)))
     if not shared:
-        said = "; ".join(f"{name}: {', '.join(g for g in GROUNDS if g in own)}" for name, own in offered.items())
-        raise SensoriumError(f"these systems offer nothing in common to be judged by ({said}).")
-    return kinds[first], shared[0]
+        raise SensoriumError(f"there is nothing that these methods can be judged by: {'; '.join(told)}.")
+    return Planned(jobs, wing, next(iter(ready.values())), shared)
+
+
+def _about(path: str, plan: Planned, progress: bool) -> Data:
+    """The data in the words of results.json."""
+    told = dict(plan.wing.describe(plan.ready))
+    known = {f.name for f in fields(Data)} - {"path", "diagnosis", "findings"}
+    own: dict[str, Any] = {name: told.pop(name) for name in list(told) if name in known}
+    own["classes"] = tuple(own.get("classes", ()))
+    return Data(path, **own, diagnosis=plan.wing.diagnose(plan.ready, progress=progress), findings=told)
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
@@ -184,29 +226,13 @@ def _run_all(todo: list[Job], jobs: int) -> None:
             raise
 
 
-def _results(
-    about: dict[str, Any], asked: dict[str, Any], beside: dict[str, Any], runs: list[Any], ground: str
-) -> dict[str, Any]:
-    """What results.json holds (docs/results.md)."""
-    results: dict[str, Any] = {
-        "schema": 1,
-        "data": about,
-        "asked": asked,
-        "judged": "features" if ground == "Encoder" else "scores",
-        "baselines": beside,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            name: version(name) for name in ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
-        },
-        "runs": runs,
-    }
-    results["winner"], results["verdict"] = verdict(results)
-    return results
-
-
 def _names(methods: Sequence[str]) -> list[str]:
     """Folder names: the method's own, numbered where it is asked for twice."""
-    bases = [method.replace("/", "-").replace(":", "-") for method in methods]
+    bases = []
+    for method in methods:
+        recipe, comma, settings = method.partition(",")
+        where, colon, function = recipe.rpartition(":")
+        bases.append((f"{Path(where).stem}-{function}" if colon else recipe) + (comma + settings).replace("/", "-"))
     before = [bases[:i].count(base) for i, base in enumerate(bases)]
     return [f"{base}-{n + 1}" if n else base for base, n in zip(bases, before, strict=True)]
 
@@ -239,10 +265,10 @@ def _child(job: Job) -> None:
     (folder / "error.json").unlink(missing_ok=True)
     try:
         live.register()
-        ready = kind(job.kind).prepare(job.source)
+        ready = kind(kind_name(job.method)).prepare(job.source)
         run = train_with(job.method, job.options, job.settings, prepared=ready, cache_folder=job.source.cache)
         if run.finished:
-            judge_of(job.kind).judge(run, ready, job.asked)
+            judge(run, ready, job.asked)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -259,85 +285,90 @@ def _child(job: Job) -> None:
         raise SystemExit(1) from None
 
 
-def _networks(ready: images.Prepared, jobs: list[Job]) -> dict[str, Any]:
-    """Fresh backbones for the baselines: one of each kind that the finished runs used."""
-    networks = {}
-    situation = images.situate(ready)
-    for job in jobs:
-        info = job.folder / "run.json"
-        if not (job.folder / "outcome.json").is_file() or not info.is_file():
+def _beside(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:
+    """The runs, with simple models' scores beside their own where evaluators judge these once for all runs."""
+    fresh = {}
+    for job in plan.jobs:
+        info = _read(job.folder / "run.json")
+        if not info or not (job.folder / "outcome.json").is_file():
             continue
-        run = json.loads(info.read_text())
-        name = run["settings"].get("backbone", {}).get("value", job.name)
-        networks.setdefault(name, partial(_fresh, job.method, situation, run["given"], run["seed"]))
-    return networks
+        backbone = info["settings"].get("backbone", {}).get("value", job.name)
+        fresh.setdefault(
+            backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info["given"], info["seed"])
+        )
+    beside: Beside = {}
+    for one in plan.evaluators:
+        if one.baselines is not None and fresh:
+            beside |= one.baselines(plan.ready, fresh, folder, asked)
+    return [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
+
+
+def _with(score: Score, beside: Beside) -> Score:
+    mine = {title: found[score.name] for title, found in beside.items() if score.name in found}
+    values = {title: value for title, (value, _) in mine.items()}
+    errors = {title: error for title, (_, error) in mine.items() if error is not None}
+    return replace(score, baselines={**score.baselines, **values}, errors={**score.errors, **errors})
 
 
 def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any:
     import torch
 
     torch.manual_seed(seed)
-    return make_recipe(method, situation, given).method.backbone
+    return make_recipe(method, situation, given).method
 
 
-def _collect(job: Job) -> dict[str, Any]:
+def _collect(job: Job) -> RunResult:
     """What a run's folder says, in the words of results.json."""
-    entry: dict[str, Any] = {"name": job.name, "method": job.method, "status": "failed", "error": None, "notes": []}
-    entry |= _known(job)
-    info, outcome, scores, error = (
-        _read(job.folder / f"{name}.json") for name in ("run", "outcome", "evaluation", "error")
-    )
-    if info:
-        entry |= {
-            "method": info["method"],
-            "settings": info["settings"],
-            "backbone": info["settings"].get("backbone", {}).get("value"),
-        }
-    if outcome:
-        entry |= {key: value for key, value in outcome.items() if key != "fingerprint"}
-        entry |= {key: value for key, value in scores.items() if key != "asked"}
-        entry["scores"] = [asdict(score) for score in judge_of(job.kind).scores(scores)] if scores else []
-        entry |= {
-            "checkpoint": f"{job.name}/model.safetensors",
-            "curve": _curve(job.folder / "online.csv"),
-            "offers": list(_offers(job.method, job.kind)),
-        }
+    info, outcome, error = (_read(job.folder / f"{name}.json") for name in ("run", "outcome", "error"))
+    judgement = (read_judgement(job.folder) if outcome else None) or Judgement()
+    status, said = "finished", None
     if error:
-        entry |= {"status": "failed", **error}
+        status, said = "failed", error["error"]
     elif not outcome:
-        entry |= {
-            "status": "interrupted",
-            "error": "stopped before its budget was spent; the same command goes on from its last checkpoint.",
-        }
-    return entry
+        status = "interrupted"
+        said = "stopped before its budget was spent; the same command goes on from its last checkpoint."
+    settings = {name: Chosen(one["value"], one.get("source")) for name, one in info.get("settings", {}).items()}
+    known = {f.name for f in fields(RunResult)} - {"notes", "status", "parameters"}
+    return RunResult(
+        job.name,
+        info.get("method", job.method),
+        status,  # type: ignore[arg-type]
+        error=said,
+        notes=tuple(outcome.get("notes", ())),
+        backbone=settings["backbone"].value if "backbone" in settings else None,
+        settings=settings,
+        abilities=job.abilities,
+        **_told(job),
+        checkpoint=f"{job.name}/model.safetensors" if outcome else None,
+        parameters=judgement.parameters or outcome.get("parameters"),
+        flops_per_image=judgement.flops_per_image,
+        scores=judgement.scores,
+        curve=_curve(job.folder / "online.csv") if outcome else (),
+        pictures=judgement.pictures,
+        neighbors=judgement.neighbors,
+        map=judgement.map,
+        **{name: value for name, value in outcome.items() if name in known},
+    )
 
 
-def _offers(method: str, sort: str) -> tuple[str, ...]:
-    """Abilities of a system; of a recipe of one's own, those that are usual for its kind of data."""
-    if ":" not in method:
-        return find(method).abilities
-    return next(system.abilities for system in systems() if system.data == sort)
-
-
-def _known(job: Job) -> dict[str, Any]:
-    """What the catalogue says of a run's system that a reader should know; nothing of a recipe of one's own."""
+def _told(job: Job) -> dict[str, Any]:
+    """What people call the system, whether it learns from labels, what to keep in mind of it, and what it is exported to; of
+    a recipe of one's own nothing is known."""
     if ":" in job.method:
-        return {"trains_on_labels": False}
+        return {}
     system = find(job.method)
-    known: dict[str, Any] = {"trains_on_labels": system.labels, "exports": list(system.exports)}
-    if job.name == system.name and system.short:
-        known["title"] = system.short
-    return known | ({"caveat": system.caveat} if system.caveat else {})
+    title = (system.short or None) if job.name == job.method else None
+    return {"title": title, "by_labels": system.labels, "caveat": system.caveat, "exports": system.exports}
 
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _curve(path: Path) -> list[dict[str, float]]:
+def _curve(path: Path) -> tuple[dict[str, float | None], ...]:
     import csv
 
     if not path.is_file():
-        return []
+        return ()
     with path.open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return tuple({key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file))

@@ -19,8 +19,8 @@ from torch import Tensor
 from sensorium.abilities import Encoder, HasBackbone
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
-from sensorium.judge.score import Asked
+from sensorium.judge import evaluator
+from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.trained import Trained
 
 
@@ -63,12 +63,13 @@ class Run(Trained):
             )
         return method.features(self.prepare_images(images)).float()
 
-    def judge(self, ready: Any = None, **asked: Any) -> dict[str, Any]:
-        """Every score that the data (``ready``, or the run's own) allow, kept in ``evaluation.json``.
+    def judge(self, ready: Any = None, **asked: Any) -> Judgement:
+        """Every score that the method's abilities and the data (``ready``, or the run's own) allow, kept in
+        ``evaluation.json``.
 
         ``asked`` are the fields of :class:`sensorium.judge.score.Asked`.
         """
-        return judge_of(self.info["kind"]).judge(self, self.data() if ready is None else ready, Asked(**asked))
+        return evaluator.judge(self, self.data() if ready is None else ready, Asked(**asked))
 
     def data(self) -> Any:
         """The data that the run was trained on, as its kind prepares them, from the cache where that is still there."""

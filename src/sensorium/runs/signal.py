@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sensorium.base.files import write_json
+from sensorium.base.files import write_json, write_text
 from sensorium.base.precision import device_name
 from sensorium.data.rows import Rows
 from sensorium.data.source import Source
@@ -29,7 +29,6 @@ from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, line_chart, nice_ticks
 from sensorium.report.html import Html, el, join, number
 from sensorium.report.page import asset, page_of
-from sensorium.report.results import write_text
 from sensorium.runs.options import Common
 from sensorium.training.batches import Batches, Share
 from sensorium.training.step import Step

@@ -18,7 +18,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge import judge_of
+from sensorium.judge.evaluator import look_at
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
@@ -120,8 +120,7 @@ def _train(
     held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
     bound = replace(recipe, settings=Settings(recipe.settings | held))  # goes on with the same inputs only
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache)
-    online = judge_of(sort).online(ready)
-    training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=online)
+    training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready))
     run = Run(folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
         _keep_backbone(run.backbone, folder, situation)

@@ -38,6 +38,7 @@ class BoxSituation(Situation):
 
 SITUATION = BoxSituation
 UNIT = "readable training pictures"
+SHAPED_BY: tuple[str, ...] = ()
 SIZES = (96, 128, 160, 192, 224, 256, 320, 416, 512, 640)
 MOST_SIZE = {"cpu": 256}
 SCENES_SIZE = 96
@@ -161,6 +162,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
         "notes": findings(ready),
         "skipped": [f"{one.file}: {one.reason}" for one in ready.skipped[:NAMED]],
     }
+
+
+def diagnose(ready: Prepared, *, progress: bool = False) -> None:
+    """Nobody looks: what the reader noticed is in the description."""
 
 
 def findings(ready: Prepared) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
+from sensorium.data.images import diagnose as diagnosis
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.open import Opened, open_data
 from sensorium.data.source import Source
@@ -36,6 +37,7 @@ class Situation:
 
 SITUATION = Situation
 UNIT = "readable training images"
+SHAPED_BY: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,9 @@ def describe(ready: Prepared) -> dict[str, Any]:
         "classes": list(ready.train.classes),
         "image_size": ready.size,
     }
+
+
+def diagnose(ready: Prepared, *, progress: bool = False) -> dict[str, Any]:
+    """Counts, sizes, imbalance, duplicates, overlap and broken files of the pictures."""
+    with bar("looking for what is wrong with the data", progress) as advance:
+        return diagnosis.diagnose(ready.opened, progress=advance).as_dict()

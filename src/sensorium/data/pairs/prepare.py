@@ -41,6 +41,7 @@ class PairSituation(Situation):
 
 SITUATION = PairSituation
 UNIT = "readable training pairs"
+SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer")
 LONGEST = 77  # tokens of a caption, as published
 MOST_TOKENS = 16_384  # that are learnt unless more are asked for
 LEAST_TOKENS = 514
@@ -176,6 +177,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
         "notes": list(ready.opened.notes),
         "skipped": [f"{one.file}: {one.reason}" for one in ready.skipped[:NAMED]],
     }
+
+
+def diagnose(ready: Prepared, *, progress: bool = False) -> None:
+    """Nobody looks: what the reader noticed is in the description."""
 
 
 def kept_tokens(folder: Path) -> CLIPTokens:

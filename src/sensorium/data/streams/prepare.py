@@ -51,6 +51,7 @@ class StreamSituation:
 
 SITUATION = StreamSituation
 UNIT = "labelled frames"
+SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
 LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8
 SIGNAL, FAST = 64, 20.0  # at most so many numbers a step, and so many steps a second: a signal, to be cut into frames
@@ -145,6 +146,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
         "recordings": {"train": len(opened.train), "test": len(opened.test)},
         "notes": notes,
     }
+
+
+def diagnose(ready: Prepared, *, progress: bool = False) -> None:
+    """Nobody looks: what the reader noticed is in the description."""
 
 
 def _open(source: Source, progress: bool) -> Streams:

@@ -31,6 +31,7 @@ class TextSituation:
 
 SITUATION = TextSituation
 UNIT = "rows of text"
+SHAPED_BY: tuple[str, ...] = ("vocab", "length")
 LENGTHS = {"cpu": 128}
 USUAL_LENGTH = 1024
 
@@ -99,6 +100,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
         "unit": f"tokens ({ready.tokenizer.vocab:,} kinds)",
         "notes": list(ready.opened.notes),
     }
+
+
+def diagnose(ready: Prepared, *, progress: bool = False) -> None:
+    """Nobody looks: what the reader noticed is in the description."""
 
 
 def kept_tokenizer(folder: Path) -> Tokenizer:

@@ -1,0 +1,69 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MISSING = "–"
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for whatever is none (None, NaN, text, booleans)."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """0.5412 -> "54.1 %"."""
+    share = number(value)
+    return MISSING if share is None else f"{100 * share:.{digits}f} %"
+
+
+def count(value: Any) -> str:
+    """12345 -> "12,345"; a broken number keeps three digits."""
+    n = number(value)
+    if n is None:
+        return MISSING
+    return f"{n:,.0f}" if n == int(n) or abs(n) >= 1000 else f"{n:.3g}"
+
+
+def short(value: Any) -> str:
+    """2800000 -> "2.8 M"; three significant digits."""
+    n = number(value)
+    if n is None:
+        return MISSING
+    for power, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(n) >= 0.9995 * power:
+            return f"{n / power:.3g}{unit}"
+    return f"{n:.3g}"
+
+
+def duration(value: Any) -> str:
+    """Seconds -> "48 s", "10 min", "10 min 5 s", "2 h 3 min"."""
+    n = number(value)
+    if n is None:
+        return MISSING
+    if n < 10:
+        return f"{n:.3g} s"
+    seconds = round(n)
+    if seconds < 60:
+        return f"{seconds} s"
+    big, small, names = (
+        (seconds // 60, seconds % 60, "min s") if seconds < 3600 else (seconds // 3600, seconds % 3600 // 60, "h min")
+    )
+    first, second = names.split()
+    return f"{big} {first}" + (f" {small} {second}" if small else "")
+
+
+def memory(megabytes: Any) -> str:
+    """1234 -> "1.23 GB"."""
+    n = number(megabytes)
+    if n is None:
+        return MISSING
+    return f"{n / 1000:.3g} GB" if n >= 1000 else f"{n:.0f} MB"

@@ -1,0 +1,198 @@
+"""Evaluators: what an ability and the fields of the data make it possible to judge.
+
+An evaluator is a module of this room with an ``EVALUATOR``: the ability that a method must have, the fields that the rows
+must have, and functions. Every evaluator that fits a method and its data is run, those of the lowest ``rank`` first, for
+the first score that all runs of a comparison share decides it.
+
+Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was, and each test
+sample's outcome in ``RUN/outcomes.npz``.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from sensorium.base.files import replace as write_file
+from sensorium.base.files import write_json
+from sensorium.base.records import decode, encode
+from sensorium.errors import SensoriumError
+from sensorium.judge.score import Asked, Judgement, Score, Trained
+from sensorium.method import Method
+
+VERSION = 2
+FILE, OUTCOMES = "evaluation.json", "outcomes.npz"
+
+Beside = dict[str, dict[str, tuple[float, float | None]]]  # simple model -> score's name -> value, standard error
+
+
+def nothing(method: Any, ready: Any) -> dict[str, float]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """``ability``: a class of :mod:`sensorium.abilities`; ``needs``: fields of the training rows. ``ready`` is what a wing
+    of the data prepared, with ``train`` and ``test``.
+
+    ``judge(run, ready, asked, kept)`` keeps its pieces with ``kept`` and gives scores and things to look at.
+    ``online(method, ready)`` is a quick look during training. ``check(ready, asked)`` raises SensoriumError before
+    anything is trained where the judging could not be done. ``baselines(ready, fresh, folder, asked)`` judges simple
+    models once for all runs of a comparison; ``fresh`` gives untrained methods by the name of their network, ``folder`` is
+    where it may keep what it found. ``beyond(run, ready)``: rows of costs and scores at other lengths.
+    """
+
+    name: str
+    ability: type
+    needs: frozenset[str]
+    judge: Callable[[Trained, Any, Asked, Kept], Judgement]
+    online: Callable[[Any, Any], dict[str, float]] = nothing
+    rank: int = 0
+    check: Callable[[Any, Asked], None] | None = None
+    baselines: Callable[[Any, Mapping[str, Callable[[], Any]], Path, Asked], Beside] | None = None
+    beyond: Callable[[Trained, Any], list[dict[str, Any]]] | None = None
+
+    def fits(self, method: object, rows: Any) -> bool:
+        return isinstance(method, self.ability) and self.needs <= set(rows.fields)
+
+
+@dataclass
+class Kept:
+    """What an evaluator has kept of a run: ``pieces`` by name, and the test samples' outcomes by the score's name."""
+
+    folder: Path
+    pieces: dict[str, Any]
+    outcomes: dict[str, np.ndarray]
+    write: Callable[[], None]
+
+    def piece(self, name: str, make: Callable[[], Any]) -> Any:
+        """A piece from the folder, or made now and written."""
+        if name not in self.pieces:
+            self.pieces[name] = encode(make())
+            self.write()
+        return self.pieces[name]
+
+    def only(self, **key: Any) -> None:
+        """Forget pieces that were made of another ``key``."""
+        if self.pieces.get("asked", key) != encode(key):
+            self.pieces.clear()
+        self.pieces["asked"] = encode(key)
+
+    def with_outcomes(self, scores: list[Score]) -> tuple[Score, ...]:
+        return tuple(replace(score, outcomes=self.outcomes.get(score.name)) for score in scores)
+
+
+@cache
+def evaluators() -> tuple[Evaluator, ...]:
+    """Every evaluator of this room, by rank and name."""
+    room = import_module("sensorium.judge")
+    modules = (import_module(f"sensorium.judge.{one.name}") for one in pkgutil.iter_modules(room.__path__))
+    found = [module.EVALUATOR for module in modules if "EVALUATOR" in vars(module)]
+    return tuple(sorted(found, key=lambda one: (one.rank, one.name)))
+
+
+def fitting(method: object, rows: Any) -> tuple[Evaluator, ...]:
+    """The evaluators of a method and its data."""
+    return tuple(one for one in evaluators() if one.fits(method, rows))
+
+
+def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
+    """What a run looks at while it trains: the look of the first evaluator that fits, for a look takes time."""
+
+    def look(method: Method) -> dict[str, float]:
+        chosen = fitting(method, ready.train)
+        return chosen[0].online(method, ready) if chosen else {}
+
+    return look
+
+
+def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
+    """Judge a run by every evaluator that fits it; kept in its folder, and not done again."""
+    chosen = fitting(run.method, ready.train)
+    if not chosen:
+        raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
+    path = run.folder / FILE
+    before = _stored(path)
+    details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
+    outcomes = read_outcomes(run.folder)
+
+    def write(found: dict[str, Any] | None = None) -> None:
+        if outcomes:  # first, so that no piece is without its own
+            write_file(run.folder / OUTCOMES, lambda temporary: _save(temporary, outcomes))
+        write_json(path, found or {"version": VERSION, "details": details})
+
+    whole = Judgement()
+    for one in chosen:
+        kept = Kept(run.folder, details.setdefault(one.name, {}), outcomes, write)
+        found = one.judge(run, ready, asked, kept)
+        whole = Judgement(
+            whole.scores + kept.with_outcomes(list(found.scores)),
+            whole.pictures + found.pictures,
+            whole.neighbors + found.neighbors,
+            whole.map or found.map,
+            whole.parameters or found.parameters,
+            whole.flops_per_image or found.flops_per_image,
+        )
+    whole = replace(whole, details=details)
+    if (now := {"version": VERSION, **encode(whole)}) != before:
+        write(now)
+    return whole
+
+
+def read_judgement(folder: Path) -> Judgement | None:
+    """What :func:`judge` found of the run in ``folder``; None where it was not done or not to the end. Raises
+    SensoriumError that names a damaged field."""
+    found = _stored(folder / FILE)
+    if found.get("version") != VERSION or "scores" not in found:
+        return None
+    del found["version"]
+    judgement = decode(Judgement, found, str(folder / FILE), "delete the file and judge the run again")
+    outcomes = read_outcomes(folder)
+    return replace(
+        judgement, scores=tuple(replace(score, outcomes=outcomes.get(score.name)) for score in judgement.scores)
+    )
+
+
+def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
+    """Each test sample's outcome by the score's name; {} where they are not there or damaged."""
+    try:
+        with np.load(folder / OUTCOMES, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, BadZipFile, EOFError):
+        return {}
+
+
+def judged_by(method: object, rows: Any) -> str:
+    """What a method and its data are judged by, or what they lack: "is judged by samples, likelihood"."""
+    if found := fitting(method, rows):
+        return f"is judged by {', '.join(one.name for one in found)}"
+    able = [one for one in evaluators() if isinstance(method, one.ability)]
+    if not able:
+        names = ", ".join(dict.fromkeys(one.ability.__name__ for one in evaluators()))
+        return f"offers nothing that can be judged (one of {names})"
+    lacking = {one.name: " and ".join(sorted(one.needs - set(rows.fields))) for one in able}
+    return "can't be judged: " + "; ".join(
+        f"{name} needs the field {what} of the data" for name, what in lacking.items()
+    )
+
+
+def _save(path: Path, outcomes: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **outcomes)  # type: ignore[arg-type]
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,336 @@
+"""Every score of an encoder, and the baselines beside it. The pictures a person would look at land in ``RUN/pictures/``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import write_json
+from sensorium.base.precision import device_name
+from sensorium.base.records import decode
+from sensorium.data.augment.views import supervised_views
+from sensorium.data.images.cache import Pixels
+from sensorium.errors import SensoriumError
+from sensorium.judge import baselines
+from sensorium.judge.cost import flops_per_image, parameters
+from sensorium.judge.encode import encode
+from sensorium.judge.evaluator import Beside, Kept
+from sensorium.judge.finetune import finetune as fine_tune
+from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
+from sensorium.metrics.knn import labelled, predict
+from sensorium.metrics.linear import linear
+from sensorium.metrics.neighbors import neighbors
+from sensorium.metrics.project import project
+from sensorium.metrics.rankme import rankme
+from sensorium.metrics.subsets import parse_fractions, stratified
+from sensorium.pictures.images import run_pictures
+
+MAPPED = 1000
+CPU_TUNING, GPU_TUNING = (
+    (250, 64),
+    (2000, 128),
+)  # most steps and batch size of one fine-tuning: a minute or two a method
+QUERIES = 8
+FOUND = 6
+KNN, COUNTED = "kNN", "test images"
+WAYS = (
+    ("linear", "linear", "Linear probe"),
+    ("fine-tuned", "finetune", "Fine-tuned"),
+)  # in names, of a piece, in tables
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Square pictures to judge features by, of whatever rows have pictures; ``size`` in pixels."""
+
+    train: Pixels
+    test: Pixels | None
+
+    @property
+    def size(self) -> int:
+        return self.train.size
+
+
+def seen(ready: Any) -> Seen:
+    """The pictures of prepared data: with labels where these are a field of the rows."""
+
+    def pixels(rows: Any) -> Pixels:
+        found = rows if isinstance(rows, Pixels) else rows.pixels
+        return found if "label" in rows.fields else replace(found, labels=None, classes=())
+
+    return Seen(pixels(ready.train), None if ready.test is None else pixels(ready.test))
+
+
+def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
+    """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbors, map.
+
+    Without labels or a test set only RankMe, pictures, neighbors and the map remain.
+    """
+    ready = seen(ready)
+    kept.only(**asked.key())
+    say = _sayer(asked.progress, run.name)
+
+    def piece(name: str, make: Callable[[], Any]) -> Any:
+        if name not in kept.pieces:
+            say(name)
+        return kept.piece(name, make)
+
+    features = _features(run, ready)
+    network = getattr(run.method, "backbone", run.method)
+    rank = piece("rankme", lambda: rankme(features[0]))
+    size = piece("parameters", lambda: parameters(network))
+    flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
+    if judgeable(ready):
+        _by_labels(piece, features, network, ready, asked, kept)
+    near = piece("neighbors", lambda: _neighbors(features, ready))
+    places = piece("map", lambda: _map(features[-1], ready))
+    shown = piece("pictures", lambda: run_pictures(run, ready))
+    rows = label_scores(kept)
+    rows.append(Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False))
+    return Judgement(
+        tuple(rows),
+        tuple(Picture(**one) for one in shown),
+        tuple(Neighbors(one["query"], tuple(one["found"])) for one in near),
+        decode(Map, places, "map"),
+        size,
+        flops,
+    )
+
+
+def _by_labels(
+    piece: Callable[[str, Callable[[], Any]], Any],
+    features: list[Tensor],
+    network: Any,
+    ready: Seen,
+    asked: Asked,
+    kept: Kept,
+) -> None:
+    """The pieces that need labels, and which test images they get right."""
+    assert ready.test is not None
+    fractions, seeds, classes = parse_fractions(asked.labels), tuple(range(asked.label_seeds)), ready.train.classes
+    y, yt = _labels(ready.train), _labels(ready.test)
+
+    def nearest() -> dict[str, Any]:
+        test, truth = labelled(features[1], yt, "test")
+        predicted, used = predict(features[0], y, test, len(classes))
+        right = predicted == truth
+        kept.outcomes[KNN] = right.numpy()
+        return {"top1": float(right.double().mean()), "n": len(truth), "k": used}
+
+    def each(way: str, how: Callable[..., dict[str, Any]], *given: Any, **more: Any) -> dict[str, Any]:
+        right: dict[str, list[Tensor]] = {}
+        found = how(
+            *given, fractions=fractions, seeds=seeds, **more, keep=lambda share, _, one: right.setdefault(share, []).append(one)
+        )  # fmt: skip
+        for share, ones in right.items():  # of one subset right or wrong; of several, how often
+            mean = ones[0] if len(ones) == 1 else torch.stack(ones).double().mean(0)
+            kept.outcomes[f"{way}, {share}"] = mean.numpy()
+        return found
+
+    piece("knn", nearest)
+    piece("linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes))
+    if asked.finetune:
+        piece(
+            "finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **_tuning(ready, asked))
+        )
+
+
+def label_scores(kept: Kept) -> list[Score]:
+    """What the pieces say as scores: the deciding one, kNN, linear probe and fine-tuning."""
+    rows = []
+    if found := kept.pieces.get("knn"):
+        top1, n = found["top1"], found["n"]
+        error = share_error(top1, n)
+        # at no labels: who learned features from them is out of competition
+        rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
+    for way, piece, group in WAYS:
+        rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
+    by_share = [row for row in rows if row.group]
+    if by_share:
+        few = min(row.at or 0.0 for row in by_share)
+        best = max((row for row in reversed(by_share) if row.at == few), key=lambda row: row.value or 0.0)
+        way, _, share = best.name.partition(", ")
+        name = deciding(share)
+        kept.outcomes.update({name: kept.outcomes[best.name]} if best.name in kept.outcomes else {})
+        rows.insert(0, replace(best, name=name, group="", best_of="linear probe" if way == "linear" else way))
+    return rows
+
+
+def deciding(share: str) -> str:
+    """The name of the score for the best use of a share of the labels."""
+    few = share.replace("%", " %")
+    return "top-1 with all labels" if share == "100%" else f"top-1 with {few} of the labels"
+
+
+def _score(name: str, group: str, share: str, one: dict[str, Any]) -> Score:
+    many = len(one["seeds"])
+    error = share_error(one["top1"], one["n"], one["std"], many)
+    return Score(
+        name, one["top1"], "higher", one["n"], COUNTED, error=error, share=True, group=group, at=parse_fractions(share)[0],
+        labels=one["labels"], subsets=many, spread=one["std"] if many > 1 else None,
+    )  # fmt: skip
+
+
+def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, asked: Asked) -> Beside:
+    """Raw pixels, majority class, and for each network its random weights and training from scratch on the same labels.
+
+    ``fresh`` gives an untrained method by the name of its network. Kept in ``folder/baselines.json``.
+    """
+    ready = seen(ready)
+    if not judgeable(ready):
+        return {}
+    assert ready.test is not None
+    path = folder / "baselines.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if found.get("asked") != asked.key():
+        found = {"asked": asked.key(), "random": {}, "scratch": {}}
+    spans = {"fractions": parse_fractions(asked.labels), "seeds": tuple(range(asked.label_seeds))}
+    say = _sayer(asked.progress, "baselines")
+    if "pixels" not in found:
+        say("raw pixels")
+        found["pixels"] = baselines.pixels(ready.train, ready.test, **spans)
+        found["majority"] = baselines.majority(_labels(ready.train), _labels(ready.test))
+        write_json(path, found)
+    for name, make in fresh.items():
+        build = partial(_network, make)
+        if name not in found["random"]:
+            say(f"random {name}")
+            found["random"][name] = baselines.random_network(
+                build, ready.train, ready.test, **spans, device=device_name()
+            )
+            write_json(path, found)
+        if asked.finetune and name not in found["scratch"]:
+            say(f"{name} from scratch")
+            found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **_tuning(ready, asked))
+            write_json(path, found)
+    return _beside(found)
+
+
+def _network(make: Callable[[], Any]) -> Any:
+    method = make()
+    return getattr(method, "backbone", method)
+
+
+def _beside(found: dict[str, Any]) -> Beside:
+    """Baselines by title and the name of the score that each stands beside."""
+    shares = list(found["pixels"]["linear"])
+    few = min(shares, key=lambda share: parse_fractions(share)[0])
+
+    def named(way: str, scores: dict[str, Any], near: dict[str, Any] | None = None) -> dict[str, Any]:
+        rows = {f"{way}, {share}": _valued(one) for share, one in scores.items()}
+        rows |= {deciding(few): _valued(scores[few])} if few in scores else {}
+        return rows | ({} if near is None else {KNN: _valued(near)})
+
+    every = [KNN, deciding(few), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
+    beside: Beside = {"most frequent class": dict.fromkeys(every, _valued(found["majority"]))}
+    simple = {"raw pixels": found["pixels"], **{f"random {name}": one for name, one in found["random"].items()}}
+    beside |= {title: named("linear", one["linear"], one["knn"]) for title, one in simple.items()}
+    for name, one in found["random"].items():
+        beside[f"random {name}"]["RankMe"] = (one["rankme"], None)
+    return beside | {f"{name} from scratch": named("fine-tuned", one) for name, one in found["scratch"].items()}
+
+
+def _valued(one: dict[str, Any]) -> tuple[float, float]:
+    return one["top1"], share_error(one["top1"], one["n"], one.get("std", 0.0), len(one.get("seeds", (0,))))
+
+
+def judgeable(ready: Seen) -> bool:
+    """Whether scores by label make sense: labelled train and test sets of two classes or more."""
+    test = ready.test
+    return (
+        test is not None and ready.train.labels is not None and test.labels is not None and len(ready.train.classes) > 1
+    )
+
+
+def check_fractions(ready: Any, asked: Asked) -> None:
+    """A share that leaves a class without a picture is an error before anything is trained."""
+    ready = seen(ready)
+    for fraction in parse_fractions(asked.labels):
+        if judgeable(ready):
+            stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
+
+
+def _features(run: Trained, ready: Seen) -> list[Tensor]:
+    """Features of the training and the test set, kept beside the run."""
+    path = run.folder / "features.npz"
+    if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
+        kept = np.load(path)
+        if len(kept["train"]) == len(ready.train):
+            return [torch.from_numpy(kept[name]) for name in kept.files]
+    device = device_name()
+    sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
+    features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
+    temporary = path.with_name("features.tmp.npz")
+    np.savez(temporary, **features)  # type: ignore[arg-type]
+    temporary.replace(path)
+    return [torch.from_numpy(value) for value in features.values()]
+
+
+def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
+    """How networks are fine-tuned, or trained from scratch: same labels, batches and augmentation.
+
+    ``asked`` bounds the steps and the seconds of each training.
+    """
+    train, device = ready.train, device_name()
+    # Light: in the few steps that there are, strong augmentation only leads away from the probe that tuning starts with.
+    views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
+    steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
+    return {
+        "augment": lambda images, labels, draw: views({"image": images, "label": labels}, draw), "device": device, "max_steps": asked.tune_steps or steps, "seconds": asked.tune_seconds,
+        "batch_size": batch, "precision": "bf16" if fast_bf16(device) else "float32",
+    }  # fmt: skip
+
+
+def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
+    """For a few test pictures (of different classes where there are classes), the nearest training pictures."""
+    train, queries = features[0], features[-1]
+    labels = None if ready.test is None else ready.test.labels
+    if labels is not None and len(ready.train.classes) > 1:
+        firsts = [np.flatnonzero(np.asarray(labels) == k)[:1] for k in range(len(ready.train.classes))]
+        chosen = np.concatenate(firsts)[:QUERIES]
+    else:
+        chosen = np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).astype(int)
+    same = ready.test is None
+    index, _ = neighbors(train, queries[torch.as_tensor(chosen)], FOUND + same)
+    return [
+        {"query": int(q), "found": [int(i) for i in row if not (same and int(i) == int(q))][:FOUND]}
+        for q, row in zip(chosen, index.tolist(), strict=True)
+    ]
+
+
+def _map(features: Tensor, ready: Seen) -> dict[str, Any]:
+    """Up to 1,000 pictures of the test set in two dimensions."""
+    pixels = ready.test if ready.test is not None else ready.train
+    chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MAPPED])
+    where = project(features[torch.as_tensor(chosen)])
+    labels = None if pixels.labels is None else np.asarray(pixels.labels)[chosen].tolist()
+    return {
+        "x": where[:, 0].round(3).tolist(),
+        "y": where[:, 1].round(3).tolist(),
+        "label": labels,
+        "index": chosen.tolist(),
+    }
+
+
+def _labels(pixels: Pixels) -> Tensor:
+    if pixels.labels is None:
+        raise SensoriumError("this data set has no labels; scores by label need a folder per class or a label column.")
+    return torch.as_tensor(np.asarray(pixels.labels))
+
+
+def _sayer(progress: bool, who: str) -> Callable[[str], None]:
+    if not progress:
+        return lambda what: None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return lambda what: console.print(f"[dim]{who}: {what}[/]", highlight=False)

@@ -1,0 +1,48 @@
+"""Encoders: features judged by kNN, a linear probe and fine-tuning by share of the labels, and by their rank.
+
+A comparison of encoders is decided by the best use of few labels: the higher of fine-tuning and linear probe, means over
+subsets, at the smallest share of the labels asked for; by kNN where there are neither. Without labels nothing decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.abilities import Encoder
+from sensorium.judge import feature_scores
+from sensorium.judge.encode import encode
+from sensorium.judge.evaluator import Evaluator
+from sensorium.metrics.knn import knn
+from sensorium.training.monitor import collapse
+
+BANK, LOOKED = 2000, 500  # training and test images of a look during training
+
+
+def online(method: Any, ready: Any) -> dict[str, float]:
+    """kNN of up to 500 test images among 2,000 training images, feature rank and spread."""
+    ready = feature_scores.seen(ready)
+    rng, device = np.random.default_rng(0), next(method.parameters()).device
+    train = ready.train.subset(np.sort(rng.permutation(len(ready.train))[:BANK]))
+    features = encode(method, train, device=device)
+    found = collapse(features)
+    if not feature_scores.judgeable(ready):
+        return found
+    test = ready.test.subset(np.sort(rng.permutation(len(ready.test))[:LOOKED]))
+    labels = [torch.as_tensor(part.labels) for part in (train, test)]
+    score = knn(features, labels[0], encode(method, test, device=device), labels[1], len(train.classes))
+    return {"knn_top1": score["top1"], **found}
+
+
+EVALUATOR = Evaluator(
+    name="features",
+    ability=Encoder,
+    needs=frozenset({"image"}),
+    judge=feature_scores.judge,
+    online=online,
+    rank=1,
+    check=feature_scores.check_fractions,
+    baselines=feature_scores.judge_baselines,
+)

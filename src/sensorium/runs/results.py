@@ -1,0 +1,202 @@
+"""results.json: what a comparison found, as frozen dataclasses, written and read back exactly.
+
+Shares are fractions in 0..1, never percent. What could not be measured is null. A damaged file, or one of another version,
+is an error of one line that names the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sensorium.base.files import write_text
+from sensorium.base.records import Amount, Count, Share, decode, encode
+from sensorium.errors import SensoriumError
+from sensorium.judge.score import Map, Neighbors, Picture, Score
+
+FILE = "results.json"
+HINT = "run `sensorium compare` again to rebuild it, or mend the field"
+Versions = dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the runs learned from. ``unit``: what ``train`` and ``test`` count, where it isn't images. ``diagnosis``: what
+    `sensorium data --json` prints. ``findings``: what else the reader of this kind of data says."""
+
+    path: str
+    layout: str | None = None
+    train: Count | None = None
+    test: Count | None = None
+    classes: tuple[str, ...] = ()
+    image_size: Count | None = None
+    unit: str | None = None
+    tokens: Count | None = None
+    diagnosis: dict[str, Any] | None = None
+    findings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. ``vary`` and ``seeds`` are those of an ablation."""
+
+    budget: str | None = None
+    labels: str | None = None
+    seed: Count | None = None
+    label_seeds: Count | None = None
+    vary: str | None = None
+    seeds: tuple[Count, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One setting's value, and where it came from."""
+
+    value: Any
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class AtLength:
+    """What a language model says and costs at a length: ``tokens_per_second`` of a training step and ``kept_mb`` for its
+    backward pass; ``said``: why there is no score."""
+
+    length: Count
+    bits_per_byte: Amount | None = None
+    tokens_per_second: Amount | None = None
+    kept_mb: Amount | None = None
+    said: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run. ``title``: what people call it, where that isn't its name. ``by_labels``: it learned from every label.
+    ``caveat``: what to keep in mind of its method. ``exports``: the formats that its method is exported to. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``.
+    ``waiting`` and ``augmenting`` are shares of the ``seconds`` of training, ``parameters`` and ``flops_per_image`` of the
+    features' network where features are judged."""
+
+    name: str
+    method: str
+    status: Literal["finished", "failed", "interrupted"] = "finished"
+    title: str | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    backbone: str | None = None
+    settings: dict[str, Chosen] = field(default_factory=dict)
+    by_labels: bool = False
+    caveat: str = ""
+    abilities: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    steps: Count | None = None
+    seconds: Amount | None = None
+    images_seen: Amount | None = None
+    images_per_second: Amount | None = None
+    peak_memory_mb: Amount | None = None
+    waiting: Amount | None = None
+    augmenting: Amount | None = None
+    precision: str | None = None
+    parameters: Count | None = None
+    flops_per_image: Amount | None = None
+    scores: tuple[Score, ...] = ()
+    curve: tuple[dict[str, float | None], ...] = ()
+    lengths: tuple[AtLength, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    neighbors: tuple[Neighbors, ...] = ()
+    map: Map | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def shown(self) -> str:
+        """What people call it."""
+        return self.title or self.name
+
+    def score(self, like: Score | str) -> Score | None:
+        """Its score of the measure of ``like``, or of that name; None where it has none or the value is unknown."""
+        for one in self.scores:
+            if one.value is not None and (one.name if isinstance(like, str) else one.measure) == (
+                like if isinstance(like, str) else like.measure
+            ):
+                return one
+        return None
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The first place. ``by``: the deciding score's name, ``score`` its value over ``n``. ``margin``: how far ahead of
+    ``over``, the runner-up (the best simple model where there is one run); ``error``: half the width of the margin's 95 %
+    interval, ``p`` of McNemar's test where that was made, ``how`` the two were compared. ``sure``: ahead of the runner-up
+    and of every simple model by more than sampling error."""
+
+    name: str
+    by: str
+    score: float
+    n: Count | None = None
+    margin: float | None = None
+    sure: bool = False
+    over: str | None = None
+    error: Amount | None = None
+    p: Share | None = None
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A comparison: data, what was asked, runs, and the verdict."""
+
+    schema: Literal[2]
+    data: Data
+    runs: tuple[RunResult, ...]
+    asked: Request = field(default_factory=Request)
+    winner: Winner | None = None
+    verdict: str = ""
+    warnings: tuple[str, ...] = ()
+    created: str | None = None
+    versions: Versions = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [run.name for run in self.runs]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise ValueError(
+                    f"has two runs of one name: runs[{i}].name is {name!r}, as is runs[{names.index(name)}]'s"
+                )
+
+    @property
+    def finished(self) -> tuple[RunResult, ...]:
+        """The runs that have something to show."""
+        return tuple(run for run in self.runs if run.finished)
+
+    def run(self, name: str) -> RunResult:
+        """The run of that name."""
+        return next(run for run in self.runs if run.name == name)
+
+
+def results_of(found: Mapping[str, Any]) -> Results:
+    """Results from JSON's own types. Raises SensoriumError that names the first damaged field."""
+    return decode(Results, found, FILE, HINT)
+
+
+def write_results(results: Results, folder: Path | str) -> Path:
+    """Write ``folder/results.json`` atomically; numbers that are not finite become null."""
+    text = json.dumps(encode(results), indent=1, ensure_ascii=False, allow_nan=False)
+    return write_text(Path(folder) / FILE, text + "\n")
+
+
+def read_results(folder: Path | str) -> Results:
+    """Read and check ``folder/results.json`` (or the file itself)."""
+    path = Path(folder)
+    path = path / FILE if path.is_dir() or path.suffix != ".json" else path
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SensoriumError(f"{path}: no such file; make one with `sensorium compare --out {path.parent}`") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SensoriumError(f"{path}: can't be read ({error}); run `sensorium compare` again to rebuild it") from error
+    return results_of(found)

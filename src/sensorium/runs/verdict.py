@@ -1,0 +1,229 @@
+"""The verdict, for every family: which run comes first, by how much, how sure, at which cost.
+
+A comparison is decided by the first score that all its finished runs share and that may decide. Where that score was
+learned from fewer than all labels, runs that learned from every label are references and no candidates. The best
+candidate wins if it beats what simple models of the same data come to.
+
+Two runs that were judged on the same samples are compared paired, sample by sample:
+    right or wrong    McNemar's exact test. Of the samples that just one of two runs gets right, b and c,
+                      p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);                 sure where p < 0.05
+    anything else     bootstrap of the differences d_i, 2,000 resamples of the samples, seed 0: the interval between the
+                      quantiles 2.5 % and 97.5 % of their mean;                        sure where it lies on one side of 0
+Outcomes that are means over subsets of the labels are compared by bootstrap, and the spread over the subsets is added to
+the interval. Without outcomes there are two standard errors of the difference, 2 sqrt(e_1^2 + e_2^2), if both are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sensorium.base.words import count, duration, memory
+from sensorium.judge.score import Score
+from sensorium.runs.results import RunResult, Winner
+
+RESAMPLES, LEAST = 2000, 10  # of the samples; fewer samples than so many are not resampled
+LEVEL = 0.05
+
+
+class Difference(NamedTuple):
+    """How far one score is ahead of another: ``margin`` (positive where it is), half the width of its 95 % interval (None
+    where nobody knows), ``p`` of McNemar's test, whether it is sure, and how that was found."""
+
+    margin: float
+    error: float | None
+    p: float | None
+    sure: bool
+    how: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The winner, if any, and two sentences."""
+
+    winner: Winner | None
+    said: str
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p of right and wrong answers, bool [N], of two methods to the same questions."""
+    from scipy.stats import binom
+
+    b, c = int((first & ~second).sum()), int((~first & second).sum())
+    return min(1.0, 2 * float(binom.cdf(min(b, c), b + c, 0.5))) if b + c else 1.0
+
+
+def bootstrap(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """The interval between the 2.5 % and 97.5 % quantiles of the mean of ``differences`` [N] when they are drawn anew with
+    replacement, always the same."""
+    rng, count = np.random.default_rng(0), len(differences)
+    means = [differences[rng.integers(0, count, count)].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
+    return float(low), float(high)
+
+
+def difference(first: Score, second: Score) -> Difference:
+    """How far ``first`` is ahead of ``second``, by the module's rule."""
+    assert first.value is not None
+    assert second.value is not None
+    margin = first.sign * (first.value - second.value)
+    a, b = first.outcomes, second.outcomes
+    if a is not None and b is not None and a.shape == b.shape and a.ndim == 1:
+        spread = math.hypot(_spread(first), _spread(second))
+        if a.dtype == bool and b.dtype == bool and len(a) and not spread:
+            p = mcnemar(a, b)
+            return Difference(margin, _paired_error(a, b), p, margin > 0 and p < LEVEL, "McNemar's test")
+        each = first.sign * (a.astype(np.float64) - b.astype(np.float64))
+        each = each[np.isfinite(each)]
+        if len(each) >= LEAST:
+            low, high = bootstrap(each)
+            below, above = (math.hypot(abs(each.mean() - end), 2 * spread) for end in (low, high))
+            sure = margin > 0 and float(each.mean()) - below > 0
+            return Difference(margin, max(below, above), None, sure, "paired bootstrap")
+    if first.error is None or second.error is None:
+        return Difference(margin, None, None, False, "")
+    error = 2 * math.hypot(first.error, second.error)
+    return Difference(margin, error, None, margin > error, "standard errors")
+
+
+def deciding(runs: Sequence[RunResult]) -> Score | None:
+    """The first score that may decide and that all ``runs`` have, as the first run has it."""
+    for score in runs[0].scores if runs else ():
+        if score.decides and all(run.score(score) is not None for run in runs):
+            return score
+    return None
+
+
+def is_reference(run: RunResult, at: float | None) -> bool:
+    """Whether a run learned from more labels than the share ``at`` that others had."""
+    return run.by_labels and at is not None and at < 1
+
+
+def decide(runs: Sequence[RunResult]) -> Verdict:
+    """The winner and two sentences, by the module's rule; ``Score.outcomes`` are used where they are there."""
+    done = [run for run in runs if run.finished]
+    if not done:
+        return Verdict(None, "No run could be judged: none finished. Mend what each run's error says and run it again.")
+    first = deciding(done)
+    if first is None:
+        return Verdict(None, _undecided(done))
+    field = [run for run in done if not is_reference(run, first.at)] or done
+    ranked = sorted(((_of(run, first), run) for run in field), key=lambda one: -one[0].sign * (one[0].value or 0.0))
+    (score, best), rest = ranked[0], ranked[1:]
+    assert score.value is not None
+    bar = max(score.baselines, key=lambda name: score.sign * score.baselines[name], default=None)
+    price = _price(best, first, runs, field)
+    if bar is not None and score.sign * (score.value - score.baselines[bar]) <= 0:
+        said = f"No run beat the simple models: the best is {best.shown}, {_told(score)}, while {bar} comes to"
+        return Verdict(None, f"{said} {score.show(score.baselines[bar])}. {price}")
+    floor = None if bar is None else _above(score, bar)
+    second = rest[0] if rest else None
+    ahead = difference(score, second[0]) if second else floor
+    sure = bool(ahead and ahead.sure and (floor is None or floor.error is None or floor.sure))
+    winner = Winner(
+        best.name, f"{score.name}, {score.best_of}" if score.best_of else score.name, score.value, score.n,
+        ahead.margin if ahead else None, sure, second[1].shown if second else bar,
+        ahead.error if ahead else None, ahead.p if ahead else None, ahead.how if ahead else "",
+    )  # fmt: skip
+    lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
+    tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
+    if second is not None and ahead is not None and ahead.error is None:
+        price += " Its sampling error is not known: try another --seed before you rely on it."
+    return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not sure: '}{lead}{tail}. {price}")
+
+
+def _of(run: RunResult, like: Score) -> Score:
+    found = run.score(like)
+    assert found is not None
+    return found
+
+
+def _spread(score: Score) -> float:
+    """Standard error of a mean over subsets of the labels."""
+    return (score.spread or 0.0) / math.sqrt(score.subsets)
+
+
+def _paired_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Two standard errors of the difference of two shares of the same samples."""
+    n, off, gap = len(a), int((a != b).sum()), int(a.sum()) - int(b.sum())
+    return 2 * math.sqrt(max(off - gap**2 / n, 0.0)) / n
+
+
+def _above(score: Score, bar: str) -> Difference:
+    """How far a score is above a simple model's."""
+    assert score.value is not None
+    margin = score.sign * (score.value - score.baselines[bar])
+    error = None if score.error is None else 2 * math.hypot(score.error, score.errors.get(bar, 0.0))
+    return Difference(margin, error, None, error is not None and margin > error, "standard errors")
+
+
+def _told(score: Score) -> str:
+    """ "top-1 with 1 % of the labels (fine-tuned) 43.1 % (higher is better; 10,000 test images)"."""
+    way = f" ({score.best_of})" if score.best_of else ""
+    counted = f"{count(score.n)} {score.counted}" if score.n else score.counted
+    return f"{score.name}{way} {score.show(score.value or 0.0)} ({score.better} is better; {counted})"
+
+
+def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) -> str:
+    """Who comes first, and how far ahead of the next."""
+    if second is None:
+        return f"{best.shown} is the only run to judge: {_told(score)}"
+    name, ahead = second
+    first = f"{best.shown} comes first: {_told(score)}"
+    gap = score.gap(ahead.margin)
+    if ahead.error is None:
+        return f"{first}, {gap} ahead of {name}"
+    test = f", {ahead.how} p {_p(ahead.p)}" if ahead.p is not None else ""
+    within = f"+-{score.gap(ahead.error)} is within sampling error{test}"
+    return f"{first}, {'clearly ' if ahead.sure else 'but only '}{gap} ahead of {name} ({within})"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def _beside(score: Score, bar: str, floor: Difference) -> str:
+    """How far it is above the best simple model."""
+    shown = score.show(score.baselines[bar])
+    if floor.error is None or floor.sure:
+        return f"the best simple model, {bar}, comes to {shown}"
+    within = f"+-{score.gap(floor.error)} is within sampling error"
+    return f"it is only {score.gap(floor.margin)} ahead of the best simple model, {bar} ({shown}; {within})"
+
+
+def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequence[RunResult]) -> str:
+    """The second sentence: the cost, and what to keep in mind."""
+    cost = [duration(best.seconds)] if best.seconds is not None else []
+    cost += [f"{memory(best.peak_memory_mb)} of memory"] if best.peak_memory_mb is not None else []
+    parts = [f"{best.shown} took {' and '.join(cost)}" if cost else f"What {best.shown} cost was not measured"]
+    done = [run for run in runs if run.finished]
+    for run in done:
+        value = _of(run, first).value or 0.0
+        if run not in field:
+            parts.append(
+                f"{run.shown}, {first.show(value)}, learned from every label and is a reference, not a candidate"
+            )
+        elif is_reference(run, first.at):
+            parts.append(f"{run.shown} learned its features from every label")
+    parts += dict.fromkeys(run.caveat for run in done if run.caveat)
+    if lost := [run.shown for run in runs if not run.finished]:
+        parts.append(f"{', '.join(lost)} did not finish")
+    return "; ".join(parts) + "."
+
+
+def _undecided(done: Sequence[RunResult]) -> str:
+    """Where the runs share no score that may decide: what there is instead."""
+    told = [(run, next((s for s in run.scores if s.decides and s.value is not None), None)) for run in done]
+    if any(score is not None for _, score in told):
+        said = "; ".join(f"{run.shown}: {'no score' if score is None else _told(score)}" for run, score in told)
+        return f"No verdict: the runs were not judged by the same measure. {said}."
+    first = "No score can decide: without labeled test samples, judge by the pictures, the neighbors and the map."
+    hints = [(s.sign * s.value, run, s) for run in done for s in run.scores if s.value is not None]
+    if not hints:
+        return f"{first} Give labels for a few hundred samples (one folder a class) to get a verdict."
+    _, run, score = max((one for one in hints if one[2].name == hints[0][2].name), key=lambda one: one[0])
+    return f"{first} {run.shown} has the {score.better[:-2]}est {score.name} ({score.name} {count(score.value)}), a hint and no proof."
