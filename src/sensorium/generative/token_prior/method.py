@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.abilities import ClassConditional
@@ -34,7 +34,7 @@ class TokenPrior(Method, ClassConditional):
 
     def __init__(
         self,
-        decoder: nn.Module,
+        decoder: Any,
         tokenizer: Any,
         shape: tuple[int, int, int],
         classes: int = 0,
@@ -43,9 +43,11 @@ class TokenPrior(Method, ClassConditional):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        wanted, vocab = vocab_of(tokenizer.codes, classes), getattr(decoder, "vocab", None)
-        if vocab != wanted:
-            raise ValueError(f"{tokenizer.codes} codes and {classes} classes need a decoder of {wanted}, not {vocab}")
+        wanted = vocab_of(tokenizer.codes, classes)
+        if decoder.vocab != wanted:
+            raise ValueError(
+                f"{tokenizer.codes} codes and {classes} classes need a decoder of {wanted}, not {decoder.vocab}"
+            )
         self.decoder, self.tokenizer = decoder, tokenizer.requires_grad_(False).eval()
         self.codes, self.grid, self.classes = tokenizer.codes, tokenizer.grid, classes
         self.shape, self.top_k, self.temperature = shape, top_k, temperature

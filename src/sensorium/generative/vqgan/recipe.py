@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sensorium.abilities import MapEncoder
+from sensorium.abilities import HasBackbone, MapEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
@@ -125,11 +125,10 @@ def _perceptual(features: str | None, lpips: str | None, on: Situation) -> Perce
     if features is None:
         return None
     run = Trained(features)
-    network = getattr(run.recipe.method if not run.finished else run.method, "backbone", None)
+    method = run.method if run.finished else run.recipe.method
+    network = method.backbone if isinstance(method, HasBackbone) else None
     if not isinstance(network, MapEncoder):
-        raise SensoriumError(
-            f"--features {features}: must be a run with a network that gives feature maps, simclr say."
-        )
+        raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps.")
     described = f"{run.info['recipe']}, trained on {run.info['data']['path']}"
     return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
 
