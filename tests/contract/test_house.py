@@ -37,8 +37,13 @@ PEERS = {
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
 WORDS = {"made", "flash", "clip", "supervised"}
-# Literals and names that are no system: a kind of attention, and the format of CLIP's own tokens.
-SPOKEN = {"networks/mixing.py: flash", "language/causal_lm/recipe.py: flash", "data/text/clip_tokens.py: clip"}
+# Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, what a generator made.
+SPOKEN = {
+    "networks/mixing.py: flash",
+    "language/causal_lm/recipe.py: flash",
+    "data/text/clip_tokens.py: clip",
+    "generative/vqgan/method.py: made",
+}
 # Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.
 ASKED = {"data/images/arrays.py": 1, "base/live.py": 1, "base/machine.py": 4}
 # Attributes that may be missing of what is neither a method nor a network: modules, functions, sets of pictures.

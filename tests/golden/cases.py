@@ -20,6 +20,7 @@ import sensorium
 FILE = Path(__file__).with_name("losses.json")
 STEPS = 10
 PICTURES: dict[str, Any] = {"data": "digits", "limit": 64, "batch_size": 8}
+SCENES: dict[str, Any] = {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8}
 TEXT: dict[str, Any] = {"data": "BOOK", "length": 32, "batch_size": 4}
 SMALL: dict[str, Any] = {"width": 32, "depth": 2}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,10 +38,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rectified_flow": ("rectified_flow", PICTURES | {"classes": False}),
     "rectified_flow with a transformer": ("rectified_flow", PICTURES | {"network": "dit-micro"}),
     "rectified_flow with a teacher": ("rectified_flow", PICTURES | {"teacher": "RUN", "teacher_steps": 2}),
-    "vqgan": ("vqgan", PICTURES | {"codes": 32, "code_width": 8, "start": 0.4}),
-    "token_prior": ("token_prior", PICTURES | {"tokens": "vqgan", "width": 32, "depth": 2}),
+    "vqgan": ("vqgan", SCENES | {"codes": 32, "code_width": 8, "start": 0.4}),
+    "token_prior": ("token_prior", SCENES | {"tokens": "vqgan", "width": 32, "depth": 2}),
     "made": ("made", PICTURES | {"hidden": 32}),
-    "clip": ("clip", {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8, "text_width": 32}),
+    "clip": ("clip", SCENES | {"text_width": 32}),
     "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
     "fcos": ("fcos", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 16}),
     "oadtr": ("oadtr", {"data": "SIGNAL", "frame": 5, "length": 8, "future": 2, "batch_size": 8, "width": 32}),
@@ -60,10 +61,10 @@ def losses(case: str, folder: Path) -> list[float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for role, first in (("teacher", "rectified_flow"), ("tokens", "vqgan")):
+        for role, first in (("teacher", ("rectified_flow", PICTURES)), ("tokens", CASES["vqgan"])):
             if role in settings:
                 few = {"budget": "2steps", "out": folder / role, "progress": False, "seed": 2}
-                settings = settings | {role: str(sensorium.train(first, **PICTURES, **few).folder)}
+                settings = settings | {role: str(sensorium.train(first[0], **first[1], **few).folder)}
         asked = {"budget": f"{STEPS}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
         sensorium.train(name, **asked, **settings)
     finally:
@@ -101,5 +102,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as place:
             kept["losses"][wanted] = losses(wanted, Path(place))
         print(wanted, kept["losses"][wanted][0], "...", kept["losses"][wanted][-1], flush=True)
-    kept["losses"] = {case: kept["losses"][case] for case in CASES}
+    kept["losses"] = {case: kept["losses"][case] for case in CASES if case in kept["losses"]}
     FILE.write_text(json.dumps({"machine": machine(), "losses": kept["losses"]}, indent=1) + "\n")

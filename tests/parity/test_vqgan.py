@@ -13,12 +13,15 @@ from torch.nn import functional as F
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from sensorium.errors import SensoriumError
-from sensorium.generative.vqgan import formats
+from sensorium.generative.vqgan.formats import AUTHORS, HF, load_lpips
 from sensorium.generative.vqgan.method import VQGAN
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.discriminator import PatchDiscriminator
+from sensorium.networks.unet import UNet
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
+from sensorium.published import export, load
+from sensorium.published.format import read, write
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -42,7 +45,8 @@ def ours_of(numbers: tuple) -> VQGAN:
 
 def theirs_of(ours: VQGAN) -> nn.Module:
     """A VQModel of the same size with values that let nothing agree by being zero or one; beta on the paper's term."""
-    config = formats.diffusers_config(ours)
+    assert HF.config is not None
+    config = HF.config(ours)
     del config["_class_name"]
     torch.manual_seed(0)
     theirs = diffusers.VQModel(**config)
@@ -54,9 +58,10 @@ def theirs_of(ours: VQGAN) -> nn.Module:
     return theirs.eval()
 
 
-def read_into(ours: VQGAN, theirs: dict[str, Tensor], **how) -> None:
-    table = formats.diffusers(ours, **how)
-    ours.load_state_dict(formats.read(theirs, table, ours.state_dict(), {}, "theirs"), strict=False)
+def read_into(ours: VQGAN, theirs: dict[str, Tensor]) -> None:
+    """All but what diffusers has no place for: the discriminator, and what follows training."""
+    wanted = {name: tensor for name, tensor in ours.state_dict().items() if HF.theirs(name, ours)}
+    ours.load_state_dict(read(HF, theirs, ours, "theirs", wanted), strict=False)
 
 
 @pytest.fixture(params=MODELS, ids=IDS)
@@ -75,13 +80,14 @@ def same_gradients(ours: VQGAN, theirs: nn.Module, part: str) -> None:
     """Of every parameter whose name begins so."""
     wanted, compared = {name: p.grad for name, p in theirs.named_parameters()}, 0
     got = {name: p.grad for name, p in ours.named_parameters()}
-    for entry in formats.diffusers(ours):
-        if entry.ours.startswith(part):
-            expected = wanted[entry.theirs]
+    for name in got:
+        if name.startswith(part):
+            (their,) = HF.theirs(name, ours)
+            expected = wanted[their]
             # softmax takes no notice of what is added to all scores of a query, so that gradient is zero
-            assert expected.abs().max() > 1e-4 or entry.ours.endswith(".k.bias"), entry
+            assert expected.abs().max() > 1e-4 or name.endswith(".k.bias"), name
             atol = 1e-4 * max(1.0, float(expected.abs().max()))
-            torch.testing.assert_close(got[entry.ours].reshape(expected.shape), expected, atol=atol, rtol=0, msg=str(entry))  # fmt: skip
+            torch.testing.assert_close(got[name].reshape(expected.shape), expected, atol=atol, rtol=0, msg=name)
             compared += 1
     assert compared == sum(name.startswith(part) for name in wanted) > 0
 
@@ -135,36 +141,71 @@ def test_diffusers_files_both_ways(pair: tuple[VQGAN, nn.Module], tmp_path: Path
     if old:
         for new, name in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
             state = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in state.items()}
-    other = ours_of(MODELS[[m[0] for m in MODELS].index(ours.size)])
-    read_into(other, state, old=old)
-    table = formats.diffusers(other, old=old)
-    written = formats.write(other.state_dict(), table)
-    assert written.keys() == state.keys()
-    assert all(torch.equal(written[name], state[name]) for name in state)
-
-    (tmp_path / "ours").mkdir()
-    save_file(written, tmp_path / "ours" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "ours" / "config.json").write_text(json.dumps(formats.diffusers_config(other)))
-    again = diffusers.VQModel.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False).eval()
-    x = images_of(ours)
-    with torch.no_grad():
-        torch.testing.assert_close(again(x).sample, theirs(x).sample, atol=1e-6, rtol=0)
-
-    first = next(iter(state))
-    for wrong, said in (
-        ({**state, "encoder.extra": torch.zeros(1)}, "'encoder.extra' is unknown"),
-        ({name: t for name, t in state.items() if name != first}, f"'{first}' is missing"),
-        ({**state, first: torch.zeros(3)}, f"'{first}' has shape"),
-    ):
-        with pytest.raises(SensoriumError, match=said):
-            formats.read(wrong, table, other.state_dict(), {}, "theirs")
+        save_file(state, tmp_path / "theirs" / "diffusion_pytorch_model.safetensors")
+    read_back = load(tmp_path / "theirs")
+    assert isinstance(read_back, VQGAN)
+    assert read_back.discriminator is None
+    with pytest.raises(ValueError, match="no discriminator"):
+        read_back({"image": images_of(ours)})
+    assert read_back.size == ours.size
+    for network in (ours, read_back):  # one has a discriminator, which is left out
+        export(network, "hf", tmp_path / "ours")
+        again = diffusers.VQModel.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False).eval()
+        ours_file = load_file(tmp_path / "ours" / "diffusion_pytorch_model.safetensors")
+        assert ours_file.keys() == theirs.state_dict().keys()
+        assert all(torch.equal(ours_file[name], tensor) for name, tensor in theirs.state_dict().items())
+        x = images_of(ours)
+        with torch.no_grad():
+            torch.testing.assert_close(again(x).sample, theirs(x).sample, atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                network.decode(network.encode(x)), theirs(x).sample.clamp(-1, 1), atol=1e-5, rtol=0
+            )
 
 
-def test_diffusers_cannot_hold_every_width() -> None:
+def test_what_diffusers_cannot_hold() -> None:
+    book, judge = Quantizer(8, 4), PatchDiscriminator(3, 8, 1)
     coders = (kind(24, (1, 2), latent=4) for kind in (Encoder, Decoder))  # 32 groups don't divide 24 channels
-    model = VQGAN(*coders, Quantizer(8, 4), PatchDiscriminator(3, 8, 1), (8, 8))
     with pytest.raises(SensoriumError, match="32 groups"):
-        formats.diffusers_config(model)
+        write(HF, VQGAN(*coders, book, judge, (8, 8)))
+    coders = (kind(32, (2, 2), latent=4) for kind in (Encoder, Decoder))
+    with pytest.raises(SensoriumError, match="begins with the channels of its first level"):
+        write(HF, VQGAN(*coders, book, judge, (8, 8)))
+    with pytest.raises(SensoriumError, match="one layers"):
+        write(HF, VQGAN(Encoder(32, (1,), latent=4, layers=1), Decoder(32, (1,), latent=4), book, judge, (8, 8)))
+
+
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        (
+            "down_block_types",
+            ["CrossAttnDownBlock2D", "AttnDownEncoderBlock2D"],
+            "down_block_types .* must be lists of",
+        ),
+        ("up_block_types", ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], "at the same levels"),
+        ("block_out_channels", [32, 48], "not multiples"),
+        ("block_out_channels", [1 << 40, 1 << 41], "block_out_channels says .*, the weights have"),
+        ("norm_num_groups", 0, "norm_num_groups '0' is no positive"),
+        ("norm_num_groups", 64, "norm_num_groups 64 does not divide"),
+        ("num_vq_embeddings", 1 << 19, "num_vq_embeddings says 524288, the weights have 37"),
+        ("sample_size", 15, "must be multiples of 2"),
+        ("norm_type", "spatial", "norm_type 'spatial' is not supported"),
+    ],
+)
+def test_a_configuration_that_its_weights_contradict(field: str, value: object, said: str, tmp_path: Path) -> None:
+    export(ours_of(MODELS[0]), "hf", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(SensoriumError, match=rf"config\.json: .*{said}"):
+        load(tmp_path)
+
+
+def test_of_a_pipeline_with_an_autoencoder_the_network_that_draws_is_read(tmp_path: Path) -> None:
+    net = UNet((8, 16), layers=1, groups=4)
+    export(net, "hf", tmp_path / "unet")
+    export(ours_of(MODELS[0]), "hf", tmp_path / "vqvae")
+    assert isinstance(load(tmp_path), UNet)
+    assert isinstance(load(tmp_path / "vqvae"), VQGAN)
 
 
 def authors_layout() -> dict[str, tuple[int, ...]]:
@@ -219,37 +260,52 @@ def authors_layout() -> dict[str, tuple[int, ...]]:
         found |= {f"loss.discriminator.main.{3 + 3 * i}.{name}": (outputs,) for name in ("running_mean", "running_var")}
         found[f"loss.discriminator.main.{3 + 3 * i}.num_batches_tracked"] = ()
     layer("loss.discriminator.main.8", 1, 32, 4, 4)
-    for i, width in enumerate((64, 128, 256, 512, 512)):  # some of LPIPS, which stands in the same file
-        found[f"loss.perceptual_loss.lin{i}.model.1.weight"] = (1, width, 1, 1)
-    return found | {"loss.perceptual_loss.scaling_layer.shift": (1, 3, 1, 1)}
+    inputs, slices = 3, {1: (64, (0, 2)), 2: (128, (5, 7)), 3: (256, (10, 12, 14)), 4: (512, (17, 19, 21)), 5: (512, (24, 26, 28))}  # fmt: skip
+    for i, (width, convolutions) in slices.items():
+        for number in convolutions:
+            layer(f"loss.perceptual_loss.net.slice{i}.{number}", width, inputs, 3, 3)
+            inputs = width
+        found[f"loss.perceptual_loss.lin{i - 1}.model.1.weight"] = (1, width, 1, 1)
+    return found | {f"loss.perceptual_loss.scaling_layer.{name}": (1, 3, 1, 1) for name in ("shift", "scale")}
 
 
-def test_the_authors_names_and_shapes() -> None:
+@pytest.mark.parametrize("left_out", ["", "loss.perceptual_loss.", "loss."], ids=["all", "no LPIPS", "no loss"])
+def test_the_authors_names_and_shapes(left_out: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) for name, shape in authors_layout().items()}
-    numbers = formats.authors_numbers(state, "last.ckpt")
-    assert numbers == {
-        "width": 32, "mults": (1, 2), "layers": 1, "attention": (False, True), "channels": 3, "latent": 5,
-        "codes": 37, "dim": 6, "disc_width": 8, "disc_depth": 2,
-    }  # fmt: skip
-    book = Quantizer(numbers.pop("codes"), numbers.pop("dim"))
-    judge = PatchDiscriminator(3, numbers.pop("disc_width"), numbers.pop("disc_depth"))
-    ours = VQGAN(Encoder(**numbers), Decoder(**numbers), book, judge, (12, 12))
-    table = formats.authors(ours)
-    read = formats.read(state, table, ours.state_dict(), formats.AUTHORS_DROPPED, "last.ckpt")
-    missing = ours.load_state_dict(read, strict=False)
-    assert not missing.unexpected_keys
-    assert all(formats._any(formats.OURS_ALONE, name) for name in missing.missing_keys)
-    written = formats.write(ours.state_dict(), table)
-    dropped = {name for name in state if formats._any(formats.AUTHORS_DROPPED, name, whole=False)}
-    assert written.keys() == state.keys() - dropped
-    assert all(torch.equal(written[name], state[name]) for name in written)
+    state = {name: tensor for name, tensor in state.items() if not left_out or not name.startswith(left_out)}
+    torch.save({"state_dict": state, "epoch": 3, "pytorch-lightning_version": "1.0.8"}, tmp_path / "last.ckpt")
+    ours = load(tmp_path / "last.ckpt")
+    assert isinstance(ours, VQGAN)
+    assert ours.encoder.attention == (False, True)
+    assert (ours.perceptual is None) == (left_out != "")
+    assert (ours.discriminator is None) == (left_out == "loss.")
     assert torch.equal(ours.decoder.up[0].block[1].conv2.weight, state["decoder.up.0.block.1.conv2.weight"])
-    assert torch.equal(ours.discriminator.main[5].weight, state["loss.discriminator.main.5.weight"])
-    with pytest.raises(SensoriumError, match="unknown"):
-        formats.read(state | {"quantize.proj.weight": torch.zeros(1)}, table, ours.state_dict(), formats.AUTHORS_DROPPED, "x")  # fmt: skip
-    with pytest.raises(SensoriumError, match="no VQGAN"):
-        formats.authors_numbers({"encoder.conv_in.weight": torch.zeros(32, 3, 3, 3)}, "x")
+    if not left_out:
+        assert torch.equal(ours.discriminator.main[5].weight, state["loss.discriminator.main.5.weight"])
+        assert torch.equal(ours.perceptual.features[26].bias, state["loss.perceptual_loss.net.slice5.26.bias"])
+        assert not any(parameter.requires_grad for parameter in ours.perceptual.parameters())
+        found = ours({"image": torch.rand(2, 3, 16, 18, generator=generator)})  # LPIPS's constants are there, too
+        assert found["perceptual"] > 0
+        found["loss"].backward()
+    written = write(AUTHORS, ours)
+    assert written.keys() == {name for name in state if "scaling_layer" not in name}
+    assert all(torch.equal(written[name], state[name].to(written[name].dtype)) for name in written)
+
+
+def test_relatives_of_the_authors_are_refused(tmp_path: Path) -> None:
+    state = {name: torch.zeros(shape) for name, shape in authors_layout().items() if not name.startswith("loss.")}
+    for more, said in (
+        ({"quantize.proj.weight": torch.zeros(1)}, r"'quantize.proj.weight' is unknown"),
+        ({"quantize.embed.weight": torch.zeros(37, 6)}, "Gumbel"),
+        ({"encoder.down.0.block.0.conv1.weight": torch.zeros(48, 32, 3, 3)}, "not multiples"),
+    ):
+        torch.save({"state_dict": state | more}, tmp_path / "last.ckpt")
+        with pytest.raises(SensoriumError, match=said):
+            load(tmp_path / "last.ckpt")
+    few, judge = Encoder(32, (1,), latent=4, groups=8), PatchDiscriminator(3, 8, 1)
+    with pytest.raises(SensoriumError, match="32 groups"):
+        write(AUTHORS, VQGAN(few, Decoder(32, (1,), latent=4, groups=8), Quantizer(8, 4), judge, (8, 8)))
 
 
 # --- LPIPS ---
@@ -278,7 +334,7 @@ def files_of(theirs: nn.Module, folder: Path, layout: str) -> tuple[Path, ...]:
 
 @pytest.mark.parametrize("layout", ["one file", "inside VQGAN", "torchvision's and the heads"])
 def test_lpips(their_lpips: nn.Module, tmp_path: Path, layout: str) -> None:
-    ours = formats.load_lpips(*files_of(their_lpips, tmp_path, layout))
+    ours = load_lpips(*files_of(their_lpips, tmp_path, layout))
     assert "heads learned" in ours.described
     assert not any(p.requires_grad for p in ours.parameters())
     assert not ours.train().training
@@ -299,14 +355,14 @@ def test_lpips(their_lpips: nn.Module, tmp_path: Path, layout: str) -> None:
 def test_lpips_files_are_read_strictly(their_lpips: nn.Module, tmp_path: Path) -> None:
     vgg, heads = files_of(their_lpips, tmp_path, "two")
     with pytest.raises(SensoriumError, match=r"'lin0.model.1.weight' is missing"):
-        formats.load_lpips(vgg)
+        load_lpips(vgg)
     state = torch.load(vgg, weights_only=True)
     torch.save(state | {"features.30.weight": torch.zeros(1)}, tmp_path / "more.pth")
     with pytest.raises(SensoriumError, match=r"'features.30.weight' is unknown"):
-        formats.load_lpips(tmp_path / "more.pth", heads)
+        load_lpips(tmp_path / "more.pth", heads)
     torch.save({"features": nn.Linear(1, 1)}, tmp_path / "code.pth")
     with pytest.raises(SensoriumError, match="refused"):
-        formats.load_lpips(tmp_path / "code.pth", heads)
+        load_lpips(tmp_path / "code.pth", heads)
 
 
 def test_lpips_is_its_equation() -> None:

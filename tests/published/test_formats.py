@@ -17,15 +17,20 @@ from torch import Tensor, nn
 from sensorium.detection.detr.method import DETR
 from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
+from sensorium.generative.vqgan.method import VQGAN
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
+from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
+from sensorium.parts.perceptual import LPIPS
+from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
 from sensorium.published.files import read_json, read_weights, unwrap
 from sensorium.published.format import Format, read, write
@@ -51,6 +56,18 @@ def mae() -> MAE:
         ViT(32, 8, 64, 2, 1, positions="sincos", pool="mean"), decoder_width=32, decoder_depth=2, decoder_heads=1
     )
 
+
+def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
+    """As wide as there are groups; attention at the coarsest level."""
+    attention = (*(False for _ in mults[1:]), True)
+    coders = (
+        kind(groups, mults, latent=5, layers=1, attention=attention, groups=groups) for kind in (Encoder, Decoder)
+    )
+    return VQGAN(*coders, Quantizer(7, 6), discriminator, (16, 24), perceptual=seen)
+
+
+VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
+FRESH = ("adversarial", "usage")  # of training, which begins anew with what was read
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
@@ -78,6 +95,8 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
         10, 5, width=24, length=7, depth=2, heads=8, hidden=16, future=3, decoder_depth=2, decoder_heads=4, decoder_hidden=20
     ),
     "diffusers UNet2DModel": lambda: UNet((8, 16), layers=1, attention=(False, True), labels=4, groups=4),
+    "diffusers VQModel": lambda: vqgan(4, (1, 2, 3), None),
+    "VQGAN, the authors'": lambda: vqgan(32, (2, 1), PatchDiscriminator(3, 4, 2), LPIPS(VGG)),
     "diffusers DiTTransformer2DModel": lambda: DiT(8, 2, 32, 3, 2, labels=4, freq_shift=1),
 }  # fmt: skip
 
@@ -88,7 +107,7 @@ def sample(form: Format) -> nn.Module:
     network = SAMPLES[form.name]().eval()
     fixed = {name for name, p in network.named_parameters() if not p.requires_grad and "pos_embed" in name}
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and name not in fixed:
+        if tensor.is_floating_point() and name not in fixed and name not in FRESH:
             tensor.add_(torch.rand_like(tensor))
     return network
 
@@ -110,7 +129,7 @@ def test_each_tensor_is_written_once(form: Format) -> None:
     places: dict[str, str] = {}
     for name, tensor in network.state_dict().items():
         theirs = form.theirs(name, network)
-        assert theirs or name.endswith(("num_batches_tracked", "pos_embed")), f"{name} is not written"
+        assert theirs or name.endswith(("num_batches_tracked", "pos_embed", *FRESH)), f"{name} is not written"
         for their in theirs:
             assert places.setdefault(their, name) == name
         found = [written[their] for their in theirs]

@@ -46,7 +46,7 @@ class Perceptual(nn.Module):
 
 
 class LPIPS(Perceptual):
-    """VGG16 and the learned heads; at random and one until their files are loaded, by :mod:`sensorium.generative.vqgan.formats`.
+    """VGG16 and the learned heads; at random and one until their files are loaded.
 
     blocks: convolutions' channels, a block between two poolings. ``features`` is numbered as torchvision's VGG16 is.
     Images are at least ``smallest`` pixels each way; fewer raise ValueError.
@@ -66,8 +66,8 @@ class LPIPS(Perceptual):
         self.heads = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1, bias=False) for widths in blocks)
         for head in self.heads:
             nn.init.ones_(cast(nn.Conv2d, head).weight)
-        for name, values in (("shift", SHIFT), ("scale", SCALE)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        for name, values in (("shift", SHIFT), ("scale", SCALE)):  # no file has them: numbers on the meta device too
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         self.described = "LPIPS, random until loaded"
         self.freeze()
 

@@ -27,11 +27,12 @@ WEIGHTS = (
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 _FOLDER_FILES = (*CONFIGS, "preprocessor_config.json", "model*.safetensors*", "diffusion_pytorch_model*.safetensors*",
                  "open_clip_model*.safetensors*", "tokenizer*.json", "vocab.json", "merges.txt")  # fmt: skip
-# of pipelines the parts that are networks of pixels or latents; the autoencoder and the text encoder are not read
+# of pipelines the parts that are networks of pixels or latents; the text encoder is not read, the autoencoder by its folder
+PARTS = ("unet", "transformer")
 HUB_FILES = (
     *_FOLDER_FILES,
-    *(f"{part}/{name}" for part in ("unet", "transformer") for name in _FOLDER_FILES if "diffusion" in name),
-    *(f"{part}/config.json" for part in ("unet", "transformer")),
+    *(f"{part}/{name}" for part in PARTS for name in _FOLDER_FILES if "diffusion" in name),
+    *(f"{part}/config.json" for part in PARTS),
 )
 
 # Where training code keeps weights, in the order of preference: averages before what they are averages of, as timm does.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -53,6 +53,7 @@ class Entry:
     change: of shape, after joining. rows: how many rows each of theirs has where they differ. ``{each}`` in theirs runs
     over the first dimension of ours, a stack; with ``copies``, the network's attribute of that name, over so many copies,
     which must be equal, for the reason ``why``. otherwise: (ours, network) -> the value where the file has none.
+    backward: network -> how many there are of what ``{i}`` counts, where theirs count it from the last.
     """
 
     ours: str
@@ -62,14 +63,17 @@ class Entry:
     copies: str = ""
     otherwise: Callable[[Tensor, Any], Tensor] | None = None
     why: str = ""
+    backward: Callable[[Any], int] | None = None
 
     def sources(self, found: re.Match[str], target: Tensor, network: nn.Module) -> list[str]:
         """Their names of the tensor of ours whose name was ``found``."""
-        patterns = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        patterns, fields = (self.theirs,) if isinstance(self.theirs, str) else self.theirs, found.groupdict()
+        if self.backward:
+            fields["i"] = str(self.backward(network) - 1 - int(fields["i"]))
         if not any("{each}" in pattern for pattern in patterns):
-            return [_filled(pattern, found.groupdict()) for pattern in patterns]
+            return [_filled(pattern, fields) for pattern in patterns]
         times = getattr(network, self.copies) if self.copies else len(target)
-        return [_filled(p, found.groupdict() | {EACH: str(e)}) for e in range(times) for p in patterns]
+        return [_filled(p, fields | {EACH: str(e)}) for e in range(times) for p in patterns]
 
     def parts(self, ours: Tensor, count: int, network: nn.Module) -> list[Tensor]:
         """A tensor of ours -> the ``count`` of theirs."""
@@ -184,9 +188,7 @@ def under(ours: str, theirs: str, table: Sequence[Entry]) -> tuple[Entry, ...]:
 
     def prefixed(entry: Entry) -> Entry:
         names = (entry.theirs,) if isinstance(entry.theirs, str) else entry.theirs
-        return Entry(
-            ours + entry.ours, tuple(theirs + n for n in names), entry.change, entry.rows, entry.copies, entry.otherwise, entry.why
-        )  # fmt: skip
+        return replace(entry, ours=ours + entry.ours, theirs=tuple(theirs + name for name in names))
 
     return tuple(prefixed(entry) for entry in table)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
+    PARTS,
     TORCH,
     config_of,
     keys_of,
@@ -79,13 +80,14 @@ def _opened(source: Source, among: Sequence[Format]) -> Any:
 
 
 def _component(folder: Path, among: Sequence[Format]) -> Path:
-    """The directory itself, or the part of a pipeline's that one of the formats holds."""
+    """The directory itself, or the part of a pipeline's that one of the formats holds, of several what draws."""
     if (folder / "config.json").is_file():
         return folder
     kinds = {kind for form in among for kind in form.kinds}
     parts = [
         p.parent for p in sorted(folder.glob("*/config.json")) if kind_of(Source("", {}, config=read_json(p))) in kinds
     ]
+    parts = [part for part in parts if part.name in PARTS] if len(parts) > 1 else parts
     return parts[0] if len(parts) == 1 else folder
 
 

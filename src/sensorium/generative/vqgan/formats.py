@@ -1,236 +1,377 @@
-"""How others keep VQGAN and LPIPS: tables of names, both ways.
+"""Formats of VQGAN: the checkpoints of the authors' code (CompVis/taming-transformers), and diffusers' ``VQModel``; and the
+files of LPIPS, by which VQGAN is trained (torchvision's VGG16 and the heads of richzhang/PerceptualSimilarity).
 
-    authors     CompVis/taming-transformers: ``state_dict`` of a Lightning checkpoint. Names are ours but for the losses'.
-    diffusers   ``VQModel``: config.json and diffusion_pytorch_model.safetensors. Levels up are counted from the coarsest,
-                attention's matrices are no 1 x 1 convolutions; files before 2023 have older names for them.
-    lpips       torchvision's VGG16 and the heads of richzhang/PerceptualSimilarity, two files, or both in one.
-
-An entry says which tensor is which, and in what shape they keep it where that differs. Reading is strict: each of ours is
-filled, each of theirs is used or is on the format's own list of what is left out, with the reason.
+The authors' names are ours but for those of their loss, which holds the discriminator and LPIPS; either may be missing.
+diffusers keeps the autoencoder alone, counts levels up from the coarsest, and has matrices for attention's 1 x 1
+convolutions. What is read without a discriminator encodes and decodes, and cannot be trained.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sensorium.errors import SensoriumError
 from sensorium.generative.vqgan.method import VQGAN
-from sensorium.parts.perceptual import LPIPS
+from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.networks.discriminator import PatchDiscriminator
+from sensorium.parts.perceptual import LPIPS, VGG16
+from sensorium.parts.quantize import Quantizer
 from sensorium.published.files import read_weights, unwrap
+from sensorium.published.format import Change, Dropped, Entry, Format, under, zero
+from sensorium.published.opening import fill, recognized
+from sensorium.published.source import Source
+
+PIXELS = 256  # a side, of the authors' pictures
+GROUPS = 32  # of the authors' norms
+_NUMBERS = ("width", "mults", "layers", "attention", "channels", "groups")
+_MATRIX = Change(lambda x, _: x[..., None, None], lambda x, _: x[..., 0, 0])  # theirs, of a 1 x 1 convolution of ours
+_FRESH = (
+    Entry("adversarial", (), otherwise=zero),
+    Entry("usage", (), otherwise=zero),
+)  # of training, which begins anew
 
 
-class Entry(NamedTuple):
-    """Our name and theirs; ``shape``: of theirs, where the same numbers lie in another."""
-
-    ours: str
-    theirs: str
-    shape: tuple[int, ...] | None = None
+# --- LPIPS ---
 
 
-# pattern of their name -> why it is left out
-AUTHORS_DROPPED = {
-    r"^loss\.perceptual_loss\.": "LPIPS is frozen, the same in all files, and read from its own",
-    r"^colorize$": "a random projection by which segmentations are shown",
-    r"\.num_batches_tracked$": "a counter that no result depends on",
-}
-LPIPS_DROPPED = {
-    r"^classifier\.": "VGG16's classes are no part of the distance",
-    r"^scaling_layer\.": "constants, which are ours too",
-    r"^lins\.\d\.": "the heads once more",
-}
-# our name -> why no file of theirs has it
-OURS_ALONE = {
-    "adversarial": "follows from the step",
-    "usage": "of training alone, begins anew",
-    r"discriminator\..*num_batches_tracked": "a counter that no result depends on",
-    r"perceptual\..*": "frozen, from files of its own",
-}
-DISCRIMINATOR_ALONE = {r"discriminator\..*": "diffusers keeps the autoencoder alone"}
-_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-_OLD_ATTENTION = {"norm": "group_norm", "q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
-
-
-def authors(model: VQGAN) -> list[Entry]:
-    """The table of taming-transformers."""
-    names = [name for name in model.state_dict() if not _any(OURS_ALONE, name)]
-    return [Entry(name, f"loss.{name}" if name.startswith("discriminator.") else name) for name in names]
-
-
-def diffusers(model: VQGAN, *, old: bool = False) -> list[Entry]:
-    """The table of diffusers' ``VQModel``; ``old``: the names of files before 2023."""
-    attention, found = _OLD_ATTENTION if old else _ATTENTION, []
-    for name, tensor in model.state_dict().items():
-        if _any(OURS_ALONE | DISCRIMINATOR_ALONE, name):
-            continue
-        part, _, rest = name.partition(".")
-        if part not in ("encoder", "decoder"):
-            found.append(Entry(name, name))
-            continue
-        theirs = f"{part}.{_diffusers_layer(rest, len(model.decoder.mults), attention)}"
-        flat = re.search(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$", name)
-        found.append(Entry(name, theirs, tuple(tensor.shape[:2]) if flat else None))
+def _places() -> list[tuple[int, int]]:
+    """(block from 1, number of the layer) of each convolution of VGG16: a ReLU follows each, a pooling each block."""
+    found, layer = [], 0
+    for block, widths in enumerate(VGG16, 1):
+        found += [(block, layer + 2 * i) for i in range(len(widths))]
+        layer += 2 * len(widths) + 1
     return found
 
 
-def diffusers_config(model: VQGAN) -> dict[str, Any]:
-    """config.json of the ``VQModel`` that is this autoencoder; SensoriumError where none is.
+_HEADS = Entry("heads.{i}.weight", "lin{i}.model.1.weight")
+_TORCHVISION = "features.{layer}"
+_WHOLE = "net.slice{block}.{layer}"
 
-    Channels are those of each level, so that mults must give whole ones; norms must have equally many groups.
+
+def _lpips_table(name: str) -> tuple[Entry, ...]:
+    features = (
+        Entry(f"features.{layer}.{{kind}}", name.format(block=block, layer=layer) + ".{kind}")
+        for block, layer in _places()
+    )
+    return (*features, _HEADS)
+
+
+def _blocks(source: Source, name: str) -> tuple[tuple[int, ...], ...]:
+    """The convolutions' channels, a block each."""
+    found: list[list[int]] = [[] for _ in VGG16]
+    for block, layer in _places():
+        found[block - 1].append(source.shape(f"{name.format(block=block, layer=layer)}.weight", 4)[0])
+    return tuple(map(tuple, found))
+
+
+def _described(network: Any, source: Source) -> None:
+    network.described = "LPIPS (VGG16, heads learned from judgments)"
+
+
+LPIPS_WHOLE = Format(
+    name="LPIPS in one file",
+    network=LPIPS,
+    keys=(r"net\.slice1\.0\.weight",),
+    table=_lpips_table(_WHOLE),
+    dropped=(
+        Dropped(r"scaling_layer\.(shift|scale)", "constants, which are ours too"),
+        Dropped(r"lins\.\d\..+", "the heads once more"),
+    ),
+    numbers=lambda source: {"blocks": _blocks(source, _WHOLE)},
+    settle=_described,
+    normalization=None,
+)
+LPIPS_PARTS = replace(
+    LPIPS_WHOLE,
+    name="LPIPS of torchvision's VGG16 and the heads",
+    keys=(r"features\.0\.weight",),
+    table=_lpips_table(_TORCHVISION),
+    dropped=(Dropped(r"classifier\..+", "VGG16's classes are no part of the distance"),),
+    numbers=lambda source: {"blocks": _blocks(source, _TORCHVISION)},
+)
+_INSIDE = "loss.perceptual_loss."
+
+
+def load_lpips(vgg: str | Path, heads: str | Path | None = None) -> LPIPS:
+    """LPIPS from files: torchvision's VGG16 and the heads; or the whole of it from one, which a checkpoint of VQGAN may be.
+
+    .pth or .safetensors. Raises SensoriumError that names the file and the entry.
     """
-    encoder, decoder = model.encoder, model.decoder
-    numbers = ("width", "mults", "layers", "attention", "channels", "groups")
-    unlike = [n for n in numbers if getattr(encoder, n) != getattr(decoder, n)]
+    state, where = next(unwrap(read_weights(Path(vgg))), {}), str(vgg)
+    if any(name.startswith(_INSIDE) for name in state):
+        state = {name.removeprefix(_INSIDE): x for name, x in state.items() if name.startswith(_INSIDE)}
+    if heads is not None:
+        state, where = state | next(unwrap(read_weights(Path(heads))), {}), f"{vgg} and {heads}"
+    source = Source(where, state)
+    forms = recognized(source, (LPIPS_WHOLE, LPIPS_PARTS))
+    if not forms:
+        raise SensoriumError(f"{where}: neither LPIPS in one file nor VGG16 of torchvision's with its heads.")
+    return fill(forms[0], source)
+
+
+# --- the authors' ---
+
+
+def _build(
+    size: tuple[int, int],
+    codes: int,
+    dim: int,
+    discriminator: tuple[int, int, int] | None = None,
+    perceptual: tuple[tuple[int, ...], ...] | None = None,
+    **coder: Any,
+) -> VQGAN:
+    """VQGAN of numbers: those of :class:`PatchDiscriminator` and of :class:`LPIPS` where there is one; ``coder``: of the
+    encoder and the decoder."""
+    judge = None if discriminator is None else PatchDiscriminator(*discriminator)
+    seen = None if perceptual is None else LPIPS(perceptual)
+    return VQGAN(Encoder(**coder), Decoder(**coder), Quantizer(codes, dim), judge, size, perceptual=seen)
+
+
+def _multiples(source: Source, widths: list[int]) -> dict[str, Any]:
+    """The channels of the levels as a width and its multiples."""
+    if not widths or any(width < 1 or width % widths[0] for width in widths):
+        raise SensoriumError(f"{source.told}: levels of {str(widths)[:80]} channels are not multiples of the first.")
+    return {"width": widths[0], "mults": tuple(width // widths[0] for width in widths)}
+
+
+def _authors_numbers(source: Source) -> dict[str, Any]:
+    state, levels = source.state, source.count(r"encoder\.down\.(\d+)\.")
+    first, channels = source.shape("encoder.conv_in.weight", 4)[:2]
+    ends = [source.shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
+    multiples = _multiples(source, [first, *ends])
+    codes, dim = source.shape("quantize.embedding.weight", 2)
+    judge = None
+    if "loss.discriminator.main.0.weight" in state:
+        width, seen = source.shape("loss.discriminator.main.0.weight", 4)[:2]
+        # of the first and the last convolution, and of a convolution and a norm as many times as it is deep
+        weights = source.count(r"loss\.discriminator\.main\.(\d+)\.weight")
+        judge = (seen, width, (weights - 2) // 2)
+    lpips = any(name.startswith(f"{_INSIDE}net.") for name in state)
+    return {
+        "size": (PIXELS, PIXELS),
+        "codes": codes,
+        "dim": dim,
+        "discriminator": judge,
+        "perceptual": _blocks(source, _INSIDE + _WHOLE) if lpips else None,
+        "width": first,
+        "mults": multiples["mults"][1:],
+        "layers": source.count(r"encoder\.down\.0\.block\.(\d+)\."),
+        "attention": tuple(f"encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)),
+        "middle_attention": "encoder.mid.attn_1.q.weight" in state,
+        "channels": channels,
+        "latent": source.shape("encoder.conv_out.weight", 4)[0],
+        "groups": GROUPS,
+    }
+
+
+def _alike(network: VQGAN, whose: str) -> None:
+    """SensoriumError where encoder and decoder differ, or a norm's groups don't divide its channels."""
+    encoder, decoder = network.encoder, network.decoder
+    ours = {name: (getattr(encoder, name), getattr(decoder, name)) for name in _NUMBERS}
+    unlike = next((name for name, (one, other) in ours.items() if one != other), None)
     if unlike:
-        raise SensoriumError(f"diffusers' VQModel has one {unlike[0]}; this encoder and decoder differ in it.")
+        raise SensoriumError(f"{whose} has one {unlike}; this encoder and decoder differ in it.")
     widths = [encoder.width * mult for mult in encoder.mults]
-    if any(width % encoder.groups for width in widths):
+    if any(width % encoder.groups for width in [encoder.width, *widths]):
+        raise SensoriumError(f"{whose} has {encoder.groups} groups in all norms, which {widths} don't divide into.")
+
+
+def _authors_fits(network: VQGAN) -> None:
+    _alike(network, "the authors' VQGAN")
+    seen, judge = network.perceptual, network.discriminator
+    if network.encoder.groups != GROUPS:
+        raise SensoriumError(f"the authors' norms have {GROUPS} groups, these {network.encoder.groups}. Use --to hf.")
+    if judge is not None and not isinstance(judge, PatchDiscriminator):
         raise SensoriumError(
-            f"diffusers' VQModel has {encoder.groups} groups in all norms, which {widths} don't divide into."
+            f"the authors' discriminator is of patches, this is a {type(judge).__name__}. Use --to hf."
         )
+    if seen is not None and not isinstance(seen, LPIPS):
+        raise SensoriumError(f"the authors compare pictures by LPIPS, this by {type(seen).__name__}. Use --to hf.")
+
+
+def _perceptual(network: Any, source: Source) -> None:
+    if network.perceptual is not None:
+        _described(network.perceptual, source)
+
+
+_COUNTER = "discriminator.{rest}.num_batches_tracked"
+AUTHORS = Format(
+    name="VQGAN, the authors'",
+    network=VQGAN,
+    keys=(r"encoder\.down\.0\.block\.0\.conv1\.weight", r"quantize\.embed(ding)?\.weight", r"post_quant_conv\.weight"),
+    refused=((r"quantize\.embed\.weight", "a VQGAN with Gumbel's softmax, whose quantizer ours has not"),),
+    table=(
+        *_FRESH,
+        *under("perceptual.", _INSIDE, _lpips_table(_WHOLE)),
+        Entry(_COUNTER, f"loss.{_COUNTER}", otherwise=zero),
+        Entry("discriminator.{rest}", "loss.discriminator.{rest}"),
+        Entry("{rest}", "{rest}"),
+    ),
+    dropped=(
+        Dropped(r"loss\.perceptual_loss\.scaling_layer\.(shift|scale)", "constants, which are ours too"),
+        Dropped(r"colorize", "a random projection by which segmentations are shown"),
+    ),
+    numbers=_authors_numbers,
+    build=_build,
+    settle=_perceptual,
+    normalization=None,
+    to="authors",
+    fits=_authors_fits,
+    file="vqgan.ckpt",
+    container="state_dict",
+)
+
+
+# --- diffusers ---
+
+
+def _levels(network: VQGAN) -> int:
+    return len(network.decoder.mults)
+
+
+def _attention(ours: str, theirs: str) -> tuple[Entry, ...]:
+    names = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    matrices = (Entry(f"{ours}.{key}.weight", f"{theirs}.{value}.weight", _MATRIX) for key, value in names.items())
+    biases = (Entry(f"{ours}.{key}.bias", f"{theirs}.{value}.bias") for key, value in names.items())
+    return (*matrices, *biases, Entry(f"{ours}.norm.{{kind}}", f"{theirs}.group_norm.{{kind}}"))
+
+
+def _coder(part: str, way: str) -> tuple[Entry, ...]:
+    """The table of the encoder or the decoder, whose levels go one ``way``."""
+    level, theirs, middle = f"{part}.{way}.{{i}}", f"{part}.{way}_blocks.{{i}}", f"{part}.mid_block"
+    table = (
+        Entry(f"{level}.block.{{n}}.nin_shortcut.{{kind}}", f"{theirs}.resnets.{{n}}.conv_shortcut.{{kind}}"),
+        Entry(f"{level}.block.{{n}}.{{rest}}", f"{theirs}.resnets.{{n}}.{{rest}}"),
+        *_attention(f"{level}.attn.{{n}}", f"{theirs}.attentions.{{n}}"),
+        Entry(f"{level}.{way}sample.{{rest}}", f"{theirs}.{way}samplers.0.{{rest}}"),
+    )
+    if way == "up":
+        table = tuple(replace(entry, backward=_levels) for entry in table)
+    return (
+        *table,
+        Entry(f"{part}.mid.block_{{n}}.{{rest}}", f"{middle}.resnets.{{n-1}}.{{rest}}"),
+        *_attention(f"{part}.mid.attn_1", f"{middle}.attentions.0"),
+        Entry(f"{part}.norm_out.{{kind}}", f"{part}.conv_norm_out.{{kind}}"),
+        Entry(f"{part}.{{rest}}", f"{part}.{{rest}}"),
+    )
+
+
+_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of files before 2023
+_DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
+_UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
+
+
+def _hf_attention(source: Source) -> tuple[bool, ...]:
+    """At which levels there is attention, the finest first."""
+    down, up = source.config["down_block_types"], source.config["up_block_types"]
+    if (
+        not isinstance(down, list)
+        or not isinstance(up, list)
+        or {*map(str, down)} - {*_DOWN}
+        or {*map(str, up)} - {*_UP}
+    ):
+        raise SensoriumError(
+            f"{source.told}: down_block_types {str(down)[:80]} and up_block_types {str(up)[:80]} must be lists of "
+            f"{' or '.join(_DOWN)}, and {' or '.join(_UP)}."
+        )
+    attention = tuple(_DOWN[kind] for kind in down)
+    if attention != tuple(_UP[kind] for kind in reversed(up)):
+        raise SensoriumError(f"{source.told}: attention on the way down and up must be at the same levels.")
+    return attention
+
+
+def _hf_numbers(source: Source) -> dict[str, Any]:
+    for field, *legal in (("act_fn", "silu", "swish"), ("norm_type", "group")):
+        source.only(field, *legal)
+    config, attention, layers = source.config, _hf_attention(source), source.whole("layers_per_block", 1)
+    widths, side = config["block_out_channels"], config.get("sample_size") or PIXELS
+    if not isinstance(widths, list) or not all(isinstance(width, int) for width in widths):
+        raise SensoriumError(f"{source.told}: block_out_channels {str(widths)[:80]} is no list of whole numbers.")
+    codes, dim = source.shape("quantize.embedding.weight", 2)
+    width, channels = source.shape("encoder.conv_in.weight", 4)[:2]
+    latent = source.shape("encoder.conv_out.weight", 4)[0]
+    for name, claimed, found in (
+        ("down_block_types", len(attention), source.count(r"encoder\.down_blocks\.(\d+)\.")),
+        ("up_block_types", len(attention), source.count(r"decoder\.up_blocks\.(\d+)\.")),
+        ("block_out_channels", len(widths), len(attention)),
+        ("block_out_channels", widths[:1], [width]),
+        ("layers_per_block", layers, source.count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.")),
+        ("in_channels", source.whole("in_channels", 3), channels),
+        ("out_channels", source.whole("out_channels", 3), channels),
+        ("latent_channels", source.whole("latent_channels", 3), latent),
+        ("num_vq_embeddings", source.whole("num_vq_embeddings", 256), codes),
+        ("vq_embed_dim", latent if config.get("vq_embed_dim") is None else config["vq_embed_dim"], dim),
+    ):
+        source.agree(claimed, found, name)
+    groups = source.whole("norm_num_groups", 32)
+    if any(width % groups for width in widths):
+        raise SensoriumError(f"{source.told}: norm_num_groups {groups} does not divide {str(widths)[:80]}.")
+    height, across = side if isinstance(side, list) else (side, side)
+    return {
+        "size": (int(height), int(across)),
+        "codes": codes,
+        "dim": dim,
+        **_multiples(source, widths),
+        "layers": layers,
+        "attention": attention,
+        "middle_attention": bool(config.get("mid_block_add_attention", True)),
+        "channels": channels,
+        "latent": latent,
+        "groups": groups,
+    }
+
+
+def _hf_config(network: Any) -> dict[str, Any]:
+    encoder, (height, width) = network.encoder, network.size
     return {
         "_class_name": "VQModel",
         "in_channels": encoder.channels,
-        "out_channels": decoder.channels,
-        "block_out_channels": widths,
-        "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in encoder.attention],
-        "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(decoder.attention)],
+        "out_channels": encoder.channels,
+        "block_out_channels": [encoder.width * mult for mult in encoder.mults],
+        "down_block_types": [list(_DOWN)[attend] for attend in encoder.attention],
+        "up_block_types": [list(_UP)[attend] for attend in reversed(encoder.attention)],
         "layers_per_block": encoder.layers,
         "act_fn": "silu",
         "latent_channels": encoder.latent,
-        "num_vq_embeddings": model.codes,
-        "vq_embed_dim": model.quantize.dim,
+        "sample_size": height if height == width else [height, width],
+        "num_vq_embeddings": network.codes,
+        "vq_embed_dim": network.quantize.dim,
         "norm_num_groups": encoder.groups,
         "mid_block_add_attention": not isinstance(encoder.mid.attn_1, nn.Identity),
     }
 
 
-def authors_numbers(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """What the tensors of an authors' checkpoint say of its sizes: keyword arguments of ``Encoder`` and ``Decoder``, with
-    ``codes`` and ``dim`` of the codebook, ``disc_width`` and ``disc_depth`` (0 where there is no discriminator).
-
-    Raises SensoriumError where a tensor is missing that has to be there.
-    """
-    try:
-        width, channels = state["encoder.conv_in.weight"].shape[:2]
-        levels = _count(state, r"encoder\.down\.(\d+)\.")
-        ends = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
-        codes, dim = state["quantize.embedding.weight"].shape
-        latent = state["encoder.conv_out.weight"].shape[0]
-    except (KeyError, ValueError) as error:
-        raise SensoriumError(f"{where}: no VQGAN of the authors' ({error}).") from None
-    if not levels or any(end % width for end in ends):
-        raise SensoriumError(f"{where}: levels of {ends} channels are not multiples of the first {width}.")
-    first = state.get("loss.discriminator.main.0.weight")
-    last = _count(state, r"loss\.discriminator\.main\.(\d+)\.weight") - 1
-    return {
-        "width": width,
-        "mults": tuple(end // width for end in ends),
-        "layers": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
-        "attention": tuple(f"encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)),
-        "channels": channels,
-        "latent": latent,
-        "codes": codes,
-        "dim": dim,
-        "disc_width": 0 if first is None else first.shape[0],
-        "disc_depth": 0 if first is None else (last - 2) // 3,  # conv, leaky, depth x (conv, norm, leaky), conv
-    }
+def _hf_fits(network: VQGAN) -> None:
+    _alike(network, "diffusers' VQModel")
+    if network.encoder.mults[0] != 1:
+        raise SensoriumError("diffusers' VQModel begins with the channels of its first level; this encoder with fewer.")
 
 
-def lpips_entries(model: LPIPS, *, joined: bool = False) -> list[Entry]:
-    """The table of LPIPS: torchvision's names with the heads', or ``joined`` those of the whole network's own file."""
-    found = []
-    for name in model.state_dict():
-        part, number, kind = name.split(".")
-        if part == "heads":
-            found.append(Entry(name, f"lin{number}.model.1.{kind}"))
-        else:
-            block = 1 + sum(int(number) >= end for end in model.ends)
-            found.append(Entry(name, f"net.slice{block}.{number}.{kind}" if joined else name))
-    return found
+HF = Format(
+    name="diffusers VQModel",
+    network=VQGAN,
+    kinds=("VQModel",),
+    keys=(r"encoder\.conv_in\.weight", r"encoder\.down_blocks\.0\..+", r"quantize\.embedding\.weight"),
+    table=(
+        *_FRESH,
+        Entry("discriminator.{rest}", ()),
+        Entry("perceptual.{rest}", ()),
+        *_coder("encoder", "down"),
+        *_coder("decoder", "up"),
+        Entry("{rest}", "{rest}"),
+    ),
+    spellings=tuple((rf"(\.attentions\.\d+)\.{old}\.", rf"\1.{new}.") for old, new in _OLD.items()),
+    numbers=_hf_numbers,
+    build=_build,
+    normalization=None,
+    to="hf",
+    fits=_hf_fits,
+    config=_hf_config,
+    file="diffusion_pytorch_model.safetensors",
+)
 
-
-def load_lpips(vgg: str | Path, heads: str | Path | None = None, *, model: LPIPS | None = None) -> LPIPS:
-    """LPIPS from files: torchvision's VGG16 and the heads, or with one file the whole of it. .pth or .safetensors.
-
-    Nothing in them is run. Raises SensoriumError that names the file and the entry.
-    """
-    state, where = next(unwrap(read_weights(Path(vgg)))), str(vgg)
-    inside = "loss.perceptual_loss."
-    if heads is None and any(name.startswith(inside) for name in state):  # a checkpoint of VQGAN
-        state = {name.removeprefix(inside): t for name, t in state.items() if name.startswith(inside)}
-    if heads is not None:
-        state, where = state | next(unwrap(read_weights(Path(heads)))), f"{vgg} and {heads}"
-    model = model or LPIPS()
-    table = lpips_entries(model, joined=any(name.startswith("net.") for name in state))
-    model.load_state_dict(read(state, table, model.state_dict(), LPIPS_DROPPED, where))
-    model.described = "LPIPS (VGG16, heads learned from judgments)"
-    return model
-
-
-def read(
-    state: Mapping[str, Tensor],
-    table: Sequence[Entry],
-    wanted: Mapping[str, Tensor],
-    dropped: Mapping[str, str],
-    where: str,
-) -> dict[str, Tensor]:
-    """Their tensors under our names, in the shapes of ``wanted``. Raises SensoriumError that names the entry."""
-    ours: dict[str, Tensor] = {}
-    for entry in table:
-        tensor, target = state.get(entry.theirs), wanted[entry.ours]
-        if tensor is None:
-            raise SensoriumError(f"{where}: '{entry.theirs}' is missing.")
-        legal = {tuple(target.shape), entry.shape or tuple(target.shape)}
-        if tuple(tensor.shape) not in legal:
-            shape = list(entry.shape or target.shape)
-            raise SensoriumError(f"{where}: '{entry.theirs}' has shape {list(tensor.shape)}, its place {shape}.")
-        ours[entry.ours] = tensor.reshape(target.shape).to(target.dtype)
-    used = {entry.theirs for entry in table}
-    strange = [name for name in state if name not in used and not _any(dropped, name, whole=False)]
-    if strange:
-        more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
-        raise SensoriumError(f"{where}: '{strange[0]}' is unknown{more}.")
-    return ours
-
-
-def write(state: Mapping[str, Tensor], table: Sequence[Entry]) -> dict[str, Tensor]:
-    """Our tensors under their names and in their shapes: the inverse of :func:`read`."""
-    return {
-        entry.theirs: state[entry.ours].detach().cpu().reshape(entry.shape or state[entry.ours].shape).clone()
-        for entry in table
-    }
-
-
-def _diffusers_layer(name: str, levels: int, attention: Mapping[str, str]) -> str:
-    """``up.0.block.1.norm1.weight`` and the like, within encoder or decoder -> theirs."""
-    mid = re.fullmatch(r"mid\.(block|attn)_(\d)\.(\w+)\.(\w+)", name)
-    if mid:
-        kind, number, part, end = mid.groups()
-        if kind == "attn":
-            return f"mid_block.attentions.0.{attention[part]}.{end}"
-        return f"mid_block.resnets.{int(number) - 1}.{part}.{end}"
-    level = re.fullmatch(r"(down|up)\.(\d+)\.(\w+?)\.(?:(\d+)\.)?(\w+)\.(\w+)", name)
-    if not level:
-        return name.replace("norm_out", "conv_norm_out")
-    way, i, kind, number, part, end = level.groups()
-    where = f"{way}_blocks.{int(i) if way == 'down' else levels - 1 - int(i)}"
-    if kind == "block":
-        return f"{where}.resnets.{number}.{part.replace('nin_shortcut', 'conv_shortcut')}.{end}"
-    if kind == "attn":
-        return f"{where}.attentions.{number}.{attention[part]}.{end}"
-    return f"{where}.{way}samplers.0.conv.{end}"
-
-
-def _any(patterns: Mapping[str, str], name: str, *, whole: bool = True) -> bool:
-    return any((re.fullmatch if whole else re.search)(pattern, name) for pattern in patterns)
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers from 0 on the names of a pattern have, going by the largest, at most one a tensor."""
-    found = {int(m[1]) for name in state if (m := re.match(pattern, name))}
-    return min(max(found) + 1, len(state)) if found else 0
+FORMATS: tuple[Format, ...] = (HF, AUTHORS)

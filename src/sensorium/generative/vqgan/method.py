@@ -41,8 +41,8 @@ LOSSES = {
 class VQGAN(Method, Tokenizer, Reconstructor):
     """An autoencoder by way of a codebook, with an adversary.
 
-    size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits. perceptual: images and
-    images -> distances [B]; None for pixels alone. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c.
+    size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits; None where nothing is to
+    be trained, for :meth:`forward` raises ValueError then. perceptual: images and images -> distances [B]; None for pixels alone. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c.
     start: share of the budget before which there is no adversary. adversary: the kind of L_G and L_D. revive: share of an
     even usage below which a code is out of use, 0 for never; memory: momentum of the moving average of usage. clip: the largest norm of a phase's gradients, 0 for any.
     """
@@ -57,7 +57,7 @@ class VQGAN(Method, Tokenizer, Reconstructor):
         encoder: Encoder,
         decoder: Decoder,
         quantizer: Quantizer,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         size: tuple[int, int],
         *,
         perceptual: Perceptual | None = None,
@@ -102,25 +102,28 @@ class VQGAN(Method, Tokenizer, Reconstructor):
         """
         if phase not in self.phases:
             raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
-        return (self._generate if phase == "generator" else self._discriminate)(batch["image"])
+        if self.discriminator is None:
+            raise ValueError("this VQGAN has no discriminator, which training needs")
+        way = self._generate if phase == "generator" else self._discriminate
+        return way(batch["image"], self.discriminator)
 
     def parameters_of(self, phase: str) -> Iterable[nn.Parameter]:
         """What the optimizer of a phase moves."""
         if phase not in self.phases:
             raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
         if phase == "discriminator":
-            return self.discriminator.parameters()
+            return () if self.discriminator is None else self.discriminator.parameters()
         parts = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
         return (parameter for part in parts for parameter in part.parameters())
 
-    def _generate(self, x: Tensor) -> dict[str, Tensor]:
+    def _generate(self, x: Tensor, judge: nn.Module) -> dict[str, Tensor]:
         z = self._vectors(x)
         z_q, codebook, codes = self.quantize(z)
         y = self._draw(z_q)
         reconstruction = (x - y).abs().mean()
         seems = x.new_zeros(()) if self.perceptual is None else self.perceptual(x, y).mean()
-        fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        fooling = self.fooling(_precise(functional_call(self.discriminator, fixed, (y,))))
+        fixed = {name: p.detach() for name, p in judge.named_parameters()}
+        fooling = self.fooling(_precise(functional_call(judge, fixed, (y,))))
         rec = reconstruction + self.perceptual_weight * seems
         adaptive = against.adaptive_weight(rec, fooling, self.decoder.conv_out.weight)
         weight = self.adversarial * self.adversarial_weight * adaptive
@@ -137,10 +140,10 @@ class VQGAN(Method, Tokenizer, Reconstructor):
             "perplexity": perplexity(counts),
         }
 
-    def _discriminate(self, x: Tensor) -> dict[str, Tensor]:
+    def _discriminate(self, x: Tensor, judge: nn.Module) -> dict[str, Tensor]:
         with torch.no_grad():
             y = self._draw(self.quantize(self._vectors(x)).vectors)
-        real, made = _precise(self.discriminator(x)), _precise(self.discriminator(y))
+        real, made = _precise(judge(x)), _precise(judge(y))
         loss = self.adversarial * self.telling(real, made)
         return {"loss": loss, "real": real.detach().mean(), "drawn": made.detach().mean()}
 

@@ -128,9 +128,7 @@ def _perceptual(features: str | None, lpips: str | None, on: Situation) -> Perce
     method = run.method if run.finished else run.recipe.method
     network = method.backbone if isinstance(method, HasBackbone) else None
     if not isinstance(network, MapEncoder):
-        raise SensoriumError(
-            f"--features {features}: must be a run of a system with a network that gives feature maps."
-        )
+        raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps.")
     described = f"{run.info['recipe']}, trained on {run.info['data']['path']}"
     return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
 
