@@ -151,6 +151,13 @@ def test_without_a_score_that_may_decide():
     assert "No run could be judged" in lost.said
 
 
+def test_equal_runs_are_level():
+    found = decide([run("a", 0.43), run("b", 0.43)])
+    assert found.winner
+    assert not found.winner.sure
+    assert re.match(r"Not sure: a comes first: .*, level with b\. ", found.said)
+
+
 def test_unfinished_runs_do_not_compete():
     found = decide([run("a", 0.43), run("b", 0.9, status="interrupted")])
     assert found.winner

@@ -175,6 +175,8 @@ def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) 
     name, ahead = second
     first = f"{best.shown} comes first: {_told(score)}"
     gap = score.gap(ahead.margin)
+    if not ahead.margin:
+        return f"{first}, level with {name}"
     if ahead.error is None:
         return f"{first}, {gap} ahead of {name}"
     test = f", {ahead.how} p {_p(ahead.p)}" if ahead.p is not None else ""
