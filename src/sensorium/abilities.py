@@ -261,6 +261,14 @@ class Tokenizer(SeesImages, ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> [B, 3, H, W]."""
 
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> images as ``encode`` takes them: -1 to 1 where a class says nothing else."""
+        return pixels.float() / 127.5 - 1
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """The way back: what ``decode`` gives -> uint8 [B, 3, H, W]."""
+        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
 
 class LanguageModel(ABC):
     """Gives the next token's probabilities, and writes. ``vocab`` tokens."""

@@ -60,7 +60,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
-    name, embed = _feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
+    name, embed = feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
     method = run.method
     drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
     folder = run.folder / "pictures"
@@ -91,7 +91,7 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
 
 
-def _feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
+def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
     """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
     on = ready.train
     mean, std = on.mean, on.std

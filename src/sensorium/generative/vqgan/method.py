@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sensorium.abilities import Reconstructor, Tokenizer
+from sensorium.abilities import Tokenizer
 from sensorium.method import Method, Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.parts import adversarial as against
@@ -38,7 +38,7 @@ LOSSES = {
 }
 
 
-class VQGAN(Method, Tokenizer, Reconstructor):
+class VQGAN(Method, Tokenizer):
     """An autoencoder by way of a codebook, with an adversary.
 
     size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits; None where nothing is to
@@ -48,7 +48,6 @@ class VQGAN(Method, Tokenizer, Reconstructor):
     """
 
     phases: ClassVar[tuple[str, ...]] = get_args(Phase)
-    panels = ("the picture", "what its codes give")
     adversarial: Tensor
     usage: Tensor
 
@@ -187,14 +186,6 @@ class VQGAN(Method, Tokenizer, Reconstructor):
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> images [B, 3, H, W] in -1..1."""
         return self._draw(self.quantize.look_up(codes)).clamp(-1, 1)
-
-    def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> images in -1..1."""
-        return pixels.float() / 127.5 - 1
-
-    def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> side by side: image | what its codes give, [B, 3, H, 2 W]."""
-        return torch.cat([images, self.decode(self.encode(images)).to(images.dtype)], dim=-1)
 
     def _vectors(self, x: Tensor) -> Tensor:
         """z [B, D, h, w]."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.errors import SensoriumError
+from sensorium.multimodal.clip import open_clip
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.networks.clip_vision import CLIPVision
@@ -205,7 +206,7 @@ TOWER = Format(
     beside=processor,
 )
 
-FORMATS: tuple[Format, ...] = (HF, TOWER)
+FORMATS: tuple[Format, ...] = (HF, TOWER, *open_clip.FORMATS)
 
 
 def load_hf(path: str | Path) -> CLIP:
