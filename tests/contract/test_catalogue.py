@@ -422,7 +422,7 @@ def test_an_unknown_setting_is_named_and_a_recipes_own_error_is_its_own(monkeypa
     def broken(on: Any, *, size: int = 3) -> Recipe:
         raise TypeError("got an unexpected keyword argument from within")
 
-    monkeypatch.setattr("sensorium.runs.run.resolve", lambda name: broken)
+    monkeypatch.setattr("sensorium.recipe.trained.resolve", lambda name: broken)
     with pytest.raises(TypeError, match="from within"):
         make_recipe("broken", None, {"size": 4})
 

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone
 from sensorium.method import Method
+from sensorium.parts.moe.layer import update_biases
 
 
 class Tiny(Method, HasBackbone, Encoder):
@@ -45,11 +46,15 @@ class Tiny(Method, HasBackbone, Encoder):
 
     def features(self, images):
         return self.backbone.features(images)
+
+    def after_step(self, at):
+        update_biases(self)
 '''
 RECIPE = '''
 from sensorium.abilities import TokenEncoder
-from sensorium.data.augment.views import supervised_views
+from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
@@ -70,7 +75,12 @@ def tiny(on: Situation, *, backbone: str | None = None, batch_size: int | None =
     network = build_backbone(backbone, on, s, by="Tiny", needs=TokenEncoder)
     batch = pick_batch_size(batch_size, on, s)
     s.note(lr=lr)
-    views = supervised_views(on.mean, on.std, on.image_size)
+    view = View(on.image_size)
+
+    @reads("image")
+    def views(fields, draw):
+        return {"image": view(fields["image"], draw, on.mean, on.std)}
+
     return Recipe("tiny", Tiny(network), views, adamw(lr, 0.0), lambda f: 1.0, batch, s)
 '''
 HERE = Path(__file__).parent

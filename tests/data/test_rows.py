@@ -17,8 +17,10 @@ from sensorium.data.source import Source
 from sensorium.data.wings import NAMES, kind
 from sensorium.method import Method
 from sensorium.parts.packing import pack, pool
+from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.training.batches import Batches, Share
 from sensorium.training.fit import fit
+from sensorium.training.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +119,11 @@ def test_pictures_of_their_own_sizes_train(tmp_path: Path) -> None:
     for accumulate in (1, 2):
         torch.manual_seed(0)
         method = OwnSizes()
-        how = {"views": views, "optimizer": lambda m: torch.optim.SGD(m.parameters(), 0.1), "schedule": lambda f: 1.0}
-        out = tmp_path / str(accumulate)
-        done = fit(
-            method,
-            rows,
-            **how,
-            batch_size=8,
-            budget="6steps",
-            out=out,
-            accumulate=accumulate,
-            progress=False,
-            precision="32-true",
+        recipe = Recipe(
+            "own_sizes", method, views, lambda m: torch.optim.SGD(m.parameters(), 0.1), lambda f: 1.0, 8, Settings()
         )
+        options = Options(accumulate=accumulate, progress=False, precision="32-true", device="cpu")
+        done = fit(recipe, rows, budget="6steps", out=tmp_path / str(accumulate), options=options)
         assert done.status == "finished"
         found.append(method.net.weight.detach().clone())
     torch.testing.assert_close(*found)

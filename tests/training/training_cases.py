@@ -132,8 +132,8 @@ def make_adversarial():
     return Adversarial()
 
 
-def plain_views(images, labels, draw):
-    return views(images, labels, draw) | {"plain": True}
+def plain_views(fields, draw):
+    return views(fields, draw) | {"plain": True}
 
 
 def make_method(**options):

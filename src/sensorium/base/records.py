@@ -44,8 +44,9 @@ def encode(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    unpacked = getattr(value, "tolist", None)  # of numpy's scalars and arrays
-    return str(value) if unpacked is None else encode(unpacked())
+    import numpy as np  # what shows --help reads no arrays
+
+    return encode(value.tolist()) if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def decode(kind: type[T], value: Any, file: str, hint: str = "make it again") -> T:

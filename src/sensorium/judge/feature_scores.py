@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
@@ -85,7 +86,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
         return kept.piece(name, make)
 
     features = _features(run, ready)
-    network = getattr(run.method, "backbone", run.method)
+    network = _backbone(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
@@ -201,7 +202,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         found["majority"] = baselines.majority(_labels(ready.train), _labels(ready.test))
         write_json(path, found)
     for name, make in fresh.items():
-        build = partial(_network, make)
+        build = partial(_backbone_of, make)
         if name not in found["random"]:
             say(f"random {name}")
             found["random"][name] = baselines.random_network(
@@ -215,9 +216,12 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
     return _beside(found)
 
 
-def _network(make: Callable[[], Any]) -> Any:
-    method = make()
-    return getattr(method, "backbone", method)
+def _backbone_of(make: Callable[[], Any]) -> Any:
+    return _backbone(make())
+
+
+def _backbone(method: Any) -> Any:
+    return method.backbone if isinstance(method, HasBackbone) else method
 
 
 def _beside(found: dict[str, Any]) -> Beside:

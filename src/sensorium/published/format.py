@@ -53,7 +53,7 @@ class Entry:
     change: of shape, after joining. rows: how many rows each of theirs has where they differ. ``{each}`` in theirs runs
     over the first dimension of ours, a stack; with ``copies``, the network's attribute of that name, over so many copies,
     which must be equal, for the reason ``why``. otherwise: (ours, network) -> the value where the file has none.
-    backward: network -> how many there are of what ``{i}`` counts, where theirs count it from the last.
+    from_last: network -> how many there are of what ``{i}`` counts, where theirs count it from the last.
     """
 
     ours: str
@@ -63,13 +63,13 @@ class Entry:
     copies: str = ""
     otherwise: Callable[[Tensor, Any], Tensor] | None = None
     why: str = ""
-    backward: Callable[[Any], int] | None = None
+    from_last: Callable[[Any], int] | None = None
 
     def sources(self, found: re.Match[str], target: Tensor, network: nn.Module) -> list[str]:
         """Their names of the tensor of ours whose name was ``found``."""
         patterns, fields = (self.theirs,) if isinstance(self.theirs, str) else self.theirs, found.groupdict()
-        if self.backward:
-            fields["i"] = str(self.backward(network) - 1 - int(fields["i"]))
+        if self.from_last:
+            fields["i"] = str(self.from_last(network) - 1 - int(fields["i"]))
         if not any("{each}" in pattern for pattern in patterns):
             return [_filled(pattern, fields) for pattern in patterns]
         times = getattr(network, self.copies) if self.copies else len(target)

@@ -250,7 +250,7 @@ def _coder(part: str, way: str) -> tuple[Entry, ...]:
         Entry(f"{level}.{way}sample.{{rest}}", f"{theirs}.{way}samplers.0.{{rest}}"),
     )
     if way == "up":
-        table = tuple(replace(entry, backward=_levels) for entry in table)
+        table = tuple(replace(entry, from_last=_levels) for entry in table)
     return (
         *table,
         Entry(f"{part}.mid.block_{{n}}.{{rest}}", f"{middle}.resnets.{{n-1}}.{{rest}}"),
