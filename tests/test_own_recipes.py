@@ -38,7 +38,7 @@ class Mute(Method):
 def mute(on: Situation) -> Recipe:
     '''Has no ability.'''
     known = made(on, hidden=12)
-    return Recipe("mute", Mute(), known.views, known.optimizer, known.schedule, 8, Settings())
+    return Recipe("mute", Mute(), known.views, known.optimizers, known.schedule, 8, Settings())
 """
 
 

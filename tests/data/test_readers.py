@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +43,23 @@ def pictures(draw, grey: bool = False):
     return rng.integers(0, 256, shape, dtype=np.uint8), labels.astype(np.int64)
 
 
-def everything(opened) -> dict[bytes, str]:
-    """Pixels -> class name, over all sets."""
-    found = {}
+def everything(opened) -> Counter[tuple[bytes, str]]:
+    """How often each picture of a class occurs, over all sets."""
+    found = Counter()
     for images in (opened.train, opened.test, opened.val):
         for k in range(0 if images is None else len(images)):
             sample = images[k]
             name = images.classes[sample["label"]] if sample["label"] >= 0 else ""
-            found[bytes(str(tuple(sample["image"].shape)), "ascii") + sample["image"].numpy().tobytes()] = name
+            found[bytes(str(tuple(sample["image"].shape)), "ascii") + sample["image"].numpy().tobytes(), name] += 1
     return found
 
 
-def expected(images: np.ndarray, names) -> dict[bytes, str]:
-    found = {}
+def expected(images: np.ndarray, names) -> Counter[tuple[bytes, str]]:
+    found = Counter()
     for image, name in zip(images, names, strict=True):
         image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
         planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-        found[bytes(str(planes.shape), "ascii") + planes.tobytes()] = name
+        found[bytes(str(planes.shape), "ascii") + planes.tobytes(), name] += 1
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sensorium.abilities import PROTOCOLS
+from sensorium.abilities import ABILITIES, ImageText, LanguageModel
 from sensorium.data.rows import ArrayRows
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
@@ -21,8 +21,8 @@ from sensorium.judge.pair_scores import each_group
 from sensorium.judge.score import Asked, Judgement, Picture, Score
 
 
-class Speaks(torch.nn.Module):
-    """A language model, as far as a protocol asks."""
+class Speaks(torch.nn.Module, LanguageModel):
+    """A language model, as far as the ability asks."""
 
     vocab = 4
 
@@ -33,7 +33,7 @@ class Speaks(torch.nn.Module):
         yield prompt[:, 0]
 
 
-class Both(Speaks):
+class Both(Speaks, ImageText):
     """That, and pictures and texts in one space."""
 
     def embed_image(self, images):
@@ -52,7 +52,7 @@ def test_each_is_of_an_ability_and_they_are_in_order() -> None:
     assert set(names) >= {"detection", "language", "retrieval", "online detection", "features", "samples", "likelihood"}
     assert len(names) == len(set(names))
     assert names.index("retrieval") < names.index("features") < names.index("samples") < names.index("likelihood")
-    assert {one.ability for one in evaluators()} <= set(PROTOCOLS.values())
+    assert {one.ability for one in evaluators()} <= set(ABILITIES.values())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     made = tuple(
         Evaluator(name, ability, frozenset({"tokens"}), judging(name), rank=i)
-        for i, (name, ability) in enumerate((("first", PROTOCOLS["LanguageModel"]), ("second", PROTOCOLS["ImageText"])))
+        for i, (name, ability) in enumerate((("first", LanguageModel), ("second", ImageText)))
     )
     monkeypatch.setattr(evaluator, "evaluators", lambda: made)
     return done
