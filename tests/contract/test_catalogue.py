@@ -36,6 +36,7 @@ from sensorium.abilities import (
     Likelihood,
     OnlineDetector,
     Reconstructor,
+    Tokenizer,
     abilities_of,
 )
 from sensorium.base.draw import Draw
@@ -118,7 +119,6 @@ MARKS: dict[str, tuple[dict[str, str] | tuple[str, ...], ...]] = {
     "OpenCLIP": (("visual.class_embedding", "token_embedding.weight"),),
     "authors' .pt state dict": (("visual.class_embedding", "token_embedding.weight"),),
 }
-BY_FUNCTION = ("OpenCLIP", "authors' .pt state dict")  # read by a function of their own, not yet by `sensorium.load`
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +242,14 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
         if isinstance(method, Likelihood):
             found.append(method.log_prob(batch["image"]))
             assert found[-1].shape == (len(batch["image"]),)
+        if isinstance(method, Tokenizer):
+            codes = method.encode(batch["image"])
+            assert (codes.dtype, codes.ndim, len(codes)) == (torch.int64, 3, len(batch["image"]))
+            assert 0 <= int(codes.min()) <= int(codes.max()) < method.codes
+            found.append(method.decode(codes))
+            assert found[-1].shape == batch["image"].shape
+            pixels = method.to_pixels(found[-1])
+            assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
         if isinstance(method, LanguageModel):
             found.append(method.log_prob(batch["tokens"]))
             assert found[-1].shape == (len(batch["tokens"]), batch["tokens"].shape[1] - 1)
@@ -413,6 +421,9 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
         built("simclr", "resnet-81", prepared["scenes:64"])
     with pytest.raises(SensoriumError, match="two classes"):
         built("supervised", "resnet-micro", prepared["unlabelled 33 px"])
+    with pytest.raises(SensoriumError, match="--discriminator-depth 2 needs 12 pixels or more, not 8"):
+        on = kind("images").situate(prepared["scenes:64"])
+        make_recipe("vqgan", replace(on, image_size=8), {})
 
 
 def test_an_unknown_setting_is_named_and_a_recipes_own_error_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,18 +509,13 @@ def test_other_formats_are_refused_by_name(system: Any, finished: Callable[[str]
             export(finished(system.name), form, tmp_path / form)
 
 
-def claimed() -> list[Any]:
-    late = pytest.mark.xfail(reason="read by a function of its own, not yet by `sensorium.load`", strict=True)
-    each = [(one.name, claim) for one in (*systems(), *NETWORKS) for claim in one.loads]
-    return [pytest.param(*pair, marks=late if pair[1] in BY_FUNCTION else ()) for pair in each]
+def claimed() -> list[tuple[str, str]]:
+    return [(one.name, claim) for one in (*systems(), *NETWORKS) for claim in one.loads]
 
 
 @pytest.mark.parametrize("name, claim", claimed())
 def test_what_is_said_to_load_is_recognised(name: str, claim: str, tmp_path: Path) -> None:
-    """A file that has no more than the mark of its format is refused for what it lacks, not as unknown.
-
-    Here formats are recognised by hand; as each becomes an object that says how, this table gives way to it.
-    """
+    """A file that has no more than the mark of its format is refused for what it lacks, not as unknown."""
     marks = MARKS.get(f"{name}: {claim}", MARKS.get(claim))
     assert marks, f"{name} loads {claim}: say in MARKS how a file of it is recognised"
     for mark in marks:

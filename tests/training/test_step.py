@@ -236,6 +236,12 @@ def test_a_run_of_two_phases_in_pieces_and_interrupted(tmp_path):
     assert weights(tmp_path / "cut")["steps"] == 10
 
 
+def test_only_a_loss_that_should_fall_is_said_not_to(tmp_path):
+    still = {"schedule": lambda f: 0.0, "budget": "30steps"}
+    assert "did not fall" in " ".join(run(tmp_path / "alone", **still).notes)
+    assert not adversarial(tmp_path / "against", **still).notes
+
+
 def test_what_is_averaged_is_judged_and_kept(tmp_path):
     judged = []
 

@@ -148,7 +148,8 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
     if loop.warning:
         notes.append(loop.warning)
     finished = loop.fraction >= 1
-    if finished and (note := learned_nothing(record.losses())):
+    alone = len(job.recipe.method.phases) == 1  # the losses of adversaries need not fall
+    if finished and alone and (note := learned_nothing(record.losses())):
         notes.append(note)
     seconds = loop.seconds
     per_second = 1 / seconds if seconds else 0.0

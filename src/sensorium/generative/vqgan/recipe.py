@@ -97,8 +97,13 @@ def vqgan(
     s.note(features=features, lpips=lpips)
     try:
         encoder, decoder = autoencoder(size, on.image_size)
+        book, critic = Quantizer(words, width), PatchDiscriminator(3, channels, deep)
+        if on.image_size < critic.smallest:
+            raise ValueError(
+                f"--discriminator-depth {deep} needs {critic.smallest} pixels or more, not {on.image_size}"
+            )
         method = VQGAN(
-            encoder, decoder, Quantizer(words, width), PatchDiscriminator(3, channels, deep), (on.image_size, on.image_size),
+            encoder, decoder, book, critic, (on.image_size, on.image_size),
             perceptual=seen, perceptual_weight=perceptual_weight, adversarial_weight=weight, start=start, revive=revive,
             memory=0.95 if small else 0.99, clip=clip,
         )  # fmt: skip
