@@ -43,13 +43,13 @@ def mae_step() -> Callable[[], None]:
     method = MAE(ViT(64, 8, 192, 6, 3, positions="sincos"), decoder_width=96, decoder_depth=1, decoder_heads=3)
     optimizer = torch.optim.AdamW(method.parameters(), lr=5e-4, fused=True)
     views = mae_views((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 64, 64, scale=(0.2, 1.0))
-    images, labels = torch.randint(256, (512, 3, 64, 64), dtype=torch.uint8), torch.zeros(32, dtype=torch.long)
+    images = torch.randint(256, (512, 3, 64, 64), dtype=torch.uint8)
     count = itertools.count()
 
     def step() -> None:
         at = next(count)
         draw = Draw.seeded(0, at, 32)
-        batch = views(images[torch.randperm(512, generator=draw.generator)[:32]], labels, draw)
+        batch = views({"image": images[torch.randperm(512, generator=draw.generator)[:32]]}, draw)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16("cpu")):
             loss = method(batch)["loss"]
         loss.backward()
