@@ -66,7 +66,9 @@ def tab(runs: Sequence[Played]) -> None:
             time.sleep(max(0.0, seconds / TICKS - (time.monotonic() - begun)))
 
     which.input(told(changed), [which], [recording, file, drawn], show_progress="hidden")
-    going = start.click(told(played), [which, recording, file, seconds], [drawn], show_progress="minimal")
+    going = start.click(  # another click is not lost: it plays when this is over
+        told(played), [which, recording, file, seconds], [drawn], show_progress="minimal", trigger_mode="always_last"
+    )
     stop.click(None, cancels=[going])
 
 
