@@ -22,7 +22,7 @@ from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
 from sensorium.published.files import read_json
 from sensorium.published.format import IMAGENET, Entry, Format, Preparation, under, write
-from sensorium.published.opening import fill, open_path, save
+from sensorium.published.opening import fill, open_path
 from sensorium.published.source import Source
 
 SIDES = (800, 1333)  # pixels of the shorter side, and of the longer one at most
@@ -154,12 +154,3 @@ def to_torchvision(network: FCOS) -> dict[str, Tensor]:
     groups, other than two extra levels.
     """
     return write(TORCHVISION, network)
-
-
-def export_torchvision(network: nn.Module, out: Path) -> Path:
-    """Write an FCOS as a state dict of torchvision's: ``out``, or ``fcos.pth`` in it; give the path.
-
-    Beside it ``.json`` says what torchvision's FCOS has to be told: ``image_mean``, ``image_std``, ``min_size`` and
-    ``max_size``, ``num_classes`` and ``classes``, and the numbers of body, pyramid and head.
-    """
-    return save(TORCHVISION, network, out)
