@@ -14,14 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.abilities import LanguageModel
+from sensorium.base.precision import precise
 from sensorium.parts.sampling import write_tokens
 
 IGNORED = -100
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32, in which softmax statistics are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def next_tokens(tokens: Tensor, documents: Tensor | None) -> Tensor:

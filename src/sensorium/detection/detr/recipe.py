@@ -5,7 +5,13 @@ from __future__ import annotations
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
-from sensorium.recipe.boxes import adamw_apart, detector_backbone, detector_batch_size, detector_recipe, pick_backbone_lr
+from sensorium.recipe.boxes import (
+    adamw_apart,
+    detector_backbone,
+    detector_batch_size,
+    detector_recipe,
+    pick_backbone_lr,
+)
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 
 

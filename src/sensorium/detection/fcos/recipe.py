@@ -6,7 +6,13 @@ from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.fcos.method import FCOS, Points
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
-from sensorium.recipe.boxes import adamw_apart, detector_backbone, detector_batch_size, detector_recipe, pick_backbone_lr
+from sensorium.recipe.boxes import (
+    adamw_apart,
+    detector_backbone,
+    detector_batch_size,
+    detector_recipe,
+    pick_backbone_lr,
+)
 from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 

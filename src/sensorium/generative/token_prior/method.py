@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import ClassConditional
+from sensorium.base.precision import precise
 from sensorium.method import Method
 from sensorium.networks.decoder import Cache, Decoder
 from sensorium.parts.sampling import write_tokens
@@ -69,7 +70,7 @@ class TokenPrior(Method, ClassConditional):
         """int64 [B, h, w], classes [B] -> of each code given the class and the codes before it [B, T, K], float32 at least."""
         flat = codes.flatten(1)
         tokens = torch.cat([self._start(len(codes), classes).to(flat.device), flat[:, :-1]], dim=1)
-        return _precise(self.decoder(tokens)[..., : self.codes])
+        return precise(self.decoder(tokens)[..., : self.codes])
 
     def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
         """int64 [B, h, w] -> natural logarithm of the probability of each picture [B]."""
@@ -109,7 +110,7 @@ class TokenPrior(Method, ClassConditional):
         self.eval()
         try:
             drawn = write_tokens(
-                lambda tokens, cache: _precise(self.decoder(tokens, cache=cache)[..., : self.codes]),
+                lambda tokens, cache: precise(self.decoder(tokens, cache=cache)[..., : self.codes]),
                 lambda room: Cache(self.decoder, n, room),
                 prompt,
                 most=math.prod(self.grid),
@@ -135,7 +136,3 @@ class TokenPrior(Method, ClassConditional):
 def vocab_of(codes: int, classes: int = 0) -> int:
     """Tokens of a decoder for so many codes and classes."""
     return codes + classes + 1
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

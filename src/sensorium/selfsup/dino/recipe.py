@@ -105,9 +105,7 @@ def _dino_head(network, width: int, on: Situation) -> DINOHead:
     return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=norm)
 
 
-def _sides(
-    view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings
-) -> tuple[int, int]:
+def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
     """Of global crops and of local ones: the nearest multiple of the patch to half of it (96 of 224 in the paper)."""
     side = pick_view_size(view_size, network, on, s)
     patch = network.patch_size if isinstance(network, TokenEncoder) else 1
