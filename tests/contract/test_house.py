@@ -62,6 +62,12 @@ GUESSED = {
     "recipe/trained.py: getattr(hint, '__metadata__', ())",
     "training/batches.py: getattr(views, 'reads', None)",
 }
+# Functions over 60 lines, and why. A recipe's flag is a parameter and a line of help, and a recipe is one function.
+LONG = {
+    "detection/detr/recipe.py: detr": "19 flags: 51 lines before the first statement",
+    "generative/vqgan/recipe.py: vqgan": "17 flags: 46 lines before the first statement",
+    "language/causal_lm/recipe.py: causal_lm": "23 flags: 57 lines before the first statement",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -146,8 +152,19 @@ def test_no_system_is_known_by_name_outside_its_folder(path: Path) -> None:
     }
 
 
-def test_no_file_of_the_command_line_is_long() -> None:
-    assert {path.name for path in (PACKAGE / "cli").glob("*.py") if len(path.read_text().splitlines()) > 400} == set()
+def test_no_file_is_long() -> None:
+    assert {str(path.relative_to(PACKAGE)) for path in MODULES if len(path.read_text().splitlines()) > 400} == set()
+
+
+def test_no_function_is_long_but_those_named() -> None:
+    """From ``def`` to the last line, with the docstring."""
+    found = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                found |= {f"{path.relative_to(PACKAGE)}: {node.name}"} if lines > 60 else set()
+    assert found == set(LONG)
 
 
 def test_every_room_is_on_the_map() -> None:

@@ -7,6 +7,7 @@ float32 elsewhere: on a CPU without such units bfloat16 is emulated, and slower.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.errors import SensoriumError
@@ -28,3 +29,8 @@ def resolve_precision(asked: str, device: torch.device | str) -> str:
     if asked not in PRECISIONS:
         raise SensoriumError(f"precision {asked!r} is unknown: choose auto, {', '.join(PRECISIONS)}.")
     return asked
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32, in which losses, norms and the statistics of a softmax are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

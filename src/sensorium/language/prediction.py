@@ -1,20 +1,23 @@
-"""Predicting the next token: what every language model's loss and log-probabilities are.
+"""Predicting the next token: what every language model's loss and log-probabilities are, and how it writes.
 
 Shapes: B batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sensorium.abilities import LanguageModel
+from sensorium.base.precision import precise
+from sensorium.parts.sampling import write_tokens
+
 IGNORED = -100
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32, in which softmax statistics are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def next_tokens(tokens: Tensor, documents: Tensor | None) -> Tensor:
@@ -37,3 +40,46 @@ def nll(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 def log_prob(logits: Tensor, target: Tensor) -> Tensor:
     """Natural logarithm of the probability of each target: [B, T, V] and [B, T] -> [B, T]."""
     return precise(logits).log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
+
+
+class NextTokenModel(LanguageModel):
+    """A language model by its ``logits`` and by what it keeps of the tokens that it has read, its cache."""
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Any = None) -> Tensor:
+        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
+
+        Raises ValueError where both ``documents`` and a ``cache`` are given.
+        """
+
+    @abstractmethod
+    def new_cache(self, batch: int, length: int) -> Any:
+        """For ``batch`` texts of ``length`` tokens at most; it counts those that it has ``seen``."""
+
+    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
+        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
+
+    def generate(
+        self,
+        prompt: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        most: int = 256,
+        window: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
+
+        temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: what the model keeps of it
+        is cached. window: most tokens to look back on, for at lengths that it never learnt a model writes nonsense; when
+        they are full, the later half of them is read anew.
+        """
+        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
+        return write_tokens(
+            lambda tokens, cache: self.logits(tokens, cache=cache),
+            lambda room: self.new_cache(len(prompt), room),
+            prompt,
+            **how,
+        )

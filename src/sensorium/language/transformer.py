@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.language.prediction import log_prob, precise
+from sensorium.base.precision import precise
+from sensorium.language.prediction import log_prob
 from sensorium.method import Method
 from sensorium.networks.decoder import Cache, Decoder, Joint, Layer
 from sensorium.networks.mixing import CrossAttention, SoftmaxAttention

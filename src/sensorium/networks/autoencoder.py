@@ -14,6 +14,7 @@ Shapes: B images, C channels, H x W pixels, f = 2^(levels - 1) pixels a place ea
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -65,12 +66,12 @@ def autoencoder(size: str, image_size: int, *, channels: int = 3, dropout: float
     return encoder, Decoder(width, mults, latent=latent, channels=channels, **numbers)
 
 
-class Encoder(nn.Module):
-    """Images [B, channels, H, W] -> [B, latent, H / f, W / f].
+class Coder(nn.Module, ABC):
+    """What an encoder and its decoder have in common: their numbers.
 
     width: channels of the first level. mults: channels of each level, in widths, the finest first. latent: Z. layers:
-    blocks a level. attention: at which levels, after each block; none where left out. groups: of the norms, fewer where
-    they don't divide the channels. middle_attention: between the two blocks in the middle.
+    blocks a level, of which a decoder has one more. attention: at which levels, after each block; none where left out.
+    groups: of the norms, fewer where they don't divide the channels. middle_attention: between the two blocks in the middle.
     """
 
     def __init__(
@@ -87,20 +88,34 @@ class Encoder(nn.Module):
         middle_attention: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.mults, self.layers = width, tuple(mults), layers
-        self.attention = _attention(attention, mults, layers)
+        attention = tuple(attention) or (False,) * len(mults)
+        if not mults or len(attention) != len(mults) or layers < 1:
+            raise ValueError(f"{len(attention)} attentions for {len(mults)} levels, {layers} blocks a level")
+        self.width, self.mults, self.layers, self.attention = width, tuple(mults), layers, attention
         self.channels, self.latent, self.groups, self.factor = channels, latent, groups, 2 ** (len(mults) - 1)
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.down, inputs = nn.ModuleList(), width
-        for i, (mult, attend) in enumerate(zip(mults, self.attention, strict=True)):
-            level = Level(inputs, width * mult, layers, attend, groups, dropout)
-            if i < len(mults) - 1:
-                level.downsample = Downsample(width * mult)
+        self._build(dropout, middle_attention)
+
+    @abstractmethod
+    def _build(self, dropout: float, middle_attention: bool) -> None:
+        """The modules, in the order in which data pass them."""
+
+
+class Encoder(Coder):
+    """Images [B, channels, H, W] -> [B, latent, H / f, W / f]."""
+
+    def _build(self, dropout: float, middle_attention: bool) -> None:
+        self.conv_in = nn.Conv2d(self.channels, self.width, 3, padding=1)
+        self.down, inputs = nn.ModuleList(), self.width
+        for i, mult in enumerate(self.mults):
+            outputs = self.width * mult
+            level = Level(inputs, outputs, self.layers, self.attention[i], self.groups, dropout)
+            if i < len(self.mults) - 1:
+                level.downsample = Downsample(outputs)
             self.down.append(level)
-            inputs = width * mult
-        self.mid = Middle(inputs, groups, dropout, middle_attention)
-        self.norm_out = group_norm(inputs, groups)
-        self.conv_out = nn.Conv2d(inputs, latent, 3, padding=1)
+            inputs = outputs
+        self.mid = Middle(inputs, self.groups, dropout, middle_attention)
+        self.norm_out = group_norm(inputs, self.groups)
+        self.conv_out = nn.Conv2d(inputs, self.latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -111,39 +126,24 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
-class Decoder(nn.Module):
-    """[B, latent, h, w] -> images [B, channels, h f, w f]. Its numbers are its encoder's; it has a block more a level."""
+class Decoder(Coder):
+    """[B, latent, h, w] -> images [B, channels, h f, w f]."""
 
-    def __init__(
-        self,
-        width: int,
-        mults: Sequence[int],
-        *,
-        latent: int,
-        layers: int = 2,
-        attention: Sequence[bool] = (),
-        channels: int = 3,
-        groups: int = 32,
-        dropout: float = 0.0,
-        middle_attention: bool = True,
-    ) -> None:
-        super().__init__()
-        self.width, self.mults, self.layers = width, tuple(mults), layers
-        self.attention = _attention(attention, mults, layers)
-        self.channels, self.latent, self.groups, self.factor = channels, latent, groups, 2 ** (len(mults) - 1)
-        inputs = width * mults[-1]
-        self.conv_in = nn.Conv2d(latent, inputs, 3, padding=1)
-        self.mid = Middle(inputs, groups, dropout, middle_attention)
+    def _build(self, dropout: float, middle_attention: bool) -> None:
+        inputs = self.width * self.mults[-1]
+        self.conv_in = nn.Conv2d(self.latent, inputs, 3, padding=1)
+        self.mid = Middle(inputs, self.groups, dropout, middle_attention)
         levels: list[Level] = []
-        for i in reversed(range(len(mults))):
-            level = Level(inputs, width * mults[i], layers + 1, self.attention[i], groups, dropout)
+        for i in reversed(range(len(self.mults))):
+            outputs = self.width * self.mults[i]
+            level = Level(inputs, outputs, self.layers + 1, self.attention[i], self.groups, dropout)
             if i > 0:
-                level.upsample = Upsample(width * mults[i])
+                level.upsample = Upsample(outputs)
             levels.append(level)
-            inputs = width * mults[i]
+            inputs = outputs
         self.up = nn.ModuleList(reversed(levels))  # the finest first, as on the way down
-        self.norm_out = group_norm(inputs, groups)
-        self.conv_out = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.norm_out = group_norm(inputs, self.groups)
+        self.conv_out = nn.Conv2d(inputs, self.channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
@@ -243,10 +243,3 @@ class Upsample(nn.Module):
 def group_norm(width: int, groups: int) -> nn.GroupNorm:
     """GroupNorm with the most groups up to ``groups``, and dividing it, that divide ``width``."""
     return nn.GroupNorm(math.gcd(width, groups), width, eps=EPS)
-
-
-def _attention(attention: Sequence[bool], mults: Sequence[int], layers: int) -> tuple[bool, ...]:
-    attention = tuple(attention) or (False,) * len(mults)
-    if not mults or len(attention) != len(mults) or layers < 1:
-        raise ValueError(f"{len(attention)} attentions for {len(mults)} levels, {layers} blocks a level")
-    return attention

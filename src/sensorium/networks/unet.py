@@ -87,14 +87,12 @@ class UNet(nn.Module, VelocityNet):
         self.out_channels, self.middle_attention = out_channels or channels, middle_attention
         self.labels, self.head_dim, self.groups, self.eps = labels, head_dim, groups, eps
         self.dropout, self.pad_after, self.cos_first, self.freq_shift = dropout, pad_after, cos_first, freq_shift
-
         time_width = 4 * widths[0]
 
-        def block(inputs: int, outputs: int) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, time_width, groups, eps, dropout)
-
-        def attend(width: int) -> Attention:
-            return Attention(width, head_dim or width, groups, eps)
+        def level(inputs: list[int], outputs: int, attentions: int, resample: nn.Conv2d | None) -> Level:
+            blocks = [ResidualBlock(n, outputs, time_width, groups, eps, dropout) for n in inputs]
+            attns = [Attention(outputs, head_dim or outputs, groups, eps) for _ in range(attentions)]
+            return Level(blocks, attns, resample)
 
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.time_embed = nn.Sequential(nn.Linear(widths[0], time_width), nn.SiLU(), nn.Linear(time_width, time_width))
@@ -104,21 +102,18 @@ class UNet(nn.Module, VelocityNet):
         self.down, width = nn.ModuleList(), widths[0]
         for i, outputs in enumerate(widths):
             inputs = [width] + [outputs] * (layers - 1)
-            blocks = [block(n, outputs) for n in inputs]
             shrink = nn.Conv2d(outputs, outputs, 3, 2, 0 if pad_after else 1) if i < last else None
-            self.down.append(Level(blocks, [attend(outputs) for _ in blocks] if attention[i] else [], shrink))
+            self.down.append(level(inputs, outputs, layers * attention[i], shrink))
             skips += [outputs] * (layers + (i < last))
             width = outputs
 
-        between = [attend(width)] if middle_attention else []
-        self.middle = Level([block(width, width), block(width, width)], between, None)
+        self.middle = level([width, width], width, int(middle_attention), None)
 
         self.up = nn.ModuleList()
         for i, outputs in reversed(list(enumerate(widths))):
-            inputs = [width] + [outputs] * layers
-            blocks = [block(n + skips.pop(), outputs) for n in inputs]
+            inputs = [n + skips.pop() for n in [width] + [outputs] * layers]
             grow = nn.Conv2d(outputs, outputs, 3, padding=1) if i > 0 else None
-            self.up.append(Level(blocks, [attend(outputs) for _ in blocks] if attention[i] else [], grow))
+            self.up.append(level(inputs, outputs, (layers + 1) * attention[i], grow))
             width = outputs
 
         self.norm_out = nn.GroupNorm(groups, width, eps=eps)

@@ -50,19 +50,7 @@ def tab(runs: Sequence[Played]) -> None:
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
             label = gr.Label(label="Class", num_top_classes=5, visible=False)
-            ways = []
-            for _ in range(WAYS):
-                ways.append(gr.Markdown(visible=False))
-                ways.append(
-                    gr.Image(
-                        show_label=False,
-                        visible=False,
-                        format="png",
-                        buttons=["download"],
-                        height=230,
-                        elem_classes="crisp",
-                    )
-                )
+            ways = [part for _ in range(WAYS) for part in way()]
             similar = found_pictures("Most similar training pictures")
 
     def shown(index: int, upload: Upload | None, progress: gr.Progress = gr.Progress()) -> list[Any]:
@@ -100,6 +88,15 @@ def tab(runs: Sequence[Played]) -> None:
         [label, *ways, similar],
         trigger_mode="always_last",
     )
+
+
+def way() -> tuple[gr.Markdown, gr.Image]:
+    """Where one way of looking at the picture will stand: what it is called, and what is seen."""
+    title = gr.Markdown(visible=False)
+    seen = gr.Image(
+        show_label=False, visible=False, format="png", buttons=["download"], height=230, elem_classes="crisp"
+    )
+    return title, seen
 
 
 def bank(played: Played, progress: Any) -> tuple[Any, Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sensorium.abilities import HasBackbone, TokenEncoder
+from sensorium.abilities import HasBackbone, MapEncoder, TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.boxes import DIVISOR, train_box_views
 from sensorium.data.boxes.prepare import BoxSituation
@@ -17,6 +18,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.networks.fpn import FPN
 from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import undecayed
 from sensorium.recipe.recipe import Recipe, Settings
 
@@ -106,12 +108,19 @@ def detector_batch_size(given: int | None, on: BoxSituation, s: Settings) -> int
     )
 
 
-def paced(published: bool) -> tuple[float, str]:
-    return (0.1, "it was trained before") if published else (1.0, "it begins at random")
+def detector_backbone(given: str | None, on: BoxSituation, s: Settings, *, by: str) -> tuple[Any, bool]:
+    """A network that gives maps, and whether it was trained before."""
+    body = build_backbone(given, on, s, by=by, needs=MapEncoder)
+    return body, Path(s["backbone"].value).exists()
 
 
-def pick_backbone_lr(given: float | None, default: float, why: str, s: Settings) -> float:
+def pick_backbone_lr(given: float | None, body: Any, published: bool, s: Settings, *, kept: bool = False) -> float:
+    """The network's rate as a share of the others'; at 0 it is not trained. kept: what was trained before is left as it is."""
+    default, why = (0.1, "it was trained before") if published else (1.0, "it begins at random")
+    if kept and published:
+        default, why = 0.0, "kept as it is: a CPU sees more pictures so"
     rate: float = s.pick("backbone_lr", given, default, why)
     if rate < 0:
         raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")
+    body.requires_grad_(rate > 0)
     return rate

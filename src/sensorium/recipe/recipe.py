@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from sensorium.base.draw import Views
 from sensorium.data.rows import Rows
+from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.parts.ema import EMA
 
@@ -59,3 +61,34 @@ class Recipe:
     settings: Settings
     average: EMA | None = None
     derive: Callable[[Rows, Path], Rows] | None = None
+
+
+class Machine(Protocol):
+    """What every kind of situation says of the machine: "cpu", "cuda" or "mps", and the CPU's cores."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def cores(self) -> int: ...
+
+
+def machine_of(on: Machine) -> tuple[bool, str]:
+    """Whether defaults are for a CPU, and the machine's name as a reason."""
+    small = on.device == "cpu"
+    return small, f"{on.cores}-core CPU" if small else on.device
+
+
+@contextmanager
+def refused_by(name: str, way_out: str = "") -> Iterator[None]:
+    """A ValueError inside comes of the user's settings: it becomes a SensoriumError that names the recipe."""
+    try:
+        yield
+    except ValueError as error:
+        raise SensoriumError(f"{name}: {error}.{way_out}") from None
+
+
+def pick_heads(given: int | None, width: int, small: bool, s: Settings) -> int:
+    """Heads of attention over ``width`` channels."""
+    each = 32 if small else 64
+    return s.pick("heads", given, max(1, width // each), f"{each} channels a head")

@@ -13,7 +13,7 @@ from sensorium.data.text.prepare import TextSituation
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 
 def packed(boundary: int) -> Views:
@@ -31,8 +31,7 @@ def packed(boundary: int) -> Views:
 
 def note_text(on: TextSituation, vocab: int | None, length: int | None, s: Settings) -> tuple[bool, str]:
     """Note what the text decides; whether the machine is small, and its name as a reason."""
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
+    small, why = machine_of(on)
     s.pick("vocab", vocab, on.vocab, "bytes and a boundary")
     s.pick("length", length, on.length, why)
     return small, why

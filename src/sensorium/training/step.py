@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import EMA
 from sensorium.recipe.recipe import Builder
@@ -65,7 +66,8 @@ class Step:
         self.parameters = {k: [p for p in method.parameters() if id(p) in owned[k]] for k in owned}
         named = {n: p for n, p in method.named_parameters() if any(id(p) in ids for ids in owned.values())}
         self._averaged = named if average else {}
-        self.average = {name: _precise(p.detach()).clone() for name, p in self._averaged.items()}
+        # Half precision would round its small steps away.
+        self.average = {name: precise(p.detach()).clone() for name, p in self._averaged.items()}
 
     def __call__(self, batches: Iterable[Mapping[str, Any]], at: Progress) -> dict[str, Tensor]:
         """Take the step at ``at`` on ``accumulate`` micro-batches.
@@ -149,7 +151,7 @@ class Step:
 
     def _move_average(self, at: Progress) -> None:
         if self.ema is not None:
-            new = [_precise(p.detach()) for p in self._averaged.values()]
+            new = [precise(p.detach()) for p in self._averaged.values()]
             weight = 1 - self.ema.momentum(at.step)
             torch._foreach_lerp_(list(self.average.values()), new, weight)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -201,8 +203,3 @@ def _mean(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     like = rows[0]["loss"]
     packed = [torch.stack([x.to(like.device, torch.float32).reshape(()) for x in row.values()]) for row in rows]
     return dict(zip(rows[0], (sum(packed[1:], packed[0]) / len(rows)).unbind(), strict=True))
-
-
-def _precise(x: Tensor) -> Tensor:
-    """Half precision would round an average's small steps away."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensorium.abilities import Detector, HasBackbone, MapEncoder, require
+from sensorium.base.precision import precise
 from sensorium.detection.detr.transformer import Transformer
 from sensorium.method import Method, Progress
 from sensorium.parts.boxes import cxcywh_to_xyxy, paired_giou, xyxy_to_cxcywh
@@ -132,7 +133,7 @@ class DETR(Method, HasBackbone, Detector):
         """
         features, valid = self._features(images, sizes)
         y = self.transformer(features, valid, self.query_embed.weight)
-        return _precise(self.class_embed(y)), _precise(self.bbox_embed(y)).sigmoid()
+        return precise(self.class_embed(y)), precise(self.bbox_embed(y)).sigmoid()
 
     def targets(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Labels, B of [N_b], and boxes, B of [N_b, 4], (cx, cy, w, h) in units of the image. At least float32.
@@ -141,7 +142,7 @@ class DETR(Method, HasBackbone, Detector):
         """
         images, labels = batch["image"], [own.to(batch["image"].device, torch.int64) for own in batch["labels"]]
         scales = self._scales(images, batch.get("sizes"))
-        boxes = [_precise(own.to(images.device)).reshape(-1, 4) for own in batch["boxes"]]
+        boxes = [precise(own.to(images.device)).reshape(-1, 4) for own in batch["boxes"]]
         if not len(images) == len(labels) == len(boxes) or any(
             len(a) != len(b) for a, b in zip(labels, boxes, strict=True)
         ):
@@ -260,8 +261,3 @@ class DETR(Method, HasBackbone, Detector):
         if sizes.shape != (len(images), 2):
             raise ValueError(f"sizes must be [{len(images)}, 2] (height and width), got {list(sizes.shape)}")
         return sizes.to(images.device)
-
-
-def _precise(x: Tensor) -> Tensor:
-    """At least float32, in which losses and box coordinates are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

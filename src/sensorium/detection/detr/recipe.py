@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from sensorium.abilities import MapEncoder
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
-from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.boxes import adamw_apart, detector_batch_size, detector_recipe, paced, pick_backbone_lr
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.boxes import (
+    adamw_apart,
+    detector_backbone,
+    detector_batch_size,
+    detector_recipe,
+    pick_backbone_lr,
+)
+from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 
 
 def detr(
@@ -65,10 +67,8 @@ def detr(
         check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
-    body = build_backbone(backbone, on, s, by="DETR", needs=MapEncoder)
-    published = Path(s["backbone"].value).exists()
+    small, why = machine_of(on)
+    body, published = detector_backbone(backbone, on, s, by="DETR")
     asked: int = s.pick("queries", queries, max(20 if small else 100, 2 * on.most), f"{on.most} objects at most")
     channels: int = s.pick("width", width, 128 if small else 256, why)
     attentive: int = s.pick("heads", heads, max(1, channels // 32), "32 channels a head")
@@ -78,11 +78,7 @@ def detr(
     hiding: float = s.pick("dropout", dropout, 0.0 if small else 0.1, "minutes are few" if small else why)
     batch = detector_batch_size(batch_size, on, s)
     rate = s.pick("lr", lr, 5e-4 if channels <= 128 else 1e-4, f"width {channels}")
-    if small and published:
-        slower = pick_backbone_lr(backbone_lr, 0.0, "kept as it is: a CPU sees more pictures so", s)
-    else:
-        slower = pick_backbone_lr(backbone_lr, *paced(published), s)
-    body.requires_grad_(slower > 0)
+    slower = pick_backbone_lr(backbone_lr, body, published, s, kept=small)
     s.note(no_object=no_object, weight_decay=weight_decay, warmup=warmup, clip=clip, crop=crop, flip=flip)
     s.note(jitter=jitter, check=check)
     if encoding < 0 or decoding < 1 or wide < 1 or attentive < 1 or channels % attentive:
@@ -90,23 +86,10 @@ def detr(
             f"--width {channels}, --heads {attentive}, --encoder-depth {encoding}, --decoder-depth {decoding}, "
             f"--hidden {wide}: want one or more (encoder: 0), and heads that divide the width."
         )
-    try:
+    with refused_by("detr"):
         method = DETR(
-            body,
-            len(on.classes),
-            queries=asked,
-            width=channels,
-            heads=attentive,
-            encoder_depth=encoding,
-            decoder_depth=decoding,
-            hidden=wide,
-            dropout=hiding,
-            freeze_norms=published,
-            no_object=no_object,
-            clip=clip,
-        )
-    except ValueError as error:
-        raise SensoriumError(f"detr: {error}.") from None
-    return detector_recipe(
-        "detr", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter)
-    )
+            body, len(on.classes), queries=asked, width=channels, heads=attentive, encoder_depth=encoding,
+            decoder_depth=decoding, hidden=wide, dropout=hiding, freeze_norms=published, no_object=no_object, clip=clip,
+        )  # fmt: skip
+    optimizer = adamw_apart(rate, weight_decay, slower)
+    return detector_recipe("detr", method, on, s, batch, optimizer, warmup, (crop, flip, jitter))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import Detector, HasBackbone
+from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.networks.fpn import FPN
 from sensorium.parts.boxes import area, paired_giou
@@ -272,8 +273,3 @@ def best(scores: Tensor, threshold: float, most: int) -> Tensor:
     flat = scores.flatten()
     above = torch.where(flat > threshold)[0]
     return above[flat[above].topk(min(most, len(above))).indices]
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32, in which losses are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

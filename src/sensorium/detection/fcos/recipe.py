@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from sensorium.abilities import MapEncoder
 from sensorium.data.boxes.prepare import BoxSituation
 from sensorium.detection.fcos.method import FCOS, Points
 from sensorium.errors import SensoriumError
 from sensorium.networks.fpn import FPN
-from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.boxes import adamw_apart, detector_batch_size, detector_recipe, paced, pick_backbone_lr
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.boxes import (
+    adamw_apart,
+    detector_backbone,
+    detector_batch_size,
+    detector_recipe,
+    pick_backbone_lr,
+)
+from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 
 def fcos(
@@ -61,35 +63,43 @@ def fcos(
         check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
-    body = build_backbone(backbone, on, s, by="FCOS", needs=MapEncoder)
-    published = Path(s["backbone"].value).exists()
-    strides: tuple[int, ...] = body.strides
+    body, published = detector_backbone(backbone, on, s, by="FCOS")
+    levels = _levels(stride, body.strides, on, s)
+    channels, layers, normed = _sizes(width, convs, groups, extra, on, s)
+    batch = detector_batch_size(batch_size, on, s)
+    rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
+    slower = pick_backbone_lr(backbone_lr, body, published, s)
+    s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
+    s.note(jitter=jitter, check=check)
+    pyramid = FPN(body, levels=levels, width=channels, extra=extra, frozen_norms=published)
+    method = FCOS(pyramid, len(on.classes), convs=layers, groups=normed, radius=radius, points=points)
+    optimizer = adamw_apart(rate, weight_decay, slower)
+    return detector_recipe("fcos", method, on, s, batch, optimizer, warmup, (crop, flip, jitter))
+
+
+def _levels(stride: int | None, strides: tuple[int, ...], on: BoxSituation, s: Settings) -> int:
+    """How many of the backbone's maps the pyramid stands on: the coarsest, down to the finest that is asked for."""
     finest: int = s.pick("stride", stride, *_finest(strides, on))
     if finest not in strides:
         raise SensoriumError(f"--stride {finest}: the backbone's maps have {', '.join(map(str, strides))}.")
+    return len(strides) - strides.index(finest)
+
+
+def _sizes(
+    width: int | None, convs: int | None, groups: int | None, extra: int, on: BoxSituation, s: Settings
+) -> tuple[int, int, int]:
+    """Channels of the pyramid; layers of the towers and groups of their norms."""
+    small, why = machine_of(on)
     channels: int = s.pick("width", width, 64 if small else 256, why)
     layers: int = s.pick("convs", convs, 2 if small else 4, why)
-    default = 32 if channels % 32 == 0 else max(g for g in (16, 8, 4, 2, 1) if channels % g == 0)
+    default = next(each for each in (32, 16, 8, 4, 2, 1) if channels % each == 0)
     normed: int = s.pick("groups", groups, default, f"width {channels}")
     if channels < 1 or layers < 1 or extra < 0 or normed < 1 or channels % normed:
         raise SensoriumError(
             f"--width {channels}, --groups {normed}, --convs {layers}, --extra {extra}: want one or more (extra: 0), "
             "and groups that divide the width."
         )
-    batch = detector_batch_size(batch_size, on, s)
-    rate = s.pick("lr", lr, 1e-3 if channels <= 128 else 2e-4, f"width {channels}")
-    slower = pick_backbone_lr(backbone_lr, *paced(published), s)
-    body.requires_grad_(slower > 0)
-    s.note(extra=extra, points=points, radius=radius, weight_decay=weight_decay, warmup=warmup, crop=crop, flip=flip)
-    s.note(jitter=jitter, check=check)
-    levels = len(strides) - strides.index(finest)
-    pyramid = FPN(body, levels=levels, width=channels, extra=extra, frozen_norms=published)
-    method = FCOS(pyramid, len(on.classes), convs=layers, groups=normed, radius=radius, points=points)
-    return detector_recipe(
-        "fcos", method, on, s, batch, adamw_apart(rate, weight_decay, slower), warmup, (crop, flip, jitter)
-    )
+    return channels, layers, normed
 
 
 def _finest(strides: tuple[int, ...], on: BoxSituation) -> tuple[int, str]:

@@ -78,15 +78,8 @@ def rectified_flow(
         if master is not None:
             method.load_state_dict(master.method.state_dict())
         views = taught_views(method, master and cast(RectifiedFlow, master.method), teacher_steps)
-    return Recipe(
-        "rectified_flow",
-        method,
-        views,
-        adamw(rate, weight_decay),
-        lambda f: warmup_cosine(f, warmup),
-        batch,
-        s,
-    )
+    optimizer = adamw(rate, weight_decay)
+    return Recipe("rectified_flow", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def _velocity_network(name: str, image_size: int, labels: int) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
-from sensorium.networks.decoder import Cache, Decoder, Layer
+from sensorium.networks.decoder import Decoder, Layer
 from sensorium.networks.mixing import SoftmaxAttention
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.norms import Residual
@@ -30,13 +30,3 @@ def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | 
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
     return decoder
-
-
-def logits_of(decoder: Decoder, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-    """int64 [B, T] -> of the token after each [B, T, V]; with a ``cache`` of the tokens before these."""
-    return decoder(tokens, cache=cache)
-
-
-def cache_of(decoder: Decoder, batch: int, length: int) -> Cache:
-    """Room for ``length`` tokens of ``batch`` rows."""
-    return Cache(decoder, batch, length)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import ClassConditional
-from sensorium.generative.token_prior.decoder import cache_of, logits_of
+from sensorium.base.precision import precise
 from sensorium.method import Method
-from sensorium.networks.decoder import Decoder
+from sensorium.networks.decoder import Cache, Decoder
 from sensorium.parts.sampling import write_tokens
 
 
@@ -70,7 +70,7 @@ class TokenPrior(Method, ClassConditional):
         """int64 [B, h, w], classes [B] -> of each code given the class and the codes before it [B, T, K], float32 at least."""
         flat = codes.flatten(1)
         tokens = torch.cat([self._start(len(codes), classes).to(flat.device), flat[:, :-1]], dim=1)
-        return _precise(logits_of(self.decoder, tokens)[..., : self.codes])
+        return precise(self.decoder(tokens)[..., : self.codes])
 
     def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
         """int64 [B, h, w] -> natural logarithm of the probability of each picture [B]."""
@@ -110,8 +110,8 @@ class TokenPrior(Method, ClassConditional):
         self.eval()
         try:
             drawn = write_tokens(
-                lambda tokens, cache: _precise(logits_of(self.decoder, tokens, cache)[..., : self.codes]),
-                lambda room: cache_of(self.decoder, n, room),
+                lambda tokens, cache: precise(self.decoder(tokens, cache=cache)[..., : self.codes]),
+                lambda room: Cache(self.decoder, n, room),
                 prompt,
                 most=math.prod(self.grid),
                 window=None,
@@ -136,7 +136,3 @@ class TokenPrior(Method, ClassConditional):
 def vocab_of(codes: int, classes: int = 0) -> int:
     """Tokens of a decoder for so many codes and classes."""
     return codes + classes + 1
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -20,7 +20,7 @@ from sensorium.generative.token_prior.decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, machine_of
 from sensorium.recipe.trained import RunFolder, Trained
 
 
@@ -57,16 +57,8 @@ def token_prior(
         warmup: share of the budget over which the learning rate rises.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
-    run = Trained(tokens)
-    tokenizer: Any = run.method if run.finished else run.recipe.method
-    if not isinstance(tokenizer, Tokenizer):
-        raise SensoriumError(f"--tokens {tokens}: must be a run of a system that turns pictures into codes.")
-    if run.situation.image_size != on.image_size:
-        raise SensoriumError(
-            f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}."
-        )
+    small, why = machine_of(on)
+    run, tokenizer = _tokenizer_of(tokens, on)
     s.note(tokens=tokens)
     channels: int = s.pick("width", width, 128 if small else 768, why)
     layers: int = s.pick("depth", depth, 4 if small else 12, why)
@@ -85,6 +77,19 @@ def token_prior(
         "token_prior", method, code_views(count > 0), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
         derive=lambda rows, cache: codes_of(rows, run, cache),
     )  # fmt: skip
+
+
+def _tokenizer_of(tokens: str, on: Situation) -> tuple[Trained, Any]:
+    """The run in a folder, and what turns pictures of this size into codes there."""
+    run = Trained(tokens)
+    tokenizer: Any = run.method if run.finished else run.recipe.method
+    if not isinstance(tokenizer, Tokenizer):
+        raise SensoriumError(f"--tokens {tokens}: must be a run of a system that turns pictures into codes.")
+    if run.situation.image_size != on.image_size:
+        raise SensoriumError(
+            f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}."
+        )
+    return run, tokenizer
 
 
 def code_views(labeled: bool) -> Views:

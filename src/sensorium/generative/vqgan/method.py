@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sensorium.abilities import Tokenizer
+from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.parts import adversarial as against
@@ -122,7 +123,7 @@ class VQGAN(Method, Tokenizer):
         reconstruction = (x - y).abs().mean()
         seems = x.new_zeros(()) if self.perceptual is None else self.perceptual(x, y).mean()
         fixed = {name: p.detach() for name, p in judge.named_parameters()}
-        fooling = self.fooling(_precise(functional_call(judge, fixed, (y,))))
+        fooling = self.fooling(precise(functional_call(judge, fixed, (y,))))
         rec = reconstruction + self.perceptual_weight * seems
         adaptive = against.adaptive_weight(rec, fooling, self.decoder.conv_out.weight)
         weight = self.adversarial * self.adversarial_weight * adaptive
@@ -142,7 +143,7 @@ class VQGAN(Method, Tokenizer):
     def _discriminate(self, x: Tensor, judge: nn.Module) -> dict[str, Tensor]:
         with torch.no_grad():
             y = self._draw(self.quantize(self._vectors(x)).vectors)
-        real, made = _precise(judge(x)), _precise(judge(y))
+        real, made = precise(judge(x)), precise(judge(y))
         loss = self.adversarial * self.telling(real, made)
         return {"loss": loss, "real": real.detach().mean(), "drawn": made.detach().mean()}
 
@@ -194,8 +195,4 @@ class VQGAN(Method, Tokenizer):
 
     def _draw(self, z_q: Tensor) -> Tensor:
         """y [B, 3, H, W], float32 at least."""
-        return _precise(self.decoder(self.post_quant_conv(z_q)))
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        return precise(self.decoder(self.post_quant_conv(z_q)))

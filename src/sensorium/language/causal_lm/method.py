@@ -17,15 +17,14 @@ Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import LanguageModel
-from sensorium.language.prediction import before_last, log_prob, next_tokens, nll
+from sensorium.language.prediction import NextTokenModel, before_last, next_tokens, nll
 from sensorium.method import Method, Progress
 from sensorium.networks.decoder import Cache, Decoder, Joint, Layer
 from sensorium.networks.mixing import AttentionKind, mixer
@@ -35,12 +34,11 @@ from sensorium.parts.moe.route import Routing, balance_loss, top_k
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
-from sensorium.parts.sampling import write_tokens
 
 LENGTH = 512  # of rows, for kinds of attention that ask for one
 
 
-class CausalLM(Decoder, Method, LanguageModel):
+class CausalLM(Decoder, Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
@@ -134,33 +132,8 @@ class CausalLM(Decoder, Method, LanguageModel):
         """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen."""
         return self.predict(self.encode(tokens, documents=documents, cache=cache)[0])
 
-    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
-
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        most: int = 256,
-        window: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
-
-        temperature: 0 takes the likeliest. top_k: choose among so many. Latency a token does not grow with a new forward
-        of the whole text: keys and values are cached. window: most tokens to look back on, for at lengths that it never
-        learnt a model writes nonsense; when they are full, the later half of them is read anew.
-        """
-        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
-        return write_tokens(
-            lambda tokens, cache: self.logits(tokens, cache=cache),
-            lambda room: Cache(self, len(prompt), room),
-            prompt,
-            **how,
-        )
+    def new_cache(self, batch: int, length: int) -> Cache:
+        return Cache(self, batch, length)
 
     def _experts(self, loss: Tensor, records: list[Routing]) -> dict[str, Tensor]:
         """The loss with what keeps experts equally busy, unless biases do, and the logs. Load and share are averaged over

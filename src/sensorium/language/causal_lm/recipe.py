@@ -23,10 +23,8 @@ from sensorium.parts.positions import Positions
 from sensorium.parts.positions.absolute import Complex, Learned, Multiplicative, Recursive, Sinusoidal
 from sensorium.parts.positions.relative import T5, ALiBi, Shaw
 from sensorium.parts.positions.turning import Rotary
-from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw
-from sensorium.recipe.recipe import Recipe, Settings
-from sensorium.recipe.text import packed
+from sensorium.recipe.recipe import Recipe, Settings, pick_heads, refused_by
+from sensorium.recipe.text import note_text, text_recipe
 
 PositionKind = Literal[
     "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
@@ -94,44 +92,33 @@ def causal_lm(
         warmup: share of the budget over which the learning rate rises.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
-    s.pick("vocab", vocab, on.vocab, "bytes and a boundary")
-    s.pick("length", length, on.length, why)
+    small, why = note_text(on, vocab, length, s)
     channels: int = s.pick("width", width, 128 if small else 512, why)
     layers: int = s.pick("depth", depth, 4 if small else 8, why)
-    wide = 32 if small else 64
-    queries: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
+    queries = pick_heads(heads, channels, small, s)
     groups: int = s.pick("kv_heads", kv_heads, queries, "one for each head")
-    gated = rows(ffn, 1) == 2
-    most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
-    inner: int = s.pick("hidden", hidden, round(channels * most / 16) * 16, share)
+    inner: int = s.pick("hidden", hidden, *_usual_hidden(channels, ffn))
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
-    behind = placement in ("post", "deepnorm")  # a norm behind each layer does not start at the rates of one before it
-    usual_lr = (1e-3 if behind else 3e-3) if channels <= 256 else (3e-4 if behind else 1e-3)
-    rate = s.pick("lr", lr, usual_lr, f"width {channels}, placement {placement}")
+    rate = s.pick("lr", lr, *_usual_lr(channels, placement))
     active = {"switch": 1, "gshard": 2}.get(routing, active)
     s.note(experts=experts, active=active, routing=routing, shared=shared, capacity=capacity, tied=tied)
     s.note(positions=positions, attention=attention, ffn=ffn, norm=norm, placement=placement)
     fixed = experts > 0 or attention in ("gau", "flash")  # set their own weights
     usual: Start = "normal" if fixed or placement in ("pre", "fixup") else "xavier"
     start: Start = s.pick("init", init, usual, f"placement {placement}")
-    s.note(weight_decay=weight_decay, warmup=warmup)
     if not experts and (routing, shared, capacity) != ("mixtral", 0, None):
         raise SensoriumError("causal_lm: --routing, --shared and --capacity are of experts: give --experts, 4 say.")
     if placement in ("rezero", "fixup") and norm != "rms":
         raise SensoriumError(f"causal_lm: --placement {placement} has no norms in its layers; leave --norm out.")
-    alpha, beta = deepnorm(layers) if placement == "deepnorm" else (1.0, 1.0)
+    alpha = deepnorm(layers)[0] if placement == "deepnorm" else 1.0
     # As published, words of size 1: of 0.02 they drown in the waves, and layers without a norm before them have no input.
     large = positions == "sinusoidal" or placement != "pre"
     plain = experts == 0 or (routing, shared, capacity, ffn) == ("mixtral", 0, None, "swiglu")
-
-    def mixture() -> MoE:
-        route = routed(routing, active, capacity)
-        biased = routing == "deepseek"
-        return MoE(channels, inner, experts, route, kind=ffn, shared=shared, bias=biased)
-
-    try:
+    with refused_by("causal_lm"):
+        mixture = partial(
+            MoE, channels, inner, experts, routed(routing, active, capacity),
+            kind=ffn, shared=shared, bias=routing == "deepseek",
+        )  # fmt: skip
         method = CausalLM(
             on.vocab, channels, layers, queries, hidden=inner, kv_heads=groups, tied=tied,
             experts=experts if plain else 0, active=active, ffn=ffn if plain else mixture,
@@ -142,32 +129,28 @@ def causal_lm(
             joint=partial(Residual, placement=placement, kind=norm, alpha=alpha),
             gain=channels**0.5 if large else 1.0,
         )  # fmt: skip
-    except ValueError as error:
-        raise SensoriumError(f"causal_lm: {error}.") from None
-    begun = start == "normal" and placement not in ("deepnorm", "fixup")
-    if not begun and fixed:
-        raise SensoriumError(
-            "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
-        )
     if large:
         torch.nn.init.normal_(method.embed.weight, std=channels**-0.5)
-    if not begun:
-        start_(method, start, beta)
-    if placement == "fixup":
-        for layer in cast("Iterable[Layer]", method.layers):
-            feed = cast(FeedForward, layer.ffn)
-            attn = cast(GroupedHeads, layer.attn)
-            fixup_(2 * layers, [attn.qkv.weight], attn.proj.weight)
-            fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
-    return Recipe(
-        "causal_lm",
-        method,
-        packed(on.vocab - 1),
-        adamw(rate, weight_decay, (0.9, 0.99)),
-        lambda f: warmup_cosine(f, warmup, 0.1),
-        batch,
-        s,
-    )
+    if start != "normal" or placement in ("deepnorm", "fixup"):
+        if fixed:
+            raise SensoriumError(
+                "causal_lm: --init, and the placements deepnorm and fixup, don't set the weights of experts and gated units."
+            )
+        begin_(method, start, placement)
+    return text_recipe("causal_lm", method, on, s, batch, rate, weight_decay, warmup)
+
+
+def _usual_hidden(width: int, ffn: Kind) -> tuple[int, str]:
+    gated = rows(ffn, 1) == 2
+    most, share = (8 / 3, "8/3 of the width (Shazeer, 2020)") if gated else (4, "4 times the width: no gate")
+    return round(width * most / 16) * 16, share
+
+
+def _usual_lr(width: int, placement: Placement) -> tuple[float, str]:
+    """A norm behind each layer does not start at the rates of one before it."""
+    behind = placement in ("post", "deepnorm")
+    rate = (1e-3 if behind else 3e-3) if width <= 256 else (3e-4 if behind else 1e-3)
+    return rate, f"width {width}, placement {placement}"
 
 
 def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions:
@@ -196,6 +179,18 @@ def routed(kind: Route, active: int, capacity: float | None) -> Callable[..., Ro
     if kind == "mixtral":
         return partial(top_k, k=active, factor=capacity)
     return partial(top1 if kind == "switch" else top2, factor=capacity)
+
+
+def begin_(method: CausalLM, how: Start, placement: Placement) -> None:
+    """Set the weights of every layer of a model that was built with 0.02, as the placement asks besides."""
+    layers = len(method.layers)
+    start_(method, how, deepnorm(layers)[1] if placement == "deepnorm" else 1.0)
+    if placement == "fixup":
+        for layer in cast("Iterable[Layer]", method.layers):
+            feed = cast(FeedForward, layer.ffn)
+            attn = cast(GroupedHeads, layer.attn)
+            fixup_(2 * layers, [attn.qkv.weight], attn.proj.weight)
+            fixup_(2 * layers, [feed.gate_up.weight], feed.down.weight)
 
 
 @torch.no_grad()

@@ -15,24 +15,22 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import LanguageModel
-from sensorium.language.prediction import before_last, log_prob, next_tokens, nll
+from sensorium.language.prediction import NextTokenModel, before_last, next_tokens, nll
 from sensorium.method import Method
 from sensorium.networks.decoder import Cache, Decoder, GatedLayer
 from sensorium.parts.attention.gau import GatedAttentionUnit, document_runs
 from sensorium.parts.norms import norm
 from sensorium.parts.positions.rotary import rotary_table
 from sensorium.parts.positions.turning import Rotary
-from sensorium.parts.sampling import write_tokens
 
 
-class FlashLM(Decoder, Method, LanguageModel):
+class FlashLM(Decoder, Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
     width: D, even. depth: units. length: tokens that products are divided by and biases learnt for: those of a row at
@@ -96,32 +94,8 @@ class FlashLM(Decoder, Method, LanguageModel):
         x = x + self.wave * self._waves(at).to(x.dtype)
         return self.predict(self.encode(x, documents=documents, cache=cache)[0])
 
-    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
-
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        most: int = 256,
-        window: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
-
-        temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: what layers keep is
-        cached. window: most tokens to look back on; when they are full, the later half of them is read anew.
-        """
-        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
-        return write_tokens(
-            lambda tokens, cache: self.logits(tokens, cache=cache),
-            lambda room: Cache(self, len(prompt), room),
-            prompt,
-            **how,
-        )
+    def new_cache(self, batch: int, length: int) -> Cache:
+        return Cache(self, batch, length)
 
     def _waves(self, at: Tensor) -> Tensor:
         """Positions [T] or [B, T] -> sines and cosines [T, D] or [B, T, D], float32."""

@@ -7,7 +7,7 @@ from typing import Literal
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
 from sensorium.language.flash.method import FlashLM
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.text import note_text, text_recipe
 
 
@@ -53,12 +53,7 @@ def flash(
     channels: int = s.pick("width", width, 128 if small else 512, why)
     units: int = s.pick("depth", depth, 8 if small else 16, "two for each layer of a Llama")
     s.note(mixed=mixed)
-    tokens = on.length
-    if mixed:
-        quarter = max(1, min(256, on.length // 4))
-        tokens = s.pick("chunk", chunk, quarter, "a quarter of a row, 256 (the paper's) at most")
-    elif chunk is not None:
-        raise SensoriumError("flash: --chunk is for --mixed; FLASH-Quad attends to the whole row.")
+    tokens = _together(chunk, on, mixed, s)
     s.note(expansion=expansion)
     keys: int = s.pick("shared", shared, 64 if small else 128, why)
     s.note(norm=norm)
@@ -67,10 +62,18 @@ def flash(
             f"flash: --width {channels}, --depth {units}, --expansion {expansion:g}, --shared {keys}: want one unit or more, "
             "and one channel or more of each."
         )
-    try:
+    with refused_by("flash"):
         method = FlashLM(on.vocab, channels, units, tokens, mixed=mixed, expansion=expansion, shared=keys, kind=norm)
-    except ValueError as error:
-        raise SensoriumError(f"flash: {error}.") from None
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 6e-3 if channels <= 256 else 1e-3, f"width {channels}")
     return text_recipe("flash", method, on, s, batch, rate, weight_decay, warmup)
+
+
+def _together(chunk: int | None, on: TextSituation, mixed: bool, s: Settings) -> int:
+    """How many tokens attend to each other: those of a chunk, or of the whole row."""
+    if mixed:
+        quarter = max(1, min(256, on.length // 4))
+        return s.pick("chunk", chunk, quarter, "a quarter of a row, 256 (the paper's) at most")
+    if chunk is not None:
+        raise SensoriumError("flash: --chunk is for --mixed; FLASH-Quad attends to the whole row.")
+    return on.length

@@ -19,7 +19,7 @@ Shapes: B batch, T tokens, D width, H channels of a state, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,10 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from sensorium.abilities import LanguageModel
-from sensorium.language.prediction import before_last, log_prob, next_tokens, nll
+from sensorium.language.prediction import NextTokenModel, before_last, next_tokens, nll
 from sensorium.method import Method, Progress
-from sensorium.parts.sampling import write_tokens
 
 Cell = Literal["rnn", "lstm", "gru"]
 
@@ -43,7 +41,7 @@ class Cache:
         self.seen = 0
 
 
-class RecurrentLM(Method, LanguageModel):
+class RecurrentLM(Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: its rate. tied: the head shares the
@@ -108,27 +106,8 @@ class RecurrentLM(Method, LanguageModel):
         y = self.dropout(y)
         return F.linear(self.proj(y), self.embed.weight) if self.head is None else self.head(y)
 
-    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
-        return log_prob(self.logits(tokens[:, :-1], before_last(documents)), tokens[:, 1:])
-
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        most: int = 256,
-        window: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
-
-        temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: a state of constant size is
-        carried on. window: most tokens to look back on; when they are full, the later half of them is read anew.
-        """
-        how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
-        return write_tokens(lambda tokens, cache: self.logits(tokens, cache=cache), lambda _: Cache(), prompt, **how)
+    def new_cache(self, batch: int, length: int) -> Cache:
+        return Cache()
 
     def _apart(self, x: Tensor, documents: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, H], each run of equal numbers as if it stood alone. Waits for the device to learn lengths."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
 from sensorium.language.recurrent_lm.method import Cell, RecurrentLM
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.text import note_text, text_recipe
 
 # Channels of a state for each of the embedding's: two layers of any cell then have about as many weights as four of Llama.
@@ -60,10 +60,8 @@ def recurrent_lm(
         raise SensoriumError(
             f"recurrent_lm: --width {channels}, --hidden {kept}, --depth {layers}: want one or more of each."
         )
-    try:
+    with refused_by("recurrent_lm"):
         method = RecurrentLM(on.vocab, channels, layers, cell=cell, hidden=kept, dropout=dropout, tied=tied, clip=clip)
-    except ValueError as error:
-        raise SensoriumError(f"recurrent_lm: {error}.") from None
     batch = s.pick("batch_size", batch_size, 16 if small else 64, why)
     rate = s.pick("lr", lr, 3e-3 if channels <= 256 else 1e-3, f"width {channels}")
     return text_recipe("recurrent_lm", method, on, s, batch, rate, weight_decay, warmup)

@@ -25,7 +25,7 @@ from sensorium.networks.vit import VIT_SIZES, auto_patch
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import NAMES, build_backbone
 from sensorium.recipe.optim import adamw, pick_lr, pick_view_size
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 TOWERS = tuple(f"clip-{size}" for size in VIT_SIZES)
 
@@ -72,12 +72,9 @@ def clip(
         flip: also show pictures mirrored; not where captions say left or right, or of letters.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
+    small, why = machine_of(on)
     image = _image_tower(backbone, on, s)
-    width: int = s.pick("text_width", text_width, 128 if small else 512, why)
-    depth: int = s.pick("text_depth", text_depth, 3 if small else 8, why)
-    heads = max(1, width // (32 if small else 64))
+    text = _text_tower(text_width, text_depth, on, s)
     shared: int = s.pick("embed_dim", embed_dim, 128 if small else 512, why)
     s.pick("tokenizer", tokenizer, "byte pairs", "learnt from the captions")
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
@@ -88,21 +85,11 @@ def clip(
     rate = pick_lr(lr, usual, batch, s)
     side = pick_view_size(None, image, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
-    if width % heads:
-        raise SensoriumError(f"--text-width {width} is no multiple of its {heads} heads: try {width // heads * heads}.")
-    text = TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
     method = CLIP(image, text, shared, temperature=temperature)
     # What goes with the weights wherever they go, as in published ones.
     method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)
-    return Recipe(
-        "clip",
-        method,
-        pair_views(on, side, crop_min=crop_min, flip=flip),
-        adamw(rate, weight_decay, (0.9, 0.98)),
-        lambda f: warmup_cosine(f, warmup),
-        batch,
-        s,
-    )
+    views, optimizer = pair_views(on, side, crop_min=crop_min, flip=flip), adamw(rate, weight_decay, (0.9, 0.98))
+    return Recipe("clip", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def pair_views(on: Situation, size: int, *, crop_min: float = 0.6, flip: bool = False) -> Views:
@@ -143,6 +130,16 @@ def _image_tower(given: str | None, on: PairSituation, s: Settings) -> Any:
     if chosen is None:
         s.pick("backbone", None, default, why)
     return network
+
+
+def _text_tower(given_width: int | None, given_depth: int | None, on: PairSituation, s: Settings) -> TextTower:
+    small, why = machine_of(on)
+    width: int = s.pick("text_width", given_width, 128 if small else 512, why)
+    depth: int = s.pick("text_depth", given_depth, 3 if small else 8, why)
+    heads = max(1, width // (32 if small else 64))
+    if width % heads:
+        raise SensoriumError(f"--text-width {width} is no multiple of its {heads} heads: try {width // heads * heads}.")
+    return TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
 
 
 def _batch_size(given: int | None, on: PairSituation, s: Settings) -> int:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.base.precision import precise
+
 
 def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, eps: float | None = 1e-6) -> Tensor:
     """The specification. q [B, h, T, d], k [B, h, S, d], v [B, h, S, e] -> [B, h, T, e]; eps None: not divided by z.
@@ -28,11 +30,11 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, eps: float |
     Raises ValueError where ``causal`` is asked for and T is not S.
     """
     with torch.autocast(q.device.type, enabled=False):
-        weight_TS = _exact(q) @ _exact(k).mT
+        weight_TS = precise(q) @ precise(k).mT
         if causal:
             _same_length(q, k)
             weight_TS = weight_TS.tril()
-        y = weight_TS @ _exact(v)
+        y = weight_TS @ precise(v)
         if eps is not None:
             y = y / (weight_TS.sum(-1, keepdim=True) + eps)
     return y.to(v.dtype)
@@ -41,7 +43,7 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, eps: float |
 def absorb(k: Tensor, v: Tensor, state: Tensor | None = None) -> Tensor:
     """The state after keys [B, h, S, d] and values [B, h, S, e], behind an earlier one: [B, h, d, e + 1], float32 or finer."""
     with torch.autocast(k.device.type, enabled=False):
-        total = _exact(k).mT @ _with_ones(v)
+        total = precise(k).mT @ _with_ones(v)
     return total if state is None else state + total
 
 
@@ -49,7 +51,7 @@ def attend(q: Tensor, state: Tensor, *, eps: float | None = 1e-6) -> Tensor:
     """What queries [B, h, T, d] find in a state [B, h, d, e + 1]: [B, h, T, e]. ``attend(q, absorb(k, v))`` is linear
     attention to all keys."""
     with torch.autocast(q.device.type, enabled=False):
-        return _divided(_exact(q) @ state, eps).to(q.dtype)
+        return _divided(precise(q) @ state, eps).to(q.dtype)
 
 
 def step(
@@ -78,7 +80,7 @@ def causal_chunks(
     with torch.autocast(q.device.type, enabled=False):
         q_GC, k_GC, v_GC = (
             F.pad(x, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk))
-            for x in (_exact(q), _exact(k), _with_ones(v))
+            for x in (precise(q), precise(k), _with_ones(v))
         )
         sums_G = k_GC.mT @ v_GC  # [B, h, G, d, e + 1]
         first = torch.zeros_like(sums_G[:, :, :1]) if state is None else state[:, :, None]
@@ -101,13 +103,13 @@ def relu_features(x: Tensor) -> Tensor:
 def softmax_queries(q: Tensor) -> Tensor:
     """Softmax over the channels (efficient attention: Shen et al., 2018, arXiv:1812.01243, eq. 5). [B, h, T, d] -> same,
     float32 or finer."""
-    return _exact(q).softmax(-1)
+    return precise(q).softmax(-1)
 
 
 def softmax_keys(k: Tensor) -> Tensor:
     """Softmax over the tokens, each channel for itself (Shen, eq. 5): with ``softmax_queries`` weights sum to one and z
     divides by one. Not causal, nor for :func:`step`: every key depends on all. [B, h, S, d] -> same, float32 or finer."""
-    return _exact(k).softmax(-2)
+    return precise(k).softmax(-2)
 
 
 def cosine_features(x: Tensor, length: int, start: int = 0) -> Tensor:
@@ -118,7 +120,7 @@ def cosine_features(x: Tensor, length: int, start: int = 0) -> Tensor:
     """
     if start < 0 or start + x.shape[-2] > length:
         raise ValueError(f"cosFormer was given room for {length} tokens, not for {start} to {start + x.shape[-2]}")
-    x = _exact(x).relu()
+    x = precise(x).relu()
     angle = torch.arange(start, start + x.shape[-2], device=x.device, dtype=x.dtype)[:, None] * (math.pi / 2 / length)
     return torch.cat([x * angle.cos(), x * angle.sin()], dim=-1)
 
@@ -156,7 +158,7 @@ class PositiveFeatures(nn.Module):
 
     def _exponent(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = _exact(x) * x.shape[-1] ** -0.25
+            x = precise(x) * x.shape[-1] ** -0.25
             return x @ self.weight.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
 
 
@@ -173,12 +175,8 @@ def orthogonal_normal(count: int, dim: int, generator: torch.Generator | None = 
     return torch.cat(blocks)[:count] * norm
 
 
-def _exact(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _with_ones(v: Tensor) -> Tensor:
-    return F.pad(_exact(v), (0, 1), value=1.0)
+    return F.pad(precise(v), (0, 1), value=1.0)
 
 
 def _divided(y: Tensor, eps: float | None) -> Tensor:

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sensorium.base.precision import precise
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -139,7 +141,7 @@ def deepseek(
     neighbours, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalise:
     weights are divided by their sum; then multiplied by ``scale``. ``probability`` is the sigmoid divided by its sum.
     """
-    scores = _precise(scores)
+    scores = precise(scores)
     affinity = scores.sigmoid()
     flat_NE = affinity.flatten(0, -2)
     preference_NE = flat_NE.detach() if bias is None else flat_NE.detach() + bias
@@ -176,7 +178,7 @@ def balance_loss(load: Tensor, share: Tensor) -> Tensor:
 
 def z_loss(scores: Tensor) -> Tensor:
     """Mean of the squared log-partition of the scores [..., E]: keeps them small, so that rounding can't decide."""
-    return _precise(scores).logsumexp(-1).square().mean()
+    return precise(scores).logsumexp(-1).square().mean()
 
 
 def sequence_balance_loss(probability: Tensor, k: int) -> Tensor:
@@ -191,15 +193,11 @@ def sequence_balance_loss(probability: Tensor, k: int) -> Tensor:
     return (f_GE * probability.mean(1)).sum(-1).mean()
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The scores in at least float32, their softmax, and that flat [N, E]."""
     if scores.ndim not in (2, 3):
         raise ValueError(f"scores must be [tokens, experts] or [groups, tokens, experts], got {list(scores.shape)}")
-    scores = _precise(scores)
+    scores = precise(scores)
     probability = scores.softmax(-1)
     return scores, probability, probability.flatten(0, -2)
 

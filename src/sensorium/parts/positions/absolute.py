@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sensorium.base.precision import precise
 from sensorium.parts.positions import Positions
 
 
@@ -34,10 +35,6 @@ def _frequencies(width: int, theta: float, device: torch.device | None = None) -
     if width % 2:
         raise ValueError(f"waves take channels in pairs: a width of {width} is odd")
     return theta ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Absolute(Positions):
@@ -151,7 +148,7 @@ class ComplexWords(nn.Module):
 
     def forward(self, tokens: Tensor, at: Tensor) -> Tensor:
         """Tokens int64 [B, T], positions [T] -> [B, T, D], real parts and then imaginary ones."""
-        r, w, a = self.amplitude(tokens), _precise(self.frequency(tokens)), _precise(self.phase(tokens))
+        r, w, a = self.amplitude(tokens), precise(self.frequency(tokens)), precise(self.phase(tokens))
         angle = w * at[:, None] + a
         return torch.cat([r * angle.cos().to(r.dtype), r * angle.sin().to(r.dtype)], dim=-1)
 
@@ -169,7 +166,7 @@ class Complex(Positions):
 
     def embed(self, x: Tensor, at: Tensor) -> Tensor:
         """[B, T, 2C] -> [B, T, 2C]."""
-        angle = at[:, None] * _precise(self.frequency)
+        angle = at[:, None] * precise(self.frequency)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         real, imaginary = x.chunk(2, dim=-1)
         return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)

@@ -69,22 +69,13 @@ def dino(
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
-    side = pick_view_size(view_size, network, on, s)
-    crop = _local_size(side, network.patch_size if vit else 1)
-    small = s.pick("local_size", local_size, crop, f"half of {side} px")
+    side, small = _sides(view_size, local_size, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
-    method = DINO(
-        network,
-        _dino_head(network, width, on),
-        tau_s=tau_student,
-        tau_t=(min(0.04, tau_t), tau_t),
-        momentum=start,
-        center_momentum=center,
-    )
+    head, warming = _dino_head(network, width, on), (min(0.04, tau_t), tau_t)
+    method = DINO(network, head, tau_s=tau_student, tau_t=warming, momentum=start, center_momentum=center)
     views = dino_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
-    return Recipe(
-        "dino", method, views, adamw(rate, weight_decay, (0.9, 0.99)), lambda f: warmup_cosine(f, warmup), batch, s
-    )
+    optimizer = adamw(rate, weight_decay, (0.9, 0.99))
+    return Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
@@ -114,9 +105,12 @@ def _dino_head(network, width: int, on: Situation) -> DINOHead:
     return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=norm)
 
 
-def _local_size(image_size: int, patch_size: int) -> int:
-    """Nearest multiple of the patch to half the picture (96 of 224 in the paper)."""
-    return max(patch_size, round(image_size * 0.5 / patch_size) * patch_size)
+def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
+    """Of global crops and of local ones: the nearest multiple of the patch to half of it (96 of 224 in the paper)."""
+    side = pick_view_size(view_size, network, on, s)
+    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
+    half = max(patch, round(side * 0.5 / patch) * patch)
+    return side, s.pick("local_size", local_size, half, f"half of {side} px")
 
 
 def dino_views(

@@ -55,19 +55,10 @@ def mae(
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     rate = pick_lr(lr, 1.5e-3, batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
-    depth = s.pick(
-        "decoder_depth",
-        decoder_depth,
-        1 if network.depth <= 6 else 4 if network.depth < 12 else 8,
-        f"encoder depth {network.depth}",
-    )
-    s.note(
-        weight_decay=weight_decay,
-        warmup=warmup,
-        mask_ratio=mask_ratio,
-        normalize_targets=normalize_targets,
-        crop_min=crop_min,
-    )
+    usual = 1 if network.depth <= 6 else 4 if network.depth < 12 else 8
+    depth = s.pick("decoder_depth", decoder_depth, usual, f"encoder depth {network.depth}")
+    s.note(weight_decay=weight_decay, warmup=warmup, mask_ratio=mask_ratio)
+    s.note(normalize_targets=normalize_targets, crop_min=crop_min)
     if not 0.0 < mask_ratio < 1.0:
         raise SensoriumError(f"--mask-ratio {mask_ratio} is not between 0 and 1; the paper's is 0.75.")
     method = MAE(

@@ -51,12 +51,5 @@ def supervised(
     method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
     side = pick_view_size(view_size, network, on, s)
     views = supervised_views(on.mean, on.std, side, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
-    return Recipe(
-        "supervised",
-        method,
-        views,
-        adamw(rate, weight_decay, (0.9, 0.99)),
-        lambda f: warmup_cosine(f, warmup),
-        batch,
-        s,
-    )
+    optimizer = adamw(rate, weight_decay, (0.9, 0.99))
+    return Recipe("supervised", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.base.precision import precise
+
 
 class EncoderLayer(nn.Module):
     """Self-attention (queries, keys and values without bias) and an MLP, each behind a LayerNorm and added."""
@@ -100,8 +102,3 @@ def by_head(x: Tensor, parts: int, heads: int) -> Tensor:
 def drop(x: Tensor, rate: float) -> Tensor:
     """Dropout; with a rate of 0 nothing is called: a step of a stream is many small calls."""
     return F.dropout(x, rate) if rate else x
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32, in which softmax statistics are taken."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -32,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import OnlineDetector
+from sensorium.base.precision import precise
 from sensorium.method import Method
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.init import init_transformer_
-from sensorium.streaming.oadtr.layers import DecoderLayer, EncoderLayer, by_head, precise
+from sensorium.streaming.oadtr.layers import DecoderLayer, EncoderLayer, by_head
 
 UNKNOWN = -1
 

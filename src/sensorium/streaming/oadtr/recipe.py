@@ -8,10 +8,9 @@ from typing import Any, Literal
 from sensorium.base.draw import Draw, Views
 from sensorium.data.rows import reads
 from sensorium.data.streams.prepare import StreamSituation
-from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, machine_of, pick_heads, refused_by
 from sensorium.streaming.oadtr.method import OadTR
 
 
@@ -56,37 +55,41 @@ def oadtr(
         warmup: share of the budget over which the learning rate rises.
     """
     s = Settings()
-    small = on.device == "cpu"
-    why = f"{on.cores}-core CPU" if small else on.device
-    for name, given, value in (
-        ("frame", frame, on.frame),
-        ("length", length, on.length),
-        ("future", future, on.future),
-    ):
-        if given is not None and given != value:
-            raise ValueError(f"{name} {given}, but the data were prepared with {value}")
-        s.pick(name, given, value, "the data")
+    small, why = machine_of(on)
+    _note_data({"frame": frame, "length": length, "future": future}, on, s)
     channels: int = s.pick("width", width, 128 if small else 512, why)
     layers: int = s.pick("depth", depth, 2 if small else 3, why)
-    wide = 32 if small else 64
-    attentive: int = s.pick("heads", heads, max(1, channels // wide), f"{wide} channels a head")
+    attentive = pick_heads(heads, channels, small, s)
     deep: int = s.pick("decoder_depth", decoder_depth, 2 if small else 5, why)
-    few = on.windows < 200_000
-    hidden = s.pick("dropout", dropout, 0.2 if few else 0.1, f"{on.windows:,} windows, which overlap")
-    spread = s.pick("noise", noise, 0.1 if few else 0.0, f"{on.windows:,} windows, which overlap")
+    hidden, spread = _against_overfitting(dropout, noise, on, s)
     batch = s.pick("batch_size", batch_size, 32 if small else 128, why)
     rate = s.pick("lr", lr, 1e-3 if channels <= 256 else 3e-4, f"width {channels}")
     s.note(attention=attention, future_weight=future_weight, weight_decay=weight_decay, warmup=warmup)
-    try:
+    with refused_by("oadtr"):
         method = OadTR(
             on.features, len(on.classes), width=channels, length=on.length, depth=layers, heads=attentive,
             hidden=channels, future=on.future, decoder_depth=deep, decoder_heads=max(1, attentive // 2),
             decoder_hidden=channels, dropout=hidden, attention=attention, future_weight=future_weight,
         )  # fmt: skip
-    except ValueError as error:
-        raise SensoriumError(f"oadtr: {error}.") from None
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
     return Recipe("oadtr", method, windowed(spread), optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _note_data(given: Mapping[str, int | None], on: StreamSituation, s: Settings) -> None:
+    """What the data were prepared with; the same flags shaped them, so another value is a mistake of the program."""
+    for name, one in given.items():
+        value: int = getattr(on, name)
+        if one is not None and one != value:
+            raise ValueError(f"{name} {one}, but the data were prepared with {value}")
+        s.pick(name, one, value, "the data")
+
+
+def _against_overfitting(
+    dropout: float | None, noise: float | None, on: StreamSituation, s: Settings
+) -> tuple[float, float]:
+    """Dropout's rate, and the deviation of the noise on the frames."""
+    few, why = on.windows < 200_000, f"{on.windows:,} windows, which overlap"
+    return s.pick("dropout", dropout, 0.2 if few else 0.1, why), s.pick("noise", noise, 0.1 if few else 0.0, why)
 
 
 def windowed(noise: float = 0.0) -> Views:
