@@ -8,6 +8,7 @@ Run: ``python -m benchmarks.clip_loss``.
 
 from __future__ import annotations
 
+import argparse
 import math
 
 import torch
@@ -30,6 +31,7 @@ def peak(n: int, chunk: int | None) -> int:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     found = {chunk: [peak(n, chunk) / 2**20 for n in SIZES] for chunk in (None, CHUNK)}
     print("| pairs | whole, MiB | in chunks, MiB |\n|---|---|---|")
     for i, n in enumerate(SIZES):
