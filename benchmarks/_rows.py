@@ -93,7 +93,10 @@ def vit(shape: str) -> tuple[Pick, ...]:
 
 def system(id: str, family: str, what: str, name: str, *, more: str = "", picks: tuple[Pick, ...] = ()) -> Row:
     """Forward pass and training step beside the peer."""
-    figure, own = f"forward {{}}, training step {{}}{more}", (Ratio(f"{name}: forward"), Ratio(f"{name}: training step"))
+    figure, own = (
+        f"forward {{}}, training step {{}}{more}",
+        (Ratio(f"{name}: forward"), Ratio(f"{name}: training step")),
+    )
     return Row(id, family, what, (f"python -m benchmarks.systems --only {id}",), figure, (*own, *picks), 3)
 
 

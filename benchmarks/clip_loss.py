@@ -27,7 +27,9 @@ def peak(n: int, chunk: int | None) -> int:
         images.grad = texts.grad = None
         contrast(images, texts, torch.tensor(10.0), chunk=chunk)[0].backward()
 
-    return peak_bytes(step, "cpu")
+    return max(
+        peak_bytes(step, "cpu") for _ in range(3)
+    )  # on a busy machine the profiler misses an allocation now and then
 
 
 def main() -> None:

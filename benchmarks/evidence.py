@@ -36,7 +36,10 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SENSORIUM_DATA", ROOT.parent / "shared" / "data")).resolve()
 KEPT, PAGE = ROOT / "docs" / "evidence.json", ROOT / "docs" / "benchmarks.md"
 WORK = Path("sensorium-evidence")
-BEGIN, END = "<!-- evidence: written by `python -m benchmarks.evidence --table`, not by hand -->", "<!-- evidence ends -->"
+BEGIN, END = (
+    "<!-- evidence: written by `python -m benchmarks.evidence --table`, not by hand -->",
+    "<!-- evidence ends -->",
+)
 PLACE = re.compile(r"\{([^{}]+)\}")
 # What --smoke asks of a command instead, where it has the flag.
 SHORT = {"--budget": "4steps", "--limit": "400", "--seconds": "1", "--rounds": "1", "--seeds": "1", "--samples": "500"}
@@ -70,9 +73,10 @@ def short(command: str) -> str:
     for flag, value in SHORT.items():
         if flag in said:
             said[said.index(flag) + 1] = value
-    if said[0] == "sensorium":
-        more = ["--limit", SHORT["--limit"]] if said[2] in PICTURES and "--limit" not in said else []
-    else:
+    more: list[str] = []
+    if said[0] == "sensorium" and said[2] in PICTURES and "--limit" not in said:
+        more = ["--limit", SHORT["--limit"]]
+    elif said[1] == "-m":
         source = (ROOT / f"{said[2].replace('.', '/')}.py").read_text(encoding="utf-8")
         wanted = {"--rounds": "rounds", "--limit": '"--limit"', "--budget": '"--budget"', "--samples": '"--samples"'}
         flags = [flag for flag, sign in wanted.items() if sign in source and flag not in said]
