@@ -67,7 +67,7 @@ def table(results: Results) -> str:
 
     for run in results.finished:
         own = {score.name: score.value for score in run.scores if score.value is not None}
-        row(f"{run.name} ({run.backbone})", own, f"{run.images_seen or 0:,.0f}", f"{run.images_per_second or 0:.0f}")
+        row(f"{run.name} ({run.backbone})", own, f"{run.seen or 0:,.0f}", f"{run.per_second or 0:.0f}")
     for title, found in simple_models(results.finished).items():
         row(title, found)
     return "\n".join(lines)

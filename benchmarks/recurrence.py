@@ -134,7 +134,7 @@ def quality(file: Path, spend: int, lengths: Sequence[int], out: Path) -> None:
             bits = run.scores[0]
             rows.append(
                 f"| {length:,} | {run.method} | {run.parameters:,} | {run.steps:,} "
-                f"| {(run.images_per_second or 0) * length:,.0f} | {bits.value:.3f} | {bits.baselines['Kneser-Ney, 5']:.3f} |"
+                f"| {run.per_second or 0:,.0f} | {bits.value:.3f} | {bits.baselines['Kneser-Ney, 5']:.3f} |"
             )
     print("\n".join(rows))
 

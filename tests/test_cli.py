@@ -77,7 +77,7 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
                 assert scores[name].n == results.data.test == len(kept[name])
                 assert kept[name].mean() == pytest.approx(scores[name].value)
                 assert (kept[name].dtype == bool) == (name != "linear, 50%" and name != "fine-tuned, 50%")
-        for key in ("seconds", "images_seen", "images_per_second", "peak_memory_mb", "parameters", "flops_per_image"):
+        for key in ("seconds", "seen", "per_second", "peak_memory_mb", "parameters", "flops_per_image"):
             assert getattr(run, key) > 0, key
         assert scores["RankMe"].value is not None
         assert (compared / str(run.checkpoint)).is_file()

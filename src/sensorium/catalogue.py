@@ -24,9 +24,11 @@ class System:
     ``sensorium.abilities``; the contract test holds them true.
 
     ``title`` and ``paper``: of the publication; ``short``: what people call the system. ``needs``: the backbone's ability,
-    "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``labels``: it learns from them. ``caveat``:
-    what a reader of a comparison should know. ``starter``: compared where nobody names systems; all starters learn from
-    one kind of data. ``name`` and ``family`` are those of the folders.
+    "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``loads``: the formats of others that its
+    ``formats.py`` reads, by their names. ``exports``: what ``sensorium export --to`` writes of it. ``parity``: "PACKAGE NAME,
+    NAME (TEST)", what it was held equal to and the test that holds it; "its own ... (TEST)" where nobody else has it.
+    ``labels``: it learns from them. ``caveat``: what a reader of a comparison should know. ``starter``: compared where nobody
+    names systems; all starters learn from one kind of data. ``name`` and ``family`` are those of the folders.
     """
 
     title: str
@@ -69,18 +71,18 @@ NETWORKS: tuple[Network, ...] = (
         "An Image is Worth 16x16 Words",
         "Dosovitskiy et al., 2020, arXiv:2010.11929",
         ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
-        ("Hugging Face ViT", "timm ViT", "authors' .pth of MAE and DINO"),
+        ("Hugging Face ViT", "timm ViT"),
         ("safetensors", "hf", "timm", "onnx"),
-        "timm VisionTransformer, transformers ViTModel",
+        "timm VisionTransformer, transformers ViTModel (tests/parity/test_vit.py)",
     ),
     Network(
         "resnet",
         "Deep Residual Learning for Image Recognition",
         "He et al., 2015, arXiv:1512.03385",
         ("Encoder", "MapEncoder"),
-        ("Hugging Face ResNet", "timm and torchvision ResNet"),
+        ("Hugging Face ResNet", "torchvision and timm ResNet"),
         ("safetensors", "hf", "timm", "onnx"),
-        "torchvision resnet18, resnet50",
+        "torchvision resnet18, resnet50 (tests/parity/test_resnet.py)",
     ),
 )
 
@@ -121,6 +123,7 @@ def tables() -> list[Any]:
     found = []
     for title, rows in (("Systems", systems()), ("Backbones", NETWORKS)):
         table = Table("name", "paper", "offers", "loads", "exports", "equal to", title=title, title_justify="left")
+        table.columns[-1].overflow = "fold"  # a path keeps its end
         for row in rows:
             table.add_row(
                 row.name,

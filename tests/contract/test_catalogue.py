@@ -6,9 +6,7 @@ changes in hooks only; the state dict survives a round trip; features are finite
 
 import copy
 import inspect
-import json
 import os
-import re
 import signal
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -47,6 +45,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
 from sensorium.parts.moe.layer import MoE
+from sensorium.published.registry import formats, held
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe, roles
@@ -92,32 +91,6 @@ EXPORTED: dict[str, dict[str, Any]] = {
     **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr", "supervised")},
     "detr": {"backbone": "resnet-18"},
     "fcos": {"backbone": "resnet-18", "width": 32, "convs": 4},
-}
-# How a file of each format is known: config.json, or names of tensors.
-VIT = ("patch_embed.proj.weight", "pos_embed", "cls_token")
-MARKS: dict[str, tuple[dict[str, str] | tuple[str, ...], ...]] = {
-    "Hugging Face ViT": ({"model_type": "vit"},),
-    "Hugging Face ViTMAE": ({"model_type": "vit_mae"},),
-    "Hugging Face ResNet": ({"model_type": "resnet"},),
-    "Hugging Face Llama": ({"model_type": "llama"},),
-    "Hugging Face Mixtral": ({"model_type": "mixtral"},),
-    "Hugging Face CLIP": ({"model_type": "clip"},),
-    "Hugging Face DETR": ({"model_type": "detr"},),
-    "diffusers VQModel": ({"_class_name": "VQModel"},),
-    "vqgan: authors' .ckpt": (
-        ("encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight", "post_quant_conv.weight"),
-    ),
-    "diffusers UNet2DModel": ({"_class_name": "UNet2DModel"},),
-    "diffusers DiTTransformer2DModel": ({"_class_name": "DiTTransformer2DModel"},),
-    "timm ViT": (VIT,),
-    "timm and torchvision ResNet": (("conv1.weight", "layer1.0.conv1.weight"),),
-    "torchvision FCOS": (("head.classification_head.cls_logits.weight",),),
-    "authors' .pth of MAE and DINO": (VIT, (*VIT, "decoder_embed.weight")),
-    "authors' .pth (ViT)": (VIT,),
-    "mae: authors' .pth": ((*VIT, "decoder_embed.weight"),),
-    "oadtr: authors' .pth": (("decoder_cls_token",),),
-    "OpenCLIP": (("visual.class_embedding", "token_embedding.weight"),),
-    "authors' .pt state dict": (("visual.class_embedding", "token_embedding.weight"),),
 }
 
 
@@ -503,45 +476,23 @@ def test_what_is_said_to_export_is_written(
 
 
 @pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)
+def test_what_can_be_exported_is_said(system: Any, finished: Callable[[str], Run]) -> None:
+    """All that a format holds: of the whole method, or besides that of its backbone."""
+    method = finished(system.name).method
+    backbone = method.backbone if isinstance(method, HasBackbone) else None
+    inner = backbone.body if isinstance(backbone, FPN) else backbone
+    whole, parts = writable(method), writable(method, backbone, inner)
+    parts |= {"onnx"} if isinstance(inner or method, Encoder) else set()
+    assert set(system.exports) in (whole, parts)
+
+
+def writable(*networks: Any) -> set[str]:
+    """Of what ``export --to`` knows, the formats that hold one of ``networks``."""
+    return {form.to for form in formats() for one in networks if form.to in FORMATS and held(form, one) is not None}
+
+
+@pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)
 def test_other_formats_are_refused_by_name(system: Any, finished: Callable[[str], Run], tmp_path: Path) -> None:
     for form in set(FORMATS) - set(system.exports):
         with pytest.raises(SensoriumError, match=f"'{system.name}' does not export to {form}"):
             export(finished(system.name), form, tmp_path / form)
-
-
-def claimed() -> list[tuple[str, str]]:
-    return [(one.name, claim) for one in (*systems(), *NETWORKS) for claim in one.loads]
-
-
-@pytest.mark.parametrize("name, claim", claimed())
-def test_what_is_said_to_load_is_recognised(name: str, claim: str, tmp_path: Path) -> None:
-    """A file that has no more than the mark of its format is refused for what it lacks, not as unknown."""
-    marks = MARKS.get(f"{name}: {claim}", MARKS.get(claim))
-    assert marks, f"{name} loads {claim}: say in MARKS how a file of it is recognised"
-    for mark in marks:
-        where = tmp_path / "model.safetensors"
-        if isinstance(mark, dict):
-            where = tmp_path
-            (tmp_path / "config.json").write_text(json.dumps(mark))
-        save_file(
-            {key: torch.zeros(1) for key in ("other", *(mark if isinstance(mark, tuple) else ()))},
-            tmp_path / "model.safetensors",
-        )
-        with pytest.raises((SensoriumError, KeyError, ValueError)) as refused:
-            load(where)
-        assert not re.search("is not one of|neither a ViT nor", str(refused.value)), refused.value
-
-
-@pytest.mark.parametrize("one", [*systems(), *NETWORKS], ids=lambda s: s.name)
-def test_parity_is_tested_with_what_is_named(one: Any) -> None:
-    """Every class or function of others that a column names stands in a parity test; who has none to name has a test that
-    writes its equations out."""
-    tests = Path(__file__).parents[1]
-    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in tests.glob("*/test_*.py"))))
-    if one.parity.startswith(("its own", "authors")):
-        family = Path(__file__).parents[1] / one.family
-        assert [path for path in family.glob("test_*.py") if f"{one.family}.{one.name}.method" in path.read_text()]
-        return
-    named = set(re.findall(r"\w+", one.parity))
-    assert len(named) > 1
-    assert not named - words

@@ -17,8 +17,7 @@ SYSTEM = System(
     short="Tiny",
     needs="TokenEncoder",
     abilities=("Encoder",),
-    exports=("safetensors",),
-    parity="torch mse_loss",
+    parity="torch mse_loss (tests/parity/test_tiny.py)",
 )
 """
 METHOD = '''

@@ -12,12 +12,13 @@ CASES = [
     ("18", "small", (2, 3, 17, 14)),
     ("50", "imagenet", (2, 3, 49, 35)),
 ]
+THEIRS = {"18": torchvision.models.resnet18, "50": torchvision.models.resnet50}
 
 
 def pair(size, stem="imagenet"):
     """Ours and torchvision's of one size, the same random weights and statistics in both."""
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, f"resnet{size}")()
+    theirs = THEIRS[size]()
     if stem == "small":
         theirs.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
         theirs.maxpool = torch.nn.Identity()

@@ -1,6 +1,5 @@
-"""timm, torchvision, the authors' files, ONNX; and files that must be refused."""
+"""timm, torchvision, ONNX; and files that must be refused. Those of MAE's and DINO's authors: ``parity/test_authors_files``."""
 
-import argparse
 import json
 import pickle
 from pathlib import Path
@@ -17,9 +16,6 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import export, load
-from sensorium.published.format import write
-from sensorium.selfsup.mae.formats import AUTHORS
-from sensorium.selfsup.mae.method import MAE
 
 IMAGES = torch.randn(2, 3, 32, 32)
 
@@ -60,111 +56,6 @@ def test_torchvision_and_timm_resnet(name: str, tmp_path: Path) -> None:
         bound = 1e-5 * max(1.0, float(found.max()))  # random weights let resnet50's features grow to 12
         assert (peer(IMAGES) - found).abs().max() <= bound
         assert (theirs(IMAGES) - found).abs().max() <= bound
-
-
-def block(width: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of timm's ``Block``, which the authors of MAE import; DINO's own has the same."""
-    return {
-        "norm1.weight": (width,), "norm1.bias": (width,),
-        "attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,),
-        "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
-        "norm2.weight": (width,), "norm2.bias": (width,),
-        "mlp.fc1.weight": (hidden, width), "mlp.fc1.bias": (hidden,),
-        "mlp.fc2.weight": (width, hidden), "mlp.fc2.bias": (width,),
-    }  # fmt: skip
-
-
-def encoder(width: int, depth: int, patch: int, places: int) -> dict[str, tuple[int, ...]]:
-    """What ``MaskedAutoencoderViT`` (facebookresearch/mae, models_mae.py) and DINO's ``VisionTransformer`` begin with."""
-    return {
-        "cls_token": (1, 1, width), "pos_embed": (1, places, width),
-        "patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,),
-        **{f"blocks.{i}.{name}": shape for i in range(depth) for name, shape in block(width, 4 * width).items()},
-        "norm.weight": (width,), "norm.bias": (width,),
-    }  # fmt: skip
-
-
-# MaskedAutoencoderViT(img_size=32, patch_size=8, embed_dim=128, depth=2, decoder_embed_dim=64, decoder_depth=1)
-MAE_LAYOUT = {
-    **encoder(128, 2, 8, 17),
-    "mask_token": (1, 1, 64),
-    "decoder_pos_embed": (1, 17, 64),
-    "decoder_embed.weight": (64, 128),
-    "decoder_embed.bias": (64,),
-    **{f"decoder_blocks.0.{name}": shape for name, shape in block(64, 256).items()},
-    "decoder_norm.weight": (64,),
-    "decoder_norm.bias": (64,),
-    "decoder_pred.weight": (192, 64),
-    "decoder_pred.bias": (192,),
-}
-# MultiCropWrapper(VisionTransformer, DINOHead) of facebookresearch/dino (utils.py, vision_transformer.py)
-DINO_LAYOUT = {
-    **{f"backbone.{name}": shape for name, shape in encoder(128, 2, 8, 17).items()},
-    "head.mlp.0.weight": (2048, 128),
-    "head.mlp.0.bias": (2048,),
-    "head.mlp.2.weight": (2048, 2048),
-    "head.mlp.2.bias": (2048,),
-    "head.mlp.4.weight": (256, 2048),
-    "head.mlp.4.bias": (256,),
-    "head.last_layer.weight_g": (96, 1),
-    "head.last_layer.weight_v": (96, 256),
-}
-BATCH_NORMS = {  # DINOHead(use_bn=True): after the first two linear layers, which push the others to 3 and 6
-    f"head.mlp.{i}.{name}": () if name.startswith("num") else (2048,)
-    for i in (1, 4)
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-}
-
-
-def random_state(layout: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    return {name: 0.1 * torch.randn(shape, generator=g) for name, shape in layout.items()}
-
-
-def test_files_of_maes_authors(tmp_path: Path) -> None:
-    state = random_state(MAE_LAYOUT)
-    arguments = argparse.Namespace(mask_ratio=0.5, norm_pix_loss=False, lr=1e-4)
-    told = {"model": state, "optimizer": {"state": {}}, "epoch": 3, "scaler": {"scale": 65536.0}, "args": arguments}
-    torch.save(told, tmp_path / "checkpoint-3.pth")
-    method = load(tmp_path / "checkpoint-3.pth")
-    assert isinstance(method, MAE)
-    assert (method.mask_ratio, method.normalize_targets) == (0.5, False)
-    assert len(method.state_dict()) == len(state)
-    for name, tensor in method.state_dict().items():
-        assert torch.equal(tensor, state[name.removeprefix("backbone.")]), name
-    peer = timm_vit()  # its blocks are those that the authors import
-    peer.load_state_dict({name: state[name] for name in peer.state_dict()})
-    torch.testing.assert_close(method.backbone.tokens(IMAGES), peer.forward_features(IMAGES), atol=1e-5, rtol=0)
-    assert write(AUTHORS, method).keys() == MAE_LAYOUT.keys()
-    torch.save({"model": {name: state[name] for name in encoder(128, 2, 8, 17)}}, tmp_path / "mae_pretrain.pth")
-    assert isinstance(load(tmp_path / "mae_pretrain.pth"), ViT)
-
-
-def test_checkpoints_of_dinos_authors(tmp_path: Path) -> None:
-    student, teacher = random_state(DINO_LAYOUT, 1), random_state(DINO_LAYOUT, 2)
-    told = {
-        "student": {f"module.{name}": tensor for name, tensor in student.items()},
-        "teacher": teacher,
-        "optimizer": {"state": {}},
-        "epoch": 1,
-        "args": argparse.Namespace(arch="vit_small", out_dim=96),
-        "dino_loss": {"center": torch.zeros(1, 96)},
-    }
-    torch.save(told, tmp_path / "checkpoint.pth")
-    peer = timm_vit()
-    peer.load_state_dict({name: teacher[f"backbone.{name}"] for name in peer.state_dict()})
-    found = load(tmp_path / "checkpoint.pth")
-    assert (found.tokens(IMAGES) - peer.forward_features(IMAGES)).abs().max() <= 1e-5
-    normed = {name.replace("mlp.4.", "mlp.6.").replace("mlp.2.", "mlp.3."): x for name, x in teacher.items()}
-    normed = {f"module.{name}": x for name, x in (normed | random_state(BATCH_NORMS)).items()}
-    torch.save(told | {"teacher": normed}, tmp_path / "normed.pth")
-    assert torch.equal(load(tmp_path / "normed.pth").tokens(IMAGES), found.tokens(IMAGES))
-    bare = {name.removeprefix("backbone."): x for name, x in teacher.items() if name.startswith("backbone.")}
-    torch.save(bare, tmp_path / "pretrain.pth")  # as the published backbones are
-    assert torch.equal(load(tmp_path / "pretrain.pth").tokens(IMAGES), found.tokens(IMAGES))
-    torch.save({"teacher": teacher | {"head.extra.weight": torch.zeros(1)}}, tmp_path / "more.pth")
-    with pytest.raises(SensoriumError, match=r"more\.pth: 'head\.extra\.weight' is unknown"):
-        load(tmp_path / "more.pth")
 
 
 @pytest.mark.parametrize("no_embed_class", [False, True])

@@ -107,7 +107,7 @@ def make_run(
         {
             "step": float(57 * k),
             "seconds": float(30 * k),
-            "images": float(14_700 * k),
+            "seen": float(14_700 * k),
             "knn_top1": float(0.3 + (knn - 0.3) * (1 - math.exp(-k / 6)) + rng.normal(0, 0.004)),
             "rank": float((30 + 10 * seed) * (1 - math.exp(-k / 5)) + 4),
             "spread": 0.1,
@@ -118,8 +118,8 @@ def make_run(
     return RunResult(
         name, name, title=find(name).short, backbone="vit-micro" if vit else "resnet-small",
         by_labels=find(name).labels, caveat=find(name).caveat, abilities=find(name).abilities, exports=find(name).exports,
-        seconds=600.4 + seed, steps=1148 + 31 * seed, images_seen=293_888.0 + 7936 * seed,
-        images_per_second=489.5 + 13 * seed, peak_memory_mb=1180.0 + 90 * seed, precision="bf16-mixed",
+        seconds=600.4 + seed, steps=1148 + 31 * seed, seen=293_888.0 + 7936 * seed,
+        per_second=489.5 + 13 * seed, peak_memory_mb=1180.0 + 90 * seed, precision="bf16-mixed",
         parameters=2_787_264 if vit else 698_000, flops_per_image=3.5e8 if vit else 7.4e7,
         scores=scores_of(knn, linear, finetune, 61.3 + 20 * seed), checkpoint=f"{name}/model.safetensors",
         settings={

@@ -13,7 +13,7 @@ from sensorium.runs.verdict import decide
 
 def run(name: str, value: float, **more: Any) -> RunResult:
     score = Score("bits per byte", value, "lower", 1000, "held-out bytes", {"unigram": 3.0}, curve="bits")
-    curve = tuple({"step": i, "seconds": 10.0 * i, "images": 100.0 * i, "bits": value + 2 / (i + 1)} for i in range(5))
+    curve = tuple({"step": i, "seconds": 10.0 * i, "seen": 100.0 * i, "bits": value + 2 / (i + 1)} for i in range(5))
     return replace(RunResult(name, name, scores=(score,), curve=curve, seconds=40.0), **more)
 
 

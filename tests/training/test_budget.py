@@ -16,6 +16,7 @@ from sensorium.training.budget import Budget, Clock
         ("500steps", "steps", 500),
         ("1step", "steps", 1),
         ("100_000images", "images", 100_000),
+        ("1000000tokens", "tokens", 1_000_000),
         ("20 epochs", "epochs", 20),
         ("0.5epochs", "epochs", 0.5),
     ],
@@ -41,7 +42,7 @@ def test_errors_teach(text, says):
 
 
 def test_what_it_pays_for():
-    data = {"batch_size": 64, "images": 1000}
+    data = {"batch": 64, "data": 1000}
     assert Budget.parse("500steps").steps(**data) == 500
     assert Budget.parse("1000images").steps(**data) == 16  # 15.6
     assert Budget.parse("2epochs").steps(**data) == 32  # 31.25
@@ -50,6 +51,15 @@ def test_what_it_pays_for():
     assert Budget.parse("8steps").spent(steps=2, seconds=1e6, **data) == 0.25
     assert Budget.parse("1000images").spent(steps=16, seconds=0, **data) == 1
     assert Budget.parse("1000images").spent(steps=15, seconds=0, **data) < 1
+
+
+def test_it_counts_in_the_unit_of_the_data():
+    for text in ("1m", "3steps", "2epochs", "100tokens"):
+        assert Budget.parse(text).of("tokens") == Budget.parse(text)
+    with pytest.raises(
+        SensoriumError, match="budget '100images' counts images, these data are tokens: write 100tokens"
+    ):
+        Budget.parse("100images").of("tokens")
 
 
 def test_the_clock_counts_training_only():

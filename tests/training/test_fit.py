@@ -14,20 +14,29 @@ from sensorium.method import Method
 from sensorium.training.monitor import collapse
 
 
+def test_a_run_counts_in_the_unit_of_its_rows(tmp_path):
+    rows = ArrayRows(make_rows().columns, "tokens", 5)
+    outcome = run(tmp_path, rows=rows, budget="600tokens")
+    assert (outcome.unit, outcome.steps, outcome.seen) == ("tokens", 10, 600)
+    assert [row["seen"] for row in table(tmp_path / "metrics.csv")] == [str(60 * k) for k in range(1, 11)]
+    with pytest.raises(SensoriumError, match="these data are tokens"):
+        run(tmp_path / "other", rows=rows, budget="600images")
+
+
 def test_a_run_learns_and_leaves_its_files(tmp_path):
     images = torch.from_numpy(make_rows().columns["image"]).float() / 128 - 1
     method = make_method()
     outcome = run(
         tmp_path, method, online=lambda m: {"knn_top1": 0.5, **collapse(m.features(images))}, online_every="50%"
     )
-    assert (outcome.status, outcome.steps, outcome.images_seen) == ("finished", 60, 720)
-    assert outcome.images_per_second == pytest.approx(720 / outcome.seconds)
+    assert (outcome.status, outcome.steps, outcome.seen) == ("finished", 60, 720)
+    assert outcome.per_second == pytest.approx(720 / outcome.seconds)
     assert 0 < outcome.waiting < 1
     assert 0 < outcome.augmenting < 1
     assert outcome.peak_memory_mb > 10
 
     rows = table(tmp_path / "metrics.csv")
-    assert list(rows[0]) == ["step", "seconds", "images", "loss", "lr", "supervised", "tau"]
+    assert list(rows[0]) == ["step", "seconds", "seen", "loss", "lr", "supervised", "tau"]
     assert [int(row["step"]) for row in rows] == list(range(60))
     assert [float(row["tau"]) for row in rows] == pytest.approx([1 - 0.5 * k / 60 for k in range(60)], abs=1e-6)
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.02 * (1 - 0.9 * k / 60) for k in range(60)])

@@ -83,10 +83,10 @@ def test_progress_is_a_bar_on_a_terminal_lines_elsewhere_and_nothing_when_quiet(
     monkeypatch.setattr(progress, "BAR_EVERY", 0.0)
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     monkeypatch.setenv("COLUMNS", "120")
-    now = {"fraction": 0.25, "step": 10, "images": 640, "seconds": 10.0, "loss": 1.23456}
+    now = {"fraction": 0.25, "step": 10, "seen": 640, "seconds": 10.0, "loss": 1.23456}
     said = {}
     for name, stream, shown in (("bar", Terminal(), True), ("line", io.StringIO(), True), ("quiet", Terminal(), False)):
-        display = Display("mae", shown=shown, stream=stream)
+        display = Display("mae", unit="images", shown=shown, stream=stream)
         display.start()
         if display.due():
             display.update(**now)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import training_cases
-from training_cases import curve, make_method, make_rows, run, same_weights, weights
+from training_cases import curve, make_method, make_rows, run, same_weights, sgd, weights
 
 from sensorium.data.rows import ArrayRows
 from sensorium.training import launch
@@ -38,18 +38,18 @@ def test_two_processes_equal_one(tmp_path):
             online_every="20%",
             **changes,
         )
-        assert (outcome.steps, outcome.images_seen, outcome.status) == (15, 180, "finished")
+        assert (outcome.steps, outcome.seen, outcome.status) == (15, 180, "finished")
     assert dict(os.environ) == before
     assert not torch.distributed.is_initialized()
-    for one, two in zip(curve(tmp_path / "1"), curve(tmp_path / "2"), strict=True):
+    assert_equal_within_rounding(tmp_path / "1", tmp_path / "2")
+
+
+def assert_equal_within_rounding(one_run, other_run):
+    for one, two in zip(curve(one_run), curve(other_run), strict=True):
         for name in one:
             assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-6), (one["step"], name)
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    one, two = weights(one_run), weights(other_run)
     assert max(float((one[name].double() - two[name].double()).abs().max()) for name in one) <= 1e-6
-
-
-def sgd(method):  # Adam would blow rounding up wherever a gradient is zero but for it
-    return torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.05, momentum=0.9)
 
 
 @pytest.mark.slow
@@ -76,6 +76,62 @@ def test_torchrun_and_srun_start_the_processes_themselves(tmp_path):
     for name in ("torchrun", "srun"):
         assert curve(tmp_path / name) == curve(tmp_path / "ours")
         assert same_weights(tmp_path / name, tmp_path / "ours")
+
+
+@pytest.fixture
+def two_machines():
+    """Two network namespaces, joined by a cable: what each has to say to the other goes over the network.
+
+    -> for each, the command that runs another one in it, its address and its network interface.
+    """
+    tag = f"s{os.getpid() % 100_000}"
+    names, cable = [f"{tag}a", f"{tag}b"], [f"{tag}va", f"{tag}vb"]
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+    try:
+        ip("netns", "add", names[0])
+        ip("netns", "add", names[1])
+        ip("link", "add", cable[0], "type", "veth", "peer", "name", cable[1])
+        for i in (0, 1):
+            ip("link", "set", cable[i], "netns", names[i])
+            ip("-n", names[i], "addr", "add", f"10.207.0.{i + 1}/24", "dev", cable[i])
+            ip("-n", names[i], "link", "set", cable[i], "up")
+            ip("-n", names[i], "link", "set", "lo", "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or error
+        pytest.skip(f"no network namespaces here: {str(said).strip()}")
+    else:
+        yield [(["ip", "netns", "exec", names[i]], f"10.207.0.{i + 1}", cable[i]) for i in (0, 1)]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one_process(tmp_path, two_machines):
+    program = [training_cases.__file__, str(tmp_path / "machines"), "0", "1", "8steps", "plain"]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
+    elastic = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--master-addr={two_machines[0][1]}"]
+    nodes = [
+        subprocess.Popen(
+            [*inside, sys.executable, *elastic, "--master-port=29531", f"--node-rank={i}", *program],
+            env=clean | {"GLOO_SOCKET_IFNAME": interface},
+        )
+        for i, (inside, _, interface) in enumerate(two_machines)
+    ]
+    try:
+        assert [node.wait(200) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
+    plain = {"optimizer": sgd, "budget": "8steps"}
+    run(tmp_path / "one", make_method(dropout=0.0), **plain)
+    assert_equal_within_rounding(tmp_path / "machines", tmp_path / "one")
+    run(tmp_path / "two", make_method(dropout=0.0), devices=2, **plain)
+    assert curve(tmp_path / "machines") == curve(tmp_path / "two")
+    assert same_weights(tmp_path / "machines", tmp_path / "two")
 
 
 def test_one_task_of_srun_is_a_process_like_any_other(monkeypatch):

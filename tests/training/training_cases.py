@@ -1,6 +1,7 @@
 """A method with every kind of state (batch norm, dropout, teacher, queue, schedule), tiny data, and one way to run it.
 
-As a program, ``python training_cases.py OUT PAUSE [PROCESSES [BUDGET]]``, it is the run that the tests kill, or start by srun.
+As a program, ``python training_cases.py OUT PAUSE [PROCESSES [BUDGET [plain]]]``, it is the run that the tests kill, or start by srun
+or torchrun; plain: one whose numbers do not depend on how many processes there are.
 """
 
 import csv
@@ -145,6 +146,10 @@ def optimizer(method):
     return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=0.02)
 
 
+def sgd(method):  # Adam would blow rounding up wherever a gradient is zero but for it
+    return torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.05, momentum=0.9)
+
+
 def schedule(fraction):
     return 1 - 0.9 * fraction
 
@@ -193,4 +198,5 @@ if __name__ == "__main__":
 
     processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     budget = sys.argv[4] if len(sys.argv) > 4 else "60steps"
-    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes, budget=budget)
+    plain = {"method": make_method(dropout=0.0), "optimizer": sgd} if sys.argv[5:] == ["plain"] else {}
+    run(sys.argv[1], views=slow, checkpoint_every=0.0, devices=processes, budget=budget, **plain)

@@ -27,20 +27,22 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class Display:
-    """Shows ``fraction`` of the budget, images a second, loss and time left; says nothing when not ``shown``."""
+    """Shows ``fraction`` of the budget, how many of ``unit`` a second, loss and time left; nothing when not ``shown``."""
 
-    def __init__(self, title: str, *, shown: bool, stream: TextIO | None = None) -> None:
-        self.shown, self.title = shown, title
+    def __init__(self, title: str, *, unit: str, shown: bool, stream: TextIO | None = None) -> None:
+        self.shown, self.title, self.unit = shown, title, unit
         self.console = Console(file=stream or sys.stderr)
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._told = self._measured = time.perf_counter()
-        self._images: int | None = None
+        self._seen: int | None = None
         self._rate = 0.0
 
     def start(self) -> None:
         if self.shown and self.console.is_terminal:
-            text = "{task.fields[rate]:,.0f} images/s  loss {task.fields[loss]:.4g}  {task.fields[left]} left"
+            text = (
+                f"{{task.fields[rate]:,.0f}} {self.unit}/s  loss {{task.fields[loss]:.4g}}  {{task.fields[left]}} left"
+            )
             columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TextColumn(text))
             self._bar = Bar(*columns, console=self.console, auto_refresh=False, expand=True)
             self._task = self._bar.add_task(self.title, total=1.0, rate=0.0, loss=float("nan"), left="?")
@@ -50,20 +52,22 @@ class Display:
         every = BAR_EVERY if self._bar else LINE_EVERY
         return self.shown and time.perf_counter() - self._told >= every
 
-    def update(self, *, fraction: float, step: int, images: int, seconds: float, loss: float) -> None:
+    def update(self, *, fraction: float, step: int, seen: int, seconds: float, loss: float) -> None:
         now = time.perf_counter()
-        if self._images is not None and now > self._measured:
-            rate = (images - self._images) / (now - self._measured)
+        if self._seen is not None and now > self._measured:
+            rate = (seen - self._seen) / (now - self._measured)
             self._rate = rate if self._rate == 0 else 0.8 * self._rate + 0.2 * rate
         self._told = self._measured = now
-        self._images = images
+        self._seen = seen
         left = duration(seconds / fraction * (1 - fraction)) if fraction > 0 else "?"
         if self._bar:
             self._bar.update(self._task, completed=fraction, rate=self._rate, loss=loss, left=left)
             self._bar.refresh()
         else:
-            rate = images / seconds if seconds else 0.0
-            self.say(f"{self.title}: {fraction:.0%}, step {step}, {rate:,.0f} images/s, loss {loss:.4g}, {left} left")
+            rate = seen / seconds if seconds else 0.0
+            self.say(
+                f"{self.title}: {fraction:.0%}, step {step}, {rate:,.0f} {self.unit}/s, loss {loss:.4g}, {left} left"
+            )
 
     def say(self, text: str) -> None:
         """Print a line above the bar, or nothing when quiet."""

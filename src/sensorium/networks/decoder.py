@@ -78,10 +78,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen, cache: LayerOfCache | None = None) -> tuple[Tensor, Routing | None]:
         """[B, T, D] -> [B, T, D], and the record of its experts, if it has any."""
-        first, last = (
-            self.norm1,
-            self.norm2,
-        )  # a module's attributes are looked up slowly, which shows where a token is all
+        # a module's attributes are looked up slowly, which shows where a step is one token
+        first, last = self.norm1, self.norm2
         x = first.after(x, self._drop(self.attn(first.before(x), seen, None if cache is None else cache.own)))
         if self.reads:
             x = self._read(x, seen, cache)

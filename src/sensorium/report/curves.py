@@ -109,7 +109,7 @@ def quality(results: Results) -> Html | None:
                 followed.setdefault(score.curve, score)
     panels = []
     for i, (column, score) in enumerate(followed.items()):
-        across = (("by time", "seconds"), (f"by {samples(results)} seen", "images")) if i == 0 else (
+        across = (("by time", "seconds"), (f"by {samples(results)} seen", "seen")) if i == 0 else (
             (f"{score.name} by time", "seconds"),
         )  # fmt: skip
         for name, up in across:

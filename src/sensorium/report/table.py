@@ -38,7 +38,7 @@ class Column:
 
 COSTS = (
     Column("Training", "time", lambda run: run.seconds, h.duration, "lower"),
-    Column("Training", "{}/s", lambda run: run.images_per_second, h.count, "higher"),
+    Column("Training", "{}/s", lambda run: run.per_second, h.count, "higher"),
     Column("Training", "memory", lambda run: run.peak_memory_mb, h.memory, "lower"),
     Column("Network", "params", lambda run: run.parameters, h.short, "lower"),
     Column("Network", "FLOPs", lambda run: run.flops_per_image, h.short, "lower"),

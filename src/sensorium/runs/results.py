@@ -74,7 +74,7 @@ class AtLength:
 @dataclass(frozen=True)
 class RunResult:
     """One run. ``title``: what people call it, where that isn't its name. ``by_labels``: it learned from every label.
-    ``caveat``: what to keep in mind of its method. ``exports``: the formats that its method is exported to. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``.
+    ``caveat``: what to keep in mind of its method. ``exports``: the formats that its method is exported to. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``. ``seen``: how many of the data's ``unit`` it has seen.
     ``waiting`` and ``augmenting`` are shares of the ``seconds`` of training, ``parameters`` and ``flops_per_image`` of the
     features' network where features are judged."""
 
@@ -93,8 +93,9 @@ class RunResult:
     checkpoint: str | None = None
     steps: Count | None = None
     seconds: Amount | None = None
-    images_seen: Amount | None = None
-    images_per_second: Amount | None = None
+    unit: str | None = None
+    seen: Amount | None = None
+    per_second: Amount | None = None
     peak_memory_mb: Amount | None = None
     waiting: Amount | None = None
     augmenting: Amount | None = None

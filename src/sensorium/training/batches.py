@@ -93,10 +93,6 @@ class Batches:
         self._reader: ThreadPoolExecutor | None = None
         self._next: tuple[tuple[int, int], Future[Taken]] | None = None
 
-    def __len__(self) -> int:
-        """A length nobody reaches: without one Lightning would fetch a batch before it is known to be needed."""
-        return 1 << 40
-
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
 

@@ -1,6 +1,7 @@
 """How long a run may take, in the unit that the question is asked in, and the clock that measures it.
 
-A run that is compared with others must stop at the same cost: wall time, steps, images seen, or passes over the data.
+A run that is compared with others must stop at the same cost: wall time, steps, images (or tokens, pairs, frames: what the
+data count) seen, or passes over the data.
 Schedules follow the share of the budget that is spent, so that they end where the run ends whatever the unit. The
 clock counts training only: judging a run while it trains, writing checkpoints and starting up cost it nothing.
 """
@@ -17,7 +18,8 @@ from typing import Literal
 
 from sensorium.errors import SensoriumError
 
-Kind = Literal["seconds", "steps", "images", "epochs"]
+Kind = Literal["seconds", "steps", "epochs", "images", "tokens", "pairs", "frames", "rows"]
+_SEEN: tuple[Kind, ...] = ("images", "tokens", "pairs", "frames", "rows")  # the units of data
 _UNITS: dict[str, tuple[Kind, float]] = {
     "s": ("seconds", 1),
     "sec": ("seconds", 1),
@@ -25,22 +27,23 @@ _UNITS: dict[str, tuple[Kind, float]] = {
     "min": ("seconds", 60),
     "h": ("seconds", 3600),
     "step": ("steps", 1),
-    "image": ("images", 1),
     "epoch": ("epochs", 1),
+    **{unit.removesuffix("s"): (unit, 1) for unit in _SEEN},
 }
 _FORMS = "10m, 90s, 2h, 500steps, 100000images or 20epochs"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """``amount`` of ``kind``: training seconds, optimizer steps, images seen, or passes over the data."""
+    """``amount`` of ``kind``: training seconds, optimizer steps, passes over the data, or how much of its unit is seen."""
 
     kind: Kind
     amount: float
 
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
-        """Read ``"10m" | "90s" | "2h" | "500steps" | "100000images" | "20epochs"``; a budget is returned as it is."""
+        """Read ``"10m" | "90s" | "2h" | "500steps" | "100000images" | "20epochs"`` (for ``images`` also
+        ``tokens``, ``pairs``, ``frames`` or ``rows``); a budget is returned as it is."""
         if isinstance(text, Budget):
             return text
         found = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
@@ -56,32 +59,41 @@ class Budget:
         amount = float(number) * scale
         if amount <= 0:
             raise SensoriumError(f"budget {text!r} leaves no time to learn: it must be more than zero.")
-        if kind in ("steps", "images") and amount != int(amount):
+        if kind in ("steps", *_SEEN) and amount != int(amount):
             raise SensoriumError(f"budget {text!r}: {kind} are whole numbers.")
         return cls(kind, amount)
 
-    def spent(self, *, steps: int, seconds: float, batch_size: int, images: int) -> float:
-        """Share of the budget spent, 0 to 1, after ``steps`` of ``batch_size`` in ``seconds``; ``images`` in the data."""
+    def of(self, unit: str) -> Budget:
+        """Itself, if it fits data that count ``unit``. Raises SensoriumError if it counts something else."""
+        if self.kind in _SEEN and self.kind != unit:
+            raise SensoriumError(
+                f"budget '{self}' counts {self.kind}, these data are {unit}: write {self.amount:.15g}{unit}."
+            )
+        return self
+
+    def spent(self, *, steps: int, seconds: float, batch: int, data: int) -> float:
+        """Share of the budget spent, 0 to 1, after ``steps`` in ``seconds``; ``batch`` and ``data``: how many images (or
+        tokens ...) a step sees, and there are."""
         if self.kind == "seconds":
             return min(1.0, seconds / self.amount)
-        total = self.steps(batch_size=batch_size, images=images)
+        total = self.steps(batch=batch, data=data)
         assert total is not None
         return min(1.0, steps / total)
 
-    def steps(self, *, batch_size: int, images: int) -> int | None:
+    def steps(self, *, batch: int, data: int) -> int | None:
         """How many steps the budget pays for: the last one may go over it; ``None`` when it is one of time."""
         match self.kind:
             case "seconds":
                 return None
             case "steps":
                 return int(self.amount)
-            case "images":
-                return math.ceil(self.amount / batch_size)
             case "epochs":
-                return math.ceil(self.amount * images / batch_size)
+                return math.ceil(self.amount * data / batch)
+            case _:
+                return math.ceil(self.amount / batch)
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{'s' if self.kind == 'seconds' else self.kind}"
+        return f"{self.amount:.15g}{'s' if self.kind == 'seconds' else self.kind}"
 
 
 class Clock:

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -23,33 +31,6 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.training.launch import by_srun, rank_and_world
 from sensorium.training.options import Options
-
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Inside, importing ``name`` fails as it does where the package is not installed."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  the import system's own word for it
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-# Fabric imports torchmetrics to see its version (for a class that is not used here), and torchmetrics imports transformers
-# and SciPy's signal processing where they are installed: eight seconds of a process's start.
-with _without("torchmetrics"):
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins import MixedPrecision
-    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning_fabric.strategies.ddp import DDPStrategy
-    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-    from lightning_fabric.strategies.strategy import Strategy
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
 class _Autocast(MixedPrecision):
@@ -74,10 +55,8 @@ def fabric_for(options: Options, method: Method) -> Fabric:
     mixed = options.precision.endswith("-mixed")
     try:
         if mixed:
-            of_cpu = (
-                "bf16-mixed" if kind == "cpu" else options.precision
-            )  # a CPU has no float16 autocast worth its scaling
-            plugins.append(_Autocast(of_cpu, kind))  # pyright: ignore[reportArgumentType]  checked before
+            # a CPU has no float16 autocast worth its scaling
+            plugins.append(_Autocast("bf16-mixed" if kind == "cpu" else options.precision, kind))  # pyright: ignore[reportArgumentType]  checked before
         if (environment := _environment()) is not None:
             plugins.append(environment)
         fabric = Fabric(

@@ -41,15 +41,16 @@ __all__ = ["Options", "Outcome", "fit"]
 class Outcome:
     """What a run came to.
 
-    ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
+    ``seen``: how many of the data's ``unit`` (images, tokens ...), and ``per_second``. ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
     which the step stood without data, ``augmenting`` the share spent in the views; ``status`` "finished" or
     "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
     """
 
     steps: int
-    images_seen: int
+    unit: str
+    seen: int
     seconds: float
-    images_per_second: float
+    per_second: float
     peak_memory_mb: float
     waiting: float
     augmenting: float
@@ -78,7 +79,7 @@ def fit(
 
     Raises SensoriumError when the folder holds another run, the loss is no number, the disk or the GPU's memory is full.
     """
-    out, budget = Path(out), Budget.parse(budget)
+    out, budget = Path(out), Budget.parse(budget).of(rows.unit)
     options = (options or Options()).resolved(recipe.batch_size)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def _train(job: Job) -> Outcome:
     share = Share(job.recipe.batch_size, options.accumulate, rank, world)
     batches = Batches(job.rows, job.recipe.views, share, seed=options.seed, ahead=kind != "cpu")
     record = Record(job.out, step=job.steps, first=rank == 0, eager=world == 1 and kind == "cpu")
-    display = Display(job.out.name, shown=options.progress and rank == 0)
+    display = Display(job.out.name, unit=job.rows.unit, shown=options.progress and rank == 0)
     for note in job.notes:
         display.say(note)
     if world > 1:
@@ -155,9 +156,10 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
     per_second = 1 / seconds if seconds else 0.0
     outcome = Outcome(
         steps=loop.steps,
-        images_seen=loop.images,
+        unit=job.rows.unit,
+        seen=loop.seen,
         seconds=seconds,
-        images_per_second=loop.images * per_second,
+        per_second=loop.seen * per_second,
         peak_memory_mb=loop.peak,
         waiting=loop.batches.waited * per_second,
         augmenting=loop.batches.augmented * per_second,
@@ -173,7 +175,7 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
 
 def _empty(job: Job) -> Outcome:
     """What a process other than the first returns: the account of a run is the first one's."""
-    return Outcome(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, job.options.precision, "finished")
+    return Outcome(0, job.rows.unit, 0, 0.0, 0.0, 0.0, 0.0, 0.0, job.options.precision, "finished")
 
 
 def _finished(out: Path, settings: Mapping[str, str]) -> Outcome | None:

@@ -132,10 +132,12 @@ class Loop:
         watch = threads.Watch(torch.get_num_threads(), processes=self.fabric.world_size)
         while self.fraction < 1 and not self.stopped:
             self._seed()
-            at = Progress(self.steps, self.images // self.batches.order.count, self.fraction)
+            at = Progress(
+                self.steps, self.steps * self.batches.share.batch_size // self.batches.order.count, self.fraction
+            )
             scalars = self.step(islice(self.batches, self.options.accumulate), at)
             self.steps += 1
-            row = {"step": self.steps - 1, "seconds": round(self.clock.elapsed, 4), "images": self.images}
+            row = {"step": self.steps - 1, "seconds": round(self.clock.elapsed, 4), "seen": self.seen}
             self.record.add(row | {"lr": self.step.lr}, scalars)
             self._decide()
             if line := watch():
@@ -145,9 +147,9 @@ class Loop:
             self._leave_weights()
 
     @property
-    def images(self) -> int:
-        """How many samples the steps taken have seen."""
-        return self.steps * self.batches.share.batch_size
+    def seen(self) -> int:
+        """How many of the data's unit the steps taken have seen."""
+        return self.steps * self.batches.share.batch_size * self.job.rows.each
 
     # -- between two steps --
 
@@ -160,8 +162,10 @@ class Loop:
             torch.mps.manual_seed(seed)
 
     def _spent(self) -> float:
-        size, images = self.batches.share.batch_size, self.batches.order.count
-        return self.job.budget.spent(steps=self.steps, seconds=self.seconds, batch_size=size, images=images)
+        rows, size = self.job.rows, self.batches.share.batch_size
+        return self.job.budget.spent(
+            steps=self.steps, seconds=self.seconds, batch=size * rows.each, data=len(rows) * rows.each
+        )
 
     def _decide(self) -> None:
         now = self.clock.elapsed
@@ -174,7 +178,7 @@ class Loop:
             self._write_rows()
         if self.display.due():
             self.display.update(
-                fraction=self.fraction, step=self.steps, images=self.images, seconds=now, loss=self.record.loss
+                fraction=self.fraction, step=self.steps, seen=self.seen, seconds=now, loss=self.record.loss
             )
         if stop or save or looking or done:
             with self.clock.paused():
@@ -202,7 +206,7 @@ class Loop:
             write_json(self.job.out / "nan_batch.json", {**bad, "indices": indices})
         raise SensoriumError(
             f"{self.job.out.name}: the loss is not a number at step {bad['step']} (terms: {', '.join(bad['terms'])}; learning "
-            f"rate {bad['lr']:.3g}; its images are listed in {self.job.out / 'nan_batch.json'}). The last good checkpoint "
+            f"rate {bad['lr']:.3g}; its rows are listed in {self.job.out / 'nan_batch.json'}). The last good checkpoint "
             "was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
         )
 
@@ -224,7 +228,7 @@ class Loop:
             if self.job.online is None:  # the first process looks; the others wait at their next agreement
                 return
             found = look(self.job.online, self.method)
-        row = {"step": self.steps, "seconds": round(self.seconds, 4), "images": self.images, **found}
+        row = {"step": self.steps, "seconds": round(self.seconds, 4), "seen": self.seen, **found}
         warning = collapsed(row) if self.steps else None
         if warning and not self.warning:
             self.display.say(f"Warning: {warning}")

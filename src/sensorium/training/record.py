@@ -39,7 +39,7 @@ class Record:
             self._board = _Board(out / "tensorboard", step)
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
-        """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, images, lr) describes."""
+        """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, seen, lr) describes."""
         values = torch.stack(list(scalars.values()))
         self._rows.append((row, tuple(scalars), values))
         if self._eager and not math.isfinite(float(scalars["loss"])):
@@ -64,7 +64,7 @@ class Record:
         bad = None
         for row, names, _ in rows:
             scalars = {name: next(numbers) for name in names}
-            done.append({"step": row["step"], "seconds": row["seconds"], "images": row["images"]})
+            done.append({"step": row["step"], "seconds": row["seconds"], "seen": row["seen"]})
             done[-1] |= {"loss": scalars.pop("loss"), "lr": row["lr"], **scalars}
             if not math.isfinite(done[-1]["loss"]):
                 terms = [name for name in names if not math.isfinite(done[-1][name])]
@@ -84,7 +84,7 @@ class Record:
         """Write a row of ``online.csv``."""
         if self._online is not None and self._board is not None:
             self._online.extend([row])
-            skipped = ("step", "seconds", "images")
+            skipped = ("step", "seconds", "seen")
             self._board.add({f"online/{k}": v for k, v in row.items() if k not in skipped}, row["step"])
 
     def sync(self) -> None:

@@ -7,8 +7,8 @@ SYSTEM = System(
     data="boxes",
     needs="MapEncoder",
     abilities=("Detector",),
-    loads=("Hugging Face DETR",),
+    loads=("Hugging Face DETR", "Hugging Face DETR on timm's ResNet", "authors' DETR"),
     exports=("hf",),
-    parity="transformers DetrForObjectDetection",
+    parity="transformers DetrForObjectDetection (tests/parity/test_detr.py)",
     labels=True,
 )

@@ -277,7 +277,7 @@ HF_TIMM = replace(
     config=lambda network: _hf_config(network) | {"use_timm_backbone": True, "backbone_config": None},
 )
 AUTHORS = Format(
-    name="DETR, the authors'",
+    name="authors' DETR",
     network=DETR,
     keys=(r"transformer\.decoder\.norm\.weight", r"query_embed\.weight"),
     table=_authors_table(),

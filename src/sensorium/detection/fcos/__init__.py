@@ -9,6 +9,6 @@ SYSTEM = System(
     abilities=("Detector",),
     loads=("torchvision FCOS",),
     exports=("torchvision",),
-    parity="torchvision fcos_resnet50_fpn",
+    parity="torchvision FCOS (tests/parity/test_fcos.py)",
     labels=True,
 )

@@ -6,5 +6,5 @@ SYSTEM = System(
     short="MADE",
     abilities=("Reconstructor", "Generator", "Likelihood"),
     exports=(),
-    parity="its own definition: Jacobian, total probability",
+    parity="its own definition: Jacobian, total probability (tests/generative/test_made.py)",
 )

@@ -7,5 +7,5 @@ SYSTEM = System(
     abilities=("Generator", "ClassConditional", "IterativeGenerator"),
     loads=("diffusers UNet2DModel", "diffusers DiTTransformer2DModel"),
     exports=("hf",),
-    parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel",
+    parity="diffusers FlowMatchEulerDiscreteScheduler, UNet2DModel, DiTTransformer2DModel (tests/parity/test_rectified_flow.py)",
 )

@@ -5,5 +5,5 @@ SYSTEM = System(
     paper="Esser et al., 2020, arXiv:2012.09841, section 3.2",
     abilities=("Generator", "ClassConditional"),
     exports=(),
-    parity="its own definition: causality, total probability",
+    parity="its own definition: causality, total probability (tests/generative/test_vqgan.py)",
 )

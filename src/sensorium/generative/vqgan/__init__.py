@@ -4,7 +4,7 @@ SYSTEM = System(
     title="Taming Transformers for High-Resolution Image Synthesis",
     paper="Esser et al., 2020, arXiv:2012.09841",
     abilities=("Tokenizer",),
-    loads=("authors' .ckpt", "diffusers VQModel"),
+    loads=("authors' VQGAN", "diffusers VQModel"),
     exports=("hf",),
-    parity="diffusers VQModel; authors' layout",
+    parity="diffusers VQModel (tests/parity/test_vqgan.py)",
 )

@@ -200,7 +200,7 @@ def _perceptual(network: Any, source: Source) -> None:
 
 _COUNTER = "discriminator.{rest}.num_batches_tracked"
 AUTHORS = Format(
-    name="VQGAN, the authors'",
+    name="authors' VQGAN",
     network=VQGAN,
     keys=(r"encoder\.down\.0\.block\.0\.conv1\.weight", r"quantize\.embed(ding)?\.weight", r"post_quant_conv\.weight"),
     refused=((r"quantize\.embed\.weight", "a VQGAN with Gumbel's softmax, whose quantizer ours has not"),),

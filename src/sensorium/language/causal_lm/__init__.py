@@ -8,5 +8,5 @@ SYSTEM = System(
     abilities=("LanguageModel",),
     loads=("Hugging Face Llama", "Hugging Face Mixtral"),
     exports=("hf",),
-    parity="transformers LlamaForCausalLM, MixtralForCausalLM",
+    parity="transformers LlamaForCausalLM, MixtralForCausalLM (tests/parity/test_causal_lm.py)",
 )

@@ -7,5 +7,5 @@ SYSTEM = System(
     data="text",
     abilities=("LanguageModel",),
     exports=(),
-    parity="its own equations, token by token",
+    parity="its own equations, token by token (tests/language/test_recurrent.py)",
 )

@@ -6,7 +6,7 @@ SYSTEM = System(
     short="CLIP",
     data="pairs",
     abilities=("Encoder", "ImageText"),
-    loads=("Hugging Face CLIP", "OpenCLIP", "authors' .pt state dict"),
+    loads=("Hugging Face CLIP", "OpenCLIP", "OpenAI's CLIP"),
     exports=("hf",),
-    parity="transformers CLIPModel, open_clip",
+    parity="transformers CLIPModel, open_clip CLIP (tests/parity/test_clip.py)",
 )

@@ -198,7 +198,7 @@ def _openai_fits(clip: CLIP) -> None:
 
 AUTHORS = replace(
     OPEN,
-    name="CLIP, OpenAI's",
+    name="OpenAI's CLIP",
     keys=(*_KEYS, r"input_resolution"),
     absent=(),
     dropped=(

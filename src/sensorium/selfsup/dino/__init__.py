@@ -6,7 +6,7 @@ SYSTEM = System(
     short="DINO",
     needs="Encoder",
     abilities=("Encoder", "AttentionMaps"),
-    loads=("authors' .pth (ViT)",),
-    parity="lightly DINOLoss, DINOProjectionHead",
+    loads=("authors' DINO on a ViT", "authors' DINO on a ResNet"),
+    parity="lightly DINOLoss, DINOProjectionHead (tests/parity/test_dino.py)",
     starter=True,
 )

@@ -24,7 +24,7 @@ _HEAD = (
 
 VIT = replace(
     vit.TIMM,
-    name="DINO on a ViT, the authors'",
+    name="authors' DINO on a ViT",
     keys=tuple(rf"backbone\.{key}" for key in vit.TIMM_KEYS),
     absent=_CLASSIFIED,
     table=(Entry("{rest}", "backbone.{rest}"),),
@@ -40,7 +40,7 @@ VIT = replace(
 )
 RESNET = replace(
     resnet.TIMM,
-    name="DINO on a ResNet, the authors'",
+    name="authors' DINO on a ResNet",
     keys=tuple(rf"backbone\.{key}" for key in resnet.TIMM.keys),
     absent=_CLASSIFIED,
     table=under("", "backbone.", resnet.table()),

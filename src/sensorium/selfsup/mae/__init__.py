@@ -6,8 +6,8 @@ SYSTEM = System(
     short="MAE",
     needs="TokenEncoder",
     abilities=("Encoder", "Reconstructor"),
-    loads=("Hugging Face ViTMAE", "authors' .pth"),
-    parity="transformers ViTMAEForPreTraining",
+    loads=("Hugging Face ViTMAE", "Hugging Face ViTMAE encoder", "authors' MAE"),
+    parity="transformers ViTMAEForPreTraining (tests/parity/test_mae.py)",
     starter=True,
     caveat="kNN and linear probes undersell MAE, whose features unfold when fine-tuned, as its paper (He et al., 2022) reports",
 )

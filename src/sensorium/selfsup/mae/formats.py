@@ -18,7 +18,7 @@ _LAYERS = "decoder.decoder_layers"
 
 HF_ENCODER = replace(
     vit.HF,
-    name="Hugging Face ViTMAE, the encoder",
+    name="Hugging Face ViTMAE encoder",
     kinds=("vit_mae",),
     absent=(r"decoder\.mask_token",),
     dropped=(),
@@ -113,7 +113,7 @@ def _authors_fits(mae: MAE) -> None:
 
 
 AUTHORS = Format(
-    name="MAE, the authors'",
+    name="authors' MAE",
     network=MAE,
     keys=(*vit.TIMM_KEYS, r"decoder_embed\.weight"),
     table=(Entry("backbone.{rest}", "{rest}"), Entry("{rest}", "{rest}")),

@@ -6,6 +6,6 @@ SYSTEM = System(
     short="SimCLR",
     needs="Encoder",
     abilities=("Encoder",),
-    parity="lightly NTXentLoss",
+    parity="lightly NTXentLoss, SimCLRProjectionHead (tests/parity/test_ntxent.py)",
     starter=True,
 )

@@ -6,7 +6,7 @@ SYSTEM = System(
     short="Supervised",
     needs="Encoder",
     abilities=("Encoder", "Classifier"),
-    parity="torch cross_entropy",
+    parity="torch cross_entropy (tests/selfsup/test_supervised.py)",
     labels=True,
     starter=True,
 )

@@ -6,8 +6,8 @@ SYSTEM = System(
     short="OadTR",
     data="streams",
     abilities=("OnlineDetector",),
-    loads=("authors' .pth",),
+    loads=("authors' OadTR",),
     exports=(),
-    parity="authors' layout; torch.nn layers",
+    parity="torch TransformerEncoderLayer, TransformerDecoderLayer (tests/parity/test_oadtr.py)",
     labels=True,
 )

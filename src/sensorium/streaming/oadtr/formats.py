@@ -53,7 +53,7 @@ def _fits(model: OadTR) -> None:
 
 
 AUTHORS = Format(
-    name="OadTR, the authors'",
+    name="authors' OadTR",
     network=OadTR,
     keys=(r"decoder_cls_token", r"position_encoding\.pe\.weight"),
     table=(

@@ -1,0 +1,173 @@
+"""What the catalogue's columns say of files and of others' code: the formats that are read are those that are listed, and the
+test that a parity column names does hold the system to what the column names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sensorium.catalogue import NETWORKS, Network, System, systems
+from sensorium.errors import SensoriumError
+from sensorium.published import load
+from sensorium.published.format import Format
+from sensorium.published.opening import recognized
+from sensorium.published.registry import formats
+from sensorium.published.source import Source
+
+HOME = Path(__file__).parents[2]
+ROWS = [*systems(), *NETWORKS]
+OURS = "Sensorium "  # what is not published by others
+# How a file of each format is known: by its configuration, and by names of its tensors.
+VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
+HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
+OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
+MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "Hugging Face ViT": ({"model_type": "vit"}, HF_VIT),
+    "timm ViT": ({}, VIT),
+    "Hugging Face ResNet": ({"model_type": "resnet"}, ("embedder.embedder.convolution.weight",)),
+    "torchvision and timm ResNet": ({}, ("conv1.weight", "layer1.0.conv1.weight")),
+    "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),
+    "Hugging Face ViTMAE encoder": ({"model_type": "vit_mae"}, HF_VIT),
+    "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),
+    "authors' DINO on a ViT": ({}, tuple(f"backbone.{name}" for name in VIT)),
+    "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
+    "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
+    "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
+    "Hugging Face CLIP": ({"model_type": "clip"}, ("logit_scale", "vision_model.embeddings.class_embedding")),
+    "OpenCLIP": ({}, OPEN_CLIP),
+    "OpenAI's CLIP": ({}, (*OPEN_CLIP, "input_resolution", "context_length", "vocab_size")),
+    "Hugging Face DETR": ({"model_type": "detr"}, (
+        "model.query_position_embeddings.weight",
+        "model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
+    )),
+    "Hugging Face DETR on timm's ResNet": ({"model_type": "detr"}, (
+        "model.query_position_embeddings.weight", "model.backbone.conv_encoder.model.conv1.weight",
+    )),
+    "authors' DETR": ({}, (
+        "transformer.decoder.norm.weight", "query_embed.weight", "class_embed.weight", "backbone.0.body.conv1.weight",
+    )),
+    "torchvision FCOS": ({}, (
+        "head.classification_head.cls_logits.weight", "head.regression_head.bbox_ctrness.weight",
+    )),
+    "authors' OadTR": ({}, ("decoder_cls_token", "position_encoding.pe.weight")),
+    "diffusers UNet2DModel": ({"_class_name": "UNet2DModel"}, ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight")),
+    "diffusers DiTTransformer2DModel": ({"_class_name": "DiTTransformer2DModel"}, (
+        "pos_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight", "proj_out_2.weight",
+    )),
+    "diffusers VQModel": ({"_class_name": "VQModel"}, (
+        "encoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight", "quantize.embedding.weight",
+    )),
+    "authors' VQGAN": ({}, (
+        "encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight", "post_quant_conv.weight",
+    )),
+}  # fmt: skip
+
+
+def own(row: System | Network) -> tuple[Format, ...]:
+    """The formats that stand in a system's folder, or in a network's file."""
+    name = f"sensorium.networks.formats.{row.name}" if isinstance(row, Network) else f"{package(row)}.formats"
+    return import_module(name).FORMATS if find_spec(name) else ()
+
+
+def package(row: System | Network) -> str:
+    return f"sensorium.networks.{row.name}" if isinstance(row, Network) else f"sensorium.{row.family}.{row.name}"
+
+
+def test_every_format_that_is_read_is_listed_once() -> None:
+    listed = [claim for row in ROWS for claim in row.loads]
+    assert sorted(listed) == sorted(form.name for form in formats() if not form.name.startswith(OURS))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_it_lists_the_formats_of_its_own(row: System | Network) -> None:
+    assert {form.name for form in own(row) if not form.name.startswith(OURS)} <= set(row.loads)
+
+
+@pytest.mark.parametrize("row", NETWORKS, ids=lambda row: row.name)
+def test_a_backbone_exports_what_its_formats_write(row: Network) -> None:
+    assert set(row.exports) == {form.to for form in own(row) if form.to} | {"onnx"}
+
+
+@pytest.mark.parametrize("claim", [claim for row in ROWS for claim in row.loads])
+def test_what_is_said_to_load_is_recognized(claim: str, tmp_path: Path) -> None:
+    """A file that has no more than the marks of its format is known for it alone, and refused for what it lacks."""
+    config, names = MARKS[claim]
+    state = {name: torch.zeros(1) for name in ("other", *names)}
+    assert [form.name for form in recognized(Source("a file", state, config=config), formats())] == [claim]
+    save_file(state, tmp_path / "model.safetensors")
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises((SensoriumError, KeyError, ValueError)) as refused:
+        load(tmp_path if config else tmp_path / "model.safetensors")
+    assert not re.search("is not one of|no network known here", str(refused.value)), refused.value
+
+
+# --- parity ---
+
+
+def peers(parity: str) -> tuple[list[tuple[str, str]], Path]:
+    """A column -> (package, what of it) pairs, none where nobody else has the system; and the test."""
+    found = re.fullmatch(r"(.+) \((tests/\S+/test_\w+\.py)\)", parity)
+    assert found, f"'{parity}' is not 'PACKAGE NAME, NAME (tests/.../test_*.py)'"
+    said, named, at = found[1], [], ""
+    for words in () if said.startswith("its own ") else map(str.split, said.split(", ")):
+        at = words[0] if len(words) == 2 else at
+        assert at, f"'{said}' names no package"
+        assert len(words) <= 2, f"'{' '.join(words)}' is not a package and a name"
+        named.append((at, words[-1]))
+    return named, HOME / found[2]
+
+
+def bound(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
+    """(the local name, the package that it comes from, its name there) of all that a file imports, also by importorskip."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((one.asname or root(one.name), root(one.name), "") for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((one.asname or one.name, node.module, one.name) for one in node.names)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            call = next((c for c in ast.walk(node.value) if isinstance(c, ast.Call)), None)
+            if call and isinstance(call.func, ast.Attribute) and call.func.attr == "importorskip":
+                first = call.args[0]
+                assert isinstance(first, ast.Constant)
+                yield node.targets[0].id, root(str(first.value)), ""
+
+
+def root(name: str) -> str:
+    return name.split(".")[0]
+
+
+def used(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(package, name) of what a file uses of what it imports: ``F.cross_entropy``, ``VisionTransformer(...)``."""
+    names = {local: (root(where), name) for local, where, name in bound(tree)}
+    for node in ast.walk(tree):
+        inner = node
+        while isinstance(inner, ast.Attribute):
+            inner = inner.value
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load) and inner.id in names:
+            where, name = names[inner.id]
+            yield where, node.attr if isinstance(node, ast.Attribute) else name
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_parity_is_tested_where_and_with_what_is_named(row: System | Network) -> None:
+    """The test exists, imports the system, and uses each class or function of others that the column names."""
+    named, path = peers(row.parity)
+    assert path.is_file(), f"{row.name}: there is no {path}"
+    tree = ast.parse(path.read_text())
+    ours = package(row)
+    assert [where for _, where, _ in bound(tree) if f"{where}.".startswith(f"{ours}.")], (
+        f"{path} imports nothing of {ours}"
+    )
+    missing = set(named) - set(used(tree))
+    assert not missing, f"{path} does not use {missing}"
+    assert [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")]
