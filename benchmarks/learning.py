@@ -2,7 +2,8 @@
 
 Runs (or, where OUT holds finished runs, reads) the comparison and prints its table and a line a check. Twenty thousand
 training pictures, 4,000 test pictures, seed 0; the floors are what a one-page script reached with its bfloat16 units.
-Run: python -m benchmarks.learning [--budget 10m] [--out DIR]; alone, for the budget is a time.
+Run: python -m benchmarks.learning [--budget 10m] [--limit N] [--out DIR]; alone, for the budget is a time. Of fewer pictures
+(``--limit``) nothing is held against the floors.
 """
 
 from __future__ import annotations
@@ -76,12 +77,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--budget", default="10m", help="of each method")
     parser.add_argument("--out", default="sensorium-cifar10", help="folder of the comparison")
+    parser.add_argument("--limit", type=int, help="only so many pictures, to try it")
     options = parser.parse_args()
     if not (DATA / "train.npz").is_file():
         raise SystemExit(f"skipped: {DATA} is not there (set SENSORIUM_DATA to the folder of data sets)")
     data, test = str(DATA / "train.npz"), str(DATA / "test.npz")
-    results = compare(METHODS, data, test=test, budget=options.budget, labels=",".join(SHARES), out=options.out)
+    results = compare(
+        METHODS, data, test=test, budget=options.budget, limit=options.limit, labels=",".join(SHARES), out=options.out
+    )
     print(table(results), end="\n\n")
+    if options.limit is not None:
+        return
     failed = 0
     for what, figure, least in checks(results):
         failed += figure <= least
