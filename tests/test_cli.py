@@ -25,7 +25,7 @@ Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class of smooth coloured pictures; one file is truncated, one is no picture."""
+    """A folder per class of smooth colored pictures; one file is truncated, one is no picture."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for k, name in enumerate(("apple", "bean", "corn")):

@@ -224,7 +224,7 @@ def test_language(tmp_path: Path) -> None:
     text = page.read_text()
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("<figure>") == 5
-    assert all(said in text for said in ("At initialisation", "After 3 steps"))
+    assert all(said in text for said in ("At initialization", "After 3 steps"))
     asked: dict[str, Any] = {"budget": "3steps", "out": tmp_path / "run", "precision": "32-true", "progress": False}
     sensorium.train("causal_lm", str(book), depth=3, **SMALL, **asked)
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

@@ -2,7 +2,7 @@
 
 An ability is a class that a method or a network inherits from: ``class DINO(Method, Encoder, AttentionMaps)``. One that
 lacks an ability's method cannot be built; whoever needs an ability asks ``isinstance``. Attributes without a default are
-set in ``__init__``. ``B`` images, ``N`` patches, ``D`` features. Images are float tensors [B, 3, H, W], already normalised,
+set in ``__init__``. ``B`` images, ``N`` patches, ``D`` features. Images are float tensors [B, 3, H, W], already normalized,
 unless a docstring says otherwise.
 """
 
@@ -189,7 +189,7 @@ class Detector(SeesImages, ABC):
         """
 
     def unlearnable(self, batch: Mapping[str, Any]) -> int:
-        """How many boxes of a batch the detector could not find whatever it learnt."""
+        """How many boxes of a batch the detector could not find whatever it learned."""
         return 0
 
 
@@ -213,13 +213,13 @@ class Generator(ABC):
 
 
 class ClassConditional(Generator):
-    """Can be told what to draw: one of ``classes`` classes, 0 where it learnt without."""
+    """Can be told what to draw: one of ``classes`` classes, 0 where it learned without."""
 
     classes: int
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """condition: a class for all, or int64 [n], None for any. guidance: how strongly to insist on it; 1 is as learnt."""
+        """condition: a class for all, or int64 [n], None for any. guidance: how strongly to insist on it; 1 is as learned."""
 
 
 class IterativeGenerator(Generator):
@@ -249,7 +249,7 @@ class Likelihood(ABC):
 
 
 class Tokenizer(SeesImages, ABC):
-    """Turns pictures into codes and back. ``codes``: size of the codebook."""
+    """Turns images into codes and back. ``codes``: size of the codebook."""
 
     codes: int
 

@@ -1,7 +1,7 @@
 """The contract between a system and everything that trains, judges or shows it.
 
 A method is an ``nn.Module`` made of built modules and plain numbers. Its ``forward`` returns the loss, because
-data-parallel wrappers only synchronise what passes through ``forward``; its state changes in hooks only, because
+data-parallel wrappers only synchronize what passes through ``forward``; its state changes in hooks only, because
 a ``forward`` may run several times a step (gradient accumulation) or be recomputed (checkpointing).
 """
 
@@ -27,7 +27,7 @@ class Method(nn.Module):
     """A trainable system.
 
     Subclasses implement ``forward``; the hooks are no-ops by default. What else a trained method can do (give
-    features, reconstruct, show pictures) is an ability (:mod:`sensorium.abilities`).
+    features, reconstruct, show images) is an ability (:mod:`sensorium.abilities`).
 
     ``phases`` names the updates that a step is made of, in order, each with an optimizer of its own. A method of one
     phase gets ``forward(batch)``. An adversarial one declares ("generator", "discriminator"), say, and gets
@@ -48,4 +48,4 @@ class Method(nn.Module):
         clipped nor applied: gradient surgery. Only parameters of that phase's optimizer have gradients then."""
 
     def after_step(self, at: Progress) -> None:
-        """Called once, without gradient, after the last phase's optimizer: moving averages, queues, centres."""
+        """Called once, without gradient, after the last phase's optimizer: moving averages, queues, centers."""

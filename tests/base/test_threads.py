@@ -226,7 +226,7 @@ def run(program: str, **environment: str) -> dict:
 
 @pytest.mark.skipif(sys.platform != "linux" or len(threads.machine.processors()) < 2, reason="libgomp on two cores")
 def test_short_waits_spin_no_longer_and_end() -> None:
-    """Spinning is made endless, so that the waiting thread's burnt time shows whether it spins."""
+    """Spinning is made endless, so that the waiting thread's burned time shows whether it spins."""
     found = run(PROGRAM, GOMP_SPINCOUNT="10000000000")
     before, during, after = found["spun"]
     assert during < 0.01 < 0.02 < min(before, after), found

@@ -62,8 +62,8 @@ SMALL = ("resnet-micro", "resnet-18", "vit-micro")
 DATA = {
     "digits": ("images", 8),
     "scenes:64": ("images", 32),
-    "npz 28 px grey": ("images", 28),
-    "unlabelled 33 px": ("images", 33),
+    "npz 28 px gray": ("images", 28),
+    "unlabeled 33 px": ("images", 33),
     "a book": ("text", None),
     "captions": ("pairs", 32),
     "boxes": ("boxes", 64),
@@ -127,8 +127,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     paths = {name: name for name in DATA} | {
-        "npz 28 px grey": str(folder / "grey.npz"),
-        "unlabelled 33 px": str(folder / "bare.npz"),
+        "npz 28 px gray": str(folder / "grey.npz"),
+        "unlabeled 33 px": str(folder / "bare.npz"),
         "a book": str(folder / "book.txt"),
         **dict.fromkeys(("captions", "boxes", "clips"), "scenes:64"),
     }
@@ -420,7 +420,7 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
     with pytest.raises(SensoriumError, match="Did you mean resnet-18"):
         built("simclr", "resnet-81", prepared["scenes:64"])
     with pytest.raises(SensoriumError, match="two classes"):
-        built("supervised", "resnet-micro", prepared["unlabelled 33 px"])
+        built("supervised", "resnet-micro", prepared["unlabeled 33 px"])
     with pytest.raises(SensoriumError, match="--discriminator-depth 2 needs 12 pixels or more, not 8"):
         on = kind("images").situate(prepared["scenes:64"])
         make_recipe("vqgan", replace(on, image_size=8), {})
@@ -517,7 +517,7 @@ def claimed() -> list[tuple[str, str]]:
 def test_what_is_said_to_load_is_recognised(name: str, claim: str, tmp_path: Path) -> None:
     """A file that has no more than the mark of its format is refused for what it lacks, not as unknown."""
     marks = MARKS.get(f"{name}: {claim}", MARKS.get(claim))
-    assert marks, f"{name} loads {claim}: say in MARKS how a file of it is recognised"
+    assert marks, f"{name} loads {claim}: say in MARKS how a file of it is recognized"
     for mark in marks:
         where = tmp_path / "model.safetensors"
         if isinstance(mark, dict):

@@ -520,7 +520,7 @@ def test_colours_change_in_every_order() -> None:
 
 
 def painted_with_masks(h: int, w: int, seed: int) -> dict:
-    """Three discs, each of a colour of its own and nothing over another: what the mask must stay on."""
+    """Three discs, each of a color of its own and nothing over another: what the mask must stay on."""
     rng = np.random.default_rng(seed)
     image, masks, boxes = np.zeros((3, h, w), np.uint8), np.zeros((3, h, w), bool), []
     y, x = np.mgrid[:h, :w]

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer against OpenCLIP's and transformers', learnt merges, files there and back, broken files."""
+"""CLIP's tokenizer against OpenCLIP's and transformers', learned merges, files there and back, broken files."""
 
 import gzip
 import json

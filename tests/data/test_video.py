@@ -18,7 +18,7 @@ GREYS = [20 + 11 * i for i in range(20)]
 
 def make(path: Path, *, size: tuple[int, int] = (48, 32), fps: int = 10, times: list[int] | None = None,
          codec: str = "mpeg4", corner: bool = False) -> Path:  # fmt: skip
-    """A grey level a frame (GREYS in turn); ``times`` are timestamps in frames; ``corner``: red at the top left."""
+    """A gray level a frame (GREYS in turn); ``times`` are timestamps in frames; ``corner``: red at the top left."""
     width, height = size
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)

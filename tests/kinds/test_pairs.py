@@ -35,7 +35,7 @@ NAMES = [f"a {colour} {shape}" for colour in COLOURS for shape in ("sky", "sea")
 
 
 def png(name: str, seed: int, side: int = 16) -> bytes:
-    """A field of the colour that ``name`` names, its upper half dark for a sea, with noise."""
+    """A field of the color that ``name`` names, its upper half dark for a sea, with noise."""
     _, colour, shape = name.split()
     pixels = np.broadcast_to(np.array(COLOURS[colour]), (side, side, 3)) + np.random.default_rng(seed).normal(
         0, 12, (side, side, 3)
@@ -292,7 +292,7 @@ def test_the_published_vocabulary_serves_when_asked_for(data: Path, tmp_path: Pa
         (("--data", "scenes:0"), "not a number of scenes"),
         (("--vocab", "100"), "514"),
         (("--tokenizer", "nowhere"), "nothing at 'nowhere'"),
-        (("--tokenizer", str(Path(__file__).parent), "--vocab", "600"), "--vocab is for tokens that are learnt"),
+        (("--tokenizer", str(Path(__file__).parent), "--vocab", "600"), "--vocab is for tokens that are learned"),
         (("--context", "2"), "3 tokens"),
         (("--image-size", "4"), "8 pixels"),
         (("--backbone", "clip-mikro"), "Did you mean clip-micro?"),

@@ -1,6 +1,6 @@
 """FCOS against torchvision's: what the head says, where and for which box, losses, gradients, detections, checkpoints.
 
-torchvision normalises and resizes inside its model; both are switched off, so that both networks see the same pixels.
+torchvision normalizes and resizes inside its model; both are switched off, so that both networks see the same pixels.
 """
 
 import pytest
@@ -27,7 +27,7 @@ CASES = [  # body, pyramid's width, classes, layers of a tower, (height, width) 
 
 
 def peer(size: str, width: int, classes: int, convs: int, divisible: int) -> Theirs:
-    """torchvision's FCOS of random weights that make its outputs vary; no normalisation, no resizing."""
+    """torchvision's FCOS of random weights that make its outputs vary; no normalization, no resizing."""
     body = getattr(torchvision.models, f"resnet{size}")()
     expansion = 4 if size == "50" else 1
     returned = {f"layer{i + 2}": str(i) for i in range(3)}

@@ -123,7 +123,7 @@ def test_only_distances_count(name: str, kv_heads: int) -> None:
 
 @pytest.mark.parametrize("name", LINE)
 def test_what_comes_later_changes_nothing_before_it(name: str) -> None:
-    """Texts of any length, four times the learnt one too, and a start is read as if nothing followed."""
+    """Texts of any length, four times the learned one too, and a start is read as if nothing followed."""
     scheme, many, few = made(LINE[name]), torch.arange(4 * LEARNT), torch.arange(5)
     x, qkv = torch.randn(2, len(many), WIDTH, dtype=torch.float64), inputs(len(many))
     close(scheme.embed(x, many)[:, :5], scheme.embed(x[:, :5], few), 1e-12)
@@ -250,7 +250,7 @@ def test_a_convolution_reads_places_from_the_zeros_around_the_grid() -> None:
     close(scheme.embed(x[:, some], at[some]), scheme.embed(full, at)[:, some], 1e-6)
     with pytest.raises(ValueError, match="rows and columns"):
         scheme.embed(x, torch.arange(30))
-    with pytest.raises(ValueError, match="no centre"):
+    with pytest.raises(ValueError, match="no center"):
         Convolutional(3, 4)
 
 

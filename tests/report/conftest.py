@@ -28,7 +28,7 @@ class Pixels:
 
 
 def smooth_pixels(n: int, seed: int, size: int = 32) -> Pixels:
-    """Soft blobs whose colour and place follow the class."""
+    """Soft blobs whose color and place follow the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, len(CLASSES), n)
     y, x = np.mgrid[0:size, 0:size] / size
@@ -164,7 +164,7 @@ def make_data() -> Data:
         image_size=32,
         diagnosis={
             "advice": [
-                "Class drum has only 3 % of the images: expect it to be learnt last.",
+                "Class drum has only 3 % of the images: expect it to be learned last.",
                 "2 files could not be read and were left out.",
             ],
             "counts": {"train": 50_000, "test": 10_000},

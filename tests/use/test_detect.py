@@ -166,7 +166,7 @@ def test_detr_goes_to_hugging_face_and_comes_back(runs: Path, data: Path, tmp_pa
     torch.testing.assert_close(logits[-1], want.logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(boxes[-1], want.pred_boxes, atol=1e-5, rtol=0)
     assert theirs.config.id2label == dict(enumerate(CLASSES))
-    # A directory needs no run beside it: names, sides and normalisation are in it.
+    # A directory needs no run beside it: names, sides and normalization are in it.
     one, other = open_finder(runs / "detr"), open_finder(tmp_path / "hf")
     assert (one.classes, one.sides) == (other.classes, other.sides) == (CLASSES, (96, 96))
     image = torch.from_numpy(np.asarray(Image.open(data / "images" / "1.png")).transpose(2, 0, 1).copy())

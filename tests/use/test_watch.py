@@ -39,7 +39,7 @@ STEPS = 400
 
 @pytest.fixture(scope="module", params=["full", "causal"])
 def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
-    """Learnt for a few steps from three recordings of 400 steps at 50 a second."""
+    """Learned for a few steps from three recordings of 400 steps at 50 a second."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     label = np.repeat(rng.integers(0, 3, 12), 100)
@@ -196,9 +196,9 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "a.mp4").write_bytes(b"")
     for stream, wanted in (
-        (tmp_path / "wide.npy", "5 numbers a step, but the run learnt from 2"),
+        (tmp_path / "wide.npy", "5 numbers a step, but the run learned from 2"),
         (tmp_path / "other.npz", "Looked for 'signal'; it holds images"),
-        (tmp_path / "fast.npz", "fast.npz has 100 steps a second, but 50 were learnt from"),
+        (tmp_path / "fast.npz", "fast.npz has 100 steps a second, but 50 were learned from"),
         (tmp_path / "cut.npz", "cut.npz: not readable as .npz"),
         (tmp_path / "text.npy", "text.npy: not readable as .npy"),
         (tmp_path / "a.mp4", "Embed videos first"),

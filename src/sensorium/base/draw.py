@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed for (seed, step), mixed so that neighbours share nothing (SplitMix64's finaliser)."""
+    """One 63-bit seed for (seed, step), mixed so that neighbors share nothing (SplitMix64's finalizer)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -56,7 +56,7 @@ def train_command(recipe: str) -> Callable[..., None]:
     doc = inspect.cleandoc(function.__doc__ or "")
     if "Args:\n" not in doc:
         doc += "\n\nArgs:"
-    command.__doc__ = doc + "\n    judge: judge the run afterwards, as `sensorium evaluate` does.\n"
+    command.__doc__ = doc + "\n    judge: judge the run afterward, as `sensorium evaluate` does.\n"
     return command
 
 

@@ -57,7 +57,7 @@ def generate(
     Example: sensorium generate sensorium-runs/causal_lm --prompt "It was" --temperature 0.7
 
     Args:
-        run: folder of a run that learnt from text.
+        run: folder of a run that learned from text.
         prompt: what the text begins with.
         most: tokens to write at most.
         temperature: 0 takes the likeliest token, 1 draws as the model says.
@@ -92,7 +92,7 @@ def sample(
         n: how many.
         steps: of the way from noise to picture, for systems that go one; 25 if left out, or 1 if distilled.
         label: draw this class.
-        guidance: how strongly to insist on the class; 1 is as learnt.
+        guidance: how strongly to insist on the class; 1 is as learned.
         seed: of the noise.
         trace: also show the way, from noise to picture.
         out: the PNG; samples.png in the run's folder if left out.

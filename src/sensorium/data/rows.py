@@ -1,6 +1,6 @@
 """Rows: what every run reads, of any kind of data, as named fields.
 
-    image     uint8 [3, H, W]                label    int64 [], -1 where unknown        labels   int64 [N], several a picture
+    image     uint8 [3, H, W]                label    int64 [], -1 where unknown        labels   int64 [N], several an image
     boxes     float32 [N, 4], absolute xyxy  masks    bool [N, H, W]                    tokens   integers [L]
     frames    float32 [T, F]                 actions  int64 []                          codes, features, columns ...
 ``take`` stacks a field where all rows have one shape, and gives a list where shapes vary. ``unit`` is the word in which

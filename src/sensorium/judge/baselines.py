@@ -1,4 +1,4 @@
-"""What a method must beat: guessing, raw pixels, a network that never learnt, and the labels alone.
+"""What a method must beat: guessing, raw pixels, a network that never learned, and the labels alone.
 
 The last is ``scratch``: fine-tuning's own training from fresh weights. A random network is no straw man: its features are a fixed
 random filter bank, and a linear probe of them often beats one of the pixels.
@@ -30,12 +30,12 @@ def majority(train_labels: Labels, test_labels: Labels) -> dict[str, float | int
     train, test = np.asarray(train_labels), np.asarray(test_labels)
     train, test = train[train >= 0], test[test >= 0]
     if len(train) == 0 or len(test) == 0:
-        raise SensoriumError("Guessing needs labels in both the training and the test images: give labelled data.")
+        raise SensoriumError("Guessing needs labels in both the training and the test images: give labeled data.")
     return {"top1": float((test == np.bincount(train).argmax()).mean()), "n": len(test)}
 
 
 def pixel_features(pixels: Pixels, *, side: int = SIDE, batch_size: int = 1024) -> Tensor:
-    """Normalised pixels as features: float32 [N, 3 * s * s], s the image size, shrunk to ``side`` where it is larger."""
+    """Normalized pixels as features: float32 [N, 3 * s * s], s the image size, shrunk to ``side`` where it is larger."""
     n, size = len(pixels.images), pixels.images.shape[-1]
     out = torch.empty(n, 3 * min(size, side) ** 2)
     for start in range(0, n, batch_size):

@@ -30,13 +30,13 @@ from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
 
 SHOWN = 8
 SURE = 0.3  # least score of what is drawn
-ALONE = 1000  # pictures that are also judged each by itself
-ROUNDS, RESAMPLED = 20, 500  # of the pictures, for the score's error
+ALONE = 1000  # images that are also judged each by itself
+ROUNDS, RESAMPLED = 20, 500  # of the images, for the score's error
 BASELINE = "same boxes everywhere"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """AP of the test pictures (of the training pictures where none are held out), and the rest of the module."""
+    """AP of the test images (of the training images where none are held out), and the rest of the module."""
     held = ready.held
     if run.situation.classes != held.classes:
         raise SensoriumError(
@@ -75,7 +75,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
 
 
 def each_picture(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> np.ndarray:
-    """AP of each picture alone, float [N]: nan where it has no object, and where it isn't among the 1,000 looked at."""
+    """AP of each image alone, float [N]: nan where it has no object, and where it isn't among the 1,000 looked at."""
     found = np.full(len(truth), np.nan)
     for i in np.unique(np.linspace(0, len(truth) - 1, min(len(truth), ALONE)).astype(int)):
         ap = coco_ap([seen[i]], [truth[i]], classes)["ap"]
@@ -84,7 +84,7 @@ def each_picture(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[st
 
 
 def _error(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> float | None:
-    """Standard deviation of AP when the pictures are drawn anew with replacement (500 at most, scaled to all); None of
+    """Standard deviation of AP when the images are drawn anew with replacement (500 at most, scaled to all); None of
     fewer than ten."""
     count = len(truth)
     if count < 10:
@@ -106,7 +106,7 @@ def _baseline(ready: Prepared) -> dict[str, Any]:
 
 
 def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Test pictures spread over all, and those with the most misses: the truth beside what was found."""
+    """Test images spread over all, and those with the most misses: the truth beside what was found."""
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
     spread = np.linspace(0, len(held) - 1, min(SHOWN, len(held))).astype(int).tolist()
@@ -127,7 +127,7 @@ def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dic
 
 
 def _panel(held: Boxed, index: int, found: dict[str, Any], lost: Sequence[int]) -> Image.Image | None:
-    """One picture with its truth, and with what was found; None where it can no longer be read."""
+    """One image with its truth, and with what was found; None where it can no longer be read."""
     try:
         sample = held.truth[index]
     except BadImage:

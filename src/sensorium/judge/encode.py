@@ -1,6 +1,6 @@
 """From pixels to features: one pass of a frozen encoder over a data set.
 
-The encoder is judged as it is: evaluation mode, no gradients, no augmentation. Afterwards it is as it was before,
+The encoder is judged as it is: evaluation mode, no gradients, no augmentation. Afterward it is as it was before,
 module by module, for a method may hold a network that trains beside one that never does.
 """
 
@@ -47,7 +47,7 @@ def autocast(device: torch.device | str, precision: Precision) -> Any:
 
 @contextmanager
 def judged(encoder: object, device: torch.device | str) -> Iterator[None]:
-    """Evaluation mode on ``device`` without gradients; afterwards modes, device and random state are as before."""
+    """Evaluation mode on ``device`` without gradients; afterward modes, device and random state are as before."""
     device = torch.device(device)
     module = encoder if isinstance(encoder, nn.Module) else nn.Module()
     modes = {part: part.training for part in module.modules()}

@@ -4,7 +4,7 @@ An evaluator is a module of this room with an ``EVALUATOR``: the ability that a 
 must have, and functions. Every evaluator that fits a method and its data is run, those of the lowest ``rank`` first, for
 the first score that all runs of a comparison share decides it.
 
-Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was, and each test
+Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgment goes on where it was, and each test
 sample's outcome in ``RUN/outcomes.npz``.
 """
 

@@ -1,4 +1,4 @@
-"""Every score of an encoder, and the baselines beside it. The pictures a person would look at land in ``RUN/pictures/``."""
+"""Every score of an encoder, and the baselines beside it. The images a person would look at land in ``RUN/pictures/``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Square pictures to judge features by, of whatever rows have pictures; ``size`` in pixels."""
+    """Square images to judge features by, of whatever rows have images; ``size`` in pixels."""
 
     train: Pixels
     test: Pixels | None
@@ -62,7 +62,7 @@ class Seen:
 
 
 def seen(ready: Any) -> Seen:
-    """The pictures of prepared data: with labels where these are a field of the rows."""
+    """The images of prepared data: with labels where these are a field of the rows."""
 
     def pixels(rows: Any) -> Pixels:
         found = rows if isinstance(rows, Pixels) else rows.pixels
@@ -72,9 +72,9 @@ def seen(ready: Any) -> Seen:
 
 
 def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
-    """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbors, map.
+    """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; images, neighbors, map.
 
-    Without labels or a test set only RankMe, pictures, neighbors and the map remain.
+    Without labels or a test set only RankMe, images, neighbors and the map remain.
     """
     ready = seen(ready)
     kept.only(**asked.key())
@@ -248,7 +248,7 @@ def _valued(one: dict[str, Any]) -> tuple[float, float]:
 
 
 def judgeable(ready: Seen) -> bool:
-    """Whether scores by label make sense: labelled train and test sets of two classes or more."""
+    """Whether scores by label make sense: labeled train and test sets of two classes or more."""
     test = ready.test
     return (
         test is not None and ready.train.labels is not None and test.labels is not None and len(ready.train.classes) > 1
@@ -256,7 +256,7 @@ def judgeable(ready: Seen) -> bool:
 
 
 def check_fractions(ready: Any, asked: Asked) -> None:
-    """A share that leaves a class without a picture is an error before anything is trained."""
+    """A share that leaves a class without an image is an error before anything is trained."""
     ready = seen(ready)
     for fraction in parse_fractions(asked.labels):
         if judgeable(ready):
@@ -295,7 +295,7 @@ def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
 
 
 def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
-    """For a few test pictures (of different classes where there are classes), the nearest training pictures."""
+    """For a few test images (of different classes where there are classes), the nearest training images."""
     train, queries = features[0], features[-1]
     labels = None if ready.test is None else ready.test.labels
     if labels is not None and len(ready.train.classes) > 1:
@@ -312,7 +312,7 @@ def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
 
 
 def _map(features: Tensor, ready: Seen) -> dict[str, Any]:
-    """Up to 1,000 pictures of the test set in two dimensions."""
+    """Up to 1,000 images of the test set in two dimensions."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MAPPED])
     where = project(features[torch.as_tensor(chosen)])

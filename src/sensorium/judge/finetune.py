@@ -2,7 +2,7 @@
 
 The head is a linear layer that starts as the linear probe of the frozen features (LP-FT, Kumar et al., 2022,
 arXiv:2202.10054): from a random head the first steps would spoil the features that few labels cannot mend. AdamW with
-a linear warm-up, then a cosine to zero; label smoothing; and for transformers a learning rate that shrinks towards the
+a linear warm-up, then a cosine to zero; label smoothing; and for transformers a learning rate that shrinks toward the
 input (MAE's recipe: He et al., 2022, arXiv:2111.06377, appendix A.2):
     lr_l = lr * decay^(L + 1 - l),        l = 0 the patch embedding, 1..L the blocks, L + 1 the head.
 Every method and training from scratch get the same subsets, the same steps and the same batches, drawn by the seed.
@@ -124,7 +124,7 @@ def scratch(
     on_progress: Callable[[str, int, float], None] | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
-    """:func:`finetune` from freshly initialised weights: what the labels alone give under the same budget of steps."""
+    """:func:`finetune` from freshly initialized weights: what the labels alone give under the same budget of steps."""
 
     def fresh(seed: int) -> nn.Module:
         return build_backbone()  # under a generator that ``_each`` has seeded
@@ -147,7 +147,7 @@ def _each(
     labels, truth = labels_of(train), labels_of(test)
     asked = np.flatnonzero(truth >= 0)
     if len(asked) == 0:
-        raise SensoriumError("No test image has a label, so nothing can be scored: give labelled test data.")
+        raise SensoriumError("No test image has a label, so nothing can be scored: give labeled test data.")
     results: dict[str, dict[str, Any]] = {}
     for fraction in fractions:
         name, scores, used, steps = percent(fraction), [], seeds_for(fraction, seeds), 0
@@ -209,7 +209,7 @@ def _tune(
 
 
 def length(labels: int, how: Tuning) -> tuple[int, int]:
-    """Batch size and steps for so many labelled images, the same whatever the method."""
+    """Batch size and steps for so many labeled images, the same whatever the method."""
     batch = min(labels, how.batch_size or (64 if labels < 1000 else 128))
     return batch, how.steps or min(how.max_steps, max(LEAST_STEPS, math.ceil(EPOCHS * labels / batch)))
 

@@ -1,6 +1,6 @@
-"""Judging what draws pictures, beside simple models of the same data.
+"""Judging what draws images, beside simple models of the same data.
 
-Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
+Samples are judged by their Fréchet distance to the training images, and by precision and recall, in a named feature space:
 that of published distances where the user has the Inception weights and asks for it; else the last layer of a classifier
 trained on the same data for the purpose (once, kept beside the runs), or, where there are no classes, of a network of
 random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor
@@ -41,7 +41,7 @@ INCEPTION = "Inception v3 of December 2015, as published distances"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Fréchet distance, precision and recall of samples, beside a Gaussian of as few numbers and held-out pictures."""
+    """Fréchet distance, precision and recall of samples, beside a Gaussian of as few numbers and held-out images."""
     if asked.inception and INCEPTION not in kept.pieces.get("samples", {}).get("features", ""):
         kept.pieces.pop("samples", None)
     found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))

@@ -3,7 +3,7 @@
 That is the last pooling of Inception v3 (Szegedy et al., 2015, arXiv:1512.00567) with the weights of December 2015 that its
 authors' TensorFlow gave away. They are a user's own: ``pt_inception-2015-12-05-6726825d.pth``, as pytorch-fid writes them.
 The network is torchvision's, but for its pooling, in which those weights differ: averages leave padding out, and the last
-block takes the maximum. Pictures are brought to 299 px and -1..1.
+block takes the maximum. Images are brought to 299 px and -1..1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AVERAGING = (
 
 
 class Inception(nn.Module, Encoder):
-    """Pictures in 0..1, [B, 3, H, W] of any size -> [B, 2048].
+    """Images in 0..1, [B, 3, H, W] of any size -> [B, 2048].
 
     path: the weights' file. Raises SensoriumError where it holds others.
     """

@@ -1,4 +1,4 @@
-"""How well actions are recognised while they go on: per-frame mAP, calibrated mAP, and how late.
+"""How well actions are recognized while they go on: per-frame mAP, calibrated mAP, and how late.
 
 Frames of all streams are ranked by a class's score; with TP and FP the true and false ones among the first k,
     AP  = mean over the class's frames of  TP / (TP + FP)  at their ranks
@@ -7,7 +7,7 @@ arXiv:1604.06506), which does not fall with the share of background in the data.
 the background left out. Frames of one score share the precision behind the last of them, so that no order of frames
 decides (AP is then scikit-learn's; without ties both are those of the authors' scripts). A class without a frame has
 neither; it is left out and named. Frames of unknown label (-1) are left out and counted.
-Delay: an action is a run of frames of one class in one stream; it is recognised when its class is first the likeliest
+Delay: an action is a run of frames of one class in one stream; it is recognized when its class is first the likeliest
 of all.
 """
 
@@ -103,8 +103,8 @@ def delays(
     """``{"median", "within": {"1s": share}, "recognised", "n"}`` over the actions of all streams.
 
     scores, labels: a stream's [N, K] and [N]. seconds: from a frame to the next. ``median``: seconds from an action's
-    first frame to the one at which it is recognised, those never recognised counting as endless: None where they are
-    half of all or more. ``within``: the share recognised so many seconds after the first frame, or sooner. n: actions.
+    first frame to the one at which it is recognized, those never recognized counting as endless: None where they are
+    half of all or more. ``within``: the share recognized so many seconds after the first frame, or sooner. n: actions.
     """
     found = []
     for one, truth in zip(scores, labels, strict=True):

@@ -1,6 +1,6 @@
-"""How well pictures and captions find each other, beside chance; and classification by the names of classes.
+"""How well images and captions find each other, beside chance; and classification by the names of classes.
 
-Each picture and each caption counts once, however many pairs they are in.
+Each image and each caption counts once, however many pairs they are in.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:
     images, texts, _ = embedded(run.method, held, device_name())
-    groups = _groups(held)  # of the pictures, of the captions
+    groups = _groups(held)  # of the images, of the captions
     ranks = retrieval_ranks(images, texts, *groups, device=device_name())
     kept.outcomes |= {
         f"R@{k} {title}": (ranks[way] < k).cpu().numpy() for way, title in zip(WAYS, TITLES, strict=True) for k in KS
@@ -62,8 +62,8 @@ def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[
 def each_group(
     of_images: np.ndarray, of_texts: np.ndarray, image_groups: np.ndarray, text_groups: np.ndarray
 ) -> np.ndarray:
-    """How many of the queries of each group are right, float [G]: the mean of its pictures' share and its captions'. Whoever
-    draws pairs anew draws these, for the pictures and captions of one group are right or wrong together."""
+    """How many of the queries of each group are right, float [G]: the mean of its images' share and its captions'. Whoever
+    draws pairs anew draws these, for the images and captions of one group are right or wrong together."""
     size = 1 + max(int(image_groups.max()), int(text_groups.max()))
     shares = []
     for right, groups in ((of_images, image_groups), (of_texts, text_groups)):
@@ -97,13 +97,13 @@ def scores(found: dict[str, Any]) -> list[Score]:
 
 
 def recall(method: Any, held: Captioned, device: torch.device | str) -> dict[str, float | int]:
-    """Recall at 1, 5 and 10 both ways among the pictures and the captions of ``held``; see ``evaluate.retrieval``."""
+    """Recall at 1, 5 and 10 both ways among the images and the captions of ``held``; see ``evaluate.retrieval``."""
     images, texts, _ = embedded(method, held, device)
     return retrieval(images, texts, *_groups(held), ks=KS, device=device)
 
 
 def embedded(method: Any, held: Captioned, device: torch.device | str) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Unit vectors of each picture [P, E] and of each caption [M, E], and the pair in which each caption is first [M]."""
+    """Unit vectors of each image [P, E] and of each caption [M, E], and the pair in which each caption is first [M]."""
     first = _first_texts(held)
     tokens = torch.from_numpy(held.tokens[first].astype(np.int64))
     return embed_images(method, held.pixels, device=device), embed_texts(method, tokens, device=device), first
@@ -124,7 +124,7 @@ def chance(image_groups: np.ndarray, text_groups: np.ndarray, ks: tuple[int, ...
 
 
 def named(held: Captioned) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Names of classes and each picture's class [P], where the data have them or captions recur as names do; else None."""
+    """Names of classes and each image's class [P], where the data have them or captions recur as names do; else None."""
     classes, labels = held.pixels.classes, held.pixels.labels
     if labels is not None and len(classes) > 1:
         return tuple(name.replace("_", " ") for name in classes), labels
@@ -154,7 +154,7 @@ def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np
 
 
 def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
-    """For a few captions, the pictures found first."""
+    """For a few captions, the images found first."""
     images, texts, first = embedded(run.method, held, device_name())
     of_images, of_texts = _groups(held)
     chosen = np.unique(np.linspace(0, len(first) - 1, min(QUERIES, len(first))).astype(int))
@@ -180,7 +180,7 @@ def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
 
 
 def _groups(held: Captioned) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of the pictures [P] and of the distinct captions [M]."""
+    """Groups of the images [P] and of the distinct captions [M]."""
     of_images = np.empty(len(held.pixels), np.int64)
     of_images[held.rows] = held.groups
     return of_images, held.groups[_first_texts(held)]

@@ -1,4 +1,4 @@
-"""Pictures and texts in one space: recall both ways beside chance, classification by the names of classes."""
+"""Images and texts in one space: recall both ways beside chance, classification by the names of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number of a judgement with what it rests on, and how to judge."""
+"""One number of a judgment with what it rests on, and how to judge."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a judgement, over ``n`` things ``counted``, and simple models' numbers beside it by name.
+    """One number of a judgment, over ``n`` things ``counted``, and simple models' numbers beside it by name.
 
     ``error``: its standard error, where it is known, and ``errors`` those of the ``baselines``. ``share``: a fraction of
     1, shown in percent. ``curve``: the column of ``online.csv`` that shows it while training. ``references``: what the
@@ -92,7 +92,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file to look at; ``file`` is relative to the folder that holds the run's."""
+    """An image file to look at; ``file`` is relative to the folder that holds the run's."""
 
     file: str
     title: str | None = None
@@ -101,7 +101,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """A test picture and the training pictures nearest to it, as indices."""
+    """A test image and the training images nearest to it, as indices."""
 
     query: Count
     found: tuple[Count, ...]
@@ -109,7 +109,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Map:
-    """Test pictures in two dimensions: places, labels (None where there are none) and indices."""
+    """Test images in two dimensions: places, labels (None where there are none) and indices."""
 
     x: tuple[float | None, ...]
     y: tuple[float | None, ...]

@@ -22,7 +22,7 @@ from sensorium.pictures.streams import timeline
 
 MAP = "per-frame mAP"
 LOOKED = 2000  # test frames of a look during training
-SHOWN = 120  # frames that a picture should have, at least
+SHOWN = 120  # frames that an image should have, at least
 ROUNDS = 50  # resamplings of the recordings, for the score's error
 
 
@@ -42,7 +42,7 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Scores of the test recordings frame by frame, those of simple models of the same windows, and a picture."""
+    """Scores of the test recordings frame by frame, those of simple models of the same windows, and an image."""
     if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
         raise SensoriumError(
             f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "

@@ -3,7 +3,7 @@ are.
 
 The windows are those of :class:`sensorium.data.streams.Windows`; where one begins before its stream, the stream's first
 frame stands in. The strength of the L2 penalty is the one under which the labels of held-out recordings are likeliest
-(the last ones, a fifth of the windows), for neighbouring windows are nearly the same; the classifier is then fitted
+(the last ones, a fifth of the windows), for neighboring windows are nearly the same; the classifier is then fitted
 anew on all.
 """
 
@@ -39,7 +39,7 @@ def window_baseline(
     most: int = MOST,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (learnt from, at
+    """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (learned from, at
     most ``most``, evenly chosen) and ``regularisation``. length: T, frames of a window."""
     windows = Windows(train, length)
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round().astype(np.int64))

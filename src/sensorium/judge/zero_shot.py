@@ -47,7 +47,7 @@ def zero_shot(
     size: int | None = None,
     keep: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float | int]:
-    """``{"top1", "top5", "n"}``: accuracies in 0..1 and the images counted; images labelled -1 are not.
+    """``{"top1", "top5", "n"}``: accuracies in 0..1 and the images counted; images labeled -1 are not.
 
     tokenize: texts -> int64 [B, T]. classes: their names in the order of the labels (those of ``pixels``). A class that
     is as likely as the true one counts against it. With fewer than five classes top5 is of all of them, 1.0. ``keep`` is given
@@ -57,7 +57,7 @@ def zero_shot(
     labels = torch.from_numpy(labels_of(pixels))
     known = labels >= 0
     if not known.any():
-        raise SensoriumError("No image has a label, so nothing can be scored: give labelled data.")
+        raise SensoriumError("No image has a label, so nothing can be scored: give labeled data.")
     if int(labels.max()) >= len(names):
         raise SensoriumError(f"The labels go up to {int(labels.max())}, but there are {len(names)} class names.")
     weights = class_embeddings(model, tokenize, names, templates, device=device, precision=precision)

@@ -42,7 +42,7 @@ class Transformer(Method):
     """From texts to texts over ``vocab`` tokens, which both share.
 
     width: D. depths: layers of encoder and decoder. hidden: channels of the feed-forward layers. smoothing: e.
-    padding: the token that fills rows up; it is neither seen nor learnt nor written. None: every token is one like others.
+    padding: the token that fills rows up; it is neither seen nor learned nor written. None: every token is one like others.
     positions: act in self-attention, of both stacks; sinusoidal if left out. joint: how a layer joins the stream, from the
     width, or one of the encoder and one of the decoder (DeepNorm asks for two); a layer norm after it if left out.
     final_norms: a norm behind each stack, which the paper has not, ``torch.nn.Transformer`` always, and norms before the

@@ -1,7 +1,7 @@
 """Precision and recall of generated samples (Kynkäänniemi et al., 2019, arXiv:1904.06991).
 
 A set of features spans a region: the union of balls around each member, as wide as the way to its k-th nearest
-neighbour among the others (k = 3).
+neighbor among the others (k = 3).
     precision = share of the generated features within the real ones' region        (are they good?)
     recall    = share of the real features within the generated ones' region        (is everything there?)
 A single outlier widens its own ball, so that both depend on k and on the counts, which should be equal. Distances are

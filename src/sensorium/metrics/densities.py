@@ -1,8 +1,8 @@
 """Densities: bits a dimension, and the two baselines that a generative model of images must beat.
 
     bits = -(log p(x) / D + log width) / log 2
-where width is that of one grey level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities
-of 8-bit values that were spread over -1 .. 1 and dequantised by uniform noise, for which the mean is an upper bound
+where width is that of one gray level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities
+of 8-bit values that were spread over -1 .. 1 and dequantized by uniform noise, for which the mean is an upper bound
 (Theis et al., 2016, arXiv:1511.01844, section 3.1).
     Bernoulli      each pixel for itself: p(x) = prod_d p_d^x_d (1 - p_d)^(1 - x_d),  p_d = (ones_d + a) / (N + 2 a)
     GaussianPCA    a normal distribution with the data's covariance along its k main directions and one variance for

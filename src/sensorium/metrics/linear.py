@@ -3,7 +3,7 @@
 For each fraction and seed, multinomial logistic regression (:mod:`sensorium.metrics.logistic`) is fitted to the
 stratified subset. Its L2 strength comes from that subset alone: a fifth is held out (each fifth in turn below 2,000
 labels, where one fifth is too few to tell), the strength under which the held-out labels are likeliest wins, and the probe is
-fitted anew on the whole subset. Not the strength with the most right answers: of 200 labels their count is nearly all chance. Features are standardised by the subset's mean and deviation. The test
+fitted anew on the whole subset. Not the strength with the most right answers: of 200 labels their count is nearly all chance. Features are standardized by the subset's mean and deviation. The test
 set is looked at once, at the end.
 """
 
@@ -58,7 +58,7 @@ def linear(
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "regularisation"}, ...}`` for features [N, D].
 
     ``top1`` is the mean over ``seeds`` (at 100 % there is one subset, hence one seed), ``std`` their sample deviation,
-    ``stderr`` the binomial standard error that ``n`` test images leave, ``labels`` the labelled images used (of the
+    ``stderr`` the binomial standard error that ``n`` test images leave, ``labels`` the labeled images used (of the
     first seed), ``regularisation`` the strength chosen for each seed. ``keep`` is given fraction, seed and which of the
     test images with labels are right, bool [n]. Raises ``SensoriumError`` for a fraction that leaves a class without
     labels, and where there is but one class.
@@ -121,7 +121,7 @@ def folds(labels: np.ndarray, seed: int) -> np.ndarray:
 def several_classes(labels: Tensor) -> None:
     """Raise ``SensoriumError`` where all labels are one class."""
     if int(labels.min()) == int(labels.max()):
-        raise SensoriumError(f"All {len(labels)} labelled training images are of one class: a classifier needs two.")
+        raise SensoriumError(f"All {len(labels)} labeled training images are of one class: a classifier needs two.")
 
 
 def seeds_for(fraction: float, seeds: Sequence[int]) -> list[int]:

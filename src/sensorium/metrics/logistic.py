@@ -1,8 +1,8 @@
 """Multinomial logistic regression on frozen features, solved to its optimum.
 
-For standardised features x, classes y and strength l2 it minimises over W [D, K] and b [K]
+For standardized features x, classes y and strength l2 it minimizes over W [D, K] and b [K]
     F(W, b) = mean_i  -log softmax(x_i W + b)[y_i]  +  l2 / 2 ||W||^2,
-which scikit-learn's LogisticRegression minimises too, with C = 1 / (l2 N) (of two classes it fits the difference of
+which scikit-learn's LogisticRegression minimizes too, with C = 1 / (l2 N) (of two classes it fits the difference of
 the columns, whose C is 2 / (l2 N)). F is convex and its optimum unique (but for
 a constant in b), so any solver that gets there is the same judge. This one takes tens of iterations where plain L-BFGS
 takes hundreds: with X^T X / N = V diag(s) V^T, the Hessian lies near  V diag(s / K + l2) V^T  for each class, so
@@ -46,9 +46,9 @@ class Probe:
 
 
 class Logistic:
-    """Training features [N, D], standardised and decomposed once, to be fitted at several strengths and on parts of them.
+    """Training features [N, D], standardized and decomposed once, to be fitted at several strengths and on parts of them.
 
-    Features that do not vary are only centred. Each solution starts from the one before; ``reset`` starts from zero.
+    Features that do not vary are only centered. Each solution starts from the one before; ``reset`` starts from zero.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, in bounded memory; and pictures that occur twice.
+"""Exact nearest neighbors by cosine similarity, in bounded memory; and images that occur twice.
 
 For queries q_i and a bank x_j, the k largest of  s_ij = <q_i, x_j> / (|q_i| |x_j|).  The bank is taken in chunks and
 the queries in blocks; each block's k best are merged with the k best so far, which is exact. Within a block the columns
@@ -6,7 +6,7 @@ are put into m groups: the k best lie in the k groups with the largest maxima, s
 selection costs about as much as one maximum over the block.
 
 Memory beyond the inputs: ``QUERIES * chunk * 4`` bytes for the block (64 MiB by default), about half of that again for
-selection, one normalised chunk of the bank (``chunk * D * 4``) and 12 bytes for each of the k results of each query.
+selection, one normalized chunk of the bank (``chunk * D * 4``) and 12 bytes for each of the k results of each query.
 Neither the size of the bank nor (but for the results) the number of queries enters.
 """
 
@@ -74,7 +74,7 @@ def _largest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     m = n // GROUP
     if m <= k:
         return block.topk(min(k, n), dim=1)
-    # group j holds the columns j, j + m, j + 2m ...: its maximum runs over the outer axis, which vectorises
+    # group j holds the columns j, j + m, j + 2m ...: its maximum runs over the outer axis, which vectorizes
     group = block[:, : m * GROUP].unflatten(1, (GROUP, m)).amax(dim=1).topk(k, dim=1, sorted=False).indices
     column = (group[:, :, None] + torch.arange(0, m * GROUP, m, device=block.device)).flatten(1)
     rest = torch.arange(m * GROUP, n, device=block.device).expand(q, -1)
@@ -100,7 +100,7 @@ def duplicates(images: Any) -> list[tuple[int, ...]]:
 
 
 def identical(images: Any, queries: Any, indices: Tensor, similarities: Tensor, threshold: float = 0.999) -> Tensor:
-    """Which of the found neighbours are the query itself, pixel for pixel: bool [Q, k].
+    """Which of the found neighbors are the query itself, pixel for pixel: bool [Q, k].
 
     ``images`` and ``queries`` are uint8 arrays of which ``indices`` and ``similarities`` came; only what is as similar
     as ``threshold`` is looked at, for identical pixels have a similarity of 1 up to rounding.

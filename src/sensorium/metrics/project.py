@@ -1,4 +1,4 @@
-"""A map of the features: two dimensions in which neighbours stay neighbours.
+"""A map of the features: two dimensions in which neighbors stay neighbors.
 
 Unit-length features, their first 50 principal components, then t-SNE (van der Maaten and Hinton, 2008) from the first
 two. Distances between far clusters mean little; that a cluster is one means much.

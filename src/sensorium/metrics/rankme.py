@@ -1,6 +1,6 @@
 """RankMe: how many dimensions do the features use? (Garrido et al., 2022, arXiv:2210.02885, eq. 1)
 
-The exponential of the entropy of the normalised singular values of the features Z [N, D]:
+The exponential of the entropy of the normalized singular values of the features Z [N, D]:
     p_k = sigma_k(Z) / ||sigma(Z)||_1 + eps,        RankMe = exp(-sum_k p_k log p_k).
 It needs no labels. A collapsed encoder scores near 1, whatever its loss says; the ceiling is min(N, D).
 """

@@ -1,6 +1,6 @@
 """Label fractions: the same few labels for every method.
 
-A fraction f of class c keeps max(1, round(f * n_c)) of its n_c labelled images. Each image of a class has a random
+A fraction f of class c keeps max(1, round(f * n_c)) of its n_c labeled images. Each image of a class has a random
 place in that class's queue, which depends on (seed, class) alone, and a fraction takes the head of the queue. So the
 subset is the same for every method, and the 1 % subset lies inside the 10 % subset of the same seed.
 """
@@ -18,7 +18,7 @@ EXAMPLE = "write percentages between 0% and 100%, such as 1%,10%,100%"
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int, *, classes: Sequence[str] = ()) -> np.ndarray:
-    """Indices (int64, sorted) of the labelled subset; ``labels`` int64 [N] with -1 where unknown, ``fraction`` in (0, 1].
+    """Indices (int64, sorted) of the labeled subset; ``labels`` int64 [N] with -1 where unknown, ``fraction`` in (0, 1].
 
     Raises ``SensoriumError`` where the fraction would leave a class without an image; ``classes`` gives it its name.
     """
@@ -27,7 +27,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int, *, classes: Seque
     labels = np.asarray(labels)
     present, counts = np.unique(labels[labels >= 0], return_counts=True)
     if len(present) == 0:
-        raise SensoriumError("No training image has a label, so there is no subset to take: give labelled data.")
+        raise SensoriumError("No training image has a label, so there is no subset to take: give labeled data.")
     smallest = int(counts.argmin())
     if fraction * counts[smallest] < 0.5 - 1e-9:
         raise SensoriumError(_too_small(fraction, int(present[smallest]), int(counts[smallest]), classes))
@@ -43,7 +43,7 @@ def _too_small(fraction: float, label: int, count: int, classes: Sequence[str]) 
     name = classes[label] if label < len(classes) else str(label)
     legal = math.ceil(0.5 / count * 1e4) / 1e4  # rounded up to a hundredth of a percent, so that it is legal as printed
     return (
-        f"Label fraction {percent(fraction)} leaves nothing of class {name!r} ({count} labelled images): "
+        f"Label fraction {percent(fraction)} leaves nothing of class {name!r} ({count} labeled images): "
         f"the smallest legal fraction is {percent(legal)}."
     )
 

@@ -27,7 +27,7 @@ EPS = 1e-6
 
 class Size(NamedTuple):
     """width: of the first level. mults: width of each level, in these. layers: blocks a level. latent: Z. groups: of the
-    norms. attend: attention at levels of so many pixels a side, for the paper's pictures of 256."""
+    norms. attend: attention at levels of so many pixels a side, for the paper's images of 256."""
 
     width: int
     mults: tuple[int, ...]

@@ -1,6 +1,6 @@
 """A Transformer's stack of layers, which language models, captioners and token priors share.
 
-Tokens (or embeddings made elsewhere, of a picture's patches say) pass layers that join one stream, and a head reads it:
+Tokens (or embeddings made elsewhere, of an image's patches say) pass layers that join one stream, and a head reads it:
     x = gain embed(token) + position                            or the embeddings given, with their positions
     x = after(x, Attention(before(x)))                          a layer, of whatever kind; ``causal`` order or not
     x = after(x, Cross(before(x), memory))                      where it has one and there is a memory to read

@@ -1,6 +1,6 @@
 """DiT: scalable diffusion models with transformers (Peebles & Xie, 2022, arXiv:2212.09748).
 
-A ViT whose normalisation is told the time and the label, in place of a U-Net. Images, or latents, are cut into patches.
+A ViT whose normalization is told the time and the label, in place of a U-Net. Images, or latents, are cut into patches.
     c = W2 silu(W1 sinusoids(t)) + embedding(label)                                                    (section 3.2)
     (b1, g1, a1, b2, g2, a2) = W silu(c)            shifts, scales and gates of a block               ("adaLN-Zero")
     x = x + a1 attention(norm(x) (1 + g1) + b1)
@@ -59,7 +59,7 @@ class DiT(nn.Module, VelocityNet):
     """``net(x, t, condition)``: what a diffusion or a flow learns, for images of one size.
 
     image_size: one number, or height and width, in pixels (or in places of a latent); patch_size must divide it.
-    channels, out_channels: of the input and the output (the same; twice as many where variances are learnt too).
+    channels, out_channels: of the input and the output (the same; twice as many where variances are learned too).
     labels: rows of the label embedding, 0 for none. label_dropout: share of labels that become the last row while
     training (the paper's 0.1); 0 where the method drops labels itself. eps, mlp_eps: of the norms, and of those before
     an MLP. freq_shift: of the sinusoids, 0 in the authors' code, 1 in diffusers'.

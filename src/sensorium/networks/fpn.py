@@ -1,6 +1,6 @@
 """Feature pyramid networks for object detection (Lin et al., 2016, arXiv:1612.03144).
 
-A network's maps grow coarser and more meaningful towards its end. A pyramid hands the meaning back down, so that every
+A network's maps grow coarser and more meaningful toward its end. A pyramid hands the meaning back down, so that every
 level can tell what it sees and the fine ones still tell where. From the coarsest map C_n of the body upward:
     M_n = lateral_n(C_n),   M_i = lateral_i(C_i) + up(M_{i+1})    1x1 convolutions; up: nearest, to the size of C_i
     P_i = smooth_i(M_i)                                           3x3 convolutions

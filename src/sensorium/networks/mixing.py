@@ -271,7 +271,7 @@ def gated(unit: GatedAttentionUnit, x: Tensor, seen: Seen, cache: GatedPast | No
 
 
 class CrossAttention(nn.Module):
-    """Tokens read a memory of ``memory`` channels M (the width): the patches of a picture, a source text. ``kv`` holds W_k
+    """Tokens read a memory of ``memory`` channels M (the width): the patches of an image, a source text. ``kv`` holds W_k
     above W_v. Several rows of tokens may read one row of memory."""
 
     def __init__(self, width: int, heads: int, *, memory: int | None = None, bias: bool = False) -> None:

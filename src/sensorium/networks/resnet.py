@@ -29,7 +29,7 @@ from sensorium.errors import SensoriumError
 Stem = Literal["imagenet", "small", "half", "patch"]
 
 # name -> (blocks a stage, channels of the first stage, bottleneck). "micro" is for a CPU: three stages that begin at half
-# the resolution see three to four times the pictures a second of four full ones, which is worth more in minutes.
+# the resolution see three to four times the images a second of four full ones, which is worth more in minutes.
 RESNET_SIZES: dict[str, tuple[tuple[int, ...], int, bool]] = {
     "micro": ((1, 1, 1), 64, False),
     "10": ((1, 1, 1, 1), 64, False),

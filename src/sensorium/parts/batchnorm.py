@@ -1,7 +1,7 @@
-"""Batch normalisation over the batch of all processes (Ioffe & Szegedy, 2015, arXiv:1502.03167), on every device.
+"""Batch normalization over the batch of all processes (Ioffe & Szegedy, 2015, arXiv:1502.03167), on every device.
 
-torch's ``SyncBatchNorm`` refuses the CPU, and a batch that is normalised in two halves is not the batch that one
-process normalises. Here every process gathers (n_r, mean_r, M2_r), its count, mean and sum of squared deviations per
+torch's ``SyncBatchNorm`` refuses the CPU, and a batch that is normalized in two halves is not the batch that one
+process normalizes. Here every process gathers (n_r, mean_r, M2_r), its count, mean and sum of squared deviations per
 channel, and merges them without cancellation (Chan et al., 1979):
 
     N = sum n_r    mean = sum n_r mean_r / N    var = sum (M2_r + n_r (mean_r - mean)^2) / N
@@ -52,7 +52,7 @@ def synchronize_batchnorm(module: nn.Module) -> nn.Module:
     Parameters, buffers, names and hooks stay the very same objects, so an optimizer that was built before stays valid.
     """
     for layer in module.modules():
-        # The synchronised classes add behaviour and no state, so that changing the class is the whole conversion.
+        # The synchronized classes add behavior and no state, so that changing the class is the whole conversion.
         if type(layer) is nn.BatchNorm1d:
             layer.__class__ = BatchNorm1d
         elif type(layer) is nn.BatchNorm2d:

@@ -6,7 +6,7 @@ Whoever needs only some rows of a block's output (the class token, the patches t
 rows alone: keys and values come from all rows, the rest is computed for the chosen ones. Nothing changes but the cost.
 Attention and Mlp can be others: a gated unit (:class:`Gated`) or anything that is called as they are, experts
 (:class:`Balanced`) or a feed-forward layer of parts/feedforward.py. ``angles`` turn queries and keys to places in the
-picture (``Rotary2D``).
+image (``Rotary2D``).
 Shapes: B images, T tokens, R chosen rows, D width, h heads, d = D / h.
 """
 

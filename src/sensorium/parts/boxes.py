@@ -1,6 +1,6 @@
 """Boxes: their two usual forms, and how much two of them overlap.
 
-A box is (x1, y1, x2, y2), its left, top, right and bottom edge, or (cx, cy, w, h), its centre and size.
+A box is (x1, y1, x2, y2), its left, top, right and bottom edge, or (cx, cy, w, h), its center and size.
     IoU  = |A and B| / |A or B|
     GIoU = IoU - (|H| - |A or B|) / |H|,   H the smallest box around both     (Rezatofighi et al., arXiv:1902.09630)
 IoU lies in [0, 1]; GIoU in (-1, 1], and falls further the farther apart two boxes are, so it has a gradient everywhere.
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size -> edges, [..., 4]."""
+    """Center and size -> edges, [..., 4]."""
     centre, size = boxes.split(2, dim=-1)
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Edges -> centre and size, [..., 4]."""
+    """Edges -> center and size, [..., 4]."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 

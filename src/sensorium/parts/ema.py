@@ -41,7 +41,7 @@ def frozen_copy(module: M) -> M:
 
 @torch.no_grad()
 def ema_(target: nn.Module, source: nn.Module, momentum: float, *, buffers: bool = True) -> None:
-    """Move ``target``'s parameters towards ``source``'s, a network of the same build. In place.
+    """Move ``target``'s parameters toward ``source``'s, a network of the same build. In place.
 
     momentum: what stays of the target, 0 (a copy) to 1 (no change). buffers: whether to copy them too, as a network
     that is only evaluated needs (running statistics are averages already); False for one that keeps its own statistics.

@@ -73,7 +73,7 @@ def reinforce(f: Value, logits: Tensor, uniform: Tensor, *, baseline: Baseline |
 
 
 def relax(f: Value, control: Value, logits: Tensor, uniform: Tensor, again: Tensor) -> Tensor:
-    """The surrogate [] of S samples. ``control`` takes unnormalised relaxed choices z [S, K] and gives [S]; ``uniform``
+    """The surrogate [] of S samples. ``control`` takes unnormalized relaxed choices z [S, K] and gives [S]; ``uniform``
     and ``again`` [S, K] are independent. Its gradient for the control's own parameters is not that of the variance; see
     the paper's section 3.
     """

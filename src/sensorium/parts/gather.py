@@ -2,7 +2,7 @@
 
 Data-parallel wrappers average gradients over the R processes, so a method is exact when the mean over processes of its
 local losses, L = mean_r l_r, is the loss of the global batch. A tensor that every process needs (the embeddings of a
-contrastive loss, the statistics of a normalisation) then enters every l_r, and what process r owes to its own rows is
+contrastive loss, the statistics of a normalization) then enters every l_r, and what process r owes to its own rows is
 
     R dL/dz_r = sum over r' of  dl_r' / dz_r
 

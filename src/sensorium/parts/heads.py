@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 
 class ProjectionHead(nn.Module):
-    """[B, dim] -> [B, out]: ``layers`` linear layers, each normalised over the batch, with ReLU between them.
+    """[B, dim] -> [B, out]: ``layers`` linear layers, each normalized over the batch, with ReLU between them.
 
-    As in the authors' code the last normalisation scales and doesn't shift; ``norm=False`` is the plain MLP of the
+    As in the authors' code the last normalization scales and doesn't shift; ``norm=False`` is the plain MLP of the
     paper's text.
     """
 
@@ -58,7 +58,7 @@ class WeightNormLinear(nn.Module):
 class DINOHead(nn.Module):
     """MLP, then a cosine against each of K prototypes: [B, in_features] -> logits [B, out_features] in [-1, 1].
 
-    norm: batch normalisation inside the MLP (for convolutional backbones). norm_last_layer: keep the prototypes at
+    norm: batch normalization inside the MLP (for convolutional backbones). norm_last_layer: keep the prototypes at
     length 1, which is the stabler choice; if False their lengths are learned and logits may leave [-1, 1].
     """
 

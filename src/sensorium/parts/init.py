@@ -87,7 +87,7 @@ class _Scaled(nn.Module):
 
 
 def to_ntk_(module: nn.Module, scheme: Scheme = "lecun") -> None:
-    """Turn every linear layer below ``module`` into the NTK parametrisation: what is learnt is the weight over its
+    """Turn every linear layer below ``module`` into the NTK parametrisation: what is learned is the weight over its
     deviation. Functions stay what they are; gradients of the weights shrink by that factor, steps of SGD by its square.
     """
     for layer in [one for one in module.modules() if isinstance(one, nn.Linear)]:

@@ -33,7 +33,7 @@ def match(
 ) -> list[tuple[Tensor, Tensor]]:
     """The optimal matching of each image.
 
-    logits: [B, Q, C]. boxes: [B, Q, 4], centre and size in units of the image. labels: B of int64 [N_b] in 0..C-1.
+    logits: [B, Q, C]. boxes: [B, Q, 4], center and size in units of the image. labels: B of int64 [N_b] in 0..C-1.
     targets: B of [N_b, 4], in the same form as ``boxes``. costs: c_class, c_box, c_giou.
     -> B of (predictions, objects): int64 [min(Q, N_b)] each, on the CPU, predictions ascending. Where there are more
     objects than predictions, some objects go without. A diverged network (costs that are no numbers) is still matched.

@@ -1,7 +1,7 @@
 """ToMe: token merging, your ViT but faster (Bolya et al., 2022, arXiv:2210.09461).
 
 In every block of a ViT, between attention and feed-forward layer, the r most similar pairs of tokens become one each, so
-that later blocks have fewer tokens. No weight changes and nothing has to be learnt. Bipartite soft matching (section 3):
+that later blocks have fewer tokens. No weight changes and nothing has to be learned. Bipartite soft matching (section 3):
     A, B   = every other token each, without the protected ones (the class token, registers)
     m(a)   = argmax over b in B of cos(key_a, key_b)                    keys are means over the heads
     merge a into m(a) for the r tokens a of highest similarity:    x_b <- sum of s x / sum of s,    s_b <- sum of s

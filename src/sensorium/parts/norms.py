@@ -1,4 +1,4 @@
-"""Normalisation, where it stands, and how what a layer adds is scaled.
+"""Normalization, where it stands, and how what a layer adds is scaled.
 
     layer   (x - mean x) / std x * g + b                        Ba et al., 2016, arXiv:1607.06450
     rms     x / sqrt(mean x^2 + eps) * g                        Zhang & Sennrich, 2019, arXiv:1910.07467
@@ -8,7 +8,7 @@ A layer f joins the residual stream in one of these ways:
     pre       x + f(norm(x))                                    Xiong et al., 2020, arXiv:2002.04745
     post      norm(x + f(x))                                    Vaswani et al., 2017, arXiv:1706.03762
     deepnorm  norm(alpha x + f(x)), f's weights begin smaller by beta         Wang et al., 2022, arXiv:2203.00555
-    rezero    x + a f(x), a learnt from 0, no norm              Bachlechner et al., 2020, arXiv:2003.04887
+    rezero    x + a f(x), a learned from 0, no norm              Bachlechner et al., 2020, arXiv:2003.04887
     fixup     x + a f(x + b) + c, no norm; f begins at zero     Zhang et al., 2019, arXiv:1901.09321
 Shapes: D width, the last dimension.
 """
@@ -27,7 +27,7 @@ Placement = Literal["pre", "post", "deepnorm", "rezero", "fixup"]
 
 
 class ScaleNorm(nn.Module):
-    """[..., D] -> the same direction at a learnt length, sqrt(D) at first."""
+    """[..., D] -> the same direction at a learned length, sqrt(D) at first."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()

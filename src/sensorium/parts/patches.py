@@ -1,4 +1,4 @@
-"""Patches: a picture as a sequence of flattened squares, and back.
+"""Patches: an image as a sequence of flattened squares, and back.
 
 Rows of patches come first (row-major), as in every ViT. Two orders of the pixels inside a patch are in use: a
 convolution's (channel, row, column), which ``PatchEmbed`` needs, and MAE's (row, column, channel), which ``patchify`` gives.

@@ -32,7 +32,7 @@ def spatial_pyramid(x: Tensor, bins: Sequence[int] = (4, 2, 1), pool: Pool = "ma
     """One vector of a fixed length from a map of any size: [B, C, H, W] -> [B, C * sum of n^2 for n in ``bins``].
 
     Levels in the order of ``bins``; inside a level the channel comes first, then row and column. Where a side is shorter
-    than n, neighbouring bins share pixels. Raises ValueError for another ``pool``.
+    than n, neighboring bins share pixels. Raises ValueError for another ``pool``.
     """
     if pool not in get_args(Pool):
         raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
@@ -44,10 +44,10 @@ def chained_maxima(x: Tensor, window: int = 5, times: int = 3) -> Tensor:
     """YOLO's SPPF: x beside its maxima in windows of k, 2k - 1, 3k - 2 ... pixels, 5, 9 and 13 unless told otherwise.
 
     [B, C, H, W] -> [B, C * (1 + times), H, W]; beyond the border there is nothing. In YOLO convolutions of 1 x 1 stand
-    before it, to half the channels, and after it. Raises ValueError where the window has no centre.
+    before it, to half the channels, and after it. Raises ValueError where the window has no center.
     """
     if window % 2 == 0:
-        raise ValueError(f"a window of {window} has no centre")
+        raise ValueError(f"a window of {window} has no center")
     maxima = [x]
     for _ in range(times):
         maxima.append(F.max_pool2d(maxima[-1], window, stride=1, padding=window // 2))

@@ -43,7 +43,7 @@ def write_tokens(
     """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
 
     logits: tokens [B, n] and a cache of those before -> [B, n, V]. new_cache: for so many tokens at most; it counts
-    those that it has ``seen``. window: most tokens to look back on, for at lengths that it never learnt a model writes
+    those that it has ``seen``. window: most tokens to look back on, for at lengths that it never learned a model writes
     nonsense; when they are full, the later half of them is read anew.
     """
     if prompt.shape[1] < 1:

@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn into them, as a person would look at them: named, scored, large enough to read."""
+"""Images with boxes drawn into them, as a person would look at them: named, scored, large enough to read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Edges = Sequence[Sequence[float]]
 
 
 def colour_of(label: int) -> Colour:
-    """A colour for a class: neighbours in number are far apart in hue."""
+    """A color for a class: neighbors in number are far apart in hue."""
     red, green, blue = colorsys.hsv_to_rgb((0.02 + label * 0.381966) % 1.0, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -28,7 +28,7 @@ def with_boxes(
     scores: Sequence[float] | None = None,
     marked: Sequence[int] = (),
 ) -> Image.Image:
-    """A copy of ``image`` (RGB) with boxes by their edges [N, 4], each in its class's colour with name and score
+    """A copy of ``image`` (RGB) with boxes by their edges [N, 4], each in its class's color with name and score
     above it.
 
     marked: boxes that get a white frame around theirs.
@@ -58,7 +58,7 @@ def class_name(classes: Sequence[str], label: int) -> str:
 
 
 def enlarged(image: Image.Image, boxes: Edges, longer: int = LONGER) -> tuple[Image.Image, list[list[float]]]:
-    """A picture whose longer side is ``longer``, and its boxes there."""
+    """An image whose longer side is ``longer``, and its boxes there."""
     times = longer / max(image.size)
     size = (max(1, round(image.width * times)), max(1, round(image.height * times)))
     way = Image.Resampling.NEAREST if times >= 3 else Image.Resampling.BILINEAR
@@ -67,7 +67,7 @@ def enlarged(image: Image.Image, boxes: Edges, longer: int = LONGER) -> tuple[Im
 
 
 def beside(left: Image.Image, right: Image.Image, words: str) -> Image.Image:
-    """Two pictures of one size side by side, ``words`` above them."""
+    """Two images of one size side by side, ``words`` above them."""
     panel = Image.new("RGB", (left.width + right.width + _GAP, left.height + _WORDS), _PAPER)
     panel.paste(left, (0, _WORDS))
     panel.paste(right, (left.width + _GAP, _WORDS))
@@ -99,7 +99,7 @@ def _tag(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """A name on its colour, above the corner ``at`` where there is room, else below it, and within the picture."""
+    """A name on its color, above the corner ``at`` where there is room, else below it, and within the image."""
     words = _known(words[:60], font)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=font)
     wide, high = right - left + 4, bottom - top + 4

@@ -1,4 +1,4 @@
-"""What a person would look at: a run's pictures as PNG files."""
+"""What a person would look at: a run's images as PNG files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ LEAST = 96
 
 
 class Look(NamedTuple):
-    """One way to look at pictures: ``panels`` [B, 3, H, W'] in 0..1, what is to be seen of each picture."""
+    """One way to look at images: ``panels`` [B, 3, H, W'] in 0..1, what is to be seen of each image."""
 
     title: str
     caption: str
     file: str
     panels: Tensor
-    halves: bool  # a panel is two pictures side by side
+    halves: bool  # a panel is two images side by side
 
 
 def looks(run: Trained, raw: Tensor) -> list[Look]:
-    """What the run's method has to show of pictures uint8 [B, 3, S, S]: how it completes them, where it looks."""
+    """What the run's method has to show of images uint8 [B, 3, S, S]: how it completes them, where it looks."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.situation.mean, run.situation.std))
     images = (raw.float() / 255 - mean) / std
     method: Any = run.method
@@ -67,7 +67,7 @@ def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
 
 
 def overlay(raw: Tensor, heat: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] and heat [B, h, w] -> [B, 3, H, 2 W] in 0..1: each picture beside its heat."""
+    """uint8 [B, 3, H, W] and heat [B, h, w] -> [B, 3, H, 2 W] in 0..1: each image beside its heat."""
     heat = F.interpolate(heat[:, None].float(), raw.shape[-2:], mode="bicubic", antialias=False).clamp_min(0)
     low, high = heat.amin((2, 3), keepdim=True), heat.amax((2, 3), keepdim=True)
     heat = (heat - low) / (high - low).clamp_min(1e-8)
@@ -91,7 +91,7 @@ def save(picture: Tensor, path: Path) -> None:
 
 
 def enlarged(picture: Tensor, least: int = 3 * LEAST, most: int = 4) -> Image.Image:
-    """[3, H, W] in 0..1 -> a picture whose pixels are 1 to ``most`` times as large, to be about ``least`` high."""
+    """[3, H, W] in 0..1 -> an image whose pixels are 1 to ``most`` times as large, to be about ``least`` high."""
     array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(array)
     times = min(max(1, round(least / max(image.height, 1))), most)

@@ -1,4 +1,4 @@
-"""Pictures that were found, under the words that they were looked for with."""
+"""Images that were found, under the words that they were looked for with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = tuple[str, np.ndarray, Sequence[bool]]
 
 
 def shelf(rows: Sequence[Row], side: int = SIDE) -> Image.Image:
-    """A row a query: its words, and below them pictures uint8 [K, 3, S, S]; those marked are framed in green."""
+    """A row a query: its words, and below them images uint8 [K, 3, S, S]; those marked are framed in green."""
     columns = max(len(pictures) for _, pictures, _ in rows)
     cell, high = side + 2 * _EDGE, side + 2 * _EDGE + _WORDS
     font = ImageFont.load_default(13)

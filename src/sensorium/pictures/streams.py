@@ -20,7 +20,7 @@ def timeline(
     rate: float | None = None,
     joints: Sequence[int] = (),
 ) -> Image.Image:
-    """A row a class: the deeper the colour, the likelier the class; a black line below is where it is true.
+    """A row a class: the deeper the color, the likelier the class; a black line below is where it is true.
 
     scores: probabilities [N, K]. labels: whole numbers [N], -1 unknown. rate: frames a second, for the marks of time.
     joints: frames at which another recording begins. Classes that are neither true nor likely anywhere have no row.

@@ -135,7 +135,7 @@ def _gradio() -> Any:
 
 
 def _theme() -> Any:
-    """The report's colours; fonts that the visitor's machine has."""
+    """The report's colors; fonts that the visitor's machine has."""
     from gradio.themes import Color, Default
 
     tints = "eef6fb d8eaf5 b3d6ec 7fbbe0 3a9bd6 0072b2 005f96 004d7a 003c60 002b45 001c2e"

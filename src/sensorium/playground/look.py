@@ -115,7 +115,7 @@ def bank(played: Played, progress: Any) -> tuple[Any, Tensor]:
 
 
 def classes(played: Played, query: np.ndarray) -> dict[str, float]:
-    """Names of classes with their probabilities, of uint8 [3, S, S]; empty where the method learnt none."""
+    """Names of classes with their probabilities, of uint8 [3, S, S]; empty where the method learned none."""
     names = played.run.situation.classes
     if not names or not isinstance(played.method, Classifier):
         return {}

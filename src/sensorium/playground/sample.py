@@ -35,7 +35,7 @@ def tab(runs: Sequence[Played]) -> None:
             label = gr.Dropdown(
                 first["classes"] or [ANY], value=ANY, label="Class", filterable=False, visible=bool(first["classes"])
             )
-            guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance (1: as learnt)", visible=bool(first["classes"]))
+            guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance (1: as learned)", visible=bool(first["classes"]))
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=360):
             drawn = found_pictures("Drawn")
@@ -75,7 +75,7 @@ def tab(runs: Sequence[Played]) -> None:
 
 
 def _controls(run: Played) -> dict[str, Any]:
-    """What can be chosen of a run: whether it goes a way, in how many steps it usually does, the classes that it learnt."""
+    """What can be chosen of a run: whether it goes a way, in how many steps it usually does, the classes that it learned."""
     method = run.method
     way = isinstance(method, IterativeGenerator)
     labelled = isinstance(method, ClassConditional) and method.classes

@@ -100,7 +100,7 @@ def opened(run: Played, path: Path) -> AnyStream:
     except ValueError as error:
         raise SensoriumError(f"{name}: {error}.") from None
     if stream.width != channels(on):
-        raise SensoriumError(f"{name}: {stream.width} numbers a step, but {run.run.name} learnt from {channels(on)}.")
+        raise SensoriumError(f"{name}: {stream.width} numbers a step, but {run.run.name} learned from {channels(on)}.")
     if len(stream) < on.frame:
         raise SensoriumError(f"{name}: {len(stream):,} steps, and a frame takes {on.frame}.")
     return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

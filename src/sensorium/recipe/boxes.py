@@ -49,9 +49,9 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
 
 
 def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool = True, jitter: float = 0.2) -> Views:
-    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of pictures with boxes.
+    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of images with boxes.
 
-    A random part, mirrored, resized so that its longer side is the situation's ``image_size``, in other colours; H
+    A random part, mirrored, resized so that its longer side is the situation's ``image_size``, in other colors; H
     and W are multiples of ``divisor``.
     """
     views = train_box_views(

@@ -75,9 +75,9 @@ def pick_lr(given: float | None, base: float, batch_size: int, settings: Setting
 
 
 def pick_view_size(given: int | None, network: object, on: Situation, settings: Settings) -> int:
-    """Side of the training crops in pixels: three quarters of a small picture for a ResNet on a CPU, else the picture's.
+    """Side of the training crops in pixels: three quarters of a small image for a ResNet on a CPU, else the image's.
 
-    A convolutional network that saw smaller crops does as well on whole pictures (Touvron et al., 2019, arXiv:1906.06423),
+    A convolutional network that saw smaller crops does as well on whole images (Touvron et al., 2019, arXiv:1906.06423),
     and sees nearly twice as many a minute.
     """
     cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and not isinstance(network, TokenEncoder)

@@ -3,7 +3,7 @@
 Each chart is written twice, wide and narrow, and the style sheet shows the one that fits, so that letters keep their
 size on a phone and the chart needs no script. Hover texts are ``<title>`` elements; the page's script turns them into
 tooltips and reads values off long curves by way of the axis that the ``svg`` notes in ``data-x`` and ``data-y``.
-Colours are the style sheet's ``--s0``... (Okabe and Ito's palette); every line has a marker shape or dash besides.
+Colors are the style sheet's ``--s0``... (Okabe and Ito's palette); every line has a marker shape or dash besides.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def legend(lines: Sequence[Line]) -> Html:
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], *, high: float | None = None) -> Html:
-    """Horizontal bars: (name, length, what is written beside it, colour), the longest as long as ``high``."""
+    """Horizontal bars: (name, length, what is written beside it, color), the longest as long as ``high``."""
     top = high or max((row[1] for row in rows), default=1.0) or 1.0
     items = []
     for name, value, written, color in rows:

@@ -26,7 +26,7 @@ def colors_of(results: Results) -> dict[str, str]:
 
 
 def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
-    """``folder/<name>/metrics.csv`` as (step, seconds, loss), at most ``MAX_POINTS`` of them, each a mean of its neighbours."""
+    """``folder/<name>/metrics.csv`` as (step, seconds, loss), at most ``MAX_POINTS`` of them, each a mean of its neighbors."""
     path = inside(folder, f"{name}/metrics.csv")
     if path is None or not path.is_file():
         return []

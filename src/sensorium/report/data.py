@@ -32,7 +32,7 @@ CHECKS = (  # (path into the findings, what it is called, its examples)
     ("duplicates.count", "copies within the training set", "duplicates.examples"),
     ("near_duplicates.count", "near copies within the training set", "near_duplicates.examples"),
     ("conflicts.count", "equal images with different labels", "conflicts.examples"),
-    ("constant.count", "images of one colour", "constant.examples"),
+    ("constant.count", "images of one color", "constant.examples"),
 )
 KNOWN = {
     "path",
@@ -58,7 +58,7 @@ def diagnosis(data: Data) -> Html:
     checks = [check for check in (_check(found, *named) for named in CHECKS) if check]
     blocks = [
         _classes(found.get("classes")),
-        _block("Colour modes", found.get("modes")),
+        _block("Color modes", found.get("modes")),
         _common(found.get("sizes")),
         el("section", el("h3", "What is wrong"), el("ul", checks, cls="checks")) if checks else None,
     ]

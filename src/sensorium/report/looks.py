@@ -1,4 +1,4 @@
-"""What the report shows to the eye: each run's pictures, nearest neighbours, and the map of its embedding."""
+"""What the report shows to the eye: each run's pictures, nearest neighbors, and the map of its embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: one file that opens offline and says which method learnt best from the data.
+"""The report: one file that opens offline and says which method learned best from the data.
 
 ``write_report`` turns :class:`sensorium.runs.results.Results` into ``report.html``: style, script, charts and pictures are all
 inside, a content security policy forbids the page any connection, and everything that came with the data is escaped.

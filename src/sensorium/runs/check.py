@@ -1,9 +1,9 @@
-"""Before a long training: can a detector learn eight pictures by heart?
+"""Before a long training: can a detector learn eight images by heart?
 
-Boxes in other pixels than the pictures', objects that no place or query can answer for, a rate of learning that is off:
-each ends in an AP of zero, hours later. So a copy of the detector sees eight pictures, always the same and without
+Boxes in other pixels than the images', objects that no place or query can answer for, a rate of learning that is off:
+each ends in an AP of zero, hours later. So a copy of the detector sees eight images, always the same and without
 augmentation, for a twentieth of the time at most, and what came of it is said and kept in ``RUN/check.json``. The
-pictures with their true boxes are in ``RUN/pictures/check.png``. The training itself is the same with and without it.
+images with their true boxes are in ``RUN/pictures/check.png``. The training itself is the same with and without it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PICTURES = 8
 SECONDS, SHARE = 30.0, 0.05  # of a check, and of the training's budget, at most
 LEAST = 300.0  # seconds of training that are worth a check
 STEPS = 400
-LEARNT, FALLEN = 0.05, 0.8  # an AP50 that shows that something is learnt; a loss that has fallen
+LEARNT, FALLEN = 0.05, 0.8  # an AP50 that shows that something is learned; a loss that has fallen
 
 
 def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progress: bool = False) -> None:
@@ -63,7 +63,7 @@ def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progres
 
 
 def eight(train: Boxed) -> Boxed:
-    """The eight pictures to learn: spread over those that have boxes."""
+    """The eight images to learn: spread over those that have boxes."""
     filled = np.flatnonzero(boxes_a_picture(train))
     return train.some(filled[np.linspace(0, len(filled) - 1, min(PICTURES, len(filled))).astype(int)])
 
@@ -72,7 +72,7 @@ def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: in
     """Train a copy of the recipe's method on all of ``part`` at once, for so long or so many steps.
 
     -> ``ap50`` on it, ``loss`` at first and at last, ``steps``, ``seconds``, ``pictures``, ``boxes`` and how many of
-    them are ``unlearnable``; ``learnt``: whether the detector has learnt something. Random state and method stay as
+    them are ``unlearnable``; ``learnt``: whether the detector has learned something. Random state and method stay as
     they were.
     """
     device = device_name()
@@ -108,21 +108,21 @@ def verdict(found: dict[str, Any], size: int) -> str:
     told = []
     if found["unlearnable"] > 0.05 * found["boxes"]:
         told.append(
-            f"{found['unlearnable']} of {found['boxes']} boxes cannot be learnt at {size} px: too small, or too many "
+            f"{found['unlearnable']} of {found['boxes']} boxes cannot be learned at {size} px: too small, or too many "
             f"in a picture. Try --image-size {size * 3 // 2 // 32 * 32}, a smaller --stride or more --queries."
         )
     if not np.isfinite(last):
         told.append("The loss is no number: try a tenth of the --lr.")
     elif not found["learnt"]:
         told.append(
-            f"Eight pictures could not be learnt by heart: AP50 {found['ap50']:.2f}, and the loss went from "
+            f"Eight pictures could not be learned by heart: AP50 {found['ap50']:.2f}, and the loss went from "
             f"{first:.3g} to {last:.3g} in {found['steps']} steps. Try another --lr."
         )
     return " ".join(told)
 
 
 def look(part: Boxed) -> Image.Image | None:
-    """The pictures with their true boxes; None where none can be read."""
+    """The images with their true boxes; None where none can be read."""
     panels = []
     for i in range(len(part)):
         try:
@@ -136,7 +136,7 @@ def look(part: Boxed) -> Image.Image | None:
 
 
 def in_view(part: Boxed, index: int) -> dict[str, Any]:
-    """Sample ``index`` to learn from: its boxes in the pixels of the picture as cached, no crowd."""
+    """Sample ``index`` to learn from: its boxes in the pixels of the image as cached, no crowd."""
     sample = without_crowd(part[index])
     factor = (torch.from_numpy(part.inner[index]) / sample["original"]).flip(0).repeat(2)
     return sample | {"boxes": (sample["boxes"] * factor).float()}

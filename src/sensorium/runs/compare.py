@@ -138,7 +138,7 @@ def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Aske
 
 
 def _pixels(ready: Any) -> dict[str, Any]:
-    """The pictures that neighbors and map point at, where the data are pictures."""
+    """The images that neighbors and map point at, where the data are images."""
     train, held = ready.train, ready.test
     return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
 

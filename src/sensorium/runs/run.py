@@ -41,7 +41,7 @@ class Run(Trained):
         return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalised as in training; floats pass unchanged."""
+        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged."""
         from sensorium.data.augment.images import plain
 
         return (
@@ -52,7 +52,7 @@ class Run(Trained):
 
     @torch.inference_mode()
     def features(self, images: Tensor | np.ndarray) -> Tensor:
-        """Images, uint8 [B, 3, H, W] of any size or float already normalised, -> features [B, D] float32."""
+        """Images, uint8 [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
         images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
         if images.ndim != 4 or images.shape[1] != 3:
             raise SensoriumError(f"features wants images [B, 3, H, W], not {list(images.shape)}.")

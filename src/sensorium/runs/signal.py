@@ -49,7 +49,7 @@ CHARTS = (  # field, title, what is to be seen
 def signal(
     name: str, data: str = "scenes", *, steps: int = 20, progress: bool = False, **keywords: Any
 ) -> dict[str, Any]:
-    """Measure the system ``name`` on ``data`` at initialisation and after ``steps`` steps of a budget of as many; write
+    """Measure the system ``name`` on ``data`` at initialization and after ``steps`` steps of a budget of as many; write
     ``out`` and ``signal.json`` beside it, whose content is given back.
 
     ``keywords`` are the fields of :class:`sensorium.runs.options.Common` and the recipe's own parameters. Both measures
@@ -114,7 +114,7 @@ def diagnosis(moments: Moments) -> list[str]:
     """A sentence a moment: what is wrong by the thresholds above, or that nothing is."""
     said = []
     for step, layers in moments:
-        when = f"After {step:,} step{'s' * (step > 1)}" if step else "At initialisation"
+        when = f"After {step:,} step{'s' * (step > 1)}" if step else "At initialization"
         seen = any(layer["entropy"] is not None for layer in layers)
         sound = "activations and gradients keep their size through depth" + ", and attention is not saturated" * seen
         said.append(f"{when}, {'; '.join(complaints(layers)) or sound}.")
@@ -209,12 +209,12 @@ def chart(moments: list[dict[str, Any]], field: str, title: str) -> Html | None:
         numbered = [(float(n), layer[field]) for n, layer in enumerate(moment["layers"], 1)]
         # a logarithmic axis has no place for zero
         points = [(n, v) for n, v in numbered if v is not None and (v > 0 or not logarithmic)]
-        name = f"after {h.count(moment['step'])} steps" if moment["step"] else "at initialisation"
+        name = f"after {h.count(moment['step'])} steps" if moment["step"] else "at initialization"
         lines.append(Line(name, points, f"var(--s{i})", marker=i, tips=[f"layer {n:g}: {v:.4g}" for n, v in points]))
     depth = max(len(moment["layers"]) for moment in moments)
     ticks = [tick for tick in nice_ticks(1, depth, 8) if tick == int(tick)]
     x = Axis(1, max(depth, 2), lambda v: f"{v:g}", title="layer", ticks=ticks)
-    return line_chart(lines, x, y, alt=f"{title} by layer, at initialisation and after training", height=300)
+    return line_chart(lines, x, y, alt=f"{title} by layer, at initialization and after training", height=300)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def fabric_for(options: Options, method: Method) -> Fabric:
 
 
 def _environment() -> ClusterEnvironment | None:
-    """Who started the processes: torchrun (which Fabric recognises), srun, or :mod:`sensorium.training.launch`."""
+    """Who started the processes: torchrun (which Fabric recognizes), srun, or :mod:`sensorium.training.launch`."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return None
     return SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()

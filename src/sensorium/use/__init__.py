@@ -1,4 +1,4 @@
-"""Using what was trained or published: load it, embed with it, look for neighbours, take it away."""
+"""Using what was trained or published: load it, embed with it, look for neighbors, take it away."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def sample(
     seed: int,
     trace: bool,
 ) -> str:
-    """``n`` new pictures in a grid, or with ``trace`` eight of them with the way that led to each. Gives the path written."""
+    """``n`` new images in a grid, or with ``trace`` eight of them with the way that led to each. Gives the path written."""
     found = Run(run)
     method = generator_of(found)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
@@ -135,7 +135,7 @@ def draw(
     if isinstance(method, ClassConditional) and method.classes:
         how |= {"condition": None if label is None else _class_number(label, run), "guidance": guidance}
     elif label is not None or guidance != 1:
-        raise SensoriumError(f"'{run.folder}' learnt without classes: leave --label and --guidance out.")
+        raise SensoriumError(f"'{run.folder}' learned without classes: leave --label and --guidance out.")
     return method.sample(n, **how)
 
 
@@ -147,14 +147,14 @@ def generator_of(run: Run) -> Any:
 
 
 def sheet(method: Generator, drawn: Tensor, columns: int = 8) -> Tensor:
-    """What ``method`` drew [n, *shape] -> one picture of all [3, H, W] in 0..1."""
+    """What ``method`` drew [n, *shape] -> one image of all [3, H, W] in 0..1."""
     from sensorium.judge.generated import grid
 
     return grid(method.to_pixels(drawn.cpu()).float() / 255, columns)
 
 
 def ways(method: Generator, path: Tensor) -> Tensor:
-    """What was drawn with its way [S + 1, n, *shape] -> one picture [3, H, W] in 0..1: a row each, eight stations."""
+    """What was drawn with its way [S + 1, n, *shape] -> one image [3, H, W] in 0..1: a row each, eight stations."""
     stations = torch.linspace(0, len(path) - 1, min(8, len(path))).round().long()
     return sheet(method, path[stations].transpose(0, 1).flatten(0, 1), len(stations))
 
@@ -167,7 +167,7 @@ def _class_number(label: str, run: Run) -> int:
 
 
 def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:
-    """Features of every readable picture -> a Parquet file of path, label, features; of every frame of videos -> an .npz.
+    """Features of every readable image -> a Parquet file of path, label, features; of every frame of videos -> an .npz.
 
     Gives a line that says what was written.
     """
@@ -198,7 +198,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
 
 
 def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | None) -> Any:
-    """A table of the ``k`` most similar pictures; exact duplicates are marked."""
+    """A table of the ``k`` most similar images; exact duplicates are marked."""
     from rich.table import Table
 
     from sensorium.data.images.decode import rgb, square
@@ -219,7 +219,7 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
 
 
 class Similar(NamedTuple):
-    """One picture that was found: its number, its cosine similarity, and whether it is the query, pixel for pixel."""
+    """One image that was found: its number, its cosine similarity, and whether it is the query, pixel for pixel."""
 
     index: int
     similarity: float
@@ -245,7 +245,7 @@ def most_similar(
 
 
 def class_of(pixels: Any, index: int) -> str:
-    """The name of a picture's class; "" where it has none or it is not known."""
+    """The name of an image's class; "" where it has none or it is not known."""
     if pixels.labels is None or not len(pixels.classes) or np.ndim(pixels.labels) != 1 or pixels.labels[index] < 0:
         return ""
     return pixels.classes[pixels.labels[index]]

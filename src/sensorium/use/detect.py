@@ -1,7 +1,7 @@
-"""Finding the objects of pictures with a run, or with a published detector: drawn, and written as COCO json.
+"""Finding the objects of images with a run, or with a published detector: drawn, and written as COCO json.
 
 ``detections.json`` is a list as COCO's tools read results, ``{"image_id", "category_id", "bbox": [left, top, width,
-height], "score"}`` in pixels of the picture as it is, with ``file_name`` and ``category`` besides. Pictures are
+height], "score"}`` in pixels of the image as it is, with ``file_name`` and ``category`` besides. Images are
 numbered from 1 in the order in which they were taken. The classes of a run are numbered from 1; a published
 detector's by itself.
 """
@@ -33,14 +33,14 @@ from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipe.boxes import divisor_of
 from sensorium.runs.run import Run
 
-NAMED = 5  # pictures that are named where they were skipped
+NAMED = 5  # images that are named where they were skipped
 
 
 @dataclass(frozen=True)
 class Finder:
-    """A detector, and what it needs to read pictures.
+    """A detector, and what it needs to read images.
 
-    ``sides``: pictures are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
+    ``sides``: images are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
     more than ``sides[1]``. ``classes`` by label, () where nobody named them; ``first``: the number of class 0 in
     COCO's results.
     """
@@ -90,8 +90,8 @@ def open_finder(run: Path) -> Finder:
 
 
 def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | None) -> str:
-    """Draw the objects of ``images`` (pictures, or folders of them) into copies in the folder ``out``, and write
-    ``detections.json`` there; gives the lines that say what was found, and which pictures could not be read."""
+    """Draw the objects of ``images`` (images, or folders of them) into copies in the folder ``out``, and write
+    ``detections.json`` there; gives the lines that say what was found, and which images could not be read."""
     if not 0 <= threshold <= 1:
         raise SensoriumError(f"--threshold {threshold}: a score lies between 0 and 1.")
     target = out or (run if run.is_dir() else run.parent) / "found"
@@ -122,7 +122,7 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
 
 
 def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """The picture files among ``paths`` and in folders of them, in order, each once; what lies in ``out`` is left
+    """The image files among ``paths`` and in folders of them, in order, each once; what lies in ``out`` is left
     aside."""
     if not paths:
         raise SensoriumError("name pictures, or folders of them: sensorium detect RUN PICTURES")
@@ -142,7 +142,7 @@ def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 
 
 def rows_of(found: dict[str, Tensor], finder: Finder, number: int, name: str) -> list[dict[str, Any]]:
-    """Detections of one picture as COCO's results have them."""
+    """Detections of one image as COCO's results have them."""
     rows = []
     for box, label, score in zip(
         found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
@@ -171,7 +171,7 @@ def _draw(image: Image.Image, found: dict[str, Tensor], finder: Finder, path: Pa
 
 
 def _free(stem: str, taken: set[str]) -> str:
-    """A name for a drawn picture that no other has."""
+    """A name for a drawn image that no other has."""
     name, n = f"{stem}.png", 1
     while name.lower() in taken:
         n += 1

@@ -1,4 +1,4 @@
-"""Videos as streams: every frame through an encoder of pictures, kept as features that a detector learns from.
+"""Videos as streams: every frame through an encoder of images, kept as features that a detector learns from.
 
     sensorium embed sensorium-runs/dino --data videos/ --out features.npz
     sensorium train oadtr --data features.npz
@@ -52,7 +52,7 @@ def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
     """Frames uint8 [3, H, W] of one video -> features [n, D] of ``together`` of them at a time.
 
     name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder sees the square in
-    the middle of a frame, as it saw pictures. Raises SensoriumError where there is no encoder of that name.
+    the middle of a frame, as it saw images. Raises SensoriumError where there is no encoder of that name.
     """
     if str(name) == MOTION:
         return _encode_motion

@@ -32,7 +32,7 @@ def watch(run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool =
     """Lines of text for the frames of ``stream`` while they arrive: each change of action, and each ``every``-th frame.
 
     stream: a recording (.npz with its labels or without, .npy, or text of a line of numbers a step), a video (for a run
-    that learnt from an encoder's features), or "-", standard input, a line of numbers a step. Steps of a signal are
+    that learned from an encoder's features), or "-", standard input, a line of numbers a step. Steps of a signal are
     gathered into frames as in training. as_json: a line is an object with ``frame``, ``time`` in seconds (null where
     the run knows no rate; of the frame's last step), ``action``, ``probability`` and ``stream``, or ``error``.
     Lines that are no such numbers are named, counted and skipped. Ctrl-C ends it. Raises SensoriumError for what cannot
@@ -68,12 +68,12 @@ def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def channels(on: StreamSituation) -> int:
-    """Numbers a step of what a run learnt from."""
+    """Numbers a step of what a run learned from."""
     return on.features // (on.frame + 2) if on.frame > 1 else on.features
 
 
 def step_rate(on: StreamSituation) -> float | None:
-    """Steps a second of what a run learnt from, where it was told."""
+    """Steps a second of what a run learned from, where it was told."""
     return None if on.rate is None else on.rate * on.frame
 
 
@@ -132,7 +132,7 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
     if is_video(path):
         if not on.encoder:
             raise SensoriumError(
-                f"{shown}: a video, but this run learnt from numbers of no known encoder. Embed videos first: "
+                f"{shown}: a video, but this run learned from numbers of no known encoder. Embed videos first: "
                 f"sensorium embed RUN --data {shown}, and train on what it writes."
             )
         encode = read_encoder(on.encoder)
@@ -162,7 +162,7 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
 def _checked(steps: Iterable[Piece], on: StreamSituation, where: str) -> Iterator[Piece]:
     for piece in steps:
         if not isinstance(piece, str) and piece.shape[1] != channels(on):
-            raise SensoriumError(f"{where}: {piece.shape[1]} numbers a step, but the run learnt from {channels(on)}.")
+            raise SensoriumError(f"{where}: {piece.shape[1]} numbers a step, but the run learned from {channels(on)}.")
         yield piece
 
 

@@ -1,9 +1,9 @@
 """Views of detection data: image and boxes moved together, then stacked into a batch.
 
 A view takes samples of :mod:`sensorium.data.boxes.open` and a ``Draw``, and gives a detector's batch: ``image`` float32 [B,
-3, H, W], normalised; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
+3, H, W], normalized; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
 ``sizes`` int64 [B, 2], height and width of what is image: the rest, right and below, is padding of zeros (the mean
-colour); ``original`` int64 [B, 2], the size before; ``id`` a list; and, where every sample has masks, ``masks``, a list
+color); ``original`` int64 [B, 2], the size before; ``id`` a list; and, where every sample has masks, ``masks``, a list
 of B bool [N, H, W], moved with their boxes. Everything random comes from the draw, each sample's
 from its own row.
 """
@@ -29,9 +29,9 @@ _NUMBERS = 11  # random numbers a sample
 
 @dataclass(frozen=True)
 class BoxView:
-    """What happens to a sample, in this order: crop, mirror, resize, colours.
+    """What happens to a sample, in this order: crop, mirror, resize, colors.
 
-    size: the longer side afterwards, in pixels. crop_p: probability of a crop, whose share of the area is uniform in
+    size: the longer side afterward, in pixels. crop_p: probability of a crop, whose share of the area is uniform in
     ``scale`` and whose ratio log-uniform in 3/4 to 4/3 (relative to the image's); a box stays if ``visible`` of its
     area does, and the crop is given up where none would. flip_p: of mirroring left to right. jitter: strengths of
     brightness, contrast, saturation and hue, as in torchvision's ColorJitter.
@@ -126,7 +126,7 @@ def train_box_views(
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05),
     divisor: int = DIVISOR,
 ) -> BoxViews:
-    """Views to learn from: crop, mirror, resize, colours. Crowd boxes are left out. divisor: of height and width."""
+    """Views to learn from: crop, mirror, resize, colors. Crowd boxes are left out. divisor: of height and width."""
     view = BoxView(size, crop_p, scale, flip_p=flip_p, jitter=jitter)
 
     def views(samples: Sequence[Mapping[str, Any]], draw: Draw | None) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def plain_box_views(mean: Sequence[float], std: Sequence[float], size: int) -> B
 
 
 def without_crowd(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The sample with the boxes that can be learnt."""
+    """The sample with the boxes that can be learned."""
     kept = ~sample["crowd"]
     return {k: v[kept] if k in ("boxes", "labels", "crowd", "area", "masks") else v for k, v in sample.items()}
 

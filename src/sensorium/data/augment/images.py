@@ -6,11 +6,11 @@ parameters, written as a few passes over a stack of planes:
     crop and resize   out = V x H^T     V, H: one matrix a sample and axis; its rows are the antialiased triangle filter
                                         (the flip is H's rows in reverse)
     blur              out = T x T^T     T: a band of the Gaussian
-    colour            x <- clamp(f x + (1 - f) y)      y: black (brightness), the image's mean grey (contrast) or its grey
+    color            x <- clamp(f x + (1 - f) y)      y: black (brightness), the image's mean gray (contrast) or its gray
                                                        plane (saturation)
     hue               a shift on the hexagon of HSV, without branches: see ``_hue_``
-Each sample draws its own order of the four colour operations, as in torchvision; samples are sorted by it.
-``View`` (:mod:`sensorium.data.augment.views`) runs them in small stacks of samples that stay in the processor's cache from the crop to the normalisation.
+Each sample draws its own order of the four color operations, as in torchvision; samples are sorted by it.
+``View`` (:mod:`sensorium.data.augment.views`) runs them in small stacks of samples that stay in the processor's cache from the crop to the normalization.
 
 Images: [B, 3, H, W], uint8 in 0..255 or float in 0..1. Results are float32 in 0..1 unless said otherwise; arguments are
 never changed. ``which`` [B] bool says which samples an operation is for.
@@ -56,7 +56,7 @@ def crop_boxes(
     """Boxes as torchvision's RandomResizedCrop draws them: int64 [B, 4] of (top, left, height, width), on the CPU.
 
     An area in ``scale`` (share of the image) and a log-uniform aspect ratio; the first of ``tries`` that fits is taken,
-    else the largest centred box whose ratio is in bounds.
+    else the largest centered box whose ratio is in bounds.
     """
     draw = replace(draw, device="cpu")
     area_BT, ratio_BT = draw.rand(tries, 2).double().unbind(-1)
@@ -86,7 +86,7 @@ def _resize_weights(start_B: Tensor, length_B: Tensor, source: int, size: int, f
     """[B, size, source]: row i holds the weights of the source pixels for output pixel i of the span [start, start + length).
 
     The triangle filter of bilinear interpolation, widened by the factor of reduction (antialiasing), is cut off at the
-    span's ends and normalised.
+    span's ends and normalized.
     """
     scale_B1 = length_B[:, None] / size
     at_1S = torch.arange(size, device=start_B.device)[None] + 0.5
@@ -144,11 +144,11 @@ def flip(images: Tensor, draw: Draw, p: float = 0.5) -> Tensor:
     return torch.where(draw.chance(p).to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
-# -------------------------------------------------------------------------------------------------------------- colour
+# -------------------------------------------------------------------------------------------------------------- color
 
 
 class Jitter(NamedTuple):
-    """Parameters of a colour jitter, on the CPU: ``factors`` [B, 4] of brightness, contrast, saturation (1: unchanged) and
+    """Parameters of a color jitter, on the CPU: ``factors`` [B, 4] of brightness, contrast, saturation (1: unchanged) and
     hue (turns, 0: unchanged); ``order`` [B, 4], the operations in the order in which they are applied; ``which`` [B]."""
 
     factors: Tensor
@@ -202,7 +202,7 @@ def stack_of(device: torch.device, floats: int) -> int:
 
 
 def by_order(parameters: Jitter) -> Tensor:
-    """Rows sorted so that samples which need the same operation at the same moment are neighbours, above all hue, the dear
+    """Rows sorted so that samples which need the same operation at the same moment are neighbors, above all hue, the dear
     one; samples without jitter come first."""
     key_B = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(1) + 256 * (parameters.order == HUE).int().argmax(1)
     return torch.argsort(torch.where(parameters.which, key_B, -1), stable=True)
@@ -378,7 +378,7 @@ def _reflect_(x: Tensor, reach: int, dim: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def plain(images: Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> Tensor:
-    """For evaluation: the whole image, resized if it is not [B, 3, size, size] already, and normalised."""
+    """For evaluation: the whole image, resized if it is not [B, 3, size, size] already, and normalized."""
     if images.shape[-2:] != (size, size):
         whole = torch.tensor([0, 0, *images.shape[-2:]]).expand(len(images), 4)
         images = crop_resize(images, whole, size)

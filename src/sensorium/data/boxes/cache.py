@@ -1,7 +1,7 @@
-"""Images with boxes, decoded once: whole pictures in squares of a memory map, their boxes as rows of one shape.
+"""Images with boxes, decoded once: whole images in squares of a memory map, their boxes as rows of one shape.
 
 The longer side is resized to S (antialiased bilinear) and laid into the top left corner of the square. What is left of
-the square, right or below, mirrors the picture, so that the statistics of all pixels are those of the pictures; views
+the square, right or below, mirrors the image, so that the statistics of all pixels are those of the images; views
 cut it away. Caching is that of :mod:`sensorium.data.images.cache`.
 Shapes: N images, S side of the square, M the most boxes of an image.
 """
@@ -56,7 +56,7 @@ class Letterboxed(EncodedImages):
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of a picture whose longer side is ``size``."""
+    """(height, width) of an image whose longer side is ``size``."""
     factor = size / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -76,7 +76,7 @@ class Boxed(Rows):
     """Images with boxes as training and judging read them.
 
     ``truth``: the images that could be decoded, with their boxes in their own pixels; ``pixels``: their squares;
-    ``inner`` int64 [N, 2]: height and width of what is picture in a square.
+    ``inner`` int64 [N, 2]: height and width of what is image in a square.
     """
 
     truth: BoxSet
@@ -140,7 +140,7 @@ class Boxed(Rows):
         return np.minimum(self.truth.boxes[rows] * factors, [width, height, width, height]).astype(np.float32)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A sample to judge by: the picture as cached, the truth in the pixels of ``original`` (height, width)."""
+        """A sample to judge by: the image as cached, the truth in the pixels of ``original`` (height, width)."""
         index = range(len(self))[int(index)]
         height, width = (int(n) for n in self.inner[index])
         image = torch.from_numpy(np.array(self.pixels.images[index, :, :height, :width]))

@@ -3,9 +3,9 @@
 VOC     Annotations/*.xml and JPEGImages/, splits in ImageSets/Main; or XML files beside their images, flat or in
         folders train, valid, test. Corners are pixel numbers from 1 on, both included: the edges of a box are
         (xmin - 1, ymin - 1, xmax, ymax).
-YOLO    images/ and labels/ with a text a picture, or the texts beside the pictures, in the usual splits. A line is
+YOLO    images/ and labels/ with a text an image, or the texts beside the images, in the usual splits. A line is
         "class cx cy w h" as shares of the image, or "class x1 y1 x2 y2 x3 y3 ..." of a polygon, whose bounding box is
-        taken, and itself as the object's mask. Names come from data.yaml, classes.txt or obj.names. A picture without a text has no objects.
+        taken, and itself as the object's mask. Names come from data.yaml, classes.txt or obj.names. An image without a text has no objects.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _voc(folder: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
     difficult = sum(sum(raw.crowd) for listed in sets.values() for raw in listed.raws)
     if difficult:
-        log.notes.append(f"{difficult:,} boxes are marked difficult: neither learnt nor counted as missed.")
+        log.notes.append(f"{difficult:,} boxes are marked difficult: neither learned nor counted as missed.")
     return tuple(sorted(found, key=natural_key)), sets
 
 

@@ -7,7 +7,7 @@ image's own header:
     not finite, without width or height, outside the image, of an unknown class   dropped, named and counted
     partly outside the image                                                      cut to it and counted
     an outline that is none of this image                                         dropped and counted, the box stays
-An image without boxes stays: it shows what is no object. ``crowd`` marks what is neither to be learnt nor to be counted
+An image without boxes stays: it shows what is no object. ``crowd`` marks what is neither to be learned nor to be counted
 as missed: COCO's regions of many objects, VOC's "difficult" ones. ``area`` is COCO's own where it says one (that of the
 object's mask, by which its evaluation tells small from large), else the box's.
 """
@@ -286,7 +286,7 @@ def number(value: Any) -> float:
 
 
 def size_stated(width: Any, height: Any) -> tuple[int, int] | None:
-    """Width and height as a file states them; None where it states nothing that a picture can have."""
+    """Width and height as a file states them; None where it states nothing that an image can have."""
     sides = number(width), number(height)
     return (int(sides[0]), int(sides[1])) if all(1 <= side < 1e9 for side in sides) else None
 

@@ -1,4 +1,4 @@
-"""Pictures with boxes: decoded once into squares. Whatever is wrong with the boxes is named before anything is trained."""
+"""Images with boxes: decoded once into squares. Whatever is wrong with the boxes is named before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class BoxSituation(Situation):
-    """What defaults follow from: as of pictures, ``image_size`` being that of the longer side.
+    """What defaults follow from: as of images, ``image_size`` being that of the longer side.
 
-    ``most`` objects in a picture; ``typical`` and ``small``: the median and the 5th percentile of the objects' sides
+    ``most`` objects in an image; ``typical`` and ``small``: the median and the 5th percentile of the objects' sides
     (the root of width times height), in pixels at ``image_size``.
     """
 
@@ -49,7 +49,7 @@ TINY, RARE = 4.0, 10
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pictures with boxes, ready for training and judging. ``skipped`` names what could not be used."""
+    """Images with boxes, ready for training and judging. ``skipped`` names what could not be used."""
 
     opened: OpenedBoxes
     train: Boxed
@@ -59,12 +59,12 @@ class Prepared:
 
     @property
     def held(self) -> Boxed:
-        """What to judge by: the test pictures, or the training pictures where there are none."""
+        """What to judge by: the test images, or the training images where there are none."""
         return self.train if self.test is None else self.test
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open pictures and boxes, choose the longer side's size (``source.image_size`` pixels, or what the objects
+    """Open images and boxes, choose the longer side's size (``source.image_size`` pixels, or what the objects
     suggest) and cache the squares."""
     size = source.image_size
     if size is not None and not 32 <= size <= 2048:
@@ -95,7 +95,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 def natural_size(train: BoxSet) -> int:
     """The size at which the median object has 32 pixels a side, one of 96 ... 640 (256 at most on a CPU), and not more
-    than the median picture has."""
+    than the median image has."""
     longer = train.sizes.max(axis=1)
     sides = np.sqrt(np.prod(train.boxes[:, 2:] - train.boxes[:, :2], axis=1))
     shares = sides / np.repeat(longer, np.diff(train.starts))
@@ -105,7 +105,7 @@ def natural_size(train: BoxSet) -> int:
 
 
 def situate(ready: Prepared) -> BoxSituation:
-    """Size, count, classes and statistics of the pictures, how many and how large their objects are, and the
+    """Size, count, classes and statistics of the images, how many and how large their objects are, and the
     machine."""
     device, train = device_name(), ready.train
     sides = object_sides(train)
@@ -125,16 +125,16 @@ def situate(ready: Prepared) -> BoxSituation:
 
 
 def object_sides(part: Boxed) -> np.ndarray:
-    """Root of width times height of each box that can be learnt, in pixels of the squares: float [M]."""
+    """Root of width times height of each box that can be learned, in pixels of the squares: float [M]."""
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_in(i) for i in range(len(part)))])
     boxes = boxes[~part.truth.crowd]
     if not len(boxes):
-        raise SensoriumError("no readable training picture has a box that can be learnt.")
+        raise SensoriumError("no readable training picture has a box that can be learned.")
     return np.sqrt(np.maximum(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1), 0))
 
 
 def boxes_a_picture(part: Boxed) -> np.ndarray:
-    """How many boxes of each picture can be learned, int64 [N]."""
+    """How many boxes of each image can be learned, int64 [N]."""
     image = np.repeat(np.arange(len(part)), np.diff(part.truth.starts))
     return np.bincount(image[~part.truth.crowd], minlength=len(part))
 
@@ -148,7 +148,7 @@ def keep(ready: Prepared, folder: Path) -> None:
 
 
 def describe(ready: Prepared) -> dict[str, Any]:
-    """Counts are of pictures."""
+    """Counts are of images."""
     parts = {"train": ready.train, "test": ready.test}
     return {
         "layout": ready.opened.layout,
@@ -193,7 +193,7 @@ def findings(ready: Prepared) -> list[str]:
 
 
 def _by_class(part: Boxed) -> np.ndarray:
-    """How many boxes of each class can be learnt, int64 [K]."""
+    """How many boxes of each class can be learned, int64 [K]."""
     truth = part.truth
     return np.bincount(truth.labels[~truth.crowd], minlength=len(truth.classes))
 

@@ -1,6 +1,6 @@
 """Decoded once, read ever after: square uint8 pixels in a memory map.
 
-The shorter side is resized to S (antialiased bilinear), the centre cropped, and [N, 3, S, S] written beside the run. The
+The shorter side is resized to S (antialiased bilinear), the center cropped, and [N, 3, S, S] written beside the run. The
 file's name carries a hash of what it was made from, its side file a checksum of what it holds: a cache is reused when
 both agree, and made again when the images changed or the file is damaged. Writing is sequential and atomic.
 """

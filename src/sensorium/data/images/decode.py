@@ -1,6 +1,6 @@
 """Image files in, square uint8 RGB out: whatever the mode, the orientation or the damage.
 
-Grey is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float grey is scaled
+Gray is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float gray is scaled
 by its value range, EXIF rotation is applied, and of an animation the first frame is taken. What cannot be decoded, or
 would take gigabytes to decode, is a :class:`BadImage` with a reason, whatever the decoder raised.
 """
@@ -84,7 +84,7 @@ def printable(name: str) -> str:
 def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.Image:
     """Decode an image file (its bytes, or where it lies) to an RGB image.
 
-    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same picture, for
+    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same image, for
     a fraction of the time. Raises :class:`BadImage` and nothing else.
     """
     try:
@@ -120,12 +120,12 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """RGB image -> uint8 [3, size, size]: shorter side resized to ``size`` (antialiased bilinear), centre cropped."""
+    """RGB image -> uint8 [3, size, size]: shorter side resized to ``size`` (antialiased bilinear), center cropped."""
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
-        # Resizing the central square alone is the same picture, and a 1 x 65,000 strip costs no gigabytes.
+        # Resizing the central square alone is the same image, and a 1 x 65,000 strip costs no gigabytes.
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return to_array(image)
 
@@ -185,7 +185,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_grey(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float grey -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
+    """16-bit, 32-bit and float gray -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
     values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":

@@ -25,7 +25,7 @@ MAX_ENCODED = 20_000
 MAX_ARRAYS = 200_000
 MAX_GENERATED = 2_000
 SHOWN = 20
-_FLAT = 2  # grey levels between the darkest and the brightest pixel of a picture of nothing
+_FLAT = 2  # gray levels between the darkest and the brightest pixel of an image of nothing
 
 Progress = Callable[[int, int], None]
 

@@ -1,9 +1,9 @@
 """Images that are there twice: exactly, or nearly (recompressed, resized, brightened a little).
 
 Exact: the same decoded pixels, by a 64-bit hash. Near, in three stages, each cheaper and coarser than the next: two
-64-bit difference hashes (a bit says whether a cell of a 9 x 8 grey thumbnail is clearly brighter than its left
-neighbour; of an 8 x 9 one, than its upper) propose pairs within 6 bits in both (3 where t >= 0.99); 8 x 8 grey thumbnails, then 16 x 16
-colour ones decide. Each channel's mean is taken out first, so that brightness does not matter:
+64-bit difference hashes (a bit says whether a cell of a 9 x 8 gray thumbnail is clearly brighter than its left
+neighbor; of an 8 x 9 one, than its upper) propose pairs within 6 bits in both (3 where t >= 0.99); 8 x 8 gray thumbnails, then 16 x 16
+color ones decide. Each channel's mean is taken out first, so that brightness does not matter:
     r(a, b) = <a - mean a, b - mean b> / (|a - mean a| |b - mean b|) >= t,   |mean a - mean b| <= 32 of 255
     t = max(0.95, 1 - (1 - q)^2)        q = the 99.9th percentile of r over random pairs
 Where all images look alike (trousers on black), q nears 1 and only what stands out from that counts as a duplicate.
@@ -28,7 +28,7 @@ ALL_PAIRS = 40_000
 MAX_PAIRS = 100_000
 MAX_CANDIDATES = 20_000_000
 _MAX_BUCKET = 4096
-_STEP = 3  # grey levels: less is noise, and would make hashes of flat regions random
+_STEP = 3  # gray levels: less is noise, and would make hashes of flat regions random
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def advise(findings: Findings) -> list[str]:
         )
     if len(findings.modes) > 1:
         advice.append(
-            f"Colour modes are mixed ({_listed(findings.modes)}): a mode that goes with a class gives it away."
+            f"Color modes are mixed ({_listed(findings.modes)}): a mode that goes with a class gives it away."
         )
     return advice
 
@@ -78,7 +78,7 @@ def _damage(findings: Findings) -> list[str]:
         )
     if blank := findings.constant.get("count"):
         advice.append(
-            f"{_images(blank)} {_are(blank)} of one colour only: nothing can be learned from {'it' if blank == 1 else 'them'}."
+            f"{_images(blank)} {_are(blank)} of one color only: nothing can be learned from {'it' if blank == 1 else 'them'}."
         )
     return advice
 
@@ -166,7 +166,7 @@ def _rows(findings: Findings) -> list[tuple[str, str]]:
         rows.append(("train and test share", f"{over['exact']:,} exactly, {over['near']:,} nearly{example}"))
     if findings.constant["count"]:
         rows.append(
-            ("one colour only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
+            ("one color only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
         )
     return rows
 

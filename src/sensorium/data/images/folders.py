@@ -1,6 +1,6 @@
 """Image files in folders, and scikit-learn's digits.
 
-A folder is one of: images flat (unlabelled), one folder a class (images at any depth below it), or one folder a split
+A folder is one of: images flat (unlabeled), one folder a class (images at any depth below it), or one folder a split
 (train, val, test in any of their usual names and any case) holding either. A single folder that only wraps another is
 stepped through. Hidden files and what operating systems leave behind are passed over.
 """
@@ -95,7 +95,7 @@ def read_folder(folder: Path) -> Found:
 
 
 def read_digits() -> Found:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, scaled from 0..16 to 0..255."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 gray, scaled from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
     values, target = load_digits(return_X_y=True)
@@ -165,7 +165,7 @@ def _one_set(folder: Path, top: Path, found: Found, tally: Counter[str]) -> Imag
         return EncodedImages(Files(paths), names)
     if loose:
         found.notes.append(
-            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabelled."
+            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabeled."
         )
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))

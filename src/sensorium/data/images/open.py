@@ -1,7 +1,7 @@
 """open_data: look at a path, find the layout, and say what was found.
 
 The layouts are those of :mod:`readers` (folders), :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
-:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. Where a labelled set has no test
+:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. Where a labeled set has no test
 images, a fifth of it is held out, the same fifth every time.
 """
 
@@ -82,7 +82,7 @@ def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np
 
 
 def hold_out(images: ImageSet, fraction: float = HELD_OUT, seed: int = 0) -> tuple[View, View | None]:
-    """Split a labelled set in (kept, held out), class by class; a class of one image keeps it, unlabelled ones stay.
+    """Split a labeled set in (kept, held out), class by class; a class of one image keeps it, unlabeled ones stay.
 
     Held out is None where no class has two images.
     """
@@ -248,7 +248,7 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
     labelled = train.labels is not None
     if test is not None and labelled and test.labels is None:
         if given:
-            raise SensoriumError("test: the test set has no labels, the training set has; give a labelled test set.")
+            raise SensoriumError("test: the test set has no labels, the training set has; give a labeled test set.")
         notes.append(f"The test set has no labels, so it cannot judge: its {len(test):,} images are left aside.")
         test = None
     if test is None and val is not None and (val.labels is not None or not labelled):

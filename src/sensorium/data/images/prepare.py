@@ -1,4 +1,4 @@
-"""Pictures: decoded once into a memory map, square, with labels or without."""
+"""Images: decoded once into a memory map, square, with labels or without."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sensorium.errors import SensoriumError
 class Situation:
     """What defaults follow from: the data and the machine.
 
-    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabelled, ``mean`` and ``std`` per
+    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabeled, ``mean`` and ``std`` per
     channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device is fast at it.
     """
 
@@ -51,7 +51,7 @@ class Prepared:
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open the data, choose the working size (``source.image_size`` pixels, or what the pictures suggest) and cache the pixels."""
+    """Open the data, choose the working size (``source.image_size`` pixels, or what the images suggest) and cache the pixels."""
     opened = open_data(source.path, test=source.test, limit=source.limit)
     size = source.image_size or natural_size(opened.train, cpu=device_name() == "cpu")
     if size < 8:
@@ -65,7 +65,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 
 def situate(ready: Prepared) -> Situation:
-    """Size, count, classes and statistics of the pictures, and the machine."""
+    """Size, count, classes and statistics of the images, and the machine."""
     device, pixels = device_name(), ready.train
     return Situation(
         ready.size,
@@ -84,7 +84,7 @@ def wanted(situation: Situation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """Nothing: the pictures are where they were."""
+    """Nothing: the images are where they were."""
 
 
 def describe(ready: Prepared) -> dict[str, Any]:
@@ -98,6 +98,6 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> dict[str, Any]:
-    """Counts, sizes, imbalance, duplicates, overlap and broken files of the pictures."""
+    """Counts, sizes, imbalance, duplicates, overlap and broken files of the images."""
     with bar("looking for what is wrong with the data", progress) as advance:
         return diagnosis.diagnose(ready.opened, progress=advance).as_dict()

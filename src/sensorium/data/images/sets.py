@@ -30,7 +30,7 @@ class Skipped:
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """Map-style images. ``classes`` is () and ``labels`` None when unlabelled."""
+    """Map-style images. ``classes`` is () and ``labels`` None when unlabeled."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -185,7 +185,7 @@ def root(images: ImageSet, index: int) -> tuple[ImageSet, int]:
 
 
 def picture(images: ImageSet, index: int, at_least: int | None = None) -> Image.Image:
-    """Image ``index`` of any set as an RGB picture; see :meth:`EncodedImages.picture`."""
+    """Image ``index`` of any set as an RGB image; see :meth:`EncodedImages.picture`."""
     base, at = root(images, index)
     if isinstance(base, EncodedImages):
         return base.picture(at, at_least)

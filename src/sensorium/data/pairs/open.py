@@ -1,11 +1,11 @@
-"""Pictures with captions: what a path holds, as pairs that are decoded when asked for.
+"""Images with captions: what a path holds, as pairs that are decoded when asked for.
 
 open_pairs reads WebDataset tars (KEY.png or .jpg beside KEY.txt, or KEY.json with a "caption"), a folder with a
 captions file (.csv, .tsv or .jsonl of file and caption; paths relative to it) and Parquet (paths or image bytes, and a
 caption); of several files, or of folders called train, val and test, each is the split that its name says. A "caption"
-may be a list: then its picture makes several pairs. Without a test set the validation set serves, or a tenth of the
-pairs is held out, of which none shares a picture or a caption with those that are kept.
-What is broken is skipped by name: captions missing or not UTF-8 when a path is opened, pictures when they are decoded.
+may be a list: then its image makes several pairs. Without a test set the validation set serves, or a tenth of the
+pairs is held out, of which none shares an image or a caption with those that are kept.
+What is broken is skipped by name: captions missing or not UTF-8 when a path is opened, images when they are decoded.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Pairs(EncodedImages):
         self.texts = texts
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises :class:`BadImage` for a picture that cannot be decoded."""
+        """Raises :class:`BadImage` for an image that cannot be decoded."""
         sample = super().__getitem__(index)
         del sample["label"]
         return sample
 
     def readable(self, skipped: list[Skipped]) -> Iterator[dict[str, Any]]:
-        """The samples in order; a picture that cannot be decoded is added to ``skipped`` instead."""
+        """The samples in order; an image that cannot be decoded is added to ``skipped`` instead."""
         for index in range(len(self)):
             try:
                 sample = self[index]
@@ -74,12 +74,12 @@ class Pairs(EncodedImages):
         return Pairs(_Some(self.source, rows), names, texts)
 
     def without(self, skipped: Iterable[Skipped]) -> Pairs:
-        """Those whose pictures are not among ``skipped``: what ``cache`` kept, in its order."""
+        """Those whose images are not among ``skipped``: what ``cache`` kept, in its order."""
         lost = {one.file for one in skipped}
         return self.subset(np.array([i for i, name in enumerate(self.names) if name not in lost], np.int64))
 
     def groups(self) -> np.ndarray:
-        """Which pairs belong together: int64 [N], equal where they share a picture or a caption, or a chain of such."""
+        """Which pairs belong together: int64 [N], equal where they share an image or a caption, or a chain of such."""
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
 

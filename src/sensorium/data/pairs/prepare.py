@@ -1,4 +1,4 @@
-"""Pictures with captions: pixels decoded once, captions as rows of tokens."""
+"""Images with captions: pixels decoded once, captions as rows of tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class PairSituation(Situation):
-    """What defaults follow from: as of pictures, where ``images`` counts the pairs and ``classes`` is ().
+    """What defaults follow from: as of images, where ``images`` counts the pairs and ``classes`` is ().
 
     ``vocab`` tokens, of which the last ends a caption; ``context`` of them a caption at most, start and end included.
     """
@@ -43,17 +43,17 @@ SITUATION = PairSituation
 UNIT = "readable training pairs"
 SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer")
 LONGEST = 77  # tokens of a caption, as published
-MOST_TOKENS = 16_384  # that are learnt unless more are asked for
+MOST_TOKENS = 16_384  # that are learned unless more are asked for
 LEAST_TOKENS = 514
 NAMED = 20  # of what was skipped
 
 
 @dataclass(frozen=True)
 class Captioned(Rows):
-    """Pairs as training and judging read them: pair ``i`` is picture ``rows[i]`` of ``pixels`` with ``texts[i]``.
+    """Pairs as training and judging read them: pair ``i`` is image ``rows[i]`` of ``pixels`` with ``texts[i]``.
 
-    ``pixels`` holds each picture once; ``tokens`` are the captions', int32 [N, T]; pairs of one of the ``groups``
-    [N] share a picture or a caption, so that neither is wrong for the other.
+    ``pixels`` holds each image once; ``tokens`` are the captions', int32 [N, T]; pairs of one of the ``groups``
+    [N] share an image or a caption, so that neither is wrong for the other.
     """
 
     pixels: Pixels
@@ -93,7 +93,7 @@ class Captioned(Rows):
         return len(self.rows)
 
     def some(self, most: int) -> Captioned:
-        """At most ``most`` pairs, drawn by chance but always the same, with the pictures that they need."""
+        """At most ``most`` pairs, drawn by chance but always the same, with the images that they need."""
         if len(self) <= most:
             return self
         chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
@@ -104,7 +104,7 @@ class Captioned(Rows):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pairs ready for training and judging. ``skipped`` are the captions and pictures that could not be read."""
+    """Pairs ready for training and judging. ``skipped`` are the captions and images that could not be read."""
 
     opened: OpenedPairs
     tokens: CLIPTokens
@@ -116,9 +116,9 @@ class Prepared:
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open the pairs, cache each picture once, and write the captions as tokens.
+    """Open the pairs, cache each image once, and write the captions as tokens.
 
-    The tokenizer is the run's where there is one, else the ``tokenizer`` of the settings, else learnt from the training
+    The tokenizer is the run's where there is one, else the ``tokenizer`` of the settings, else learned from the training
     captions: ``vocab`` tokens, or as many as the words that occur more than once come to.
     """
     opened = open_captioned(source.path, test=source.test, limit=source.limit)
@@ -141,7 +141,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 
 def situate(ready: Prepared) -> PairSituation:
-    """Size, count and statistics of the pictures, tokens of the captions, and the machine."""
+    """Size, count and statistics of the images, tokens of the captions, and the machine."""
     device, train = device_name(), ready.train
     return PairSituation(
         ready.size,
@@ -162,7 +162,7 @@ def wanted(situation: PairSituation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """The tokenizer, which was learnt from the captions."""
+    """The tokenizer, which was learned from the captions."""
     ready.tokens.save(folder / "tokenizer.json")
 
 
@@ -198,7 +198,7 @@ def longest(tokens: CLIPTokens, texts: Sequence[str]) -> int:
 
 
 def _pictures(pairs: Pairs, size: int, folder: Path, name: str, progress: bool) -> tuple[Pairs, Pixels]:
-    """The pairs whose pictures can be decoded, and these pictures, each once."""
+    """The pairs whose images can be decoded, and these images, each once."""
     names = list(pairs.names)
     first = {one: i for i, one in reversed(list(enumerate(names)))}
     once = pairs if len(first) == len(names) else pairs.subset(np.sort(np.array(list(first.values()), np.int64)))
@@ -225,7 +225,7 @@ def _tokenizer(source: Source, texts: Sequence[str]) -> CLIPTokens:
     if given is None:
         return CLIPTokens.learn(texts, vocab or _enough(texts), clean="plain")
     if vocab is not None:
-        raise SensoriumError("--vocab is for tokens that are learnt; --tokenizer brings its own.")
+        raise SensoriumError("--vocab is for tokens that are learned; --tokenizer brings its own.")
     place = Path(given).expanduser()
     if not place.exists():
         raise SensoriumError(f"--tokenizer: there is nothing at '{printable(str(place))}'.")

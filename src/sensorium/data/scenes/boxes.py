@@ -1,7 +1,7 @@
 """Scenes with their boxes, as the readers of :mod:`sensorium.data.boxes.open` give files with theirs.
 
 Boxes are tight around what is to be seen of an object at the size at which scenes are drawn, and known without drawing.
-What is hidden by more than five sixths is marked ``crowd``: neither to be learnt nor to be counted as missed.
+What is hidden by more than five sixths is marked ``crowd``: neither to be learned nor to be counted as missed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is in a scene, before it is drawn: a table of numbers that follows from (seed, index) and nothing else.
 
-Every number is a hash of (seed, index, stream, column) by SplitMix64's finaliser: whole batches at once, the same in
-any order, in any process and with any version of numpy. Lengths are in units of the picture's side, angles in
-radians, colours in 0..1; y points downward. Object 0 is the main one; ``n`` scenes, ``O`` = 4 objects.
+Every number is a hash of (seed, index, stream, column) by SplitMix64's finalizer: whole batches at once, the same in
+any order, in any process and with any version of numpy. Lengths are in units of the image's side, angles in
+radians, colors in 0..1; y points downward. Object 0 is the main one; ``n`` scenes, ``O`` = 4 objects.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def labels(seed: int, indices: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colours of the ground are its two ends' [n, 2, 3]."""
+    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colors of the ground are its two ends' [n, 2, 3]."""
 
     kind: Array  # class of each object, int64
     present: Array  # bool
@@ -94,7 +94,7 @@ class Layout:
     ground: Array  # index into GROUNDS, int64 [n]
     ground_colour: Array
     ground_pattern: Array  # direction, frequency, phase, strength, direction of the gradient [n, 5]
-    light: Array  # unit vector to the light: right, down, towards the eye [n, 3]
+    light: Array  # unit vector to the light: right, down, toward the eye [n, 3]
     shadow: Array  # length and darkness of the shadows [n, 2]
     tone: Array  # contrast, brightness, noise's strength, shininess [n, 4]
     pixel_key: Array  # uint64 [n]: the ground's clouds
@@ -152,7 +152,7 @@ def lay_out(seed: int, indices: Array) -> Layout:
 
 
 def _grounds(u: Array) -> tuple[Array, Array, Array]:
-    """Kind [n], end colours [n, 2, 3] and pattern [n, 5] of the grounds, from draws [n, 13]."""
+    """Kind [n], end colors [n, 2, 3] and pattern [n, 5] of the grounds, from draws [n, 13]."""
     level = 0.36 + 0.44 * u[:, 1, None, None] + 0.3 * (u[:, 2:4, None] - 0.5)
     tint = 0.28 * (u[:, 4:10].reshape(-1, 2, 3) - 0.5)
     ends = np.clip(level + tint + tint.mean(axis=1, keepdims=True), 0.05, 0.95)

@@ -1,7 +1,7 @@
-"""Pairs that come of other data: scenes with their captions, and labelled pictures with the names of their classes.
+"""Pairs that come of other data: scenes with their captions, and labeled images with the names of their classes.
 
 open_captioned reads what :func:`sensorium.data.pairs.open_pairs` reads, and besides ``scenes`` and ``scenes:N``, and
-whatever labelled pictures :func:`sensorium.data.images.open.open_data` finds: there a class's name is the caption.
+whatever labeled images :func:`sensorium.data.images.open.open_data` finds: there a class's name is the caption.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AT_ONCE = 1024
 
 
 class FromImages:
-    """The pictures of any set as files: PNG bytes made when asked for. ``images`` is the set itself, which is quicker."""
+    """The images of any set as files: PNG bytes made when asked for. ``images`` is the set itself, which is quicker."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -81,7 +81,7 @@ def scene_captions(scenes: Scenes) -> list[str]:
 
 
 def plain_images(pairs: Pairs) -> ImageSet:
-    """The pictures of ``pairs`` as a set that is quick to cache: the set itself where they were made from one."""
+    """The images of ``pairs`` as a set that is quick to cache: the set itself where they were made from one."""
     return pairs.source.images if isinstance(pairs.source, FromImages) else pairs
 
 
@@ -100,7 +100,7 @@ def _scenes(path: str, limit: int | None) -> OpenedPairs:
 
 
 def _by_class(path: str | Path, limit: int | None) -> OpenedPairs | None:
-    """Labelled pictures with the names of their classes; None where there are none."""
+    """Labeled images with the names of their classes; None where there are none."""
     try:
         opened = open_data(path, limit=limit)
     except SensoriumError:
@@ -154,7 +154,7 @@ def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> Opene
 
 
 def _all_named(path: str | Path, error: SensoriumError) -> Pairs:
-    """The test set of labelled pictures, or all of them; else the ``error`` of who looked for captions."""
+    """The test set of labeled images, or all of them; else the ``error`` of who looked for captions."""
     try:
         sets = opening._read(path).sets
     except SensoriumError:

@@ -1,8 +1,8 @@
 """Draw laid-out scenes: a textured ground, lit objects with soft shadows painted from back to front, sensor noise.
 
 An object covers a pixel by clip(1/2 - d, 0, 1), d its signed distance in pixels (analytic anti-aliasing), and
-reflects colour * pattern * (ambient + diffuse max(0, n.l)) + a highlight. Everything is one numpy operation for all
-scenes of a chunk, and elementwise, so that a scene's pixels do not depend on its neighbours in the batch.
+reflects color * pattern * (ambient + diffuse max(0, n.l)) + a highlight. Everything is one numpy operation for all
+scenes of a chunk, and elementwise, so that a scene's pixels do not depend on its neighbors in the batch.
 Shapes: n scenes, S the side in pixels, m the scenes that have the object at hand, sorted by class.
 """
 
@@ -26,7 +26,7 @@ _REACH = 1.1  # every scaled shape stays inside this multiple of its object's ra
 
 
 def draw(layout: Layout, size: int) -> Array:
-    """Pictures of the scenes: uint8 [n, 3, size, size]."""
+    """Images of the scenes: uint8 [n, 3, size, size]."""
     out = np.empty((len(layout), 3, size, size), np.uint8)
     step = max(1, _CHUNK_PIXELS // (size * size))
     for start in range(0, len(layout), step):
@@ -74,7 +74,7 @@ def _back_to_front(layout: Layout) -> list[tuple[int, Array]]:
 def _frame(
     layout: Layout, slot: int, rows: Array, size: int, window: tuple[int, Array, Array], shift: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """Pixel centres of the windows in the object's own frame: x, y [m, w, w]; its class [m]; its radius [m, 1, 1].
+    """Pixel centers of the windows in the object's own frame: x, y [m, w, w]; its class [m]; its radius [m, 1, 1].
 
     ``window`` is side w, left [m] and top [m] in pixels; ``shift`` [m, 2] moves the object.
     """
@@ -119,7 +119,7 @@ def _normals(x: Array, y: Array, kind: Array, vary: Array, distance: Array, unit
 
 
 def _bevel(distance: Array, unit: Array) -> tuple[Array, Array]:
-    """A flat shape's rim slopes outward over a fifth of its radius: central differences, in the picture's frame."""
+    """A flat shape's rim slopes outward over a fifth of its radius: central differences, in the image's frame."""
     slope = np.clip(1 + distance * 5, 0, 1) * np.float32(0.4) / unit
     gx, gy = np.zeros_like(distance), np.zeros_like(distance)
     gx[:, :, 1:-1] = distance[:, :, 2:] - distance[:, :, :-2]
@@ -254,7 +254,7 @@ def _ground(layout: Layout, size: int) -> Array:
 
 @lru_cache(maxsize=16)
 def _interpolation(cells: int, size: int) -> Array:
-    """Smooth weights [size, cells + 1] that stretch a lattice over the picture."""
+    """Smooth weights [size, cells + 1] that stretch a lattice over the image."""
     at = (np.arange(size) + 0.5) / size * cells
     low = np.minimum(at.astype(np.int64), cells - 1)
     t = at - low

@@ -1,8 +1,8 @@
-"""Scenes: the embedded data set, little cluttered pictures that are drawn when asked for.
+"""Scenes: the embedded data set, little cluttered images that are drawn when asked for.
 
 Each scene has a main object, whose shape is the class, and one to three smaller ones of other classes, partly hidden
-or hiding, on a textured ground under one light, with shadows and sensor noise. Colours, surfaces, ground, light and
-places are drawn independently of the class, so that only shape tells it; nearest neighbours in pixel space do badly.
+or hiding, on a textured ground under one light, with shadows and sensor noise. Colors, surfaces, ground, light and
+places are drawn independently of the class, so that only shape tells it; nearest neighbors in pixel space do badly.
 A scene is a function of (seed, index): the number of scenes, the order of access and the size change nothing about
 what is in it. The generator knows everything that it drew: boxes, masks, a caption, questions with answers, and it
 can set the main object in motion for a clip with one action a frame.
@@ -66,7 +66,7 @@ class Scenes:
 
     ``classes`` are ten shapes; ``labels`` int64 [count] are known without drawing, each ten in a row being a shuffle
     of all ten; ``actions`` are what happens in clips. Another seed gives other scenes: seed 0 to train and seed 1 to
-    test share no picture. Safe in worker processes: it holds no state but its labels.
+    test share no image. Safe in worker processes: it holds no state but its labels.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -113,11 +113,11 @@ class Scenes:
         }
 
     def image(self, index: int) -> Tensor:
-        """The picture alone: uint8 [3, S, S]."""
+        """The image alone: uint8 [3, S, S]."""
         return self.images([index])[0]
 
     def images(self, indices: Sequence[int] | np.ndarray | range, size: int | None = None) -> Tensor:
-        """Pictures of several scenes, drawn together and much faster than one by one: uint8 [n, 3, S, S].
+        """Images of several scenes, drawn together and much faster than one by one: uint8 [n, 3, S, S].
 
         ``size`` draws the same scenes at another size than the set's own.
         """

@@ -102,7 +102,7 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
     values, small, _ = _arrays(path)
     told = _rate(small)
     if rate is not None and told is not None and abs(told - rate) > 0.01 * rate:
-        raise SensoriumError(f"{where} has {told:g} steps a second, but {rate:g} were learnt from: resample it.")
+        raise SensoriumError(f"{where} has {told:g} steps a second, but {rate:g} were learned from: resample it.")
     offsets = _offsets(small.get("offsets"), len(values), where)
     return [(f"{printable(path.name)}[{i}]", values[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
 

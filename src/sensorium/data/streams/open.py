@@ -77,9 +77,9 @@ class Stream:
 
 
 class Framed:
-    """A signal cut into frames of ``samples`` values of each channel; each is labelled as its last sample is.
+    """A signal cut into frames of ``samples`` values of each channel; each is labeled as its last sample is.
 
-    A frame's numbers: its samples, standardised by its own mean and deviation, channel by channel, then these means and
+    A frame's numbers: its samples, standardized by its own mean and deviation, channel by channel, then these means and
     the logarithms of the deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is left out.
     """
 
@@ -202,9 +202,9 @@ class Streams:
 
 
 class Windows(Rows):
-    """Training windows: ``length`` T frames up to a labelled one, and the labels of the ``future`` L frames after it.
+    """Training windows: ``length`` T frames up to a labeled one, and the labels of the ``future`` L frames after it.
 
-    There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
+    There is one for every labeled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
     would begin before its stream has zeros there, and says how many. Which windows a step sees is a matter of indices
     or of a ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted
     one.
@@ -352,7 +352,7 @@ def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Str
     groups = list(dict.fromkeys(stream.group for stream in streams))
     if len(groups) < 2:
         raise SensoriumError(
-            f"{where}: one recording (or subject) cannot be learnt from and tested on; give a test set."
+            f"{where}: one recording (or subject) cannot be learned from and tested on; give a test set."
         )
     out: set[str] = set()
     for group in reversed(groups[1:]):

@@ -50,7 +50,7 @@ class StreamSituation:
 
 
 SITUATION = StreamSituation
-UNIT = "labelled frames"
+UNIT = "labeled frames"
 SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
 LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8

@@ -2,7 +2,7 @@
 
 Decoding is PyAV's (FFmpeg). Time is what the file's timestamps say, from its first frame on; at tick k / rate stands
 the frame that a player would show then, the last one to have begun. Frames come upright: the rotation that phones write
-beside the picture is applied. A file that cannot be read, or that ends long before it says, is one
+beside the image is applied. A file that cannot be read, or that ends long before it says, is one
 :class:`SensoriumError`.
 """
 

@@ -98,7 +98,7 @@ class CLIPTokens:
         )
         inner.train_from_iterator((cleaned(caption, clean) for caption in captions), trainer)
         learnt = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
-        return cls._of(learnt[: vocab - least], clean, 0, "the merges learnt")
+        return cls._of(learnt[: vocab - least], clean, 0, "the merges learned")
 
     @classmethod
     def _of(cls, merges: Sequence[tuple[str, ...]], clean: Clean, pad: int, where: str) -> CLIPTokens:

@@ -87,7 +87,7 @@ def wanted(situation: TextSituation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """The tokenizer, which was learnt from the text."""
+    """The tokenizer, which was learned from the text."""
     ready.tokenizer.save(folder / "tokenizer.json")
 
 

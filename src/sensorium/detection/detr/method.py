@@ -2,7 +2,7 @@
 
 A transformer turns an image's feature map and Q learned queries into Q guesses, each a class (or "no object") and a
 box. The best one-to-one matching of guesses and objects says which guess is held to which object; all others are held
-to "no object", so that no two guesses are rewarded for one object and nothing has to be suppressed afterwards:
+to "no object", so that no two guesses are rewarded for one object and nothing has to be suppressed afterward:
     y = transformer(conv1x1(backbone(image)), queries)                                       (section 3.2, figure 2)
     p = softmax(class_embed(y)),   b = sigmoid(bbox_embed(y))                K + 1 classes; (cx, cy, w, h) in 0..1
     match = least sum of  -p[label] + 5 |b - t|_1 - 2 GIoU(b, t)                    (eqs. 1 and 2, parts/matcher.py)

@@ -36,7 +36,7 @@ def detr(
     jitter: float = 0.2,
     check: bool = True,
 ) -> Recipe:
-    """DETR (Carion et al., 2020): learnt queries each find one object, and no two the same.
+    """DETR (Carion et al., 2020): learned queries each find one object, and no two the same.
 
     Example: sensorium train detr --data DIR --budget 1h
 
@@ -61,7 +61,7 @@ def detr(
         clip: most norm of the gradients, 0 for any.
         crop: share of the pictures of which a part is shown.
         flip: also show pictures mirrored; not of letters or digits.
-        jitter: how strongly to change colours; 0 where colour tells the classes apart.
+        jitter: how strongly to change colors; 0 where color tells the classes apart.
         check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
     """
     s = Settings()

@@ -4,7 +4,7 @@ Every place of a feature pyramid says which object it lies in, how far that obje
 lies: no anchor boxes, no proposals. A place p of a level with stride s, inside a true box (x1, y1, x2, y2), shall give
     (l, t, r, b) = (p_x - x1, p_y - y1, x2 - p_x, y2 - p_y)                                              (eq. 1)
     centerness = sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))                                     (eq. 3)
-It is responsible for the box if it lies inside it, nearer than radius * s to its centre on both axes, and
+It is responsible for the box if it lies inside it, nearer than radius * s to its center on both axes, and
     4 s < max(l, t, r, b) < 8 s       (no lower bound on the finest level, no upper on the coarsest)     (section 3.2)
 and of several boxes for the smallest. With N the places that have a box,
     L = 1 / N (sum over places of focal(class) + over those with a box of 1 - GIoU + BCE(centerness))    (eq. 2)
@@ -56,7 +56,7 @@ class FCOS(Method, HasBackbone, Detector):
     """A detector on a pyramid.
 
     classes: K. convs: layers of each of the head's two towers, which all levels share. groups: of their GroupNorm.
-    radius: of centre sampling, in strides. alpha, gamma: of the focal loss. prior: probability of a class before
+    radius: of center sampling, in strides. alpha, gamma: of the focal loss. prior: probability of a class before
     training. points: where the places lie. "paper" puts them into the middle of their stride, (s/2 + i s); torchvision
     (and so its published weights) at i * (image // map), the size of the whole image by that of the map, rounded down.
     """

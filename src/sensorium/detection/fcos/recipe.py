@@ -49,7 +49,7 @@ def fcos(
         groups: of the towers' norms; a published FCOS has 32.
         extra: coarser levels above the backbone's; a published FCOS has 2.
         points: where in its stride a place lies: torchvision's way, which can be exported, or the paper's.
-        radius: how near to an object's centre a place that learns it must lie, in strides.
+        radius: how near to an object's center a place that learns it must lie, in strides.
         batch_size: pictures a step.
         lr: peak learning rate of AdamW.
         backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
@@ -57,7 +57,7 @@ def fcos(
         warmup: share of the budget over which the learning rate rises.
         crop: share of the pictures of which a part is shown.
         flip: also show pictures mirrored; not of letters or digits.
-        jitter: how strongly to change colours; 0 where colour tells the classes apart.
+        jitter: how strongly to change colors; 0 where color tells the classes apart.
         check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
     """
     s = Settings()

@@ -109,7 +109,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         return each.logsumexp(0) - math.log(ensemble)
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], grey by threshold."""
+        """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], gray by threshold."""
         return binarise(pixels.float().mean(1, keepdim=True) / 255)
 
     def to_pixels(self, samples: Tensor) -> Tensor:

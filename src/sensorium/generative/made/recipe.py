@@ -37,7 +37,7 @@ def made(
         layers: hidden layers.
         masks: sets of masks that take turns; averaged when judged.
         natural: places in reading order; in an order drawn by chance otherwise.
-        stochastic: while training a grey place is white as often as it is bright, drawn anew each time; by threshold
+        stochastic: while training a gray place is white as often as it is bright, drawn anew each time; by threshold
             otherwise, as always when judged.
         batch_size: pictures a step.
         lr: peak learning rate of AdamW.
@@ -65,7 +65,7 @@ def made(
 
 
 def binary_views(stochastic: bool) -> Views:
-    """``{"image" [B, 1, S, S] zeros and ones}``: grey pictures by threshold, or by chance as bright as they are."""
+    """``{"image" [B, 1, S, S] zeros and ones}``: gray pictures by threshold, or by chance as bright as they are."""
 
     @reads("image")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def generator_of(seed: int | torch.Generator) -> torch.Generator:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part is in the mode it was in."""
+    """Evaluation mode; afterward each part is in the mode it was in."""
     modes = {part: part.training for part in module.modules()}
     try:
         module.eval()

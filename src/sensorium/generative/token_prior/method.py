@@ -1,11 +1,11 @@
 """The prior of VQGAN's second stage: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020,
 arXiv:2012.09841, section 3.2).
 
-A picture of codes s is read as a text, row after row from the top left, and a causal Transformer learns to write it:
+An image of codes s is read as a text, row after row from the top left, and a causal Transformer learns to write it:
     p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
 The class c is the token before the first; a token more stands for "no class". Codes are drawn one after another; a
-tokenizer, such as VQGAN's decoder, makes a picture of them.
-Shapes: B pictures, h x w places, T = h w, K codes.
+tokenizer, such as VQGAN's decoder, makes an image of them.
+Shapes: B images, h x w places, T = h w, K codes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sensorium.parts.sampling import write_tokens
 
 
 class TokenPrior(Method, ClassConditional):
-    """A distribution over grids of codes, which a tokenizer makes pictures of.
+    """A distribution over grids of codes, which a tokenizer makes images of.
 
     decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
-    the codes 0 .. K - 1, a token a class, one for no class. tokenizer: kept as it is. shape: of a picture, 3, H, W. classes:
+    the codes 0 .. K - 1, a token a class, one for no class. tokenizer: kept as it is. shape: of an image, 3, H, W. classes:
     0 for none. top_k, temperature: of :meth:`sample`.
     """
 
@@ -73,12 +73,12 @@ class TokenPrior(Method, ClassConditional):
         return _precise(logits_of(self.decoder, tokens)[..., : self.codes])
 
     def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
-        """int64 [B, h, w] -> natural logarithm of the probability of each picture [B]."""
+        """int64 [B, h, w] -> natural logarithm of the probability of each image [B]."""
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """``n`` pictures [n, 3, H, W] in -1..1, each of the class ``condition``; left out, all classes in turn.
+        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; left out, all classes in turn.
 
         Raises ValueError for a ``guidance`` other than 1: nothing was learned to be guided away from.
         """
@@ -97,7 +97,7 @@ class TokenPrior(Method, ClassConditional):
         top_k: int | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """``n`` pictures of codes int64 [n, h, w].
+        """``n`` images of codes int64 [n, h, w].
 
         classes: one for all, or [n], -1 for none; left out, all in turn. temperature: 0 takes the likeliest code. top_k:
         choose among so many. Raises ValueError for a class that there isn't.

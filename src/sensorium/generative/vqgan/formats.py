@@ -25,7 +25,7 @@ from sensorium.published.format import Change, Dropped, Entry, Format, under, ze
 from sensorium.published.opening import fill, recognized
 from sensorium.published.source import Source
 
-PIXELS = 256  # a side, of the authors' pictures
+PIXELS = 256  # a side, of the authors' images
 GROUPS = 32  # of the authors' norms
 _NUMBERS = ("width", "mults", "layers", "attention", "channels", "groups")
 _MATRIX = Change(lambda x, _: x[..., None, None], lambda x, _: x[..., 0, 0])  # theirs, of a 1 x 1 convolution of ours

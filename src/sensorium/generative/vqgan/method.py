@@ -1,7 +1,7 @@
 """VQGAN: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020, arXiv:2012.09841).
 
-A picture becomes a small grid of words of a learned codebook and is drawn anew from them; a perceptual loss and a
-discriminator of patches see to it that few words suffice for pictures that look right.
+An image becomes a small grid of words of a learned codebook and is drawn anew from them; a perceptual loss and a
+discriminator of patches see to it that few words suffice for images that look right.
     z = E(x),   z_q = q(z): the nearest codes,   y = G(z_q)                                              (eq. 1, 2)
     L_rec = mean |x - y| + w_p LPIPS(x, y)                                                             (section 3.1)
     L_VQ  = L_rec + w_c (mean (sg(z) - z_q)^2 + beta mean (z - sg(z_q))^2)                               (eq. 4)

@@ -68,7 +68,7 @@ def causal_lm(
     Example: sensorium train causal_lm --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
+        vocab: tokens of a byte-pair encoding learned from the text; bytes if left out.
         length: tokens a row, the longest memory that is trained.
         width: channels of a token.
         depth: layers.
@@ -80,12 +80,12 @@ def causal_lm(
         routing: mixtral takes the best few, switch one, gshard two; deepseek balances them by a bias in place of a loss.
         shared: hidden channels of one more expert, which sees every token.
         capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full. All first choices
-            of a row come before its second ones (GShard), so with two a token may yield to later ones while it is learnt.
+            of a row come before its second ones (GShard), so with two a token may yield to later ones while it is learned.
         tied: predict with the weights of the embedding.
         positions: how a token knows its place.
         attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost grows with the length alone; gau, a gated unit, and flash, the same in chunks.
         ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
-        norm: what is normalised.
+        norm: what is normalized.
         placement: where the norm stands, or what is there instead.
         init: how weights begin; normal is 0.02 everywhere, which asks for a norm before each layer.
         batch_size: rows a step.

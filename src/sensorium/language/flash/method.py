@@ -3,7 +3,7 @@ arXiv:2202.10447).
 
 A layer is one unit, attention and feed-forward in one (:mod:`sensorium.parts.attention.gau`), so ``depth`` counts about
 two for each layer of a transformer:
-    x = embed(token) + c sin(position)                  c a learnt scalar, 1 / sqrt(D) at first (ScaledSin, appendix)
+    x = embed(token) + c sin(position)                  c a learned scalar, 1 / sqrt(D) at first (ScaledSin, appendix)
     x = x + GAU(Norm(x))                                a layer
     logits = embed^T Norm(x),       L = mean of -log softmax(logits)[next token]
 FLASH-Quad attends to all tokens before; FLASH (``mixed``) to those of its chunk, and to the mean of the chunks before
@@ -35,10 +35,10 @@ from sensorium.parts.sampling import write_tokens
 class FlashLM(Decoder, Method, LanguageModel):
     """A language model over ``vocab`` tokens.
 
-    width: D, even. depth: units. length: tokens that products are divided by and biases learnt for: those of a row at
+    width: D, even. depth: units. length: tokens that products are divided by and biases learned for: those of a row at
     training (FLASH-Quad), or of a chunk if ``mixed`` (FLASH; the paper takes 256). expansion: channels of the values / D.
     shared: channels of queries and keys. kind: of norm, LayerNorm or ScaleNorm; the authors' code has both.
-    Longer rows are taken too: FLASH at its own cost, FLASH-Quad beyond what it learnt.
+    Longer rows are taken too: FLASH at its own cost, FLASH-Quad beyond what it learned.
     """
 
     embed: nn.Embedding

@@ -33,7 +33,7 @@ def flash(
     Example: sensorium train flash --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
+        vocab: tokens of a byte-pair encoding learned from the text; bytes if left out.
         length: tokens a row, the longest memory that is trained.
         width: channels of a token.
         depth: units, about two for each layer of a transformer.
@@ -42,7 +42,7 @@ def flash(
         chunk: tokens that attend to each other, where mixed.
         expansion: channels of the values, as a multiple of the width.
         shared: channels of queries and keys.
-        norm: what is normalised.
+        norm: what is normalized.
         batch_size: rows a step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.

@@ -34,7 +34,7 @@ def recurrent_lm(
     Example: sensorium train recurrent_lm --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
+        vocab: tokens of a byte-pair encoding learned from the text; bytes if left out.
         length: tokens a row, over which gradients flow back; each begins from a state of zeros.
         cell: how a token changes the state.
         width: channels of a token.

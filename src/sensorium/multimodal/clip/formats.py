@@ -19,7 +19,7 @@ from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format,
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
-BICUBIC = 3  # in the numbers of Pillow: how published models saw their pictures made smaller
+BICUBIC = 3  # in the numbers of Pillow: how published models saw their images made smaller
 _OLD_EOS = 2  # what older files say; transformers then pools at the largest token, as OpenAI's code does
 
 
@@ -231,7 +231,7 @@ def take_along(run: Path, context: int, to: str, out: Path) -> None:
 def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:
     """Write ``tokens`` beside an exported CLIP, as transformers' CLIPTokenizer reads them; ``context`` tokens a text.
 
-    Its way of cleaning text is the plain one: what was learnt with the authors' differs in quotes and HTML entities.
+    Its way of cleaning text is the plain one: what was learned with the authors' differs in quotes and HTML entities.
     """
     model = json.loads(tokens.inner.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]

@@ -33,7 +33,7 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
     """Two towers and one space.
 
     image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
-    chunk: rows of scores at a time; None makes them all at once. ``resample``: how PIL is to resize the pictures.
+    chunk: rows of scores at a time; None makes them all at once. ``resample``: how PIL is to resize the images.
     """
 
     resample: int = 3  # bicubic, as the authors do

@@ -60,14 +60,14 @@ def clip(
         text_width: channels of the text tower.
         text_depth: its layers.
         embed_dim: numbers in which pictures and texts are compared.
-        tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; learnt from the captions if left out.
+        tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; learned from the captions if left out.
         vocab: tokens to learn from the captions.
         context: tokens of a caption; longer ones are cut.
         batch_size: pairs a step, each of which is told from all others.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the budget over which the learning rate rises.
-        temperature: the first one; it is learnt.
+        temperature: the first one; it is learned.
         crop_min: smallest share of the picture that a crop may keep.
         flip: also show pictures mirrored; not where captions say left or right, or of letters.
     """
@@ -108,7 +108,7 @@ def clip(
 def pair_views(on: Situation, size: int, *, crop_min: float = 0.6, flip: bool = False) -> Views:
     """``{"image" [B, 3, size, size], "tokens" int64 [B, T]}`` of pictures and captions: a random crop, rarely a flip.
 
-    Colours are left alone, for captions name them.
+    Colors are left alone, for captions name them.
     """
     view = View(size, (crop_min, 1.0), flip_p=0.5 if flip else 0.0)
 

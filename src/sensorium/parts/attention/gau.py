@@ -4,7 +4,7 @@ arXiv:2202.10447).
 One layer is attention and feed-forward in one: values are gated, so that a single head without softmax is enough (eq. 3 to 6):
     U, V, Z = SiLU(X W)                 Q, K = rope(Z * gamma + beta), a gamma and beta each
     A = relu(Q K^T / n + b)^2           O = (U * A V) W_o
-b is a bias learnt for the distance j - i. In FLASH (section 3.2) A V stays within chunks of n tokens, and two further
+b is a bias learned for the distance j - i. In FLASH (section 3.2) A V stays within chunks of n tokens, and two further
 heads of the same Z bring what the other chunks hold, a sum for each chunk, taken once:
     V_g = A_g V_g + Q'_g M_g,    M_g = mean of K'_h^T V_h / n,  over chunks h < g (causal) or over all chunks
 as in the authors' code; their eq. 8 has the sum in place of the mean, which is the same up to a scale where lengths are.
@@ -167,7 +167,7 @@ class GatedAttentionUnit(nn.Module):
     """The unit without its norm and residual: ``x + unit(norm(x))`` is a layer of FLASH-Quad, or of FLASH if ``mixed``.
 
     width: D. length: n, what products are divided by: tokens a row at training, or tokens a chunk if ``mixed``.
-    expansion: e / D. shared: s, even. theta: RoPE's base; None: no positions of its own, as for pictures, whose caller turns
+    expansion: e / D. shared: s, even. theta: RoPE's base; None: no positions of its own, as for images, whose caller turns
     the heads: b is then one number for all pairs, 1 / sqrt(n) at first, by which a unit begins as the mean of all values
     (with b = 0 no gradient would pass the square). Rows longer than ``length`` are taken too.
     """

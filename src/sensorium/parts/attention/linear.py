@@ -150,7 +150,7 @@ class PositiveFeatures(nn.Module):
 
     @torch.no_grad()
     def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Other random features from here on, so that errors of one draw are not learnt; states before are void."""
+        """Other random features from here on, so that errors of one draw are not learned; states before are void."""
         count, dim = self.weight.shape
         self.weight.copy_(orthogonal_normal(count, dim, generator))
 
@@ -168,7 +168,7 @@ def orthogonal_normal(count: int, dim: int, generator: torch.Generator | None = 
     blocks = []
     for _ in range(math.ceil(count / dim)):
         turn, triangle = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        blocks.append(turn * triangle.diagonal().sign())  # signs make the rotation uniform: QR alone favours some
+        blocks.append(turn * triangle.diagonal().sign())  # signs make the rotation uniform: QR alone favors some
     norm = torch.randn(count, dim, generator=generator).norm(dim=1, keepdim=True)
     return torch.cat(blocks)[:count] * norm
 

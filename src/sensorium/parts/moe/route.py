@@ -136,7 +136,7 @@ def deepseek(
     """DeepSeek-V3: each token to the k experts of the largest sigmoid(score) + bias; the bias chooses and never weighs.
 
     scores: [N, E] or [G, S, E]. bias: [E], moved by :func:`update_bias_`. groups: experts stand in so many groups of
-    neighbours, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalise:
+    neighbors, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalize:
     weights are divided by their sum; then multiplied by ``scale``. ``probability`` is the sigmoid divided by its sum.
     """
     scores = _precise(scores)

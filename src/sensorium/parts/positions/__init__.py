@@ -1,6 +1,6 @@
 """How a Transformer is told where a token stands: a small class a scheme, each with its paper.
 
-A scheme acts at up to four places and does nothing at the others. ``at`` are positions, int64 [T], or for pictures
+A scheme acts at up to four places and does nothing at the others. ``at`` are positions, int64 [T], or for images
 rows and columns [T, 2].
 Shapes: B batch, T queries, S keys, D width, h heads, g key-value heads, d channels a head.
 """

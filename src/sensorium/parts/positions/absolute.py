@@ -224,18 +224,18 @@ class Recursive(Absolute):
 
 
 class Convolutional(Positions):
-    """Conditional positions for pictures of any size: x + DWConv(x) on the grid (CPVT: Chu et al., 2021, arXiv:2102.10882).
+    """Conditional positions for images of any size: x + DWConv(x) on the grid (CPVT: Chu et al., 2021, arXiv:2102.10882).
 
     The convolution alone knows no place; the zeros around the grid do: a border is told from the inside, and layer by
     layer it is told farther (Islam et al., 2020, arXiv:2001.08248). Positions are rows and columns [T, 2]: a class token
     stays out. A place without a token counts as zero, and so does what lies around the grid. Every token sees its
-    neighbours on all sides, so it is not for causal models.
+    neighbors on all sides, so it is not for causal models.
     """
 
     def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"a kernel of {kernel} has no centre")
+            raise ValueError(f"a kernel of {kernel} has no center")
         self.conv = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
 
     def embed(self, x: Tensor, at: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Pairs of channels of queries and keys are turned by an angle that grows with the
     (x_i, x_{i + d/2}) -> (x_i cos m w_i - x_{i + d/2} sin m w_i,  x_{i + d/2} cos m w_i + x_i sin m w_i),
     w_i = theta^(-2 i / d),        i = 0 .. d/2 - 1,
 so that their product depends on the distance of the positions alone. Pairs are half a head apart, as in Llama's
-checkpoints on Hugging Face; the paper's neighbours (0, 1), (2, 3) ... are the same up to a permutation of the channels.
+checkpoints on Hugging Face; the paper's neighbors (0, 1), (2, 3) ... are the same up to a permutation of the channels.
 Shapes: B batch, h heads, T tokens, d channels a head.
 """
 

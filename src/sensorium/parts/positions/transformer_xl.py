@@ -29,7 +29,7 @@ def relative_shift(x: Tensor, keys: int) -> Tensor:
 
 
 class TransformerXL(Positions):
-    """Scores by content and distance. ``clamp``: distances beyond it count as it, for texts longer than those learnt.
+    """Scores by content and distance. ``clamp``: distances beyond it count as it, for texts longer than those learned.
 
     The paper shares ``u`` and ``v`` [h, d] between layers: assign one layer's to the others.
     """

@@ -1,11 +1,11 @@
-"""Positions as rotations of queries and keys: RoPE (Su et al., 2021, arXiv:2104.09864), for text and pictures, its bases for
+"""Positions as rotations of queries and keys: RoPE (Su et al., 2021, arXiv:2104.09864), for text and images, its bases for
 longer texts, and its form for linear attention.
 
 :mod:`sensorium.parts.positions.rotary` turns a head; here are the schemes that use it. Where a model meets texts s times
-as long as those it learnt from, its angles m w_i, w_i = theta^(-2 i / d), are made from
+as long as those it learned from, its angles m w_i, w_i = theta^(-2 i / d), are made from
     interpolated   (m / s) w_i                                                Chen et al., 2023, arXiv:2306.15595
     ntk_aware      theta s^(d / (d - 2)) in place of theta: the fastest pair keeps its speed, the slowest gets 1 / s of it
-    yarn           m w_i (g_i + (1 - g_i) / s): pairs that turn often over the learnt length keep their speed (g_i = 1), those
+    yarn           m w_i (g_i + (1 - g_i) / s): pairs that turn often over the learned length keep their speed (g_i = 1), those
                    that turn less than once get 1 / s of it (g_i = 0); queries and keys grow by 0.1 ln s + 1, which
                    sharpens the softmax                                       Peng et al., 2023, arXiv:2309.00071
 Each is a function like ``rotary_table``; ``functools.partial`` gives it its numbers.
@@ -35,7 +35,7 @@ def interpolated(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[
 def ntk_aware(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[Tensor, Tensor]:
     """A ``rotary_table`` whose slowest pair is ``factor`` times as slow and whose fastest is what it was.
 
-    What is called dynamic takes ``factor`` from the length L of the text at hand: s L / (learnt length) - (s - 1).
+    What is called dynamic takes ``factor`` from the length L of the text at hand: s L / (learned length) - (s - 1).
     """
     return rotary_table(at, dim, theta * factor ** (dim / (dim - 2)))
 
@@ -43,7 +43,7 @@ def ntk_aware(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[Ten
 def yarn(
     at: Tensor, dim: int, theta: float, *, factor: float, length: int, fast: float = 32.0, slow: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """A ``rotary_table`` of YaRN, for texts ``factor`` times as long as the ``length`` that was learnt.
+    """A ``rotary_table`` of YaRN, for texts ``factor`` times as long as the ``length`` that was learned.
 
     Pairs that turn ``fast`` times or more over that length keep their speed, those that turn ``slow`` times or less are
     slowed down. Between the two g falls linearly with the number of the pair, as in the authors' code and so in every
@@ -66,7 +66,7 @@ def yarn(
 class Rotary(Positions):
     """Turn pairs of channels by angles that grow with the position (Su et al., 2021, eq. 14 to 16).
 
-    ``interleaved``: pairs are neighbours (0, 1), (2, 3) ..., the paper's form and that of RoFormer and GPT-J; otherwise they
+    ``interleaved``: pairs are neighbors (0, 1), (2, 3) ..., the paper's form and that of RoFormer and GPT-J; otherwise they
     are half a head apart, as in Llama's checkpoints on Hugging Face. ``table`` makes the angles: ``rotary_table``, or
     ``partial(yarn, factor=4, length=2048)`` and the like for longer texts.
     """
@@ -97,7 +97,7 @@ class Rotary(Positions):
 
 
 class Rotary2D(Positions):
-    """Rotary positions of pictures: the first half of a head is turned by the row, the second by the column.
+    """Rotary positions of images: the first half of a head is turned by the row, the second by the column.
 
     Products then depend on both distances alone. Positions [T, 2]; pairs are a quarter of a head apart.
     """
@@ -121,12 +121,12 @@ class Rotary2D(Positions):
 
 
 def turn_2d(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys of pictures [..., T, d] turned by a ``Rotary2D``'s angles."""
+    """Queries or keys of images [..., T, d] turned by a ``Rotary2D``'s angles."""
     return rotate(x.unflatten(-1, (2, -1)), angles).flatten(-2)
 
 
 def interleaved_to_halves(weight: Tensor, head_dim: int) -> Tensor:
-    """Weights of queries or keys that learnt with neighbouring pairs -> the same function with pairs half a head apart.
+    """Weights of queries or keys that learned with neighboring pairs -> the same function with pairs half a head apart.
 
     weight: [h * d, ...], of a projection or its bias, head by head.
     """

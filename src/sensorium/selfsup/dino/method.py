@@ -8,9 +8,9 @@ to predict the teacher across crops (eq. 3), as a mean over the pairs of differe
     c       <- m_c c + (1 - m_c) mean over g of teacher(x_g)                    (eq. 4)
     teacher <- m teacher + (1 - m) student,   m from ``momentum`` to 1 along a cosine
 
-The centre c spreads the teacher's output, a small tau_t sharpens it; together they keep it from collapsing.
+The center c spreads the teacher's output, a small tau_t sharpens it; together they keep it from collapsing.
 
-State changes in hooks only, with one exception, batch normalisation. As in the authors' code the teacher normalises by
+State changes in hooks only, with one exception, batch normalization. As in the authors' code the teacher normalizes by
 the statistics of its own batch while training, and keeps running statistics of its own; whatever else differs between
 training and evaluation (dropout, drop-path) is off in the teacher.
 Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D features.
@@ -161,7 +161,7 @@ def dino_loss(
 
 
 def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
-    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: neighbours of one size share a pass, the head sees all at once."""
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: neighbors of one size share a pass, the head sees all at once."""
     same_size = (torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:]))
     features = [network["backbone"].features(images) for images in same_size]  # pyright: ignore[reportCallIssue]
     return network["head"](torch.cat(features))

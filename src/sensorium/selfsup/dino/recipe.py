@@ -47,7 +47,7 @@ def dino(
         weight_decay: of AdamW.
         warmup: share of the budget over which the learning rate rises.
         momentum: of the teacher's moving average at the start; it rises to 1.
-        center_momentum: of the centre's moving average.
+        center_momentum: of the center's moving average.
         tau_student: temperature of the student's softmax.
         tau_teacher: temperature of the teacher's softmax after its warm-up.
         prototypes: width of the output.
@@ -91,7 +91,7 @@ def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
     """Each setting's value and its reason.
 
     Minutes on a CPU hold a thousand steps or two, where the paper took a hundred thousand. In so few the teacher must follow
-    quickly (the paper's 0.996 is for 800 epochs), and the centre with it: where it lags, all pictures fall to the same
+    quickly (the paper's 0.996 is for 800 epochs), and the center with it: where it lags, all pictures fall to the same
     prototypes. A sharp teacher says more about each picture; local crops cost more than they teach.
     """
     if on.device == "cpu":

@@ -35,7 +35,7 @@ from sensorium.parts.positions.grid import resample, sincos_2d
 class MAE(Method, HasBackbone, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
-    ``mask_ratio`` is the share of patches that is removed; ``normalize_targets`` standardises each target patch by its
+    ``mask_ratio`` is the share of patches that is removed; ``normalize_targets`` standardizes each target patch by its
     own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is what remains after training.
     """
 
@@ -140,7 +140,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
     def reconstruct(self, images: Tensor, *, seed: int = 0, noise: Tensor | None = None) -> Tensor:
         """Side by side: image | what the encoder saw (gaps are 0) | that with the gaps as predicted, [B, 3, H, 3 W].
 
-        Where targets are normalised, a predicted patch gets the mean and spread of the true one, as in the paper's figures.
+        Where targets are normalized, a predicted patch gets the mean and spread of the true one, as in the paper's figures.
         noise: [B, N] (smallest kept), drawn from the seed if left out.
         """
         grid = self.backbone.grid_of(images)

@@ -31,7 +31,7 @@ def simclr(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
 ) -> Recipe:
-    """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
+    """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbors among all views of the batch.
 
     Example: sensorium train simclr --data DIR --budget 10m --temperature 0.2
 
@@ -45,7 +45,7 @@ def simclr(
         projection: width of the space in which views are compared.
         crop_min: smallest share of the picture that a crop may keep.
         view_size: side of the crops in pixels.
-        strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+        strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR")

@@ -1,9 +1,9 @@
 """The supervised baseline: cross-entropy on whatever labels there are.
 
-    L = mean over labelled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
+    L = mean over labeled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
     q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
 
-The mean is over the labelled images of all processes, so that one process equals N however the labels fall.
+The mean is over the labeled images of all processes, so that one process equals N however the labels fall.
 Shapes: B images, D features, K classes.
 """
 
@@ -39,7 +39,7 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0).
 
-        Logs ``top1``, the share of labelled images whose class is the most likely one.
+        Logs ``top1``, the share of labeled images whose class is the most likely one.
         """
         labels = batch["label"]
         logits = self.logits(batch["image"])
