@@ -1,7 +1,7 @@
 """One contract for the whole catalogue: every legal method x backbone x kind of data, tiny, on the CPU.
 
-Two steps train and change the weights; accumulated gradients are those of the whole batch where the loss decomposes; state
-changes in hooks only; the state dict survives a round trip; features are finite; the catalogue's claims are true.
+Two steps train and change the weights; accumulated gradients are those of the whole batch where the loss decomposes;
+state changes in hooks only; the state dict survives a round trip; features are finite; the catalogue's claims are true.
 """
 
 import copy
@@ -199,7 +199,7 @@ def legal() -> list[tuple[str, str, str]]:
             (system.name, backbone, data)
             for backbone in can_use
             for data in fits
-            if not (system.labels and data.startswith("unlabelled"))
+            if not (system.labels and data.startswith("unlabeled"))
             and not (DATA[data][1] or 0) % MULTIPLES.get(system.name, 1)
         ]
     return triples
@@ -306,7 +306,8 @@ def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, An
 
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
 def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str, Any]) -> None:
-    """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's running statistics."""
+    """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's
+    running statistics."""
     ready = prepared[usual(system)]
     recipe = built(system, backbone, ready)
     batch = batch_of(recipe, ready)
@@ -365,7 +366,8 @@ def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dic
 def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     system: str, backbone: str, data: str, prepared: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A signal before the third of five steps; then the losses of all steps and the weights are those of an even run."""
+    """A signal before the third of five steps; then the losses of all steps and the weights are those of an even
+    run."""
 
     def trained(folder: str, kill_at: int | None) -> str:
         recipe, made = built(system, backbone, prepared[data]), iter(range(100))
@@ -534,8 +536,8 @@ def test_what_is_said_to_load_is_recognised(name: str, claim: str, tmp_path: Pat
 
 @pytest.mark.parametrize("one", [*systems(), *NETWORKS], ids=lambda s: s.name)
 def test_parity_is_tested_with_what_is_named(one: Any) -> None:
-    """Every class or function of others that a column names stands in a parity test; who has none to name has a test that
-    writes its equations out."""
+    """Every class or function of others that a column names stands in a parity test; who has none to name has a test
+    that writes its equations out."""
     tests = Path(__file__).parents[1]
     words = set(re.findall(r"\w+", " ".join(path.read_text() for path in tests.glob("*/test_*.py"))))
     if one.parity.startswith(("its own", "authors")):

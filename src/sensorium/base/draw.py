@@ -1,4 +1,4 @@
-"""Random numbers that belong to samples, not to processes.
+"""Random numbers per sample, not per process.
 
 Whatever is random about sample ``i`` of step ``s`` must be the same whether one process holds the global batch or
 eight share it, and the same after a resume. So each step has its own generator, seeded by (seed, step); a process
@@ -68,5 +68,5 @@ class Draw:
         return self.rand() < p
 
 
-# fields of some rows of a data set (sensorium.data.rows), draw -> a method's batch
+# fields of a batch of rows of a data set (sensorium.data.rows), draw -> a method's batch
 Views = Callable[[Mapping[str, Any], Draw], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What recipes of language models share: views, and what the text decides."""
+"""Shared by recipes of language models: views, and settings that depend on the text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sensorium.recipe.recipe import Recipe, Settings
 
 
 def packed(boundary: int) -> Views:
-    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, where a row holds more than one, the
-    ``documents`` they are of [B, L]: without them no mask has to be laid out."""
+    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, if a row holds more than one
+    document, the ``documents`` of the tokens [B, L]: without them no mask is needed."""
 
     @reads("tokens")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def packed(boundary: int) -> Views:
 
 
 def note_text(on: TextSituation, vocab: int | None, length: int | None, s: Settings) -> tuple[bool, str]:
-    """Note what the text decides; whether the machine is small, and its name as a reason."""
+    """Record the settings that depend on the text; return whether the machine is small, and its name as a reason."""
     small = on.device == "cpu"
     why = f"{on.cores}-core CPU" if small else on.device
     s.pick("vocab", vocab, on.vocab, "bytes and a boundary")

@@ -1,8 +1,8 @@
-"""How long a run may take, in the unit that the question is asked in, and the clock that measures it.
+"""The budget of a run (time, steps, images or epochs), and the clock that measures it.
 
-A run that is compared with others must stop at the same cost: wall time, steps, images seen, or passes over the data.
-Schedules follow the share of the budget that is spent, so that they end where the run ends whatever the unit. The
-clock counts training only: judging a run while it trains, writing checkpoints and starting up cost it nothing.
+Runs that are compared must stop at the same cost: wall time, steps, images seen, or passes over the data. Schedules
+follow the fraction of the budget spent, so that they end with the run whatever the unit. The clock counts training
+only: online evaluation, writing checkpoints and starting up are excluded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
-        """Read ``"10m" | "90s" | "2h" | "500steps" | "100000images" | "20epochs"``; a budget is returned as it is."""
+        """Read ``"10m" | "90s" | "2h" | "500steps" | "100000images" | "20epochs"``; a ``Budget`` is returned
+        unchanged."""
         if isinstance(text, Budget):
             return text
         found = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
@@ -55,13 +56,14 @@ class Budget:
         kind, scale = known
         amount = float(number) * scale
         if amount <= 0:
-            raise SensoriumError(f"budget {text!r} leaves no time to learn: it must be more than zero.")
+            raise SensoriumError(f"budget {text!r}: must be more than zero.")
         if kind in ("steps", "images") and amount != int(amount):
-            raise SensoriumError(f"budget {text!r}: {kind} are whole numbers.")
+            raise SensoriumError(f"budget {text!r}: {kind} must be a whole number.")
         return cls(kind, amount)
 
     def spent(self, *, steps: int, seconds: float, batch_size: int, images: int) -> float:
-        """Share of the budget spent, 0 to 1, after ``steps`` of ``batch_size`` in ``seconds``; ``images`` in the data."""
+        """Fraction of the budget spent, 0 to 1, after ``steps`` of ``batch_size`` in ``seconds``; ``images`` in the
+        data."""
         if self.kind == "seconds":
             return min(1.0, seconds / self.amount)
         total = self.steps(batch_size=batch_size, images=images)
@@ -69,7 +71,7 @@ class Budget:
         return min(1.0, steps / total)
 
     def steps(self, *, batch_size: int, images: int) -> int | None:
-        """How many steps the budget pays for: the last one may go over it; ``None`` when it is one of time."""
+        """Number of steps in the budget, the last one possibly exceeding it; ``None`` for a time budget."""
         match self.kind:
             case "seconds":
                 return None
@@ -85,7 +87,7 @@ class Budget:
 
 
 class Clock:
-    """A stopwatch that is paused while the run does something else than train. ``elapsed`` in seconds."""
+    """A stopwatch that is paused while the run is not training. ``elapsed`` in seconds."""
 
     def __init__(self, elapsed: float = 0.0) -> None:
         self._before = elapsed

@@ -52,7 +52,8 @@ class Routing:
 
 
 def router_scores(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is chosen."""
+    """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is
+    chosen."""
     exact = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False) if torch.is_autocast_enabled(x.device.type) else nullcontext():
         return F.linear(x.to(exact), weight.to(exact))
@@ -90,7 +91,8 @@ def top2(scores: Tensor, *, factor: float | None = None, uniform: Tensor | None 
 
 
 def top_k(scores: Tensor, *, k: int, factor: float | None = None) -> Routing:
-    """Mixtral: each token to its k likeliest experts, weights divided by their sum. scores, factor: as in :func:`top1`."""
+    """Mixtral: each token to its k likeliest experts, weights divided by their sum. scores, factor: as in
+    :func:`top1`."""
     scores, probability, flat_NE = _softmax(scores)
     weight_Nk, chosen_Nk = _normalised_top(flat_NE, k)
     return _assign(chosen_Nk, weight_Nk, scores, probability, factor)
@@ -136,7 +138,7 @@ def deepseek(
     """DeepSeek-V3: each token to the k experts of the largest sigmoid(score) + bias; the bias chooses and never weighs.
 
     scores: [N, E] or [G, S, E]. bias: [E], moved by :func:`update_bias_`. groups: experts stand in so many groups of
-    neighbors, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalize:
+    neighbors, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalise:
     weights are divided by their sum; then multiplied by ``scale``. ``probability`` is the sigmoid divided by its sum.
     """
     scores = _precise(scores)
