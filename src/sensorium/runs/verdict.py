@@ -131,7 +131,7 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
     tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
     if second is not None and ahead is not None and ahead.error is None:
-        price += " Its sampling error is not known: try another --seed before you rely on it."
+        price += " The sampling error is unknown: try another --seed before you rely on it."
     return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not sure: '}{lead}{tail}. {price}")
 
 
