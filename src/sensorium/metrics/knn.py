@@ -1,9 +1,10 @@
-"""Weighted k-nearest-neighbour accuracy of features (Wu et al., 2018, arXiv:1805.01978; Caron et al., 2021, arXiv:2104.14294).
+"""Weighted k-nearest-neighbor accuracy of features (Wu et al., 2018, arXiv:1805.01978; Caron et al., 2021,
+arXiv:2104.14294).
 
 Each of the k training images most similar to a test image, by cosine s_i, votes for its own class with weight
     w_i = exp(s_i / tau),        tau = 0.07,
-and the class with the largest sum wins. Nothing is learned, so it judges the features as they lie. It undersells methods
-whose features want a linear map first, such as masked autoencoders: read it beside the linear probe.
+and the class with the largest sum wins. Nothing is trained, so it evaluates the geometry of the features directly. It
+underrates methods whose features need a linear map, such as masked autoencoders: read it with the linear probe.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def predict(
     chunk: int = CHUNK,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
-    """The class (int64 [T]) that the neighbors of each test feature vote for, and how many neighbors voted."""
+    """The predicted class of each test feature (int64 [T]), and the number of neighbors used."""
     train, labels = labelled(train, train_labels, "training")
     count = int(labels.max()) + 1 if classes is None else classes if isinstance(classes, int) else len(classes)
     index_Tk, similarity_Tk = neighbors(train, test, k, chunk=chunk, device=device)
@@ -69,7 +70,7 @@ def predict(
 
 
 def labelled(features: Tensor, labels: Labels, which: str) -> tuple[Tensor, Tensor]:
-    """The features and labels (int64) of the labeled images; the very same features where all are."""
+    """The features and labels (int64) of the labeled images; the same tensor if all are labeled."""
     labels = torch.as_tensor(labels, dtype=torch.int64)
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} {which} features but {len(labels)} labels")

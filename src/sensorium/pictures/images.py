@@ -1,4 +1,4 @@
-"""What a person would look at: a run's images as PNG files."""
+"""Images of a run to look at, as PNG files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST = 96
 
 
 class Look(NamedTuple):
-    """One way to look at images: ``panels`` [B, 3, H, W'] in 0..1, what is to be seen of each image."""
+    """A visualization: ``panels`` [B, 3, H, W'] in 0..1, one per image."""
 
     title: str
     caption: str
@@ -29,7 +29,8 @@ class Look(NamedTuple):
 
 
 def looks(run: Trained, raw: Tensor) -> list[Look]:
-    """What the run's method has to show of images uint8 [B, 3, S, S]: how it completes them, where it looks."""
+    """The visualizations of the run's method on images uint8 [B, 3, S, S]: reconstructions, attention maps, feature
+    maps."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.situation.mean, run.situation.std))
     images = (raw.float() / 255 - mean) / std
     method: Any = run.method
@@ -52,7 +53,8 @@ def looks(run: Trained, raw: Tensor) -> list[Look]:
 
 
 def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
-    """Write what the method offers to ``RUN/pictures``; give title, caption and path relative to the runs' common folder."""
+    """Write the visualizations to ``RUN/pictures``; return title, caption and path relative to the runs' common
+    folder."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).astype(int)
     folder = run.folder / "pictures"
@@ -86,12 +88,12 @@ def stack(pictures: Tensor) -> Tensor:
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """[3, H, W] in 0..1 -> PNG; small pixels are enlarged so that a person sees them."""
+    """[3, H, W] in 0..1 -> PNG; small images are enlarged."""
     enlarged(picture).save(path)
 
 
 def enlarged(picture: Tensor, least: int = 3 * LEAST, most: int = 4) -> Image.Image:
-    """[3, H, W] in 0..1 -> an image whose pixels are 1 to ``most`` times as large, to be about ``least`` high."""
+    """[3, H, W] in 0..1 -> an image enlarged by an integer factor up to ``most``, to a height of about ``least``."""
     array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(array)
     times = min(max(1, round(least / max(image.height, 1))), most)

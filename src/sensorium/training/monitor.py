@@ -1,7 +1,7 @@
 """Monitoring a run: whether its features have collapsed, and whether its loss falls.
 
-A self-supervised loss can fall while the features become useless: all alike (complete collapse) or confined to a few
-directions (dimensional collapse). Two numbers tell, on L2-normalised features z [N, D] with singular values s:
+A self-supervised loss can fall while the features become useless: all equal (complete collapse) or confined to a few
+directions (dimensional collapse). Two numbers show it, on L2-normalized features z [N, D] with singular values s:
     rank   = exp(-sum_i p_i log p_i),  p = s / sum(s)            (effective rank: Roy & Vetterli, 2007; RankMe)
     spread = sqrt(D) * mean over dimensions of std over images    (1 on a uniform sphere, 0 when all are alike)
 """

@@ -1,6 +1,6 @@
 """SimCLR: a simple framework for contrastive learning of visual representations (Chen et al., 2020, arXiv:2002.05709).
 
-Two random views of an image should find each other among the views of all other images. With z the L2-normalised
+Two random views of an image should find each other among the views of all other images. With z the L2-normalized
 projections of the 2N views of a batch and j(i) the other view of i's image (NT-Xent, eq. 1):
 
     l_i = -log( exp(z_i . z_j(i) / tau) / sum over k != i of exp(z_i . z_k / tau) )        L = mean over i of l_i
