@@ -5,13 +5,11 @@ another program occupies a core, the last one is not scheduled while the others 
 as long, forty times beside a second training. Three measures together prevent that:
 
 - a run takes the cores that are free when it starts, and keeps that number when it is resumed: the order of summation
-    depends on it, so another number would change the last bits of the results;
-  - threads spin for tenths of a millisecond, not ten milliseconds (``before_torch`` sets the spin count,
-  ``GOMP_SPINCOUNT``:
-    iterations of the waiting loop before a thread sleeps; libgomp reads it when torch is loaded);
-  - if the machine becomes busy later, ``Watch`` makes them sleep at once while that lasts (``ShortWaits``), which
-  changes
-    no result, and reports it.
+  depends on it, so another number would change the last bits of the results;
+- threads spin for tenths of a millisecond, not ten milliseconds (``before_torch`` sets the spin count,
+  ``GOMP_SPINCOUNT``: iterations of the waiting loop before a thread sleeps; libgomp reads it when torch is loaded);
+- if the machine becomes busy later, ``Watch`` makes them sleep at once while that lasts (``ShortWaits``), which changes
+  no result, and reports it.
 
 ``benchmarks/busy.py`` measures the effect of each. torch is imported only when needed.
 """

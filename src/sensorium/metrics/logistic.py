@@ -108,7 +108,7 @@ class Logistic:
 
     @torch.no_grad()
     def log_likelihood(self, part: Tensor) -> float:
-        """Negative log-likelihood of the images ``part`` (bool [N]) under the last solution, in nats, summed."""
+        """Log-likelihood of the images ``part`` (bool [N]) under the last solution, in nats, summed."""
         log_p = self._logits(self.weight_RK, self.bias_K).log_softmax(dim=1)
         return float((self.answer_NK * log_p).sum(dim=1)[part.to(self.labels.device)].sum())
 

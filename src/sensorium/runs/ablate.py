@@ -2,9 +2,8 @@
 
 OUT/<system>,<setting>=<value>/           the runs of the first seed
 OUT/seed-1/..., OUT/seed-2/...            those of the other seeds, each a comparison of its own
-                                          OUT/results.json, OUT/report.html         one entry per value: mean and standard error over its seeds, and, if an
-                                                                                    evaluator has them, scores and costs
-                                                                                    at other lengths
+OUT/results.json, OUT/report.html         one entry per value: mean and standard error over its seeds, and, if
+                                          an evaluator has them, scores and costs at other lengths
 """
 
 from __future__ import annotations
