@@ -196,7 +196,7 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "a.mp4").write_bytes(b"")
     for stream, wanted in (
-        (tmp_path / "wide.npy", "5 numbers a step, but the run learned from 2"),
+        (tmp_path / "wide.npy", "5 values per step, but the run was trained on 2"),
         (tmp_path / "other.npz", "Looked for 'signal'; it holds images"),
         (tmp_path / "fast.npz", "fast.npz has 100 steps a second, but 50 were learned from"),
         (tmp_path / "cut.npz", "cut.npz: not readable as .npz"),

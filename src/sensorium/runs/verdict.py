@@ -6,9 +6,9 @@ it beats the baselines on the same data.
 
 Two runs evaluated on the same samples are compared paired, sample by sample:
     right or wrong    McNemar's exact test. Of the samples that just one of two runs gets right, b and c,
-                      p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);                 sure where p < 0.05
+                      p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);          significant if p < 0.05
     anything else     bootstrap of the differences d_i, 2,000 resamples of the samples, seed 0: the interval between the
-                      quantiles 2.5 % and 97.5 % of their mean;                        sure where it lies on one side of 0
+                      quantiles 2.5 % and 97.5 % of their mean;                    significant if it excludes 0
 Outcomes that are means over subsets of the labels are compared by bootstrap, and the spread over the subsets is added to
 the interval. Without outcomes there are two standard errors of the difference, 2 sqrt(e_1^2 + e_2^2), if both are known.
 """
@@ -132,7 +132,7 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
     if second is not None and ahead is not None and ahead.error is None:
         price += " The sampling error is unknown: try another --seed before you rely on it."
-    return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not sure: '}{lead}{tail}. {price}")
+    return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}")
 
 
 def _of(run: RunResult, like: Score) -> Score:

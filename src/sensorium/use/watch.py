@@ -68,7 +68,7 @@ def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def channels(on: StreamSituation) -> int:
-    """Channels of a run's training data."""
+    """Values per step of a run's training data."""
     return on.features // (on.frame + 2) if on.frame > 1 else on.features
 
 
@@ -162,7 +162,7 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
 def _checked(steps: Iterable[Piece], on: StreamSituation, where: str) -> Iterator[Piece]:
     for piece in steps:
         if not isinstance(piece, str) and piece.shape[1] != channels(on):
-            raise SensoriumError(f"{where}: {piece.shape[1]} channels, but the run was trained on {channels(on)}.")
+            raise SensoriumError(f"{where}: {piece.shape[1]} values per step, but the run was trained on {channels(on)}.")
         yield piece
 
 
