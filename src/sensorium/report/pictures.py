@@ -66,7 +66,7 @@ class Sheet:
     """A sprite sheet, filled as thumbnails are requested.
 
     ``pixels`` maps a split's name to an object with ``.images`` uint8 [N, 3, S, S] and optionally ``.labels`` and
-    ``.classes``; ``size`` is the side of a cell in pixels; ``limit`` bounds the number of cells.
+    ``.classes``; ``size``: side of a cell in pixels; ``limit``: maximum number of cells.
     """
 
     def __init__(self, name: str, pixels: dict[str, Any], *, size: int, limit: int) -> None:

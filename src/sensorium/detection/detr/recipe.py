@@ -53,11 +53,11 @@ def detr(
         hidden: channels of the feed-forward layers.
         dropout: share of the activations that are hidden while training.
         no_object: weight of the class that stands for none.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         clip: most norm of the gradients, 0 for any.
         crop: share of the pictures of which a part is shown.
         flip: also show pictures mirrored; not of letters or digits.

@@ -50,11 +50,11 @@ def fcos(
         extra: coarser levels above the backbone's; a published FCOS has 2.
         points: where in its stride a place lies: torchvision's way, which can be exported, or the paper's.
         radius: how near to an object's center a place that learns it must lie, in strides.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         crop: share of the pictures of which a part is shown.
         flip: also show pictures mirrored; not of letters or digits.
         jitter: how strongly to change colors; 0 where color tells the classes apart.

@@ -39,10 +39,10 @@ def made(
         natural: places in reading order; in an order drawn by chance otherwise.
         stochastic: while training a gray place is white as often as it is bright, drawn anew each time; by threshold
             otherwise, as always when judged.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     units = s.pick("hidden", hidden, 500 if on.device == "cpu" else 2000, on.device)

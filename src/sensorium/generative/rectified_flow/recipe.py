@@ -45,10 +45,10 @@ def rectified_flow(
 
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         times: where on the way from noise to picture to look while training.
         classes: learn to draw the class that is asked for, where there are classes.
         drop: share of the labels that are hidden while training, for guidance.

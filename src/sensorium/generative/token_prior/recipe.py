@@ -51,10 +51,10 @@ def token_prior(
         classes: learn to draw the class that is asked for, where there are classes.
         top_k: draw among so many codes; all if left out.
         temperature: of the drawing: 0 takes the likeliest code, 1 draws as learned.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small = on.device == "cpu"

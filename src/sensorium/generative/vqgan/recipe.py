@@ -60,7 +60,7 @@ def vqgan(
         code_width: channels of a word.
         features: a run of an encoder (`sensorium train simclr`, say); pictures are compared in its features, too.
         lpips: weights of LPIPS as published, VGG16 and its heads: vgg16.pth,vgg.pth. Pictures are compared in these, too.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of Adam for encoder, codebook and decoder.
         discriminator_lr: that of the discriminator.
         warmup: share of the budget over which the learning rates rise.

@@ -7,5 +7,5 @@ SYSTEM = System(
     data="text",
     abilities=("LanguageModel",),
     exports=(),
-    parity="its own equations, written out with loops",
+    parity="its own equations, written with loops",
 )

@@ -42,10 +42,10 @@ def dino(
 
     Args:
         backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         momentum: of the teacher's moving average at the start; it rises to 1.
         center_momentum: of the center's moving average.
         tau_student: temperature of the student's softmax.

@@ -38,15 +38,15 @@ def mae(
 
     Args:
         backbone: a ViT by name, or the path of a checkpoint of one.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         mask_ratio: share of the patches that is hidden.
         decoder_width: of the small Transformer that paints.
         decoder_depth: its layers.
         normalize_targets: paint each patch relative to its own mean and spread.
-        crop_min: smallest share of the picture that a crop may keep.
+        crop_min: minimum area of a crop, as a fraction of the picture.
     """
     s = Settings()
     network = build_backbone(

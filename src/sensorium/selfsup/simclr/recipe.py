@@ -37,13 +37,13 @@ def simclr(
 
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
-        batch_size: pictures a step, each seen twice.
+        batch_size: pictures per step, each seen twice.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities; lower for small batches.
         projection: width of the space in which views are compared.
-        crop_min: smallest share of the picture that a crop may keep.
+        crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """

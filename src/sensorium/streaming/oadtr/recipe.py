@@ -50,10 +50,10 @@ def oadtr(
         noise: deviation of the noise added to the frames while training, in units of theirs.
         attention: full is the paper's; causal keeps what it has computed, so that a step is cheap.
         future_weight: of the loss of what is foreseen.
-        batch_size: windows a step.
+        batch_size: windows per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small = on.device == "cpu"
