@@ -150,7 +150,7 @@ def with_files(run: RunResult, folder: Path, seed: int) -> RunResult:
         Image.fromarray(np.moveaxis(grid, 0, -1)).resize((6 * size, 2 * size), Image.Resampling.NEAREST).save(
             folder / file
         )
-        pictures.append(Picture(file, title, "Each row: the picture, what the network saw, what it painted."))
+        pictures.append(Picture(file, title, "Each row: original, visible patches, reconstruction."))
     return replace(run, pictures=tuple(pictures))
 
 

@@ -9,5 +9,5 @@ SYSTEM = System(
     loads=("Hugging Face ViTMAE", "authors' .pth"),
     parity="transformers ViTMAEForPreTraining",
     starter=True,
-    caveat="kNN and linear probes undersell MAE, whose features unfold when fine-tuned, as its paper (He et al., 2022) reports",
+    caveat="kNN and linear probes underrate MAE, which is best when fine-tuned, as its paper (He et al., 2022) reports",
 )

@@ -24,7 +24,7 @@ def supervised(
     crop_min: float = 0.3,
     view_size: int | None = None,
 ) -> Recipe:
-    """The baseline that needs every label: cross-entropy with crops, flips and color jitter.
+    """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
 
     Example: sensorium train supervised --data DIR --budget 10m
 
