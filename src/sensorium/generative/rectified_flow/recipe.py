@@ -50,9 +50,9 @@ def rectified_flow(
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
         times: where on the way from noise to picture to look while training.
-        classes: learn to draw the class that is asked for, where there are classes.
+        classes: condition on the class, if the data have classes.
         drop: share of the labels that are hidden while training, for guidance.
-        flip: also show every picture mirrored; not for letters or digits.
+        flip: also flip pictures horizontally; not for letters or digits.
         teacher: folder of a rectified_flow run on the same data, for reflow.
         teacher_steps: of the teacher on the way from noise to picture.
         one_step: distill the teacher into a single step.

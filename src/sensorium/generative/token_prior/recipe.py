@@ -48,7 +48,7 @@ def token_prior(
         width: channels of a code.
         depth: layers.
         heads: of attention.
-        classes: learn to draw the class that is asked for, where there are classes.
+        classes: condition on the class, if the data have classes.
         top_k: draw among so many codes; all if left out.
         temperature: of the drawing: 0 takes the likeliest code, 1 draws as learned.
         batch_size: pictures per step.

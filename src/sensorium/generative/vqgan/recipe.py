@@ -70,8 +70,8 @@ def vqgan(
         discriminator_width: its channels after the first layer.
         discriminator_depth: its layers that halve the picture.
         revive: a word used less than this share of an even usage is set to what the encoder gives; 0 for never.
-        clip: most norm of the gradients.
-        flip: also show every picture mirrored; not for letters or digits.
+        clip: maximum norm of the gradients.
+        flip: also flip pictures horizontally; not for letters or digits.
     """
     s = Settings()
     small = on.device == "cpu"
