@@ -278,7 +278,7 @@ def test_biases_of_experts_move_between_steps_and_micro_batches_are_one_batch():
 
 
 @pytest.mark.parametrize(
-    "parts, said", [(("flashy",), "no part is called 'flashy'"), (("geglu", "experts"), "one mlp")]
+    "parts, said", [(("flashy",), "unknown part 'flashy'"), (("geglu", "experts"), "one mlp")]
 )
 def test_parts_that_cannot_be(parts, said):
     with pytest.raises(ValueError, match=said):

@@ -294,7 +294,7 @@ def test_what_is_refused():
         ({"width": 18}, "divisible by 4"),
         ({"heads": 3}, "heads 3 must divide"),
         ({"decoder_depth": 0}, "decoder layer"),
-        ({"queries": 0}, "a class and a query"),
+        ({"queries": 0}, "one class and one query"),
         ({"no_object": 0.0}, "must be positive"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -12,8 +12,9 @@ q is label smoothing of Szegedy et al. (2015, arXiv:1512.00567), whom the paper 
 the true one and padding included. Dropout acts as in the paper: on each layer's output before the residual addition,
 and on the embedded tokens. Targets are found by beam search; the score of a hypothesis Y of n tokens is log P(Y) / ((5
 + n) / 6)^alpha (Wu et al., 2016, arXiv:1609.08144, eq. 14, without coverage penalty, as in the paper). The defaults are
-the paper's base model; positions, the feed-forward layer, norms and their placement can be replaced. Shapes: B sources,
-S tokens of a source, T of a target, D width, V vocabulary, h heads, d channels per head, K hypotheses.
+the paper's base model; positions, the feed-forward layer, norms and their placement can be replaced.
+Shapes: B sources, S tokens of a source, T of a target, D width, V vocabulary, h heads, d channels per head, K
+hypotheses.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ the sets are similar. Sets of fewer samples than features need no special case.
 
 Bias: with finite sets the distance is too large, by about c / N, and c differs from generator to generator (Chong &
 Forsyth, 2020, arXiv:1911.07023). Compare only distances of equal counts, and with the distance between two halves of
-the real set. Shapes: N samples, D features.
+the real set.
+Shapes: N samples, D features.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Post-norm layers with ReLU. Positions are added to queries and keys of every att
     encoder   x = norm1(x + A(x + p, x + p, x))       x = norm2(x + FFN(x))
     decoder   y = norm1(y + A(y + o, y + o, y))       y = norm2(y + A(y + o, x + p, x))       y = norm3(y + FFN(y))
 x is the image's map, y starts at zero, p are sine positions of the map, o the learned object queries. The output of
-each decoder layer passes one shared norm; the next layer gets it before that norm. Shapes: B images, h x w cells of the
-map, S = h w, Q object queries, D width, L decoder layers, T queries and S keys.
+each decoder layer passes one shared norm; the next layer gets it before that norm.
+Shapes: B images, h x w cells of the map, S = h w, Q object queries, D width, L decoder layers, T queries and S keys.
 """
 
 from __future__ import annotations

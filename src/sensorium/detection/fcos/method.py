@@ -10,8 +10,8 @@ It is assigned to the box if it lies inside it, within radius * s of its center 
 and of several boxes to the smallest. With N the number of assigned locations,
 L = 1 / N (sum over all of focal(class) + over assigned ones of 1 - GIoU + BCE(centerness))          (eq. 2)
 A detection's score is sqrt(class * centerness). As in the authors' later version (arXiv:2006.09214) and torchvision,
-the head outputs l / s, ... after a ReLU, centerness branches off the box tower, and the box loss is GIoU. Shapes: B
-images, P locations of all levels, K classes, N boxes of an image.
+the head outputs l / s, ... after a ReLU, centerness branches off the box tower, and the box loss is GIoU.
+Shapes: B images, P locations of all levels, K classes, N boxes of an image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MADE: how to train it, and what it sees of a picture."""
+"""MADE: how to train it, and its view of an image."""
 
 from __future__ import annotations
 
@@ -28,20 +28,17 @@ def made(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
 ) -> Recipe:
-    """MADE (Germain et al., 2015): the exact probability of a black-and-white picture, place after place.
+    """MADE (Germain et al., 2015): the exact probability of a black-and-white picture, pixel by pixel.
 
     Example: sensorium train made --data DIR --budget 5m
 
     Args:
         hidden: units of a hidden layer.
         layers: hidden layers.
-        masks: sets of masks that take turns; averaged when judged.
-        natural: places in reading order; in an order drawn by chance otherwise.
-        stochastic: while training a gray place is white as often as it is bright, drawn anew each time; by threshold
-            otherwise, as always when judged.
-        batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        masks: sets of masks, used in turn; averaged in evaluation.
+        natural: pixels in reading order; otherwise in a random order.
+        stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
+        as always in evaluation. batch_size: pictures per step. lr: peak learning rate of AdamW. weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()

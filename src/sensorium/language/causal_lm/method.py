@@ -12,8 +12,8 @@ positions (:mod:`sensorium.parts.positions`), attention (:mod:`sensorium.network
 experts (:mod:`sensorium.parts.feedforward`, :mod:`sensorium.parts.moe`), norms and their placement
 (:mod:`sensorium.parts.norms`). A row may hold several documents: with ``documents`` a token attends only to its own
 document, and none predicts the first token of another (except in linear attention, which has no mask and sees earlier
-documents). RoPE depends on distances only, so positions are not reset. Shapes: B batch, T tokens, D width, V
-vocabulary, h heads, g key-value heads, d channels per head, E experts.
+documents). RoPE depends on distances only, so positions are not reset.
+Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d channels per head, E experts.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ pixels from the encoder's output and a learned mask token for each removed patch
 A transformer without causal mask is equivariant to the order of its tokens, so the decoder runs in shuffled order: kept
 patches first, removed ones last. Nothing has to be unshuffled, and what only the loss needs (the last block's queries
 and MLP, the norm, the prediction) is computed for the removed rows only. The results equal the paper's. Decoder
-parameters carry the names of the authors' code. Shapes: B images, N patches (n kept), P = p * p * 3 pixel values per
-patch in the order (row, column, channel).
+parameters carry the names of the authors' code.
+Shapes: B images, N patches (n kept), P = p * p * 3 pixel values per patch in the order (row, column, channel).
 """
 
 from __future__ import annotations

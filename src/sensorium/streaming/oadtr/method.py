@@ -17,8 +17,8 @@ e) + W_qkv beta for a frame x with position embedding e. Everything after it dep
 frame and is recomputed, as is the task token's output. With ``attention="causal"`` a frame attends to itself and the T
 - 1 frames before it, and a learned bias for its age replaces E_pos; the token comes after the newest frame, and no
 frame attends to it. Then keys and values of a frame stay valid while it is in the window, and a step computes two rows
-per layer (frame, token) and the decoder's L queries. Shapes: B streams, T length, F features, D width, K classes, L
-future frames, h heads, d = D / h, M = T + 1 rows.
+per layer (frame, token) and the decoder's L queries.
+Shapes: B streams, T length, F features, D width, K classes, L future frames, h heads, d = D / h, M = T + 1 rows.
 """
 
 from __future__ import annotations
