@@ -5,9 +5,10 @@ its form for linear attention.
 in training, the angles m w_i, w_i = theta^(-2 i / d), are replaced by
     interpolated   (m / s) w_i                                                Chen et al., 2023, arXiv:2306.15595
     ntk_aware      theta s^(d / (d - 2)) in place of theta: the highest frequency is unchanged, the lowest divided by s
-    yarn           m w_i (g_i + (1 - g_i) / s): pairs with many turns over the training length keep their frequency (g_i = 1),
-                   for those with less than one turn it is divided by s (g_i = 0); queries and keys are scaled by
-                   0.1 ln s + 1, which sharpens the softmax                                       Peng et al., 2023, arXiv:2309.00071
+    yarn           m w_i (g_i + (1 - g_i) / s): pairs with many turns over the training length keep their frequency
+                   (g_i = 1), it is divided by s for pairs with less than one turn (g_i = 0); queries and keys are
+                   scaled
+                   by 0.1 ln s + 1, which sharpens the softmax               Peng et al., 2023, arXiv:2309.00071
 Each is a function like ``rotary_table``; set its parameters with ``functools.partial``.
 Shapes: B batch, T queries, S keys, h heads, d channels per head, e channels of a value.
 """
