@@ -122,11 +122,11 @@ def _read(path: str | Path) -> Found:
         raise SensoriumError(f"{where}: no permission to read it.") from None
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, struct.error, zlib.error) as error:
         raise SensoriumError(
-            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+            f"{where}: damaged or not of the type in its name ({_brief(error)}); fetch the file again."
         ) from None
     except (zipfile.BadZipFile, tarfile.TarError, MemoryError, TypeError) as error:
         raise SensoriumError(
-            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+            f"{where}: damaged or not of the type in its name ({_brief(error)}); fetch the file again."
         ) from None
 
 

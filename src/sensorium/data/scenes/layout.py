@@ -1,4 +1,4 @@
-"""What is in a scene, before it is drawn: a table of numbers that follows from (seed, index) and nothing else.
+"""The content of a scene before rendering: a table of numbers that only depends on (seed, index).
 
 Every number is a hash of (seed, index, stream, column) by SplitMix64's finalizer: whole batches at once, the same in
 any order, in any process and with any version of numpy. Lengths are in units of the image's side, angles in
@@ -62,7 +62,7 @@ def text_draws(seed: int, index: int) -> Array:
 
 
 def clip_draws(seed: int, index: int, frames: int) -> Array:
-    """Uniform draws for one clip, a row a frame: [frames, 3]."""
+    """Uniform draws for one clip, one row per frame: [frames, 3]."""
     return uniforms(seed, np.array([index]), _CLIP, 3 * frames)[0].reshape(frames, 3)
 
 
@@ -76,11 +76,12 @@ def labels(seed: int, indices: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colors of the ground are its two ends' [n, 2, 3]."""
+    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colors of the ground are those of its two ends [n, 2,
+    3]."""
 
     kind: Array  # class of each object, int64
     present: Array  # bool
-    front: Array  # bool [n]: the first small object lies over the main one, not under it
+    front: Array  # bool [n]: the first small object is in front of the main one
     x: Array
     y: Array
     radius: Array
@@ -165,7 +166,7 @@ def _place(seed: int, indices: Array, main: Array, sizes: Array, front: Array) -
     """Positions and radii [n, O]: the main object inside the frame, the small ones around it and clear of each other.
 
     A small object over the main one has at most half its radius, so it can't hide more than 40 % of it.
-    Each small one takes the first of a dozen random places that keep its distance, or else the least bad.
+    Each small one takes the first of a dozen random positions that keeps its distance, or else the best one.
     """
     n = len(indices)
     radius = np.empty((n, OBJECTS), np.float32)
