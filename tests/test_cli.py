@@ -313,7 +313,7 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
     first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
-    assert "goes on from here" in said
+    assert "resumes it" in said
     assert (out / "last.ckpt").is_file()
     assert not (out / "outcome.json").exists()
     assert subprocess.run(words, capture_output=True).returncode == 0

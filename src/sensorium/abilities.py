@@ -41,7 +41,7 @@ class Encoder(SeesImages, ABC):
 
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer index, 0 for the input layer, as layer-wise learning rate decay needs.
-        
+
         By default every parameter has index 0.
         """
         assert isinstance(self, nn.Module)
@@ -110,7 +110,7 @@ class AttentionMaps(ABC):
     @abstractmethod
     def attention(self, images: Tensor) -> Tensor | None:
         """[B, 3, H, W] -> attention from the class token to the patches in the last layer [B, heads, H', W'].
-        
+
         Each head's weights sum to 1 at most, the rest being on other tokens.
 
         None if the method's backbone has no attention.

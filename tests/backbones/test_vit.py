@@ -277,9 +277,7 @@ def test_biases_of_experts_move_between_steps_and_micro_batches_are_one_batch():
     assert torch.equal(moved(x), moved(x[:1], x[1:]))
 
 
-@pytest.mark.parametrize(
-    "parts, said", [(("flashy",), "unknown part 'flashy'"), (("geglu", "experts"), "one mlp")]
-)
+@pytest.mark.parametrize("parts, said", [(("flashy",), "unknown part 'flashy'"), (("geglu", "experts"), "one mlp")])
 def test_parts_that_cannot_be(parts, said):
     with pytest.raises(ValueError, match=said):
         ViT(12, 3, 24, 1, 3, parts=parts)

@@ -127,8 +127,8 @@ def test_what_is_no_video_is_one_clear_error(tmp_path: Path) -> None:
         ("none.mp4", "no such file"),
         ("empty.mp4", "cannot be decoded"),
         ("text.mp4", "cannot be decoded"),
-        ("headless.mp4", "holds no video; if it should, it is truncated"),
-        ("sound.wav", "holds no video"),
+        ("headless.mp4", "has no video; if it should, it is truncated"),
+        ("sound.wav", "has no video"),
     ):
         with pytest.raises(SensoriumError, match=f"{name}: .*{said}") as caught:
             list(video_frames(tmp_path / name))

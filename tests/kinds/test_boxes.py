@@ -375,7 +375,7 @@ def test_it_says_what_is_wrong(ready: boxes.Prepared) -> None:
     part = box_check.eight(ready.train)
     made = fcos(boxes.situate(ready), width=16, convs=1, lr=1e-12)
     found = box_check.by_heart(made, part, seconds=60, steps=4)
-    assert "could not be learned by heart" in box_check.verdict(found, 64)
+    assert "could not overfit eight pictures" in box_check.verdict(found, 64)
     assert "64 px: too small" in box_check.verdict(found | {"unlearnable": 9}, 64)
     assert "--lr" in box_check.verdict(found | {"loss": [1.0, float("nan")]}, 64)
 
@@ -392,4 +392,4 @@ def test_only_long_trainings_are_checked(
     box_check.check(made, ready, "10m", tmp_path, progress=True)
     assert json.loads((tmp_path / "check.json").read_text())["pictures"] == 8
     assert Image.open(tmp_path / "pictures" / "check.png").width > 400
-    assert "check: 8 pictures by heart" in capsys.readouterr().err
+    assert "check: overfit 8 pictures" in capsys.readouterr().err

@@ -238,9 +238,7 @@ def test_pairs_that_cannot_be() -> None:
         small(attention="linear", positions=ALiBi(4))
     with pytest.raises(ValueError, match="experts are SwiGLU"):
         small(experts=4, ffn="relu")
-    with pytest.raises(
-        ValueError, match="Sinusoidal positions work with linear and softmax attention, not with gated"
-    ):
+    with pytest.raises(ValueError, match="Sinusoidal positions work with linear and softmax attention, not with gated"):
         small(attention="gau", positions=Sinusoidal(24))
     with pytest.raises(ValueError, match="softmax, linear"):
         small(attention="quadratic")

@@ -284,5 +284,5 @@ def test_every_source_key_is_used_once_or_refused(tmp_path: Path):
         to_open_clip(CLIP(ViT(8, 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1), 4))
     with pytest.raises(SensoriumError, match="square"):
         export_hf(CLIP(CLIPVision((8, 12), 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1), 4), tmp_path)
-    with pytest.raises(SensoriumError, match="another rule"):
+    with pytest.raises(SensoriumError, match="another pooling rule"):
         export_hf(CLIP(CLIPVision(8, 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1, eot=2), 4), tmp_path)

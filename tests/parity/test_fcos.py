@@ -208,7 +208,7 @@ def test_checkpoint_of_the_published_network_there_and_back(tmp_path):
         from_torchvision(state)
     with pytest.raises(SensoriumError, match=r"'stranger' is unknown"):
         from_torchvision({**back, "stranger": torch.zeros(1)})
-    with pytest.raises(SensoriumError, match=r"not an FCOS"):
+    with pytest.raises(SensoriumError, match=r"not torchvision's FCOS"):
         from_torchvision({"conv1.weight": torch.zeros(1)})
 
 
@@ -217,7 +217,7 @@ def test_what_torchvision_has_not_is_not_exported():
     with pytest.raises(SensoriumError, match="7x7"):
         to_torchvision(small)
     elsewhere = FCOS(FPN(resnet("10", 224), width=32), 2, convs=1)
-    with pytest.raises(SensoriumError, match="places elsewhere"):
+    with pytest.raises(SensoriumError, match="other locations"):
         to_torchvision(elsewhere)
     coarse = FCOS(FPN(resnet("10", 224), width=32, extra=1), 2, convs=1, points="torchvision")
     with pytest.raises(SensoriumError, match="two extra levels"):

@@ -188,7 +188,7 @@ def make_data() -> Data:
                 {"file": "cup/0193.jpg", "reason": "truncated at byte 4,096"},
                 {"file": "kite/9.png", "reason": "no image"},
             ],
-            "notes": ["29,998 of the 60,000 images were looked at, spread evenly."],
+            "notes": ["29,998 of the 60,000 images were examined, evenly spaced."],
         },
     )
 

@@ -136,7 +136,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
     (tmp_path / "bad.png").write_bytes(b"nothing")
     (tmp_path / "empty").mkdir()
     for words, said in (
-        ((run,), "name pictures"),
+        ((run,), "give pictures"),
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
         ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 pictures can be read"),

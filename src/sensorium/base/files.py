@@ -33,8 +33,7 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
             free = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MB are free there"
         reason = " ".join(str(error).split())[:200]
         raise SensoriumError(
-            f"could not write {path}: {reason}{free}. {kept}"
-            "Free some space and run the same command again."
+            f"could not write {path}: {reason}{free}. {kept}Free some space and run the same command again."
         ) from error
 
 

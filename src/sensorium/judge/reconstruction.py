@@ -55,7 +55,9 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         Score("perplexity of the codes", found["perplexity"], "higher", found["codes"], "codes", decides=False),
     )
     file = f"{run.folder.name}/pictures/reconstructions.png"
-    return Judgement(rows, (Picture(file, "Reconstructions", "Pairs of rows: pictures, and their reconstructions from codes."),))
+    return Judgement(
+        rows, (Picture(file, "Reconstructions", "Pairs of rows: pictures, and their reconstructions from codes."),)
+    )
 
 
 @torch.no_grad()

@@ -153,7 +153,7 @@ class Trained(Protocol):
 def share_error(share: float, n: int, std: float = 0.0, subsets: int = 1) -> float:
     """Standard error of a fraction of ``n`` samples: the binomial one, plus that of a mean over ``subsets`` with
     standard deviation ``std``."""
-    smoothed = (share * n + 1) / (n + 2)  # one more success and one more failure: 0 of 10 right does not prove a rate of 0
+    smoothed = (share * n + 1) / (n + 2)  # one more success and failure: 0 of 10 right does not prove a rate of 0
     return math.sqrt(smoothed * (1 - smoothed) / n + std**2 / subsets)
 
 

@@ -82,7 +82,9 @@ class GaussianPCA:
         density."""
         d, k = self.directions.shape[1], len(self.variances)
         if float(self.variances.min()) <= 0 or (d > k and self.rest <= 0):
-            raise ValueError("the samples lie in a subspace, so there is no density; fit fewer components, or add noise")
+            raise ValueError(
+                "the samples lie in a subspace, so there is no density; fit fewer components, or add noise"
+            )
         x = x.flatten(1).double() - self.mean
         along = x @ self.directions.T
         far = (along.square() / self.variances).sum(1)

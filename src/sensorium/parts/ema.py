@@ -50,7 +50,9 @@ def ema_(target: nn.Module, source: nn.Module, momentum: float, *, buffers: bool
     kept: list[torch.Tensor] = list(target.parameters())
     new: list[torch.Tensor] = list(source.parameters())
     if len(kept) != len(new):
-        raise ValueError(f"target has {len(kept)} parameters, source has {len(new)}: they must have the same architecture")
+        raise ValueError(
+            f"target has {len(kept)} parameters, source has {len(new)}: they must have the same architecture"
+        )
     torch._foreach_lerp_(kept, new, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
     if buffers:
         for mine, theirs in zip(target.buffers(), source.buffers(), strict=True):

@@ -60,7 +60,7 @@ class Quantizer(nn.Module):
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """Vectors [..., D], codebook [K, D] -> the nearest code of each, int64 [...]; the first of ties."""
     flat, codebook = z.flatten(0, -2), codebook.to(z.dtype)
-    distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)  # without |z|^2, which does not change the order
+    distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)  # |z|^2 would not change the order
     return distance.argmin(1).view(z.shape[:-1])
 
 

@@ -24,9 +24,7 @@ LISTED = 100  # objects in the table
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown(
-        "Give a picture: detected objects are drawn into it; move the threshold to see more or fewer."
-    )
+    gr.Markdown("Give a picture: detected objects are drawn into it; move the threshold to see more or fewer.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)

@@ -22,7 +22,9 @@ SHOWN_WAYS = 4
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown("Generate new pictures: the same seed gives the same ones; higher guidance follows the class more closely.")
+    gr.Markdown(
+        "Generate new pictures: the same seed gives the same ones; higher guidance follows the class more closely."
+    )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)

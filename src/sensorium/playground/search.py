@@ -25,9 +25,7 @@ LONGEST = 1000  # characters
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown(
-        "Describe a picture, or give one: the most similar pictures of the run's data come first."
-    )
+    gr.Markdown("Describe a picture, or give one: the most similar pictures of the run's data come first.")
     albums: dict[int, Album] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):

@@ -18,7 +18,9 @@ MOST = 1000  # tokens
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown("Give a prompt and let the model continue it: a low temperature gives likely text, a high one more varied text.")
+    gr.Markdown(
+        "Give a prompt and let the model continue it: a low temperature gives likely text, a high one more varied text."
+    )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)

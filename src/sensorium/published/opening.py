@@ -74,9 +74,7 @@ def _opened(source: Source, among: Sequence[Format]) -> Any:
     if first is not None and nearest and (kind is not None or len(nearest) == len(among) == 1):
         return fill(nearest[0], replace(source, state=first))  # its error names what is missing
     known = ", ".join(form.name for form in nearest)
-    raise SensoriumError(
-        f"{source.where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}."
-    )
+    raise SensoriumError(f"{source.where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}.")
 
 
 def _component(folder: Path, among: Sequence[Format]) -> Path:

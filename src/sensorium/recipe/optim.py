@@ -56,11 +56,7 @@ def pick_batch_size(given: int | None, on: Situation, settings: Settings, *, cpu
 
     A CPU is no faster with large batches, and its budget is short, so the number of updates matters.
     """
-    most, why = (
-        (cpu, "a CPU gains no speed from larger batches")
-        if on.device == "cpu"
-        else (256, "one GPU")
-    )
+    most, why = (cpu, "a CPU gains no speed from larger batches") if on.device == "cpu" else (256, "one GPU")
     fit = 2 ** max(3, int(math.log2(max(on.images / 8, 8))))
     return settings.pick("batch_size", given, min(most, fit), f"{on.images:,} training images" if fit < most else why)
 

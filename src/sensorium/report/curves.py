@@ -66,7 +66,12 @@ def losses(results: Results, folder: Path) -> Html | None:
 
 LENGTHS = (  # field, title, number format, logarithmic
     ("bits_per_byte", "bits per byte of held-out text, lower is better", lambda v: f"{v:.3g}", False),
-    ("tokens_per_second", "tokens per second of a training step, with the same number of tokens at every length", h.short, True),
+    (
+        "tokens_per_second",
+        "tokens per second of a training step, with the same number of tokens at every length",
+        h.short,
+        True,
+    ),
     ("kept_mb", "memory kept for the backward pass of that step", h.memory, True),
 )
 

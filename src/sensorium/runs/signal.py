@@ -135,7 +135,9 @@ def complaints(layers: list[dict[str, Any]]) -> list[str]:
             f"attention is saturated in {low[1]} ({low[0]:.2g} of uniform entropy; should be above {LEAST_ENTROPY:g})"
         )
     if high:
-        wrong.append(f"attention logits have standard deviation {high[0]:.3g} in {high[1]} (should be below {MOST_DEVIATION:g})")
+        wrong.append(
+            f"attention logits have standard deviation {high[0]:.3g} in {high[1]} (should be below {MOST_DEVIATION:g})"
+        )
     return wrong
 
 

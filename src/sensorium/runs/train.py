@@ -95,9 +95,7 @@ def _train(
         source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
-        raise SensoriumError(
-            f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8."
-        )
+        raise SensoriumError(f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8.")
     chosen = _threads(folder, options.threads)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(options.seed)

@@ -132,7 +132,9 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
     if second is not None and ahead is not None and ahead.error is None:
         price += " The sampling error is unknown: try another --seed before you rely on it."
-    return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}")
+    return Verdict(
+        winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}"
+    )
 
 
 def _of(run: RunResult, like: Score) -> Score:

@@ -74,9 +74,7 @@ def fabric_for(options: Options, method: Method) -> Fabric:
     mixed = options.precision.endswith("-mixed")
     try:
         if mixed:
-            of_cpu = (
-                "bf16-mixed" if kind == "cpu" else options.precision
-            )  # float16 autocast is not worthwhile on a CPU
+            of_cpu = "bf16-mixed" if kind == "cpu" else options.precision  # float16 autocast is not worthwhile on a CPU
             plugins.append(_Autocast(of_cpu, kind))  # pyright: ignore[reportArgumentType]  checked before
         if (environment := _environment()) is not None:
             plugins.append(environment)

@@ -73,7 +73,7 @@ class Loop:
         self.steps, self.seconds, self.fraction, self.peak = 0, 0.0, 0.0, 0.0
         self.clock, self.warning, self.stopped = Clock(), None, False
         self._saved_at, self._save_cost = 0.0, 0.0
-        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, fraction of the budget
+        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, fraction spent
         self._group: Any = None
         if fabric.world_size > 1:
             self._group = dist.new_group(backend="gloo")  # collectives on the CPU need no wait for the GPU

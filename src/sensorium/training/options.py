@@ -49,9 +49,7 @@ def _device(asked: str, count: int) -> str:
         raise SensoriumError(f"device {device!r} is not available here: use --device cpu, or see `sensorium doctor`.")
     most = torch.cuda.device_count() if device == "cuda" else 1 if device == "mps" else os.cpu_count() or 1
     if not 1 <= count <= most and rank_and_world()[1] == 1:
-        raise SensoriumError(
-            f"--devices {count}: this machine has {most} for {device}; use --devices {most}."
-        )
+        raise SensoriumError(f"--devices {count}: this machine has {most} for {device}; use --devices {most}.")
     return device
 
 
@@ -59,6 +57,8 @@ def _check_every(every: float | str) -> None:
     if isinstance(every, str):
         number = every.removesuffix("%")
         if every == number or not number.replace(".", "", 1).isdigit() or not 0 < float(number) <= 100:
-            raise SensoriumError(f"online_every {every!r} is neither seconds nor a fraction of the budget such as '10%'.")
+            raise SensoriumError(
+                f"online_every {every!r} is neither seconds nor a fraction of the budget such as '10%'."
+            )
     elif every < 0:
         raise SensoriumError(f"online_every is {every}: it must not be negative.")

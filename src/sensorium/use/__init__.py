@@ -132,9 +132,7 @@ def draw(
     if isinstance(method, IterativeGenerator):
         how |= {"steps": steps, "trace": trace}
     elif trace:
-        raise SensoriumError(
-            f"--trace: '{run.folder}' does not sample in steps from noise, so it has no trajectory."
-        )
+        raise SensoriumError(f"--trace: '{run.folder}' does not sample in steps from noise, so it has no trajectory.")
     if isinstance(method, ClassConditional) and method.classes:
         how |= {"condition": None if label is None else _class_number(label, run), "guidance": guidance}
     elif label is not None or guidance != 1:

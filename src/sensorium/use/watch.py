@@ -162,7 +162,9 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
 def _checked(steps: Iterable[Piece], on: StreamSituation, where: str) -> Iterator[Piece]:
     for piece in steps:
         if not isinstance(piece, str) and piece.shape[1] != channels(on):
-            raise SensoriumError(f"{where}: {piece.shape[1]} values per step, but the run was trained on {channels(on)}.")
+            raise SensoriumError(
+                f"{where}: {piece.shape[1]} values per step, but the run was trained on {channels(on)}."
+            )
         yield piece
 
 

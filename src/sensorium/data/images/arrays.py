@@ -142,7 +142,9 @@ def _idx(path: Path) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize
         _affordable(size, where)
         if not zipped and size != (held := path.stat().st_size - 4 - 4 * rank):
-            raise SensoriumError(f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again.")
+            raise SensoriumError(
+                f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again."
+            )
         values = _read(file, size, where)
         if file.read(1):
             raise SensoriumError(

@@ -79,9 +79,7 @@ def read_folder(folder: Path) -> Found:
         found.sets["train"] = images
     if tally:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.most_common(4))
-        found.notes.append(
-            f"{_count(sum(tally.values()), 'file')} without an image extension ignored ({kinds})."
-        )
+        found.notes.append(f"{_count(sum(tally.values()), 'file')} without an image extension ignored ({kinds}).")
     if "train" not in found.sets:
         where = "its train folder" if splits else "it and the folders below"
         broken = f"; {_count(len(found.skipped), 'file')} could not be read" if found.skipped else ""

@@ -249,7 +249,9 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
     if test is not None and labelled and test.labels is None:
         if given:
             raise SensoriumError("test: the test set has no labels, the training set has; give a labeled test set.")
-        notes.append(f"The test set has no labels, so it can't be used for evaluation: its {len(test):,} images are ignored.")
+        notes.append(
+            f"The test set has no labels, so it can't be used for evaluation: its {len(test):,} images are ignored."
+        )
         test = None
     if test is None and val is not None and (val.labels is not None or not labelled):
         notes.append("There is no test set; the validation set is used as one.")

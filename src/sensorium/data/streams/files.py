@@ -101,7 +101,9 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
     values, small, _ = _arrays(path)
     told = _rate(small)
     if rate is not None and told is not None and abs(told - rate) > 0.01 * rate:
-        raise SensoriumError(f"{where} has {told:g} steps per second, but the run was trained on {rate:g}: resample it.")
+        raise SensoriumError(
+            f"{where} has {told:g} steps per second, but the run was trained on {rate:g}: resample it."
+        )
     offsets = _offsets(small.get("offsets"), len(values), where)
     return [(f"{printable(path.name)}[{i}]", values[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
 
@@ -135,8 +137,7 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_labels(labels: np.ndarray, steps: int, classes: tuple[str, ...], field: str) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (steps,):
         raise SensoriumError(
-            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {steps:,} "
-            "steps."
+            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {steps:,} steps."
         )
     if int(labels.min(initial=0)) < UNKNOWN or int(labels.max(initial=0)) >= max(1, len(classes)):
         raise SensoriumError(
@@ -166,7 +167,9 @@ def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: 
         if dtype.kind not in "fiub" or not shape or min(shape) < 1:
             raise SensoriumError(f"{field} is {dtype} of shape {list(shape)}; expected numbers [N, ...].")
         if size != info.file_size - begin:
-            raise SensoriumError(f"{field}: the header gives {size:,} bytes of values, the file has {info.file_size - begin:,}.")
+            raise SensoriumError(
+                f"{field}: the header gives {size:,} bytes of values, the file has {info.file_size - begin:,}."
+            )
         order: Any = "F" if fortran else "C"
         if info.compress_type == zipfile.ZIP_STORED:
             with path.open("rb") as raw:

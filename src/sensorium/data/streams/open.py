@@ -307,7 +307,9 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
             raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
-        raise SensoriumError(f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number.")
+        raise SensoriumError(
+            f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number."
+        )
     about = sets["train"]
     return Streams(
         shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(skipped), tuple(notes), about.encoder

@@ -54,7 +54,7 @@ UNIT = "labeled frames"
 SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
 LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8
-SIGNAL, FAST = 64, 20.0  # a signal, to be cut into frames, has at most this many values per step and at least this many steps per second
+SIGNAL, FAST = 64, 20.0  # a signal, to be cut into frames: maximum values per step, minimum steps per second
 FRAMES_A_SECOND = 4.0
 NO_ACTION = ("background", "none", "null", "nothing", "no action", "no_action", "idle", "other", "unknown", "ambiguous")
 

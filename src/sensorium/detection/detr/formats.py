@@ -191,7 +191,9 @@ def _plain_fits(network: Any) -> None:
     _fits(network)
     numbers = resnet.resnet_numbers(network.backbone)
     if numbers["first_stride"] != 1 or numbers["early_stride"]:
-        raise SensoriumError("the authors' DETR has torchvision's ResNet, which has its strides in other layers. Use --to hf.")
+        raise SensoriumError(
+            "the authors' DETR has torchvision's ResNet, which has its strides in other layers. Use --to hf."
+        )
 
 
 def _hf_config(network: Any) -> dict[str, Any]:

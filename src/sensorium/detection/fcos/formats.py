@@ -62,7 +62,9 @@ def _settle(network: Any, source: Source) -> None:
         network.normalization = source.statistics(told["image_mean"], told["image_std"])
         sides, names = (int(told["min_size"]), int(told["max_size"])), tuple(map(str, told["classes"]))
     except (SensoriumError, ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{beside}: not the file that an export of FCOS writes beside its weights ({error}).") from None
+        raise SensoriumError(
+            f"{beside}: not the file that an export of FCOS writes beside its weights ({error})."
+        ) from None
     if not all(0 < n < 1 << 14 for n in sides):
         raise SensoriumError(f"{beside}: min_size and max_size must be pixels, 1 to {(1 << 14) - 1}.")
     network.sides = sides

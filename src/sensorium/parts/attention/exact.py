@@ -147,9 +147,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Choice:
     if q.device.type == "cpu":
         return Choice(fused, "a CPU computes documents one after another without loss of speed")
     if mask is not None or bias is not None:
-        return Choice(
-            fused, "a mask or bias would need a new block mask at each call: documents one after another"
-        )
+        return Choice(fused, "a mask or bias would need a new block mask at each call: documents one after another")
     missing = _why_no_flex(q, k, v)
     if missing:
         return Choice(fused, f"documents one after another, because FlexAttention can't be used here: {missing}")

@@ -40,7 +40,9 @@ def flash(q: Tensor, k: Tensor, v: Tensor, *, tile: int | None = None, **asked: 
     if min(channels) < 16 or max(channels) > 128:
         raise ValueError(f"flash() needs heads of 16 to 128 channels, got {channels[0]} and {channels[1]}")
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"flash() needs float32, float16 or bfloat16, the same for q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}")
+        raise ValueError(
+            f"flash() needs float32, float16 or bfloat16, the same for q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{k.shape[1]} heads of keys and values must divide the {q.shape[1]} of the queries")
     if importlib.util.find_spec("triton") is None:

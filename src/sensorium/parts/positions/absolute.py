@@ -139,9 +139,9 @@ class Multiplicative(Learned):
 class ComplexWords(nn.Module):
     """Word embeddings that are functions of the position (Wang et al., 2020, arXiv:1912.12333), of any length:
 
-        f(word j, position t) = r_j exp(i (w_j t + a_j)),      amplitude, frequency and phase by token and channel,
-        returned as concatenated real and imaginary parts, for real-valued networks. A negative r is a phase of pi, so
-        amplitudes are unconstrained. Frequencies are initialized to those of the sinusoids, the same for all tokens.
+    f(word j, position t) = r_j exp(i (w_j t + a_j)),      amplitude, frequency and phase by token and channel,
+    returned as concatenated real and imaginary parts, for real-valued networks. A negative r is a phase of pi, so
+    amplitudes are unconstrained. Frequencies are initialized to those of the sinusoids, the same for all tokens.
     """
 
     def __init__(self, vocab: int, width: int, theta: float = 10_000.0) -> None:

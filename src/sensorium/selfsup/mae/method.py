@@ -124,7 +124,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         """Predicted targets of the removed patches [B, N - n, P], in the order of ``removed``."""
         latent = self.decoder_embed(self.backbone.encode(self.backbone.embed(images, keep)))  # [B, 1 + n, .]
         table = resample(self.decoder_pos_embed, self.grid, self.backbone.grid_of(images))[0]
-        seen = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)  # rows of the position table; 0 is the class token's
+        seen = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)  # rows of the table; 0 is the class token's
         gaps = self.mask_token.expand(len(images), removed.shape[1], -1)
         x = torch.cat([latent, gaps], dim=1) + F.embedding(seen, table)
         for block in self.decoder_blocks[:-1]:

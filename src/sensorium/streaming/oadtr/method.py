@@ -325,7 +325,8 @@ class OadTR(Method, OnlineDetector):
         def slots(layers: int, heads: int) -> Tensor:
             return self.token.new_empty(layers, 2, streams, heads, 1 + self.length, self.width // heads)
 
-        token, frame = self.positions.unsqueeze(1)[..., 1:], self.positions.unsqueeze(1)[..., :-1]  # a token is one position later
+        # a token is one position later
+        token, frame = self.positions.unsqueeze(1)[..., 1:], self.positions.unsqueeze(1)[..., :-1]
         newest = self.positions.unsqueeze(1)[..., :1]
         return _Ring(
             slots(len(encoder), encoder[0].heads),
