@@ -151,7 +151,7 @@ def test_cosine_features_fade_with_the_distance(start: int) -> None:
     at = torch.arange(9, dtype=torch.float64)
     fade = torch.cos(math.pi / 2 * (at[:, None] - at) / 20)
     torch.testing.assert_close(product, fade * (q.relu() @ k.relu().mT))
-    with pytest.raises(ValueError, match="room for 12 tokens"):
+    with pytest.raises(ValueError, match="length of 12 tokens"):
         linear.cosine_features(q, 12, 4)
 
 

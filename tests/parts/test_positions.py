@@ -180,7 +180,7 @@ def test_waves_of_a_distance_are_one_product_and_a_picture_has_one_half_each() -
     plane = scheme.rows(torch.tensor([[5, 0], [5, 8], [2, 8]]))
     close(plane[:, : WIDTH // 2], Sinusoidal(WIDTH // 2).rows(torch.tensor([5, 5, 2])), 0)
     close(plane[:, WIDTH // 2 :], Sinusoidal(WIDTH // 2).rows(torch.tensor([0, 8, 8])), 0)
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(ValueError, match="even width"):
         Sinusoidal(7).rows(at)
 
 
@@ -215,7 +215,7 @@ def test_a_complex_word_moves_on_a_circle_of_its_amplitude() -> None:
     with torch.no_grad():
         words.frequency.weight.copy_(shared.frequency.expand(11, -1))
     close(shared.embed(words(tokens, at * 0), at), words(tokens, at), 1e-9)
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(ValueError, match="even width"):
         ComplexWords(3, 5)
 
 
