@@ -1,7 +1,7 @@
 """Plots of what the benchmarks measure: the report's line charts, one above the other, in an SVG file that stands alone.
 
-A chart of the report takes its colours from the page; here each file brings them and a light background of its own, so
-that it reads the same opened alone, on a white page and on a dark one. Colours: Okabe and Ito's palette.
+A chart of the report takes its colors from the page; here each file brings them and a light background of its own, so
+that it reads the same opened alone, on a white page and on a dark one. Colors: Okabe and Ito's palette.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write(path: Path, panels: Sequence[Panel]) -> None:
         parts.append(el("text", panel.title, x=MARGIN, y=top + 15, cls="heading"))
         wide = line_chart(panel.lines, panel.x, panel.y, alt=panel.title, height=panel.height).partition("</svg>")[0]
         place = f'<svg x="{MARGIN}" y="{top + HEADING}" width="{WIDTH}" height="{panel.height}" '
-        # Colours as a plain property: not every program that shows SVG knows variables.
+        # Colors as a plain property: not every program that shows SVG knows variables.
         parts.append(Html(wide.replace("<svg ", place, 1).replace('style="--c:', 'style="color:') + "</svg>"))
         top += HEADING + panel.height + MARGIN
     size = {"width": WIDTH + 2 * MARGIN, "height": top}

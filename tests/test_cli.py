@@ -25,7 +25,7 @@ Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class of smooth coloured pictures; one file is truncated, one is no picture."""
+    """A folder per class of smooth colored pictures; one file is truncated, one is no picture."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for k, name in enumerate(("apple", "bean", "corn")):
@@ -313,7 +313,7 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
     first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
-    assert "goes on from here" in said
+    assert "resumes it" in said
     assert (out / "last.ckpt").is_file()
     assert not (out / "outcome.json").exists()
     assert subprocess.run(words, capture_output=True).returncode == 0

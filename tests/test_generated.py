@@ -125,7 +125,7 @@ def test_what_draws_is_compared_by_its_samples(bare: Path, tmp_path: Path, comma
     results = read_results(tmp_path)
     assert [run.scores[0].name for run in results.runs] == ["Fréchet distance"] * 2
     page = (tmp_path / "report.html").read_text()
-    assert page.count("Drawn with seed 0") == 2
+    assert page.count("Sampled with seed 0") == 2
     assert "Gaussian in PCA" in page + out
 
 

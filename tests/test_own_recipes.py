@@ -89,7 +89,7 @@ def test_a_setting_of_ones_own_is_varied(mine: Path, bare: Path, tmp_path: Path,
     ("methods", "said"),
     [
         (["made", "simclr"], "made is judged by samples, likelihood; simclr is judged by features"),
-        (["MINE:mute", "made"], "mine-mute offers nothing that can be judged (one of"),
+        (["MINE:mute", "made"], "mine-mute has no ability that can be judged (one of"),
         (["MINE:narrow", "causal_lm"], "can't be compared"),
     ],
 )

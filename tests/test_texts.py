@@ -158,7 +158,7 @@ def test_other_parts_train_and_write(more: tuple[str, ...], book: Path, tmp_path
         (("train", "causal_lm", "--data", "BOOK", "--image-size", "32"), "--image-size is for pictures"),
         (("train", "causal_lm", "--data", "BOOK", "--shared", "16"), "give --experts"),
         (("compare", "causal_lm", "mae", "--data", "BOOK"), "can't be compared"),
-        (("compare", "causal_lm,wide=3", "--data", "BOOK"), "'wide=3' is no setting of causal_lm"),
+        (("compare", "causal_lm,wide=3", "--data", "BOOK"), "'wide=3' is not a setting of causal_lm"),
         (("generate", "nowhere"), "is no run"),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: C
     (tmp_path / "run.json").write_text(told)
     code, _, err = command("generate", str(tmp_path))
     assert code == 1
-    assert "run.json: not as this version writes it" in err
+    assert "run.json: not in this version's format" in err
 
 
 def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> None:
@@ -199,13 +199,13 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
     rope, learned = (run.parameters or 0 for run in results.runs)
     assert 0 < rope < learned  # which has a table
     page = (tmp_path / "report.html").read_text()
-    assert "Beyond the trained length" in page
+    assert "Beyond the training length" in page
     assert "Which positions learns best" in page
     for vary, said in (
         ("positions=rope", "two values or more"),
         ("positions=rope,alibo", "choose among rope"),
         ("init=normal,zavier", "choose among normal"),
-        ("place=rope,none", "is no setting of causal_lm"),
+        ("place=rope,none", "is not a setting of causal_lm"),
     ):
         code, _, err = command("ablate", system, "--vary", vary, "--data", str(book))
         assert code == 1

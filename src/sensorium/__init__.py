@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __path__ = extend_path(__path__, __name__)  # a system may be installed from elsewhere, into a family's folder
 
-# Looked up on first use, so that `import sensorium` and `sensorium --help` import neither torch nor Lightning Fabric.
+# Imported on first use, so that `import sensorium` and `sensorium --help` import neither torch nor Lightning Fabric.
 _LAZY = {
     "SensoriumError": "errors",
     "Run": "runs.run",

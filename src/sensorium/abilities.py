@@ -1,9 +1,9 @@
 """What a network offers a method, and what a trained method offers its users.
 
 An ability is a class that a method or a network inherits from: ``class DINO(Method, Encoder, AttentionMaps)``. One that
-lacks an ability's method cannot be built; whoever needs an ability asks ``isinstance``. Attributes without a default are
-set in ``__init__``. ``B`` images, ``N`` patches, ``D`` features. Images are float tensors [B, 3, H, W], already normalised,
-unless a docstring says otherwise.
+lacks an ability's method cannot be built; code that needs an ability checks ``isinstance``. Attributes without a
+default are set in ``__init__``. ``B`` images, ``N`` patches, ``D`` features. Images are float tensors [B, 3, H, W],
+already normalized, unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class SeesImages:
     """Takes images.
 
-    ``image_size``: pixels (one number, or height and width) that it was made for, None for any. ``normalization``: mean and
-    standard deviation of the pixels in 0..1 that its weights want, None where nobody said.
+    ``image_size``: input size in pixels (one number, or height and width), None for any. ``normalization``: mean and
+    standard deviation of pixels in 0..1 that its weights expect, None if unknown.
     """
 
     image_size: int | tuple[int, int] | None = None
@@ -31,7 +31,7 @@ class SeesImages:
 
 
 class Encoder(SeesImages, ABC):
-    """Gives one vector an image. Networks and methods alike."""
+    """Encodes an image as one feature vector: networks and methods alike."""
 
     dim: int
 
@@ -40,14 +40,16 @@ class Encoder(SeesImages, ABC):
         """[B, 3, H, W] -> [B, dim]."""
 
     def layers_for_decay(self) -> dict[str, int]:
-        """Parameter name -> layer, 0 for what meets the pixels: what layer-wise decay of the learning rate scales by.
-        Where a class does not say, all parameters are alike."""
+        """Parameter name -> layer index, 0 for the input layer, as layer-wise learning rate decay needs.
+
+        By default every parameter has index 0.
+        """
         assert isinstance(self, nn.Module)
         return dict.fromkeys((name for name, _ in self.named_parameters()), 0)
 
 
 class TokenEncoder(Encoder):
-    """A network that can encode a subset of its patches: what masking needs."""
+    """A network that can encode a subset of its patches, as masking needs."""
 
     patch_size: int
     grid: tuple[int, int]
@@ -55,13 +57,13 @@ class TokenEncoder(Encoder):
 
     @abstractmethod
     def grid_of(self, images: Tensor) -> tuple[int, int]:
-        """Patches (down, across) of images; an error where the patch does not divide them."""
+        """Patches (rows, columns) of images; an error if the patch size does not divide the image size."""
 
     @abstractmethod
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> patch tokens with their positions [B, N, dim], no class token.
+        """[B, 3, H, W] -> patch tokens with positional embeddings [B, N, dim], no class token.
 
-        With ``keep`` (indices [B, n]) these patches only, in that order: [B, n, dim].
+        With ``keep`` (indices [B, n]) only these patches, in that order: [B, n, dim].
         """
 
     @abstractmethod
@@ -70,7 +72,7 @@ class TokenEncoder(Encoder):
 
 
 class MapEncoder(Encoder):
-    """A network that gives feature maps, finest first: what pyramids need. ``channels`` and ``strides`` of each."""
+    """A network that gives feature maps, finest first, as pyramids need. ``channels`` and ``strides`` of each."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -81,7 +83,7 @@ class MapEncoder(Encoder):
 
 
 class TextEncoder(ABC):
-    """Gives one vector a text of ``vocab`` different tokens, up to ``context`` of them."""
+    """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""
 
     dim: int
     vocab: int
@@ -93,7 +95,7 @@ class TextEncoder(ABC):
 
 
 class VelocityNet(ABC):
-    """What a flow or a diffusion learns. ``labels``: rows of its table of labels, 0 where it takes none."""
+    """What a flow or a diffusion learns. ``labels``: rows of its label embedding, 0 if unconditional."""
 
     labels: int
 
@@ -103,59 +105,61 @@ class VelocityNet(ABC):
 
 
 class AttentionMaps(ABC):
-    """Can show where its class token looks."""
+    """Gives the attention maps of its class token."""
 
     @abstractmethod
     def attention(self, images: Tensor) -> Tensor | None:
-        """[B, 3, H, W] -> last layer's attention from the class token to the patches [B, heads, H', W'], rows sum to <= 1.
+        """[B, 3, H, W] -> attention from the class token to the patches in the last layer [B, heads, H', W'].
 
-        None where the network that a method was built around has no attention.
+        Each head's weights sum to 1 at most, the rest being on other tokens.
+
+        None if the method's backbone has no attention.
         """
 
 
 class HasBackbone:
-    """Trains a network that is of use without it: what is exported, and what other methods can start from."""
+    """Trains a network that is useful on its own: it is exported, and other methods can start from it."""
 
     backbone: Any
 
 
 class HasBody:
-    """A pyramid around a network, its ``body``, that gives it maps."""
+    """A pyramid on the feature maps of a network, its ``body``."""
 
     body: Any
 
 
 class Flow:
-    """Follows the velocity that its ``net`` (a :class:`VelocityNet`) gives; the net's times are ``time_scale`` times those of
-    the way, 0 to 1."""
+    """Integrates the velocity that its ``net`` (a :class:`VelocityNet`) predicts; the net's times are ``time_scale``
+    times those of the trajectory, 0 to 1."""
 
     net: Any
     time_scale: float
 
 
 class Reconstructor(ABC):
-    """Can show how it completes images. ``panels``: what is to be seen from left to right."""
+    """Reconstructs images. ``panels``: names of what is shown, from left to right."""
 
     panels: tuple[str, ...]
 
     @abstractmethod
     def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:
         """Images as the method learns from them [B, C, H, W] -> its panels side by side [B, 3, H, W * panels], in the
-        same range of values. ``seed``: of what is hidden."""
+        same range of values. ``seed``: of the mask."""
 
 
 class Classifier(SeesImages, ABC):
-    """Gives scores of ``classes`` classes."""
+    """Classifies images into ``classes`` classes."""
 
     classes: int
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]."""
+        """[B, 3, H, W] -> logits [B, classes]."""
 
 
 class ImageText(SeesImages, ABC):
-    """Puts images and texts in one space of unit vectors. ``context``: tokens of a text at most."""
+    """Embeds images and texts in one space of unit vectors. ``context``: maximum tokens of a text."""
 
     context: int
 
@@ -169,10 +173,10 @@ class ImageText(SeesImages, ABC):
 
 
 class Detector(SeesImages, ABC):
-    """Finds the objects of images, of ``classes`` classes.
+    """Detects objects of ``classes`` classes.
 
-    ``class_names``: of the labels, () where nobody said. ``sides``: images are resized so that the shorter side has
-    ``sides[0]`` pixels, unless the longer one would have more than ``sides[1]``.
+    ``class_names``: of the labels, () if unknown. ``sides``: images are resized so that the shorter side has
+    ``sides[0]`` pixels, unless the longer one would exceed ``sides[1]``.
     """
 
     classes: int
@@ -182,74 +186,74 @@ class Detector(SeesImages, ABC):
 
     @abstractmethod
     def detect(self, images: Tensor, threshold: float = 0.5, *, sizes: Tensor | None = None) -> list[dict[str, Tensor]]:
-        """[B, 3, H, W] -> for each image ``boxes`` [N, 4] (x0, y0, x1, y1 in pixels), ``scores`` [N], ``labels`` int64 [N].
+        """[B, 3, H, W] -> per image ``boxes`` [N, 4] (x0, y0, x1, y1 in pixels), ``scores`` [N], ``labels`` int64 [N].
 
-        threshold: least score, whose usual value is each detector's own. sizes: int [B, 2], height and width of the part
-        that is image where smaller ones were padded.
+        threshold: minimum score; its default is each detector's own. sizes: int [B, 2], height and width of each image
+        without padding.
         """
 
     def unlearnable(self, batch: Mapping[str, Any]) -> int:
-        """How many boxes of a batch the detector could not find whatever it learnt."""
+        """How many boxes of a batch no location or query can be assigned to, so that they can't be learned."""
         return 0
 
 
 class Generator(ABC):
-    """Draws new samples. ``shape`` of one, without the batch."""
+    """Generates new samples. ``shape`` of one, without the batch."""
 
     shape: tuple[int, ...]
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """-> [n, *shape], in the value range that the method learns. Equal seeds give equal samples."""
+        """-> [n, *shape], in the value range that the method is trained on. Equal seeds give equal samples."""
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> images as the method learns them [B, *shape]: -1 to 1 where a class says nothing else."""
+        """uint8 [B, 3, H, W] -> training images [B, *shape], in -1..1 by default."""
         return pixels.float() / 127.5 - 1
 
     def to_pixels(self, samples: Tensor) -> Tensor:
-        """The way back: samples [B, *shape] -> uint8 [B, 3, H, W]."""
+        """The inverse: samples [B, *shape] -> uint8 [B, 3, H, W]."""
         unit = samples.float() / 2 + 0.5
         return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
 class ClassConditional(Generator):
-    """Can be told what to draw: one of ``classes`` classes, 0 where it learnt without."""
+    """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels."""
 
     classes: int
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """condition: a class for all, or int64 [n], None for any. guidance: how strongly to insist on it; 1 is as learnt."""
+        """condition: a class for all, or int64 [n], None for any. guidance: guidance scale; 1 is none."""
 
 
 class IterativeGenerator(Generator):
-    """Goes from noise to a sample in steps, ``usual_steps`` where nobody says how many."""
+    """Generates a sample from noise in steps, ``usual_steps`` by default."""
 
     usual_steps: int
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False) -> Tensor:
-        """-> [n, *shape], or with ``trace`` the way there [steps + 1, n, *shape]."""
+        """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]."""
 
 
 class Likelihood(ABC):
-    """Knows the exact probability of a sample. ``shape`` of one, without the batch; ``members`` of its ensemble."""
+    """Gives the exact probability of a sample. ``shape`` of one, without the batch; ``members`` of its ensemble."""
 
     shape: tuple[int, ...]
     members: int = 1
 
     @abstractmethod
     def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
-        """[B, *shape] -> natural logarithm of the probability (or density) [B], averaged in probability over so many
-        members."""
+        """[B, *shape] -> natural logarithm of the probability (or density) [B], the probability averaged over
+        ``members``."""
 
     @abstractmethod
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> images as the method learns them [B, *shape]."""
+        """uint8 [B, 3, H, W] -> training images [B, *shape]."""
 
 
 class Tokenizer(SeesImages, ABC):
-    """Turns pictures into codes and back. ``codes``: size of the codebook."""
+    """Encodes images as codes and decodes them. ``codes``: size of the codebook."""
 
     codes: int
 
@@ -262,24 +266,24 @@ class Tokenizer(SeesImages, ABC):
         """int64 [B, h, w] -> [B, 3, H, W]."""
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> images as ``encode`` takes them: -1 to 1 where a class says nothing else."""
+        """uint8 [B, 3, H, W] -> images as ``encode`` takes them, in -1..1 by default."""
         return pixels.float() / 127.5 - 1
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """The way back: what ``decode`` gives -> uint8 [B, 3, H, W]."""
+        """The inverse: output of ``decode`` -> uint8 [B, 3, H, W]."""
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class LanguageModel(ABC):
-    """Gives the next token's probabilities, and writes. ``vocab`` tokens."""
+    """Predicts the next token, and generates text. ``vocab``: size of the vocabulary."""
 
     vocab: int
 
     @abstractmethod
     def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """int64 [B, T] -> natural logarithm of each token after the first given those before it [B, T - 1].
+        """int64 [B, T] -> log-probability (natural) of each token after the first, given those before it [B, T - 1].
 
-        documents: [B, T], a number a document; a token is then given those of its own document.
+        documents: int64 [B, T], the document of each token; a token then depends only on those of its own document.
         """
 
     @abstractmethod
@@ -293,14 +297,15 @@ class LanguageModel(ABC):
         most: int = 256,
         window: int | None = None,
     ) -> Iterator[Tensor]:
-        """int64 [B, T] -> the tokens after it, one [B] at a time, ``most`` of them.
+        """int64 [B, T] -> the tokens generated after it, one [B] at a time, ``most`` of them.
 
-        temperature: 0 takes the likeliest. top_k: choose among so many. window: most tokens to look back on.
+        temperature: 0 is greedy. top_k: sample from the k most likely tokens. window: maximum context in tokens.
         """
 
 
 class OnlineDetector(ABC):
-    """Names the action of each frame of a stream, of ``classes``, from the frames so far, in bounded memory."""
+    """Classifies the action of each frame of a stream, one of ``classes``, from the frames so far, in bounded
+    memory."""
 
     classes: int
 
@@ -310,11 +315,11 @@ class OnlineDetector(ABC):
 
     @abstractmethod
     def step(self, frame: Tensor) -> Tensor:
-        """The next frame [F] -> the classes' probabilities [K]."""
+        """The next frame [F] -> class probabilities [K]."""
 
     @abstractmethod
     def predict(self, frames: Tensor | Iterable[Tensor]) -> Tensor:
-        """A whole stream [N, F] (or its parts) -> [N, K]: what ``step`` gives of each, faster."""
+        """A whole stream [N, F] (or its parts) -> [N, K]: the same as ``step`` on each frame, faster."""
 
 
 ABILITIES: dict[str, type] = {
@@ -333,7 +338,7 @@ def abilities_of(thing: object) -> tuple[str, ...]:
 
 
 def require(thing: object, ability: type, *, by: str, choices: str) -> None:
-    """Raise ``TypeError`` when ``thing`` lacks ``ability``; ``choices`` says what would do instead."""
+    """Raise ``TypeError`` if ``thing`` lacks ``ability``; ``choices`` names what has it."""
     if not isinstance(thing, ability):
         raise TypeError(
             f"{by} needs a backbone with {ability.__name__}; {type(thing).__name__} is none. Choose {choices}."

@@ -1,6 +1,6 @@
-"""Every system, as facts that cost no heavy import: what `sensorium list` shows and the contract test walks through.
+"""Every system, described without heavy imports: what `sensorium list` shows and the contract test iterates over.
 
-A system is a folder in a family's. What it says of itself is in its ``__init__.py``; its recipe is imported when it is used.
+A system is a folder inside its family's. Its description is in its ``__init__.py``; its recipe is imported when used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FAMILIES = ("selfsup", "language", "multimodal", "generative", "detection", "str
 
 @dataclass(frozen=True)
 class System:
-    """What ``<family>/<name>/__init__.py`` says of a system. ``needs`` and ``abilities`` are names of
-    ``sensorium.abilities``; the contract test holds them true.
+    """A system's description, from ``<family>/<name>/__init__.py``. ``needs`` and ``abilities`` are names of
+    ``sensorium.abilities``; the contract test checks them.
 
     ``title`` and ``paper``: of the publication; ``short``: what people call the system. ``needs``: the backbone's ability,
     "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``loads``: the formats of others that its
@@ -89,7 +89,7 @@ NETWORKS: tuple[Network, ...] = (
 
 @cache
 def systems() -> tuple[System, ...]:
-    """Every system, by family: each folder of a family that has a ``SYSTEM``, in whatever distribution it is installed."""
+    """Every system, by family: each folder of a family that has a ``SYSTEM``, whichever distribution installed it."""
     found = []
     for family in FAMILIES:
         package = import_module(f"sensorium.{family}")
@@ -101,17 +101,17 @@ def systems() -> tuple[System, ...]:
 
 
 def offering(*abilities: str, data: str = "") -> tuple[System, ...]:
-    """The systems that have one of ``abilities``, those that learn from one kind of ``data`` where it is given."""
+    """The systems that have one of ``abilities``, and that learn from ``data`` if it is given."""
     return tuple(s for s in systems() if set(abilities) & set(s.abilities) and data in ("", s.data))
 
 
 def starters() -> tuple[str, ...]:
-    """What is compared where nobody names systems."""
+    """The systems that are compared by default."""
     return tuple(system.name for system in systems() if system.starter)
 
 
 def a_run_of(*abilities: str) -> str:
-    """ "a run of NAME, NAME or NAME": what an error asks for, of the systems that have one of ``abilities``."""
+    """ "a run of NAME, NAME or NAME", for error messages: the systems that have one of ``abilities``."""
     *most, last = [system.name for system in offering(*abilities)] or ["a system of your own"]
     return f"a run of {', '.join(most)} or {last}" if most else f"a run of {last}"
 
@@ -136,7 +136,7 @@ def tables() -> list[Any]:
 
 
 def find(name: str) -> System:
-    """The system of that name; an unknown one is an error that suggests the nearest."""
+    """The system of that name; an unknown one is an error that suggests the closest match."""
     for system in systems():
         if system.name == name.lower():
             return system
@@ -149,7 +149,7 @@ def find(name: str) -> System:
 def resolve(recipe: str) -> Callable:
     """A recipe's function by the name of its system, or by ``FILE.py:FUNCTION``, a file that is executed.
 
-    Nothing else is ever imported: a name may come from a file that a stranger wrote.
+    Nothing else is ever imported: a name may come from an untrusted file.
     """
     if ":" not in recipe:
         where, _, function = find(recipe).recipe.partition(":")
@@ -172,7 +172,7 @@ _allowed: set[str] = set()
 
 
 def allow(recipe: str) -> None:
-    """Note that the person at the keyboard named ``FILE.py:FUNCTION`` in this process: runs of it may be opened."""
+    """Record that the user named ``FILE.py:FUNCTION`` in this process: runs of it may be opened."""
     _allowed.add(recipe)
 
 

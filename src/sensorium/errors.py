@@ -1,5 +1,5 @@
-"""The one exception that is meant for people: shown as a line, without a traceback, unless ``--debug`` is given."""
+"""The exception for users: shown as one line, without a traceback, unless ``--debug`` is given."""
 
 
 class SensoriumError(Exception):
-    """Something the user can mend. The message names the cause (file and field, where there is one) and the way out."""
+    """Something the user can fix. The message names the cause (file and field, if there is one) and the remedy."""

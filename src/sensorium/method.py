@@ -1,7 +1,7 @@
-"""The contract between a system and everything that trains, judges or shows it.
+"""The contract between a system and the code that trains, evaluates or displays it.
 
 A method is an ``nn.Module`` made of built modules and plain numbers. Its ``forward`` returns the loss, because
-data-parallel wrappers only synchronise what passes through ``forward``; its state changes in hooks only, because
+data-parallel wrappers only synchronize what passes through ``forward``; its state changes in hooks only, because
 a ``forward`` may run several times a step (gradient accumulation) or be recomputed (checkpointing).
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer steps taken, passes over the data begun, and the share of the budget spent (0 to 1)."""
+    """Progress of a run: optimizer steps taken, epochs begun, and the fraction of the budget spent (0 to 1)."""
 
     step: int
     epoch: int
@@ -26,12 +26,13 @@ class Progress:
 class Method(nn.Module):
     """A trainable system.
 
-    Subclasses implement ``forward``; the hooks are no-ops by default. What else a trained method can do (give
-    features, reconstruct, show pictures) is an ability (:mod:`sensorium.abilities`).
+    Subclasses implement ``forward``; the hooks are no-ops by default. What else a trained method can do (extract
+    features, reconstruct, generate) is an ability (:mod:`sensorium.abilities`).
 
-    ``phases`` names the updates that a step is made of, in order, each with an optimizer of its own. A method of one
-    phase gets ``forward(batch)``. An adversarial one declares ("generator", "discriminator"), say, and gets
-    ``forward(batch, phase)`` with each of them, on the same micro-batches; the second sees what the first has changed.
+    ``phases`` names the updates that make up a step, in order, each with its own optimizer. A method of one phase gets
+    ``forward(batch)``. An adversarial one declares ("generator", "discriminator"), for example, and gets
+    ``forward(batch, phase)`` for each of them, on the same micro-batches; the second sees the weights that the first
+    updated.
     """
 
     phases: tuple[str, ...] = ("train",)
@@ -41,11 +42,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def before_step(self, at: Progress) -> None:
-        """Called once, before the first ``forward`` of a step: schedules, kept in 0-d buffers."""
+        """Called once, before the first ``forward`` of a step: for schedules, kept in 0-d buffers."""
 
     def before_update(self, at: Progress) -> None:
         """Called once a phase, when its gradients are complete (summed over micro-batches and processes) and neither
-        clipped nor applied: gradient surgery. Only parameters of that phase's optimizer have gradients then."""
+        clipped nor applied: for gradient surgery. Only parameters of that phase's optimizer have gradients then."""
 
     def after_step(self, at: Progress) -> None:
-        """Called once, without gradient, after the last phase's optimizer: moving averages, queues, centres."""
+        """Called once, without gradient, after the last phase's optimizer: for moving averages, queues, centers."""

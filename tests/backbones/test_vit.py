@@ -231,7 +231,7 @@ def test_other_parts_are_an_encoder_too(positions, parts):
 
 @pytest.mark.parametrize("parts", [(), ("gau",)], ids=str)
 def test_rotary_pictures_depend_on_distances_alone(parts):
-    """A picture moved within a larger one: only distances enter, so that tokens of the same neighbours are the same."""
+    """A picture moved within a larger one: only distances enter, so that tokens of the same neighbors are the same."""
     network = lively(12, 3, 24, 2, 3, positions="rope", parts=parts).double()
     patches = torch.randn(1, 16, 24, dtype=torch.float64)
     at = torch.cartesian_prod(torch.arange(4), torch.arange(4))
@@ -261,7 +261,7 @@ def test_biases_of_experts_move_between_steps_and_micro_batches_are_one_batch():
         experts = network.blocks[0].mlp.experts
         network.eval().features(x)
         update_biases(network)
-        assert not experts.bias.any()  # nothing was learnt
+        assert not experts.bias.any()  # nothing was learned
         network.train()
         for part in parts:
             network.features(part)
@@ -277,9 +277,7 @@ def test_biases_of_experts_move_between_steps_and_micro_batches_are_one_batch():
     assert torch.equal(moved(x), moved(x[:1], x[1:]))
 
 
-@pytest.mark.parametrize(
-    "parts, said", [(("flashy",), "no part is called 'flashy'"), (("geglu", "experts"), "one mlp")]
-)
+@pytest.mark.parametrize("parts, said", [(("flashy",), "unknown part 'flashy'"), (("geglu", "experts"), "one mlp")])
 def test_parts_that_cannot_be(parts, said):
     with pytest.raises(ValueError, match=said):
         ViT(12, 3, 24, 1, 3, parts=parts)

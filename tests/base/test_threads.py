@@ -60,7 +60,7 @@ def test_runs_that_start_together_don_t_take_more_than_there_is() -> None:
 def test_the_reason_says_what_was_seen() -> None:
     assert decide(2, 0.0).reason == "2 cores, all free"
     assert decide(2, 1.1).reason == "1 of 2 cores busy with other programs"
-    assert decide(4, 0.0, (None, None)).reason == "4 cores, 2 other runs of Sensorium beside it"
+    assert decide(4, 0.0, (None, None)).reason == "4 cores, 2 other runs of Sensorium"
 
 
 def test_what_was_asked_for_or_kept_is_not_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def run(program: str, **environment: str) -> dict:
 
 @pytest.mark.skipif(sys.platform != "linux" or len(threads.machine.processors()) < 2, reason="libgomp on two cores")
 def test_short_waits_spin_no_longer_and_end() -> None:
-    """Spinning is made endless, so that the waiting thread's burnt time shows whether it spins."""
+    """Spinning is made endless, so that the waiting thread's burned time shows whether it spins."""
     found = run(PROGRAM, GOMP_SPINCOUNT="10000000000")
     before, during, after = found["spun"]
     assert during < 0.01 < 0.02 < min(before, after), found

@@ -1,7 +1,7 @@
 """One contract for the whole catalogue: every legal method x backbone x kind of data, tiny, on the CPU.
 
-Two steps train and change the weights; accumulated gradients are those of the whole batch where the loss decomposes; state
-changes in hooks only; the state dict survives a round trip; features are finite; the catalogue's claims are true.
+Two steps train and change the weights; accumulated gradients are those of the whole batch where the loss decomposes;
+state changes in hooks only; the state dict survives a round trip; features are finite; the catalogue's claims are true.
 """
 
 import copy
@@ -61,8 +61,8 @@ SMALL = ("resnet-micro", "resnet-18", "vit-micro")
 DATA = {
     "digits": ("images", 8),
     "scenes:64": ("images", 32),
-    "npz 28 px grey": ("images", 28),
-    "unlabelled 33 px": ("images", 33),
+    "npz 28 px gray": ("images", 28),
+    "unlabeled 33 px": ("images", 33),
     "a book": ("text", None),
     "captions": ("pairs", 32),
     "boxes": ("boxes", 64),
@@ -100,8 +100,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     paths = {name: name for name in DATA} | {
-        "npz 28 px grey": str(folder / "grey.npz"),
-        "unlabelled 33 px": str(folder / "bare.npz"),
+        "npz 28 px gray": str(folder / "grey.npz"),
+        "unlabeled 33 px": str(folder / "bare.npz"),
         "a book": str(folder / "book.txt"),
         **dict.fromkeys(("captions", "boxes", "clips"), "scenes:64"),
     }
@@ -172,7 +172,7 @@ def legal() -> list[tuple[str, str, str]]:
             (system.name, backbone, data)
             for backbone in can_use
             for data in fits
-            if not (system.labels and data.startswith("unlabelled"))
+            if not (system.labels and data.startswith("unlabeled"))
             and not (DATA[data][1] or 0) % MULTIPLES.get(system.name, 1)
         ]
     return triples
@@ -279,7 +279,8 @@ def test_a_second_step_on_the_same_text_finds_it_likelier(prepared: dict[str, An
 
 @pytest.mark.parametrize("system, backbone", sorted({(s, b) for s, b, _ in legal()}))
 def test_forward_changes_no_state(system: str, backbone: str, prepared: dict[str, Any]) -> None:
-    """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's running statistics."""
+    """In evaluation mode no entry of the state dict may change in ``forward``; in training mode none but BatchNorm's
+    running statistics."""
     ready = prepared[usual(system)]
     recipe = built(system, backbone, ready)
     batch = batch_of(recipe, ready)
@@ -338,7 +339,8 @@ def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dic
 def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     system: str, backbone: str, data: str, prepared: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A signal before the third of five steps; then the losses of all steps and the weights are those of an even run."""
+    """A signal before the third of five steps; then the losses of all steps and the weights are those of an even
+    run."""
 
     def trained(folder: str, kill_at: int | None) -> str:
         recipe, made = built(system, backbone, prepared[data]), iter(range(100))
@@ -393,7 +395,7 @@ def test_illegal_pairs_fail_when_built_and_name_the_choices(prepared: dict[str, 
     with pytest.raises(SensoriumError, match="Did you mean resnet-18"):
         built("simclr", "resnet-81", prepared["scenes:64"])
     with pytest.raises(SensoriumError, match="two classes"):
-        built("supervised", "resnet-micro", prepared["unlabelled 33 px"])
+        built("supervised", "resnet-micro", prepared["unlabeled 33 px"])
     with pytest.raises(SensoriumError, match="--discriminator-depth 2 needs 12 pixels or more, not 8"):
         on = kind("images").situate(prepared["scenes:64"])
         make_recipe("vqgan", replace(on, image_size=8), {})

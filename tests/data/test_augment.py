@@ -28,7 +28,7 @@ def draw(count: int, seed: int = 0) -> Draw:
 
 
 def pixels(count: int, height: int, width: int | None = None, seed: int = 0) -> torch.Tensor:
-    """uint8 images with smooth parts, hard edges, greys, black and white."""
+    """uint8 images with smooth parts, hard edges, grays, black and white."""
     generator = torch.Generator().manual_seed(seed)
     width = width or height
     coarse = torch.rand(count, 3, 5, 5, generator=generator)

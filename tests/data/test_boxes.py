@@ -255,7 +255,7 @@ def test_what_is_wrong_in_a_coco_file_is_named_and_counted(tmp_path: Path) -> No
         (b"[1]", "no list 'images'"),
         (b"[" * 100_000, "not readable as JSON"),
         (b'{"images": [], "annotations": {}}', "no list 'annotations'"),
-        (json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}).encode(), "none of its images is to be found"),
+        (json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}).encode(), "none of its images was found"),
         (json.dumps({"images": [], "annotations": [], "categories": []}).encode(), "no box has a class"),
         (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}).encode(), "none of the train images"),
     ],
@@ -272,9 +272,9 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=r"Looked for COCO .* Pascal VOC .* YOLO"):
         open_boxes(tmp_path)
     picture(0, tmp_path)
-    with pytest.raises(SensoriumError, match="holds no boxes that are known"):
+    with pytest.raises(SensoriumError, match="has no boxes in a known format"):
         open_boxes(tmp_path / "im_0.png")
-    with pytest.raises(SensoriumError, match="1 or more"):
+    with pytest.raises(SensoriumError, match="at least 1"):
         open_boxes(tmp_path, limit=0)
 
 
@@ -351,9 +351,9 @@ def test_yolo_oddities(tmp_path: Path) -> None:
     )
     opened = open_boxes(tmp_path, test=tmp_path)
     assert opened.train.classes == ("0", "1", "7")
-    assert any("called by their numbers" in note for note in opened.notes)
+    assert any("named by number" in note for note in opened.notes)
     assert opened.counts == {  # of both sets
-        "line is no box": 10,
+        "line is not a box": 10,
         "box without width or height": 2,
         "box not finite": 2,
         "box outside the image": 2,
@@ -520,7 +520,7 @@ def test_colours_change_in_every_order() -> None:
 
 
 def painted_with_masks(h: int, w: int, seed: int) -> dict:
-    """Three discs, each of a colour of its own and nothing over another: what the mask must stay on."""
+    """Three discs, each of a color of its own and nothing over another: what the mask must stay on."""
     rng = np.random.default_rng(seed)
     image, masks, boxes = np.zeros((3, h, w), np.uint8), np.zeros((3, h, w), bool), []
     y, x = np.mgrid[:h, :w]
@@ -631,7 +631,7 @@ def test_outlines_of_coco_files(tmp_path: Path) -> None:
     box[4:34, 4:34] = True
     bad = list(said)[5:]
     assert all((good[name] == box).all() for name in bad)
-    assert opened.counts["outline is no mask of the image; the box stays"] == len(bad) - 1  # no outline is no fault
+    assert opened.counts["outline does not match the image; the box is kept"] == len(bad) - 1  # no outline is no fault
     assert len(opened.train.subset(np.array([0, 0]))[1]["masks"]) == len(said)
 
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer against OpenCLIP's and transformers', learnt merges, files there and back, broken files."""
+"""CLIP's tokenizer against OpenCLIP's and transformers', learned merges, files there and back, broken files."""
 
 import gzip
 import json
@@ -221,7 +221,7 @@ def test_what_is_broken_is_named(tmp_path):
     for path, said in (
         (file("a.txt", "header\na b\nc\n"), "line 3: a merge is two words, found 1"),
         (file("b.txt", "header\na b\n"), "1 merges, but 2 are needed|line 3"),
-        (file("c.txt", "header\na b\nx yz\n"), "no merge before it has made"),
+        (file("c.txt", "header\na b\nx yz\n"), "no earlier merge has made"),
         (file("d.txt.gz", b"no gzip"), "not readable as a list"),
         (file("e.txt", b"\xff\xfe\n"), "not readable as a list"),
         (file("f.txt.gz", gzip.compress(bytes(65 << 20))), "more than 64 MiB"),
@@ -233,13 +233,13 @@ def test_what_is_broken_is_named(tmp_path):
         CLIPTokens.from_hf(tmp_path)
     file("vocab.json", json.dumps({"a": 0, START: 1, END: 2}))
     file("merges.txt", "#version: 0.2\na b\n")
-    with pytest.raises(SensoriumError, match=r"does not go with vocab\.json"):
+    with pytest.raises(SensoriumError, match=r"does not match vocab\.json"):
         CLIPTokens.from_hf(tmp_path)
     file("vocab.json", json.dumps({"a": -1}))
     with pytest.raises(SensoriumError, match="token: number"):
         CLIPTokens.from_hf(tmp_path)
     file("tokenizer.json", "{}")
-    with pytest.raises(SensoriumError, match="no tokenizer"):
+    with pytest.raises(SensoriumError, match="not a tokenizer"):
         CLIPTokens.from_hf(tmp_path)
     for content in ("{", "{}", '{"kind": "bytes"}', '{"kind": "clip", "tokenizer": {}}', "[]"):
         with pytest.raises(SensoriumError, match=r"t\.json"):

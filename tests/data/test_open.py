@@ -88,7 +88,7 @@ def test_unlabelled_test_set_is_left_aside(tmp_path):
     opened = open_data(tmp_path)
     assert opened.test.labels is not None
     assert (len(opened.train), len(opened.test)) == (16, 4)
-    assert any("cannot judge" in note for note in opened.notes)
+    assert any("can't be used for evaluation" in note for note in opened.notes)
 
 
 def test_second_path_maps_classes_by_name(tmp_path):

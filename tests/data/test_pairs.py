@@ -161,7 +161,7 @@ def test_what_is_broken_in_a_tar_is_skipped_by_name(tmp_path):
     other.write_bytes(whole[: 6 * 1024 + 532])  # within the fourth picture
     found = open_pairs(tmp_path)
     reasons = {s.file.removeprefix(f"{path.name}/"): s.reason for s in found.skipped}
-    climbing = "its path leads out of the archive"
+    climbing = "its path leads outside the archive"
     wanted = {
         "../out.png": climbing, "/etc/root.png": climbing, "a/../../b.png": climbing,
         "mute.png": "no caption", "blank.png": "no caption", "json.png": "no caption",
@@ -220,9 +220,9 @@ def test_what_is_broken_in_a_table_is_skipped_by_name(tmp_path):
     found = open_pairs(tmp_path / "b.jsonl")
     assert list(found.train.texts) == ["zero"]
     assert found.test is None
-    assert "cannot be told apart" in found.notes[0]
+    assert "share images or captions" in found.notes[0]
     assert [s.reason for s in found.skipped] == [
-        "no JSON object", "no JSON object", "caption is not UTF-8", "no file in this row", "no such file",
+        "not a JSON object", "not a JSON object", "caption is not UTF-8", "no file in this row", "no such file",
         "not a path",
     ]  # fmt: skip
 

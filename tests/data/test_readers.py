@@ -227,7 +227,7 @@ def test_npz_channels_first_and_alpha(tmp_path):
         ({"images": np.zeros((0, 4, 4), np.uint8)}, "no images"),
         ({"signal": np.zeros(3)}, "signal"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "one label"),
-        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0.5, 1])}, "whole numbers"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0.5, 1])}, "integers"),
         (
             {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 9]), "classes": np.array(["a", "b"])},
             "2 class names",
@@ -250,12 +250,12 @@ def test_sizes_that_files_state_are_not_believed(tmp_path):
     )
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("images.npy", header.getvalue() + bytes(100))
-    with pytest.raises(SensoriumError, match="states"):
+    with pytest.raises(SensoriumError, match="header gives"):
         open_data(tmp_path / "bomb.npz")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(
         struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 2**31) + bytes(9)
     )
-    with pytest.raises(SensoriumError, match="states"):
+    with pytest.raises(SensoriumError, match="needs"):
         open_data(tmp_path / "train-images-idx3-ubyte")
     with gzip.open(tmp_path / "x-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">BBBB3I", 0, 0, 8, 3, 1000, 28, 28) + bytes(99))

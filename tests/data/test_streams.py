@@ -118,7 +118,7 @@ def test_streams_that_do_not_fit_are_skipped_by_name(tmp_path: Path) -> None:
     said = {skip.file.removesuffix(".npy"): skip.reason for skip in found.skipped}
     assert set(said) == set(values) - {"a", "b"}
     assert said["short"] == "12 frames, but 11 labels"
-    assert said["odd"] == "the label 'fly' is none of the classes"
+    assert said["odd"] == "the label 'fly' is not one of the classes"
     assert said["none"] == "labels.json has no labels for it"
     assert said["nan"] == "no frame is finite"
     assert said["beyond"] == "the segment 3 to 13 is not within its 12 frames"
@@ -130,12 +130,12 @@ def test_streams_that_do_not_fit_are_skipped_by_name(tmp_path: Path) -> None:
     [
         (
             {"label": np.zeros(9, int)},
-            r"'label' is int64 of shape \[9\]; expected a whole number for each of 125 steps",
+            r"'label' is int64 of shape \[9\]; expected an integer for each of 125 steps",
         ),
         ({"label": np.full(125, 3)}, "'label' runs from 3 to 3, but there are 3 class names"),
         ({"label": np.full(125, -2)}, "'label' runs from -2 to -2"),
         ({"label": np.zeros(125)}, "'label' is float64"),
-        ({"offsets": np.array([0, 50])}, "'offsets' must be whole numbers that rise from 0 to the 125 steps"),
+        ({"offsets": np.array([0, 50])}, "'offsets' must be integers that rise from 0 to the 125 steps"),
         ({"offsets": np.array([0, 90, 50, 125])}, "'offsets' must"),
         ({"signal": None}, "no streams. Looked for 'signal' and 'label'; it holds class_names, label"),
         ({"signal": np.array(["x"] * 125)}, "'signal' is <U1"),
@@ -165,8 +165,8 @@ def test_damaged_files_and_empty_places(tmp_path: Path) -> None:
     for name, said in (
         ("cut.npz", "not readable as .npz"),
         ("bits.npz", "not readable as .npz"),
-        ("nothing", "holds no streams"),
-        ("none", "holds no streams"),
+        ("nothing", "has no streams"),
+        ("none", "has no streams"),
         ("json", "labels.json: expected 'classes'"),
     ):
         with pytest.raises(SensoriumError, match=said):
@@ -190,7 +190,7 @@ def test_test_sets_must_match(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", **(made() | {"signal": np.zeros((125, 2))}))
     with pytest.raises(SensoriumError, match="other classes"):
         open_streams(tmp_path / "a.npz", test=tmp_path / "b.npz")
-    with pytest.raises(SensoriumError, match="frames of 2 and of 3 numbers"):
+    with pytest.raises(SensoriumError, match="frames of 2 and 3 values"):
         open_streams(tmp_path / "a.npz", test=tmp_path / "c.npz")
 
 

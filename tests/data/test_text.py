@@ -52,7 +52,7 @@ def test_one_document_is_cut_and_sets_that_are_there_are_kept(tmp_path: Path) ->
         ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', r"a\.jsonl, line 2"),
         ("a.txt.gz", b"no gzip", r"a\.txt\.gz: not readable"),
         ("a.parquet", b"no parquet", r"a\.parquet: not readable"),
-        ("a.png", b"", r"no text that is known"),
+        ("a.png", b"", r"not text in a known format"),
         ("a.txt", b"short", r"fewer than 64 bytes"),
     ],
 )
@@ -65,7 +65,7 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, said: st
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="nothing at"):
         open_text(tmp_path / "none")
-    with pytest.raises(SensoriumError, match="holds no text"):
+    with pytest.raises(SensoriumError, match="has no text"):
         open_text(tmp_path)
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(SensoriumError, match="no column 'text'; it has words"):
@@ -91,7 +91,7 @@ def test_bpe_shortens_what_it_has_learnt_and_saves(tmp_path: Path) -> None:
     assert np.array_equal(read_tokenizer(tmp_path / "t.json").encode(text), BPE_300.encode(text))
     Bytes().save(tmp_path / "b.json")
     assert isinstance(read_tokenizer(tmp_path / "b.json"), Bytes)
-    with pytest.raises(SensoriumError, match="no tokenizer"):
+    with pytest.raises(SensoriumError, match="not a tokenizer"):
         read_tokenizer(tmp_path / "none.json")
 
 

@@ -18,7 +18,7 @@ GREYS = [20 + 11 * i for i in range(20)]
 
 def make(path: Path, *, size: tuple[int, int] = (48, 32), fps: int = 10, times: list[int] | None = None,
          codec: str = "mpeg4", corner: bool = False) -> Path:  # fmt: skip
-    """A grey level a frame (GREYS in turn); ``times`` are timestamps in frames; ``corner``: red at the top left."""
+    """A gray level a frame (GREYS in turn); ``times`` are timestamps in frames; ``corner``: red at the top left."""
     width, height = size
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
@@ -127,8 +127,8 @@ def test_what_is_no_video_is_one_clear_error(tmp_path: Path) -> None:
         ("none.mp4", "no such file"),
         ("empty.mp4", "cannot be decoded"),
         ("text.mp4", "cannot be decoded"),
-        ("headless.mp4", "holds no video; if it should, it is truncated"),
-        ("sound.wav", "holds no video"),
+        ("headless.mp4", "has no video; if it should, it is truncated"),
+        ("sound.wav", "has no video"),
     ):
         with pytest.raises(SensoriumError, match=f"{name}: .*{said}") as caught:
             list(video_frames(tmp_path / name))

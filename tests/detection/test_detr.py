@@ -185,7 +185,7 @@ def test_half_precision_keeps_the_loss_precise():
 
 
 class Patches(nn.Module, MapEncoder):
-    """A backbone whose places see nothing of their neighbours."""
+    """A backbone whose places see nothing of their neighbors."""
 
     dim = 8
 
@@ -294,7 +294,7 @@ def test_what_is_refused():
         ({"width": 18}, "divisible by 4"),
         ({"heads": 3}, "heads 3 must divide"),
         ({"decoder_depth": 0}, "decoder layer"),
-        ({"queries": 0}, "a class and a query"),
+        ({"queries": 0}, "one class and one query"),
         ({"no_object": 0.0}, "must be positive"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -316,7 +316,7 @@ def test_what_is_refused():
 
 
 def pictures():
-    """Two pictures of coloured rectangles, one with two of them."""
+    """Two pictures of colored rectangles, one with two of them."""
     images = torch.zeros(2, 3, 64, 64)
     boxes = [torch.tensor([[8.0, 12.0, 36.0, 52.0]]), torch.tensor([[4.0, 4.0, 28.0, 24.0], [32.0, 28.0, 60.0, 60.0]])]
     labels = [torch.tensor([0]), torch.tensor([1, 0])]

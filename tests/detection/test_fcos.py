@@ -37,7 +37,7 @@ def test_assignment_by_hand() -> None:
     grid = places(32, (8,))
     whole, tiny, left = [0.0, 0, 32, 32], [10.0, 10, 14, 14], [0.0, 0, 8, 32]
     owner = assign(grid, torch.tensor([whole, tiny, left]), radius=1.5).view(4, 4)
-    # The tiny box owns the one place inside it; the left one those nearer than 12 to its centre (4, 16), |y - 16| < 12;
+    # The tiny box owns the one place inside it; the left one those nearer than 12 to its center (4, 16), |y - 16| < 12;
     # the whole one what is nearer than 12 to (16, 16), which is the middle four, but for the tiny one's.
     assert owner.tolist() == [[-1, -1, -1, -1], [2, 1, 0, -1], [2, 0, 0, -1], [-1, -1, -1, -1]]
 

@@ -146,7 +146,7 @@ def test_damage_is_named_and_lost_outcomes_are_none(counted: list[str], tmp_path
 def test_what_nobody_can_judge_is_said(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="language needs the field tokens of the data"):
         judge(run(tmp_path, Speaks()), ready("image"), Asked())
-    with pytest.raises(SensoriumError, match="offers nothing that can be judged"):
+    with pytest.raises(SensoriumError, match="has no ability that can be judged"):
         judge(run(tmp_path, torch.nn.Linear(1, 1)), ready("image"), Asked())
 
 

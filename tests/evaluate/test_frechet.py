@@ -92,7 +92,7 @@ def test_it_is_biased_upward_and_less_so_with_more_samples() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="2 samples or more"):
+    with pytest.raises(ValueError, match="at least 2 samples"):
         frechet(torch.zeros(1, 3), torch.randn(5, 3))
     with pytest.raises(ValueError, match="3 and 4 columns"):
         frechet(torch.randn(5, 3), torch.randn(5, 4))

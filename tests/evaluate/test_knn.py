@@ -1,4 +1,4 @@
-"""kNN and neighbours: oracles, chunks, permutations, ties; duplicates."""
+"""kNN and neighbors: oracles, chunks, permutations, ties; duplicates."""
 
 import numpy as np
 import pytest

@@ -141,7 +141,7 @@ def test_errors_teach():
     train, labels = clusters(40)
     with pytest.raises(SensoriumError, match="of one class"):
         linear(train, labels * 0, train, labels, fractions=(1.0,))
-    with pytest.raises(SensoriumError, match=r"class 'b' .*smallest legal fraction is 5%"):
+    with pytest.raises(SensoriumError, match=r"class 'b' .*minimum fraction is 5%"):
         linear(train, (labels == 0).long(), train, labels, fractions=(0.01,), classes=("b", "b"))
 
 

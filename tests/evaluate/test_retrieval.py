@@ -68,7 +68,7 @@ def test_what_cannot_be_judged_is_said():
         retrieval(x, x * torch.nan)
     with pytest.raises(SensoriumError, match="No image has a right answer"):
         retrieval(x, x, [0, 1, 2], [3, 4, 5])
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="not pairs"):
         retrieval(x, unit(4))
     with pytest.raises(ValueError, match="of neither"):
         retrieval(x, x, [0, 1, 2])

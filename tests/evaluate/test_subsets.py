@@ -52,9 +52,7 @@ def test_one_class_does_not_move_the_others():
 
 def test_a_fraction_too_small_names_class_count_and_the_smallest_legal_one():
     labels = np.repeat([0, 1], [500, 12])
-    with pytest.raises(
-        SensoriumError, match=r"1% leaves nothing of class 'owl' \(12 .*smallest legal fraction is 4.17%"
-    ):
+    with pytest.raises(SensoriumError, match=r"1% leaves no image of class 'owl' \(12 .*minimum fraction is 4.17%"):
         stratified(labels, 0.01, 0, classes=("cat", "owl"))
     legal = parse_fractions("4.17%")[0]
     assert (labels[stratified(labels, legal, 0)] == 1).sum() == 1

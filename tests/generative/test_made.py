@@ -177,5 +177,5 @@ def test_pictures_and_what_does_not_fit() -> None:
         model.log_prob(torch.full((1, 1, 3, 4), 0.5).double())
     with pytest.raises(ValueError, match="order"):
         MADE(4, order="sorted")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="a hidden layer or more"):
+    with pytest.raises(ValueError, match="at least one hidden layer"):
         MADE(4, ())

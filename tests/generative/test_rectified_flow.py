@@ -234,7 +234,7 @@ def test_numbers_that_do_not_fit() -> None:
         RectifiedFlow(Net(3), SHAPE, classes=3)
     with pytest.raises(ValueError, match="times"):
         flow(times="cosine")
-    with pytest.raises(ValueError, match="without classes"):
+    with pytest.raises(ValueError, match="no classes"):
         flow().velocity(torch.zeros(1, *SHAPE), torch.zeros(1), torch.tensor([0]))
     with pytest.raises(ValueError, match="not both"):
         flow()({"image": torch.zeros(1, *SHAPE), "noise": torch.zeros(1), "start": torch.zeros(1)})

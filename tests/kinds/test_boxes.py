@@ -1,5 +1,5 @@
 """Pictures with boxes, from the command line: faults are named, squares keep boxes on their objects, detectors are
-trained and judged, and what cannot be learnt is said before hours are spent."""
+trained and judged, and what cannot be learned is said before hours are spent."""
 
 import json
 from collections.abc import Callable
@@ -276,7 +276,7 @@ def test_a_vit_sees_squares(ready: boxes.Prepared) -> None:
 def test_what_cannot_be_learnt_is_counted() -> None:
     torch.manual_seed(0)
     finder: FCOS = fcos(situation(), stride=8, width=16, convs=1, points="paper").method.eval()
-    # A large box, one inside a stride but beside its middle, and one that a smaller one of the same centre hides.
+    # A large box, one inside a stride but beside its middle, and one that a smaller one of the same center hides.
     lost = torch.tensor([[10.0, 10, 60, 60], [80.5, 80.5, 83, 83], [10.0, 60, 30, 90]])
     batch = {"image": torch.zeros(1, 3, 96, 96), "boxes": [lost], "labels": [torch.zeros(3, dtype=torch.long)]}
     assert finder.unlearnable(batch) == 1
@@ -375,7 +375,7 @@ def test_it_says_what_is_wrong(ready: boxes.Prepared) -> None:
     part = box_check.eight(ready.train)
     made = fcos(boxes.situate(ready), width=16, convs=1, lr=1e-12)
     found = box_check.by_heart(made, part, seconds=60, steps=4)
-    assert "could not be learnt by heart" in box_check.verdict(found, 64)
+    assert "could not overfit eight pictures" in box_check.verdict(found, 64)
     assert "64 px: too small" in box_check.verdict(found | {"unlearnable": 9}, 64)
     assert "--lr" in box_check.verdict(found | {"loss": [1.0, float("nan")]}, 64)
 
@@ -392,4 +392,4 @@ def test_only_long_trainings_are_checked(
     box_check.check(made, ready, "10m", tmp_path, progress=True)
     assert json.loads((tmp_path / "check.json").read_text())["pictures"] == 8
     assert Image.open(tmp_path / "pictures" / "check.png").width > 400
-    assert "check: 8 pictures by heart" in capsys.readouterr().err
+    assert "check: overfit 8 pictures" in capsys.readouterr().err

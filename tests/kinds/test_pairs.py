@@ -35,7 +35,7 @@ NAMES = [f"a {colour} {shape}" for colour in COLOURS for shape in ("sky", "sea")
 
 
 def png(name: str, seed: int, side: int = 16) -> bytes:
-    """A field of the colour that ``name`` names, its upper half dark for a sea, with noise."""
+    """A field of the color that ``name`` names, its upper half dark for a sea, with noise."""
     _, colour, shape = name.split()
     pixels = np.broadcast_to(np.array(COLOURS[colour]), (side, side, 3)) + np.random.default_rng(seed).normal(
         0, 12, (side, side, 3)
@@ -196,7 +196,7 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path) -> None:
     ready = pairs.prepare(Source(str(tar(tmp_path / "a.tar", fields(2, 0) | broken)), None, tmp_path / "cache"))
     assert len(ready.train) + len(ready.test or ()) == 16
     told = " ".join(f"{one.file}: {one.reason}" for one in ready.skipped)
-    for said in ("900.png: caption is not UTF-8", "901.png", "902.png: no caption", "leads out of the archive"):
+    for said in ("900.png: caption is not UTF-8", "901.png", "902.png: no caption", "leads outside the archive"):
         assert said in told
     assert len(ready.skipped) == 4
     assert sum("skipped" in note for note in pairs.describe(ready)["notes"]) == 3
@@ -211,7 +211,7 @@ def test_names_of_classes_are_captions_where_there_are_no_others(tmp_path: Path,
         (folder / f"{i}.png").write_bytes(png(name, i))
     ready = pairs.prepare(Source(str(tmp_path / "pictures"), None, tmp_path / "cache"))
     assert set(ready.train.texts) == set(NAMES)
-    assert "names of the classes" in ready.opened.notes[0]
+    assert "class names" in ready.opened.notes[0]
     mixed = pairs.prepare(Source(str(data), str(tmp_path / "pictures"), tmp_path / "cache"))
     assert len(mixed.test) == 40
     names, labels = named(mixed.test)
@@ -292,7 +292,7 @@ def test_the_published_vocabulary_serves_when_asked_for(data: Path, tmp_path: Pa
         (("--data", "scenes:0"), "not a number of scenes"),
         (("--vocab", "100"), "514"),
         (("--tokenizer", "nowhere"), "nothing at 'nowhere'"),
-        (("--tokenizer", str(Path(__file__).parent), "--vocab", "600"), "--vocab is for tokens that are learnt"),
+        (("--tokenizer", str(Path(__file__).parent), "--vocab", "600"), "--vocab is for a learned tokenizer"),
         (("--context", "2"), "3 tokens"),
         (("--image-size", "4"), "8 pixels"),
         (("--backbone", "clip-mikro"), "Did you mean clip-micro?"),

@@ -319,7 +319,7 @@ def test_labels_that_do_not_fit_are_named(tmp_path: Path, command: Command) -> N
 def test_a_run_is_not_judged_on_other_data(data: Path, tmp_path: Path) -> None:
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     other = prepared(data, tmp_path, frame=7)
-    with pytest.raises(SensoriumError, match=r"frames of 42 numbers, but the data have 3 and 27"):
+    with pytest.raises(SensoriumError, match=r"frames of 42 values, but the data have 3 and 27"):
         run.judge(other, progress=False)
 
 

@@ -234,13 +234,11 @@ def test_a_state_of_linear_attention_does_not_grow() -> None:
 
 
 def test_pairs_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="ALiBi positions compose with softmax attention, not with linear"):
+    with pytest.raises(ValueError, match="ALiBi positions work with softmax attention, not with linear"):
         small(attention="linear", positions=ALiBi(4))
     with pytest.raises(ValueError, match="experts are SwiGLU"):
         small(experts=4, ffn="relu")
-    with pytest.raises(
-        ValueError, match="Sinusoidal positions compose with linear and softmax attention, not with gated"
-    ):
+    with pytest.raises(ValueError, match="Sinusoidal positions work with linear and softmax attention, not with gated"):
         small(attention="gau", positions=Sinusoidal(24))
     with pytest.raises(ValueError, match="softmax, linear"):
         small(attention="quadratic")

@@ -121,5 +121,5 @@ def test_numbers_that_do_not_fit() -> None:
     model, row = small(), torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="behind a cache"):
         model.logits(row, row, Cache(model, 3, 40))
-    with pytest.raises(ValueError, match="one token or more"):
+    with pytest.raises(ValueError, match="at least one token"):
         next(model.generate(row[:, :0]))

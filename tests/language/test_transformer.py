@@ -195,7 +195,7 @@ def test_a_search_of_several_sources_is_that_of_each_and_always_the_same() -> No
 
 
 def test_a_wider_beam_sees_past_the_first_token() -> None:
-    """3 is the likelier beginning, but 4 leads to the likelier text; a long text is favoured by alpha."""
+    """3 is the likelier beginning, but 4 leads to the likelier text; a long text is favored by alpha."""
     p = {1: [0.0, 0.0, 0.0, 0.6, 0.4], 3: [0.0, 0.0, 0.5, 0.25, 0.25], 4: [0.0, 0.0, 1.0, 0.0, 0.0]}
     table = torch.tensor([p.get(token, [0.2] * 5) for token in range(5)]).log()
 

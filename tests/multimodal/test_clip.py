@@ -61,7 +61,7 @@ def test_limits():
     assert accuracy == 1
     loss, _ = contrast(torch.ones(16, 1), torch.ones(16, 1), torch.tensor(100.0))
     assert loss.item() == pytest.approx(math.log(16), rel=1e-5)
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="not pairs"):
         contrast(units(3), units(4), torch.tensor(1.0))
 
 

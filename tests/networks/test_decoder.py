@@ -172,8 +172,8 @@ def test_the_text_tower_of_clip_is_one() -> None:
 def test_what_cannot_be_is_said() -> None:
     tokens, memory, _ = given()
     for arguments, said in (
-        ({"memory": memory}, "no layer with attention to it"),
-        ({"documents": tokens, "cache": Cache(plain(True), 2, 9)}, "documents cannot be told apart behind a cache"),
+        ({"memory": memory}, "no layer has cross-attention"),
+        ({"documents": tokens, "cache": Cache(plain(True), 2, 9)}, "documents can't be separated behind a cache"),
     ):
         with pytest.raises(ValueError, match=said):
             plain(True)(tokens, **arguments)

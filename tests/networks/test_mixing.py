@@ -75,7 +75,7 @@ def test_padding_is_not_seen(kind: AttentionKind) -> None:
 
 def test_gated_units_refuse_what_they_cannot_do() -> None:
     model, tokens = stack("gau"), torch.randint(30, (2, 5))
-    with pytest.raises(ValueError, match="take no padding"):
+    with pytest.raises(ValueError, match="don't support padding"):
         model(tokens, mask=tokens > 3)
     model.causal = False
     with pytest.raises(ValueError, match="the stack is not causal"):

@@ -135,7 +135,7 @@ def ours_from(theirs: DeepseekV3Attention, config: Any) -> tuple[LatentAttention
     query = "q" if config.q_lora_rank is None else "q.2"
     pairs = [*names, (query, "q_proj" if query == "q" else "q_b_proj"), ("kv_down", "kv_a_proj_with_mqa")]
     state = {f"{mine}.weight": theirs.get_parameter(f"{name}.weight").detach().clone() for mine, name in pairs}
-    if config.rope_interleave:  # neighbours there, half a head apart here
+    if config.rope_interleave:  # neighbors there, half a head apart here
         apart = torch.cat([torch.arange(0, r, 2), torch.arange(1, r, 2)])
         by_head = state[f"{query}.weight"].unflatten(0, (h, -1))
         by_head[:, n:] = by_head[:, n + apart]

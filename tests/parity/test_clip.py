@@ -269,7 +269,7 @@ def test_every_source_key_is_used_once_or_refused(tmp_path: Path):
         ({"visual.something": torch.zeros(1)}, "'visual.something' is unknown"),
         ({"ln_final.weight": torch.zeros(31)}, r"'ln_final.weight' has shape \[31\], its place \[32\]"),
         ({"visual.conv1.weight": torch.zeros(3)}, "dimensions"),
-        ({"visual.positional_embedding": torch.zeros(18, 48)}, "no square grid"),
+        ({"visual.positional_embedding": torch.zeros(18, 48)}, "not a square grid"),
     ):
         with pytest.raises(SensoriumError, match=said):
             from_open_clip(state | extra, **how)
@@ -284,5 +284,5 @@ def test_every_source_key_is_used_once_or_refused(tmp_path: Path):
         to_open_clip(CLIP(ViT(8, 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1), 4))
     with pytest.raises(SensoriumError, match="square"):
         export_hf(CLIP(CLIPVision((8, 12), 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1), 4), tmp_path)
-    with pytest.raises(SensoriumError, match="another rule"):
+    with pytest.raises(SensoriumError, match="another pooling rule"):
         export_hf(CLIP(CLIPVision(8, 4, 8, 1, 1), TextTower(9, 4, 8, 1, 1, eot=2), 4), tmp_path)

@@ -305,7 +305,7 @@ def test_lying_configurations_cost_an_error(tmp_path):
         ({"activation_function": "gelu"}, "activation_function 'gelu'"),
         ({"dilation": True}, "dilation 'True'"),
         ({"model_type": "rt_detr"}, "model_type 'rt_detr'"),
-        ({"dropout": "no"}, "dropout 'no' is no number"),
+        ({"dropout": "no"}, "dropout 'no' is not a number"),
         ({"backbone_config": None}, "backbone_config"),
         ({"backbone_config": inner | {"depths": [10**9, 1]}}, "depths says"),
         ({"backbone_config": inner | {"hidden_sizes": [8, -1]}}, "hidden_sizes"),
@@ -324,5 +324,5 @@ def test_backbones_that_no_format_holds(tmp_path):
         with pytest.raises(SensoriumError, match="7x7 stem"):
             export_detr(DETR(backbone, 2, **small), "hf", tmp_path)
     early = ResNet((1,), 4, bottleneck=True, early_stride=True)
-    with pytest.raises(SensoriumError, match="strides elsewhere"):
+    with pytest.raises(SensoriumError, match="strides in other layers"):
         export_detr(DETR(early, 2, **small), "authors", tmp_path)

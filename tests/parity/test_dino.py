@@ -1,4 +1,4 @@
-"""DINO's loss, centre and head against lightly's."""
+"""DINO's loss, center and head against lightly's."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_head(norm, norm_last_layer, dims):
     for p in theirs.layers.parameters():
         p.data.add_(torch.randn_like(p) * 0.1)
     state = {name.replace("layers.", "mlp."): value for name, value in theirs.state_dict().items()}
-    # The authors' linear layers have biases before a normalisation too; lightly's have none.
+    # The authors' linear layers have biases before a normalization too; lightly's have none.
     absent = ours.load_state_dict(state, strict=False)
     assert absent.unexpected_keys == []
     assert absent.missing_keys == (["mlp.0.bias", "mlp.3.bias"] if norm else [])

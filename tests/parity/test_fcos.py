@@ -1,6 +1,6 @@
 """FCOS against torchvision's: what the head says, where and for which box, losses, gradients, detections, checkpoints.
 
-torchvision normalises and resizes inside its model; both are switched off, so that both networks see the same pixels.
+torchvision normalizes and resizes inside its model; both are switched off, so that both networks see the same pixels.
 """
 
 import pytest
@@ -27,7 +27,7 @@ CASES = [  # body, pyramid's width, classes, layers of a tower, (height, width) 
 
 
 def peer(size: str, width: int, classes: int, convs: int, divisible: int) -> Theirs:
-    """torchvision's FCOS of random weights that make its outputs vary; no normalisation, no resizing."""
+    """torchvision's FCOS of random weights that make its outputs vary; no normalization, no resizing."""
     body = getattr(torchvision.models, f"resnet{size}")()
     expansion = 4 if size == "50" else 1
     returned = {f"layer{i + 2}": str(i) for i in range(3)}
@@ -208,7 +208,7 @@ def test_checkpoint_of_the_published_network_there_and_back(tmp_path):
         from_torchvision(state)
     with pytest.raises(SensoriumError, match=r"'stranger' is unknown"):
         from_torchvision({**back, "stranger": torch.zeros(1)})
-    with pytest.raises(SensoriumError, match=r"not an FCOS"):
+    with pytest.raises(SensoriumError, match=r"not torchvision's FCOS"):
         from_torchvision({"conv1.weight": torch.zeros(1)})
 
 
@@ -217,7 +217,7 @@ def test_what_torchvision_has_not_is_not_exported():
     with pytest.raises(SensoriumError, match="7x7"):
         to_torchvision(small)
     elsewhere = FCOS(FPN(resnet("10", 224), width=32), 2, convs=1)
-    with pytest.raises(SensoriumError, match="places elsewhere"):
+    with pytest.raises(SensoriumError, match="other locations"):
         to_torchvision(elsewhere)
     coarse = FCOS(FPN(resnet("10", 224), width=32, extra=1), 2, convs=1, points="torchvision")
     with pytest.raises(SensoriumError, match="two extra levels"):

@@ -44,7 +44,7 @@ def test_projection_head(layers, training):
             module.running_var.uniform_(0.5, 1.5)
             module.weight.data.uniform_(0.5, 1.5)
     missing = ours.load_state_dict(theirs.state_dict(), strict=False)
-    # lightly's last normalisation has a shift too (zero here); the authors' has none.
+    # lightly's last normalization has a shift too (zero here); the authors' has none.
     assert missing.missing_keys == []
     assert missing.unexpected_keys == [f"layers.{3 * layers - 2}.bias"]
 

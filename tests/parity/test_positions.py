@@ -114,7 +114,7 @@ def test_alibi_is_that_of_x_transformers(heads: int) -> None:
 SCALINGS = [
     ("default", {}, rotary_table),
     ("linear", {"factor": 3.0}, partial(interpolated, factor=3.0)),
-    ("dynamic", {"factor": 2.0}, partial(ntk_aware, factor=2.0 * 40 / 20 - 1)),  # 40 positions, where 20 were learnt
+    ("dynamic", {"factor": 2.0}, partial(ntk_aware, factor=2.0 * 40 / 20 - 1)),  # 40 positions, where 20 were learned
     ("yarn", {"factor": 4.0, "original_max_position_embeddings": 20}, partial(yarn, factor=4.0, length=20)),
     ("yarn", {"factor": 16.0, "original_max_position_embeddings": 2048}, partial(yarn, factor=16.0, length=2048)),
 ]

@@ -177,7 +177,7 @@ def test_the_attention_of_old_files(tmp_path: Path) -> None:
     ("field", "value", "said"),
     [
         ("resnet_time_scale_shift", "scale_shift", "resnet_time_scale_shift 'scale_shift'"),
-        ("up_block_types", ["UpBlock2D", "UpBlock2D"], "the same on the way up"),
+        ("up_block_types", ["UpBlock2D", "UpBlock2D"], "the same in the decoder"),
         ("layers_per_block", 1 << 40, "layers_per_block says"),
         ("block_out_channels", [1 << 20, 64], "shape"),
         ("block_out_channels", [32], "1 widths"),
@@ -215,7 +215,7 @@ def test_what_cannot_be_loaded_of_dit_is_named(field: str, value: object, said: 
 
 def test_a_dit_of_several_embeddings_is_none(tmp_path: Path) -> None:
     diffusers.DiTTransformer2DModel(**DITS[0]).save_pretrained(tmp_path)  # fresh: each block has its own
-    with pytest.raises(SensoriumError, match="embeds time and label once"):
+    with pytest.raises(SensoriumError, match="one embedding of time and label"):
         load_diffusers(tmp_path)
     with pytest.raises(SensoriumError, match="freq_shift 1"):
         export_diffusers(DiT(8, 2, 16, 1, 2, labels=3), tmp_path)

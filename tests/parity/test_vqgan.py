@@ -168,7 +168,7 @@ def test_what_diffusers_cannot_hold() -> None:
     with pytest.raises(SensoriumError, match="32 groups"):
         write(HF, VQGAN(*coders, book, judge, (8, 8)))
     coders = (kind(32, (2, 2), latent=4) for kind in (Encoder, Decoder))
-    with pytest.raises(SensoriumError, match="begins with the channels of its first level"):
+    with pytest.raises(SensoriumError, match="starts with the channels of its first level"):
         write(HF, VQGAN(*coders, book, judge, (8, 8)))
     with pytest.raises(SensoriumError, match="one layers"):
         write(HF, VQGAN(Encoder(32, (1,), latent=4, layers=1), Decoder(32, (1,), latent=4), book, judge, (8, 8)))
@@ -185,7 +185,7 @@ def test_what_diffusers_cannot_hold() -> None:
         ("up_block_types", ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], "at the same levels"),
         ("block_out_channels", [32, 48], "not multiples"),
         ("block_out_channels", [1 << 40, 1 << 41], "block_out_channels says .*, the weights have"),
-        ("norm_num_groups", 0, "norm_num_groups '0' is no positive"),
+        ("norm_num_groups", 0, "norm_num_groups '0' is not a positive"),
         ("norm_num_groups", 64, "norm_num_groups 64 does not divide"),
         ("num_vq_embeddings", 1 << 19, "num_vq_embeddings says 524288, the weights have 37"),
         ("sample_size", 15, "must be multiples of 2"),

@@ -81,7 +81,7 @@ def test_deepnorm_numbers_of_the_paper() -> None:
     assert deepnorm(18) == pytest.approx((2.4495, 0.28868), rel=1e-3)
     assert deepnorm(18, other=18) == pytest.approx((0.81 * (18**5) ** (1 / 16), 0.87 * (18**5) ** (-1 / 16)))
     assert deepnorm(18, other=18, decoder=True) == pytest.approx((54**0.25, 216**-0.25))
-    with pytest.raises(ValueError, match="a layer or more"):
+    with pytest.raises(ValueError, match="at least one layer"):
         deepnorm(0)
 
 

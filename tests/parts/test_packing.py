@@ -82,7 +82,7 @@ def test_an_image_that_does_not_fit_is_named() -> None:
         pack([*pictures()[:2], torch.zeros(3, 7, 9)], P)
     with pytest.raises(ValueError, match="no image"):
         pack([], P)
-    with pytest.raises(SensoriumError, match="image 4 has 1x7 patches, the positions reach 5x6"):
+    with pytest.raises(SensoriumError, match="image 4 has 1x7 patches, but positions cover 5x6"):
         Factorised(WIDTH, (5, 6))(pack(pictures(), P))
 
 
@@ -97,7 +97,7 @@ def test_first_fit(most: int) -> None:
         for i in row:  # no earlier row had room when the image came
             for earlier in rows[:number]:
                 assert sum(lengths[j] for j in earlier if j < i) + lengths[i] > most
-    with pytest.raises(SensoriumError, match="image 1 has 9 patches, a row holds 8"):
+    with pytest.raises(SensoriumError, match="image 1 has 9 patches, but a row holds 8"):
         first_fit([8, 9], 8)
 
 
@@ -189,7 +189,7 @@ def test_dropping_keeps_positions(positions: str) -> None:
         close(unpack(net(fewer), fewer.lengths)[i], net(alone)[0])
     black = images_of(fewer, P)[0].unfold(1, P, P).unfold(2, P, P).abs().amax(dim=(0, 3, 4))
     assert (black == 0).sum() == 3
-    with pytest.raises(ValueError, match="5 numbers from 0 to 1"):
+    with pytest.raises(ValueError, match="5 fractions from 0 to 1"):
         drop(packed, (0.5,))
 
 

@@ -65,7 +65,7 @@ def test_maxima_in_a_row_are_maxima_of_wider_windows(size: tuple[int, int]) -> N
         assert torch.equal(found, expected)
         weight = torch.randn(found.shape)
         close(torch.autograd.grad(found, x, weight)[0], torch.autograd.grad(expected, x, weight)[0], 1e-4)
-    with pytest.raises(ValueError, match="centre"):
+    with pytest.raises(ValueError, match="center"):
         chained_maxima(x, 4)
 
 

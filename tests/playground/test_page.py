@@ -188,7 +188,7 @@ def test_a_tab_for_each_thing_that_some_run_offers(page: Any) -> None:
 @again
 def test_look_completes_an_upload_and_finds_its_like(page: Any, folder: Path) -> None:
     panel = opened(page, "Look")
-    give(panel, picture(folder), panel.get_by_text("Reconstruction"))
+    give(panel, picture(folder), panel.get_by_text("Reconstruction").first)
     panel.locator(".found .grid-container img").nth(7).wait_for()
     shot(page, "look")
 
@@ -251,7 +251,7 @@ def test_sample_draws_with_its_way(page: Any) -> None:
 @again
 def test_write_goes_on_from_the_prompt(page: Any) -> None:
     panel = opened(page, "Write")
-    panel.get_by_label("Beginning").fill("The cat")
+    panel.get_by_label("Prompt").fill("The cat")
     panel.get_by_role("button", name="Write").click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith('The cat') && t.value.length > 12)"
@@ -263,8 +263,8 @@ def test_write_goes_on_from_the_prompt(page: Any) -> None:
 def test_search_by_text_and_by_picture(page: Any) -> None:
     panel = opened(page, "Search")
     panel.get_by_role("button", name="Search").click()
-    assert "what to look for" in error_of(page)
-    panel.get_by_label("What is to be seen").fill("a red ball")
+    assert "give a query" in error_of(page)
+    panel.get_by_label("Description").fill("a red ball")
     panel.get_by_role("button", name="Search").click()
     panel.locator(".found img").nth(11).wait_for()
     assert panel.locator(".caption-label").first.inner_text()
@@ -309,7 +309,7 @@ def test_watch_names_a_recording_that_does_not_fit(page: Any, folder: Path) -> N
     give(panel, folder / "narrow.npy", panel.get_by_label("narrow.npy"))
     panel.get_by_role("button", name="Play").click()
     said = error_of(page)
-    assert "narrow.npy: 3 numbers a step" in said
+    assert "narrow.npy: 3 values per step" in said
 
 
 def test_without_its_data_a_run_still_shows_what_it_can(browser: Any, folder: Path, free_port: int) -> None:
@@ -324,7 +324,7 @@ def test_without_its_data_a_run_still_shows_what_it_can(browser: Any, folder: Pa
     try:
         shown = context.new_page()
         shown.goto(page.local_url)
-        give(opened(shown, "Look"), picture(folder), shown.get_by_text("Reconstruction"))
+        give(opened(shown, "Look"), picture(folder), shown.get_by_text("Reconstruction").first)
         shown.get_by_text("lost.npz").last.wait_for()
     finally:
         context.close()

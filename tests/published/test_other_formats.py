@@ -92,7 +92,7 @@ def test_mean_pooling_goes_to_timm_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"global_pool": "avg"}, "norms the mean of its patches"),
+        ({"global_pool": "avg"}, "norm after mean pooling"),
         ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "without 'cls_token'"),
         ({"pre_norm": True}, "a norm before its blocks"),
         ({"init_values": 1.0}, r"'blocks\.0\.ls1\.gamma' is unknown"),
@@ -159,7 +159,7 @@ def test_each_entry_is_used_or_named(vit: ViT, tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=r"norm\.bias.*shape"):
         load(tmp_path / "shape.pth")
     torch.save({"something": torch.zeros(1)}, tmp_path / "foreign.pth")
-    with pytest.raises(SensoriumError, match="no network known here by its names; it holds 'something'"):
+    with pytest.raises(SensoriumError, match="unknown network; it holds 'something'"):
         load(tmp_path / "foreign.pth")
 
 

@@ -28,7 +28,7 @@ class Pixels:
 
 
 def smooth_pixels(n: int, seed: int, size: int = 32) -> Pixels:
-    """Soft blobs whose colour and place follow the class."""
+    """Soft blobs whose color and place follow the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, len(CLASSES), n)
     y, x = np.mgrid[0:size, 0:size] / size
@@ -150,7 +150,7 @@ def with_files(run: RunResult, folder: Path, seed: int) -> RunResult:
         Image.fromarray(np.moveaxis(grid, 0, -1)).resize((6 * size, 2 * size), Image.Resampling.NEAREST).save(
             folder / file
         )
-        pictures.append(Picture(file, title, "Each row: the picture, what the network saw, what it painted."))
+        pictures.append(Picture(file, title, "Each row: original, visible patches, reconstruction."))
     return replace(run, pictures=tuple(pictures))
 
 
@@ -164,7 +164,7 @@ def make_data() -> Data:
         image_size=32,
         diagnosis={
             "advice": [
-                "Class drum has only 3 % of the images: expect it to be learnt last.",
+                "Class drum has only 3 % of the images: expect it to be learned last.",
                 "2 files could not be read and were left out.",
             ],
             "counts": {"train": 50_000, "test": 10_000},
@@ -188,7 +188,7 @@ def make_data() -> Data:
                 {"file": "cup/0193.jpg", "reason": "truncated at byte 4,096"},
                 {"file": "kite/9.png", "reason": "no image"},
             ],
-            "notes": ["29,998 of the 60,000 images were looked at, spread evenly."],
+            "notes": ["29,998 of the 60,000 images were examined, evenly spaced."],
         },
     )
 

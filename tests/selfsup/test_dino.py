@@ -274,7 +274,7 @@ def test_moving_average_of_buffers():
     assert torch.equal(target.weight, source.weight)
     assert not target.weight.requires_grad
     assert not target.training
-    with pytest.raises(ValueError, match="same build"):
+    with pytest.raises(ValueError, match="same architecture"):
         ema_(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
 
 

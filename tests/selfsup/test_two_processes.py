@@ -165,7 +165,7 @@ def test_a_method_in_float32_differs_by_rounding_only(results, name):
 
 
 def test_the_centre_is_exact_over_processes_and_micro_batches(results):
-    """Batch normalisation is of the micro-batch, so that processes are compared at the same micro-batches' rows."""
+    """Batch normalization is of the micro-batch, so that processes are compared at the same micro-batches' rows."""
     first, second = (r["dino, accumulated"]["state center"] for r in results)
     assert torch.equal(first, second)
     assert first.abs().max() > 0

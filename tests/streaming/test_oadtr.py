@@ -141,7 +141,7 @@ def test_reset_and_several_streams_at_once(attention: str) -> None:
     assert together.shape == (20, 2, model.classes)
     torch.testing.assert_close(together[:, 0], alone, atol=1e-12, rtol=0)
     torch.testing.assert_close(together[:, 1], stepped(model, b), atol=1e-12, rtol=0)
-    with pytest.raises(ValueError, match="3 streams, but 1 are under way"):
+    with pytest.raises(ValueError, match="3 streams, but the state holds 1"):
         model.step(torch.zeros(3, 5, dtype=torch.float64))
     with pytest.raises(ValueError, match="eval"):
         model.train().step(a[0])

@@ -15,7 +15,7 @@ from sensorium.training import launch
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Batch normalisation, a queue and closures included; the data as a memory map."""
+    """Batch normalization, a queue and closures included; the data as a memory map."""
     columns = make_rows().columns
     mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=columns["image"].shape)
     mapped[:] = columns["image"]

@@ -192,7 +192,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, reference, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.torch, "save", full)
-        with pytest.raises(SensoriumError, match=r"last\.ckpt: the disk refused it .*No space left"):
+        with pytest.raises(SensoriumError, match=r"could not write .*last\.ckpt: .*No space left"):
             run(tmp_path, views=stop_at(19), checkpoint_every=1e9, online=lambda m: {"x": 1.0}, online_every="10%")
     assert not list(tmp_path.glob("*.tmp"))
     assert checkpoints.find_checkpoint(tmp_path)[1]["steps"] == 18  # the last look's
@@ -208,7 +208,7 @@ def test_a_disk_that_really_refuses(tmp_path, reference):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
     try:
-        with pytest.raises(SensoriumError, match="the disk refused it"):
+        with pytest.raises(SensoriumError, match="could not write"):
             run(tmp_path, checkpoint_every=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -279,7 +279,7 @@ def test_two_phases_in_two_processes_equal_one_and_resume(strategy, tmp_path):
 
 @pytest.mark.slow
 def test_sharded_weights_equal_whole_ones(tmp_path):
-    """Batch normalisation, a teacher that a hook moves, looks; and a checkpoint that goes on without shards."""
+    """Batch normalization, a teacher that a hook moves, looks; and a checkpoint that goes on without shards."""
     how = {"optimizer": lambda m: torch.optim.AdamW(m.backbone.parameters(), 0.01, eps=0.1, fused=True)}
     how |= {"budget": "8steps", "online": judged, "online_every": "50%"}
     for name, more in {"one": {}, "two": {"devices": 2, "strategy": "fsdp"}}.items():

@@ -136,7 +136,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
     (tmp_path / "bad.png").write_bytes(b"nothing")
     (tmp_path / "empty").mkdir()
     for words, said in (
-        ((run,), "name pictures"),
+        ((run,), "give pictures"),
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
         ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 pictures can be read"),
@@ -166,7 +166,7 @@ def test_detr_goes_to_hugging_face_and_comes_back(runs: Path, data: Path, tmp_pa
     torch.testing.assert_close(logits[-1], want.logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(boxes[-1], want.pred_boxes, atol=1e-5, rtol=0)
     assert theirs.config.id2label == dict(enumerate(CLASSES))
-    # A directory needs no run beside it: names, sides and normalisation are in it.
+    # A directory needs no run beside it: names, sides and normalization are in it.
     one, other = open_finder(runs / "detr"), open_finder(tmp_path / "hf")
     assert (one.classes, one.sides) == (other.classes, other.sides) == (CLASSES, (96, 96))
     image = torch.from_numpy(np.asarray(Image.open(data / "images" / "1.png")).transpose(2, 0, 1).copy())

@@ -137,7 +137,7 @@ def test_a_published_directory_searches_too(folder: Path, tmp_path: Path, comman
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "say what to look for"),
+        ((), "give a query"),
         (("--text", "a", "--image", "b.png"), "not both"),
         (("--text", "  "), "--text is empty"),
         (("--image", "nowhere.png"), "no picture 'nowhere.png'"),

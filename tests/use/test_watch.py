@@ -39,7 +39,7 @@ STEPS = 400
 
 @pytest.fixture(scope="module", params=["full", "causal"])
 def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
-    """Learnt for a few steps from three recordings of 400 steps at 50 a second."""
+    """Learned for a few steps from three recordings of 400 steps at 50 a second."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     label = np.repeat(rng.integers(0, 3, 12), 100)
@@ -170,7 +170,7 @@ def test_steps_that_are_not_finite_are_held(run: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "holes.npy", signal)
     np.save(tmp_path / "held.npy", held)
     rows = said(watch(run, str(tmp_path / "holes.npy"), as_json=True))
-    assert rows[0]["error"] == "holes.npy: 5 of 400 steps are not finite; the last that was stands in for each"
+    assert rows[0]["error"] == "holes.npy: 5 of 400 steps are not finite; each is replaced by the last finite one"
     assert rows[1:] == said(watch(run, str(tmp_path / "held.npy"), as_json=True))
     np.save(tmp_path / "none.npy", signal * np.nan)
     assert [row["error"] for row in said(watch(run, str(tmp_path / "none.npy"), as_json=True))] == [
@@ -196,13 +196,13 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "a.mp4").write_bytes(b"")
     for stream, wanted in (
-        (tmp_path / "wide.npy", "5 numbers a step, but the run learnt from 2"),
+        (tmp_path / "wide.npy", "5 values per step, but the run was trained on 2"),
         (tmp_path / "other.npz", "Looked for 'signal'; it holds images"),
-        (tmp_path / "fast.npz", "fast.npz has 100 steps a second, but 50 were learnt from"),
+        (tmp_path / "fast.npz", "fast.npz has 100 steps per second, but the run was trained on 50"),
         (tmp_path / "cut.npz", "cut.npz: not readable as .npz"),
         (tmp_path / "text.npy", "text.npy: not readable as .npy"),
         (tmp_path / "a.mp4", "Embed videos first"),
-        (tmp_path / "none.npz", "is not there"),
+        (tmp_path / "none.npz", "does not exist"),
         (tmp_path, "is a folder"),
     ):
         code, _, err = command("watch", str(run.folder), str(stream))
@@ -212,7 +212,7 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
         list(watch(run, "-", every=0))
     other = Run(run.folder)
     other.__dict__["method"] = nn.Linear(1, 1)
-    with pytest.raises(SensoriumError, match="does not name the actions"):
+    with pytest.raises(SensoriumError, match="isn't an online action detector"):
         list(watch(other, "-"))
 
 
@@ -279,7 +279,7 @@ def test_one_video_without_labels(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=r"clip8\.mkv"):
         embed_video("motion", videos / "clip8.mkv", tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
-    with pytest.raises(SensoriumError, match="holds no video"):
+    with pytest.raises(SensoriumError, match="has no video"):
         embed_video("motion", tmp_path, tmp_path / "x.npz")
     assert (is_video(videos), is_video(tmp_path), is_video("a.MP4"), is_video("a.npz")) == (True, False, True, False)
 

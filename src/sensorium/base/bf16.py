@@ -1,4 +1,5 @@
-"""Whether bfloat16 pays: without units for it a processor emulates the products, and float32 is two to three times as fast."""
+"""Whether bfloat16 is faster: a processor without bfloat16 units emulates it, and float32 is two to three times as
+fast."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def fast_bf16(device: torch.device | str) -> bool:
 
 @functools.cache
 def _cpu_flags() -> set[str]:
-    """Names of the CPU's features as Linux lists them ("Features" on Arm); empty where the system does not say."""
+    """The CPU's feature flags as Linux lists them ("Features" on Arm); empty if not available."""
     info = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not info.exists():
         return set()

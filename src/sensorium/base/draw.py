@@ -1,4 +1,4 @@
-"""Random numbers that belong to samples, not to processes.
+"""Random numbers per sample, not per process.
 
 Whatever is random about sample ``i`` of step ``s`` must be the same whether one process holds the global batch or
 eight share it, and the same after a resume. So each step has its own generator, seeded by (seed, step); a process
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed for (seed, step), mixed so that neighbours share nothing (SplitMix64's finaliser)."""
+    """One 63-bit seed for (seed, step), mixed so that neighbors share nothing (SplitMix64's finalizer)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -68,5 +68,5 @@ class Draw:
         return self.rand() < p
 
 
-# fields of some rows of a data set (sensorium.data.rows), draw -> a method's batch
+# fields of a batch of rows of a data set (sensorium.data.rows), draw -> a method's batch
 Views = Callable[[Mapping[str, Any], Draw], dict[str, Any]]

@@ -1,7 +1,7 @@
-"""Writing files so that a crash, a kill or a full disk leaves the former ones whole.
+"""Atomic writes: a crash, a kill or a full disk leaves the previous file intact.
 
-A file is written beside its place, forced to the disk and only then renamed over it. What the operating system refuses
-(no space, a size limit, no permission) becomes one line that says where.
+A file is written to a temporary path, flushed to disk and then renamed over the old one. Errors of the operating system
+(no space, a size limit, no permission) become one line that names the path.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
             free = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MB are free there"
         reason = " ".join(str(error).split())[:200]
         raise SensoriumError(
-            f"could not write {path}: the disk refused it ({reason}{free}). {kept}"
-            "Free some space and run the same command again."
+            f"could not write {path}: {reason}{free}. {kept}Free some space and run the same command again."
         ) from error
 
 
 def _by_the_disk(error: BaseException) -> bool:
-    """torch's zip writer reports a refused write as a RuntimeError of its own, at times raised beside the true one."""
+    """torch's zip writer reports a failed write as a RuntimeError, sometimes in place of the original OSError."""
     if not isinstance(error, RuntimeError):
         return True
     signs = ("PytorchStreamWriter", "unexpected pos", "iostream error", "inline_container")
@@ -47,12 +46,12 @@ def _by_the_disk(error: BaseException) -> bool:
 
 
 def replace(path: Path, write: Callable[[Path], object], *, former: Path | None = None, kept: str = "") -> None:
-    """Call ``write(temporary path)``, then put the result at ``path``; what stood there moves to ``former``."""
+    """Call ``write(temporary path)``, then move the result to ``path``; an existing file moves to ``former``."""
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(path, kept):
         try:
             temporary.touch()
-            mode = temporary.stat().st_mode  # some writers make files that only their owner may read
+            mode = temporary.stat().st_mode  # some writers create files that only the owner can read
             write(temporary)
             temporary.chmod(mode)
             with temporary.open("rb+") as file:
@@ -71,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write a file atomically: a reader sees the old file or the new, never half of one."""
+    """Write a file atomically: a reader sees the old file or the new one, never a partial one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +89,10 @@ def write_text(path: Path, content: str) -> Path:
 
 
 class Table:
-    """A CSV file that only grows; its first column is ``step``. Columns that turn up later are added at the end."""
+    """An append-only CSV file; its first column is ``step``. New columns are added at the end."""
 
     def __init__(self, path: Path, *, before: int) -> None:
-        """Open ``path`` and forget its rows of steps ``>= before``, and a last one that a kill cut short."""
+        """Open ``path`` and drop rows of steps ``>= before``, and an incomplete last row."""
         self.path = path
         self.columns: list[str] = []
         rows: list[dict[str, str]] = []
@@ -103,7 +102,7 @@ class Table:
         self._rewrite(rows)
 
     def extend(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows and hand them to the operating system: a killed process loses none of them."""
+        """Append rows and pass them to the operating system: a killed process loses none of them."""
         new = list(dict.fromkeys(name for row in rows for name in row if name not in self.columns))
         if new:
             self._file.close()
@@ -115,7 +114,7 @@ class Table:
             self._file.flush()
 
     def sync(self) -> None:
-        """Force the rows to the disk."""
+        """Flush the rows to disk."""
         with disk_errors(self.path):
             os.fsync(self._file.fileno())
 
@@ -138,7 +137,7 @@ class Table:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and whole rows of a table; a last line without its end is not a row."""
+    """Columns and complete rows of a table; a last line without a newline is not a row."""
     text = path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()
     reader = csv.DictReader(lines)

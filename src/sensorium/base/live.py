@@ -1,7 +1,7 @@
-"""The runs of Sensorium that are alive on this machine for this user, so that two that start together share its cores.
+"""The live runs of Sensorium of this user on this machine, so that two that start together share its cores.
 
-Each run holds a lock on a small file that says how many threads it has, nothing as long as it is starting. The system
-gives up the lock when the process ends, however it ends: a file without one is a leftover and is removed.
+Each run holds a lock on a small file that holds its number of threads, empty while it is starting. The operating system
+releases the lock when the process ends, however it ends: an unlocked file is stale and is removed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import IO
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows: every run believes that it is alone
+except ImportError:  # no such locks on Windows: every run assumes that it is alone
     fcntl = None
 
 _mine: IO[str] | None = None
 
 
 def folder() -> Path | None:
-    """Where the files are, for this user alone; None where there can be no such folder."""
+    """The folder of the files, private to this user; None if it can't be created."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     user = os.getuid() if hasattr(os, "getuid") else 0
     path = Path(base) / "sensorium" if base else Path(tempfile.gettempdir()) / f"sensorium-{user}"
@@ -33,7 +33,7 @@ def folder() -> Path | None:
 
 
 def register() -> None:
-    """Say that this process is starting a run; the earlier, the better others know. Once is enough."""
+    """Register this process as starting a run, as early as possible. Calling it again does nothing."""
     global _mine
     where = folder()
     if _mine is not None or where is None or fcntl is None:
@@ -42,14 +42,14 @@ def register() -> None:
     try:
         file = new.open("w+")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        new.rename(where / f"{os.getpid()}.run")  # only now: others would take one without a lock for a leftover
+        new.rename(where / f"{os.getpid()}.run")  # only now: other processes would remove an unlocked file as stale
     except OSError:
         return
     _mine = file
 
 
 def settle(threads: int) -> None:
-    """Say how many threads the registered run of this process has."""
+    """Record how many threads the registered run of this process uses."""
     if _mine is not None:
         with contextlib.suppress(OSError):
             _mine.seek(0)
@@ -59,7 +59,7 @@ def settle(threads: int) -> None:
 
 
 def release() -> None:
-    """The run of this process is over."""
+    """Unregister the run of this process."""
     global _mine
     if _mine is not None:
         where = folder()
@@ -71,7 +71,7 @@ def release() -> None:
 
 
 def others() -> list[int | None]:
-    """Threads of every other live run of this user, None for one that is starting."""
+    """Threads of each other live run of this user, None for one that is starting."""
     where = folder()
     if where is None or fcntl is None:
         return []

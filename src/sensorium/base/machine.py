@@ -1,7 +1,7 @@
-"""How many cores this process may use, and how many of them other programs keep busy.
+"""How many cores this process may use, and how many of them other programs use.
 
-Linux tells both exactly: the affinity mask, the control group's quota, /proc/stat. Elsewhere the count of processors and
-the load average have to do. Nothing here imports more than the standard library, so the command line can ask first.
+Linux reports both exactly: the affinity mask, the control group's quota, /proc/stat. Elsewhere the processor count and
+the load average are used. Only the standard library is imported, so the command line can call this first.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Moment:
-    """What had been used so far, in seconds of a processor.
+    """CPU time used so far, in seconds.
 
-    ``at`` on the monotonic clock; ``cpus`` of each processor that this process may run on, by all programs; ``own`` by
-    this process; ``group`` by its control group where that has a quota; ``load`` the load average where there is no /proc.
+    ``at``: time on the monotonic clock; ``cpus``: of each processor that this process may run on, by all programs;
+    ``own``: by this process; ``group``: by its control group, if that has a quota; ``load``: the load average, if there
+    is no /proc.
     """
 
     at: float
@@ -32,14 +33,14 @@ class Moment:
 
 
 def processors() -> list[int]:
-    """The numbers of the processors that this process may run on."""
+    """Indices of the processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """How many cores this process may keep busy: its processors, two threads of one core counted once, within the quota."""
+    """How many cores this process may use: its processors, hyperthreads of one core counted once, within the quota."""
     found = len({core_of(cpu) for cpu in processors()})
     limit = quota()
     return found if limit is None else max(1, min(found, int(limit)))
@@ -47,7 +48,7 @@ def cores() -> int:
 
 @cache
 def core_of(cpu: int) -> str:
-    """A name of the core that a processor is a thread of."""
+    """An identifier of the core that a processor belongs to."""
     where = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
     for name in ("core_cpus_list", "thread_siblings_list"):
         try:
@@ -58,13 +59,14 @@ def core_of(cpu: int) -> str:
 
 
 def quota(proc: Path = _PROC, mounted: Path = _CGROUP) -> float | None:
-    """The smallest limit, in cores, that a control group of this process sets (a container's ``--cpus``); None without one."""
+    """The smallest limit, in cores, that a control group of this process sets (a container's ``--cpus``); None without
+    one."""
     limits = [limit for folder in _groups(proc, mounted) if (limit := _limit(folder)) is not None]
     return min(limits, default=None)
 
 
 def _groups(proc: Path, mounted: Path) -> list[Path]:
-    """The folders of this process's control groups that can have a limit, its own and all above it."""
+    """The folders of this process's control groups that can have a limit: its own and its parents."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
@@ -96,7 +98,7 @@ def _limit(folder: Path) -> float | None:
 
 
 def _used_by_group() -> float | None:
-    """Seconds that the control group with the smallest limit has used; None where none has a limit."""
+    """CPU seconds used by the control group with the smallest limit; None if there is no limit."""
     limited = [(limit, folder) for folder in _groups(_PROC, _CGROUP) if (limit := _limit(folder)) is not None]
     if not limited:
         return None
@@ -118,13 +120,13 @@ def now() -> Moment:
     except OSError:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         return Moment(at, {}, own, load=load)
-    # A program that was started with `nice` gives way to one that was not, so its time is as good as idle.
+    # A program that was started with `nice` yields to one that was not, so its time counts as idle.
     polite = hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) > 0
     return Moment(at, used(text, set(processors()), with_nice=polite), own, _used_by_group())
 
 
 def used(stat: str, allowed: set[int], *, with_nice: bool) -> dict[int, float]:
-    """The text of /proc/stat -> seconds that each of the ``allowed`` processors has worked (or was withheld by a host)."""
+    """The text of /proc/stat -> busy seconds (steal time included) of each of the ``allowed`` processors."""
     found = {}
     for line in stat.splitlines():
         name, *fields = line.split()
@@ -138,9 +140,9 @@ def used(stat: str, allowed: set[int], *, with_nice: bool) -> dict[int, float]:
 
 
 def busy_between(before: Moment, after: Moment, *, usable: int, processes: int = 1) -> float:
-    """How many of ``usable`` cores other programs kept busy on average: those beyond ``usable`` may be busy for free.
+    """How many of ``usable`` cores other programs used on average; load on cores beyond ``usable`` is ignored.
 
-    ``processes``: how many like this one belong to the same run (their use is taken to be alike).
+    ``processes``: processes of the same run (assumed to use as much as this one).
     """
     seconds = max(after.at - before.at, 1e-9)
     own = (after.own - before.own) * processes / seconds
@@ -157,9 +159,10 @@ def busy_between(before: Moment, after: Moment, *, usable: int, processes: int =
 
 
 def measure(usable: int, *, seconds: float = 0.5) -> float:
-    """How many of ``usable`` cores other programs keep busy now. Takes ``seconds``, twice where it is busy at first.
+    """How many of ``usable`` cores other programs use now. Takes ``seconds``, twice if the first reading is busy.
 
-    A burst (a compiler, a page that loads) must not slow down the hours after it, so the quieter of two readings counts.
+    A short burst (a compiler, a page that loads) must not slow down hours of training, so the lower of two readings
+    counts.
     """
     found = float(usable)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Which floating-point format a run computes in.
+"""The floating-point format of a run.
 
 ``auto`` is bfloat16 autocast where the processor has units for it (it is then several times as fast as float32) and
 float32 elsewhere: on a CPU without such units bfloat16 is emulated, and slower.
@@ -16,14 +16,14 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
 def device_name() -> str:
-    """The accelerator at hand: "cuda", "mps" or "cpu"."""
+    """The available device: "cuda", "mps" or "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def resolve_precision(asked: str, device: torch.device | str) -> str:
-    """``auto``, or a name of Lightning Fabric's -> a name of Fabric's."""
+    """``auto`` or one of Lightning Fabric's precisions -> one of Fabric's precisions."""
     if asked == "auto":
         return "bf16-mixed" if fast_bf16(device) else "32-true"
     if asked not in PRECISIONS:

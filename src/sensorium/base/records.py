@@ -1,7 +1,9 @@
-"""Frozen dataclasses to JSON and back, exactly: what was written is read as equal, and a damaged file names its field.
+"""Frozen dataclasses to JSON and back, exactly: the round trip gives an equal object, and an error names the damaged
+field.
 
-Fields may be text, numbers, booleans, ``None``, Literals, tuples, dictionaries by text, other such dataclasses and ``Any``
-(what JSON gives). ``Annotated[float, Range(0, 1)]`` bounds a number. Fields with ``metadata=NOT_WRITTEN`` stay in memory.
+Fields may be strings, numbers, booleans, ``None``, Literals, tuples, dictionaries with string keys, other such
+dataclasses and ``Any`` (plain JSON). ``Annotated[float, Range(0, 1)]`` bounds a number. ``metadata=NOT_WRITTEN``
+excludes a field.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 
 class Range(NamedTuple):
-    """The least and the greatest value of a number."""
+    """The minimum and maximum of a number."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -32,8 +34,7 @@ Count = Annotated[int, Range(0)]
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, or what one holds, as JSON's own types: numpy unpacked, paths as text, numbers that are not finite as
-    null."""
+    """A dataclass, or a value of one, as JSON types: numpy unpacked, paths as strings, non-finite numbers as null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.metadata.get("written", True)}
     if isinstance(value, Mapping):
@@ -44,14 +45,14 @@ def encode(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    import numpy as np  # what shows --help reads no arrays
+    import numpy as np  # imported late: --help needs no arrays
 
     return encode(value.tolist()) if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def decode(kind: type[T], value: Any, file: str, hint: str = "make it again") -> T:
-    """What :func:`encode` wrote of a ``kind``. Raises SensoriumError: one line with the ``file``, the first field that is
-    damaged, and the ``hint``."""
+    """Decode what :func:`encode` made of a ``kind``. Raises SensoriumError: one line with the ``file``, the first
+    damaged field, and the ``hint``."""
     try:
         return _decode(kind, value, "")
     except _Damaged as damaged:
@@ -101,7 +102,7 @@ def _record(kind: Any, value: Any, where: str) -> Any:
             raise _Damaged(_in(where, name), "is missing")
     try:
         return kind(**found)
-    except ValueError as error:  # a record's own check: what its fields must be together
+    except ValueError as error:  # a record's own check of its fields together
         raise _Damaged(where, str(error)) from None
 
 

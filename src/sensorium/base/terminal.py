@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: a bar on a terminal, a line every half minute elsewhere."""
+"""Progress of a run: a bar on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BAR_EVERY, LINE_EVERY = 0.25, 30.0
 
 @contextmanager
 def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error for work of known length; gives None where it is not wanted or nobody would see it."""
+    """A progress bar on standard error for work of known length; None if it is off or there is no terminal."""
     if not shown or not sys.stderr.isatty():
         yield None
         return

@@ -1,16 +1,17 @@
-"""How many threads a run computes with, and how they wait for each other.
+"""How many threads a run uses, and how they wait for each other.
 
-torch splits each operation among its OpenMP threads and lets those that are done spin until the last one is. Where another
-program holds a core, the last one is not even running, and the others burn the time in which it could: a step takes five
-times as long, forty times beside a second training. Three things together prevent that:
+torch splits each operation among its OpenMP threads; those that finish first spin (busy-wait) for the last one. If
+another program occupies a core, the last one is not scheduled while the others burn CPU time: a step takes five times
+as long, forty times beside a second training. Three measures together prevent that:
 
-- a run takes the cores that are free when it starts, and keeps that number when it is resumed: how sums are split
+- a run takes the cores that are free when it starts, and keeps that number when it is resumed: the order of summation
   depends on it, so another number would change the last bits of the results;
-- threads spin for some tenths of a millisecond, not for ten milliseconds (``before_torch``: libgomp reads it as torch is loaded);
-- where the machine becomes busy later, ``Watch`` makes them sleep at once for as long as that lasts (``ShortWaits``),
-  which changes no number, and says so.
+- threads spin for tenths of a millisecond, not ten milliseconds (``before_torch`` sets the spin count,
+  ``GOMP_SPINCOUNT``: iterations of the waiting loop before a thread sleeps; libgomp reads it when torch is loaded);
+- if the machine becomes busy later, ``Watch`` makes them sleep at once while that lasts (``ShortWaits``), which changes
+  no result, and reports it.
 
-``benchmarks/busy.py`` measures what each is worth. Nothing here imports torch before it is needed.
+``benchmarks/busy.py`` measures the effect of each. torch is imported only when needed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from sensorium.base import live, machine
 from sensorium.errors import SensoriumError
 
 SPIN = 10_000
-"""Rounds that a thread spins before it sleeps: few enough for a busy machine, enough to cost a quiet one under 5 %.
+"""Spin count: iterations that a thread waits before it sleeps; low enough for a busy machine, and costs an idle one
+under 5 %.
 
-`python -m benchmarks.busy --spin 3000,10000,30000` has the rates."""
+`python -m benchmarks.busy --spin 3000,10000,30000` measures it."""
 
 BUSY = 0.3
-"""Cores too few, from which on a run counts as disturbed: a program that never rests gets two thirds of a contested core."""
+"""Missing cores at which a run counts as disturbed: a program at full load gets two thirds of a contested core."""
 
 _VARIABLE = "GOMP_SPINCOUNT"
 _in_force = os.environ.get(_VARIABLE)
@@ -42,7 +44,7 @@ _set_by_others: int | None = None
 
 @dataclass(frozen=True)
 class Threads:
-    """How a run computes: ``count`` threads; ``spin`` rounds of waiting awake, None for libgomp's own; and why."""
+    """A run's threads: ``count``; ``spin``, the spin count, None for libgomp's default; and the reason."""
 
     count: int
     spin: int | None
@@ -50,9 +52,9 @@ class Threads:
 
 
 def before_torch() -> None:
-    """Limit how long threads spin. Call before torch is imported: later, only processes started from this one are reached.
+    """Limit how long threads spin. Call before torch is imported; later it only affects child processes.
 
-    Who has set ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` has decided.
+    The user's ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` takes precedence.
     """
     global _in_force
     if decided_by_user():
@@ -63,21 +65,21 @@ def before_torch() -> None:
 
 
 def decided_by_user() -> bool:
-    """Whether the environment says how threads wait, and it wasn't us who wrote it there."""
+    """Whether the user's environment sets how threads wait."""
     return "OMP_WAIT_POLICY" in os.environ or os.environ.get(_VARIABLE, str(SPIN)) != str(SPIN)
 
 
 def decide(cores: int, busy: float, runs: Sequence[int | None] = ()) -> Threads:
-    """The threads of a run that starts now.
+    """How many threads a run that starts now uses.
 
-    cores: how many it may use. busy: how many of them other programs keep busy, a fraction maybe. runs: threads of each
-    other live run, None for one that is starting too and will decide by the same rule.
+    cores: how many it may use. busy: how many of them other programs use, possibly fractional. runs: threads of each
+    other live run, None for one that is also starting and will decide by the same rule.
     """
     settled, starting = [n for n in runs if n is not None], sum(n is None for n in runs)
-    # What runs hold is seen as busy too, unless they are loading data just now: whichever says more.
+    # Cores of other runs also count as busy, unless they are loading data now: take the larger number.
     taken = min(max(int(busy + 0.5), sum(settled)), cores)
     free = (cores - taken) // (1 + starting)
-    # On a machine without a free core everyone gets a part of it all the same.
+    # On a machine without a free core each run still gets some.
     fair = cores // (1 + max(len(runs), 1 if taken else 0))
     count = max(1, free, fair)
     return Threads(count, spin(), _why(cores, taken, len(runs)))
@@ -86,7 +88,7 @@ def decide(cores: int, busy: float, runs: Sequence[int | None] = ()) -> Threads:
 def _why(cores: int, taken: int, runs: int) -> str:
     if cores == 1:
         return "1 core"
-    beside = f"{runs} other run{'s' * (runs > 1)} of Sensorium beside it"
+    beside = f"{runs} other run{'s' * (runs > 1)} of Sensorium"
     if taken:
         said = f"{taken} of {cores} cores busy with other programs"
         return f"{said}, {beside}" if runs else said
@@ -94,12 +96,13 @@ def _why(cores: int, taken: int, runs: int) -> str:
 
 
 def choose(*, asked: int | None = None, kept: Mapping[str, Any] | None = None) -> Threads:
-    """The threads of this process's run, by the first that applies: ``asked``, ``kept``, ``OMP_NUM_THREADS``, the machine.
+    """The threads of this process's run, by the first that applies: ``asked``, ``kept``, ``OMP_NUM_THREADS``, the
+    machine.
 
-    asked: what the user wants (``--threads``). kept: what ``run.json`` says of a run that goes on. Looking at the machine
-    takes half a second, a whole one where it is busy.
+    asked: the user's ``--threads``. kept: ``run.json``'s number, for a run that is resumed. Measuring the machine's
+    load takes half a second, one second if it is busy.
 
-    Raises SensoriumError where ``asked`` or ``kept`` isn't a number of threads.
+    Raises SensoriumError if ``asked`` or ``kept`` isn't a number of threads.
     """
     if asked is not None:
         if asked < 1:
@@ -119,7 +122,7 @@ def choose(*, asked: int | None = None, kept: Mapping[str, Any] | None = None) -
 
 
 def usable() -> int:
-    """The most threads that a run takes: as many as torch would by itself or was told to, within a container's limit."""
+    """The maximum threads of a run: torch's default or ``OMP_NUM_THREADS``, within a container's limit."""
     import torch
 
     global _set_by_others
@@ -131,7 +134,7 @@ def usable() -> int:
 
 
 def use(chosen: Threads) -> None:
-    """Compute with these threads from now on, and let other runs know."""
+    """Use these threads from now on, and publish the number to other runs."""
     import torch
 
     global _set_here
@@ -142,15 +145,15 @@ def use(chosen: Threads) -> None:
 
 
 def spin() -> int | None:
-    """The spin count that torch's threads have; None where it is not known to be set."""
+    """The spin count of torch's threads; None if unknown."""
     return int(_in_force) if _in_force is not None and _in_force.isdigit() else None
 
 
 class ShortWaits:
     """While open, this process's threads sleep at once when they wait for each other. Results don't change.
 
-    libgomp spins for a hundred rounds only as soon as it manages more threads than there are processors (its manual,
-    ``GOMP_SPINCOUNT``). So idle ones are added: a thread that has once computed with torch keeps a team of its own.
+    libgomp lowers the spin count to 100 once it manages more threads than there are processors (its manual,
+    ``GOMP_SPINCOUNT``). So idle threads are added: a thread that has once computed with torch keeps its own team.
     """
 
     def __init__(self) -> None:
@@ -161,7 +164,7 @@ class ShortWaits:
         return self._end is not None
 
     def start(self, count: int) -> None:
-        """``count``: threads that torch computes with in this process."""
+        """``count``: torch's threads in this process."""
         if self.open or count < 2 or sys.platform != "linux":
             return
         self._end = threading.Event()
@@ -177,9 +180,9 @@ class ShortWaits:
 
 
 def idle_teams(count: int, processors: int) -> int:
-    """How many more teams of ``count`` threads make more threads than processors; each shares no thread but its first.
+    """How many extra teams of ``count`` threads make more threads than processors.
 
-    The first team counts as ``count`` threads, another one as ``count - 1``: its first thread is not libgomp's.
+    The first team counts as ``count`` threads, each other one as ``count - 1``: its first thread is not libgomp's.
     """
     return max(0, (processors - count) // (count - 1) + 1) if count > 1 else 0
 
@@ -195,10 +198,10 @@ def _hold_a_team(ready: threading.Event, end: threading.Event) -> None:
 
 
 class Watch:
-    """Looks now and then whether other programs have come (or gone), makes waits short meanwhile, and says so once.
+    """Periodically checks for load by other programs, shortens waits while there is any, and reports it once.
 
-    processes: how many like this one belong to the run. every: seconds between two looks. patience: how many busy looks
-    in a row are worth a line.
+    processes: processes of the run. every: seconds between two checks. patience: consecutive busy checks before it is
+    reported.
     """
 
     def __init__(
@@ -220,13 +223,14 @@ class Watch:
         self._told = False
 
     def __call__(self) -> str | None:
-        """Call between two steps: a tenth of a microsecond when no look is due. A sentence when there is something to say."""
+        """Call between two steps: takes a tenth of a microsecond unless a check is due. A message if there is one, else
+        None."""
         if time.monotonic() < self._due:
             return None
         return self.look()
 
     def look(self) -> str | None:
-        """Compare with the last look, whenever that was."""
+        """Compare with the last check, whenever that was."""
         after = self._now()
         busy = machine.busy_between(self._before, after, usable=self.cores, processes=self.processes)
         self._before, self._due = after, time.monotonic() + self.every
@@ -242,12 +246,12 @@ class Watch:
         return self._sentence(busy)
 
     def _sentence(self, busy: float) -> str:
-        said = f"Other programs keep {busy:.1f} of {self.cores} cores busy, which slows this run. End them, or start them with `nice`."
+        said = f"Other programs use {busy:.1f} of {self.cores} cores, which slows this run. End them, or start them with `nice`."
         if self.count == 1:
             return said
         return (
-            f"{said} The run keeps its {self.count} threads, so its results stay the same; one that starts now would take "
-            "only the cores that are free."
+            f"{said} The run keeps its {self.count} threads, so its results stay the same; a run started now would "
+            "use only the free cores."
         )
 
     def close(self) -> None:
@@ -255,13 +259,13 @@ class Watch:
 
 
 def described(chosen: Threads, *, resumed: bool = False) -> tuple[int, str]:
-    """Value and reason, as the other settings of a run are shown."""
+    """Value and reason, in the form of a run's other settings."""
     reason = f"as when the run started: {chosen.reason}" if resumed and chosen.reason != "given" else chosen.reason
     return chosen.count, reason
 
 
 def divided(chosen: Threads, jobs: int) -> Threads:
-    """The threads of each of ``jobs`` runs that are started side by side."""
+    """The threads of each of ``jobs`` parallel runs."""
     if jobs < 2:
         return chosen
     return replace(chosen, count=max(1, chosen.count // jobs), reason=f"{chosen.reason}; {jobs} runs at once")

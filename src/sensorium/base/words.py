@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Human-readable numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MISSING = "–"
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for whatever is none (None, NaN, text, booleans)."""
+    """A finite float, or None for anything else (None, NaN, strings, booleans)."""
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -26,7 +26,7 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def count(value: Any) -> str:
-    """12345 -> "12,345"; a broken number keeps three digits."""
+    """12345 -> "12,345"; a fraction keeps three digits."""
     n = number(value)
     if n is None:
         return MISSING

@@ -1,4 +1,4 @@
-"""The commands that say what there is: in a data set, in the catalogue, on this machine."""
+"""The commands that describe a data set, the catalogue and this machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sensorium.cli.shared import Json, console
 
 
 def data(path: str, *, test: str | None = None, limit: int | None = None, as_json: Json = False) -> None:
-    """Say what is in a data set and what is wrong with it: counts, sizes, imbalance, duplicates, overlap, broken files.
+    """Diagnose a data set: counts, sizes, imbalance, duplicates, overlap of training and test set, broken files.
 
     Example: sensorium data photos/ --json
 
     Args:
         path: a folder of images, .npz, IDX, CSV, Parquet, tars, or 'scenes' or 'digits'.
         test: a second path, the test set.
-        limit: look at the first N pictures only.
+        limit: only the first N pictures.
         as_json: print JSON.
     """
     from sensorium.base.terminal import bar
@@ -33,7 +33,7 @@ def data(path: str, *, test: str | None = None, limit: int | None = None, as_jso
 
 
 def list_systems(*, as_json: Json = False) -> None:
-    """Every system: paper, family, what it offers, what loads and exports, what it was held to.
+    """Every system: paper, family, abilities, formats that it loads and exports, reference implementation.
 
     Example: sensorium list --json
 
@@ -51,7 +51,7 @@ def list_systems(*, as_json: Json = False) -> None:
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Versions, device, precision, which attention path runs, what is missing and how to get it.
+    """Versions, device, precision, attention kernel, and missing packages with how to install them.
 
     Example: sensorium doctor
 

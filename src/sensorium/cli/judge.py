@@ -1,4 +1,4 @@
-"""The commands that hold systems against each other, and that look at what would be trained."""
+"""The commands that compare and evaluate systems, and that inspect a network before training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int = 2000, quiet: bool = False) -> None:
-    """The main job on the built-in scenes, in a few minutes: compare the systems to start with, write the report.
+    """Compare the default systems on the built-in scenes in a few minutes, and write the report.
 
     Example: sensorium demo --budget 2m
 
     Args:
         out: folder of the runs and of report.html.
         budget: training time of each method.
-        images: how many scenes to draw.
+        images: number of scenes to generate.
         quiet: no progress bars.
     """
     run = RunOptions(data=f"scenes:{images}", budget=budget, out=out, quiet=quiet)
@@ -43,13 +43,13 @@ def compare(
     Example: sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
 
     Systems that learn from the same kind of data can be compared: language models in bits per byte, detectors in
-    average precision, generators by their samples. A finished run is not run again, a stopped one goes on, a failed one
-    does not lose the others. The report is OUT/report.html; OUT is sensorium-compare if left out.
+    average precision, generators by their samples. A finished run is not repeated, a stopped one is resumed, a failed
+    one does not affect the others. The report is OUT/report.html; OUT is sensorium-compare by default.
 
     Args:
-        methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION; settings may follow: causal_lm,width=64,experts=4. The systems to start with if left out.
-        backbone: a name or a checkpoint, for every method; by default what suits method and machine.
-        jobs: how many methods to train at once.
+        methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION; settings may follow:
+        causal_lm,width=64,experts=4. By default the systems that `sensorium demo` compares. backbone: a name or a
+        checkpoint, for every method; by default chosen by method and machine. jobs: how many methods to train at once.
     """
     from sensorium.runs.compare import compare_all
 
@@ -57,19 +57,19 @@ def compare(
 
 
 def ablate(system: str, *, vary: str, run: AblationFlags = AblationOptions(), seeds: int = 3, jobs: int = 1) -> None:
-    """Vary one part of a system, all else equal, and see what it does: trained with several seeds, judged alike.
+    """Vary one part of a system, all else equal, and compare the results over several seeds.
 
     Example: sensorium ablate causal_lm --vary positions=rope,alibi,t5,none --data book.txt --budget 3m
 
-    Any setting of a system can be varied (`sensorium train SYSTEM --help` lists them). The report has the mean and spread
-    over seeds, quality against time and samples, and for text also quality, speed and memory at lengths beyond the
-    trained one. A finished run is not run again. The report is OUT/report.html; OUT is sensorium-ablate if left out.
+    Any setting of a system can be varied (`sensorium train SYSTEM --help` lists them). The report has the mean and
+    standard error over seeds, quality against time and samples, and for text also quality, speed and memory beyond the
+    training length. A finished run is not repeated. The report is OUT/report.html; OUT is sensorium-ablate by default.
 
     Args:
-        system: its name, settings that all runs share may follow: causal_lm,width=64.
+        system: its name; settings shared by all runs may follow: causal_lm,width=64.
         vary: SETTING=VALUE,VALUE,...
         seeds: how many times each value is trained; --seed is the first.
-        jobs: how many values to train at once; a budget in time then buys fewer steps.
+        jobs: how many values to train at once; a time budget then allows fewer steps.
     """
     from sensorium.runs.ablate import ablate_with
 
@@ -77,7 +77,7 @@ def ablate(system: str, *, vary: str, run: AblationFlags = AblationOptions(), se
 
 
 def _show(found: tuple[Results, Path], what: str) -> None:
-    """A comparison's table and verdict, and where its report is; an error where nothing finished."""
+    """A comparison's table, verdict and path of the report; an error if no run finished."""
     from sensorium.report.table import results_table
 
     results, folder = found
@@ -89,7 +89,7 @@ def _show(found: tuple[Results, Path], what: str) -> None:
 
 
 def evaluate(run: Path, *, judging: JudgingFlags = Judging(), as_json: Json = False) -> None:
-    """Judge a finished run by the measures of its field, beside simple baselines.
+    """Evaluate a finished run by the standard metrics of its task, with simple baselines.
 
     Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
 
@@ -107,16 +107,16 @@ def evaluate(run: Path, *, judging: JudgingFlags = Judging(), as_json: Json = Fa
 
 
 def signal(system: str, *, run: CommonFlags = Common(), steps: int = 20) -> None:
-    """Plot by depth what a system makes of its signal: activations, gradients and attention, before and after a few steps.
+    """Plot activations, gradients and attention by depth, at initialization and after a few steps.
 
     Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
 
-    A missing 1/sqrt(d) or weights that begin too large or too small show here in a minute. Two sentences say what is
-    wrong; the numbers are in signal.json beside the page OUT, signal.html if left out.
+    A missing 1/sqrt(d) or initial weights that are too large or too small show within a minute. Two sentences name what
+    is wrong; the numbers are in signal.json beside the page OUT, signal.html by default.
 
     Args:
-        system: its name or FILE.py:FUNCTION, settings may follow: causal_lm,width=64.
-        steps: between the two measures; the schedule runs through in as many.
+        system: its name or FILE.py:FUNCTION; settings may follow: causal_lm,width=64.
+        steps: training steps between the two measurements; the whole schedule runs in them.
     """
     from sensorium.runs.compare import parse_method
     from sensorium.runs.signal import signal_of

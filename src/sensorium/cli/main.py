@@ -21,7 +21,7 @@ from sensorium.errors import SensoriumError
 
 app = App(
     name="sensorium",
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
+    suppress_keyboard_interrupt=False,  # `main` says how to resume
     version=__version__,
     help=f"""Which method learns best from my images?
 
@@ -35,7 +35,7 @@ Start with `sensorium demo`, or with your own folder:
 
 
 def _gather() -> None:
-    """Every module of this room that has ``COMMANDS`` adds them: functions, or apps of their own, by name."""
+    """Add the ``COMMANDS`` of every module of this folder: functions, or apps of their own, by name."""
     for found in pkgutil.iter_modules(sensorium.cli.__path__):
         if found.name == "main":
             continue
@@ -48,14 +48,14 @@ _gather()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: errors that people can mend are one line and exit code 1 (2 for a wrong command line)."""
+    """Run the command line: a user's error is one line and exit code 1 (2 for a wrong command line)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what runs writes a checkpoint
+        signal.signal(signal.SIGTERM, _stop)  # like Ctrl-C: a training run writes a checkpoint
     words = [word for word in words if word != "--debug"]
     threads.before_torch()
-    if words[:1] == ["train"]:  # long before it computes, so that two started together know of each other
+    if words[:1] == ["train"]:  # early, so that two runs started together know of each other
         live.register()
     try:
         _own_recipe(words)
@@ -67,12 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
-    except BrokenPipeError:  # what reads our output has seen enough: `sensorium watch ... | head`
+    except BrokenPipeError:  # the reader closed the pipe: `sensorium watch ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if debug:
             raise
-        Console(stderr=True).print("stopped; the same command goes on from here.")
+        Console(stderr=True).print("stopped; the same command resumes it.")
         raise SystemExit(130) from None
     except Exception as error:
         if debug:
@@ -92,8 +92,8 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _own_recipe(words: list[str]) -> None:
-    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other. Elsewhere `--recipe` says that
-    runs of it may be opened, which executes the file."""
+    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other. With other commands `--recipe`
+    allows opening runs of it, which executes the file."""
     if words[:1] != ["train"] and "--recipe" in words:
         at = words.index("--recipe")
         allow(_recipe_after(words, at))
@@ -104,8 +104,8 @@ def _own_recipe(words: list[str]) -> None:
     from sensorium.cli.train import train_app, train_command
 
     if len(words) > 1 and not words[1].startswith("-"):
-        system = find(words[1])  # an unknown system is named, with the nearest, before flags are read
-        del train_app[system.name]  # the line in the list of systems gives way to the recipe's own page
+        system = find(words[1])  # an unknown system is an error before flags are parsed
+        del train_app[system.name]  # the recipe's own help replaces its line in the list of systems
         train_app.command(train_command(system.name), name=system.name)
     if "--recipe" not in words:
         return

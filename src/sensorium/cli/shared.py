@@ -1,4 +1,4 @@
-"""What the groups of commands share: the terminal, and how options become flags."""
+"""Shared by the groups of commands: the terminal, and how options become flags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
 
-# A table cut to 80 columns tells nobody anything: where there is no terminal to measure, there is room.
+# Without a terminal, a wide table is more useful than one cut to 80 columns.
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 # Flags in the order in which `--help` shows them.

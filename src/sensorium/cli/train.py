@@ -19,7 +19,7 @@ from sensorium.runs.options import RunOptions
 FIRST = 8  # of a recipe's parameters
 TRAIN_HELP = """Train one system: sensorium train SYSTEM --data DIR --budget 10m
 
-The same command again resumes a stopped run, bit for bit, and returns at once when it has finished.
+The same command again resumes a stopped run exactly, and returns at once if it has finished.
 A recipe of your own needs no registration: sensorium train --recipe mine.py:fn --data DIR
 """
 
@@ -35,7 +35,7 @@ def _run(*, run: RunFlags = RunOptions(), judge: Annotated[bool, Parameter(group
 
 
 def train_command(recipe: str) -> Callable[..., None]:
-    """The command of a system by its name, or of ``FILE.py:FUNCTION``: what a run notes as its recipe."""
+    """The command of a system by its name, or of ``FILE.py:FUNCTION``, which is recorded as the run's recipe."""
     function = resolve(recipe)
     hints = {**get_type_hints(function), **get_type_hints(_run, include_extras=True)}
     own = list(inspect.signature(function).parameters.values())[1:]
@@ -56,12 +56,12 @@ def train_command(recipe: str) -> Callable[..., None]:
     doc = inspect.cleandoc(function.__doc__ or "")
     if "Args:\n" not in doc:
         doc += "\n\nArgs:"
-    command.__doc__ = doc + "\n    judge: judge the run afterwards, as `sensorium evaluate` does.\n"
+    command.__doc__ = doc + "\n    judge: evaluate the run afterward, like `sensorium evaluate`.\n"
     return command
 
 
 def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge: bool) -> None:
-    """Train and print what came of it."""
+    """Train and print the outcome."""
     from sensorium.judge.score import lines
     from sensorium.runs.train import train_with
 

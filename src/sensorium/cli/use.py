@@ -1,4 +1,4 @@
-"""The commands that use what was trained: each one function whose signature is the command line."""
+"""The commands that use trained runs: one function each, whose signature is the command line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sensorium.cli.shared import Json, console
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
-    """Write one feature vector a picture to a Parquet file (path, label, features), or a frame of videos to an .npz.
+    """Write one feature vector per picture to a Parquet file (path, label, features), or per video frame to an .npz.
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
 
     Args:
         run: folder of a run, or a checkpoint.
-        data: what to embed: pictures, a video, or a folder of videos; the run's own data if left out.
-        out: the Parquet file; features.parquet in the run's folder if left out.
+        data: what to embed: pictures, a video, or a folder of videos; the run's own data by default.
+        out: the Parquet file; features.parquet in the run's folder by default.
         limit: only the first N pictures.
     """
     from sensorium.use import embed as write
@@ -33,10 +33,10 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, pi
 
     Args:
         run: folder of a run, or a checkpoint.
-        image: the picture to look for.
-        data: where to look; the run's own data if left out.
+        image: the query picture.
+        data: where to search; the run's own data by default.
         k: how many to show.
-        picture: also write the query and what was found as one picture.
+        picture: also write the query and the pictures found as one image.
     """
     from sensorium.use import neighbors as find_neighbors
 
@@ -52,17 +52,17 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Let a language model write on from a prompt, as it goes.
+    """Generate text from a prompt with a language model, streamed as it is generated.
 
     Example: sensorium generate sensorium-runs/causal_lm --prompt "It was" --temperature 0.7
 
     Args:
-        run: folder of a run that learnt from text.
-        prompt: what the text begins with.
-        most: tokens to write at most.
-        temperature: 0 takes the likeliest token, 1 draws as the model says.
-        top_k: choose among so many tokens.
-        seed: of the drawing.
+        run: folder of a run of a language model.
+        prompt: the start of the text.
+        most: maximum number of tokens to generate.
+        temperature: 0 is greedy, 1 samples from the model's distribution.
+        top_k: sample from the k most likely tokens.
+        seed: of the sampling.
     """
     from sensorium.use import generate as write
 
@@ -83,19 +83,19 @@ def sample(
     trace: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Draw new pictures into one grid.
+    """Generate new pictures, in one grid.
 
     Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
 
     Args:
-        run: folder of a run of a system that draws.
-        n: how many.
-        steps: of the way from noise to picture, for systems that go one; 25 if left out, or 1 if distilled.
-        label: draw this class.
-        guidance: how strongly to insist on the class; 1 is as learnt.
+        run: folder of a run of a generator.
+        n: number of samples.
+        steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
+        label: the class to generate.
+        guidance: guidance scale for the class; 1 is no guidance.
         seed: of the noise.
-        trace: also show the way, from noise to picture.
-        out: the PNG; samples.png in the run's folder if left out.
+        trace: also show the trajectory from noise to picture.
+        out: the PNG; samples.png in the run's folder by default.
     """
     from sensorium.use import sample as draw
 
@@ -112,20 +112,20 @@ def search(
     approximate: bool = False,
     picture: Path | None = None,
 ) -> None:
-    """Find pictures by what a text says, or by a picture, with a system that was trained on both.
+    """Search pictures by a text or by a picture, with a system trained on both.
 
     Example: sensorium search sensorium-runs/clip --data photos/ --text "a red bicycle" --picture found.png
 
-    The pictures are embedded once; the index is kept beside the run and used again while they stay the same.
+    The pictures are embedded once; the index is kept in the run's folder and reused until they change.
 
     Args:
         run: folder of a run, or a checkpoint.
-        data: where to look; the run's own data if left out.
-        text: what to look for.
-        image: the picture to look for.
+        data: where to search; the run's own data by default.
+        text: the query text.
+        image: the query picture.
         k: how many to show.
-        approximate: a graph instead of comparing with every picture: for millions of them.
-        picture: also write what was found as one picture.
+        approximate: approximate search in an HNSW graph instead of an exact one: for millions of pictures.
+        picture: also write the pictures found as one image.
     """
     from sensorium.use.search import search as look
 
@@ -133,15 +133,15 @@ def search(
 
 
 def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = None) -> None:
-    """Find the objects of pictures: draws them, and writes them as COCO json.
+    """Detect objects in pictures: draws their boxes, and writes them as COCO JSON.
 
     Example: sensorium detect sensorium-runs/fcos photos/ --threshold 0.4 --out found
 
     Args:
         run: folder of a run, or a checkpoint.
         images: pictures, or folders of them.
-        threshold: least score of what is shown.
-        out: folder of the drawn pictures and of detections.json; found/ in the run's folder if left out.
+        threshold: minimum score of a detection.
+        out: folder for the drawn pictures and detections.json; found/ in the run's folder by default.
     """
     from sensorium.use.detect import detect as look
 
@@ -155,17 +155,17 @@ def watch(
     every: int = 1,
     as_json: Json = False,
 ) -> None:
-    """Print the actions of a stream while its frames arrive.
+    """Print the actions of a stream as its frames arrive.
 
     Example: sensorium watch sensorium-runs/oadtr recording.npz
 
-    With - the frames are read from standard input, a line of numbers (separated by spaces or commas) a frame.
+    With - the frames are read from standard input, one line of numbers (separated by spaces or commas) per frame.
 
     Args:
         run: folder of a run.
-        stream: a recording (.npz, .npy, or text of a line a frame), a video, or - for standard input.
-        every: print every so many frames, besides each change of action.
-        as_json: print a line of JSON a frame.
+        stream: a recording (.npz, .npy, or text of one line per frame), a video, or - for standard input.
+        every: print every n-th frame, besides each change of action.
+        as_json: print one line of JSON per frame.
     """
     from sensorium.use.watch import watch as look
 
@@ -176,16 +176,16 @@ def watch(
 def play(
     *runs: Path, host: str = "127.0.0.1", port: int = 7860, password: str | None = None, upload_mb: int = 16
 ) -> None:
-    """A web page to try trained runs on: look, search, detect, sample, write, watch.
+    """A web page to try trained runs: look, search, detect, sample, write, watch.
 
     Example: sensorium play sensorium-runs/mae sensorium-runs/clip
 
     Args:
         runs: folders of runs, or a folder of them.
-        host: the address to listen on; any but this machine's own wants a password.
+        host: the address to listen on; any but localhost requires a password.
         port: of the page.
-        password: ask for it (user name: sensorium).
-        upload_mb: most megabytes of an upload.
+        password: required of visitors (user name: sensorium).
+        upload_mb: maximum size of an upload in megabytes.
     """
     from sensorium.playground import serve
 
@@ -198,14 +198,14 @@ def export(
     to: Literal["safetensors", "hf", "timm", "onnx", "torchvision"] = "safetensors",
     out: Path | None = None,
 ) -> None:
-    """Take the trained network away, for Sensorium, Hugging Face transformers, timm or an ONNX runtime.
+    """Export the trained network for Sensorium, Hugging Face transformers, timm, torchvision or an ONNX runtime.
 
     Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
 
     Args:
         run: folder of a run, or a checkpoint.
         to: the format.
-        out: folder or file to write; beside the run if left out.
+        out: folder or file to write; in the run's folder by default.
     """
     from sensorium.use import export as write
 

@@ -1,10 +1,10 @@
-"""Rows: what every run reads, of any kind of data, as named fields.
+"""Rows: the data of every run, of any kind, as named fields.
 
-    image     uint8 [3, H, W]                label    int64 [], -1 where unknown        labels   int64 [N], several a picture
+    image     uint8 [3, H, W]                label    int64 [], -1 where unknown        labels   int64 [N], several per image
     boxes     float32 [N, 4], absolute xyxy  masks    bool [N, H, W]                    tokens   integers [L]
     frames    float32 [T, F]                 actions  int64 []                          codes, features, columns ...
-``take`` stacks a field where all rows have one shape, and gives a list where shapes vary. ``unit`` is the word in which
-counts and speeds are said; a row counts for ``each`` of them (a row of text for as many tokens as it has).
+``take`` stacks a field if all rows have the same shape, and gives a list if shapes vary. ``unit``: the unit of counts
+and speeds; a row counts as ``each`` of them (a row of text as its number of tokens).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Taken = dict[str, Tensor | list[Tensor]]
 
 
 class Field(NamedTuple):
-    """What is known of a field before reading: its type ("uint8", "float32", "int64", "bool" ...), and its shape in one
-    row, None where that varies."""
+    """A field's dtype ("uint8", "float32", "int64", "bool" ...) and its shape per row, None in dimensions that vary;
+    known before reading."""
 
     dtype: str
     shape: tuple[int | None, ...]
 
 
 class Rows(ABC):
-    """A data set as training and judging read it."""
+    """A data set for training and evaluation."""
 
     unit: str
     each: int = 1
@@ -41,7 +41,7 @@ class Rows(ABC):
     @property
     @abstractmethod
     def fields(self) -> Mapping[str, Field]:
-        """What ``take`` gives, known before reading."""
+        """The fields that ``take`` gives, known before reading."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -52,13 +52,13 @@ class Rows(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """Of the content: what a run was trained on. Reads up to 64 rows, so it is quick for any size."""
+        """A digest of the content, which identifies a run's data. Reads at most 64 rows, so it is fast for any size."""
         return sampled_digest(self)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows(Rows):
-    """Rows that are arrays already: each column [N, ...], in memory or mapped, or a sequence of N arrays of any shapes."""
+    """Rows from arrays: each column [N, ...], in memory or mapped, or a sequence of N arrays of any shapes."""
 
     columns: Mapping[str, np.ndarray | Sequence[np.ndarray]]
     unit: str = "rows"
@@ -90,13 +90,13 @@ class ArrayRows(Rows):
 
 
 def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor where all shapes agree, the list itself where they vary."""
+    """One tensor if all shapes are equal, else the list."""
     return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors
 
 
 def sampled_digest(rows: Rows, whole: Sequence[np.ndarray] = ()) -> str:
-    """Count and CRC-32 of up to 64 rows spread over the data, and of small arrays as a ``whole``: enough to notice other
-    data, quick for any size."""
+    """Count and CRC-32 of at most 64 evenly spaced rows, and of small arrays as a ``whole``: enough to detect other
+    data, and fast for any size."""
     crc = 0
     for i in np.unique(np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(np.int64)):
         for name, value in sorted(rows.take(np.array([i])).items()):
@@ -112,7 +112,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def reads(*names: str) -> Callable[[Function], Function]:
-    """Mark a view function with the fields that it reads: no others are taken from the data."""
+    """Declare the fields that a view function reads: no others are read from the data."""
 
     def mark(views: Function) -> Function:
         views.reads = names  # type: ignore[attr-defined]

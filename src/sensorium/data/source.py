@@ -1,4 +1,4 @@
-"""Where data come from and how they are wanted."""
+"""The source of a run's data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Source:
-    """Where data come from and how they are wanted. ``cache``: the folder of what is kept of them beside the runs.
+    """The source of the data, and the options for preparing them. ``cache``: the folder of cached data beside the runs.
 
-    ``settings`` are the recipe's, some of which shape the data; ``run`` is the folder of the run whose data these are,
-    None before there is one.
+    ``settings`` are the recipe's, some of which affect the data; ``run``: the folder of the run of these data, None
+    before there is one.
     """
 
     path: str

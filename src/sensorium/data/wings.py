@@ -1,4 +1,4 @@
-"""The wings of this room: what preparing data of each kind offers."""
+"""The kinds of data, and the interface to prepare each."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ NAMES = ("images", "text", "pairs", "boxes", "streams")
 
 
 class Kind(Protocol):
-    """What the module ``prepare`` of each wing offers."""
+    """The interface of each kind's module ``prepare``."""
 
     SITUATION: type
     UNIT: str
-    SHAPED_BY: tuple[str, ...]  # settings of a recipe that shape the data: what is prepared without them is other data
+    SHAPED_BY: tuple[str, ...]  # settings of a recipe that the prepared data depend on
 
     def prepare(self, source: Source, *, progress: bool = False) -> Any:
-        """Open and lay out the data: an object with ``train``, what training reads."""
+        """Open and prepare the data: an object with ``train``, the training rows."""
         ...
 
     def situate(self, ready: Any) -> Any:
-        """The situation that a recipe's defaults follow from."""
+        """The situation that a recipe's defaults depend on."""
         ...
 
     def wanted(self, situation: Any) -> dict[str, Any]:
-        """Fields of ``Source`` that a run's own data have to be prepared with again."""
+        """Fields of ``Source`` needed to prepare a run's data again."""
         ...
 
     def keep(self, ready: Any, folder: Path) -> None:
-        """Write beside a run what its data cannot be read without."""
+        """Write the files that are needed to read its data (such as a tokenizer) into a run's folder."""
         ...
 
     def describe(self, ready: Any) -> dict[str, Any]:
-        """The data in the words of results.json: ``layout``, counts ``train`` and ``test``, and what else is known."""
+        """The data as results.json describes them: ``layout``, counts ``train`` and ``test``, and further facts."""
         ...
 
     def diagnose(self, ready: Any, *, progress: bool = False) -> dict[str, Any] | None:
-        """What is wrong with the data, as `sensorium data --json` prints it; None where nobody looks."""
+        """The diagnosis, as `sensorium data --json` prints it; None if the kind has none."""
         ...
 
 
@@ -53,7 +53,7 @@ def kind(name: str) -> Kind:
 
 
 def kind_name(recipe: str) -> str:
-    """What a recipe learns from: one of ``NAMES``."""
+    """The kind of data of a recipe: one of ``NAMES``."""
     wanted = get_type_hints(resolve(recipe)).get("on")
     for name in NAMES:
         if kind(name).SITUATION is wanted:

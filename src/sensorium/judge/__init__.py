@@ -1,1 +1,1 @@
-"""Judging: an evaluator a file, and the measures that they are made of."""
+"""Evaluation: one evaluator per file, and the measures that they use."""

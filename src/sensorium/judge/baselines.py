@@ -1,7 +1,7 @@
-"""What a method must beat: guessing, raw pixels, a network that never learnt, and the labels alone.
+"""Baselines of encoders: the most frequent class, raw pixels, random weights, and training from scratch.
 
-The last is ``scratch``: fine-tuning's own training from fresh weights. A random network is no straw man: its features are a fixed
-random filter bank, and a linear probe of them often beats one of the pixels.
+The last is ``scratch``: fine-tuning's own training from new initial weights. Random weights are a serious baseline: the
+features are a fixed random filter bank, and a linear probe of them often beats one of raw pixels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from sensorium.metrics.knn import Labels, knn
 from sensorium.metrics.linear import linear
 from sensorium.metrics.rankme import rankme
 
-SIDE = 32  # pixels a side, beyond which images are shrunk
+SIDE = 32  # pixels per side; larger images are downsampled
 
 
 def majority(train_labels: Labels, test_labels: Labels) -> dict[str, float | int]:
-    """``{"top1", "n"}`` of always guessing the commonest training class (the lowest of several); -1 counts nowhere."""
+    """``{"top1", "n"}`` of always predicting the most frequent training class (ties: the lowest); label -1 is
+    ignored."""
     train, test = np.asarray(train_labels), np.asarray(test_labels)
     train, test = train[train >= 0], test[test >= 0]
     if len(train) == 0 or len(test) == 0:
-        raise SensoriumError("Guessing needs labels in both the training and the test images: give labelled data.")
+        raise SensoriumError("Guessing needs labels in both the training and the test images: give labeled data.")
     return {"top1": float((test == np.bincount(train).argmax()).mean()), "n": len(test)}
 
 
 def pixel_features(pixels: Pixels, *, side: int = SIDE, batch_size: int = 1024) -> Tensor:
-    """Normalised pixels as features: float32 [N, 3 * s * s], s the image size, shrunk to ``side`` where it is larger."""
+    """Normalized pixels as features: float32 [N, 3 * s * s], s the image size, at most ``side``."""
     n, size = len(pixels.images), pixels.images.shape[-1]
     out = torch.empty(n, 3 * min(size, side) ** 2)
     for start in range(0, n, batch_size):
@@ -66,9 +67,9 @@ def random_network(
     seed: int = 0,
     **encoding: Any,
 ) -> dict[str, Any]:
-    """``{"knn": {...}, "linear": {...}, "rankme"}`` of a backbone with its initial weights, drawn by ``seed``.
+    """``{"knn": {...}, "linear": {...}, "rankme"}`` of a backbone with random initial weights from ``seed``.
 
-    ``encoding`` goes to :func:`sensorium.judge.encode.encode`: device, precision, batch size, progress.
+    ``encoding``: arguments of :func:`sensorium.judge.encode.encode`: device, precision, batch size, progress.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

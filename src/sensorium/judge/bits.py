@@ -1,8 +1,8 @@
-"""Bits per byte of held-out text: how many bits a language model needs for a byte of it, so that tokenizers compare.
+"""Bits per byte of held-out text, which is comparable between tokenizers.
 
-    bits = sum over tokens of -log2 p(token | what came before it in its document) / bytes of the text
-Windows of ``length`` tokens overlap by half, and only what is new in each is counted: every token but those at the
-start of the text is judged with at least half a window before it. Boundaries between documents are given, not predicted.
+    bits = sum over tokens of -log2 p(token | earlier tokens of its document) / bytes of the text
+Windows of ``length`` tokens overlap by half, and only the new tokens of each are counted: every token, except at the
+start of the text, has a context of at least half a window. Boundaries between documents are given, not predicted.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def bits_per_byte(
     on_progress: Callable[[int, int], None] | None = None,
     keep: Callable[[np.ndarray], None] | None = None,
 ) -> dict[str, float | int]:
-    """``{"bits_per_byte", "n"}`` of ``tokens`` [N] that stand for ``count`` bytes; n is that count.
+    """``{"bits_per_byte", "n"}`` of ``tokens`` [N] that encode ``count`` bytes; n is ``count``.
 
     model: has ``log_prob(tokens [B, T], documents [B, T]) -> [B, T - 1]``. boundary: the token before each document.
-    ``keep`` is given each token's bits, float64 [N].
+    ``keep`` is called with each token's bits, float64 [N].
     """
     spans, bits = windows(len(tokens), length), np.zeros(len(tokens))
     nats = 0.0
@@ -63,9 +63,10 @@ def bits_per_byte(
 
 
 def in_blocks(bits: np.ndarray, lengths: np.ndarray, most: int = 1000, least: int = 64) -> np.ndarray:
-    """Bits a byte of equal blocks of the text, float64 [K], from the bits of each token and the bytes it stands for [N].
+    """Bits per byte of equal blocks of the text, float64 [K], from the bits and the byte count of each token [N].
 
-    Blocks of ``least`` bytes or more, at most so many, are the same whatever the tokenizer; a token counts where it ends.
+    At most ``most`` blocks of at least ``least`` bytes, which do not depend on the tokenizer; a token counts in the
+    block in which it ends.
     """
     ends = np.cumsum(lengths)
     total = int(ends[-1])
@@ -75,7 +76,8 @@ def in_blocks(bits: np.ndarray, lengths: np.ndarray, most: int = 1000, least: in
 
 
 def windows(tokens: int, length: int) -> list[tuple[int, int, int]]:
-    """(start, stop, how many of its last tokens are new): together every token but the first is new once."""
+    """Windows (start, stop, number of new tokens at the end): every token but the first is new in exactly one
+    window."""
     stride = max(1, length // 2)
     spans, done = [], 1
     while done < tokens:
@@ -88,7 +90,8 @@ def windows(tokens: int, length: int) -> list[tuple[int, int, int]]:
 def text_baselines(
     train: Sequence[bytes], test: Sequence[bytes], *, order: int = 5
 ) -> dict[str, dict[str, float | int]]:
-    """``unigram`` and ``kneser_ney`` of ``order`` bytes, each {"bits_per_byte", "n"}, on the test documents one after another."""
+    """``unigram`` and ``kneser_ney`` of ``order`` bytes, each {"bits_per_byte", "n"}, on the concatenated test
+    documents."""
     fit, held = (Bytes().encode(b"\n".join(documents)).astype(np.uint8) for documents in (train, test))
     return {
         "unigram": {"bits_per_byte": unigram_bits(fit, held), "n": len(held)},

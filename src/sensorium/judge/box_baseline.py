@@ -1,9 +1,8 @@
-"""The simplest detector: the same boxes in every picture, the likeliest ones of the training pictures.
+"""A baseline detector: the same boxes in every image, the most frequent ones of the training images.
 
-Of each class, boxes of its median size stand on a grid of places. The score of one is the share of the training
-pictures that have an object of the class there (IoU of 0.5 or more). Whoever cannot beat it has not looked at the
-pictures.
-Shapes: N pictures, M boxes of all, K boxes of the baseline; sizes are (height, width).
+For each class, boxes of its median size are placed on a grid. The score of one is the fraction of the training images
+that have an object of the class there (IoU of at least 0.5). A detector that can't beat it ignores the images.
+Shapes: N images, M boxes of all, K boxes of the baseline; sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from sensorium.parts.boxes import iou
 GRID = 8
 OVERLAP = 0.5
 MOST = 100
-LOOKED = 500  # training pictures
+LOOKED = 500  # training images
 
 
 def constant_boxes(train: BoxSet) -> dict[str, Tensor]:
-    """``boxes`` [K, 4], edges in units of the picture, ``scores`` [K], falling, and ``labels`` [K]; K is at most
+    """``boxes`` xyxy [K, 4] in units of the image, ``scores`` [K], descending, and ``labels`` [K]; K is at most
     100."""
     boxes, label = _relative(train)
     places = (torch.arange(GRID) + 0.5) / GRID
@@ -46,12 +45,12 @@ def constant_boxes(train: BoxSet) -> dict[str, Tensor]:
 
 
 def placed(constant: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    """The baseline's detections in a picture of ``size``."""
+    """The baseline's detections in an image of ``size``."""
     height, width = size
     return constant | {"boxes": constant["boxes"] * torch.tensor([width, height, width, height])}
 
 
 def _relative(images: BoxSet) -> tuple[Tensor, Tensor]:
-    """All boxes in units of their pictures [M, 4], and their labels [M]."""
+    """All boxes, in units of their images [M, 4], and their labels [M]."""
     sizes = np.repeat(images.sizes, np.diff(images.starts), axis=0)[:, [1, 0, 1, 0]]
     return torch.from_numpy((images.boxes / sizes).astype(np.float32)), torch.from_numpy(images.labels)

@@ -1,6 +1,6 @@
-"""Judging detectors: COCO's average precision, beside a detector that sees nothing, and what was missed the most.
+"""Evaluation of detectors: COCO's average precision, a baseline that ignores the image, and images with most misses.
 
-What a person would look at lands in ``RUN/pictures/``.
+Images to look at are written to ``RUN/pictures/``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
 
 SHOWN = 8
-SURE = 0.3  # least score of what is drawn
-ALONE = 1000  # pictures that are also judged each by itself
-ROUNDS, RESAMPLED = 20, 500  # of the pictures, for the score's error
+SURE = 0.3  # minimum score of a drawn detection
+ALONE = 1000  # maximum number of images with an AP of their own
+ROUNDS, RESAMPLED = 20, 500  # bootstrap resamples, and images in each, for the standard error
 BASELINE = "same boxes everywhere"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """AP of the test pictures (of the training pictures where none are held out), and the rest of the module."""
+    """AP of the test images (of the training images if there is no test set), standard error, baseline and images."""
     held = ready.held
     if run.situation.classes != held.classes:
         raise SensoriumError(
@@ -52,7 +52,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         lost = misses(seen, truth, threshold=SURE, count=SHOWN)
         kept.piece("misses", lambda: [{**one, "name": held.truth.names[one["index"]]} for one in lost])
         kept.piece("pictures", lambda: _pictures(run, held, seen, lost))
-    with bar("a simple model", asked.progress and "baselines" not in kept.pieces):
+    with bar("baseline", asked.progress and "baselines" not in kept.pieces):
         kept.piece("baselines", lambda: {BASELINE: _baseline(ready)})
     size = kept.piece("parameters", lambda: parameters(run.method))
     pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
@@ -60,7 +60,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
-    """AP, AP50, AP75, and AP of small, medium and large objects where there are any, each beside the baseline's."""
+    """AP, AP50, AP75, and AP of small, medium and large objects, if there are any, each with the baseline's."""
     mine, theirs = found["detection"], found["baselines"][BASELINE]
     counted = f"boxes in {mine['images']:,} {mine['counted']} pictures"
     rows = []
@@ -75,7 +75,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
 
 
 def each_picture(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> np.ndarray:
-    """AP of each picture alone, float [N]: nan where it has no object, and where it isn't among the 1,000 looked at."""
+    """AP of each image alone, float [N]: nan if it has no object or isn't among the 1,000 evaluated."""
     found = np.full(len(truth), np.nan)
     for i in np.unique(np.linspace(0, len(truth) - 1, min(len(truth), ALONE)).astype(int)):
         ap = coco_ap([seen[i]], [truth[i]], classes)["ap"]
@@ -84,8 +84,8 @@ def each_picture(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[st
 
 
 def _error(seen: Sequence[Any], truth: Sequence[Any], classes: Sequence[str]) -> float | None:
-    """Standard deviation of AP when the pictures are drawn anew with replacement (500 at most, scaled to all); None of
-    fewer than ten."""
+    """Bootstrap standard error of AP (resamples of at most 500 images, scaled to all); None for fewer than ten
+    images."""
     count = len(truth)
     if count < 10:
         return None
@@ -106,16 +106,16 @@ def _baseline(ready: Prepared) -> dict[str, Any]:
 
 
 def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Test pictures spread over all, and those with the most misses: the truth beside what was found."""
+    """Test images spread over all, and those with the most misses: ground truth beside detections."""
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
     spread = np.linspace(0, len(held) - 1, min(SHOWN, len(held))).astype(int).tolist()
     worst = {one["index"]: one["lost"] for one in lost}
-    told = f"Left the truth, right what was found with a score of {SURE:.1f} or more."
+    told = f"Left: ground truth; right: detections with a score of at least {SURE:.1f}."
     made = []
     for title, file, chosen, caption in (
-        ("What it finds", "detections.png", spread, told),
-        ("What it misses", "misses.png", list(worst), f"Most missed first. {told} Missed boxes have a white frame."),
+        ("Detections", "detections.png", spread, told),
+        ("Misses", "misses.png", list(worst), f"Most misses first. {told} Missed boxes have a white frame."),
     ):
         panels = [_panel(held, i, seen[i], worst.get(i, []) if chosen is not spread else []) for i in chosen]
         drawn = [panel for panel in panels if panel is not None]
@@ -127,7 +127,7 @@ def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dic
 
 
 def _panel(held: Boxed, index: int, found: dict[str, Any], lost: Sequence[int]) -> Image.Image | None:
-    """One picture with its truth, and with what was found; None where it can no longer be read."""
+    """One image with ground truth, and with detections; None if it can no longer be read."""
     try:
         sample = held.truth[index]
     except BadImage:

@@ -1,4 +1,4 @@
-"""Detectors: average precision, as COCO counts it."""
+"""Detectors: COCO's average precision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.score import Asked, Judgement, Trained
 from sensorium.recipe.boxes import divisor_of
 
-LOOKED = 100  # test pictures of a look during training
-LEAST_SCORE = 0.01  # of a detection that counts
+LOOKED = 100  # test images of an online evaluation
+LEAST_SCORE = 0.01  # minimum score of a detection
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
-    """AP and AP50 of up to 100 test pictures."""
+    """AP and AP50 of up to 100 test images."""
     held = ready.held
     few = held.some(np.linspace(0, len(held) - 1, min(LOOKED, len(held))).astype(np.int64))
     found, truth, _ = detections(method, few, device=next(method.parameters()).device)
@@ -33,7 +33,7 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 def detections(
     method: Any, part: Boxed, *, device: torch.device | str, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
-    """What ``method`` finds in each picture and what there is, in the pictures' own pixels, and their indices."""
+    """Detections and ground truth of each image, in the images' own pixels, and their indices."""
     return detect_all(
         method,
         part,
@@ -46,15 +46,15 @@ def detections(
 
 
 def plain_views(method: Any, part: Boxed) -> BoxViews:
-    """Samples of ``part`` as they are -> a detector's batch."""
+    """Samples of ``part``, without augmentation -> a detector's batch."""
     divisor = divisor_of(method, part.pixels.size)
     return lambda samples, draw: collate(samples, part.mean, part.std, divisor=divisor)
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Average precision of the test pictures, by size and class, beside the same boxes everywhere; pictures to look
+    """Average precision of the test images, by size and class, with the baseline of fixed boxes; images to look
     at."""
-    from sensorium.judge import box_scores  # which looks for what this module finds
+    from sensorium.judge import box_scores  # imports this module
 
     return box_scores.judge(run, ready, asked, kept)
 

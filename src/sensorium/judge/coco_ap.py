@@ -1,8 +1,8 @@
-"""Average precision of detections, as COCO counts it (Lin et al., 2014, arXiv:1405.0312), by ``faster_coco_eval``.
+"""COCO's average precision of detections (Lin et al., 2014, arXiv:1405.0312), by ``faster_coco_eval``.
 
-Detections of a class, best scores first, claim the free true box that they overlap most, if IoU reaches a threshold.
-AP is the area under the precision (made falling) over the recall, averaged over classes and over the thresholds 0.5,
-0.55 ... 0.95. A detection on a crowd box counts neither way. small: area below 32^2 pixels; large: above 96^2.
+Detections of a class, highest scores first, are matched to the unmatched true box of largest IoU, if it reaches a
+threshold. AP is the area under the precision-recall curve (precision made monotone), averaged over classes and over the
+thresholds 0.5, 0.55 ... 0.95. A detection on a crowd box is ignored. small: area below 32^2 pixels; large: above 96^2.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def judge_boxes(
     """Every image through ``detector.detect(images, threshold, sizes=...)`` -> the scores of :func:`coco_ap`, and
     ``misses`` as :func:`misses` gives them (``index`` in ``images``), ``unreadable`` images left out.
 
-    views: plain ones (:func:`sensorium.data.augment.boxes.plain_box_views`). threshold: least score of a detection; AP
-    wants it low.
+    views: plain ones (:func:`sensorium.data.augment.boxes.plain_box_views`). threshold: minimum score of a detection;
+    AP needs a low one.
     """
     found, truth, indices = detect_all(
         detector, images, views, device=device, batch_size=batch_size, threshold=threshold
@@ -59,9 +59,9 @@ def detect_all(
     threshold: float = 0.05,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Any]], list[int]]:
-    """Every readable image of ``images`` (a map-style set of samples with boxes) through ``detector``: what it found, in
-    the pixels that a batch calls ``original``, the true samples without their image, and their indices. ``progress`` is
-    called with (done, total)."""
+    """Run ``detector`` on every readable image of ``images`` (a map-style set of samples with boxes): detections in
+    pixels of the ``original`` image, the true samples without their image, and their indices. ``progress`` is called
+    with (done, total)."""
     found, truth, indices = [], [], []
     with judged(detector, device):
         for start in range(0, len(images), batch_size):
@@ -89,13 +89,13 @@ def coco_ap(
     *,
     most: int = 100,
 ) -> dict[str, Any]:
-    """AP of detections (``boxes`` [N, 4] by their edges, ``scores``, ``labels``) against the truth (``boxes``,
-    ``labels`` and, optional, ``crowd`` and ``area``), an entry an image, all in the same pixels.
+    """AP of detections (``boxes`` xyxy [N, 4], ``scores``, ``labels``) against the truth (``boxes``, ``labels`` and,
+    optional, ``crowd`` and ``area``), one entry per image, all in the same pixels.
 
     Returns ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar``, the recall averaged over
-    thresholds, in 0..1 or None where there is nothing to find; ``classes``, for each its ``ap``, ``ap50`` and number of
-    ``boxes``; and what was counted: ``images``, ``boxes`` (no crowd), ``boxes_small`` ..., ``detections``. most: best
-    detections of an image that count, of each class. Raises ValueError where the two lists differ in length.
+    thresholds, in 0..1 or None if there are no objects; ``classes``: the ``ap``, ``ap50`` and number of ``boxes`` of
+    each; and counts: ``images``, ``boxes`` (without crowd), ``boxes_small`` ..., ``detections``. most: maximum
+    detections per image and class. Raises ValueError if the two lists differ in length.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -142,8 +142,8 @@ def misses(
     threshold: float = 0.2,
     count: int = 12,
 ) -> list[dict[str, Any]]:
-    """The ``count`` images with the most lost true boxes: ``index``, ``lost`` (which boxes, crowd apart), ``boxes``
-    (how many there are) and ``false``, detections that belong to none. threshold: least score that counts as found."""
+    """The ``count`` images with the most missed true boxes: ``index``, ``lost`` (which boxes, without crowd), ``boxes``
+    (their number) and ``false`` (false positives). threshold: minimum score of a detection."""
     rows = []
     for index, (mine, theirs) in enumerate(zip(found, truth, strict=True)):
         crowd = theirs.get("crowd", torch.zeros(len(theirs["boxes"]), dtype=torch.bool))
@@ -181,7 +181,7 @@ def _detections(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
     rows = []
     for i, image in enumerate(found):
         if not image["boxes"].isfinite().all() or not image["scores"].isfinite().all():
-            raise SensoriumError(f"image {i}: the detector gave numbers that are not finite; it has diverged.")
+            raise SensoriumError(f"image {i}: the detector's outputs are not finite: it has diverged.")
         for box, label, score in zip(
             _xywh(image["boxes"].double()), image["labels"].tolist(), image["scores"].tolist(), strict=True
         ):
@@ -194,6 +194,6 @@ def _xywh(boxes: Tensor) -> list[list[float]]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Of what is not -1, the evaluator's mark of nothing to find."""
+    """The mean without -1, the evaluator's mark of no objects."""
     real = values[values > -1]
     return float(real.mean()) if real.size else None

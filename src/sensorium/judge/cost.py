@@ -1,4 +1,4 @@
-"""What an encoder costs: floating-point operations an image and parameters."""
+"""Cost of an encoder: floating-point operations per image, and parameters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sensorium.judge.encode import judged
 
 
 def flops_per_image(encoder: Encoder, size: int) -> int:
-    """Operations (a multiply-add counts as two) of ``features`` on one image [1, 3, size, size]: products, convolutions,
-    attention; element-wise work is not counted."""
+    """Operations (a multiply-add counts as two) of ``features`` on one image [1, 3, size, size]: matrix products,
+    convolutions, attention; element-wise operations are not counted."""
     device = next((p.device for p in encoder.parameters()), "cpu") if isinstance(encoder, nn.Module) else "cpu"
     with judged(encoder, device), FlopCounterMode(display=False) as counter:
         encoder.features(torch.zeros(1, 3, size, size, device=device))

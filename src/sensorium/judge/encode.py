@@ -1,7 +1,7 @@
 """From pixels to features: one pass of a frozen encoder over a data set.
 
-The encoder is judged as it is: evaluation mode, no gradients, no augmentation. Afterwards it is as it was before,
-module by module, for a method may hold a network that trains beside one that never does.
+The encoder runs in evaluation mode, without gradients and augmentation. Afterward each module's mode is restored, since
+a method may hold a network in training mode beside one that never is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
 
 
 def labels_of(pixels: Pixels) -> np.ndarray:
-    """Labels int64 [N]; all -1 where the data set has none."""
+    """Labels int64 [N]; all -1 if the data set has none."""
     if pixels.labels is None:
         return np.full(len(pixels.images), -1, dtype=np.int64)
     return np.asarray(pixels.labels, dtype=np.int64)
@@ -47,12 +47,12 @@ def autocast(device: torch.device | str, precision: Precision) -> Any:
 
 @contextmanager
 def judged(encoder: object, device: torch.device | str) -> Iterator[None]:
-    """Evaluation mode on ``device`` without gradients; afterwards modes, device and random state are as before."""
+    """Evaluation mode on ``device`` without gradients; afterward modes, device and random state are restored."""
     device = torch.device(device)
     module = encoder if isinstance(encoder, nn.Module) else nn.Module()
     modes = {part: part.training for part in module.modules()}
     home = next((p.device for p in module.parameters()), device)
-    # no_grad, not inference_mode: what a network caches in the pass (positions, say) must stay usable for training
+    # no_grad, not inference_mode: tensors that a network caches (positions, say) must stay usable for training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         try:
             module.to(device).eval()
@@ -76,9 +76,9 @@ def encode(
 ) -> Tensor:
     """Features [N, D], float32, on the CPU, in the order of ``pixels`` (or of ``indices`` into it).
 
-    ``batch_size``: 256 images, on a CPU 64, where activations of more than 32 MiB are mapped and cleared anew each time.
-    ``size`` resizes the images (square, antialiased) before the encoder sees them. ``on_progress`` is given the images
-    done and in all after each batch. Raises ``SensoriumError`` that names the first image whose features are not finite.
+    ``batch_size``: 256 images, on a CPU 64, because larger activations (over 32 MiB) are reallocated for each batch.
+    ``size``: the images are resized to it (square, antialiased). ``on_progress`` is called with (done, total) images
+    after each batch. Raises ``SensoriumError`` that names the first image whose features are not finite.
     """
     chosen = np.arange(len(pixels.images)) if indices is None else np.asarray(indices)
     total, out = len(chosen), torch.empty(0, encoder.dim)

@@ -1,11 +1,11 @@
-"""Evaluators: what an ability and the fields of the data make it possible to judge.
+"""Evaluators: each scores methods that have an ability, on data that have certain fields.
 
-An evaluator is a module of this room with an ``EVALUATOR``: the ability that a method must have, the fields that the rows
-must have, and functions. Every evaluator that fits a method and its data is run, those of the lowest ``rank`` first, for
+An evaluator is a module of this folder with an ``EVALUATOR``: the ability that a method must have, the fields that the
+rows must have, and functions. Every evaluator that fits a method and its data is run, lowest ``rank`` first, because
 the first score that all runs of a comparison share decides it.
 
-Results land in ``RUN/evaluation.json`` piece by piece, so that a stopped judgement goes on where it was, and each test
-sample's outcome in ``RUN/outcomes.npz``.
+Results are written to ``RUN/evaluation.json`` piece by piece, so that a stopped evaluation can be resumed, and each
+test sample's outcome to ``RUN/outcomes.npz``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sensorium.method import Method
 VERSION = 2
 FILE, OUTCOMES = "evaluation.json", "outcomes.npz"
 
-Beside = dict[str, dict[str, tuple[float, float | None]]]  # simple model -> score's name -> value, standard error
+Beside = dict[str, dict[str, tuple[float, float | None]]]  # baseline -> score's name -> value, standard error
 
 
 def nothing(method: Any, ready: Any) -> dict[str, float]:
@@ -41,14 +41,14 @@ def nothing(method: Any, ready: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """``ability``: a class of :mod:`sensorium.abilities`; ``needs``: fields of the training rows. ``ready`` is what a wing
-    of the data prepared, with ``train`` and ``test``.
+    """``ability``: a class of :mod:`sensorium.abilities`; ``needs``: fields of the training rows. ``ready``: the
+    prepared data, with ``train`` and ``test``.
 
-    ``judge(run, ready, asked, kept)`` keeps its pieces with ``kept`` and gives scores and things to look at.
-    ``online(method, ready)`` is a quick look during training. ``check(ready, asked)`` raises SensoriumError before
-    anything is trained where the judging could not be done. ``baselines(ready, fresh, folder, asked)`` judges simple
-    models once for all runs of a comparison; ``fresh`` gives untrained methods by the name of their network, ``folder`` is
-    where it may keep what it found. ``beyond(run, ready)``: rows of costs and scores at other lengths.
+    ``judge(run, ready, asked, kept)`` saves its pieces with ``kept`` and returns scores and images.
+    ``online(method, ready)`` is a quick evaluation during training. ``check(ready, asked)`` raises SensoriumError
+    before anything is trained if the evaluation would be impossible. ``baselines(ready, fresh, folder, asked)``
+    evaluates baselines once for all runs of a comparison; ``fresh``: untrained methods by the name of their network,
+    ``folder``: where it may save results. ``beyond(run, ready)``: costs and scores at other lengths.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Evaluator:
 
 @dataclass
 class Kept:
-    """What an evaluator has kept of a run: ``pieces`` by name, and the test samples' outcomes by the score's name."""
+    """Saved results of an evaluator on a run: ``pieces`` by name, and test samples' outcomes by the score's name."""
 
     folder: Path
     pieces: dict[str, Any]
@@ -75,14 +75,14 @@ class Kept:
     write: Callable[[], None]
 
     def piece(self, name: str, make: Callable[[], Any]) -> Any:
-        """A piece from the folder, or made now and written."""
+        """A piece from the folder, or computed now and written."""
         if name not in self.pieces:
             self.pieces[name] = encode(make())
             self.write()
         return self.pieces[name]
 
     def only(self, **key: Any) -> None:
-        """Forget pieces that were made of another ``key``."""
+        """Discard pieces that were made with another ``key``."""
         if self.pieces.get("asked", key) != encode(key):
             self.pieces.clear()
         self.pieces["asked"] = encode(key)
@@ -93,7 +93,7 @@ class Kept:
 
 @cache
 def evaluators() -> tuple[Evaluator, ...]:
-    """Every evaluator of this room, by rank and name."""
+    """Every evaluator, by rank and name."""
     room = import_module("sensorium.judge")
     modules = (import_module(f"sensorium.judge.{one.name}") for one in pkgutil.iter_modules(room.__path__))
     found = [module.EVALUATOR for module in modules if "EVALUATOR" in vars(module)]
@@ -106,7 +106,7 @@ def fitting(method: object, rows: Any) -> tuple[Evaluator, ...]:
 
 
 def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
-    """What a run looks at while it trains: the look of the first evaluator that fits, for a look takes time."""
+    """The online evaluation of a run: that of the first evaluator that fits, because each takes time."""
 
     def look(method: Method) -> dict[str, float]:
         chosen = fitting(method, ready.train)
@@ -116,7 +116,7 @@ def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
 
 
 def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Judge a run by every evaluator that fits it; kept in its folder, and not done again."""
+    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated."""
     chosen = fitting(run.method, ready.train)
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
@@ -126,7 +126,7 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
     outcomes = read_outcomes(run.folder)
 
     def write(found: dict[str, Any] | None = None) -> None:
-        if outcomes:  # first, so that no piece is without its own
+        if outcomes:  # first, so that every saved piece has its outcomes
             write_file(run.folder / OUTCOMES, lambda temporary: _save(temporary, outcomes))
         write_json(path, found or {"version": VERSION, "details": details})
 
@@ -149,13 +149,13 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
 
 
 def read_judgement(folder: Path) -> Judgement | None:
-    """What :func:`judge` found of the run in ``folder``; None where it was not done or not to the end. Raises
+    """The saved result of :func:`judge` on the run in ``folder``; None if it was not done or not finished. Raises
     SensoriumError that names a damaged field."""
     found = _stored(folder / FILE)
     if found.get("version") != VERSION or "scores" not in found:
         return None
     del found["version"]
-    judgement = decode(Judgement, found, str(folder / FILE), "delete the file and judge the run again")
+    judgement = decode(Judgement, found, str(folder / FILE), "delete the file and evaluate the run again")
     outcomes = read_outcomes(folder)
     return replace(
         judgement, scores=tuple(replace(score, outcomes=outcomes.get(score.name)) for score in judgement.scores)
@@ -163,7 +163,7 @@ def read_judgement(folder: Path) -> Judgement | None:
 
 
 def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
-    """Each test sample's outcome by the score's name; {} where they are not there or damaged."""
+    """Each test sample's outcome by the score's name; {} if missing or damaged."""
     try:
         with np.load(folder / OUTCOMES, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
@@ -172,13 +172,13 @@ def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
 
 
 def judged_by(method: object, rows: Any) -> str:
-    """What a method and its data are judged by, or what they lack: "is judged by samples, likelihood"."""
+    """The evaluators of a method and its data, or what they lack: "is judged by samples, likelihood"."""
     if found := fitting(method, rows):
         return f"is judged by {', '.join(one.name for one in found)}"
     able = [one for one in evaluators() if isinstance(method, one.ability)]
     if not able:
         names = ", ".join(dict.fromkeys(one.ability.__name__ for one in evaluators()))
-        return f"offers nothing that can be judged (one of {names})"
+        return f"has no ability that can be judged (one of {names})"
     lacking = {one.name: " and ".join(sorted(one.needs - set(rows.fields))) for one in able}
     return "can't be judged: " + "; ".join(
         f"{name} needs the field {what} of the data" for name, what in lacking.items()

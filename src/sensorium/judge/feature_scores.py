@@ -1,4 +1,4 @@
-"""Every score of an encoder, and the baselines beside it. The pictures a person would look at land in ``RUN/pictures/``."""
+"""Every score of an encoder, and the baselines. Images to look at are written to ``RUN/pictures/``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (
     (250, 64),
     (2000, 128),
-)  # most steps and batch size of one fine-tuning: a minute or two a method
+)  # maximum steps and batch size of one fine-tuning: a minute or two per method
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
@@ -51,7 +51,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Square pictures to judge features by, of whatever rows have pictures; ``size`` in pixels."""
+    """Square images for evaluating features, of any rows that have images; ``size`` in pixels."""
 
     train: Pixels
     test: Pixels | None
@@ -62,7 +62,7 @@ class Seen:
 
 
 def seen(ready: Any) -> Seen:
-    """The pictures of prepared data: with labels where these are a field of the rows."""
+    """The images of prepared data, with labels if these are a field of the rows."""
 
     def pixels(rows: Any) -> Pixels:
         found = rows if isinstance(rows, Pixels) else rows.pixels
@@ -72,9 +72,10 @@ def seen(ready: Any) -> Seen:
 
 
 def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
-    """Every score that the data allows: kNN, linear, fine-tune by share of labels, RankMe; pictures, neighbors, map.
+    """Every score that the data allow: kNN, linear probe, fine-tuning by label fraction, RankMe; images, neighbors,
+    map.
 
-    Without labels or a test set only RankMe, pictures, neighbors and the map remain.
+    Without labels or a test set only RankMe, images, neighbors and the map remain.
     """
     ready = seen(ready)
     kept.only(**asked.key())
@@ -115,7 +116,7 @@ def _by_labels(
     asked: Asked,
     kept: Kept,
 ) -> None:
-    """The pieces that need labels, and which test images they get right."""
+    """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
     fractions, seeds, classes = parse_fractions(asked.labels), tuple(range(asked.label_seeds)), ready.train.classes
     y, yt = _labels(ready.train), _labels(ready.test)
@@ -132,7 +133,7 @@ def _by_labels(
         found = how(
             *given, fractions=fractions, seeds=seeds, **more, keep=lambda share, _, one: right.setdefault(share, []).append(one)
         )  # fmt: skip
-        for share, ones in right.items():  # of one subset right or wrong; of several, how often
+        for share, ones in right.items():  # right or wrong for one subset; the fraction right over several
             mean = ones[0] if len(ones) == 1 else torch.stack(ones).double().mean(0)
             kept.outcomes[f"{way}, {share}"] = mean.numpy()
         return found
@@ -146,12 +147,12 @@ def _by_labels(
 
 
 def label_scores(kept: Kept) -> list[Score]:
-    """What the pieces say as scores: the deciding one, kNN, linear probe and fine-tuning."""
+    """Scores from the pieces: the deciding one, kNN, linear probe and fine-tuning."""
     rows = []
     if found := kept.pieces.get("knn"):
         top1, n = found["top1"], found["n"]
         error = share_error(top1, n)
-        # at no labels: who learned features from them is out of competition
+        # at 0 labels: methods that learned features from labels do not compete
         rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
     for way, piece, group in WAYS:
         rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
@@ -167,7 +168,7 @@ def label_scores(kept: Kept) -> list[Score]:
 
 
 def deciding(share: str) -> str:
-    """The name of the score for the best use of a share of the labels."""
+    """The name of the score for the best use of a label fraction."""
     few = share.replace("%", " %")
     return "top-1 with all labels" if share == "100%" else f"top-1 with {few} of the labels"
 
@@ -184,7 +185,7 @@ def _score(name: str, group: str, share: str, one: dict[str, Any]) -> Score:
 def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, asked: Asked) -> Beside:
     """Raw pixels, majority class, and for each network its random weights and training from scratch on the same labels.
 
-    ``fresh`` gives an untrained method by the name of its network. Kept in ``folder/baselines.json``.
+    ``fresh``: untrained methods by the name of their network. Saved in ``folder/baselines.json``.
     """
     ready = seen(ready)
     if not judgeable(ready):
@@ -225,7 +226,7 @@ def _backbone(method: Any) -> Any:
 
 
 def _beside(found: dict[str, Any]) -> Beside:
-    """Baselines by title and the name of the score that each stands beside."""
+    """Baselines by title and by the name of their score."""
     shares = list(found["pixels"]["linear"])
     few = min(shares, key=lambda share: parse_fractions(share)[0])
 
@@ -248,7 +249,7 @@ def _valued(one: dict[str, Any]) -> tuple[float, float]:
 
 
 def judgeable(ready: Seen) -> bool:
-    """Whether scores by label make sense: labelled train and test sets of two classes or more."""
+    """Whether scores by label are possible: labeled training and test sets of at least two classes."""
     test = ready.test
     return (
         test is not None and ready.train.labels is not None and test.labels is not None and len(ready.train.classes) > 1
@@ -256,7 +257,7 @@ def judgeable(ready: Seen) -> bool:
 
 
 def check_fractions(ready: Any, asked: Asked) -> None:
-    """A share that leaves a class without a picture is an error before anything is trained."""
+    """Raise SensoriumError before anything is trained if a label fraction leaves a class without an image."""
     ready = seen(ready)
     for fraction in parse_fractions(asked.labels):
         if judgeable(ready):
@@ -264,7 +265,7 @@ def check_fractions(ready: Any, asked: Asked) -> None:
 
 
 def _features(run: Trained, ready: Seen) -> list[Tensor]:
-    """Features of the training and the test set, kept beside the run."""
+    """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
         kept = np.load(path)
@@ -280,12 +281,12 @@ def _features(run: Trained, ready: Seen) -> list[Tensor]:
 
 
 def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
-    """How networks are fine-tuned, or trained from scratch: same labels, batches and augmentation.
+    """Options of fine-tuning and of training from scratch: same labels, batches and augmentation.
 
-    ``asked`` bounds the steps and the seconds of each training.
+    ``asked`` limits the steps and the seconds of each training.
     """
     train, device = ready.train, device_name()
-    # Light: in the few steps that there are, strong augmentation only leads away from the probe that tuning starts with.
+    # Light: in so few steps, strong augmentation only moves the network away from the linear probe that it starts from.
     views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     return {
@@ -295,7 +296,7 @@ def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
 
 
 def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
-    """For a few test pictures (of different classes where there are classes), the nearest training pictures."""
+    """For a few test images (of different classes where there are classes), the nearest training images."""
     train, queries = features[0], features[-1]
     labels = None if ready.test is None else ready.test.labels
     if labels is not None and len(ready.train.classes) > 1:
@@ -312,7 +313,7 @@ def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:
 
 
 def _map(features: Tensor, ready: Seen) -> dict[str, Any]:
-    """Up to 1,000 pictures of the test set in two dimensions."""
+    """Up to 1,000 images of the test set in two dimensions."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MAPPED])
     where = project(features[torch.as_tensor(chosen)])

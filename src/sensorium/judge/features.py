@@ -1,7 +1,7 @@
-"""Encoders: features judged by kNN, a linear probe and fine-tuning by share of the labels, and by their rank.
+"""Encoders: kNN, a linear probe and fine-tuning at several label fractions, and the rank of the features.
 
-A comparison of encoders is decided by the best use of few labels: the higher of fine-tuning and linear probe, means over
-subsets, at the smallest share of the labels asked for; by kNN where there are neither. Without labels nothing decides.
+A comparison of encoders is decided at the smallest label fraction of the options: by the higher of fine-tuning and
+linear probe, means over subsets; by kNN if there is neither. Without labels no score decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sensorium.judge.evaluator import Evaluator
 from sensorium.metrics.knn import knn
 from sensorium.training.monitor import collapse
 
-BANK, LOOKED = 2000, 500  # training and test images of a look during training
+BANK, LOOKED = 2000, 500  # training and test images of an online evaluation
 
 
 def online(method: Any, ready: Any) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Fine-tuning at each fraction of the labels: the whole network learns, from where pre-training left it.
+"""Fine-tuning of the whole pretrained network at each label fraction.
 
 The head is a linear layer that starts as the linear probe of the frozen features (LP-FT, Kumar et al., 2022,
-arXiv:2202.10054): from a random head the first steps would spoil the features that few labels cannot mend. AdamW with
-a linear warm-up, then a cosine to zero; label smoothing; and for transformers a learning rate that shrinks towards the
-input (MAE's recipe: He et al., 2022, arXiv:2111.06377, appendix A.2):
+arXiv:2202.10054): with a random head the first steps would distort the features, which few labels can't repair. AdamW
+with a linear warm-up, then a cosine to zero; label smoothing; and for transformers layer-wise learning rate decay
+(MAE's recipe: He et al., 2022, arXiv:2111.06377, appendix A.2):
     lr_l = lr * decay^(L + 1 - l),        l = 0 the patch embedding, 1..L the blocks, L + 1 the head.
-Every method and training from scratch get the same subsets, the same steps and the same batches, drawn by the seed.
+Every method, and training from scratch, gets the same subsets, steps and batches for a seed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ WARMUP = 0.1
 
 @dataclass(frozen=True)
 class Tuning:
-    """How one network is tuned; ``None`` follows from the network or from the number of labels.
+    """Options of one fine-tuning; ``None`` depends on the network or on the number of labels.
 
-    ``steps`` (20 epochs, but 150 to ``max_steps``), ``seconds`` (a limit on one training, with which numbers depend on
-    the machine), ``batch_size`` (64 below 1,000 labels, else 128), ``lr`` (5e-4 for a transformer, 1e-3 for others;
+    ``steps`` (20 epochs, but 150 to ``max_steps``), ``seconds`` (a time limit per training, which makes results depend
+    on the machine), ``batch_size`` (64 below 1,000 labels, else 128), ``lr`` (5e-4 for a transformer, 1e-3 for others;
     from scratch 1e-3 and 3e-3), ``layer_decay`` (0.75 for a transformer, 1 for others and from scratch).
     """
 
@@ -64,7 +64,7 @@ class Tuning:
 
 
 class Tuned(Method, Encoder):
-    """A backbone with a linear head on its features; as an encoder it gives the logits."""
+    """A backbone with a linear head on its features; its own features are the logits."""
 
     def __init__(self, backbone: nn.Module, dim: int, classes: int, how: Tuning):
         super().__init__()
@@ -82,7 +82,7 @@ class Tuned(Method, Encoder):
         return {"loss": F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.how.smoothing)}
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
 
 
@@ -99,15 +99,15 @@ def finetune(
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "steps"}, ...}`` of copies of ``backbone`` (an Encoder).
 
-    ``backbone`` itself is left alone. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
-    that gives ``{"image", "label"}``. ``on_progress`` is given fraction, seed and the share of that training done;
-    ``keep`` fraction, seed and which of the test images with labels are right, bool [n].
-    Raises ``SensoriumError`` for a fraction that leaves a class without labels, one class only, and divergence.
+    ``backbone`` itself is not changed. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
+    that gives ``{"image", "label"}``. ``on_progress`` is called with label fraction, seed and the fraction of that
+    training done; ``keep`` with label fraction, seed and which of the labeled test images are right, bool [n]. Raises
+    ``SensoriumError`` for a fraction that leaves a class without labels, a single class, and divergence.
     """
 
     def pretrained(seed: int) -> nn.Module:
         module = copy.deepcopy(backbone)
-        if not any(p.requires_grad for p in module.parameters()):  # a teacher, say
+        if not any(p.requires_grad for p in module.parameters()):  # a frozen teacher, for example
             module.requires_grad_(True)
         return module
 
@@ -124,10 +124,10 @@ def scratch(
     on_progress: Callable[[str, int, float], None] | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
-    """:func:`finetune` from freshly initialised weights: what the labels alone give under the same budget of steps."""
+    """:func:`finetune` from random initial weights: supervised training from scratch with the same number of steps."""
 
     def fresh(seed: int) -> nn.Module:
-        return build_backbone()  # under a generator that ``_each`` has seeded
+        return build_backbone()  # with the random generator that ``_each`` has seeded
 
     tuning.setdefault("head_init", "zeros")
     return _each(fresh, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), True, on_progress)
@@ -147,7 +147,7 @@ def _each(
     labels, truth = labels_of(train), labels_of(test)
     asked = np.flatnonzero(truth >= 0)
     if len(asked) == 0:
-        raise SensoriumError("No test image has a label, so nothing can be scored: give labelled test data.")
+        raise SensoriumError("No test image has a label, so nothing can be scored: give labeled test data.")
     results: dict[str, dict[str, Any]] = {}
     for fraction in fractions:
         name, scores, used, steps = percent(fraction), [], seeds_for(fraction, seeds), 0
@@ -156,7 +156,7 @@ def _each(
             several_classes(torch.from_numpy(labels[subset]))
             report = None if on_progress is None else (lambda share, n=name, s=seed: on_progress(n, s, share))
             cuda = [torch.device(how.device)] if torch.device(how.device).type == "cuda" else []
-            with torch.random.fork_rng(cuda):  # drop-path and initial weights draw from the global generator
+            with torch.random.fork_rng(cuda):  # drop-path and initial weights use the global generator
                 torch.manual_seed(step_seed(seed, 0))
                 tuned, steps = _tune(network(seed), train, subset, seed, how, fresh, report)
                 logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
@@ -177,7 +177,7 @@ def _tune(
     fresh: bool,
     report: Callable[[float], None] | None,
 ) -> tuple[Tuned, int]:
-    """Train on the images ``subset``: the tuned network and the steps it took."""
+    """Train on the images ``subset``: the tuned network and the number of steps."""
     labels = torch.from_numpy(labels_of(train)[subset])
     images = torch.from_numpy(np.array(train.images[subset]))
     batch, steps = length(len(subset), how)
@@ -209,13 +209,13 @@ def _tune(
 
 
 def length(labels: int, how: Tuning) -> tuple[int, int]:
-    """Batch size and steps for so many labelled images, the same whatever the method."""
+    """Batch size and steps for a number of labeled images, the same for every method."""
     batch = min(labels, how.batch_size or (64 if labels < 1000 else 128))
     return batch, how.steps or min(how.max_steps, max(LEAST_STEPS, math.ceil(EPOCHS * labels / batch)))
 
 
 def batch_rows(count: int, batch: int, seed: int, step: int) -> Tensor:
-    """Rows of batch ``step``, int64 [batch]: shuffled passes end to end, each a function of (seed, pass)."""
+    """Rows of batch ``step``, int64 [batch]: shuffled epochs, concatenated, each a function of (seed, epoch)."""
     rows, at = [], step * batch
     while sum(map(len, rows)) < batch:
         begun, offset = divmod(at + sum(map(len, rows)), count)
@@ -237,7 +237,7 @@ def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, 
         return
     if how.head_init not in ("probe", "means"):
         raise ValueError(f"head_init is {how.head_init!r}; it must be 'probe', 'means' or 'zeros'")
-    # as a network of the same precision will see them, and without the head
+    # at the precision of the tuning, and without the head
     features = encode(model.backbone, train, device=how.device, precision=how.precision, indices=subset)  # type: ignore[arg-type]
     if how.head_init == "probe":
         probe, _ = fit_probe(features, labels, seed=seed)
@@ -276,10 +276,10 @@ def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
 
 
 def depths(backbone: nn.Module) -> dict[str, int]:
-    """Depth of each parameter by name: 0 what meets the pixels, 1... the blocks or stages; then the head, which is as deep
+    """Depth of each parameter by name: 0 the input layer, 1... the blocks or stages; then the head, at the same depth
     as a transformer's last norm.
 
-    Of a network that is no Encoder all parameters are alike.
+    If the network isn't an Encoder, all its parameters have depth 0.
     """
     if not isinstance(backbone, Encoder):
         return dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)

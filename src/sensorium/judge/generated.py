@@ -1,10 +1,10 @@
-"""Judging what draws pictures, beside simple models of the same data.
+"""Evaluation of image generators, with baselines on the same data.
 
-Samples are judged by their Fréchet distance to the training pictures, and by precision and recall, in a named feature space:
-that of published distances where the user has the Inception weights and asks for it; else the last layer of a classifier
-trained on the same data for the purpose (once, kept beside the runs), or, where there are no classes, of a network of
-random weights, which still sees what a Gaussian in pixels lacks. Distances of two feature spaces cannot be compared, nor
-of two counts.
+Samples are scored by their Fréchet distance to the training images, and by precision and recall, in a named feature
+space: Inception's, if the user gives its weights; else the last layer of a classifier trained on the same data for this
+purpose (once, cached beside the runs), or, without classes, of a network of random weights, which can still tell images
+from samples of a Gaussian in pixel space. Distances in different feature spaces, or of different sample counts, can't
+be compared.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
 COMPONENTS = 64
 SHOWN = 64
-INCEPTION = "Inception v3 of December 2015, as published distances"
+INCEPTION = "Inception v3 of December 2015, as in published FIDs"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Fréchet distance, precision and recall of samples, beside a Gaussian of as few numbers and held-out pictures."""
+    """Fréchet distance, precision and recall of samples, with a PCA Gaussian as baseline and held-out images as
+    reference."""
     if asked.inception and INCEPTION not in kept.pieces.get("samples", {}).get("features", ""):
         kept.pieces.pop("samples", None)
     found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))
@@ -53,14 +54,14 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         Score("precision", found["precision"], "higher", found["n"], "samples", share=True),
         Score("recall", found["recall"], "higher", found["n"], "samples", share=True),
     )
-    shown = Picture(f"{run.folder.name}/pictures/samples.png", "Samples", "Drawn with seed 0, not chosen.")
+    shown = Picture(f"{run.folder.name}/pictures/samples.png", "Samples", "Sampled with seed 0, not selected.")
     return Judgement(rows, (shown,))
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
-    name, embed = feature_space(run, ready, inception)  # first: wrong weights are told before minutes of drawing
+    name, embed = feature_space(run, ready, inception)  # first: report wrong weights before minutes of sampling
     method = run.method
     drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
     folder = run.folder / "pictures"
@@ -69,7 +70,7 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     rng = np.random.default_rng(0)
     real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
-    # the method may have seen black and white: so are those it is held to
+    # the method may be trained on binary images: compare with the same
     real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -86,13 +87,13 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
 
 
 def grid(pictures: Tensor, columns: int = 8) -> Tensor:
-    """[B, 3, H, W] -> [3, rows H, columns W]; what is left of the last row is black."""
+    """[B, 3, H, W] -> [3, rows H, columns W]; empty places of the last row are black."""
     pictures = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, -len(pictures) % columns))
     return torch.cat([torch.cat(list(row), 2) for row in pictures.split(columns)], 1)
 
 
 def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
-    """The name of a feature space, and uint8 [N, 3, S, S] -> features [N, D] in it."""
+    """The name of a feature space, and its function uint8 [N, 3, S, S] -> features [N, D]."""
     on = ready.train
     mean, std = on.mean, on.std
     if inception:
@@ -117,7 +118,7 @@ def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tupl
 
 
 def _classifier(ready: Prepared, cache: Path) -> Any:
-    """Trained once for each data set with seed 0, and kept."""
+    """Trained once per data set with seed 0, and cached."""
     from safetensors.torch import load_file
 
     from sensorium.training.fit import fit

@@ -1,9 +1,9 @@
-"""The feature space of published Fréchet Inception distances (Heusel et al., 2017, arXiv:1706.08500).
+"""The feature space of the Fréchet Inception distance (Heusel et al., 2017, arXiv:1706.08500).
 
-That is the last pooling of Inception v3 (Szegedy et al., 2015, arXiv:1512.00567) with the weights of December 2015 that its
-authors' TensorFlow gave away. They are a user's own: ``pt_inception-2015-12-05-6726825d.pth``, as pytorch-fid writes them.
-The network is torchvision's, but for its pooling, in which those weights differ: averages leave padding out, and the last
-block takes the maximum. Pictures are brought to 299 px and -1..1.
+It is the last pooling layer of Inception v3 (Szegedy et al., 2015, arXiv:1512.00567) with the TensorFlow weights of
+December 2015. The user provides the file: ``pt_inception-2015-12-05-6726825d.pth``, in pytorch-fid's format. The
+network is torchvision's except for its pooling: averages exclude padding, and the last block takes the maximum. Images
+are resized to 299 px and scaled to -1..1.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ AVERAGING = (
 
 
 class Inception(nn.Module, Encoder):
-    """Pictures in 0..1, [B, 3, H, W] of any size -> [B, 2048].
+    """Images in 0..1, [B, 3, H, W] of any size -> [B, 2048].
 
-    path: the weights' file. Raises SensoriumError where it holds others.
+    path: the weights' file. Raises SensoriumError if it holds other weights.
     """
 
     dim = 2048
@@ -42,7 +42,7 @@ class Inception(nn.Module, Encoder):
         if classes != CLASSES:
             raise SensoriumError(
                 f"{path}: {f'Inception weights of {classes} classes' if classes else 'no Inception weights'}; published "
-                f"distances have those of {CLASSES} classes (pytorch-fid's pt_inception-2015-12-05-6726825d.pth)."
+                f"FIDs use those of {CLASSES} classes (pytorch-fid's pt_inception-2015-12-05-6726825d.pth)."
             )
         net: Any = Inception3(CLASSES, aux_logits=False, init_weights=False)
         net.Mixed_7c = _Last(2048)
@@ -63,14 +63,14 @@ class Inception(nn.Module, Encoder):
 
 
 class _WithoutPadding(nn.Module):
-    """Averages over 3 x 3 places, of which those beyond the edge counted as zeros, to averages over the others."""
+    """Convert averages over 3 x 3 windows that count padding as zeros to averages that exclude padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / F.avg_pool2d(torch.ones_like(x[:1, :1]), 3, 1, 1)
 
 
 class _Last(InceptionE):
-    """The last block, with a maximum where the others take the average."""
+    """The last block, with max pooling in place of average pooling."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         short, deep = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))

@@ -1,7 +1,7 @@
-"""What a language model costs and says at lengths that it may not have been trained on.
+"""Quality and cost of a language model at lengths beyond its training length.
 
-Time and memory are of a training step over the same number of tokens at each length, so that what grows with the length
-shows alone: medians of a few steps, and the bytes that are kept for the backward pass.
+Time and memory are those of a training step over the same number of tokens at each length, which isolates the effect of
+the length: medians of a few steps, and the bytes kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sensorium.judge.bits import bits_per_byte
 
-TOKENS = 4096  # of a step
+TOKENS = 4096  # per step
 ROUNDS = 3
 
 
@@ -23,8 +23,8 @@ def at_lengths(
     model: Any, tokens: np.ndarray, count: int, *, length: int, boundary: int, device: torch.device | str = "cpu"
 ) -> list[dict[str, Any]]:
     """For the trained ``length``, twice, four times and eight times it: ``length``, ``bits_per_byte`` of ``tokens`` [N]
-    that stand for ``count`` bytes (None where the model knows no such length), ``tokens_per_second`` of a training step
-    and ``kept_mb`` for its backward pass."""
+    that encode ``count`` bytes (None if the model does not support the length), ``tokens_per_second`` of a training
+    step and ``kept_mb`` for its backward pass."""
     found = []
     for times in (1, 2, 4, 8):
         long = times * length

@@ -1,4 +1,4 @@
-"""Judging what knows the exact probability of a picture: bits a pixel of held-out pictures, beside independent pixels."""
+"""Evaluation of exact likelihoods: bits per pixel of held-out images, with independent pixels as baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BITS = "bits per pixel"
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Bits a pixel of the held-out pictures, of the training pictures where none are held out."""
+    """Bits per pixel of the held-out images (of the training images if none are held out)."""
     found = kept.piece("likelihood", lambda: _likelihood(run.method, ready, kept))
     beside = {"independent pixels": found["baselines"]["independent"]}
     counted = "held-out pictures, black and white"

@@ -1,14 +1,14 @@
-"""How well actions are recognised while they go on: per-frame mAP, calibrated mAP, and how late.
+"""Metrics of online action detection: per-frame mAP, calibrated mAP, and delay.
 
-Frames of all streams are ranked by a class's score; with TP and FP the true and false ones among the first k,
+Frames of all streams are ranked by a class's score; with TP and FP the true and false positives among the first k,
     AP  = mean over the class's frames of  TP / (TP + FP)  at their ranks
     cAP = the same of  w TP / (w TP + FP),    w = other frames / frames of the class         (De Geest et al., 2016,
-arXiv:1604.06506), which does not fall with the share of background in the data. Both are means over the classes,
-the background left out. Frames of one score share the precision behind the last of them, so that no order of frames
-decides (AP is then scikit-learn's; without ties both are those of the authors' scripts). A class without a frame has
-neither; it is left out and named. Frames of unknown label (-1) are left out and counted.
-Delay: an action is a run of frames of one class in one stream; it is recognised when its class is first the likeliest
-of all.
+arXiv:1604.06506), which does not depend on the fraction of background frames. Both are means over the classes
+without the background. Tied frames share the precision after the last of them, so that the order of frames does not
+matter (AP then equals scikit-learn's; without ties both equal the authors' scripts). A class without a frame is
+excluded and listed. Frames of unknown label (-1) are excluded and counted.
+Delay: an action is a run of frames of one class in one stream; it is recognized when its class is first the most likely
+one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BLOCK = 1024  # frames read together
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """(AP, cAP) of ``scores`` [N] for frames that are ``positive`` (bool [N]); nan without any. cAP is 1 without
-    others."""
+    """(AP, cAP) of ``scores`` [N] for frames that are ``positive`` (bool [N]); nan without positives. cAP is 1 without
+    negatives."""
     scores, positive = np.asarray(scores), np.asarray(positive, bool)
     if not np.isfinite(scores).all():
-        raise SensoriumError("scores of frames are not finite: the weights have diverged.")
+        raise SensoriumError("frame scores are not finite: the weights have diverged.")
     count = int(positive.sum())
     if not count:
         return math.nan, math.nan
@@ -55,8 +55,8 @@ def online_map(
 ) -> dict[str, Any]:
     """``{"map", "cap", "n", "unknown", "classes": {name: {"ap", "cap", "n"}}, "absent": [name, ...]}``.
 
-    scores: [N, K] of all frames. labels: whole numbers [N], -1 unknown. ``n``: frames that counted, and of each class.
-    Raises SensoriumError where no class but the background has a frame.
+    scores: [N, K] of all frames. labels: integers [N], -1 unknown. ``n``: frames counted, in all and of each class.
+    Raises SensoriumError if no class but the background has a frame.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
@@ -76,7 +76,7 @@ def online_map(
         ap, cap = average_precision(scores[:, k], positive)
         found[name] = {"ap": ap, "cap": cap, "n": int(positive.sum())}
     if not found:
-        raise SensoriumError("no frame of any action (but background) has a label: nothing can be judged.")
+        raise SensoriumError("no frame has the label of an action (other than background), so nothing can be scored.")
     means = {
         key: float(np.mean([one[short] for one in found.values()])) for key, short in (("map", "ap"), ("cap", "cap"))
     }
@@ -84,7 +84,7 @@ def online_map(
 
 
 def actions_of(labels: np.ndarray, background: int | None = 0) -> list[tuple[int, int, int]]:
-    """(class, first frame, frame behind the last) of the actions in one stream's labels [N]."""
+    """(class, start, stop) of the actions in one stream's labels [N]."""
     labels = np.asarray(labels)
     edges = np.flatnonzero(np.diff(labels)) + 1
     starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(labels)]
@@ -102,9 +102,9 @@ def delays(
 ) -> dict[str, Any]:
     """``{"median", "within": {"1s": share}, "recognised", "n"}`` over the actions of all streams.
 
-    scores, labels: a stream's [N, K] and [N]. seconds: from a frame to the next. ``median``: seconds from an action's
-    first frame to the one at which it is recognised, those never recognised counting as endless: None where they are
-    half of all or more. ``within``: the share recognised so many seconds after the first frame, or sooner. n: actions.
+    scores, labels: a stream's [N, K] and [N]. seconds: between two frames. ``median``: seconds from an action's first
+    frame to the one at which it is recognized, infinite if it never is: None if that is half of all or more.
+    ``within``: the fraction recognized within a number of seconds of the first frame. n: actions.
     """
     found = []
     for one, truth in zip(scores, labels, strict=True):
@@ -126,7 +126,7 @@ def delays(
 def online_scores(
     detector: OnlineDetector, streams: Sequence[AnyStream], *, device: torch.device | str = "cpu"
 ) -> list[np.ndarray]:
-    """Probabilities [N, K] of each stream's frames, float32; a stream is read in pieces, and starts anew."""
+    """Probabilities [N, K] of each stream's frames, float32; streams are read in pieces, each from a reset state."""
     found = []
     with judged(detector, device):
         for stream in streams:
@@ -144,7 +144,7 @@ def judge_online(
     background: int | None = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """:func:`online_map` of the streams, with :func:`delays` under "delay" where ``rate`` (frames a second) is
+    """:func:`online_map` of the streams, with :func:`delays` under "delay" if ``rate`` (frames per second) is
     known."""
     return scored(online_scores(detector, streams, device=device), streams, classes, rate, background)
 
@@ -156,7 +156,7 @@ def scored(
     rate: float | None,
     background: int | None,
 ) -> dict[str, Any]:
-    """What :func:`judge_online` gives, of scores that are known."""
+    """The result of :func:`judge_online` from given scores."""
     labels = [stream.labels for stream in streams]
     found = online_map(np.concatenate(scores), np.concatenate(labels), background=background, classes=classes)
     if rate is not None:

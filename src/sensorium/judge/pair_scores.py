@@ -1,6 +1,6 @@
-"""How well pictures and captions find each other, beside chance; and classification by the names of classes.
+"""Retrieval between images and captions, with chance as baseline; and zero-shot classification.
 
-Each picture and each caption counts once, however many pairs they are in.
+Each image and each caption counts once, however many pairs it is in.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from sensorium.pictures.pairs import shelf
 
 KS = (1, 5, 10)
 WAYS, TITLES = ("image_to_text", "text_to_image"), ("to caption", "to picture")
-TEMPLATES = ("{}", "a {}")  # captions of one's own are seldom "a photo of a ..."
+TEMPLATES = ("{}", "a {}")  # users' captions are seldom "a photo of a ..."
 MOST_CLASSES = 1000
 QUERIES = 8
 FOUND = 6
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Recall both ways of the test pairs (of the training pairs where none are held out), and the rest of the module."""
+    """Recall both ways on the test pairs (the training pairs if none are held out), standard error, baselines and
+    images."""
     held = ready.train if ready.test is None else ready.test
     names = named(held)
     kept.piece("retrieval", lambda: _retrieved(run, held, "training" if ready.test is None else "test", kept))
@@ -48,7 +49,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:
     images, texts, _ = embedded(run.method, held, device_name())
-    groups = _groups(held)  # of the pictures, of the captions
+    groups = _groups(held)  # of the images, of the captions
     ranks = retrieval_ranks(images, texts, *groups, device=device_name())
     kept.outcomes |= {
         f"R@{k} {title}": (ranks[way] < k).cpu().numpy() for way, title in zip(WAYS, TITLES, strict=True) for k in KS
@@ -62,8 +63,8 @@ def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[
 def each_group(
     of_images: np.ndarray, of_texts: np.ndarray, image_groups: np.ndarray, text_groups: np.ndarray
 ) -> np.ndarray:
-    """How many of the queries of each group are right, float [G]: the mean of its pictures' share and its captions'. Whoever
-    draws pairs anew draws these, for the pictures and captions of one group are right or wrong together."""
+    """Recall of each group's queries, float [G]: the mean of its images' and its captions' recall. Groups are the unit
+    of resampling, because the images and captions of one group are not independent."""
     size = 1 + max(int(image_groups.max()), int(text_groups.max()))
     shares = []
     for right, groups in ((of_images, image_groups), (of_texts, text_groups)):
@@ -75,7 +76,7 @@ def each_group(
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
-    """Recall at 1 over both ways first, for it decides a comparison; chance beside each."""
+    """Recall at 1 over both ways first, because it decides a comparison; each with chance level."""
     rows = []
     if r := found.get("retrieval"):
         lucky, held = r["baselines"]["chance"], r["counted"]
@@ -97,21 +98,21 @@ def scores(found: dict[str, Any]) -> list[Score]:
 
 
 def recall(method: Any, held: Captioned, device: torch.device | str) -> dict[str, float | int]:
-    """Recall at 1, 5 and 10 both ways among the pictures and the captions of ``held``; see ``evaluate.retrieval``."""
+    """Recall at 1, 5 and 10 both ways among the images and the captions of ``held``; see :func:`retrieval`."""
     images, texts, _ = embedded(method, held, device)
     return retrieval(images, texts, *_groups(held), ks=KS, device=device)
 
 
 def embedded(method: Any, held: Captioned, device: torch.device | str) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Unit vectors of each picture [P, E] and of each caption [M, E], and the pair in which each caption is first [M]."""
+    """Unit vectors of each image [P, E] and of each caption [M, E], and the first pair of each caption [M]."""
     first = _first_texts(held)
     tokens = torch.from_numpy(held.tokens[first].astype(np.int64))
     return embed_images(method, held.pixels, device=device), embed_texts(method, tokens, device=device), first
 
 
 def chance(image_groups: np.ndarray, text_groups: np.ndarray, ks: tuple[int, ...] = KS) -> dict[str, float]:
-    """Recall of an order by chance, in the words of ``retrieval``: a query with g right answers among M misses all of
-    its first k with probability C(M - g, k) / C(M, k)."""
+    """Recall of a random order, with the keys of ``retrieval``: a query with g right answers among M has none of them
+    in its first k with probability C(M - g, k) / C(M, k)."""
     found = {}
     for way, own, theirs in zip(WAYS, (image_groups, text_groups), (text_groups, image_groups), strict=True):
         counts = Counter(theirs.tolist())
@@ -124,7 +125,7 @@ def chance(image_groups: np.ndarray, text_groups: np.ndarray, ks: tuple[int, ...
 
 
 def named(held: Captioned) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Names of classes and each picture's class [P], where the data have them or captions recur as names do; else None."""
+    """Class names and each image's class [P], if the data have them or captions repeat like class names; else None."""
     classes, labels = held.pixels.classes, held.pixels.labels
     if labels is not None and len(classes) > 1:
         return tuple(name.replace("_", " ") for name in classes), labels
@@ -138,7 +139,7 @@ def named(held: Captioned) -> tuple[tuple[str, ...], np.ndarray] | None:
 
 
 def tokenizer_of(tokens: CLIPTokens, context: int) -> Callable[..., Tensor]:
-    """Texts -> int64 [B, context], as ``evaluate.zero_shot`` wants it."""
+    """Texts -> int64 [B, context], as :func:`zero_shot` needs."""
     return lambda texts: tokens.encode(list(texts), context)
 
 
@@ -154,7 +155,7 @@ def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np
 
 
 def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
-    """For a few captions, the pictures found first."""
+    """For a few captions, the top images."""
     images, texts, first = embedded(run.method, held, device_name())
     of_images, of_texts = _groups(held)
     chosen = np.unique(np.linspace(0, len(first) - 1, min(QUERIES, len(first))).astype(int))
@@ -172,22 +173,22 @@ def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
     shelf(rows).save(path)
     return [
         {
-            "title": "Found by its caption",
-            "caption": "Each row: a caption, and the pictures found first; those it belongs to are framed in green.",
+            "title": "Search by caption",
+            "caption": "Each row: a caption, and the most similar pictures; its own are framed in green.",
             "file": f"{run.folder.name}/pictures/found.png",
         }
     ]
 
 
 def _groups(held: Captioned) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of the pictures [P] and of the distinct captions [M]."""
+    """Groups of the images [P] and of the distinct captions [M]."""
     of_images = np.empty(len(held.pixels), np.int64)
     of_images[held.rows] = held.groups
     return of_images, held.groups[_first_texts(held)]
 
 
 def _first_texts(held: Captioned) -> np.ndarray:
-    """The pair in which each distinct caption comes first, int64 [M]."""
+    """The first pair of each distinct caption, int64 [M]."""
     return np.array(list({text: i for i, text in reversed(list(enumerate(held.texts)))}.values()), np.int64)[
         ::-1
     ].copy()

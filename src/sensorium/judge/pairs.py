@@ -1,4 +1,4 @@
-"""Pictures and texts in one space: recall both ways beside chance, classification by the names of classes."""
+"""Images and texts in one space: retrieval both ways with chance level, zero-shot classification."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sensorium.data.pairs.prepare import Prepared
 from sensorium.judge.evaluator import Evaluator
 from sensorium.judge.pair_scores import judge, recall
 
-LOOKED = 500  # test pairs of a look during training
+LOOKED = 500  # test pairs of an online evaluation
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:

@@ -1,7 +1,6 @@
-"""Judging what turns pictures into codes and back: how like the held-out pictures what comes back is, and how much of the
-codebook is in use.
+"""Evaluation of image tokenizers: quality of the reconstructions of held-out images, and use of the codebook.
 
-The Fréchet distance is that of what comes back to the same pictures, in the feature space of :mod:`sensorium.judge.generated`.
+The Fréchet distance is between reconstructions and originals, in the feature space of :mod:`sensorium.judge.generated`.
 """
 
 from __future__ import annotations
@@ -25,21 +24,22 @@ from sensorium.metrics.frechet import frechet
 from sensorium.metrics.likeness import psnr, ssim
 from sensorium.pictures.images import save
 
-MOST = {"cpu": 2000, "cuda": 10_000}  # pictures judged
-LOOKED = 200  # of a look during training
+MOST = {"cpu": 2000, "cuda": 10_000}  # maximum images evaluated
+LOOKED = 200  # images of an online evaluation
 SHOWN = 16
 PSNR, SSIM = "PSNR", "SSIM"
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
-    """A quick look during training: PSNR of up to 200 held-out pictures, and the share of the codes that these use."""
+    """A quick evaluation during training: PSNR of up to 200 held-out images, and the fraction of the codes that they
+    use."""
     raw = _some(ready.train if ready.test is None else ready.test, LOOKED)
     drawn, codes = there_and_back(method, raw, next(method.parameters()).device)
     return {"psnr": float(psnr(drawn, raw).mean()), "used": len(codes.unique()) / method.codes}
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """PSNR, SSIM and Fréchet distance beside simple models of as many numbers a picture, and the use of the codebook."""
+    """PSNR, SSIM and Fréchet distance, with baselines of as many values per image, and use of the codebook."""
     kept.only(inception=str(asked.inception or ""))
     found = kept.piece("reconstruction", lambda: _judge(run, ready, asked, kept))
     n, what = found["n"], found["counted"]
@@ -55,12 +55,14 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         Score("perplexity of the codes", found["perplexity"], "higher", found["codes"], "codes", decides=False),
     )
     file = f"{run.folder.name}/pictures/reconstructions.png"
-    return Judgement(rows, (Picture(file, "There and back", "In pairs of rows: pictures, and what their codes give."),))
+    return Judgement(
+        rows, (Picture(file, "Reconstructions", "Pairs of rows: pictures, and their reconstructions from codes."),)
+    )
 
 
 @torch.no_grad()
 def there_and_back(method: Any, raw: Tensor, device: torch.device | str, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, H, W] -> the same by way of the codes, and the codes int64 [N, h, w], on the CPU."""
+    """uint8 [N, 3, H, W] -> reconstructions uint8 [N, 3, H, W], and codes int64 [N, h, w], on the CPU."""
     drawn, codes = [], []
     with judged(method, device):
         for part in raw.split(batch_size):
@@ -103,7 +105,7 @@ def _judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> dict[str,
 
 
 def _simple(train: Pixels, raw: Tensor, numbers: int) -> dict[str, Tensor]:
-    """The mean of the training pictures, and their main directions, as many as a picture has codes."""
+    """The mean of the training images, and their PCA with as many components as an image has codes."""
     x = _some(train, 5000).flatten(1).float()
     mean = x.mean(0)
     count = min(numbers, len(x) - 1, x.shape[1])
@@ -114,7 +116,7 @@ def _simple(train: Pixels, raw: Tensor, numbers: int) -> dict[str, Tensor]:
 
 
 def _some(pixels: Pixels, most: int) -> Tensor:
-    """Up to ``most`` pictures, drawn by chance but always the same."""
+    """At most ``most`` images, sampled with a fixed seed."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(pixels))[:most])
     return torch.from_numpy(np.array(pixels.images[chosen]))
 

@@ -1,9 +1,9 @@
 """Retrieval between images and texts by the cosine of their embeddings: recall at k, both ways.
 
-    R@k = share of queries of which at least one right answer is among the k most similar candidates
-A query is judged by its best right answer: the wrong candidates at least as similar as it are counted, so a tie is lost
-and embeddings that have all collapsed score 0. Right is what has the group of the query: an image may have several
-captions and a caption several images. Nothing grows with images times texts: rows are compared a chunk at a time.
+    R@k = fraction of queries with at least one right answer among the k most similar candidates
+The rank of a query's best right answer is the number of wrong candidates at least as similar, so ties count as wrong,
+and collapsed embeddings score 0. Right answers have the query's group: an image may have several captions and a caption
+several images. Rows are compared in chunks, so memory does not grow with images times texts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def retrieval(
 
     images: unit vectors [N, E]; texts: [M, E]. An image and a text of one group (int [N], int [M]) belong together;
     without groups row i belongs to row i. Queries without any right answer are not counted. At most ``chunk`` x N or
-    ``chunk`` x M similarities exist at a time. Raises SensoriumError where nothing can be judged.
+    ``chunk`` x M similarities are in memory at a time. Raises SensoriumError if nothing can be scored.
     """
     found: dict[str, float | int] = {}
     ranks = retrieval_ranks(images, texts, image_groups, text_groups, chunk=chunk, device=device)
@@ -54,15 +54,15 @@ def retrieval_ranks(
     chunk: int = 1024,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """``{"image_to_text": int64 [N], "text_to_image": int64 [M]}``: for each query that has a right answer, how many wrong
-    ones are at least as similar as the best right one. Arguments and errors are those of :func:`retrieval`."""
+    """``{"image_to_text": int64 [N], "text_to_image": int64 [M]}``: for each query that has a right answer, the number
+    of wrong ones at least as similar as the best right one. Arguments and errors are those of :func:`retrieval`."""
     if (image_groups is None) != (text_groups is None):
         raise ValueError("give the groups of both images and texts, or of neither")
     for name, x in (("images", images), ("texts", texts)):
         if not torch.isfinite(x).all():
             raise SensoriumError(f"The embeddings of the {name} are not finite: the weights have diverged.")
     if image_groups is None and len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts are no pairs: give their groups")
+        raise ValueError(f"{len(images)} images and {len(texts)} texts are not pairs: give their groups")
     of_images, of_texts = (
         torch.arange(len(x)) if groups is None else torch.as_tensor(groups, dtype=torch.int64)
         for x, groups in ((images, image_groups), (texts, text_groups))
@@ -85,7 +85,7 @@ def retrieval_ranks(
 
 
 def _ranks(queries: Tensor, own: Tensor, keys: Tensor, theirs: Tensor) -> Tensor:
-    """How many wrong keys are at least as similar as the best right one, for each query that has one."""
+    """Number of wrong keys at least as similar as the best right one, for each query that has one."""
     right = own[:, None] == theirs[None]
     similarity = queries @ keys.T
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
@@ -93,12 +93,12 @@ def _ranks(queries: Tensor, own: Tensor, keys: Tensor, theirs: Tensor) -> Tensor
 
 
 class _Images(nn.Module, Encoder):
-    """The image side of a model as an Encoder."""
+    """The image encoder of a model as an Encoder."""
 
     def __init__(self, model: ImageText) -> None:
         super().__init__()
         self.model = model
-        self.dim = 0  # not known before the first batch
+        self.dim = 0  # unknown before the first batch
 
     def features(self, images: Tensor) -> Tensor:
         return self.model.embed_image(images)

@@ -1,4 +1,4 @@
-"""One number of a judgement with what it rests on, and how to judge."""
+"""Scores with their sample counts, baselines and errors; and the options of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sensorium.base.records import NOT_WRITTEN, Amount, Count, Share
 
 @dataclass(frozen=True)
 class Asked:
-    """How to judge: shares of the ``labels``, subsets of each, what a fine-tuning may cost, and the ``inception`` weights
-    in whose features samples are compared."""
+    """Options of an evaluation: fractions of the ``labels``, subsets of each, limits of a fine-tuning, and the
+    ``inception`` weights for the Fréchet distance."""
 
     labels: str = "1%,10%,100%"
     label_seeds: int = 3
@@ -27,26 +27,25 @@ class Asked:
     inception: Path | None = None
 
     def key(self) -> dict[str, Any]:
-        """What scores by label depend on: kept scores of another key are not reused."""
+        """What scores by label depend on: saved scores of another key are not reused."""
         names = ("labels", "label_seeds", "tune_steps", "tune_seconds")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a judgement, over ``n`` things ``counted``, and simple models' numbers beside it by name.
+    """One score over ``n`` samples of the kind ``counted``, with the values of ``baselines`` by name.
 
-    ``error``: its standard error, where it is known, and ``errors`` those of the ``baselines``. ``share``: a fraction of
-    1, shown in percent. ``curve``: the column of ``online.csv`` that shows it while training. ``references``: what the
-    data themselves come to, which no model need beat. ``price``: what the deciding score is drawn against in a report.
-    ``decides``: whether a comparison may be decided by it. ``group``: the heading under which tables have it. ``at``: the
-    share of the labels that it was learned from (0: features as they are), ``labels`` their number; it is the mean over ``subsets`` of them, whose
-    standard deviation is ``spread``. ``seeds``: its values over trainings, of which it is the mean. ``best_of``: the
-    measurement it was taken from, where it is the best of several; it is then no column of its own.
+    ``error``: its standard error, if known, and ``errors`` those of the ``baselines``. ``share``: a fraction, shown in
+    percent. ``curve``: the column of ``online.csv`` that tracks it during training. ``references``: the values of real
+    data, which no model need beat. ``price``: the deciding score is plotted against it in a report. ``decides``:
+    whether it may decide a comparison. ``group``: its heading in tables. ``at``: the fraction of the labels used (0:
+    none), ``labels`` their number; it is the mean over ``subsets`` of them, with standard deviation ``spread``.
+    ``seeds``: its values over trainings, of which it is the mean. ``best_of``: the measurement it was taken from, if it
+    is the best of several; it is then not a column of its own.
 
-    ``outcomes`` are those of the test samples, bool or float [N], in the order of the data and the same for every run on
-    them: right or wrong, bits, precision; nan where a sample counts for nothing. They are not written to JSON but beside
-    the run, in ``outcomes.npz``.
+    ``outcomes``: per test sample, bool or float [N], in the order of the data, the same for every run on them: right or
+    wrong, bits, precision; nan if a sample does not count. They are written to the run's ``outcomes.npz``, not to JSON.
     """
 
     name: str
@@ -73,26 +72,26 @@ class Score:
 
     @property
     def sign(self) -> int:
-        """1 where higher is better, else -1."""
+        """1 if higher is better, else -1."""
         return 1 if self.better == "higher" else -1
 
     @property
     def measure(self) -> tuple[str, str]:
-        """Two scores of one measure can be compared."""
+        """Whether two scores are of the same measure, so that they can be compared."""
         return self.name, self.counted
 
     def show(self, value: float) -> str:
-        """A number in this score's words."""
+        """A value formatted for this score."""
         return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
 
     def gap(self, difference: float) -> str:
-        """A difference in this score's words."""
+        """A difference formatted for this score."""
         return f"{100 * difference:.1f} points" if self.share else f"{difference:.3g}"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file to look at; ``file`` is relative to the folder that holds the run's."""
+    """An image file to look at; ``file`` is relative to the folder that holds the run's."""
 
     file: str
     title: str | None = None
@@ -101,7 +100,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """A test picture and the training pictures nearest to it, as indices."""
+    """A test image and the training images nearest to it, as indices."""
 
     query: Count
     found: tuple[Count, ...]
@@ -109,7 +108,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Map:
-    """Test pictures in two dimensions: places, labels (None where there are none) and indices."""
+    """Test images in two dimensions: positions, labels (None if there are none) and indices."""
 
     x: tuple[float | None, ...]
     y: tuple[float | None, ...]
@@ -124,8 +123,8 @@ class Map:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found of a run: ``scores``, of which the first that may decide is the family's own, things to look at, and
-    ``details``, what each evaluator kept, by its name and piece."""
+    """The evaluation of a run: ``scores``, of which the first that may decide is the family's main one, images to look
+    at, and ``details``, the saved pieces of each evaluator by name."""
 
     scores: tuple[Score, ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -137,7 +136,7 @@ class Judgement:
 
 
 class Trained(Protocol):
-    """What judging reads of a run."""
+    """What an evaluation needs of a run."""
 
     @property
     def folder(self) -> Path: ...
@@ -152,14 +151,14 @@ class Trained(Protocol):
 
 
 def share_error(share: float, n: int, std: float = 0.0, subsets: int = 1) -> float:
-    """Standard error of a share of ``n`` samples: of counting them, and of a mean over ``subsets`` whose deviation is
-    ``std``."""
-    smoothed = (share * n + 1) / (n + 2)  # one success and one failure more: 0 of 10 right is no proof of 0
+    """Standard error of a fraction of ``n`` samples: the binomial one, plus that of a mean over ``subsets`` with
+    standard deviation ``std``."""
+    smoothed = (share * n + 1) / (n + 2)  # one more success and failure: 0 of 10 right does not prove a rate of 0
     return math.sqrt(smoothed * (1 - smoothed) / n + std**2 / subsets)
 
 
 def lines(scores: Sequence[Score]) -> str:
-    """Scores for people, each with its baselines below it."""
+    """Scores as text, each with its baselines below it."""
     scores = [score for score in scores if score.value is not None]
     wide = max(
         (len(name) + 2 for score in scores for name in (score.name, *score.baselines, *score.references)), default=0

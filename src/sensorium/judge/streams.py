@@ -21,9 +21,9 @@ from sensorium.judge.window_baseline import window_baseline
 from sensorium.pictures.streams import timeline
 
 MAP = "per-frame mAP"
-LOOKED = 2000  # test frames of a look during training
-SHOWN = 120  # frames that a picture should have, at least
-ROUNDS = 50  # resamplings of the recordings, for the score's error
+LOOKED = 2000  # test frames of an online evaluation
+SHOWN = 120  # minimum frames of an image
+ROUNDS = 50  # bootstrap resamples of the recordings, for the standard error
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
@@ -42,11 +42,11 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Scores of the test recordings frame by frame, those of simple models of the same windows, and a picture."""
+    """Per-frame scores of the test recordings, those of baselines on the same windows, and an image."""
     if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
         raise SensoriumError(
             f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "
-            f"numbers, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
+            f"values, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
         )
     if "pictures" not in kept.pieces:
         with bar("judging", asked.progress):
@@ -54,15 +54,15 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         kept.outcomes[MAP] = each_recording(found, ready)
         kept.piece("online", lambda: _scored(found, ready) | {"error": _error(found, ready)})
         kept.piece("pictures", lambda: [_picture(run, found, ready)])
-    with bar("simple models", asked.progress and "baselines" not in kept.pieces):
+    with bar("baselines", asked.progress and "baselines" not in kept.pieces):
         kept.piece("baselines", lambda: _baselines(ready))
     pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
     return Judgement(tuple(scores(kept.pieces)), pictures)
 
 
 def each_recording(scores: list[np.ndarray], ready: Prepared) -> np.ndarray:
-    """mAP of each test recording alone, float [R]; nan where it has no action. Frames of one recording are alike: whoever
-    draws samples anew draws recordings."""
+    """mAP of each test recording alone, float [R]; nan if it has no action. Frames of one recording are correlated, so
+    recordings are the unit of resampling."""
     found = np.full(len(scores), np.nan)
     for i, (score, stream) in enumerate(zip(scores, ready.test, strict=True)):
         with suppress(SensoriumError):  # a recording without an action
@@ -71,8 +71,8 @@ def each_recording(scores: list[np.ndarray], ready: Prepared) -> np.ndarray:
 
 
 def scores(found: dict[str, Any]) -> list[Score]:
-    """Per-frame mAP, calibrated mAP and the delay, beside logistic regression on the window and the most frequent
-    class."""
+    """Per-frame mAP, calibrated mAP and the delay, with logistic regression on the window and the most frequent class
+    as baselines."""
     mine, beside = found["online"], found["baselines"]
 
     def of(key: str) -> dict[str, float]:
@@ -96,13 +96,13 @@ def scores(found: dict[str, Any]) -> list[Score]:
 
 
 def _scored(scores: list[np.ndarray], ready: Prepared) -> dict[str, Any]:
-    """As :func:`sensorium.judge.online_map.judge_online`; delays in frames where the rate is not known."""
+    """As :func:`sensorium.judge.online_map.judge_online`; delays in frames if the rate is unknown."""
     found = scored(scores, ready.test, ready.opened.classes, ready.opened.rate or 1.0, ready.background)
     return found | {"unit": "frames" if ready.opened.rate is None else "s"}
 
 
 def _error(scores: list[np.ndarray], ready: Prepared) -> float | None:
-    """Standard deviation of the mAP when the test recordings are drawn anew with replacement; None of four or less."""
+    """Bootstrap standard error of the mAP over the test recordings; None for four or fewer."""
     count = len(scores)
     if count < 5 or sum(map(len, scores)) > 50_000:
         return None
@@ -138,7 +138,7 @@ def _baselines(ready: Prepared) -> dict[str, Any]:
 
 
 def _picture(run: Trained, scores: list[np.ndarray], ready: Prepared) -> dict[str, str]:
-    """Draw the test recording of most kinds of action, with those after it until there is enough to see."""
+    """Plot the test recording with the most kinds of action, and the following ones until there are enough frames."""
     kinds = [len({action for action, _, _ in actions_of(s.labels, ready.background)}) for s in ready.test]
     chosen = [int(np.argmax(kinds))]
     while sum(len(scores[i]) for i in chosen) < SHOWN and chosen[-1] + 1 < len(scores):
@@ -156,8 +156,8 @@ def _picture(run: Trained, scores: list[np.ndarray], ready: Prepared) -> dict[st
     write_file(folder / "timeline.png", lambda temporary: drawn.save(temporary, "PNG"))
     names = ready.test[chosen[0]].name + (f" and {len(chosen) - 1} after it" if chosen[1:] else "")
     return {
-        "title": "What it said, frame by frame",
-        "caption": f"{names}: the test recording with the most kinds of action. An answer rests on what came before.",
+        "title": "Predictions, frame by frame",
+        "caption": f"{names}: the test recording with the most kinds of action. Each prediction uses only earlier frames.",
         "file": f"{run.folder.name}/pictures/timeline.png",
     }
 

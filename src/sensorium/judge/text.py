@@ -1,4 +1,5 @@
-"""Language models: bits per byte of held-out text, beside an interpolated 5-gram model and the frequencies of bytes."""
+"""Language models: bits per byte of held-out text, with an interpolated 5-gram model and byte frequencies as
+baselines."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.score import Asked, Judgement, Score, Trained
 
 BITS = "bits per byte"
-LOOKED = 20_000  # held-out tokens of a look during training
+LOOKED = 20_000  # held-out tokens of an online evaluation
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
@@ -26,7 +27,7 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
-    """Bits per byte of the whole held-out text, and the baselines beside it."""
+    """Bits per byte of the whole held-out text, and of the baselines."""
 
     def whole() -> dict[str, Any]:
         bytes_of = np.array([len(ready.tokenizer.decode([token])) for token in range(ready.tokenizer.vocab)])
@@ -46,7 +47,8 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 
 def at_lengths(run: Trained, ready: Prepared) -> list[dict[str, Any]]:
-    """The beginning of the held-out text and a training step at the trained length, and at two, four and eight times it."""
+    """Bits per byte of the beginning of the held-out text, and the cost of a training step, at one, two, four and eight
+    times the training length."""
     part, count = _beginning(ready)
     boundary = ready.tokenizer.vocab - 1
     return elsewhere.at_lengths(
@@ -55,7 +57,7 @@ def at_lengths(run: Trained, ready: Prepared) -> list[dict[str, Any]]:
 
 
 def _beginning(ready: Prepared) -> tuple[np.ndarray, int]:
-    """The first held-out tokens, and how many bytes they stand for."""
+    """The first held-out tokens, and how many bytes they encode."""
     part = ready.test[:LOOKED]
     return part, sum(len(ready.tokenizer.decode(part[i : i + 1000].tolist())) for i in range(0, len(part), 1000))
 

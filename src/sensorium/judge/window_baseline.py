@@ -1,10 +1,9 @@
-"""What an online detector must beat: logistic regression on the frames of the same window, one after another as they
-are.
+"""A baseline for online detectors: logistic regression on the concatenated frames of the same window.
 
-The windows are those of :class:`sensorium.data.streams.Windows`; where one begins before its stream, the stream's first
-frame stands in. The strength of the L2 penalty is the one under which the labels of held-out recordings are likeliest
-(the last ones, a fifth of the windows), for neighbouring windows are nearly the same; the classifier is then fitted
-anew on all.
+The windows are those of :class:`sensorium.data.streams.Windows`; a window that begins before its stream is padded with
+the stream's first frame. The L2 penalty is the one with the highest likelihood on held-out recordings (the last ones, a
+fifth of the windows; recordings, because neighboring windows are nearly the same); the classifier is then refitted on
+all.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from sensorium.judge.online_map import scored
 from sensorium.metrics.linear import ROUGHLY
 from sensorium.metrics.logistic import Logistic
 
-GRID = (3.0, 0.3, 0.03, 0.003, 0.0003)  # strongest first: each solution starts the next
-UNDECIDED = 0.1  # where there is but one recording, nothing can be held out
-MOST = 4000  # training windows
+GRID = (3.0, 0.3, 0.03, 0.003, 0.0003)  # strongest first: each solution initializes the next
+UNDECIDED = 0.1  # for a single recording, of which nothing can be held out
+MOST = 4000  # maximum training windows
 _BLOCK = 1024
 
 
@@ -39,8 +38,8 @@ def window_baseline(
     most: int = MOST,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (learnt from, at
-    most ``most``, evenly chosen) and ``regularisation``. length: T, frames of a window."""
+    """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (the number
+    trained on, at most ``most``, evenly chosen) and ``regularisation``. length: T, frames of a window."""
     windows = Windows(train, length)
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round().astype(np.int64))
     features, labels = _features(windows, chosen)
@@ -74,7 +73,8 @@ def _features(windows: Windows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _strength(problem: Logistic, owner: np.ndarray) -> float:
-    """The strength from GRID under which held-out recordings are likeliest; ``owner``: each window's recording [n]."""
+    """The strength from GRID with the highest likelihood on held-out recordings; ``owner``: each window's recording
+    [n]."""
     held = torch.from_numpy(owner >= owner[int(0.8 * len(owner))])
     if bool(held.all()):
         return UNDECIDED

@@ -1,7 +1,7 @@
-"""Classification without training: an image belongs to the class whose description is most like it (CLIP, section 3.1).
+"""Zero-shot classification: an image gets the class whose description is most similar to it (CLIP, section 3.1).
 
-A class name is written into templates ("a photo of a {}."), each text embedded; the class is the mean of these unit
-vectors, made a unit vector again (Radford et al., 2021, arXiv:2103.00020, section 3.1.4):
+A class name is inserted into templates ("a photo of a {}."), and each text is embedded; the class vector is the mean of
+these unit vectors, normalized (Radford et al., 2021, arXiv:2103.00020, section 3.1.4):
     w_k = normalize(mean_t T(template_t(name_k)))        prediction = argmax_k I . w_k
 """
 
@@ -22,7 +22,7 @@ from sensorium.judge.retrieval import embed_images, embed_texts
 Tokenize = Callable[[Sequence[str]], Tensor]
 
 PLAIN = ("a photo of a {}.",)
-# The seven of their eighty that the authors found to do as well on ImageNet.
+# Seven of the authors' eighty templates, which they found to do as well on ImageNet.
 SEVEN = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -47,17 +47,17 @@ def zero_shot(
     size: int | None = None,
     keep: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float | int]:
-    """``{"top1", "top5", "n"}``: accuracies in 0..1 and the images counted; images labelled -1 are not.
+    """``{"top1", "top5", "n"}``: accuracies in 0..1 and the number of labeled images (label -1 is ignored).
 
     tokenize: texts -> int64 [B, T]. classes: their names in the order of the labels (those of ``pixels``). A class that
-    is as likely as the true one counts against it. With fewer than five classes top5 is of all of them, 1.0. ``keep`` is given
-    which of the images counted are right, bool [n].
+    is as likely as the true one counts against it. With fewer than five classes top5 is 1.0. ``keep`` is called with
+    which of the labeled images are right, bool [n].
     """
     names = tuple(pixels.classes if classes is None else classes)
     labels = torch.from_numpy(labels_of(pixels))
     known = labels >= 0
     if not known.any():
-        raise SensoriumError("No image has a label, so nothing can be scored: give labelled data.")
+        raise SensoriumError("No image has a label, so nothing can be scored: give labeled data.")
     if int(labels.max()) >= len(names):
         raise SensoriumError(f"The labels go up to {int(labels.max())}, but there are {len(names)} class names.")
     weights = class_embeddings(model, tokenize, names, templates, device=device, precision=precision)
@@ -82,7 +82,8 @@ def class_embeddings(
     batch_size: int = 256,
     precision: Precision = "float32",
 ) -> Tensor:
-    """One unit vector a class, [K, E], float32. Raises SensoriumError where a template has no place for the name."""
+    """One unit vector per class, [K, E], float32. Raises SensoriumError if a template has no placeholder for the
+    name."""
     if not classes or not templates:
         raise SensoriumError("Zero-shot classification needs class names and templates; there are none.")
     for template in templates:
@@ -100,6 +101,6 @@ def class_embeddings(
 
 
 def rank_of_truth(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scores [N, K] and classes int64 [N] -> how many other classes score at least as much, int64 [N]."""
+    """Scores [N, K] and classes int64 [N] -> number of other classes that score at least as high, int64 [N]."""
     own = scores.gather(1, labels[:, None])
     return (scores >= own).sum(1) - 1

@@ -21,18 +21,19 @@ IGNORED = -100
 
 
 def next_tokens(tokens: Tensor, documents: Tensor | None) -> Tensor:
-    """[B, T + 1] -> what is to be predicted after each of the first T, [B, T]; ``IGNORED`` where another document begins."""
+    """[B, T + 1] -> the target after each of the first T tokens, [B, T]; ``IGNORED`` where another document begins."""
     target = tokens[:, 1:]
     return target if documents is None else target.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
 
 
 def before_last(documents: Tensor | None) -> Tensor | None:
-    """[B, T + 1] -> those of the tokens that are read, [B, T]."""
+    """[B, T + 1] -> the documents of the input tokens, [B, T]."""
     return None if documents is None else documents[:, :-1]
 
 
 def nll(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Mean of -log softmax(logits [B, T, V])[target [B, T]] over what is not ``IGNORED`` as ``loss``, and in bits."""
+    """Mean of -log softmax(logits [B, T, V])[target [B, T]] over targets other than ``IGNORED`` as ``loss``, and in
+    bits."""
     loss = F.cross_entropy(precise(logits).flatten(0, 1), target.flatten(), ignore_index=IGNORED)
     return {"loss": loss, "bits_per_token": loss.detach() / torch.log(torch.tensor(2.0))}
 

@@ -1,19 +1,20 @@
 """The Transformer: Attention Is All You Need (Vaswani et al., 2017, arXiv:1706.03762).
 
-An encoder reads a source, a decoder writes a target, both made of attention and feed-forward layers alone: a target token
-sees all of the source and of the target what came before.
+An encoder reads a source, a decoder generates a target, both made only of attention and feed-forward layers: a target
+token attends to the whole source and to earlier target tokens.
     x = sqrt(D) embed(token) + position                                                      sections 3.4 and 3.5
     encoder   x = norm(x + Attention(x)),   x = norm(x + FFN(x))                             a layer, section 3.1
     decoder   y = norm(y + Attention(y)),   y = norm(y + Attention(y, x)),   y = norm(y + FFN(y))
     logits = embed^T y                                                                       one table for all three
     L = mean over the target of -sum_k q_k log softmax(logits)_k,   q_k = (1 - e) [k = next token] + e / V
     rate = D^-0.5 min(step^-0.5, step warmup^-1.5)                                           eq. 3
-q is label smoothing as Szegedy et al. (2015, arXiv:1512.00567) have it, whom the paper cites: all V tokens share e, the
-true one and padding too. Dropout acts where the paper has it: on what each layer adds, and on the embedded tokens.
-Targets are found by beam search; a hypothesis Y of n tokens is as good as log P(Y) / ((5 + n) / 6)^alpha (Wu et al., 2016,
-arXiv:1609.08144, eq. 14; their coverage penalty is left out, as it is here in the paper).
-The defaults are the paper's base model; positions, the feed-forward layer, norms and where they stand can be others.
-Shapes: B sources, S tokens of a source, T of a target, D width, V vocabulary, h heads, d channels a head, K hypotheses.
+q is label smoothing of Szegedy et al. (2015, arXiv:1512.00567), whom the paper cites: e is spread over all V tokens,
+the true one and padding included. Dropout acts as in the paper: on each layer's output before the residual addition,
+and on the embedded tokens. Targets are found by beam search; the score of a hypothesis Y of n tokens is log P(Y) / ((5
++ n) / 6)^alpha (Wu et al., 2016, arXiv:1609.08144, eq. 14, without coverage penalty, as in the paper). The defaults are
+the paper's base model; positions, the feed-forward layer, norms and their placement can be replaced.
+Shapes: B sources, S tokens of a source, T of a target, D width, V vocabulary, h heads, d channels per head, K
+hypotheses.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from sensorium.parts.positions.absolute import Sinusoidal
 
 
 class Transformer(Method):
-    """From texts to texts over ``vocab`` tokens, which both share.
+    """Sequence to sequence over one vocabulary of ``vocab`` tokens.
 
     width: D. depths: layers of encoder and decoder. hidden: channels of the feed-forward layers. smoothing: e.
-    padding: the token that fills rows up; it is neither seen nor learnt nor written. None: every token is one like others.
-    positions: act in self-attention, of both stacks; sinusoidal if left out. joint: how a layer joins the stream, from the
-    width, or one of the encoder and one of the decoder (DeepNorm asks for two); a layer norm after it if left out.
-    final_norms: a norm behind each stack, which the paper has not, ``torch.nn.Transformer`` always, and norms before the
-    layers ask for. attention_bias: biases in attention, which the paper has not. Raises ValueError where ``heads`` do not
-    divide the width.
+    padding: the padding token, which is masked, ignored by the loss and never generated. None: there is no padding
+    token. positions: used in self-attention, of both stacks; sinusoidal by default. joint: width -> how a layer joins
+    the residual stream, or one for the encoder and one for the decoder (as DeepNorm needs); by default with a layer
+    norm after it. final_norms: a norm after each stack, absent in the paper, always present in
+    ``torch.nn.Transformer``, and needed with pre-norm. attention_bias: biases in attention, absent in the paper. Raises
+    ValueError if ``heads`` does not divide the width.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Transformer(Method):
 
         self.encoder, self.decoder = stack(depths[0], joints[0], False), stack(depths[1], joints[1], True)
         init_transformer_(self, "xavier")
-        for module in self.modules():  # queries, keys and values are matrices of their own
+        for module in self.modules():  # queries, keys and values are separate matrices
             if isinstance(module, SoftmaxAttention):
                 each = list(module.qkv.weight.detach().chunk(3))
             elif isinstance(module, CrossAttention):
@@ -102,7 +103,7 @@ class Transformer(Method):
         nn.init.normal_(self.embed.weight, std=width**-0.5)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``source`` int64 [B, S] and ``target`` [B, T + 1], from the token that begins a text to the one that ends it.
+        """``source`` int64 [B, S] and ``target`` [B, T + 1], from the start token to the end token.
 
         Logs ``bits_per_token``, without smoothing.
         """
@@ -112,22 +113,22 @@ class Transformer(Method):
         return {"loss": loss, "bits_per_token": nll.detach() / torch.log(torch.tensor(2.0))}
 
     def logits(self, source: Tensor, target: Tensor) -> Tensor:
-        """[B, S] and [B, T] -> of the token after each of the target, [B, T, V]."""
+        """[B, S] and [B, T] -> logits of the next target token at each position, [B, T, V]."""
         memory = {"memory": self.read(source), "memory_mask": self._mask(source)}
         x, _ = self.decoder.encode(self._words(target), mask=self._mask(target), **memory)
         return F.linear(x, self.embed.weight)
 
     def extend(self, target: Tensor, cache: Cache) -> Tensor:
-        """The same of targets [B K, T] that follow those that ``cache`` has seen -> [B K, T, V].
+        """The same for targets [B K, T] that follow the cached ones -> [B K, T, V].
 
-        Raises ValueError where they are more than it holds.
+        Raises ValueError if they exceed the cache.
         """
         x, _ = self.decoder.encode(self._words(target), mask=self._mask(target), cache=cache)
         return F.linear(x, self.embed.weight)
 
     def log_prob(self, source: Tensor, target: Tensor) -> Tensor:
-        """Natural logarithm of the probability of each token of the target [B, T] after the first, given the source [B, S]
-        and those before: [B, T - 1], 0 for padding."""
+        """Log-probability (natural) of each token of the target [B, T] after the first, given the source [B, S] and
+        earlier tokens: [B, T - 1], 0 for padding."""
         found = log_prob(self.logits(source, target[:, :-1]), target[:, 1:])
         return found if self.padding is None else found.masked_fill(target[:, 1:] == self.padding, 0)
 
@@ -136,7 +137,7 @@ class Transformer(Method):
         return self.encoder.encode(self._words(source), mask=self._mask(source))[0]
 
     def new_cache(self, source: Tensor, length: int, beam: int = 1) -> Cache:
-        """For ``beam`` targets of each source [B, S], which stand together, of ``length`` tokens at most."""
+        """A cache for ``beam`` consecutive targets per source [B, S], of at most ``length`` tokens."""
         memory = {"memory": self.read(source), "memory_mask": self._mask(source)}
         return Cache(self.decoder, len(source) * beam, length, **memory)
 
@@ -145,8 +146,8 @@ class Transformer(Method):
         self, source: Tensor, *, begin: int, end: int, beam: int = 4, alpha: float = 0.6, most: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Targets of sources [B, S], the best first: tokens [B, K, n] without ``begin``, scores [B, K]; see
-        :func:`beam_search`. ``most`` tokens at most, S + 50 if left out (section 6.1); behind ``end`` stands padding.
-        The same sources give the same targets in evaluation mode, where no dropout acts."""
+        :func:`beam_search`. At most ``most`` tokens, by default S + 50 (section 6.1); padding follows ``end``.
+        Deterministic in evaluation mode."""
         most = source.shape[1] + 50 if most is None else most
         cache = self.new_cache(source, most, beam)
 
@@ -169,7 +170,8 @@ class Transformer(Method):
 
 
 def smoothed(logits: Tensor, target: Tensor, smoothing: float, ignored: int | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of logits [..., V] with targets [...], smoothed and not: two means over targets but the ``ignored``."""
+    """Cross-entropy of logits [..., V] with targets [...], with and without smoothing: two means, without
+    ``ignored``."""
     log_p = precise(logits).log_softmax(-1)
     nll, uniform = -log_p.gather(-1, target[..., None]).squeeze(-1), -log_p.mean(-1)
     kept = torch.ones_like(nll) if ignored is None else (target != ignored).to(nll.dtype)
@@ -178,8 +180,8 @@ def smoothed(logits: Tensor, target: Tensor, smoothing: float, ignored: int | No
 
 
 def learning_rate(step: int, width: int, warmup: int = 4000) -> float:
-    """Of Adam with beta_2 = 0.98 and eps = 1e-9 (section 5.3): eq. 3, a line up to step ``warmup``, then 1 / sqrt(step).
-    Steps are counted from 1. Raises ValueError below."""
+    """Learning rate for Adam with beta_2 = 0.98 and eps = 1e-9 (section 5.3): eq. 3, linear up to step ``warmup``, then
+    1 / sqrt(step). Steps are counted from 1; ValueError below."""
     if step < 1 or warmup < 1:
         raise ValueError(f"steps and warmup are counted from 1, got {step} and {warmup}")
     return width**-0.5 * min(step**-0.5, step * warmup**-1.5)

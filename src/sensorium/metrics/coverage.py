@@ -1,11 +1,11 @@
 """Precision and recall of generated samples (Kynkäänniemi et al., 2019, arXiv:1904.06991).
 
-A set of features spans a region: the union of balls around each member, as wide as the way to its k-th nearest
-neighbour among the others (k = 3).
-    precision = share of the generated features within the real ones' region        (are they good?)
-    recall    = share of the real features within the generated ones' region        (is everything there?)
-A single outlier widens its own ball, so that both depend on k and on the counts, which should be equal. Distances are
-sums of squared differences, not differences of products: a copy is at distance 0 exactly.
+The manifold of a set of features is estimated as the union of balls around each member, whose radius is the distance to
+its k-th nearest neighbor among the others (k = 3).
+precision = fraction of the generated features within the real manifold         (fidelity)
+recall    = fraction of the real features within the generated manifold         (diversity)
+An outlier has a large ball, so both depend on k and on the counts, which should be equal. Distances are sums of squared
+differences, not differences of products, so that a copy is at distance exactly 0.
 Memory beyond the inputs: two blocks of ``chunk * chunk`` distances. Shapes: N and M samples, D features.
 """
 
@@ -20,7 +20,7 @@ CHUNK = 1024
 def precision_recall(real: Tensor, made: Tensor, k: int = 3, *, chunk: int = CHUNK) -> dict[str, float | int]:
     """``{"precision", "recall", "n", "n_real", "k"}`` of features ``made`` [M, D] against ``real`` [N, D].
 
-    Raises ValueError where a set has k samples or fewer.
+    Raises ValueError if a set has k samples or fewer.
     """
     if real.ndim != 2 or made.ndim != 2 or real.shape[1] != made.shape[1]:
         raise ValueError(f"features must be [N, D] and [M, D], got {list(real.shape)} and {list(made.shape)}")
@@ -40,7 +40,7 @@ def radii(features: Tensor, k: int, *, chunk: int = CHUNK) -> Tensor:
         raise ValueError(f"k must be between 1 and {len(features) - 1}, one less than the samples, got {k}")
     found = []
     for rows in features.split(chunk):
-        nearest = features.new_full((len(rows), k + 1), torch.inf)  # itself is among them, at distance 0
+        nearest = features.new_full((len(rows), k + 1), torch.inf)  # includes itself, at distance 0
         for others in features.split(chunk):
             nearest = torch.cat([nearest, _distances(rows, others)], dim=1).topk(k + 1, largest=False).values
         found.append(nearest[:, -1])
@@ -48,7 +48,7 @@ def radii(features: Tensor, k: int, *, chunk: int = CHUNK) -> Tensor:
 
 
 def inside(queries: Tensor, centres: Tensor, radius: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """Which of ``queries`` [M, D] lie in or on a ball around one of ``centres`` [N, D] of ``radius`` [N]: bool [M]."""
+    """Which of ``queries`` [M, D] lie within ``radius`` [N] of one of ``centres`` [N, D]: bool [M]."""
     found = []
     for rows in queries.split(chunk):
         hit = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)

@@ -1,13 +1,13 @@
-"""Densities: bits a dimension, and the two baselines that a generative model of images must beat.
+"""Densities: bits per dimension, and two baselines of generative models of images.
 
     bits = -(log p(x) / D + log width) / log 2
-where width is that of one grey level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities
-of 8-bit values that were spread over -1 .. 1 and dequantised by uniform noise, for which the mean is an upper bound
+where width is that of one gray level in the units of x: 1 for probabilities of discrete values; 2 / 256 for densities
+of 8-bit values scaled to -1 .. 1 and dequantized by uniform noise, for which the mean is an upper bound
 (Theis et al., 2016, arXiv:1511.01844, section 3.1).
-    Bernoulli      each pixel for itself: p(x) = prod_d p_d^x_d (1 - p_d)^(1 - x_d),  p_d = (ones_d + a) / (N + 2 a)
-    GaussianPCA    a normal distribution with the data's covariance along its k main directions and one variance for
-                   all others, their mean: probabilistic PCA (Tipping & Bishop, 1999), the likeliest of its kind
-Shapes: N samples to fit, B to judge, D dimensions, k directions.
+Bernoulli      independent pixels: p(x) = prod_d p_d^x_d (1 - p_d)^(1 - x_d),  p_d = (ones_d + a) / (N + 2 a)
+GaussianPCA    a normal distribution with the data's covariance along its first k principal components and their mean
+               variance along all others: the maximum likelihood solution of probabilistic PCA (Tipping & Bishop, 1999)
+Shapes: N samples to fit, B to evaluate, D dimensions, k components.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def bits_per_dim(log_prob: Tensor, dimensions: int, *, width: float = 1.0) -> di
 
 
 class Bernoulli:
-    """Binary pixels, independent of each other, with ``probability`` [...] of a one each."""
+    """Independent binary pixels, with ``probability`` [...] of a one each."""
 
     def __init__(self, probability: Tensor) -> None:
         self.probability = probability.double()
 
     @classmethod
     def fit(cls, x: Tensor, smoothing: float = 1.0) -> Bernoulli:
-        """To zeros and ones [N, ...]. smoothing: a, as if so many more ones and zeros had been seen at each place."""
+        """Fit to zeros and ones [N, ...]. smoothing: a, the pseudocount of ones and of zeros at each pixel."""
         return cls((x.double().sum(0) + smoothing) / (len(x) + 2 * smoothing))
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class GaussianPCA:
 
     @classmethod
     def fit(cls, x: Tensor, k: int) -> GaussianPCA:
-        """To samples [N, ...], k < N and <= D. Costs a decomposition of the smaller of [N, N] and [D, D]."""
+        """Fit to samples [N, ...], k < N and <= D. Costs a decomposition of the smaller of [N, N] and [D, D]."""
         shape, x = tuple(x.shape[1:]), x.flatten(1).double()
         n, d = x.shape
         if not 1 <= k <= min(n - 1, d):
@@ -78,10 +78,13 @@ class GaussianPCA:
         return cls(mean, directions.flip(0), variances.flip(0), max(0.0, left / (d - k)) if d > k else 0.0, shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """[B, ...] -> [B] nats, float64. ValueError where the data had no spread in some direction: no density."""
+        """[B, ...] -> [B] nats, float64. ValueError if the data had zero variance in some direction: there is no
+        density."""
         d, k = self.directions.shape[1], len(self.variances)
         if float(self.variances.min()) <= 0 or (d > k and self.rest <= 0):
-            raise ValueError("the samples lie in a plane: they have no density; fit fewer directions, or add noise")
+            raise ValueError(
+                "the samples lie in a subspace, so there is no density; fit fewer components, or add noise"
+            )
         x = x.flatten(1).double() - self.mean
         along = x @ self.directions.T
         far = (along.square() / self.variances).sum(1)

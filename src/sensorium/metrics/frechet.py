@@ -1,16 +1,16 @@
 """Fréchet distance between two sets of features (Dowson & Landau, 1982; as FID by Heusel et al., 2017,
 arXiv:1706.08500).
 
-Each set is summed up by its mean m and covariance S (divided by N - 1), as if it were normal:
+Each set is described by its mean m and covariance S (divided by N - 1), as a normal distribution:
     d = |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
-The trace term is computed as what it is, the least distance between square roots of the covariances: with S_a = A A^T
-and S_b = B B^T it is min over rotations Q of |A - B Q|^2, reached at Q = U V^T of the singular value decomposition U s
-V^T of B^T A. That is a sum of squares: never negative, and without the cancellation by which the formula above loses
-half of its digits where the sets are alike. Sets of fewer samples than features are no special case.
+The trace term equals the minimum distance between square roots of the covariances: with S_a = A A^T and S_b = B B^T it
+is min over rotations Q of |A - B Q|^2, reached at Q = U V^T of the singular value decomposition U s V^T of B^T A. That
+is a sum of squares: never negative, and without the cancellation by which the formula above loses half of its digits if
+the sets are similar. Sets of fewer samples than features need no special case.
 
 Bias: with finite sets the distance is too large, by about c / N, and c differs from generator to generator (Chong &
-Forsyth, 2020, arXiv:1911.07023). Compare only distances of equal counts, and read them beside the distance between two
-halves of the real set.
+Forsyth, 2020, arXiv:1911.07023). Compare only distances of equal counts, and with the distance between two halves of
+the real set.
 Shapes: N samples, D features.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and covariance of features in parts, float64, merged without cancellation (Chan et al., 1979)."""
+    """Mean and covariance of features, accumulated in parts in float64 without cancellation (Chan et al., 1979)."""
 
     def __init__(self, dim: int) -> None:
         self.count = 0
@@ -29,7 +29,7 @@ class Moments:
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> Moments:
-        """Take in [N, D]; gives itself. Raises ValueError for another width or values that are not finite."""
+        """Add features [N, D]; returns itself. Raises ValueError for another width or non-finite values."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(f"features must be [N, {len(self.mean)}], got {list(features.shape)}")
         if len(features) == 0:
@@ -43,7 +43,7 @@ class Moments:
         return self.merge(part)
 
     def merge(self, other: Moments) -> Moments:
-        """Take in what another has seen; gives itself."""
+        """Merge the moments of another; returns itself."""
         if other.count:
             total = self.count + other.count
             apart = other.mean - self.mean
@@ -58,7 +58,7 @@ class Moments:
     def covariance(self) -> Tensor:
         """[D, D]; needs two samples."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs 2 samples or more, got {self.count}")
+            raise ValueError(f"a covariance needs at least 2 samples, got {self.count}")
         return self._scatter / (self.count - 1)
 
 
@@ -71,7 +71,7 @@ def moments(features: Tensor, chunk: int = 4096) -> Moments:
 
 
 def frechet(a: Tensor | Moments, b: Tensor | Moments) -> float:
-    """d between two sets of features [N, D] (N may differ) or their moments; 0 exactly where the moments are equal."""
+    """d between two sets of features [N, D] (N may differ) or their moments; exactly 0 if the moments are equal."""
     a, b = (moments(x) if isinstance(x, Tensor) else x for x in (a, b))
     if len(a.mean) != len(b.mean):
         raise ValueError(f"features have {len(a.mean)} and {len(b.mean)} columns")

@@ -1,9 +1,10 @@
-"""Weighted k-nearest-neighbour accuracy of features (Wu et al., 2018, arXiv:1805.01978; Caron et al., 2021, arXiv:2104.14294).
+"""Weighted k-nearest-neighbor accuracy of features (Wu et al., 2018, arXiv:1805.01978; Caron et al., 2021,
+arXiv:2104.14294).
 
 Each of the k training images most similar to a test image, by cosine s_i, votes for its own class with weight
     w_i = exp(s_i / tau),        tau = 0.07,
-and the class with the largest sum wins. Nothing is learnt, so it judges the features as they lie. It undersells methods
-whose features want a linear map first, such as masked autoencoders: read it beside the linear probe.
+and the class with the largest sum wins. Nothing is trained, so it evaluates the geometry of the features directly. It
+underrates methods whose features need a linear map, such as masked autoencoders: read it with the linear probe.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def knn(
     chunk: int = CHUNK,
     device: torch.device | str = "cpu",
 ) -> dict[str, float | int]:
-    """``{"top1", "n", "k"}`` for features [N, D] and labels [N]: accuracy in 0..1, test images counted, neighbours used.
+    """``{"top1", "n", "k"}`` for features [N, D] and labels [N]: accuracy in 0..1, test images counted, neighbors used.
 
-    Images labelled -1 neither vote nor count. ``k`` is clipped to the number of labelled training images. ``chunk`` rows
+    Images labeled -1 neither vote nor count. ``k`` is clipped to the number of labeled training images. ``chunk`` rows
     of ``train`` are compared at a time: :mod:`sensorium.metrics.neighbors` states the memory that this takes.
     """
     test, truth = labelled(test, test_labels, "test")
@@ -55,7 +56,7 @@ def predict(
     chunk: int = CHUNK,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
-    """The class (int64 [T]) that the neighbours of each test feature vote for, and how many neighbours voted."""
+    """The predicted class of each test feature (int64 [T]), and the number of neighbors used."""
     train, labels = labelled(train, train_labels, "training")
     count = int(labels.max()) + 1 if classes is None else classes if isinstance(classes, int) else len(classes)
     index_Tk, similarity_Tk = neighbors(train, test, k, chunk=chunk, device=device)
@@ -69,11 +70,11 @@ def predict(
 
 
 def labelled(features: Tensor, labels: Labels, which: str) -> tuple[Tensor, Tensor]:
-    """The features and labels (int64) of the labelled images; the very same features where all are."""
+    """The features and labels (int64) of the labeled images; the same tensor if all are labeled."""
     labels = torch.as_tensor(labels, dtype=torch.int64)
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} {which} features but {len(labels)} labels")
     known = labels >= 0
     if not known.any():
-        raise SensoriumError(f"No {which} image has a label, so nothing can be scored: give labelled {which} data.")
+        raise SensoriumError(f"No {which} image has a label, so nothing can be scored: give labeled {which} data.")
     return (features, labels) if known.all() else (features[known], labels[known])

@@ -1,10 +1,10 @@
-"""The linear probe: how well does a linear classifier of the frozen features do, at each fraction of the labels?
+"""The linear probe: accuracy of a linear classifier on frozen features, at each label fraction.
 
 For each fraction and seed, multinomial logistic regression (:mod:`sensorium.metrics.logistic`) is fitted to the
-stratified subset. Its L2 strength comes from that subset alone: a fifth is held out (each fifth in turn below 2,000
-labels, where one fifth is too few to tell), the strength under which the held-out labels are likeliest wins, and the probe is
-fitted anew on the whole subset. Not the strength with the most right answers: of 200 labels their count is nearly all chance. Features are standardised by the subset's mean and deviation. The test
-set is looked at once, at the end.
+stratified subset. Its L2 strength is chosen on that subset alone: a fifth is held out (below 2,000 labels each fifth in
+turn, because one fifth is too small), the strength with the highest held-out likelihood is selected (accuracy would be
+too noisy on 200 labels), and the probe is refitted on the whole subset. Features are standardized by the subset's mean
+and standard deviation. The test set is used once, at the end.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ GRID = (
     0.001,
     0.0003,
     0.0001,
-)  # strongest first: each solution starts the next
+)  # strongest first: each solution initializes the next
 FOLDS = 5
 FEW = 2000
-ROUGHLY = 1e-3  # the tolerance at which strengths are compared; the probe itself is fitted to its optimum
-UNDECIDED = 0.1  # where no class has two labels, nothing can be held out
+ROUGHLY = 1e-3  # tolerance of the solutions that are compared; the final probe is fitted to its optimum
+UNDECIDED = 0.1  # if no class has two labels, nothing can be held out
 
 
 def linear(
@@ -57,11 +57,11 @@ def linear(
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "regularisation"}, ...}`` for features [N, D].
 
-    ``top1`` is the mean over ``seeds`` (at 100 % there is one subset, hence one seed), ``std`` their sample deviation,
-    ``stderr`` the binomial standard error that ``n`` test images leave, ``labels`` the labelled images used (of the
-    first seed), ``regularisation`` the strength chosen for each seed. ``keep`` is given fraction, seed and which of the
-    test images with labels are right, bool [n]. Raises ``SensoriumError`` for a fraction that leaves a class without
-    labels, and where there is but one class.
+    ``top1`` is the mean over ``seeds`` (at 100 % there is one subset, hence one seed), ``std`` their sample standard
+    deviation, ``stderr`` the binomial standard error of ``n`` test images, ``labels`` the labeled images used (of the
+    first seed), ``regularisation`` the strength chosen for each seed. ``keep`` is called with fraction, seed and which
+    of the labeled test images are right, bool [n]. Raises ``SensoriumError`` for a fraction that leaves a class without
+    labels, and for a single class.
     """
     train, labels = labelled(train, train_labels, "training")
     test, truth = labelled(test, test_labels, "test")
@@ -87,7 +87,7 @@ def linear(
 
 
 def fit_probe(features: Tensor, labels: Tensor, *, seed: int = 0, grid: Sequence[float] = GRID) -> tuple[Probe, float]:
-    """The probe of features [N, D] with labels [N], and the strength chosen for it on held-out fifths of the same."""
+    """The probe of features [N, D] with labels [N], and its strength, chosen on held-out fifths of them."""
     problem = Logistic(features, labels, int(labels.max()) + 1)
     strength = _choose(problem, labels, seed, grid)
     problem.reset()
@@ -100,7 +100,7 @@ def _choose(problem: Logistic, labels: Tensor, seed: int, grid: Sequence[float])
         return grid[0] if len(grid) == 1 else UNDECIDED
     likely = np.zeros(len(grid))
     for held in range(FOLDS if len(labels) < FEW else 1):
-        problem.reset()  # what another fold's solution knows of this one must not linger
+        problem.reset()  # another fold's solution was fitted on this one's held-out labels
         for i, l2 in enumerate(grid):
             problem.solve(l2, fold != held, ROUGHLY)
             likely[i] += problem.log_likelihood(fold == held)
@@ -108,7 +108,7 @@ def _choose(problem: Logistic, labels: Tensor, seed: int, grid: Sequence[float])
 
 
 def folds(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A fold 0..4 for each image, the classes spread evenly; -1, never held out, where a class has one label."""
+    """A fold 0..4 for each image, stratified by class; -1 (never held out) if a class has one label."""
     fold = np.full(len(labels), -1)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -119,18 +119,18 @@ def folds(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def several_classes(labels: Tensor) -> None:
-    """Raise ``SensoriumError`` where all labels are one class."""
+    """Raise ``SensoriumError`` if all labels are one class."""
     if int(labels.min()) == int(labels.max()):
-        raise SensoriumError(f"All {len(labels)} labelled training images are of one class: a classifier needs two.")
+        raise SensoriumError(f"All {len(labels)} labeled training images are of one class: a classifier needs two.")
 
 
 def seeds_for(fraction: float, seeds: Sequence[int]) -> list[int]:
-    """All labels are one subset whatever the seed, so one seed says it all."""
+    """The seeds of a fraction: one at 100 %, where all subsets are equal."""
     return list(seeds[:1]) if fraction == 1 else list(seeds)
 
 
 def summary(scores: Sequence[float], n: int, labels: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """Mean and sample deviation over seeds, and the binomial standard error of a share counted on ``n`` images."""
+    """Mean and sample standard deviation over seeds, and the binomial standard error on ``n`` images."""
     top1 = float(np.mean(scores))
     std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
     stderr = math.sqrt(top1 * (1 - top1) / n)

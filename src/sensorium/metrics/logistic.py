@@ -1,14 +1,14 @@
 """Multinomial logistic regression on frozen features, solved to its optimum.
 
-For standardised features x, classes y and strength l2 it minimises over W [D, K] and b [K]
+For standardized features x, classes y and strength l2 it minimizes over W [D, K] and b [K]
     F(W, b) = mean_i  -log softmax(x_i W + b)[y_i]  +  l2 / 2 ||W||^2,
-which scikit-learn's LogisticRegression minimises too, with C = 1 / (l2 N) (of two classes it fits the difference of
-the columns, whose C is 2 / (l2 N)). F is convex and its optimum unique (but for
-a constant in b), so any solver that gets there is the same judge. This one takes tens of iterations where plain L-BFGS
-takes hundreds: with X^T X / N = V diag(s) V^T, the Hessian lies near  V diag(s / K + l2) V^T  for each class, so
+which scikit-learn's LogisticRegression minimizes too, with C = 1 / (l2 N) (for two classes it fits the difference of
+the columns, whose C is 2 / (l2 N)). F is convex and its optimum unique (up to a constant in b), so the result does not
+depend on the solver. This one takes tens of iterations where plain L-BFGS takes hundreds: with
+X^T X / N = V diag(s) V^T, the Hessian is close to  V diag(s / K + l2) V^T  for each class, so
     W = V diag(s / K + l2)^(-1/2) theta
-makes the problem in theta well conditioned, on all images and on most of them alike. Of fewer images than dimensions
-only the space that they span is searched, for W is zero beside it.
+makes the problem in theta well conditioned, on all images and on most of them. With fewer images than dimensions only
+their span is searched, since W is zero outside it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOLERANCE = 1e-6  # largest gradient in theta at which to stop
+TOLERANCE = 1e-6  # stopping criterion: largest gradient in theta
 ITERATIONS = 500
-SMALL = 1 << 20  # entries of X below which one thread is faster
+SMALL = 1 << 20  # number of entries of X below which one thread is faster
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Probe:
         return F.linear(features.to(self.weight), self.weight, self.bias)
 
     def right(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Which features [N, D] are given their label: bool [N], on the CPU."""
+        """Which features [N, D] are classified correctly: bool [N], on the CPU."""
         return self.logits(features).argmax(dim=1).cpu() == labels.cpu()
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
@@ -46,9 +46,9 @@ class Probe:
 
 
 class Logistic:
-    """Training features [N, D], standardised and decomposed once, to be fitted at several strengths and on parts of them.
+    """Training features [N, D], standardized and decomposed once, for fits at several strengths and on subsets.
 
-    Features that do not vary are only centred. Each solution starts from the one before; ``reset`` starts from zero.
+    Constant features are only centered. Each solution starts from the previous one; ``reset`` starts from zero.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):
@@ -60,14 +60,14 @@ class Logistic:
         x_ND = (features - self.mean) / self.std
         self.labels = labels.to(features.device)
         self.answer_NK = F.one_hot(self.labels, classes).double()
-        # few images: the problem is small in the basis, and float64 is free; many: a second copy would not pay
+        # few images: the problem is small in the basis, and float64 is cheap; many: a second copy would cost too much
         self.in_basis = len(x_ND) <= x_ND.shape[1]
         self.spectrum_R, self.basis_DR = _row_space(x_ND.double()) if self.in_basis else _eigen(x_ND)
         self.rows = x_ND.double() @ self.basis_DR if self.in_basis else x_ND
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last solution (weights in the basis, and biases)."""
+        """Discard the last solution (weights in the basis, and biases)."""
         self.weight_RK = self.answer_NK.new_zeros(len(self.spectrum_R), self.answer_NK.shape[1])
         self.bias_K = self.answer_NK.new_zeros(self.answer_NK.shape[1])
 
@@ -108,7 +108,7 @@ class Logistic:
 
     @torch.no_grad()
     def log_likelihood(self, part: Tensor) -> float:
-        """Of the labels of the images ``part`` (bool [N]) under the last solution, in nats, summed."""
+        """Log-likelihood of the images ``part`` (bool [N]) under the last solution, in nats, summed."""
         log_p = self._logits(self.weight_RK, self.bias_K).log_softmax(dim=1)
         return float((self.answer_NK * log_p).sum(dim=1)[part.to(self.labels.device)].sum())
 
@@ -118,13 +118,14 @@ class Logistic:
 
 
 def _eigen(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (float64 [D]) and eigenvectors (float32 [D, D]) of ``X^T X / N``; a preconditioner need not be exact."""
+    """Eigenvalues (float64 [D]) and eigenvectors (float32 [D, D]) of ``X^T X / N``, for a preconditioner."""
     spectrum, basis = torch.linalg.eigh(x_ND.T @ x_ND / len(x_ND))
     return spectrum.clamp_min(0).double(), basis
 
 
 def _row_space(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, float64 and of the space that the rows span only [D, R], by way of ``X X^T / N``: for fewer rows than columns."""
+    """The same, in float64 and restricted to the span of the rows [D, R], by ``X X^T / N``: for fewer rows than
+    columns."""
     spectrum, basis = torch.linalg.eigh(x_ND @ x_ND.T / len(x_ND))
     kept = spectrum > 1e-10 * spectrum[-1].clamp_min(1e-30)
     spectrum = spectrum[kept]
@@ -133,7 +134,7 @@ def _row_space(x_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """On small problems threads cost more in waiting for each other than they save, and far more on a busy machine."""
+    """One thread for small problems, where synchronization costs more than it saves, above all on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,13 +1,13 @@
-"""Exact nearest neighbours by cosine similarity, in bounded memory; and pictures that occur twice.
+"""Exact nearest neighbors by cosine similarity, in bounded memory; and duplicate images.
 
 For queries q_i and a bank x_j, the k largest of  s_ij = <q_i, x_j> / (|q_i| |x_j|).  The bank is taken in chunks and
 the queries in blocks; each block's k best are merged with the k best so far, which is exact. Within a block the columns
-are put into m groups: the k best lie in the k groups with the largest maxima, so only k groups are searched, and the
-selection costs about as much as one maximum over the block.
+are divided into m groups: the k best lie in the k groups with the largest maxima, so only k groups are searched, and
+the selection costs about as much as one maximum over the block.
 
 Memory beyond the inputs: ``QUERIES * chunk * 4`` bytes for the block (64 MiB by default), about half of that again for
-selection, one normalised chunk of the bank (``chunk * D * 4``) and 12 bytes for each of the k results of each query.
-Neither the size of the bank nor (but for the results) the number of queries enters.
+selection, one normalized chunk of the bank (``chunk * D * 4``) and 12 bytes for each of the k results of each query.
+It depends neither on the size of the bank nor (except for the results) on the number of queries.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERIES = 1024  # queries a block
-CHUNK = 16384  # rows of the bank a block
-GROUP = 32  # columns a group: larger makes the maxima cheaper and the search in the k groups dearer
+QUERIES = 1024  # queries per block
+CHUNK = 16384  # rows of the bank per block
+GROUP = 32  # columns per group: larger makes the maxima cheaper and the search in the k groups more expensive
 
 
 @torch.no_grad()
@@ -38,14 +38,14 @@ def neighbors(
 ) -> tuple[Tensor, Tensor]:
     """The k nearest of ``features`` [N, D] to each of ``queries`` [Q, D]: indices int64 [Q, k], similarities [Q, k].
 
-    Best first. ``k`` is clipped to what there is. ``exclude`` int64 [Q] names one row of ``features`` that a query must
-    not find: itself. Equal similarities at the k-th place are broken arbitrarily.
+    Best first. ``k`` is clipped to N. ``exclude`` int64 [Q]: a row of ``features`` that a query must not find, such as
+    itself. Ties at the k-th place are broken arbitrarily.
     """
     if k < 1 or chunk < 1 or query_chunk < 1:
         raise ValueError(f"k, chunk and query_chunk must be at least 1, not {k}, {chunk} and {query_chunk}")
     k = min(k, len(features) - (exclude is not None))
     if k < 1:
-        raise ValueError(f"there is nothing to find among {len(features)} features")
+        raise ValueError(f"no neighbors can be found among {len(features)} features")
     best_Qk = torch.full((len(queries), k), -torch.inf)
     index_Qk = torch.full((len(queries), k), -1, dtype=torch.int64)
     for start in range(0, len(features), chunk):
@@ -74,7 +74,7 @@ def _largest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     m = n // GROUP
     if m <= k:
         return block.topk(min(k, n), dim=1)
-    # group j holds the columns j, j + m, j + 2m ...: its maximum runs over the outer axis, which vectorises
+    # group j holds the columns j, j + m, j + 2m ...: its maximum runs over the outer axis, which vectorizes
     group = block[:, : m * GROUP].unflatten(1, (GROUP, m)).amax(dim=1).topk(k, dim=1, sorted=False).indices
     column = (group[:, :, None] + torch.arange(0, m * GROUP, m, device=block.device)).flatten(1)
     rest = torch.arange(m * GROUP, n, device=block.device).expand(q, -1)
@@ -84,7 +84,7 @@ def _largest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _merge(best: Tensor, index: Tensor, value: Tensor, found: Tensor) -> None:
-    """Put the larger of two sorted lists into ``best`` and ``index``, in place."""
+    """Merge two sorted lists and keep the largest in ``best`` and ``index``, in place."""
     value, place = torch.cat([best, value], dim=1).topk(best.shape[1], dim=1)
     index.copy_(torch.cat([index, found], dim=1).gather(1, place))
     best.copy_(value)
@@ -100,10 +100,10 @@ def duplicates(images: Any) -> list[tuple[int, ...]]:
 
 
 def identical(images: Any, queries: Any, indices: Tensor, similarities: Tensor, threshold: float = 0.999) -> Tensor:
-    """Which of the found neighbours are the query itself, pixel for pixel: bool [Q, k].
+    """Which of the neighbors equal the query, pixel for pixel: bool [Q, k].
 
-    ``images`` and ``queries`` are uint8 arrays of which ``indices`` and ``similarities`` came; only what is as similar
-    as ``threshold`` is looked at, for identical pixels have a similarity of 1 up to rounding.
+    ``images`` and ``queries``: the uint8 arrays that ``indices`` and ``similarities`` come from; only similarities of
+    at least ``threshold`` are checked, because identical pixels have a similarity of 1 up to rounding.
     """
     same = torch.zeros(indices.shape, dtype=torch.bool)
     for q, place in (similarities >= threshold).nonzero().tolist():

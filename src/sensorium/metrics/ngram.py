@@ -1,11 +1,11 @@
-"""What a language model must beat: how often bytes occur, and interpolated Kneser-Ney (Chen & Goodman, 1999, section 2.8).
+"""Baselines of language models: byte frequencies, and interpolated Kneser-Ney (Chen & Goodman, 1999, section 2.8).
 
-Over bytes whatever the tokenizer, so that all models meet the same baseline. With c the counts of the highest order, and
-below it the number of different bytes seen before (N1+, "continuation"), each order m is
+They model bytes whatever the tokenizer, so that the baseline is the same for all models. With c the counts at the
+highest order, and at lower orders the number of different preceding bytes (N1+, "continuation" counts), each order m is
     p_m(w | h) = max(c(h w) - D_m, 0) / c(h) + D_m N1+(h .) / c(h) p_{m-1}(w | h'),     h' is h without its first byte,
-    D_m = n1 / (n1 + 2 n2),          n1, n2 how many different m-grams occur once, twice
-and p_0 is uniform. Where h was never seen, p_m = p_{m-1}.
-A string of m <= 7 bytes is one integer, its bytes the digits; counts are sorted arrays of such integers.
+    D_m = n1 / (n1 + 2 n2),          n1, n2: number of different m-grams that occur once, twice
+and p_0 is uniform. If h was never seen, p_m = p_{m-1}.
+A string of m <= 7 bytes is encoded as one integer in base 256; counts are sorted arrays of such integers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BYTES = 256
 
 @dataclass(frozen=True)
 class _Order:
-    """Counts of strings (sorted), and for each context its count in all and its different continuations."""
+    """Counts of strings (sorted), and for each context its total count and its number of different continuations."""
 
     strings: np.ndarray
     counts: np.ndarray
@@ -39,12 +39,12 @@ class KneserNey:
         strings, counts = np.unique(_strings(np.asarray(text, np.uint8), order), return_counts=True)
         for m in range(order, 0, -1):
             self.levels.append(_order(strings, counts))
-            # one order lower, each different string counts once: how many bytes were seen before the rest of it
+            # at the next lower order each different string counts once: the number of different preceding bytes
             strings, counts = np.unique(strings % BYTES ** (m - 1), return_counts=True)
         self.levels.reverse()
 
     def probability(self, text: np.ndarray) -> np.ndarray:
-        """Of each byte of ``text`` uint8 [N] given those before it (fewer at the start): float64 [N]."""
+        """Probability of each byte of ``text`` uint8 [N] given those before it (fewer at the start): float64 [N]."""
         text = np.asarray(text, np.uint8)
         p = np.full(len(text), 1 / BYTES)
         for m, level in enumerate(self.levels, start=1):
@@ -65,7 +65,7 @@ class KneserNey:
 
 
 def unigram_bits(train: np.ndarray, test: np.ndarray) -> float:
-    """Bits a byte of ``test`` uint8 [N] by the frequencies in ``train``, each byte counted once more than it occurs."""
+    """Bits per byte of ``test`` uint8 [N] by the frequencies in ``train``, with add-one smoothing."""
     counts = np.bincount(np.asarray(train, np.uint8), minlength=BYTES) + 1.0
     return float(-np.log2(counts / counts.sum())[np.asarray(test, np.uint8)].mean())
 
@@ -82,13 +82,13 @@ def _order(strings: np.ndarray, counts: np.ndarray) -> _Order:
     contexts, first, kinds = np.unique(strings // BYTES, return_index=True, return_counts=True)
     sums = np.add.reduceat(counts, first) if len(counts) else counts
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-    # without rare strings the estimate is 0 / 0, and without a discount nothing is left for what was never seen
+    # without rare strings the estimate is 0 / 0, and without a discount unseen bytes would get no probability
     discount = once / (once + 2 * twice) if once and twice else 0.5
     return _Order(strings, counts, contexts, sums, kinds, discount)
 
 
 def _look(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """``values`` of the ``asked`` among sorted ``keys``, 0 where they are not."""
+    """``values`` of the ``asked`` keys among sorted ``keys``, 0 if missing."""
     if len(keys) == 0:
         return np.zeros(len(asked), np.int64)
     at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)

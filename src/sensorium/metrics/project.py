@@ -1,7 +1,7 @@
-"""A map of the features: two dimensions in which neighbours stay neighbours.
+"""A two-dimensional map of the features that preserves neighborhoods (t-SNE).
 
-Unit-length features, their first 50 principal components, then t-SNE (van der Maaten and Hinton, 2008) from the first
-two. Distances between far clusters mean little; that a cluster is one means much.
+Unit-length features, their first 50 principal components, then t-SNE (van der Maaten and Hinton, 2008) initialized with
+the first two. Clusters are meaningful; distances between them are not.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from torch import Tensor
 
 POINTS = 2_000
 COMPONENTS = 50
-ITERATIONS = 500  # the divergence is within a few percent of 1,000 iterations, in half the time
+ITERATIONS = 500  # the KL divergence is within a few percent of that at 1,000 iterations, in half the time
 
 
 def project(features: Tensor, seed: int = 0) -> np.ndarray:
-    """Features [N, D] -> positions float32 [N, 2], the same for the same seed. At most 2,000 points: sample beforehand."""
+    """Features [N, D] -> positions float32 [N, 2], the same for the same seed. At most 2,000 points: subsample
+    first."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -25,9 +26,9 @@ def project(features: Tensor, seed: int = 0) -> np.ndarray:
     if n > POINTS:
         raise ValueError(f"{n} points are too many for a map; sample {POINTS} of them")
     unit = F.normalize(features.double(), dim=1).numpy()
-    if n < 2 or np.ptp(unit, axis=0).max() < 1e-9:  # collapsed features have one place
+    if n < 2 or np.ptp(unit, axis=0).max() < 1e-9:  # collapsed features have a single position
         return np.zeros((n, 2), dtype=np.float32)
-    with threadpool_limits(1):  # threads would sum in another order each time
+    with threadpool_limits(1):  # several threads would sum in a different order each time
         flat = PCA(min(COMPONENTS, *unit.shape), svd_solver="full").fit_transform(unit)
         if n < 5:
             return np.pad(flat, ((0, 0), (0, 1)))[:, :2].astype(np.float32)

@@ -1,14 +1,14 @@
-"""How a signal passes through depth: variances of activations and gradients, and how sharp attention is, layer by layer.
+"""Signal propagation through depth: variances of activations and gradients, and entropy of attention, layer by layer.
 
-A stack keeps its signal where variance neither grows nor falls from layer to layer, forward and backward (Glorot & Bengio,
-2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al., 2015, arXiv:1502.01852), and
-softmax passes gradients on only while its scores stay small (the 1/sqrt(d) of Vaswani et al., 2017, arXiv:1706.03762).
-For the output y_l of layer l, a loss L, queries q, keys k and the layer's parameters w_l:
+A stack preserves its signal if variance neither grows nor falls from layer to layer, forward and backward (Glorot &
+Bengio, 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al., 2015,
+arXiv:1502.01852), and softmax passes gradients only while its logits stay small (the 1/sqrt(d) of Vaswani et al., 2017,
+arXiv:1706.03762). For the output y_l of layer l, a loss L, queries q, keys k and the layer's parameters w_l:
     activation      = var(y_l)                              gradient = var(dL / dy_l)
-    logits          = std(q k^T scale)                      over the keys that are seen
-    entropy         = mean over queries of H(softmax(q k^T scale + bias)) / log(keys seen)       1 is uniform, 0 one key
+    logits          = std(q k^T scale)                      over the visible keys
+    entropy         = mean over queries of H(softmax(q k^T scale + bias)) / log(visible keys)    1 is uniform, 0 one key
     weight_gradient = |dL / dw_l| / |w_l|
-Shapes: h heads, L queries, S keys, d channels a head.
+Shapes: h heads, L queries, S keys, d channels per head.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
 
-QUERIES = 64  # a head and sequence, evenly spread: enough for a mean, whatever the length
-HIDDEN = -1e4  # biases below it are masks: softmax makes nothing of such a key
+QUERIES = 64  # per head and sequence, evenly spaced: enough for a mean, whatever the length
+HIDDEN = -1e4  # biases below it are masks: such a key gets zero weight
 FIELDS = ("activation", "gradient", "logits", "entropy", "weight_gradient")
 
 
 def measure(method: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What one pass of ``batch`` and its gradient come to in each of the ``repeated`` layers of ``method``.
+    """Statistics of one pass of ``batch`` and its gradient in each of the ``repeated`` layers of ``method``.
 
-    A row a layer, in the order of the pass: its name as ``layer`` and the numbers of the module's equations, each the
-    mean over the layer's calls; None where there is no such (a layer without attention, or whose attention is not
-    torch's ``scaled_dot_product_attention``; an output without gradient). Statistics are float32 at least. The method
-    runs in the mode that it is in; a copy does, so nothing of it changes, nor does the random state.
-    Raises SensoriumError where no layer repeats.
+    One row per layer, in the order of the pass: its name as ``layer`` and the values of the module's equations, each
+    the mean over the layer's calls; None if not applicable (a layer without attention, or whose attention is not
+    torch's ``scaled_dot_product_attention``; an output without gradient). Statistics are in float32 or better. A copy
+    of the method runs in its current mode; the method and the random state do not change. Raises SensoriumError if no
+    layer repeats.
     """
     twin = copy.deepcopy(method)
     layers = repeated(twin)
@@ -63,7 +63,8 @@ def repeated(method: nn.Module) -> dict[str, nn.Module]:
 
     Members of a ``ModuleList`` or a plain ``Sequential`` belong together if they are of one class and of one owner, the
     nearest module above that is neither (so the stages of a ResNet are one stack, an encoder and a decoder two). Of the
-    stacks of two layers or more the one with the most trainable parameters is taken. Raises SensoriumError if there is none.
+    stacks of at least two layers the one with the most trainable parameters is taken. Raises SensoriumError if there is
+    none.
     """
     stacks: dict[tuple[str, type], dict[str, nn.Module]] = defaultdict(dict)
     lists = {name: module for name, module in method.named_modules() if _is_list(module)}
@@ -76,17 +77,17 @@ def repeated(method: nn.Module) -> dict[str, nn.Module]:
                 stacks[owner, type(member)][f"{name}.{key}".lstrip(".")] = member
     deep = [stack for stack in stacks.values() if len(stack) > 1]
     if not deep:
-        raise SensoriumError(f"{type(method).__name__} has no two layers of one kind: there is no depth to look along.")
+        raise SensoriumError(f"{type(method).__name__} has no stack of layers of one kind.")
     return max(deep, key=lambda stack: sum(map(_trainable, stack.values())))
 
 
 def sharpness(
     q: Tensor, k: Tensor, mask: Tensor | None = None, *, causal: bool = False, scale: float | None = None
 ) -> tuple[float | None, float | None]:
-    """``logits`` and ``entropy`` of the attention of ``q`` [..., L, d] over ``k`` [..., S, d], on 64 queries at most.
+    """``logits`` and ``entropy`` of the attention of ``q`` [..., L, d] over ``k`` [..., S, d], on at most 64 queries.
 
-    mask: as torch's, bool (True is seen) or added, [L, S] after broadcasting. Fewer heads of keys serve those of queries in
-    turn. None where no key, or for the entropy no two keys, are seen.
+    mask: as torch's, bool (True is visible) or additive, [L, S] after broadcasting. Fewer key heads are shared by
+    groups of query heads. None if no key is visible, or for the entropy fewer than two.
     """
     length, keys = q.shape[-2], k.shape[-2]
     rows = torch.linspace(0, length - 1, min(length, QUERIES), device=q.device).round().long()
@@ -111,11 +112,10 @@ def sharpness(
 
 
 class _Watch:
-    """Notes what leaves each layer of one pass.
+    """Records the output of each layer of one pass.
 
-    A layer whose ``forward`` is called gives its output. Where the owner calls a layer's members instead, what leaves
-    the layer is what the first module that is called after its last member is given: that is the stream, wherever the
-    norms stand.
+    For a layer whose ``forward`` is called it is its output. If the owner calls a layer's members instead, the output
+    is the input of the first module called after its last member: that is the residual stream, wherever the norms are.
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -123,7 +123,7 @@ class _Watch:
         self.of = {module: i for i, layer in reversed(list(enumerate(layers))) for module in layer.modules()}
         self.found: dict[int, defaultdict[str, list[float]]] = {}
         self.inside: int | None = None  # the layer whose module was called last
-        self.left: Tensor | None = None  # what the first module behind it was given
+        self.left: Tensor | None = None  # input of the first module after it
 
     @contextmanager
     def over(self, method: nn.Module) -> Iterator[None]:
@@ -176,7 +176,7 @@ class _Watch:
 
 @contextmanager
 def _attention_seen(see: Callable[..., None]) -> Iterator[None]:
-    """Show ``see`` what torch's attention is given."""
+    """Call ``see`` with the arguments of torch's attention."""
     attention = F.scaled_dot_product_attention
 
     def shown(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
@@ -199,7 +199,7 @@ def _trainable(module: nn.Module) -> int:
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """The first floating-point tensor of what a module takes or gives."""
+    """The first floating-point tensor of a module's inputs or outputs."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else None
     if isinstance(value, Mapping):

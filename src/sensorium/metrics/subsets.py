@@ -1,8 +1,8 @@
-"""Label fractions: the same few labels for every method.
+"""Label fractions: the same subset of labels for every method.
 
-A fraction f of class c keeps max(1, round(f * n_c)) of its n_c labelled images. Each image of a class has a random
-place in that class's queue, which depends on (seed, class) alone, and a fraction takes the head of the queue. So the
-subset is the same for every method, and the 1 % subset lies inside the 10 % subset of the same seed.
+A fraction f of class c keeps max(1, round(f * n_c)) of its n_c labeled images. Each image of a class has a random
+rank in its class, which depends on (seed, class) alone, and a fraction takes the first ones. So the subset is the same
+for every method, and the 1 % subset is contained in the 10 % subset of the same seed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ EXAMPLE = "write percentages between 0% and 100%, such as 1%,10%,100%"
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int, *, classes: Sequence[str] = ()) -> np.ndarray:
-    """Indices (int64, sorted) of the labelled subset; ``labels`` int64 [N] with -1 where unknown, ``fraction`` in (0, 1].
+    """Indices (int64, sorted) of the labeled subset; ``labels`` int64 [N] with -1 where unknown, ``fraction`` in (0,
+    1].
 
-    Raises ``SensoriumError`` where the fraction would leave a class without an image; ``classes`` gives it its name.
+    Raises ``SensoriumError`` if the fraction would leave a class without an image; ``classes`` provides its name.
     """
     if not 0 < fraction <= 1:
         raise SensoriumError(f"Label fraction {fraction:g} is outside (0, 1]: {EXAMPLE}.")
     labels = np.asarray(labels)
     present, counts = np.unique(labels[labels >= 0], return_counts=True)
     if len(present) == 0:
-        raise SensoriumError("No training image has a label, so there is no subset to take: give labelled data.")
+        raise SensoriumError("No training image has a label, so no subset can be taken: give labeled data.")
     smallest = int(counts.argmin())
     if fraction * counts[smallest] < 0.5 - 1e-9:
         raise SensoriumError(_too_small(fraction, int(present[smallest]), int(counts[smallest]), classes))
@@ -43,18 +44,18 @@ def _too_small(fraction: float, label: int, count: int, classes: Sequence[str]) 
     name = classes[label] if label < len(classes) else str(label)
     legal = math.ceil(0.5 / count * 1e4) / 1e4  # rounded up to a hundredth of a percent, so that it is legal as printed
     return (
-        f"Label fraction {percent(fraction)} leaves nothing of class {name!r} ({count} labelled images): "
-        f"the smallest legal fraction is {percent(legal)}."
+        f"Label fraction {percent(fraction)} leaves no image of class {name!r} ({count} labeled images): "
+        f"the minimum fraction is {percent(legal)}."
     )
 
 
 def percent(fraction: float) -> str:
-    """0.01 -> "1%": the key under which a fraction's results are kept."""
+    """0.01 -> "1%": the key of a fraction's results."""
     return f"{fraction * 100:.6g}%"
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
-    """ "1%,10%,100%" -> (0.01, 0.1, 1.0), ascending. Decimals below one (0.01) are understood as well."""
+    """ "1%,10%,100%" -> (0.01, 0.1, 1.0), ascending. Decimals below one (0.01) are accepted too."""
     found = {_parse_one(part.strip()) for part in text.split(",")}
     return tuple(sorted(found))
 
@@ -64,7 +65,7 @@ def _parse_one(part: str) -> float:
     try:
         value = float(number)
     except ValueError:
-        what = "is empty" if not part else f"has {part!r}, which is no number"
+        what = "is empty" if not part else f"has {part!r}, which is not a number"
         raise SensoriumError(f"--labels {what}: {EXAMPLE}.") from None
     if not is_percent and value >= 1:
         raise SensoriumError(f"--labels has {part!r}, without a percent sign: write {number}% (or a decimal below 1).")

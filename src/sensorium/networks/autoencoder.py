@@ -1,14 +1,14 @@
 """The convolutional encoder and decoder of VQGAN: taming transformers for high-resolution image synthesis (Esser, Rombach &
 Ommer, 2020, arXiv:2012.09841, table 7), which latent diffusion's autoencoders use too.
 
-It is the U-Net of DDPM (arXiv:2006.11239) without time and without what goes across: residual blocks at each resolution,
-which a convolution halves on the way down and doubles on the way up.
+It is the U-Net of DDPM (arXiv:2006.11239) without time and without skip connections: residual blocks at each
+resolution, which the encoder halves and the decoder doubles by convolutions.
     y = shortcut(x) + conv2(dropout(silu(norm2(conv1(silu(norm1(x)))))))          a residual block
-    y = x + W_o softmax(q k / sqrt(C)) v,   q, k, v of norm(x)                    attention over all places, one head
-    down: conv of stride 2, a row below and a column on the right of zeros;   up: each place repeated 2 x 2, then conv
+    y = x + W_o softmax(q k / sqrt(C)) v,   q, k, v of norm(x)                    attention over all positions, one head
+    down: conv of stride 2, zero padding below and on the right;   up: nearest-neighbor upsampling by 2, then conv
     encoder: conv_in, down_0 ... down_L, mid, norm_out, silu, conv_out;       decoder: conv_in, mid, up_L ... up_0, ...
 norm is GroupNorm, and mid a block, attention, a block. Parameters are named as in the authors' code.
-Shapes: B images, C channels, H x W pixels, f = 2^(levels - 1) pixels a place each way, Z channels of a place.
+Shapes: B images, C channels, H x W pixels, f = 2^(levels - 1) downsampling factor, Z latent channels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ EPS = 1e-6
 
 
 class Size(NamedTuple):
-    """width: of the first level. mults: width of each level, in these. layers: blocks a level. latent: Z. groups: of the
-    norms. attend: attention at levels of so many pixels a side, for the paper's pictures of 256."""
+    """width: of the first level. mults: width of each level as a multiple. layers: blocks per level. latent: Z. groups:
+    of the norms. attend: sides in pixels of the levels with attention, for the paper's images of 256."""
 
     width: int
     mults: tuple[int, ...]
@@ -49,7 +49,7 @@ AUTOENCODER_SIZES: dict[str, Size] = {
 def autoencoder(size: str, image_size: int, *, channels: int = 3, dropout: float = 0.0) -> tuple[Encoder, Decoder]:
     """An encoder and its decoder by name (see ``AUTOENCODER_SIZES``) for images of ``image_size`` pixels.
 
-    Raises ``SensoriumError`` for an unknown name, or where the levels don't halve the images evenly.
+    Raises ``SensoriumError`` for an unknown name, or if the downsampling factor does not divide the image size.
     """
     if size not in AUTOENCODER_SIZES:
         raise SensoriumError(f"no autoencoder is called {size!r}: choose {', '.join(AUTOENCODER_SIZES)}.")
@@ -155,7 +155,7 @@ class Decoder(Coder):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, an attention after each or none, and what leaves it. [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """The blocks of one resolution, with or without attention after each. [B, inputs, H, W] -> [B, outputs, H, W]."""
 
     def __init__(self, inputs: int, outputs: int, layers: int, attend: bool, groups: int, dropout: float) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """A block, attention over all places, a block. [B, C, H, W] -> the same."""
+    """A block, attention over all positions, a block. [B, C, H, W] -> the same."""
 
     def __init__(self, width: int, groups: int, dropout: float, attend: bool) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Middle(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normed convolutions, added to the input. [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """A residual block of two normalized convolutions. [B, inputs, H, W] -> [B, outputs, H, W]."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, dropout: float) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class ResnetBlock(nn.Module):
 
 
 class PlaceAttention(nn.Module):
-    """Self-attention of one head over all places, added to the input. [B, C, H, W] -> the same."""
+    """Residual self-attention of one head over all positions. [B, C, H, W] -> the same."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class PlaceAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """[B, C, H, W] -> [B, C, H / 2, W / 2]. Zeros are added below and on the right alone."""
+    """[B, C, H, W] -> [B, C, H / 2, W / 2]. Zero padding below and on the right only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -241,5 +241,5 @@ class Upsample(nn.Module):
 
 
 def group_norm(width: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm with the most groups up to ``groups``, and dividing it, that divide ``width``."""
+    """GroupNorm with the largest divisor of ``groups`` that also divides ``width``."""
     return nn.GroupNorm(math.gcd(width, groups), width, eps=EPS)

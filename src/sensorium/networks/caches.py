@@ -1,9 +1,9 @@
-"""What one layer's attention keeps of the tokens that it has seen, so that the next ones need not read them again.
+"""The cache of one attention layer, so that new tokens need not recompute earlier ones.
 
-A kind of attention makes its own (``new_cache``), fills it, and alone knows what is in it: keys and values here, a latent in
-parts/attention/latent.py, a state that does not grow. A decoder (networks/decoder.py) holds one a layer and only ever puts
-its rows in another order.
-Shapes: B batch, T tokens, h heads, g key-value heads, d channels a head, e of a value.
+Each kind of attention creates its own (``new_cache``), fills it, and alone knows its content: keys and values here, a
+latent in parts/attention/latent.py, or a state of constant size. A decoder (networks/decoder.py) holds one per layer
+and only reorders its rows.
+Shapes: B batch, T tokens, h heads, g key-value heads, d channels per head, e of a value.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sensorium.parts.attention.gau import GatedAttentionUnit, Past
 
 
 class LayerCache(Protocol):
-    """What a decoder asks of it."""
+    """The interface that a decoder needs."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what was row ``rows[i]``; int64 [B]."""
+        """Row i continues from row ``rows[i]``; int64 [B]."""
         ...
 
 
 class KeysAndValues:
-    """Keys [B, g, ``length``, d] and values, memory for which is taken at once."""
+    """Keys [B, g, ``length``, d] and values, preallocated."""
 
     def __init__(
         self, batch: int, heads: int, length: int, dim: int, *, device: torch.device, dtype: torch.dtype
@@ -35,7 +35,7 @@ class KeysAndValues:
         self.seen = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep [B, g, T, d] behind what is there -> all of them."""
+        """Append [B, g, T, d] -> all of them."""
         start, new = self.seen, k.shape[2]
         self.k.narrow(2, start, new).copy_(k)
         self.v.narrow(2, start, new).copy_(v)
@@ -48,7 +48,7 @@ class KeysAndValues:
 
 
 class Running:
-    """The state of linear attention after the ``seen`` tokens, sums [B, h, ., .] that don't grow; () before the first."""
+    """The state of linear attention after ``seen`` tokens, sums [B, h, ., .] of constant size; () before the first."""
 
     def __init__(self) -> None:
         self.state: tuple[Tensor, ...] = ()
@@ -59,13 +59,13 @@ class Running:
 
 
 class GatedPast:
-    """What a gated unit keeps: the last chunk, or all tokens if it is not mixed, and sums over the chunks before."""
+    """The cache of a gated unit: the last chunk, or all tokens if it is not mixed, and sums over earlier chunks."""
 
     def __init__(self) -> None:
         self.past: Past | None = None
 
     def extend(self, unit: GatedAttentionUnit, x: Tensor) -> Tensor:
-        """``unit`` of the tokens [B, T, D] that follow -> [B, T, D]."""
+        """Apply ``unit`` to the following tokens [B, T, D] -> [B, T, D]."""
         y, self.past = unit.extend(x, self.past)
         return y
 

@@ -1,7 +1,7 @@
 """The image tower of CLIP (Radford et al., 2021, arXiv:2103.00020, section 2.4): a ViT with a norm before the blocks.
 
     z_0 = LayerNorm([x_class; E patch_1; ...; E patch_N] + E_pos)      patches without bias
-    z_l = block_l(z_{l-1})                                             see backbones/text.py
+    z_l = block_l(z_{l-1})                                             see networks/text.py
     y   = LayerNorm(z_L)
 Parameter names are those of timm's ``vision_transformer`` with its norm before the blocks.
 Shapes: B images, N = H' * W' patches, n a subset of them, D width.
@@ -26,8 +26,8 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """CLIP's vision transformer; the class token is its feature.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels, ``hidden`` channels of a block's Mlp
-    (four times the width). Images of another size are fine as long as the patch divides them: positions are resampled
-    (bicubic, as transformers does it). Raises ``SensoriumError`` where the patch does not divide the image.
+    (four times the width). Images of other sizes are supported if the patch divides them: positions are resampled
+    (bicubic, as in transformers). Raises ``SensoriumError`` if the patch does not divide the image.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         init_blocks_(self.blocks, width)
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
-        """Patches (down, across) of images [B, 3, H, W]; ``SensoriumError`` where the patch does not divide them."""
+        """Patches (rows, columns) of images [B, 3, H, W]; ``SensoriumError`` if the patch does not divide them."""
         return grid_of(images.shape[-2], images.shape[-1], self.patch_size)
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> patch tokens with their positions [B, N, D], not yet normed.
+        """[B, 3, H, W] -> patch tokens with positional embeddings [B, N, D], not yet normed.
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
@@ -86,7 +86,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return x
 
     def hidden_states(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the last block gives [B, 1 + N, D], the class token first, before the final norm."""
+        """[B, 3, H, W] -> output of the last block [B, 1 + N, D], the class token first, before the final norm."""
         return self.blocks[-1](self._before_last(self.embed(images)))
 
     def encode(self, patches: Tensor) -> Tensor:
@@ -102,7 +102,8 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self.norm(self.blocks[-1](self._before_last(self.embed(images)), slice(0, 1)))[:, 0]
 
     def attention(self, images: Tensor) -> Tensor:
-        """Where the class token looks in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to <= 1."""
+        """Attention of the class token in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to at most
+        1."""
         last = cast(Block, self.blocks[-1])
         weights = last.attn.weights(last.norm1(self._before_last(self.embed(images))), slice(0, 1))
         return weights[:, :, 0, 1:].unflatten(-1, self.grid_of(images))
@@ -112,7 +113,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
 
     def layers_for_decay(self) -> dict[str, int]:
-        """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): what layer-wise decay scales by."""
+        """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): for layer-wise learning rate decay."""
         return {
             name: 0 if name.startswith("norm_pre.") else layer_index(name, self.depth)
             for name, _ in self.named_parameters()

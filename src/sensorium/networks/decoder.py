@@ -1,15 +1,15 @@
-"""A Transformer's stack of layers, which language models, captioners and token priors share.
+"""A Transformer's stack of layers, shared by language models, captioners and token priors.
 
-Tokens (or embeddings made elsewhere, of a picture's patches say) pass layers that join one stream, and a head reads it:
+Tokens (or given embeddings, of an image's patches for example) pass layers on a residual stream, and a head reads it:
     x = gain embed(token) + position                            or the embeddings given, with their positions
-    x = after(x, Attention(before(x)))                          a layer, of whatever kind; ``causal`` order or not
-    x = after(x, Cross(before(x), memory))                      where it has one and there is a memory to read
+    x = after(x, Attention(before(x)))                          a layer of any kind; ``causal`` or not
+    x = after(x, Cross(before(x), memory))                      if it has cross-attention and there is a memory
     x = after(x, FFN(before(x)))                                a feed-forward layer or experts
     logits = head(norm(x))                                      the embedding's weights, other ones, or none
-No two layers need to be alike: each is built by whoever builds the stack (networks/mixing.py has the kinds of attention,
-parts/moe the experts, parts/norms.py says what before and after are), e.g. a first layer without experts:
+Layers may differ: each is built by the caller (networks/mixing.py has the kinds of attention, parts/moe the experts,
+parts/norms.py defines before and after), e.g. a first layer without experts:
     Decoder(embed, [Layer(attention(), FeedForward(D, H) if i == 0 else experts(), joint, D) for i in range(depth)], norm)
-Shapes: B batch, T tokens, S of them with those behind a cache, D width, V vocabulary, M channels of a memory.
+Shapes: B batch, T tokens, S tokens including cached ones, D width, V vocabulary, M channels of a memory.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from sensorium.parts.norms import Residual, TokenBatchNorm
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
 
-Joint = Callable[[int], Residual]  # how a layer joins the stream, from the width
+Joint = Callable[[int], Residual]  # width -> how a layer joins the residual stream
 
 
 class StackLayer(Protocol):
-    """What a decoder asks of a layer. ``kind``: of its attention, as positions call it. ``reads``: a memory."""
+    """The interface of a layer. ``kind``: of its attention, for positions. ``reads``: it has cross-attention."""
 
     kind: str
     reads: bool
@@ -47,8 +47,8 @@ class StackLayer(Protocol):
 
 
 class Layer(nn.Module):
-    """Attention, perhaps attention to a memory, and a feed-forward layer (or experts: what gives an output and a record),
-    each joining the stream by a ``Residual`` of its own. dropout: rate of what each of them adds."""
+    """Attention, optional cross-attention, and a feed-forward layer (or experts, which also give a record), each with
+    its own ``Residual``. dropout: dropout rate of their outputs."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Layer(nn.Module):
         return last.after(x, self._drop(y)), record
 
     def _read(self, x: Tensor, seen: Seen, cache: LayerOfCache | None) -> Tensor:
-        """The stream behind attention to the memory; as it is where there is none."""
+        """The stream after cross-attention; unchanged without a memory."""
         if cache is not None:
             read = cache.read
         else:
@@ -103,7 +103,8 @@ class Layer(nn.Module):
 
 
 class LayerOfCache:
-    """What a :class:`Layer` keeps: its attention's ``own``, and keys and values ``read`` from a memory, made once."""
+    """The cache of a :class:`Layer`: its attention's ``own``, and keys and values ``read`` from a memory, computed
+    once."""
 
     def __init__(self, own: LayerCache, read: tuple[Tensor, Tensor] | None) -> None:
         self.own, self.read = own, read
@@ -113,7 +114,7 @@ class LayerOfCache:
 
 
 class GatedLayer(nn.Module):
-    """A gated attention unit, attention and feed-forward in one, behind its norm and added to the stream."""
+    """A gated attention unit, attention and feed-forward in one, pre-norm with a residual connection."""
 
     kind, reads = "gated", False
 
@@ -130,8 +131,8 @@ class GatedLayer(nn.Module):
 
 
 class Cache:
-    """What the layers of a decoder keep of the ``seen`` tokens, ``length`` at most, of ``batch`` rows; and of a ``memory``
-    [B', ., M] what they read there, which several rows in turn may share (``batch`` is a multiple of B')."""
+    """The caches of a decoder's layers for at most ``length`` tokens of ``batch`` rows, ``seen`` so far; and their keys
+    and values of a ``memory`` [B', ., M], which consecutive rows may share (``batch`` is a multiple of B')."""
 
     def __init__(
         self,
@@ -143,24 +144,25 @@ class Cache:
         memory_mask: Tensor | None = None,
     ) -> None:
         if not decoder.causal:
-            raise ValueError("only a causal decoder has a cache: here each token sees those after it")
+            raise ValueError("only a causal decoder has a cache: here each token attends to later ones")
         decoder.check_memory(memory)
         device = next(decoder.parameters()).device
         self.batch, self.length, self.seen = batch, length, 0
         self.layers = [layer.new_cache(batch, length, memory) for layer in decoder.stack]
         self.memory_mask = None if memory_mask is None else memory_mask[:, None, None]
         self.at = torch.arange(length, device=device)
-        self.real: Tensor | None = None  # bool [batch, length], as soon as a token is padding
+        self.real: Tensor | None = None  # bool [batch, length], once there is padding
         self.turns = decoder.turns(self.at)
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what was row ``rows[i]``, of the same memory. int64 [batch]."""
+        """Row i continues from row ``rows[i]``, with the same memory. int64 [batch]."""
         for layer in self.layers:
             layer.reorder(rows)
         self.real = None if self.real is None else self.real[rows]
 
     def extend(self, length: int, mask: Tensor | None) -> Tensor | None:
-        """Count ``length`` more tokens; which of all that were seen are no padding, [batch, S], None for all."""
+        """Count ``length`` more tokens; returns the mask without padding of all tokens so far, [batch, S], None for
+        all."""
         end = self.seen + length
         if end > self.length:
             raise ValueError(f"the cache holds {self.length} tokens, not {end}")
@@ -173,13 +175,13 @@ class Cache:
 
 
 class Decoder(nn.Module):
-    """A stack of ``layers`` (:class:`Layer`, :class:`GatedLayer`, or what is called as they are) and the ``norm`` behind it.
+    """A stack of ``layers`` (:class:`Layer`, :class:`GatedLayer`, or with the same interface) and the final ``norm``.
 
-    embed: of tokens; None where embeddings are given, always. head: "tied" to the embedding's weights, a linear layer of
-    its own, or None for the stream itself. positions: none if left out. causal: a token sees itself and those before it,
-    else all. gain: embedded tokens are multiplied by it. dropout: rate of what enters the first layer.
-    Raises ValueError where ``positions`` don't compose with a layer's attention, for batch norms in a causal stack, and for
-    "tied" without an embedding.
+    embed: of tokens; None if embeddings are always given. head: "tied" to the embedding's weights, a linear layer, or
+    None for the stream itself. positions: none by default. causal: a token attends to itself and earlier ones, else to
+    all. gain: factor on embedded tokens. dropout: dropout rate of the first layer's input. Raises ValueError if
+    ``positions`` can't be combined with a layer's attention, for batch norms in a causal stack, and for "tied" without
+    an embedding.
     """
 
     def __init__(
@@ -203,20 +205,21 @@ class Decoder(nn.Module):
         self.tied, self.causal, self.gain, self.dropout = head == "tied", causal, gain, dropout
         for kind in {layer.kind for layer in self.stack} - self.positions.attention:
             named, legal = type(self.positions).__name__, " and ".join(sorted(self.positions.attention))
-            raise ValueError(f"{named} positions compose with {legal} attention, not with {kind} attention")
+            raise ValueError(f"{named} positions work with {legal} attention, not with {kind} attention")
         if causal and any(isinstance(module, TokenBatchNorm) for module in self.modules()):
             raise ValueError(
-                "a batch norm takes its statistics from later tokens too, which a causal stack must not see: "
+                "a batch norm's statistics include later tokens, which a causal stack must not use: "
                 "choose norm layer, rms, scale or none"
             )
 
     @property
     def stack(self) -> Iterable[StackLayer]:
-        """The layers, as what they are."""
+        """The layers, typed."""
         return cast("Iterable[StackLayer]", self.layers)
 
     def forward(self, inputs: Tensor, **how: Any) -> Tensor:
-        """What the head makes of :meth:`encode`, which has the same arguments: [B, T, V], or [B, T, D] without a head."""
+        """The head's output for :meth:`encode`, which has the same arguments: [B, T, V], or [B, T, D] without a
+        head."""
         return self.predict(self.encode(inputs, **how)[0])
 
     def encode(
@@ -231,13 +234,13 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, list[Routing]]:
         """Tokens int64 [B, T] or embeddings [B, T, D] -> the normed stream [B, T, D], and the records of layers of experts.
 
-        mask: bool [B, T], False for padding, which no token sees. documents: int [B, T], a number a document; tokens see
-        their own alone. memory: [B, ., M] for layers with attention to one, which without it read none; memory_mask: bool [B,
-        .], False for what is padding. With a ``cache`` the tokens follow those that it has seen, and read its memory.
-        Raises ValueError for ``documents`` or a ``memory`` beside a cache, and where the cache is full.
+        mask: bool [B, T], False for padding. documents: int [B, T], the document of each token; tokens attend only to
+        their own. memory: [B, ., M] for layers with cross-attention, which is skipped without it; memory_mask: bool [B,
+        .], False for padding. With a ``cache`` the tokens follow the cached ones, and read its memory. Raises
+        ValueError for ``documents`` or a ``memory`` with a cache, and if the cache is full.
         """
         if cache is not None and (documents is not None or memory is not None):
-            what = "documents cannot be told apart" if documents is not None else "the memory is the cache's own"
+            what = "documents can't be separated" if documents is not None else "the memory is the cache's own"
             raise ValueError(f"{what} behind a cache")
         self.check_memory(memory)
         x = inputs if inputs.is_floating_point() else self._words(inputs)
@@ -257,21 +260,21 @@ class Decoder(nn.Module):
         return self.norm(x), records
 
     def predict(self, x: Tensor) -> Tensor:
-        """The normed stream [B, T, D] -> logits [B, T, V]; itself without a head."""
+        """The normed stream [B, T, D] -> logits [B, T, V]; unchanged without a head."""
         if self.tied:
             return F.linear(x, cast(nn.Embedding, self.embed).weight)
         return x if self.head is None else self.head(x)
 
     def turns(self, at: Tensor) -> Callable[[int], Angles] | None:
-        """Channels of a head -> what RoPE turns them by at the positions ``at`` [T], made once; None with other positions."""
+        """Channels of a head -> RoPE's rotations at positions ``at`` [T], computed once; None with other positions."""
         if not isinstance(self.positions, Rotary):
             return None
         return functools.cache(functools.partial(self.positions.angles, at))
 
     def check_memory(self, memory: Tensor | None) -> None:
-        """Raises ValueError where no layer would read it."""
+        """Raises ValueError if no layer has cross-attention."""
         if memory is not None and not any(layer.reads for layer in self.stack):
-            raise ValueError("there is a memory to read, and no layer with attention to it: build some with cross=")
+            raise ValueError("there is a memory, but no layer has cross-attention: build some with cross=")
 
     def _words(self, tokens: Tensor) -> Tensor:
         if self.embed is None:
@@ -280,7 +283,7 @@ class Decoder(nn.Module):
         return words if self.gain == 1.0 else self.gain * words
 
     def _behind(self, cache: Cache, length: int, mask: Tensor | None) -> Seen:
-        """What layers share of ``length`` tokens that follow those of the cache."""
+        """The layers' shared inputs for ``length`` tokens that follow the cached ones."""
         places = slice(cache.seen, cache.seen + length)
         real, turns = cache.extend(length, mask), cache.turns
         if turns is not None:

@@ -1,14 +1,15 @@
 """DiT: scalable diffusion models with transformers (Peebles & Xie, 2022, arXiv:2212.09748).
 
-A ViT whose normalisation is told the time and the label, in place of a U-Net. Images, or latents, are cut into patches.
+A ViT whose normalization is conditioned on time and label, in place of a U-Net. Images, or latents, are split into
+patches.
     c = W2 silu(W1 sinusoids(t)) + embedding(label)                                                    (section 3.2)
     (b1, g1, a1, b2, g2, a2) = W silu(c)            shifts, scales and gates of a block               ("adaLN-Zero")
     x = x + a1 attention(norm(x) (1 + g1) + b1)
     x = x + a2 mlp(norm(x) (1 + g2) + b2)           mlp = fc2(gelu_tanh(fc1(x)))
     y = linear(norm(x) (1 + g) + b)                 each token gives its patch                         ("decoder")
-norm has no weights of its own. All gates start as zero, so that every block begins as the identity; so does the output.
-Parameters carry the names of the authors' code, whose state dicts load as they are.
-Shapes: B images, N patches, D width, p pixels a patch's side.
+norm has no weights. Gates and the output layer are initialized to zero, so that every block starts as the identity.
+Parameters have the names of the authors' code, whose state dicts load unchanged.
+Shapes: B images, N patches, D width, p pixels per side of a patch.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ DIT_SIZES: dict[str, tuple[int, int, int]] = {
 def dit(size: str, image_size: int, patch_size: int | None = None, **numbers) -> DiT:
     """A DiT by name (see ``DIT_SIZES``) for images of ``image_size`` pixels.
 
-    patch_size: unless given, the smallest that leaves 256 patches or fewer, 64 for "micro": 28 or 32 pixels have
-    patches of 2, or 4. ``numbers`` are :class:`DiT`'s own keyword arguments. Raises ``SensoriumError`` for an unknown
-    name.
+    patch_size: by default the smallest that gives at most 256 patches, 64 for "micro": 2 or 4 for 28 or 32 pixels.
+    ``numbers`` are :class:`DiT`'s own keyword arguments. Raises ``SensoriumError`` for an unknown name.
     """
     if size not in DIT_SIZES:
         raise SensoriumError(f"no DiT is called {size!r}: choose {', '.join(DIT_SIZES)}.")
@@ -58,10 +58,10 @@ def dit(size: str, image_size: int, patch_size: int | None = None, **numbers) ->
 class DiT(nn.Module, VelocityNet):
     """``net(x, t, condition)``: what a diffusion or a flow learns, for images of one size.
 
-    image_size: one number, or height and width, in pixels (or in places of a latent); patch_size must divide it.
-    channels, out_channels: of the input and the output (the same; twice as many where variances are learnt too).
-    labels: rows of the label embedding, 0 for none. label_dropout: share of labels that become the last row while
-    training (the paper's 0.1); 0 where the method drops labels itself. eps, mlp_eps: of the norms, and of those before
+    image_size: one number, or height and width, in pixels (or latent cells); patch_size must divide it.
+    channels, out_channels: of the input and the output (the same; twice as many where variances are learned too).
+    labels: rows of the label embedding, 0 for none. label_dropout: probability of replacing a label by the last row in
+    training (the paper's 0.1); 0 if the method drops labels itself. eps, mlp_eps: of the norms, and of those before
     an MLP. freq_shift: of the sinusoids, 0 in the authors' code, 1 in diffusers'.
     """
 
@@ -120,13 +120,14 @@ class DiT(nn.Module, VelocityNet):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the network says at x, t, in its own scale of time: as ``forward``, for solvers of a published network."""
+        """The output at x, t, in the network's own scale of time: as ``forward``, for solvers of a published
+        network."""
         return self(x, t, condition)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] (0 to about 1000, fractions too), condition int64 [B] -> [B, out_channels, H, W].
 
-        Raises ``SensoriumError`` where the images are not of the size that the network was built for.
+        Raises ``SensoriumError`` if the images do not have the network's size.
         """
         if x.shape[-2:] != self.image_size:
             was, now = ("x".join(map(str, size)) for size in (self.image_size, x.shape[-2:]))
@@ -140,7 +141,7 @@ class DiT(nn.Module, VelocityNet):
         return unpatchify(self.final_layer(tokens, c), self.grid, self.patch_size)
 
     def _embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, N, D]: the strided convolution as a product of matrices, which a CPU does faster."""
+        """[B, C, H, W] -> [B, N, D]: the strided convolution as a matrix product, which is faster on a CPU."""
         (h, w), p = self.grid, self.patch_size
         proj = cast(nn.Conv2d, self.x_embedder["proj"])
         pixels = x.reshape(len(x), -1, h, p, w, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
@@ -160,7 +161,7 @@ class DiT(nn.Module, VelocityNet):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm that c shifts and scales, and with a gate. [B, N, D], c [B, D] -> x."""
+    """Attention and MLP, each with an adaptive pre-norm and a gate, conditioned on c. [B, N, D], c [B, D] -> x."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, qkv_bias: bool, eps: float, mlp_eps: float) -> None:
         super().__init__()

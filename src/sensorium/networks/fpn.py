@@ -1,7 +1,7 @@
 """Feature pyramid networks for object detection (Lin et al., 2016, arXiv:1612.03144).
 
-A network's maps grow coarser and more meaningful towards its end. A pyramid hands the meaning back down, so that every
-level can tell what it sees and the fine ones still tell where. From the coarsest map C_n of the body upward:
+A network's feature maps become coarser and more semantic with depth. A top-down pathway adds semantic features to the
+fine maps. From the coarsest map C_n of the body:
     M_n = lateral_n(C_n),   M_i = lateral_i(C_i) + up(M_{i+1})    1x1 convolutions; up: nearest, to the size of C_i
     P_i = smooth_i(M_i)                                           3x3 convolutions
 Detectors of large objects add levels by 3x3 convolutions of stride 2 (P6 and P7 of RetinaNet, arXiv:1708.02002):
@@ -24,10 +24,10 @@ class FPN(nn.Module, HasBody, MapEncoder):
     """The last ``levels`` maps of ``body`` as a pyramid of ``width`` channels, and
     ``extra`` coarser levels.
 
-    frozen_norms: the body's batch norms keep the statistics and weights that they came with, as is usual where a batch
-    is a few images and the body was trained before.
+    frozen_norms: the body's batch norms keep their statistics and weights, as is usual with small batches and a
+    pretrained body.
     Attributes: ``channels`` and ``strides`` of the maps, finest first; ``dim``, that of the body's features.
-    Raises ValueError where the body has fewer maps than ``levels``.
+    Raises ValueError if the body has fewer maps than ``levels``.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FPN(nn.Module, HasBody, MapEncoder):
         return [module for module in body.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> FPN:
-        """As every module's; frozen norms stay in evaluation mode."""
+        """Set the mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norms:
             for norm in self._norms():
@@ -67,7 +67,8 @@ class FPN(nn.Module, HasBody, MapEncoder):
         return self
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> each level [B, D, H_i, W_i], finest first; a level is half the one before, rounded up."""
+        """[B, 3, H, W] -> each level [B, D, H_i, W_i], finest first; each level is half the previous one, rounded
+        up."""
         found = self.body.maps(images)[-self.levels :]
         merged = self.lateral[-1](found[-1])
         pyramid = [self.smooth[-1](merged)]

@@ -1,18 +1,19 @@
-"""How tokens of a stack read each other: softmax attention, attention to latents, linear attention by any feature map, or a
-gated unit, each as a layer's ``attn``, whole or behind a cache; and how they read a memory.
+"""Token mixing in a stack: softmax attention, latent attention, linear attention with any feature map, or a gated unit,
+each as a layer's ``attn``, with or without a cache; and cross-attention to a memory.
 
-    softmax      exp(q . k / sqrt(d)), heads of queries sharing those of keys         parts/attention/exact.py
-    latent       the same over one short vector a token                               parts/attention/latent.py
-    linear       elu + 1: its cost grows with the length alone                        parts/attention/linear.py, as the next three
+    softmax      exp(q . k / sqrt(d)), query heads sharing key heads                  parts/attention/exact.py
+    latent       the same over one short vector per token                             parts/attention/latent.py
+    linear       elu + 1: cost linear in the length                                   parts/attention/linear.py, as the next three
     relu         max(x, 0)
-    performer    2 d positive random features, which stand for softmax
-    cosformer    relu, fading with the distance, within a ``length``
+    performer    2 d positive random features, which approximate softmax
+    cosformer    relu, decaying with the distance, within a ``length``
     gau          relu^2 of scores / ``length``, gates, e = D                          parts/attention/gau.py
-    flash        the same within chunks, linear across them: a quarter of ``length``, 256 at most
-A gated unit of e = D and s = min(D, 128) is about as large as attention; it turns its queries and keys itself, so it goes
-with rotary positions alone. As published, in place of the feed-forward layer too, it is :mod:`sensorium.language.flash.method`.
-Another kind is a module with ``kind``, ``forward(x, seen, cache)`` and ``new_cache(batch, length)``: see :class:`Mixing`.
-Shapes: B batch, T tokens, S of them seen, D width, h heads, g key-value heads, d channels a head, M channels of a memory.
+    flash        the same within chunks, linear across them: a quarter of ``length``, at most 256
+A gated unit of e = D and s = min(D, 128) has about as many weights as attention; it rotates its queries and keys
+itself, so it only works with rotary positions. In its published form, which also replaces the feed-forward layer, it is
+:mod:`sensorium.language.flash.method`. Another kind is a module with ``kind``, ``forward(x, seen, cache)`` and
+``new_cache(batch, length)``: see :class:`Mixing`.
+Shapes: B batch, T tokens, S keys, D width, h heads, g key-value heads, d channels per head, M channels of a memory.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary, rotary_linear_causal
 
 AttentionKind = Literal["softmax", "linear", "relu", "performer", "cosformer", "gau", "flash"]
-Features = Callable[[Tensor, int], Tensor]  # heads [B, h, T, d] of the tokens from a number on -> [B, h, T, features]
+Features = Callable[[Tensor, int], Tensor]  # heads [B, h, T, d], index of the first token -> [B, h, T, features]
 Angles = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What all layers of a pass share.
+    """Inputs shared by all layers of a pass.
 
-    at: positions of the queries [T]. every: of all keys [S], those behind a cache first. causal: a token sees itself and
-    what came before. turns: channels of a head -> what RoPE turns these by; None with other positions. documents: a number
-    a document [B, T], None where there is one. real: which of all keys are no padding, bool [B, S], None for all. memory: [B,
-    ., M], or None; memory_mask: which of it is there, bool [B, 1, 1, .].
+    at: positions of the queries [T]. every: of all keys [S], cached ones first. causal: a token attends to itself and
+    earlier ones. turns: channels of a head -> RoPE's rotations; None with other positions. documents: the document of
+    each token [B, T], None for a single one. real: mask of keys without padding, bool [B, S], None for all. memory: [B,
+    ., M], or None; memory_mask: bool [B, 1, 1, .], False for padding.
     """
 
     positions: Positions
@@ -61,8 +62,8 @@ class Seen:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """Which keys each query sees, bool [B or 1, 1, T or 1, S]; None where ``causal`` says all there is to say, and where
-        a single token sees all. Laid out when asked for: a kind whose cost is linear in T must not pay for T x S."""
+        """The attention mask, bool [B or 1, 1, T or 1, S]; None if ``causal`` suffices, or a single token attends to
+        all. Computed on demand: a kind with cost linear in T must not pay for T x S."""
         length, keys, seen = len(self.at), len(self.every), None
         if self.documents is not None:
             seen = (self.documents[:, :, None] == self.documents[:, None, :])[:, None]
@@ -75,21 +76,21 @@ class Seen:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether positions leave the scores, and what is read with them, as they are."""
+        """Whether positions change neither the scores nor the values."""
         return not (overrides(self.positions, "bias") or overrides(self.positions, "read"))
 
 
 class Mixing(Protocol):
-    """A layer's attention. ``kind`` is what positions call it."""
+    """A layer's attention. ``kind``: its name for positions."""
 
     kind: str
 
     def __call__(self, x: Tensor, seen: Seen, cache: Any = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; with a cache of its own the tokens follow those that it has seen."""
+        """[B, T, D] -> [B, T, D]; with its own cache the tokens follow the cached ones."""
         ...
 
     def new_cache(self, batch: int, length: int) -> LayerCache:
-        """For ``length`` tokens at most of ``batch`` rows."""
+        """A cache for at most ``length`` tokens of ``batch`` rows."""
         ...
 
 
@@ -116,7 +117,7 @@ def mixer(
 
 
 class GroupedHeads(nn.Module):
-    """Queries of h heads, keys and values of g, and the way back to the width. ``qkv`` holds W_q above W_k above W_v."""
+    """Projections to queries of h heads and keys and values of g, and back. ``qkv`` holds W_q above W_k above W_v."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -127,10 +128,10 @@ class GroupedHeads(nn.Module):
         self.proj = nn.Linear(heads * head_dim, width, bias=bias)
 
     def project(self, x: Tensor, seen: Seen, turn: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, T, D] -> q [B, h, T, d] and k [B, g, T, d], by default turned to their positions, and v [B, g, T, d]."""
+        """[B, T, D] -> q [B, h, T, d] and k [B, g, T, d], by default rotated by their positions, and v [B, g, T, d]."""
         h, g = self.heads, self.kv_heads
         qkv = self.qkv(x).view(*x.shape[:2], h + 2 * g, self.head_dim).transpose(1, 2)
-        both, v = qkv.split_with_sizes([h + g, g], dim=1)  # split is the same, by way of Python
+        both, v = qkv.split_with_sizes([h + g, g], dim=1)  # faster than split, which is Python
         if turn and seen.turns is not None:  # one rotation for both
             q, k = cast(Rotary, seen.positions).turn(both, seen.turns(self.head_dim)).split_with_sizes([h, g], dim=1)
             return q, k, v
@@ -139,7 +140,7 @@ class GroupedHeads(nn.Module):
 
 
 class SoftmaxAttention(GroupedHeads):
-    """Grouped-query attention with positions of any kind; a token that sees nothing reads zeros."""
+    """Grouped-query attention with positions of any kind; a token with no visible key gives zeros."""
 
     kind = "softmax"
 
@@ -153,7 +154,7 @@ class SoftmaxAttention(GroupedHeads):
         if cache is not None:
             k, v = cache.extend(k, v)
         mask, scale = seen.mask, seen.positions.scale * self.head_dim**-0.5
-        if seen.plain and x.shape[1] == 1 and mask is None:  # sees all: the heads of a group are rows of one product
+        if seen.plain and x.shape[1] == 1 and mask is None:  # no mask: the heads of a group are rows of one product
             rows = x.shape[0]
             y = F.scaled_dot_product_attention(q.reshape(rows, self.kv_heads, -1, self.head_dim), k, v, scale=scale)
             return self.proj(y.reshape(rows, 1, -1))
@@ -165,7 +166,7 @@ class SoftmaxAttention(GroupedHeads):
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def _placed(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen, scale: float) -> Tensor:
-        """Where positions act on the scores, or on what is read with them: [B, h, T, d]."""
+        """Attention with positions that act on the scores or the values: [B, h, T, d]."""
         mask = (seen.every <= seen.at[:, None]) if seen.mask is None and seen.causal else seen.mask
         bias = seen.positions.bias(q, k, seen.at, seen.every)
         added = None if bias is None else bias.to(q.dtype)
@@ -187,11 +188,12 @@ class SoftmaxAttention(GroupedHeads):
 
 
 class LinearAttention(GroupedHeads):
-    """Causal attention by products of ``features``, in time that grows with the length alone. Documents in one row are not
-    told apart.
+    """Causal attention by products of ``features``, in time linear in the length. Documents in one row are not
+    separated.
 
-    RoPE turns what the features are, in the numerator alone (Su et al., 2021, eq. 19): turned before them, scores would not
-    depend on distances alone. Performer's stand for softmax, exp(q . k), of turned queries and keys: these come first.
+    RoPE rotates the features, in the numerator only (Su et al., 2021, eq. 19): rotated before the feature map, scores
+    would not depend only on distances. Performer's features approximate the softmax kernel exp(q . k) of rotated
+    queries and keys, so there rotation comes first.
     """
 
     kind = "linear"
@@ -204,7 +206,7 @@ class LinearAttention(GroupedHeads):
         return Running()
 
     def forward(self, x: Tensor, seen: Seen, cache: Running | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]. Raises ValueError in a stack that is not causal."""
+        """[B, T, D] -> [B, T, D]. Raises ValueError in a non-causal stack."""
         if not seen.causal:
             raise ValueError("linear attention of a stack is causal; parts/attention/linear.py has the other form")
         turned = isinstance(self.features, Random) or seen.turns is None
@@ -212,7 +214,7 @@ class LinearAttention(GroupedHeads):
         k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
         state, start = ((), 0) if cache is None else (cache.state, cache.seen)
         q, k = self.features(q, start), self.features(k, start)
-        if seen.real is not None:  # a key whose features are zero is not seen
+        if seen.real is not None:  # zero features mask a key
             k = k.masked_fill(~seen.real[:, None, -x.shape[1] :, None], 0)
         if turned or seen.turns is None:
             y, *state = linear.causal_chunks(q, k, v, *state)
@@ -225,7 +227,7 @@ class LinearAttention(GroupedHeads):
 
 
 class Latent(nn.Module):
-    """Latent attention in attention's place."""
+    """Latent attention as a layer's attention."""
 
     kind = "latent"
 
@@ -239,13 +241,13 @@ class Latent(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen, cache: LatentCache | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        assert seen.turns is not None, "positions that are not rotary are refused when a decoder is built"
+        assert seen.turns is not None, "non-rotary positions are an error when a decoder is built"
         mask = seen.mask
         return self.unit(x, seen.turns(self.unit.rotary), cache, mask=mask, causal=seen.causal and mask is None)
 
 
 class Gated(nn.Module):
-    """A gated attention unit in attention's place."""
+    """A gated attention unit as a layer's attention."""
 
     kind = "gated"
 
@@ -262,17 +264,18 @@ class Gated(nn.Module):
 
 
 def gated(unit: GatedAttentionUnit, x: Tensor, seen: Seen, cache: GatedPast | None) -> Tensor:
-    """A unit in a stack: [B, T, D] -> [B, T, D]. Raises ValueError where there is padding, or another order than the unit's."""
+    """A unit in a stack: [B, T, D] -> [B, T, D]. Raises ValueError if there is padding, or if only one of them is
+    causal."""
     if seen.real is not None:
-        raise ValueError("gated units take no padding: leave the mask out, or cut the rows")
+        raise ValueError("gated units don't support padding: leave the mask out, or cut the rows")
     if unit.causal != seen.causal:
-        raise ValueError(f"the stack is {'' if seen.causal else 'not '}causal, its gated unit is the other")
+        raise ValueError(f"the stack is {'' if seen.causal else 'not '}causal, but its gated unit is the opposite")
     return unit(x, seen.documents) if cache is None else cache.extend(unit, x)
 
 
 class CrossAttention(nn.Module):
-    """Tokens read a memory of ``memory`` channels M (the width): the patches of a picture, a source text. ``kv`` holds W_k
-    above W_v. Several rows of tokens may read one row of memory."""
+    """Cross-attention to a memory of ``memory`` channels M (by default the width): the patches of an image, a source
+    text. ``kv`` holds W_k above W_v. Several rows of tokens may share one row of memory."""
 
     def __init__(self, width: int, heads: int, *, memory: int | None = None, bias: bool = False) -> None:
         super().__init__()
@@ -284,22 +287,22 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width, bias=bias)
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, M] -> keys and values [B, h, S, d], which are the same for every token that reads."""
+        """[B, S, M] -> keys and values [B, h, S, d], the same for every token."""
         k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return k, v
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B K, T, D], the K rows that read a memory one after another, and mask bool [B, 1, 1, S] -> [B K, T, D]; a token
-        that sees nothing reads zeros."""
+        """x [B K, T, D], K consecutive rows per memory, and mask bool [B, 1, 1, S] -> [B K, T, D]; a token with no
+        visible key gives zeros."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         each = (len(q) // len(k), q.shape[2])
-        q = q.unflatten(0, (len(k), -1)).transpose(1, 2).flatten(2, 3)  # all of them are queries of their memory
+        q = q.unflatten(0, (len(k), -1)).transpose(1, 2).flatten(2, 3)  # the K rows are queries of one memory
         y = fused(q, k, v, mask=mask).unflatten(2, each).transpose(1, 2).flatten(0, 1)
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
 class Random(nn.Module):
-    """Performer's features of a head of ``dim`` channels, 2 of them a channel."""
+    """Performer's features of a head of ``dim`` channels, 2 per channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -322,5 +325,5 @@ def _fading(x: Tensor, start: int, *, length: int) -> Tensor:
 
 
 def overrides(positions: Positions, hook: str) -> bool:
-    """Whether a scheme acts at this place."""
+    """Whether a scheme overrides this hook."""
     return getattr(type(positions), hook) is not getattr(Positions, hook)

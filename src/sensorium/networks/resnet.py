@@ -1,16 +1,16 @@
 """Deep residual learning for image recognition (He, Zhang, Ren, Sun, 2015, arXiv:1512.03385).
 
-Every block adds what it computes to what it was given, y = relu(x + f(x)), so that deep stacks stay trainable. Stages
-halve the resolution and double the channels. The bottleneck strides in its 3x3 convolution ("v1.5").
+Residual blocks y = relu(x + f(x)) keep deep stacks trainable. Stages halve the resolution and double the channels. The
+bottleneck has its stride in the 3x3 convolution ("v1.5").
 
-Parameters are named as torchvision's, without its classifier ``fc``. Four stems:
+Parameters have torchvision's names, without its classifier ``fc``. Four stems:
     imagenet   7x7 convolution, stride 2, then a 3x3 max-pool, stride 2
     small      3x3 convolution, stride 1, no pool: for images up to about 64 pixels (SimCLR, appendix B.9)
     half       3x3 convolution, stride 2, no pool: a quarter of the work of "small" in the first stage, for a CPU
-    patch      one convolution of ``patch`` x ``patch``, stride ``patch``: the cheapest; ragged edges are filled with zeros
+    patch      one convolution of ``patch`` x ``patch``, stride ``patch``: the cheapest; incomplete patches are zero-padded
 
-The network works in channels-last memory whatever the memory of its input: the numbers are the same and the
-convolutions are faster. Weights keep torch's usual memory, so that they save, load and export as any others.
+The network computes in channels-last memory format whatever that of its input: the results are the same and
+convolutions are faster. Weights keep torch's default format, so that they save, load and export as usual.
 Shapes: B images, C_i channels of stage i, s_i its stride.
 """
 
@@ -28,8 +28,8 @@ from sensorium.errors import SensoriumError
 
 Stem = Literal["imagenet", "small", "half", "patch"]
 
-# name -> (blocks a stage, channels of the first stage, bottleneck). "micro" is for a CPU: three stages that begin at half
-# the resolution see three to four times the pictures a second of four full ones, which is worth more in minutes.
+# name -> (blocks per stage, channels of the first stage, bottleneck). "micro" is for a CPU: three stages from half the
+# resolution process three to four times as many images per second as four full ones, which matters more for short budgets.
 RESNET_SIZES: dict[str, tuple[tuple[int, ...], int, bool]] = {
     "micro": ((1, 1, 1), 64, False),
     "10": ((1, 1, 1, 1), 64, False),
@@ -44,7 +44,7 @@ SMALL_IMAGE = 64
 def resnet(size: str, image_size: int, **numbers: Any) -> ResNet:
     """A ResNet of a named size for images of about ``image_size`` pixels, which picks the stem (small up to 64).
 
-    size: a key of ``RESNET_SIZES``. numbers: any argument of :class:`ResNet`, instead of what the name stands for.
+    size: a key of ``RESNET_SIZES``. numbers: arguments of :class:`ResNet` that override those of the name.
     Raises SensoriumError for an unknown size.
     """
     if size not in RESNET_SIZES:
@@ -59,14 +59,14 @@ def resnet(size: str, image_size: int, **numbers: Any) -> ResNet:
 
 
 class ResNet(nn.Module, MapEncoder):
-    """A residual network. Any image size from one pixel on.
+    """A residual network for any image size.
 
     layers: blocks of each stage. width: channels of each stage's 3x3 convolutions, or the first's, which doubles from
-    stage to stage. stem_width: channels of the stem (the first stage's). patch: edge of the "patch" stem, unused by the
-    others. first_stride: of the first stage. early_stride: bottlenecks stride in their first 1x1 convolution, as the
-    paper did ("v1"). zero_init: start every residual branch at zero (Goyal et al., 2017,
+    stage to stage. stem_width: channels of the stem (by default the first stage's). patch: side of the "patch" stem,
+    unused by the others. first_stride: of the first stage. early_stride: bottlenecks have the stride in their first 1x1
+    convolution, as in the paper ("v1"). zero_init: initialize every residual branch to zero (Goyal et al., 2017,
     arXiv:1706.02677).
-    Attributes: ``dim`` of the features, ``channels`` and ``strides`` of the maps (one entry a stage).
+    Attributes: ``dim`` of the features, ``channels`` and ``strides`` of the maps (one entry per stage).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ResNet(nn.Module, MapEncoder):
         start = stride * (2 if stem == "imagenet" else 1) * first_stride
         self.strides = tuple(start * 2**i for i in range(len(layers)))
         self._initialize(zero_init)
-        # As the maps, or every step converts weights there and gradients back.
+        # In the format of the maps, or every step would convert weights and gradients.
         self.to(memory_format=torch.channels_last)
 
     def _initialize(self, zero_init: bool) -> None:
@@ -144,7 +144,7 @@ class ResNet(nn.Module, MapEncoder):
         return outputs
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, dim]: the last map's average over all places."""
+        """[B, 3, H, W] -> [B, dim]: global average pooling of the last map."""
         return self.maps(images)[-1].mean((2, 3))
 
     def layers_for_decay(self) -> dict[str, int]:
@@ -207,7 +207,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """What brings a block's input to the shape of its output, where they differ."""
+    """The shortcut's projection of a block's input to the shape of its output, if they differ."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))

@@ -1,11 +1,11 @@
 """The text tower of CLIP (Radford et al., 2021, arXiv:2103.00020, section 2.4), and the block of both its towers.
 
-A causal pre-norm transformer reads the tokens; what it has gathered at the end-of-text token stands for the text:
+A causal pre-norm transformer; its output at the end-of-text token represents the text:
     z_0 = embed(token) + E_pos
-    z_l = z + Attention(LayerNorm(z)),  z + Mlp(LayerNorm(z))        a token sees itself and those before it
+    z_l = z + Attention(LayerNorm(z)),  z + Mlp(LayerNorm(z))        a token attends to itself and earlier ones
     y   = LayerNorm(z_L)[end of text]
-The authors' activation is quick_gelu(x) = x sigmoid(1.702 x); many that followed use the exact GELU. Nothing after the
-end of text is ever seen by it, so rows may be padded with anything, or cut behind the longest text of a batch.
+The authors' activation is quick_gelu(x) = x sigmoid(1.702 x); many later models use the exact GELU. Tokens after the
+end of text do not affect it, so rows may be padded with anything, or cut after the longest text of a batch.
 Shapes: B texts, T tokens, D width, R chosen rows.
 """
 
@@ -33,14 +33,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 
 
 class Attention(block.Attention):
-    """Self-attention of which ``causal`` order is a choice."""
+    """Self-attention, optionally ``causal``."""
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__(width, heads)
         self.causal = causal
 
     def forward(self, x: Tensor, rows: slice | None = None, angles: block.Angles | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D], or, where it is not causal, [B, R, D] for the chosen ``rows``."""
+        """[B, T, D] -> [B, T, D], or, if it is not causal, [B, R, D] for the chosen ``rows``."""
         if not self.causal:
             return super().forward(x, rows, angles)
         if rows is not None:
@@ -64,7 +64,7 @@ class Mlp(block.Mlp):
 
 
 class Block(nn.Module):
-    """Attention and Mlp (``hidden`` channels), each behind a LayerNorm and added to the residual stream."""
+    """Attention and Mlp (``hidden`` channels), each pre-norm with a residual connection."""
 
     def __init__(
         self, width: int, heads: int, hidden: int, *, activation: Activation, eps: float, causal: bool = False
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 def init_blocks_(blocks: nn.ModuleList, width: int) -> None:
-    """Normal weights as in the authors' code, smaller where a branch enters the residual stream; biases zero."""
+    """Normal initial weights as in the authors' code, smaller for the output layers of branches; biases zero."""
     into_stream = width**-0.5 * (2 * len(blocks)) ** -0.5
     for name, layer in blocks.named_modules():
         if isinstance(layer, nn.Linear):
@@ -94,11 +94,11 @@ def init_blocks_(blocks: nn.ModuleList, width: int) -> None:
 
 
 class TextTower(nn.Module, TextEncoder):
-    """A causal text encoder over ``vocab`` tokens and up to ``context`` of them a text.
+    """A causal text encoder over ``vocab`` tokens, with at most ``context`` tokens per text.
 
-    ``hidden`` channels of a block's Mlp (four times the width). ``eot`` is the end-of-text token, whose first place is
-    pooled; None takes the place of the largest number, as the authors' code does, whose end of text is the last of the
-    vocabulary. A row without an end of text is pooled at its first token: tokenizers always write one.
+    ``hidden`` channels of a block's Mlp (four times the width). ``eot``: the end-of-text token, whose first position is
+    pooled; None pools at the largest token, as in the authors' code, where end of text is the last of the vocabulary. A
+    row without an end of text is pooled at its first token; tokenizers always add one.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class TextTower(nn.Module, TextEncoder):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         if eot is not None and not 0 <= eot < vocab:
-            raise ValueError(f"eot {eot} is none of the {vocab} tokens")
+            raise ValueError(f"eot {eot} is not in the vocabulary of {vocab} tokens")
         self.vocab, self.context, self.dim, self.depth, self.heads = vocab, context, width, depth, heads
         self.hidden = 4 * width if hidden is None else hidden
         self.activation: Activation = activation
@@ -134,10 +134,10 @@ class TextTower(nn.Module, TextEncoder):
         init_blocks_(self.blocks, width)
 
     def hidden_states(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] -> what the last block gives [B, T, D], before the final norm."""
+        """int64 [B, T] -> output of the last block [B, T, D], before the final norm."""
         length = tokens.shape[1]
         if length > self.context:
-            raise ValueError(f"{length} tokens a text, but positions for {self.context}: cut the texts")
+            raise ValueError(f"{length} tokens per text, but positions for {self.context}: truncate the texts")
         x = self.token_embed(tokens) + self.pos_embed[:length]
         for layer in self.blocks:
             x = layer(x)
@@ -148,7 +148,7 @@ class TextTower(nn.Module, TextEncoder):
         return self.norm(self.hidden_states(tokens))
 
     def ends(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] -> the place of each text's end [B]."""
+        """int64 [B, T] -> the position of each text's end [B]."""
         return (tokens if self.eot is None else (tokens == self.eot).int()).argmax(dim=1)
 
     def features(self, tokens: Tensor) -> Tensor:

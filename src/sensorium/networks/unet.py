@@ -1,16 +1,15 @@
 """The U-Net of DDPM: denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020, arXiv:2006.11239, appendix B).
 
-Images go down a ladder of resolutions and up again; each step up also sees what the step down saw. Time enters each
-block:
+An encoder of decreasing and a decoder of increasing resolution with skip connections. Time conditions each block:
     e = W2 silu(W1 sinusoids(t)) + embedding(label)
     h = conv1(silu(norm1(x))) + W silu(e),    y = shortcut(x) + conv2(dropout(silu(norm2(h))))          a residual block
-    y = x + W_o attention(norm(x))            over all places, at the chosen resolutions
-norm is GroupNorm. Resolution halves by a convolution of stride 2 and doubles by repeating pixels and a convolution.
-What starts as zero: conv2, W_o and the last convolution, so that every block begins as the identity.
+    y = x + W_o attention(norm(x))            over all positions, at the chosen resolutions
+norm is GroupNorm. Downsampling is a convolution of stride 2; upsampling is nearest-neighbor and a convolution.
+conv2, W_o and the last convolution are initialized to zero, so that every block starts as the identity.
 
-With the defaults of :class:`UNet` the numbers are those of google/ddpm-cifar10-32; the options are those in which
-published networks of this kind differ.
-Shapes: B images, C channels, T time channels, H x W places.
+The defaults of :class:`UNet` are those of google/ddpm-cifar10-32; the options cover the differences between published
+networks of this kind.
+Shapes: B images, C channels, T time channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch.nn import functional as F
 from sensorium.abilities import VelocityNet
 from sensorium.errors import SensoriumError
 
-# name: (widths, blocks a resolution, groups of the norms, side in pixels at which there is attention). "base" and
+# name: (widths, blocks per resolution, groups of the norms, side in pixels of maps with attention). "base" and
 # "large" are the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
 UNET_SIZES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
     "micro": ((16, 32, 64), 1, 8, 8),
@@ -39,7 +38,7 @@ UNET_SIZES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
 def unet(size: str, image_size: int, *, attend: int | None = None, **numbers) -> UNet:
     """A U-Net by name (see ``UNET_SIZES``) for images of ``image_size`` pixels.
 
-    attend: attention where a map's side is at most so many pixels and more than half of that; 0: in the middle only.
+    attend: attention at maps whose side is at most this and more than half of it; 0: in the middle only.
     ``numbers`` are :class:`UNet`'s own keyword arguments. Raises ``SensoriumError`` for an unknown name.
     """
     if size not in UNET_SIZES:
@@ -52,13 +51,15 @@ def unet(size: str, image_size: int, *, attend: int | None = None, **numbers) ->
 
 
 class UNet(nn.Module, VelocityNet):
-    """``net(x, t, condition)``: what a diffusion or a flow learns. Images of any size with a pixel left at the bottom.
+    """``net(x, t, condition)``: what a diffusion or a flow learns. Images of any size that is at least 1 pixel at the
+    lowest resolution.
 
     channels: of the images; out_channels: of the output (the same). widths: channels of each resolution, the finest
-    first. layers: residual blocks of each on the way down (one more on the way up). attention: at which resolutions,
-    besides the middle. labels: rows of the label embedding, 0 for none. head_dim: channels an attention head (one
-    head). groups, eps: of GroupNorm. pad_after: shrinking pads right and below only, as TensorFlow does, instead of all
-    around. cos_first, freq_shift: order and spacing of the sinusoids, see :func:`sinusoids`.
+    first. layers: residual blocks of each in the encoder (one more in the decoder). attention: resolutions with
+    attention, besides the middle. labels: rows of the label embedding, 0 for none. head_dim: channels per attention
+    head (by default one head). groups, eps: of GroupNorm. pad_after: downsampling pads right and below only, as
+    TensorFlow does, instead of all sides. cos_first, freq_shift: order and spacing of the sinusoids, see
+    :func:`sinusoids`.
     """
 
     def __init__(
@@ -132,7 +133,8 @@ class UNet(nn.Module, VelocityNet):
                 nn.init.normal_(module.weight, std=0.02)
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the network says at x, t, in its own scale of time: as ``forward``, for solvers of a published network."""
+        """The output at x, t, in the network's own scale of time: as ``forward``, for solvers of a published
+        network."""
         return self(x, t, condition)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -171,7 +173,7 @@ class UNet(nn.Module, VelocityNet):
 
 
 class Level(nn.Module):
-    """What happens at one resolution: blocks, an attention after each or none, and the convolution that leaves it."""
+    """One resolution: blocks, with or without attention after each, and the down- or upsampling."""
 
     def __init__(self, blocks: list[ResidualBlock], attns: list[Attention], resample: nn.Conv2d | None) -> None:
         super().__init__()
@@ -184,7 +186,8 @@ class Level(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normed convolutions with the time in between, added to the input. [B, inputs, H, W] -> [B, outputs, H, W]."""
+    """A residual block of two normalized convolutions with the time added in between. [B, inputs, H, W] -> [B, outputs,
+    H, W]."""
 
     def __init__(self, inputs: int, outputs: int, time_width: int, groups: int, eps: float, dropout: float) -> None:
         super().__init__()
@@ -203,7 +206,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all places, added to the input. [B, C, H, W] -> the same."""
+    """Residual self-attention over all positions. [B, C, H, W] -> the same."""
 
     def __init__(self, width: int, head_dim: int, groups: int, eps: float) -> None:
         super().__init__()
@@ -227,8 +230,8 @@ class Attention(nn.Module):
 def sinusoids(t: Tensor, width: int, *, cos_first: bool = False, freq_shift: float = 0.0) -> Tensor:
     """Times [B] -> [B, width]: sin(t w_i), then cos(t w_i), w_i = 10000^(-i / (n - freq_shift)), i < n = width // 2.
 
-    At least float32. freq_shift: 1 makes the lowest frequency 1 / 10000 exactly, as in DDPM and the transformer's
-    original code; 0 is the transformer's formula. An odd width ends in a zero. Raises ValueError where no frequency is
+    In float32 or better. freq_shift: 1 makes the lowest frequency exactly 1 / 10000, as in DDPM and the transformer's
+    original code; 0 is the transformer's formula. An odd width ends in a zero. Raises ValueError if no frequency is
     left.
     """
     n = width // 2

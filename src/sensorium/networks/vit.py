@@ -1,13 +1,13 @@
 """ViT: an image is worth 16x16 words (Dosovitskiy et al., 2021, arXiv:2010.11929).
 
-An image is cut into patches, each a token; a class token goes before them; a pre-norm transformer encodes the sequence:
+An image is split into patches, each a token; a class token is prepended; a pre-norm transformer encodes the sequence:
     z_0 = [x_class; E patch_1; ...; E patch_N] + E_pos          (eq. 1)
     z_l = block_l(z_{l-1})                                      (eqs. 2, 3; see parts/block.py)
     y   = LayerNorm(z_L)                                        (eq. 4)
-Registers (Darcet et al., 2024, arXiv:2309.16588) are further learned tokens without position, dropped from the output.
-Other parts: positions that turn queries and keys by row and column (2-D RoPE: Heo et al., 2024, arXiv:2403.13298) in place
-of E_pos, gated attention units, gated feed-forward layers, and experts.
-Parameter names are those of timm's ``vision_transformer``, so that its state dicts load as they are.
+Registers (Darcet et al., 2024, arXiv:2309.16588) are additional learned tokens without position, dropped from the
+output. Optional parts: 2-D RoPE (Heo et al., 2024, arXiv:2403.13298) in place of E_pos, gated attention units, gated
+feed-forward layers, and experts. Parameter names are those of timm's ``vision_transformer``, so that its state dicts
+load unchanged.
 Shapes: B images, N = H' * W' patches, n a subset of them, D width.
 """
 
@@ -51,12 +51,13 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
 class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """A vision transformer.
 
-    ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool`` is what ``features`` gives:
+    ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool``: output of ``features``,
     the class token or the mean of the patches. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
-    another size are fine as long as the patch divides them: positions are resampled (bicubic; ``antialias=False`` as
-    transformers does it, ``True`` as timm does); rotary ones need no table. ``parts`` names other parts of a block, at most
-    one of attention and one of the feed-forward layer (see ``ATTENTION_PARTS``, ``FEED_PARTS``). ``drop_path`` rises linearly
-    from 0 to the given rate at the last block. Raises ``SensoriumError`` where the patch does not divide the image.
+    other sizes are supported if the patch divides them: positions are resampled (bicubic; ``antialias=False`` as in
+    transformers, ``True`` as in timm); rotary ones need no table. ``parts`` names other parts of a block, at most one
+    for attention and one for the feed-forward layer (see ``ATTENTION_PARTS``, ``FEED_PARTS``). ``drop_path`` rises
+    linearly from 0 to the given rate at the last block. Raises ``SensoriumError`` if the patch does not divide the
+    image.
     """
 
     def __init__(
@@ -129,11 +130,11 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
-        """Patches (down, across) of images [B, 3, H, W]; ``SensoriumError`` where the patch does not divide them."""
+        """Patches (rows, columns) of images [B, 3, H, W]; ``SensoriumError`` if the patch does not divide them."""
         return grid_of(images.shape[-2], images.shape[-1], self.patch_size)
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> patch tokens with their positions [B, N, D].
+        """[B, 3, H, W] -> patch tokens with positional embeddings [B, N, D].
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
@@ -144,7 +145,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return tokens + (positions if keep is None else positions[0][keep])
 
     def angles(self, grid: tuple[int, int]) -> Angles | None:
-        """What rotary positions turn the tokens of a ``grid`` by; nothing for those that stand before the patches."""
+        """Rotations of the tokens of a ``grid``; none for the tokens before the patches."""
         if self.rope is None:
             return None
         device = self.cls_token.device
@@ -168,7 +169,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     def encode(self, patches: Tensor, angles: Angles | None = None) -> Tensor:
         """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first.
 
-        Rotary positions are not in the tokens: their ``angles`` must be given, and the tokens be a whole grid's.
+        Rotary positions are not in the tokens: their ``angles`` must be given, and the tokens must be a whole grid.
         """
         if self.rope is not None and angles is None:
             raise ValueError("rotary positions are not in the tokens: give the angles of their grid")
@@ -186,7 +187,8 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self.norm(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
 
     def attention(self, images: Tensor) -> Tensor:
-        """Where the class token looks in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to <= 1."""
+        """Attention of the class token in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to at most
+        1."""
         last = cast(Block, self.blocks[-1])
         angles = self.angles(self.grid_of(images))
         weights = last.attn.weights(last.norm1(self._before_last(self.embed(images), angles)), slice(0, 1), angles)
@@ -197,7 +199,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
 
     def layers_for_decay(self) -> dict[str, int]:
-        """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): what layer-wise decay scales by."""
+        """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): for layer-wise learning rate decay."""
         return {name: layer_index(name, self.depth) for name, _ in self.named_parameters()}
 
 
@@ -207,14 +209,14 @@ EXPERTS, ACTIVE = 8, 2
 
 
 def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float) -> dict[str, Any]:
-    """Modules for a block's places: a gated unit of e = D that divides by ``tokens``; a feed-forward layer, gated ones with
-    two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a layer, of which a token sees ``ACTIVE``
-    and one that every token sees: cheaper than the layer in their place, and larger.
+    """Modules of a block's optional parts: a gated unit of e = D that divides scores by ``tokens``; a feed-forward
+    layer, gated ones with two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a layer,
+    ``ACTIVE`` of them per token plus one shared by all: less compute than the dense layer, and more weights.
     """
     built: dict[str, Any] = {}
     for part in parts:
         if part not in ATTENTION_PARTS + FEED_PARTS:
-            raise ValueError(f"no part is called {part!r}: choose among {', '.join(ATTENTION_PARTS + FEED_PARTS)}")
+            raise ValueError(f"unknown part {part!r}: choose among {', '.join(ATTENTION_PARTS + FEED_PARTS)}")
         place = "attention" if part in ATTENTION_PARTS else "mlp"
         if place in built:
             raise ValueError(f"{' and '.join(parts)}: a block has one {place}")
@@ -240,10 +242,10 @@ def layer_index(name: str, depth: int) -> int:
 
 
 def auto_patch(image_size: int | tuple[int, int]) -> int:
-    """The patch size that suits an image: the largest up to 16 that divides it and leaves at least 7 patches a side
+    """The default patch size for an image: the largest up to 16 that divides it and gives at least 7 patches per side
     (4 below 16 pixels). 8 -> 2, 28 -> 4, 32 -> 4, 64 -> 8, 96 -> 12, 224 -> 16.
 
-    Raises ``SensoriumError`` where, for want of divisors, that makes more than 1024 patches and more than 16 would.
+    Raises ``SensoriumError`` if, for lack of divisors, that gives more than 1024 patches and a patch of 16 would not.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     side = min(height, width)
@@ -254,14 +256,14 @@ def auto_patch(image_size: int | tuple[int, int]) -> int:
         near = [tuple(max(unit, n // unit * unit + more) for n in (height, width)) for more in (0, unit)]
         below, above = (str(h) if isinstance(image_size, int) else f"{h}x{w}" for h, w in near)
         raise SensoriumError(
-            f"image_size {height}x{width}: no patch size up to 16 that divides it leaves 1024 patches or fewer; "
+            f"image_size {height}x{width}: no patch size up to 16 divides it into at most 1024 patches; "
             f"choose image_size {below} or {above}, or give patch_size."
         )
     return patch
 
 
 def vit(size: str, image_size: int | tuple[int, int], patch_size: int | None = None, **numbers) -> ViT:
-    """A ViT by name (see ``VIT_SIZES``); ``patch_size`` follows from the image size unless given.
+    """A ViT by name (see ``VIT_SIZES``); ``patch_size`` depends on the image size by default.
 
     ``numbers`` are ViT's own keyword arguments. Raises ``SensoriumError`` for an unknown name.
     """

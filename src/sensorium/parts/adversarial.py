@@ -1,11 +1,12 @@
-"""Losses of a generator and a discriminator that learn against each other.
+"""Adversarial losses of a generator and a discriminator.
 
-d(x) are the discriminator's logits of real images, d(y) of made ones; means are over all of them.
+d(x) are the discriminator's logits of real images, d(y) of generated ones; means are over all of them.
     hinge (Lim & Ye, 2017, arXiv:1705.02894)             D: (mean max(0, 1 - d(x)) + mean max(0, 1 + d(y))) / 2
                                                          G: -mean d(y)
     non-saturating (Goodfellow et al., 2014, 1406.2661)  D: (mean -log s(d(x)) + mean -log(1 - s(d(y)))) / 2
                                                          G: mean -log s(d(y)),   s the logistic function
-The half is VQGAN's code's. Its adaptive weight (arXiv:2012.09841, eq. 7) lets neither term rule the last layer L:
+The factor 1/2 is from VQGAN's code. Its adaptive weight (arXiv:2012.09841, eq. 7) balances both terms at the last layer
+L:
     lambda = |grad_L L_rec| / (|grad_L L_G| + delta)
 """
 
@@ -22,17 +23,17 @@ LARGEST = 1e4
 
 
 def hinge_discriminator(real: Tensor, made: Tensor) -> Tensor:
-    """Logits of any shape -> 0-d: 0 where every real one is at least 1 and every made one at most -1."""
+    """Logits of any shape -> 0-d: 0 if every real one is at least 1 and every generated one at most -1."""
     return (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
 
 
 def hinge_generator(made: Tensor) -> Tensor:
-    """Logits of any shape -> 0-d, without a bound below."""
+    """Logits of any shape -> 0-d, unbounded below."""
     return -made.mean()
 
 
 def nonsaturating_discriminator(real: Tensor, made: Tensor) -> Tensor:
-    """Logits of any shape -> 0-d: log 2 for a discriminator that can't tell."""
+    """Logits of any shape -> 0-d: log 2 for a discriminator at chance."""
     return (F.softplus(-real).mean() + F.softplus(made).mean()) / 2
 
 
@@ -44,7 +45,7 @@ def nonsaturating_generator(made: Tensor) -> Tensor:
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     """lambda, 0-d, at most 1e4, without a gradient, from two 0-d losses and the weight of the last layer.
 
-    The graphs are kept. Gradients are those of the batch of all processes. 0 where no gradients are recorded.
+    The graphs are kept. Gradients are those of the global batch. 0 if gradients are disabled.
     """
     if not (reconstruction.requires_grad and adversarial.requires_grad):
         return torch.zeros((), device=last.device)

@@ -1,8 +1,8 @@
-"""Batch normalisation over the batch of all processes (Ioffe & Szegedy, 2015, arXiv:1502.03167), on every device.
+"""Batch normalization over the batch of all processes (Ioffe & Szegedy, 2015, arXiv:1502.03167), on every device.
 
-torch's ``SyncBatchNorm`` refuses the CPU, and a batch that is normalised in two halves is not the batch that one
-process normalises. Here every process gathers (n_r, mean_r, M2_r), its count, mean and sum of squared deviations per
-channel, and merges them without cancellation (Chan et al., 1979):
+torch's ``SyncBatchNorm`` does not support the CPU, and normalizing two halves of a batch separately differs from
+normalizing the whole batch. Here every process gathers (n_r, mean_r, M2_r), its count, mean and sum of squared
+deviations per channel, and merges them without cancellation (Chan et al., 1979):
 
     N = sum n_r    mean = sum n_r mean_r / N    var = sum (M2_r + n_r (mean_r - mean)^2) / N
     y = (x - mean) s w + b,   s = 1 / sqrt(var + eps)
@@ -47,12 +47,13 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batchnorm(module: nn.Module) -> nn.Module:
-    """Let every ``nn.BatchNorm1d`` and ``nn.BatchNorm2d`` inside ``module`` see the global batch. In place; returns ``module``.
+    """Make every ``nn.BatchNorm1d`` and ``nn.BatchNorm2d`` inside ``module`` use the global batch. In place; returns
+    ``module``.
 
-    Parameters, buffers, names and hooks stay the very same objects, so an optimizer that was built before stays valid.
+    Parameters, buffers, names and hooks stay the same objects, so an existing optimizer stays valid.
     """
     for layer in module.modules():
-        # The synchronised classes add behaviour and no state, so that changing the class is the whole conversion.
+        # The synchronized classes add behavior and no state, so that changing the class is the whole conversion.
         if type(layer) is nn.BatchNorm1d:
             layer.__class__ = BatchNorm1d
         elif type(layer) is nn.BatchNorm2d:
@@ -72,7 +73,8 @@ def _normalize(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, C, ...] -> mean [C], biased variance [C], values per channel (0-d), over all processes, at least float32."""
+    """[B, C, ...] -> mean [C], biased variance [C], values per channel (0-d), over all processes, in float32 or
+    better."""
     x = x.to(_precise(x.dtype))
     var_r, mean_r = torch.var_mean(x, dim=_all_but_channels(x), correction=0)
     n_r = mean_r.new_full((1,), x.numel() // x.shape[1])

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest texts that a model may write, whatever it writes them from.
+"""Beam search for the most likely texts of any autoregressive model.
 
-A hypothesis Y of n tokens is as good as log P(Y) / ((5 + n) / 6)^alpha (Wu et al., 2016, arXiv:1609.08144, eq. 14, without
-their coverage penalty).
+The score of a hypothesis Y of n tokens is log P(Y) / ((5 + n) / 6)^alpha (Wu et al., 2016, arXiv:1609.08144, eq. 14,
+without their coverage penalty).
 Shapes: B sources, K hypotheses of each, V vocabulary, n tokens.
 """
 
@@ -28,26 +28,26 @@ def beam_search(
     most: int,
     fill: int,
 ) -> tuple[Tensor, Tensor]:
-    """The best texts that a model may write, the best first: tokens int64 [B, K, n] and scores [B, K].
+    """The best texts of a model, best first: tokens int64 [B, K, n] and scores [B, K].
 
-    step: which of the texts [B K] each goes on from (None at first: each from itself) and the last token of each [B K] ->
-    log-probabilities of the next, [B K, V]. first: a token [B] that texts begin with; it is no part of them.
-    The K = ``beam`` likeliest texts go on (``beam`` 1: greedily). One that reaches ``end`` keeps its place and grows no
-    more, so fewer go on (Sutskever et al., 2014, arXiv:1409.3215); when all have ended or ``most`` tokens are written, they
-    are ranked by log P / ``length_penalty(n, alpha)``, n counting ``end``; what is cut off is ranked as it stands.
-    Behind ``end`` stands ``fill``. Where there are fewer than K texts the others score -inf.
+    step: the parent of each text [B K] (None at first: itself) and its last token [B K] -> log-probabilities of the
+    next token, [B K, V]. first: the start token [B], not part of the result. The K = ``beam`` most likely texts are
+    kept (``beam`` 1: greedy). A finished text (with ``end``) keeps its slot in the beam (Sutskever et al., 2014,
+    arXiv:1409.3215); when all have ended or ``most`` tokens are generated, they are ranked by log P /
+    ``length_penalty(n, alpha)``, n counting ``end``; unfinished texts are ranked the same way. ``fill`` pads after
+    ``end``. If there are fewer than K texts the others score -inf.
     """
     if beam < 1 or most < 1:
-        raise ValueError(f"a search needs a text and a token or more, got beam {beam} and most {most}")
+        raise ValueError(f"a search needs a beam and a length of at least 1, got beam {beam} and most {most}")
     B, device = len(first), first.device
     rank = torch.arange(beam, device=device).expand(B, -1)
-    log_p = torch.where(rank == 0, 0.0, -torch.inf)  # at first all are the same text
+    log_p = torch.where(rank == 0, 0.0, -torch.inf)  # initially all are the same text
     done, length = torch.zeros_like(rank, dtype=torch.bool), torch.zeros_like(rank)
     text, last, rows = first.new_empty(B, beam, 0), first.repeat_interleave(beam), None
     for n in range(1, most + 1):
         grown = log_p[..., None] + step(rows, last).unflatten(0, (B, beam))
         best, which = grown.masked_fill(done[..., None], -torch.inf).flatten(1).topk(beam)
-        # what is done stands first; the best of what goes on comes behind it
+        # finished texts first, then the best continuations
         behind = (rank - done.sum(1, keepdim=True)).clamp(min=0)
         parent = torch.where(done, rank, which.gather(1, behind) // grown.shape[-1])
         token = torch.where(done, fill, which.gather(1, behind) % grown.shape[-1])

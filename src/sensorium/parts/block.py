@@ -2,11 +2,10 @@
 
     x = x + proj(softmax(q k^T / sqrt(d)) v)      q, k, v = qkv(norm1(x))
     x = x + fc2(gelu(fc1(norm2(x))))
-Whoever needs only some rows of a block's output (the class token, the patches to reconstruct) may ask for these
-rows alone: keys and values come from all rows, the rest is computed for the chosen ones. Nothing changes but the cost.
-Attention and Mlp can be others: a gated unit (:class:`Gated`) or anything that is called as they are, experts
-(:class:`Balanced`) or a feed-forward layer of parts/feedforward.py. ``angles`` turn queries and keys to places in the
-picture (``Rotary2D``).
+If only some rows of a block's output are needed (the class token, the patches to reconstruct), they can be selected:
+keys and values come from all rows, the rest is computed for the chosen ones, with the same result. Attention and Mlp
+can be replaced: by a gated unit (:class:`Gated`) or anything with the same interface, by experts (:class:`Balanced`) or
+a feed-forward layer of parts/feedforward.py. ``angles`` rotate queries and keys by image position (``Rotary2D``).
 Shapes: B images, T tokens, R chosen rows, D width, h heads, d = D / h.
 """
 
@@ -45,7 +44,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         width = x.shape[-1]
         if rows is None:
-            # split, not unbind of a stacked view: its backward is one concatenation into the layout that qkv wants
+            # split, not unbind of a stacked view: its backward is one concatenation in qkv's layout
             q, k, v = self.qkv(x).split(width, dim=-1)
         else:
             weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
@@ -70,12 +69,12 @@ class Attention(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated attention unit (parts/attention/gau.py) in attention's place: not causal, without positions of its own."""
+    """A gated attention unit (parts/attention/gau.py) as attention: not causal, without positions of its own."""
 
     def __init__(self, unit: GatedAttentionUnit) -> None:
         super().__init__()
         if unit.causal or unit.theta is not None:
-            raise ValueError("a picture has no order: the unit must have causal=False and theta=None")
+            raise ValueError("image patches have no causal order: the unit must have causal=False and theta=None")
         self.unit, self.head_dim = unit, unit.shared
 
     def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
@@ -84,13 +83,13 @@ class Gated(nn.Module):
         return y if rows is None else y[:, rows]
 
     def weights(self, x: Tensor, rows: slice, angles: Angles | None = None) -> Tensor:
-        """What the chosen rows read of all tokens, [B, 1, R, T]; rows sum to 1."""
+        """Attention of the chosen rows to all tokens, [B, 1, R, T]; rows sum to 1."""
         return self.unit.weights(x, None if angles is None else lambda heads: turn_2d(heads, angles))[:, None, rows]
 
 
 class Balanced(nn.Module):
-    """Experts that are kept busy without a loss (Wang et al., 2024, arXiv:2408.15664), so that whoever calls a block need
-    not know of them. Their biases move between steps: a method calls ``update_biases`` in ``after_step``."""
+    """Experts balanced without a loss (Wang et al., 2024, arXiv:2408.15664), so that callers of a block need no special
+    handling. Their biases are updated between steps: a method calls ``update_biases`` in ``after_step``."""
 
     def __init__(self, experts: MoE) -> None:
         super().__init__()
@@ -117,8 +116,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and Mlp, each behind a LayerNorm and added to the residual stream; ``attention`` and ``mlp`` are others in
-    their places."""
+    """Attention and Mlp, each pre-norm with a residual connection; ``attention`` and ``mlp`` replace the defaults."""
 
     def __init__(
         self,

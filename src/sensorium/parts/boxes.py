@@ -1,9 +1,9 @@
-"""Boxes: their two usual forms, and how much two of them overlap.
+"""Boxes: their two usual forms, and overlap measures.
 
-A box is (x1, y1, x2, y2), its left, top, right and bottom edge, or (cx, cy, w, h), its centre and size.
+A box is (x1, y1, x2, y2), its left, top, right and bottom edge, or (cx, cy, w, h), its center and size.
     IoU  = |A and B| / |A or B|
     GIoU = IoU - (|H| - |A or B|) / |H|,   H the smallest box around both     (Rezatofighi et al., arXiv:1902.09630)
-IoU lies in [0, 1]; GIoU in (-1, 1], and falls further the farther apart two boxes are, so it has a gradient everywhere.
+IoU is in [0, 1]; GIoU in (-1, 1], and decreases with the distance of disjoint boxes, so it always has a gradient.
 Shapes: N, M boxes; "..." any number of dimensions.
 """
 
@@ -14,35 +14,35 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size -> edges, [..., 4]."""
+    """Center and size -> edges, [..., 4]."""
     centre, size = boxes.split(2, dim=-1)
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Edges -> centre and size, [..., 4]."""
+    """Edges -> center and size, [..., 4]."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Boxes by their edges [..., 4] -> [...]."""
+    """Areas of boxes xyxy [..., 4] -> [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], by their edges -> [N, M]. Two empty boxes have 0."""
+    """IoU of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], xyxy -> [N, M]. 0 for two empty boxes."""
     both, either = _both_and_either(a[:, None], b[None])
     return both / _positive(either)
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], by their edges -> [N, M]."""
+    """GIoU of every box of ``a`` [N, 4] with every box of ``b`` [M, 4], xyxy -> [N, M]."""
     return paired_giou(a[:, None], b[None])
 
 
 def paired_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Of each box of ``a`` [..., 4] with the one of ``b`` [..., 4] at its place, by their edges -> [...]. Broadcast."""
+    """Elementwise GIoU of boxes ``a`` and ``b`` [..., 4], xyxy -> [...]. Broadcasts."""
     both, either = _both_and_either(a, b)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
     return both / _positive(either) - (hull - either) / _positive(hull)

@@ -1,14 +1,14 @@
-"""Gradients of an expectation through a random choice, E = sum over x of p(x) f(x), p given by parameters.
+"""Gradient estimators of an expectation over a random variable, E = sum over x of p(x) f(x), with parametrized p.
 
-Each function takes noise drawn outside and gives a surrogate: a value whose gradient is the estimate. Which are unbiased,
-and how they spread, `python -m benchmarks.estimators` measures against the exact sum.
+Each function takes given noise and returns a surrogate: a value whose gradient is the estimate. Their bias and variance
+are measured against the exact sum by `python -m benchmarks.estimators`.
     gaussian          x = mu + sigma e                                    Kingma & Welling, 2013, arXiv:1312.6114
     gumbel_max        x = argmax(a + g), g = -log(-log u): distributed as softmax(a)       Gumbel, 1954
-    gumbel_softmax    y = softmax((a + g) / t): no choice but close to one; hard: the choice forward, y backward
+    gumbel_softmax    y = softmax((a + g) / t), a relaxed choice; hard: one-hot forward, y backward (straight-through)
                                       Jang et al., 2016, arXiv:1611.01144; Maddison et al., 2016, arXiv:1611.00712
     reinforce         (f(x) - b) grad log p(x)                                             Williams, 1992
-    relax             f by reinforce but for what a control c explains, whose gradient passes through the relaxed choice z
-                      and through z' drawn anew given x:  (f(x) - c(z')) grad log p(x) + grad c(z) - grad c(z')
+    relax             reinforce with a control variate c, whose gradient passes through the relaxed choice z and
+                      through z' resampled given x:  (f(x) - c(z')) grad log p(x) + grad c(z) - grad c(z')
                       Grathwohl et al., 2017, arXiv:1711.00123; with c = eta f(softmax(z / t)) it is
     rebar                                                         Tucker et al., 2017, arXiv:1703.07370
 Shapes: S samples, K choices; f takes rows that sum to one [S, K] and gives [S].
@@ -54,8 +54,8 @@ def gumbel_softmax(logits: Tensor, uniform: Tensor, temperature: float, *, hard:
 def reinforce(f: Value, logits: Tensor, uniform: Tensor, *, baseline: Baseline | float = "none") -> Tensor:
     """The surrogate [] of S samples by ``uniform`` [S, K].
 
-    baseline: a number known before, "leave-one-out" (for each sample the mean of the others: unbiased, wants S > 1) or
-    "mean" (of all: smaller by the factor (S - 1) / S).
+    baseline: a constant, "leave-one-out" (for each sample the mean of the others: unbiased, needs S > 1) or "mean" (of
+    all: the estimate is smaller by the factor (S - 1) / S).
     """
     choice = gumbel_max(logits, uniform)
     value = f(choice).detach()
@@ -63,7 +63,7 @@ def reinforce(f: Value, logits: Tensor, uniform: Tensor, *, baseline: Baseline |
         raise ValueError(f"baseline must be a number or one of {', '.join(get_args(Baseline))}, got {baseline!r}")
     if baseline == "leave-one-out":
         if len(value) < 2:
-            raise ValueError("leaving one out wants two samples or more")
+            raise ValueError("leave-one-out needs at least two samples")
         value = (value - value.mean()) * len(value) / (len(value) - 1)
     elif baseline == "mean":
         value = value - value.mean()
@@ -73,7 +73,7 @@ def reinforce(f: Value, logits: Tensor, uniform: Tensor, *, baseline: Baseline |
 
 
 def relax(f: Value, control: Value, logits: Tensor, uniform: Tensor, again: Tensor) -> Tensor:
-    """The surrogate [] of S samples. ``control`` takes unnormalised relaxed choices z [S, K] and gives [S]; ``uniform``
+    """The surrogate [] of S samples. ``control`` takes unnormalized relaxed choices z [S, K] and gives [S]; ``uniform``
     and ``again`` [S, K] are independent. Its gradient for the control's own parameters is not that of the variance; see
     the paper's section 3.
     """
@@ -92,8 +92,8 @@ def rebar(f: Value, logits: Tensor, uniform: Tensor, again: Tensor, *, temperatu
 
 
 def given(choice: Tensor, log_p: Tensor, uniform: Tensor) -> Tensor:
-    """log p + g for Gumbel noise g under which ``choice`` (one-hot [S, K]) is the largest: the largest of all is a
-    Gumbel variable whatever it is, the others are cut off below it (appendix of arXiv:1703.07370)."""
+    """log p + g for Gumbel noise g conditioned on ``choice`` (one-hot [S, K]) being the argmax: the maximum is a Gumbel
+    variable, the others are truncated below it (appendix of arXiv:1703.07370)."""
     rate = -uniform.clamp(torch.finfo(uniform.dtype).tiny, 1 - torch.finfo(uniform.dtype).eps).log()  # exponential
     largest = (choice * rate).sum(-1, keepdim=True)
     return torch.where(choice > 0, -largest.log(), -(rate * (-log_p).exp() + largest).log())

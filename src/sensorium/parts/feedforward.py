@@ -1,9 +1,9 @@
 """Feed-forward layers: gated (GLU variants improve Transformer; Shazeer, 2020, arXiv:2002.05202) and plain.
 
-A gated kind lets one half of the hidden channels open and close the other; a plain one bends them all:
+In a gated kind one half of the hidden channels multiplies the other; a plain kind applies an activation:
     y = W_down (gate(W x) * V x)        glu: sigmoid   bilinear: none   reglu: ReLU   geglu: GELU   swiglu: SiLU  (eqs. 5, 6)
     y = W_down act(W x)                 relu   gelu   relu2: ReLU(x)^2  (Primer: So et al., 2021, arXiv:2109.08668)
-GELU is the exact one (erf). Two thirds of the hidden channels make a gated kind as large as a plain one.
+GELU is the exact one (erf). With two thirds of the hidden channels a gated kind has as many weights as a plain one.
 Shapes: D width, H hidden channels.
 """
 
@@ -29,7 +29,7 @@ _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu,
 
 
 def rows(kind: Kind, hidden: int) -> int:
-    """Outputs of the first product: 2 H of a gated kind, the gate's first, else H."""
+    """Outputs of the first product: 2 H for a gated kind, the gate's first, else H."""
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     return 2 * hidden if kind in _GATES else hidden
@@ -44,9 +44,10 @@ def activate(x: Tensor, kind: Kind) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """[..., D] -> [..., D] through H ``hidden`` channels. ``gate_up`` holds W above V: one product; of a plain kind W alone.
+    """[..., D] -> [..., D] through H ``hidden`` channels. ``gate_up`` holds W above V: one product; for a plain kind
+    only W.
 
-    dropout: rate of hidden channels set to zero while training.
+    dropout: dropout rate of the hidden channels.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""Sums and concatenations over processes through which gradients flow.
+"""Differentiable sums and concatenations over processes.
 
 Data-parallel wrappers average gradients over the R processes, so a method is exact when the mean over processes of its
 local losses, L = mean_r l_r, is the loss of the global batch. A tensor that every process needs (the embeddings of a
-contrastive loss, the statistics of a normalisation) then enters every l_r, and what process r owes to its own rows is
+contrastive loss, the statistics of a normalization) then enters every l_r, and the gradient for process r's own rows is
 
     R dL/dz_r = sum over r' of  dl_r' / dz_r
 
-which is why both operations sum in their backward. Averaged over processes the factor R is gone: one process and N
-give the same gradient. Without a process group everything here is the identity.
+so both operations sum in their backward. The average over processes cancels the factor R: one process and N give the
+same gradient. Without a process group everything here is the identity.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import distributed as dist
 
 
 def world_size() -> int:
-    """How many processes share a step; 1 where there is no process group."""
+    """The number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of the processes this one is; 0 where there is no process group."""
+    """The rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -33,7 +33,7 @@ def gather(x: Tensor) -> Tensor:
     """Concatenate ``x`` of all processes along the first dimension, in the order of their ranks.
 
     x: [B, ...], of the same shape in every process -> [R * B, ...]; rows ``rank() * B`` onward are this process's own.
-    Differentiable: what any process's loss owes to these rows reaches the process that made them.
+    Differentiable: gradients of every process's loss reach the process that made the rows.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 

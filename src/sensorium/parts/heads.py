@@ -1,4 +1,4 @@
-"""Heads: small networks between a backbone's features and a self-supervised loss; thrown away after training.
+"""Heads: small networks between a backbone's features and a self-supervised loss; discarded after training.
 
 ``ProjectionHead``: SimCLR's (Chen et al., 2020, arXiv:2002.05709, section 2.1 and the authors' code).
 ``DINOHead``: DINO's (Caron et al., 2021, arXiv:2104.14294, appendix C), its parameters named as in the authors' code.
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 
 class ProjectionHead(nn.Module):
-    """[B, dim] -> [B, out]: ``layers`` linear layers, each normalised over the batch, with ReLU between them.
+    """[B, dim] -> [B, out]: ``layers`` linear layers, each normalized over the batch, with ReLU between them.
 
-    As in the authors' code the last normalisation scales and doesn't shift; ``norm=False`` is the plain MLP of the
+    As in the authors' code the last normalization scales and doesn't shift; ``norm=False`` is the plain MLP of the
     paper's text.
     """
 
@@ -42,7 +42,7 @@ class ProjectionHead(nn.Module):
 class WeightNormLinear(nn.Module):
     """A linear layer without bias whose rows have the lengths ``weight_g``: y = x (g v / |v|)^T. [B, D] -> [B, K].
 
-    weight_v: [K, D] directions; weight_g: [K, 1] lengths, ones at the start (Salimans & Kingma, 2016, arXiv:1602.07868).
+    weight_v: [K, D] directions; weight_g: [K, 1] lengths, initially ones (Salimans & Kingma, 2016, arXiv:1602.07868).
     """
 
     def __init__(self, in_features: int, out_features: int, *, learn_lengths: bool = False):
@@ -58,8 +58,8 @@ class WeightNormLinear(nn.Module):
 class DINOHead(nn.Module):
     """MLP, then a cosine against each of K prototypes: [B, in_features] -> logits [B, out_features] in [-1, 1].
 
-    norm: batch normalisation inside the MLP (for convolutional backbones). norm_last_layer: keep the prototypes at
-    length 1, which is the stabler choice; if False their lengths are learned and logits may leave [-1, 1].
+    norm: batch normalization inside the MLP (for convolutional backbones). norm_last_layer: keep the prototypes at
+    length 1, which is more stable; if False their lengths are learned and logits may leave [-1, 1].
     """
 
     def __init__(

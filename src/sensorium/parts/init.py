@@ -1,12 +1,12 @@
-"""Initial weights, and what a weight is a multiple of.
+"""Initial weights, and parametrizations.
 
-A layer keeps the variance of what passes through it where its weights have the right one:
+A layer preserves the variance of its input if its weights have the right variance:
     lecun   1 / fan_in                                  LeCun et al., 1998, "Efficient BackProp"
     xavier  2 / (fan_in + fan_out)                      Glorot & Bengio, 2010
     he      2 / fan_in, for relu, which halves it       He et al., 2015, arXiv:1502.01852
-drawn normal, uniform, truncated normal (at two deviations, widened so that what is left has the variance) or orthogonal
-(Saxe et al., 2013, arXiv:1312.6120). In the NTK parametrisation (Jacot et al., 2018, arXiv:1806.07572) the deviation is
-no property of the weight but a factor behind it: the function is the same, the gradient smaller by that factor.
+drawn normal, uniform, truncated normal (at two standard deviations, rescaled to the variance) or orthogonal (Saxe et
+al., 2013, arXiv:1312.6120). In the NTK parametrization (Jacot et al., 2018, arXiv:1806.07572) the standard deviation is
+a factor on the weight: the function is the same, the gradient smaller by that factor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def init_transformer_(module: nn.Module, how: Init) -> None:
 
 @torch.no_grad()
 def fill_(weight: Tensor, scheme: Scheme = "xavier", draw: Draw = "normal", *, gain: float = 1.0) -> Tensor:
-    """Fill a weight [fan_out, fan_in, ...] in place with deviation gain * sqrt(variance of ``scheme``).
+    """Fill a weight [fan_out, fan_in, ...] in place with standard deviation gain * sqrt(variance of ``scheme``).
 
     Further dimensions are a convolution's window, a part of both fans. Raises ValueError for another name or a weight
     of one dimension.
@@ -66,7 +66,7 @@ def fill_(weight: Tensor, scheme: Scheme = "xavier", draw: Draw = "normal", *, g
 def deviation(weight: Tensor, scheme: Scheme) -> float:
     """Standard deviation that ``scheme`` gives the entries of a weight [fan_out, fan_in, ...]."""
     if weight.ndim < 2:
-        raise ValueError(f"a weight has a side in and a side out, this one has the shape {list(weight.shape)}")
+        raise ValueError(f"a weight needs at least two dimensions, this one has shape {list(weight.shape)}")
     window = weight[0, 0].numel()
     fan_out, fan_in = weight.shape[0] * window, weight.shape[1] * window
     if scheme not in get_args(Scheme):
@@ -87,8 +87,8 @@ class _Scaled(nn.Module):
 
 
 def to_ntk_(module: nn.Module, scheme: Scheme = "lecun") -> None:
-    """Turn every linear layer below ``module`` into the NTK parametrisation: what is learnt is the weight over its
-    deviation. Functions stay what they are; gradients of the weights shrink by that factor, steps of SGD by its square.
+    """Convert every linear layer below ``module`` to the NTK parametrization: the parameter is the weight divided by
+    its standard deviation. The function does not change; gradients shrink by that factor, SGD's steps by its square.
     """
     for layer in [one for one in module.modules() if isinstance(one, nn.Linear)]:
         parametrize.register_parametrization(layer, "weight", _Scaled(deviation(layer.weight, scheme)))

@@ -1,10 +1,10 @@
-"""Which prediction answers for which object: the optimal matching of DETR (Carion et al., 2020, arXiv:2005.12872, 3.1).
+"""The optimal matching of predictions and objects in DETR (Carion et al., 2020, arXiv:2005.12872, 3.1).
 
-Every object of an image gets a prediction of its own, such that the pairs cost least together (eq. 1). A pair costs
+Every object of an image is matched to one prediction, with minimum total cost (eq. 1). The cost of a pair is
     C[q, n] = -c_class p_q[label_n]  +  c_box |b_q - t_n|_1  -  c_giou GIoU(b_q, t_n)              (eq. 2, appendix A.2)
-with the probability p itself where the loss has its logarithm, so that the three terms are of one size. The Hungarian
-algorithm finds the least sum. There is no chance in it: the same costs give the same matching.
-Shapes: B images, Q predictions an image, C classes (no-object among them), N_b objects of image b, N the most of them.
+with the probability p where the loss has its logarithm, so that the three terms are of the same magnitude. The
+Hungarian algorithm finds the minimum, deterministically.
+Shapes: B images, Q predictions per image, C classes (including no-object), N_b objects of image b, N their maximum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sensorium.parts.boxes import cxcywh_to_xyxy, paired_giou
 
 Costs = tuple[float, float, float]
 
-# What a pair costs whose cost is no number: above any other, and small enough that float64 still tells those apart.
+# Replaces a non-finite cost: above any other, and small enough that float64 still resolves the others.
 HOPELESS = 1e6
 
 
@@ -33,16 +33,16 @@ def match(
 ) -> list[tuple[Tensor, Tensor]]:
     """The optimal matching of each image.
 
-    logits: [B, Q, C]. boxes: [B, Q, 4], centre and size in units of the image. labels: B of int64 [N_b] in 0..C-1.
+    logits: [B, Q, C]. boxes: [B, Q, 4], center and size in units of the image. labels: B of int64 [N_b] in 0..C-1.
     targets: B of [N_b, 4], in the same form as ``boxes``. costs: c_class, c_box, c_giou.
     -> B of (predictions, objects): int64 [min(Q, N_b)] each, on the CPU, predictions ascending. Where there are more
-    objects than predictions, some objects go without. A diverged network (costs that are no numbers) is still matched.
+    objects than predictions, some objects stay unmatched. Non-finite costs (a diverged network) are handled.
     """
     if not len(logits) == len(boxes) == len(labels) == len(targets):
         raise ValueError(f"{len(logits)} logits, {len(boxes)} boxes, {len(labels)} labels, {len(targets)} targets")
     padded_labels = pad_sequence(list(labels), batch_first=True)
     padded_targets = pad_sequence(list(targets), batch_first=True)
-    # One transfer for the whole batch: what the padding costs is less than a wait for each image.
+    # One transfer for the whole batch: padding is cheaper than a synchronization per image.
     cost = matching_cost(logits, boxes, padded_labels, padded_targets, costs).cpu()
     return [assign(of_image[:, : len(own)]) for of_image, own in zip(cost, labels, strict=True)]
 
@@ -58,8 +58,8 @@ def matching_cost(logits: Tensor, boxes: Tensor, labels: Tensor, targets: Tensor
 
 
 def assign(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Costs [Q, N] -> rows and columns of the pairs that cost least together, int64 [min(Q, N)], rows ascending."""
-    from scipy.optimize import linear_sum_assignment  # a second, which whoever matches nothing need not wait
+    """Costs [Q, N] -> rows and columns of the minimum-cost matching, int64 [min(Q, N)], rows ascending."""
+    from scipy.optimize import linear_sum_assignment  # a slow import, only needed here
 
     known = torch.nan_to_num(cost.double(), nan=HOPELESS, posinf=HOPELESS, neginf=HOPELESS)
     rows, columns = linear_sum_assignment(known.numpy())

@@ -1,13 +1,13 @@
 """ToMe: token merging, your ViT but faster (Bolya et al., 2022, arXiv:2210.09461).
 
-In every block of a ViT, between attention and feed-forward layer, the r most similar pairs of tokens become one each, so
-that later blocks have fewer tokens. No weight changes and nothing has to be learnt. Bipartite soft matching (section 3):
-    A, B   = every other token each, without the protected ones (the class token, registers)
+In every block of a ViT, between attention and feed-forward layer, the r most similar pairs of tokens are merged, so
+that later blocks have fewer tokens. It needs no training. Bipartite soft matching (section 3):
+    A, B   = alternating tokens, without the protected ones (the class token, registers)
     m(a)   = argmax over b in B of cos(key_a, key_b)                    keys are means over the heads
     merge a into m(a) for the r tokens a of highest similarity:    x_b <- sum of s x / sum of s,    s_b <- sum of s
-over b and all that is merged into it. A token stands for s others from then on, and attention is proportional to that:
+over b and all tokens merged into it. A merged token represents s tokens, and attention is proportional to s:
     softmax(q k^T / sqrt(d) + log s) v                                  (eq. 1)
-Shapes: B images, T tokens, M after merging, C channels to compare, D width, h heads, d channels a head.
+Shapes: B images, T tokens, M after merging, C channels to compare, D width, h heads, d channels per head.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ from sensorium.parts.patches import rows_at
 
 
 class Groups(NamedTuple):
-    """Which of ``count`` = M tokens each of T has gone into: ``of`` int64 [B, T]."""
+    """The merged token, of ``count`` = M, of each of T tokens: ``of`` int64 [B, T]."""
 
     of: Tensor
     count: int
 
     def then(self, later: Groups) -> Groups:
-        """Both merges as one."""
+        """The composition of both merges."""
         return Groups(later.of.gather(1, self.of), later.count)
 
 
 def ungrouped(x: Tensor) -> Groups:
-    """Each of the tokens [B, T, ...] a group of its own."""
+    """Each of the tokens [B, T, ...] as its own group."""
     return Groups(torch.arange(x.shape[1], device=x.device).expand(len(x), -1), x.shape[1])
 
 
 def match(metric: Tensor, r: int, protected: int = 0) -> Groups:
-    """Bipartite soft matching of tokens by their ``metric`` [B, T, C]: r fewer, or half of them where r is more than that.
+    """Bipartite soft matching of tokens by their ``metric`` [B, T, C]: r fewer, at most half of them.
 
-    The first ``protected`` tokens stay as and where they are. What comes after them: the tokens of A that stay, in their
-    order, then those of B; this decides who meets whom in the next block. Similarities are at least float32; nothing here
-    has a gradient. Raises ValueError where r is negative.
+    The first ``protected`` tokens are unchanged. After them come the unmerged tokens of A, in order, then those of B;
+    this order determines the pairs of the next block. Similarities are in float32 or better; nothing here has a
+    gradient.
+    Raises ValueError if r is negative.
     """
     T = metric.shape[1]
     if r < 0:
@@ -67,9 +68,9 @@ def match(metric: Tensor, r: int, protected: int = 0) -> Groups:
 
 
 def merge(x: Tensor, groups: Groups, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The mean of each group, weighted by how many tokens each member stands for: [B, T, D] -> [B, M, D], and sizes [B, M].
+    """The mean of each group, weighted by the size of its members: [B, T, D] -> [B, M, D], and sizes [B, M].
 
-    size: [B, T], float, 1 each unless given. Sums are float32 or better.
+    size: [B, T], float, by default 1 each. Sums are float32 or better.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     size = x.new_ones(x.shape[:2], dtype=exact) if size is None else size
@@ -81,7 +82,7 @@ def merge(x: Tensor, groups: Groups, size: Tensor | None = None) -> tuple[Tensor
 
 
 def unmerge(x: Tensor, groups: Groups) -> Tensor:
-    """Give every token what its group has: [B, M, D] -> [B, T, D]."""
+    """Copy each group's value to its tokens: [B, M, D] -> [B, T, D]."""
     return rows_at(x, groups.of)
 
 
@@ -90,7 +91,7 @@ def merging_block(
 ) -> tuple[Tensor, Tensor | None, Groups]:
     """A :class:`Block` that merges r tokens after its attention: [B, T, D] -> [B, M, D], their sizes [B, M], the groups.
 
-    size: [B, T] of the tokens that come, None where each is one; none either comes back where nothing was ever merged.
+    size: [B, T] of the input tokens, None if all are 1; None is also returned if nothing was ever merged.
     """
     q, k, v = (
         part.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
@@ -106,7 +107,7 @@ def merging_block(
 
 
 class Vision(Protocol):
-    """What is needed of a ViT: ``sensorium.networks.vit.ViT`` has it."""
+    """The interface that is needed of a ViT, as in ``sensorium.networks.vit.ViT``."""
 
     registers: int
     blocks: nn.ModuleList
@@ -124,10 +125,10 @@ def encode_merged(
 ) -> tuple[Tensor, Groups]:
     """A ViT's ``tokens`` with r merged in every block, or r[i] in block i; with 0 it is ``tokens`` itself.
 
-    images [B, 3, H, W] -> [B, 1 + M, D] after the final norm, the class token first, no registers; and which of these each
-    of the 1 + N tokens went into, so that ``unmerge(tokens, groups)[:, 1:]`` is a feature of every patch. proportional: as
-    for networks that were trained without merging; the paper leaves it out for those trained with it, and for MAE's.
-    Raises ValueError where there are not as many r as blocks.
+    images [B, 3, H, W] -> [B, 1 + M, D] after the final norm, the class token first, no registers; and the groups of
+    the 1 + N tokens, so that ``unmerge(tokens, groups)[:, 1:]`` is a feature of every patch. proportional: proportional
+    attention, for networks trained without merging; the paper omits it for those trained with it, and for MAE's. Raises
+    ValueError if r does not have one entry per block.
     """
     schedule = [r] * len(vit.blocks) if isinstance(r, int) else list(r)
     x, size = vit._sequence(vit.embed(images)), None

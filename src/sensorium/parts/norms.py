@@ -1,4 +1,4 @@
-"""Normalisation, where it stands, and how what a layer adds is scaled.
+"""Normalization, its placement, and scaling of residual branches.
 
     layer   (x - mean x) / std x * g + b                        Ba et al., 2016, arXiv:1607.06450
     rms     x / sqrt(mean x^2 + eps) * g                        Zhang & Sennrich, 2019, arXiv:1910.07467
@@ -7,9 +7,9 @@
 A layer f joins the residual stream in one of these ways:
     pre       x + f(norm(x))                                    Xiong et al., 2020, arXiv:2002.04745
     post      norm(x + f(x))                                    Vaswani et al., 2017, arXiv:1706.03762
-    deepnorm  norm(alpha x + f(x)), f's weights begin smaller by beta         Wang et al., 2022, arXiv:2203.00555
-    rezero    x + a f(x), a learnt from 0, no norm              Bachlechner et al., 2020, arXiv:2003.04887
-    fixup     x + a f(x + b) + c, no norm; f begins at zero     Zhang et al., 2019, arXiv:1901.09321
+    deepnorm  norm(alpha x + f(x)), f's initial weights scaled by beta        Wang et al., 2022, arXiv:2203.00555
+    rezero    x + a f(x), a learned, initially 0, no norm        Bachlechner et al., 2020, arXiv:2003.04887
+    fixup     x + a f(x + b) + c, no norm; f initially zero     Zhang et al., 2019, arXiv:1901.09321
 Shapes: D width, the last dimension.
 """
 
@@ -27,20 +27,20 @@ Placement = Literal["pre", "post", "deepnorm", "rezero", "fixup"]
 
 
 class ScaleNorm(nn.Module):
-    """[..., D] -> the same direction at a learnt length, sqrt(D) at first."""
+    """[..., D] -> the same direction with a learned length, initially sqrt(D)."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.tensor(width**0.5)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Lengths are taken in float32 or better; one below ``eps`` counts as ``eps``."""
+        """Lengths are computed in float32 or better, with minimum ``eps``."""
         length = x.to(torch.promote_types(x.dtype, torch.float32)).norm(dim=-1, keepdim=True)
         return x * (self.weight / length.clamp_min(self.eps)).to(x.dtype)
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, which on a CPU takes a dozen passes over its input and its gradient; here they are a few."""
+    """Equal to torch's, which on a CPU makes a dozen passes over its input and its gradient; this makes a few."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype and not torch.is_autocast_enabled("cpu")
@@ -95,7 +95,7 @@ def norm(kind: Norm, width: int, eps: float = 1e-5) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """How one layer joins the stream: ``x = after(x, f(before(x)))``, f being anything that keeps the shape.
+    """How one layer joins the residual stream: ``x = after(x, f(before(x)))``, with any shape-preserving f.
 
     alpha: of deepnorm (see :func:`deepnorm`).
     """
@@ -113,13 +113,13 @@ class Residual(nn.Module):
         self.shift = nn.Parameter(torch.zeros(2)) if placement == "fixup" else None
 
     def before(self, x: Tensor) -> Tensor:
-        """What the layer is given."""
+        """The layer's input."""
         if self.placement == "pre":
             return self.norm(x)
         return x if self.shift is None else x + self.shift[0]
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        """The stream behind the layer, which gave ``y``."""
+        """The stream after the layer, whose output is ``y``."""
         if self.placement == "pre":
             return x + y
         if self.gain is not None:
@@ -129,10 +129,10 @@ class Residual(nn.Module):
 
 
 def deepnorm(layers: int, *, other: int = 0, decoder: bool = False) -> tuple[float, float]:
-    """alpha and beta (table 1) of a stack of ``layers``, alone, or as the encoder or ``decoder`` beside ``other``
-    layers of the other kind. beta is a gain of the weights of feed-forward layers, values and output projections."""
+    """alpha and beta (table 1) of a stack of ``layers``, alone, or as the encoder or ``decoder`` with ``other`` layers
+    of the other one. beta is a gain of the initial weights of feed-forward layers, values and output projections."""
     if layers < 1 or other < 0:
-        raise ValueError(f"deepnorm wants a layer or more, got {layers} and {other}")
+        raise ValueError(f"deepnorm needs at least one layer, got {layers} and {other}")
     if not other:
         return (2 * layers) ** 0.25, (8 * layers) ** -0.25
     if decoder:

@@ -1,15 +1,15 @@
-"""Images of their own sizes in one row of patches: NaViT's Patch n' Pack (Dehghani et al., 2023, arXiv:2307.06304) and MoonViT
-(Kimi-VL, Kimi Team, 2025, arXiv:2504.07491).
+"""Packing of images of native resolution into one row of patches: NaViT's Patch n' Pack (Dehghani et al., 2023,
+arXiv:2307.06304) and MoonViT (Kimi-VL, Kimi Team, 2025, arXiv:2504.07491).
 
-Resized to one square, images lose their shape and small print. Cut into patches as they come, they differ in length like
-sentences, so they stand one after another in a row without padding, and a patch attends to its own image alone:
+Resizing to a fixed square distorts images and removes detail. At native resolution the numbers of patches vary, so
+images are concatenated in a row without padding, and a patch attends only to its own image:
     row   = [patches of image 1; ...; patches of image n],    N_i = H'_i W'_i patches each,    S = sum_i N_i
     x     = E row + absolute(at, grid) ,    at = (row, column) of a patch in its image
-    x     = block(x), queries and keys of which are turned by ``at``, each image a document of its own
+    x     = block(x), with queries and keys rotated by ``at``, each image a separate document
     y_i   = mean of norm(x) over the patches of image i
 Absolute positions of a grid of any size are resampled from one learned table (MoonViT, bicubic), or the sum of a learned
-row and a learned column (NaViT, section 2.1), read at the patch's index or at its share of the side.
-Shapes: n images, S patches of all, P = 3 p p numbers a patch, (H', W') a grid, D width, h heads, d channels a head.
+row and a learned column (NaViT, section 2.1), indexed by the patch's index or by its fraction of the side.
+Shapes: n images, S patches of all, P = 3 p p values per patch, (H', W') a grid, D width, h heads, d channels per head.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Packed(NamedTuple):
     grids: tuple[tuple[int, int], ...]
 
     def each(self) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        """Of every image its grid and the positions [N_i, 2] of its patches."""
+        """The grid of every image and the positions [N_i, 2] of its patches."""
         return zip(self.grids, self.at.split(self.lengths), strict=True)
 
 
 def pack(images: Sequence[Tensor], patch_size: int) -> Packed:
     """Images [3, H_i, W_i] -> one row, in the order given.
 
-    Raises ``SensoriumError`` that names the image where the patch does not divide it, ValueError where there is none.
+    Raises ``SensoriumError`` that names an image that the patch does not divide, ValueError without images.
     """
     if not images:
         raise ValueError("there is no image to pack")
@@ -85,17 +85,17 @@ def images_of(packed: Packed, patch_size: int) -> list[Tensor]:
 
 
 def first_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Which images go into which row of at most ``most`` patches: each into the first that has room (greedy first-fit).
+    """Assign images to rows of at most ``most`` patches: each to the first with enough room (greedy first-fit).
 
     ``[pack([images[i] for i in row], p) for row in first_fit(lengths, most)]`` are the rows. Raises ``SensoriumError``
-    that names the image where one is longer than a row.
+    that names an image longer than a row.
     """
     rows: list[list[int]] = []
     room: list[int] = []
     for i, length in enumerate(lengths):
         if length > most:
             raise SensoriumError(
-                f"image {i} has {length} patches, a row holds {most}: make it smaller or the row longer."
+                f"image {i} has {length} patches, but a row holds {most}: use a smaller image or a longer row."
             )
         row = next((j for j, left in enumerate(room) if left >= length), len(rows))
         if row == len(rows):
@@ -107,12 +107,12 @@ def first_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def drop(packed: Packed, shares: Sequence[float], generator: torch.Generator | None = None) -> Packed:
-    """NaViT's token dropping: of each image a random share of its patches, 0 to 1, of its own; at least one patch stays.
+    """NaViT's token dropping: a random fraction of each image's patches, 0 to 1 per image; at least one patch is kept.
 
-    The patches that stay keep their order and positions. ``generator`` is of the CPU. Raises ValueError for other shares.
+    Kept patches retain order and positions. ``generator``: on the CPU. Raises ValueError for other fractions.
     """
     if len(shares) != len(packed.lengths) or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"shares must be {len(packed.lengths)} numbers from 0 to 1, got {list(shares)}")
+        raise ValueError(f"shares must be {len(packed.lengths)} fractions from 0 to 1, got {list(shares)}")
     kept, start = [], 0
     for length, share in zip(packed.lengths, shares, strict=True):
         stay = max(1, length - round(share * length))
@@ -129,7 +129,7 @@ def pool(x: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 class Resampled(nn.Module):
-    """A learned table [h, w, D], resampled to each image's grid: bicubic, MoonViT's; ``antialias`` as timm has it."""
+    """A learned table [h, w, D], resampled to each image's grid: bicubic as in MoonViT; ``antialias`` as in timm."""
 
     undecayed = ("table",)
 
@@ -138,18 +138,18 @@ class Resampled(nn.Module):
         self.table, self.antialias = nn.Parameter(torch.randn(*grid, width) * std), antialias
 
     def forward(self, packed: Packed) -> Tensor:
-        """What each patch adds, [S, D]."""
+        """Position embeddings of the patches, [S, D]."""
         old = (self.table.shape[0], self.table.shape[1])
-        table = F.pad(self.table.flatten(0, 1), (0, 0, 1, 0))[None]  # the row of a class token, which stays as it is
+        table = F.pad(self.table.flatten(0, 1), (0, 0, 1, 0))[None]  # the row of a class token, which is not resampled
         sizes = {new: resample(table, old, new, antialias=self.antialias)[0, 1:] for new in set(packed.grids)}
         return torch.cat([sizes[grid][at[:, 0] * grid[1] + at[:, 1]] for grid, at in packed.each()])
 
 
 class Factorised(nn.Module):
-    """A learned row plus a learned column (NaViT, section 2.1), from tables of as many entries as ``reach`` says of each.
+    """A learned row plus a learned column (NaViT, section 2.1), from tables with the numbers of entries in ``reach``.
 
-    They are read at the index of the patch, or with ``fractional`` at its share of the image's side, linearly between
-    entries. Raises ``SensoriumError`` that names the image where indices go beyond a table.
+    They are indexed by the patch's index, or with ``fractional`` by its fraction of the image's side, with linear
+    interpolation. Raises ``SensoriumError`` that names an image whose indices exceed a table.
     """
 
     undecayed = ("rows", "columns")
@@ -160,7 +160,7 @@ class Factorised(nn.Module):
         self.fractional = fractional
 
     def forward(self, packed: Packed) -> Tensor:
-        """What each patch adds, [S, D]."""
+        """Position embeddings of the patches, [S, D]."""
         if self.fractional:
             each = [
                 _stretched(self.rows, grid[0])[at[:, 0]] + _stretched(self.columns, grid[1])[at[:, 1]]
@@ -170,8 +170,8 @@ class Factorised(nn.Module):
         for i, (height, width) in enumerate(packed.grids):
             if height > len(self.rows) or width > len(self.columns):
                 raise SensoriumError(
-                    f"image {i} has {height}x{width} patches, the positions reach {len(self.rows)}x{len(self.columns)}: "
-                    "make it smaller, or let positions be fractional."
+                    f"image {i} has {height}x{width} patches, but positions cover {len(self.rows)}x{len(self.columns)}: "
+                    "use a smaller image, or fractional positions."
                 )
         return self.rows[packed.at[:, 0]] + self.columns[packed.at[:, 1]]
 
@@ -184,10 +184,10 @@ def _stretched(table: Tensor, length: int) -> Tensor:
 def packed_block(
     block: Block, x: Tensor, lengths: Sequence[int], *, turn: Turn | None = None, attend: Attend = fused
 ) -> Tensor:
-    """A :class:`Block` over a row, each image as if it were alone: [1, S, D] -> the same.
+    """A :class:`Block` over a row, with each image separate: [1, S, D] -> the same.
 
-    turn: what positions do to queries and keys [1, h, S, d]. attend: a kind of exact attention. Stochastic depth leaves
-    out whole images, as it does in a batch.
+    turn: rotates queries and keys [1, h, S, d] by positions. attend: an implementation of exact attention. Stochastic
+    depth drops whole images, as in a batch.
     """
 
     def join(x: Tensor, branch: Tensor) -> Tensor:
@@ -211,9 +211,10 @@ def packed_block(
 class PackedViT(nn.Module):
     """A pre-norm transformer over packed images of any size, without a class token.
 
-    ``patch_size`` pixels. absolute: a module that gives what each patch of a :class:`Packed` adds, :class:`Resampled` or
-    :class:`Factorised`. rotary: turns queries and keys by rows and columns, ``Rotary2D()``. MoonViT has both. drop_path:
-    rises linearly from 0 to this rate at the last block. attend: a kind of exact attention.
+    ``patch_size`` pixels. absolute: a module that gives the position embeddings of a :class:`Packed`,
+    :class:`Resampled` or :class:`Factorised`. rotary: rotates queries and keys by rows and columns, ``Rotary2D()``.
+    MoonViT has both. drop_path: rises linearly from 0 to this rate at the last block. attend: an implementation of
+    exact attention.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Patches: a picture as a sequence of flattened squares, and back.
+"""Patches: an image as a sequence of flattened squares, and back.
 
-Rows of patches come first (row-major), as in every ViT. Two orders of the pixels inside a patch are in use: a
+Patches are in row-major order, as in every ViT. There are two orders of the pixels inside a patch: a
 convolution's (channel, row, column), which ``PatchEmbed`` needs, and MAE's (row, column, channel), which ``patchify`` gives.
-Shapes: B images, C channels, p pixels a patch's side, N = H' * W' patches, P = p * p * C.
+Shapes: B images, C channels, p pixels per side of a patch, N = H' * W' patches, P = p * p * C.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def divisors(number: int) -> list[int]:
 
 
 def grid_of(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Patches (down, across); ``SensoriumError`` with the legal choices where the patch does not divide the image."""
+    """Patches (rows, columns); ``SensoriumError`` with the legal choices if the patch does not divide the image."""
     if patch_size < 1 or height % patch_size or width % patch_size or not height or not width:
         legal = [d for d in divisors(height) if width % d == 0 and d <= 64]
         sizes = " or ".join(
@@ -58,7 +58,7 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
 class PatchEmbed(nn.Module):
     """A linear map of every patch. The weight is kept as a convolution's [D, 3, p, p], as published checkpoints have it.
 
-    Computed as a matrix product, which equals the strided convolution, costs less on a CPU, and can leave out patches.
+    Computed as a matrix product, which equals the strided convolution, is faster on a CPU, and can skip patches.
     """
 
     def __init__(self, patch_size: int, width: int) -> None:

@@ -1,11 +1,11 @@
 """Perceptual distances: the unreasonable effectiveness of deep features as a perceptual metric (Zhang et al., 2018,
 arXiv:1801.03924).
 
-Two images are as far apart as what a trained network sees in them, channels being made of unit length at each place:
+The distance of two images is that of their features in a trained network, normalized over channels at each pixel:
     d(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) / |f_l(x)| - f_l(y) / |f_l(y)|)^2                        (eq. 1)
-LPIPS has the features of VGG16 after each of its five blocks and weights w that were learned from people's judgments.
-Without them, any network that gives maps will do: w is then 1 and the maps are averaged, a mean of 2 - 2 cos.
-Both are frozen: they take no gradient themselves, are always in evaluation mode, and hand gradients to the images.
+LPIPS uses the features of VGG16 after each of its five blocks and weights w learned from human judgments. Without them,
+any network with feature maps can be used: w is then 1 and the maps are averaged, a mean of 2 - 2 cos.
+Both are frozen: always in evaluation mode, without gradients of their own, but with gradients for the images.
 Shapes: B images in -1..1, C channels, H x W pixels, l maps.
 """
 
@@ -32,12 +32,12 @@ class Maps(Protocol):
 
 
 class Perceptual(nn.Module):
-    """A frozen distance: images [B, 3, H, W] and others -> [B]. ``described`` says in words which it is."""
+    """A frozen distance of two batches of images [B, 3, H, W] -> [B]. ``described``: its name in words."""
 
     described: str
 
     def freeze(self) -> None:
-        """To be called when all parameters are there."""
+        """Freeze; to be called when all parameters exist."""
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Perceptual:
@@ -46,10 +46,10 @@ class Perceptual(nn.Module):
 
 
 class LPIPS(Perceptual):
-    """VGG16 and the learned heads; at random and one until their files are loaded.
+    """VGG16 and the learned heads; random weights and ones until their files are loaded.
 
-    blocks: convolutions' channels, a block between two poolings. ``features`` is numbered as torchvision's VGG16 is.
-    Images are at least ``smallest`` pixels each way; fewer raise ValueError.
+    blocks: channels of the convolutions, one tuple per block between two poolings. ``features`` has torchvision's
+    indices. Images must have at least ``smallest`` pixels per side; else ValueError.
     """
 
     def __init__(self, blocks: Sequence[Sequence[int]] = VGG16) -> None:
@@ -66,7 +66,7 @@ class LPIPS(Perceptual):
         self.heads = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1, bias=False) for widths in blocks)
         for head in self.heads:
             nn.init.ones_(cast(nn.Conv2d, head).weight)
-        for name, values in (("shift", SHIFT), ("scale", SCALE)):  # no file has them: numbers on the meta device too
+        for name, values in (("shift", SHIFT), ("scale", SCALE)):  # not in the files: values on the meta device too
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
         self.described = "LPIPS, random until loaded"
         self.freeze()
@@ -74,7 +74,7 @@ class LPIPS(Perceptual):
     def maps(self, images: Tensor) -> list[Tensor]:
         """Of images in -1..1, after the last ReLU of each block."""
         if min(images.shape[-2:]) < self.smallest:
-            raise ValueError(f"LPIPS needs images of {self.smallest} pixels or more, not {list(images.shape[-2:])}")
+            raise ValueError(f"LPIPS needs images of at least {self.smallest} pixels, not {list(images.shape[-2:])}")
         x, found = (images - self.get_buffer("shift")) / self.get_buffer("scale"), []
         for i, layer in enumerate(self.features, 1):
             x = layer(x)
@@ -88,10 +88,10 @@ class LPIPS(Perceptual):
 
 
 class FeatureDistance(Perceptual):
-    """The same distance by any network with ``maps``, without heads.
+    """The same distance with any network with ``maps``, without heads.
 
-    mean, std: of the images that the network was trained on, in 0..1. described: which network that is. The network
-    becomes a part of this module and is frozen: hand over a copy of one that is still trained.
+    mean, std: of the images that the network was trained on, in 0..1. described: name of the network. The network
+    becomes a part of this module and is frozen: pass a copy of one that is still trained.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class FeatureDistance(Perceptual):
 
 
 def apart(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Maps [B, C, H, W] -> [B]: squared difference of the unit vectors, summed over channels (by ``weight`` [C]), mean over
-    places. Float32 at least."""
+    """Maps [B, C, H, W] -> [B]: squared difference of the unit vectors, summed over channels (with ``weight`` [C]),
+    mean over pixels. Float32 or better."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = (F.normalize(m.to(torch.promote_types(m.dtype, torch.float32)), dim=1, eps=EPS) for m in (x, y))
         squared = (x - y).square()

@@ -2,12 +2,12 @@
 arXiv:2004.10934), and of images (Burt & Adelson, 1983, "The Laplacian pyramid as a compact image code", IEEE Transactions
 on Communications 31(4)).
 
-Spatial pyramid pooling cuts a map of any size into n x n bins for a few n and keeps one number a bin, so that a layer of
-fixed width may follow. Bin i of n on a side of H pixels is (appendix A)
+Spatial pyramid pooling divides a map of any size into n x n bins for a few n and pools each, so that a layer of fixed
+width can follow. Bin i of n on a side of H pixels is (appendix A)
     floor(i H / n) ... ceil((i + 1) H / n) - 1,      i = 0 .. n - 1
-YOLO's form keeps the map and puts beside every pixel the maxima of windows around it; a window of m k - m + 1 pixels is m
-windows of k in a row, for the maximum of maxima is the maximum.
-An image pyramid halves an image again and again; its bands hold what each halving loses, and give the image back:
+YOLO's form keeps the map and concatenates max-poolings of several windows; a window of m k - m + 1 pixels is m
+successive windows of k, because the maximum of maxima is the maximum. An image pyramid halves an image repeatedly; its
+bands hold the details lost by each halving, so that it is invertible:
     G_0 = image,  G_{l+1} = reduce(G_l) = every second pixel of w * G_l       w = (1/4 - a/2, 1/4, a, 1/4, 1/4 - a/2)
     L_l = G_l - expand(G_{l+1}),  L_n = G_n                                   expand: zeros between pixels, then 4 w *
     G_l = L_l + expand(G_{l+1})
@@ -31,8 +31,8 @@ Pool = Literal["max", "mean"]
 def spatial_pyramid(x: Tensor, bins: Sequence[int] = (4, 2, 1), pool: Pool = "max") -> Tensor:
     """One vector of a fixed length from a map of any size: [B, C, H, W] -> [B, C * sum of n^2 for n in ``bins``].
 
-    Levels in the order of ``bins``; inside a level the channel comes first, then row and column. Where a side is shorter
-    than n, neighbouring bins share pixels. Raises ValueError for another ``pool``.
+    Levels in the order of ``bins``; inside a level channel, row, column. If a side is shorter than n, neighboring bins
+    share pixels. Raises ValueError for an unknown ``pool``.
     """
     if pool not in get_args(Pool):
         raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
@@ -41,13 +41,13 @@ def spatial_pyramid(x: Tensor, bins: Sequence[int] = (4, 2, 1), pool: Pool = "ma
 
 
 def chained_maxima(x: Tensor, window: int = 5, times: int = 3) -> Tensor:
-    """YOLO's SPPF: x beside its maxima in windows of k, 2k - 1, 3k - 2 ... pixels, 5, 9 and 13 unless told otherwise.
+    """YOLO's SPPF: x and its maxima in windows of k, 2k - 1, 3k - 2 ... pixels, by default 5, 9 and 13.
 
-    [B, C, H, W] -> [B, C * (1 + times), H, W]; beyond the border there is nothing. In YOLO convolutions of 1 x 1 stand
-    before it, to half the channels, and after it. Raises ValueError where the window has no centre.
+    [B, C, H, W] -> [B, C * (1 + times), H, W]; padding is ignored. In YOLO there are 1 x 1 convolutions before it, to
+    half the channels, and after it. Raises ValueError for an even window.
     """
     if window % 2 == 0:
-        raise ValueError(f"a window of {window} has no centre")
+        raise ValueError(f"a window of {window} has no center")
     maxima = [x]
     for _ in range(times):
         maxima.append(F.max_pool2d(maxima[-1], window, stride=1, padding=window // 2))
@@ -55,15 +55,15 @@ def chained_maxima(x: Tensor, window: int = 5, times: int = 3) -> Tensor:
 
 
 def reduce(x: Tensor, a: float = 0.4) -> Tensor:
-    """Blur, then every second pixel: [..., H, W] -> [..., ceil(H / 2), ceil(W / 2)]. Beyond a border the image is mirrored
-    about the border's pixel."""
+    """Blur, then take every second pixel: [..., H, W] -> [..., ceil(H / 2), ceil(W / 2)]. Reflection padding (without
+    repeating the border)."""
     return _halved(_halved(x, a).mT, a).mT
 
 
 def expand(x: Tensor, size: tuple[int, int], a: float = 0.4) -> Tensor:
-    """Pixels between the pixels of a reduced image: [..., ceil(H / 2), ceil(W / 2)] -> [..., H, W], ``size`` = (H, W).
+    """Upsample a reduced image: [..., ceil(H / 2), ceil(W / 2)] -> [..., H, W], ``size`` = (H, W).
 
-    Raises ValueError where an image of that size does not reduce to one of x's.
+    Raises ValueError if an image of that size does not reduce to x's size.
     """
     if tuple(x.shape[-2:]) != tuple(-(-n // 2) for n in size):
         raise ValueError(f"an image of {size[0]}x{size[1]} does not reduce to {x.shape[-2]}x{x.shape[-1]}")
@@ -71,7 +71,7 @@ def expand(x: Tensor, size: tuple[int, int], a: float = 0.4) -> Tensor:
 
 
 def gaussian_pyramid(x: Tensor, levels: int, a: float = 0.4) -> list[Tensor]:
-    """Images [..., H, W] -> G_0, the image itself, to G_levels, each half the one before, rounded up."""
+    """Images [..., H, W] -> G_0, the image itself, to G_levels, each half the previous one, rounded up."""
     pyramid = [x]
     for _ in range(levels):
         pyramid.append(reduce(pyramid[-1], a))
@@ -79,14 +79,15 @@ def gaussian_pyramid(x: Tensor, levels: int, a: float = 0.4) -> list[Tensor]:
 
 
 def laplacian_pyramid(x: Tensor, levels: int, a: float = 0.4) -> list[Tensor]:
-    """Images [..., H, W] -> L_0 to L_levels, of the sizes of the Gaussian pyramid; the last is what is left, G_levels."""
+    """Images [..., H, W] -> L_0 to L_levels, of the sizes of the Gaussian pyramid; the last is the residual,
+    G_levels."""
     pyramid = gaussian_pyramid(x, levels, a)
     bands = [fine - expand(coarse, _size(fine), a) for fine, coarse in pairwise(pyramid)]
     return [*bands, pyramid[-1]]
 
 
 def from_laplacian(bands: Sequence[Tensor], a: float = 0.4) -> Tensor:
-    """The inverse of :func:`laplacian_pyramid` with the same ``a``, exact but for rounding."""
+    """The inverse of :func:`laplacian_pyramid` with the same ``a``, exact up to rounding."""
     image = bands[-1]
     for band in reversed(bands[:-1]):
         image = band + expand(image, _size(band), a)
@@ -98,7 +99,7 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 
 def _mirrored(x: Tensor) -> Tensor:
-    """Two more entries before and after the last dimension, about its ends; any length, where F.pad asks for three."""
+    """Reflection padding of 2 on both ends of the last dimension, of any length (F.pad needs at least three)."""
     n = x.shape[-1]
     turn = max(1, 2 * (n - 1))
     at = torch.arange(-2, n + 2, device=x.device) % turn
@@ -119,5 +120,5 @@ def _halved(x: Tensor, a: float) -> Tensor:
 def _doubled(x: Tensor, length: int, a: float) -> Tensor:
     between = x.new_zeros(*x.shape[:-1], length)
     between[..., ::2] = x
-    # half of the weights meet zeros, but for a single pixel, which mirrors nothing but itself
+    # half of the weights multiply zeros, except for a single pixel, which only reflects itself
     return _blurred(between, a, 1) * (2 if length > 1 else 1)

@@ -1,4 +1,4 @@
-"""Writing with a language model: choosing a token from its logits, one after another."""
+"""Generation with a language model: sampling tokens from its logits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def draw_token(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One token a row: [B, V] -> int64 [B], from softmax(logits / temperature) over the ``top_k`` likeliest, or all.
+    """Sample one token per row: [B, V] -> int64 [B], from softmax(logits / temperature) over the ``top_k`` most likely,
+    or all.
 
-    temperature 0 takes the likeliest.
+    temperature 0 is greedy.
     """
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
@@ -40,14 +41,14 @@ def write_tokens(
     top_k: int | None,
     generator: torch.Generator | None,
 ) -> Iterator[Tensor]:
-    """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
+    """Tokens generated after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
 
-    logits: tokens [B, n] and a cache of those before -> [B, n, V]. new_cache: for so many tokens at most; it counts
-    those that it has ``seen``. window: most tokens to look back on, for at lengths that it never learnt a model writes
-    nonsense; when they are full, the later half of them is read anew.
+    logits: tokens [B, n] and a cache of earlier ones -> [B, n, V]. new_cache: maximum tokens -> a cache, which counts
+    the tokens ``seen``. window: maximum context, because a model generates nonsense beyond its training length; when it
+    is full, its later half is processed again.
     """
     if prompt.shape[1] < 1:
-        raise ValueError("generate needs a prompt of one token or more")
+        raise ValueError("generate needs a prompt of at least one token")
     room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
     cache = new_cache(room)
     text = tokens = prompt
@@ -57,7 +58,7 @@ def write_tokens(
         with torch.inference_mode():
             last = logits(tokens, cache)[:, -1]
             chosen = draw_token(last, temperature=temperature, top_k=top_k, generator=generator)
-        chosen = chosen.clone()  # outside: a tensor like any other, that may be trained on
+        chosen = chosen.clone()  # outside inference mode: a normal tensor, usable for training
         yield chosen
         tokens = chosen[:, None]
         text = torch.cat([text, tokens], dim=1)[:, -room:]

@@ -1,7 +1,7 @@
-"""Schedules: what a number is at a fraction of the budget.
+"""Schedules: values as functions of the fraction of the budget spent.
 
-A function of the fraction in [0, 1], never of steps or epochs, so that a budget in minutes, steps or images means the
-same curve. Fractions outside are clamped.
+They depend on the fraction in [0, 1], never on steps or epochs, so that a budget in minutes, steps or images gives the
+same curve. Fractions are clamped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ def cosine(start: float, end: float, fraction: float) -> float:
 
 
 def linear(start: float, end: float, fraction: float) -> float:
-    """From ``start`` at 0 to ``end`` at 1 along a line."""
+    """Linear from ``start`` at 0 to ``end`` at 1."""
     return start + (end - start) * _clamped(fraction)
 
 
 def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.0, start: float = 0.01) -> float:
-    """Learning-rate factor: a line from ``start`` to 1 during the first ``warmup`` of the budget, then a cosine to ``floor``.
+    """Learning-rate factor: linear from ``start`` to 1 during the first ``warmup`` of the budget, then a cosine to
+    ``floor``.
 
-    It begins above 0, so that the first step is not taken for nothing.
+    It starts above 0, so that the first step has an effect.
     """
     fraction = _clamped(fraction)
     if fraction < warmup:

@@ -1,9 +1,9 @@
-"""Solvers of dx/dt = v(x, t): they see a velocity and a grid of times, never a network.
+"""Solvers of dx/dt = v(x, t) for any velocity function and grid of times.
 
-    euler   x_{k+1} = x_k + h v(x_k, t_k)                                              one evaluation a step, order 1
+    euler   x_{k+1} = x_k + h v(x_k, t_k)                                              one evaluation per step, order 1
     heun    x'      = x_k + h v(x_k, t_k)
-            x_{k+1} = x_k + h / 2 (v(x_k, t_k) + v(x', t_{k+1}))                       two evaluations a step, order 2
-with h = t_{k+1} - t_k, which may be negative: a falling grid runs backward, from data to noise.
+            x_{k+1} = x_k + h / 2 (v(x_k, t_k) + v(x', t_{k+1}))                       two evaluations per step, order 2
+with h = t_{k+1} - t_k, which may be negative: a decreasing grid integrates backward, from data to noise.
 Shapes: B samples, S steps.
 """
 
@@ -28,9 +28,10 @@ def uniform_times(steps: int) -> Tensor:
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor, *, trace: bool = False) -> Tensor:
-    """From x at ``times[0]`` to ``times[-1]``: [B, ...] -> [B, ...], or with ``trace`` the whole path [S + 1, B, ...].
+    """From x at ``times[0]`` to ``times[-1]``: [B, ...] -> [B, ...], or with ``trace`` the whole trajectory [S + 1, B,
+    ...].
 
-    times: [S + 1], monotonic. The state is kept in the precision of ``x``.
+    times: [S + 1], monotonic. The state has the precision of ``x``.
     """
     path = [x]
     for now, after in _steps(times, x):
@@ -40,7 +41,7 @@ def euler(velocity: Velocity, x: Tensor, times: Tensor, *, trace: bool = False) 
 
 
 def heun(velocity: Velocity, x: Tensor, times: Tensor, *, trace: bool = False) -> Tensor:
-    """As :func:`euler`, with the mean of the slopes at both ends of a step: two evaluations a step."""
+    """As :func:`euler`, with the mean of the velocities at both ends of a step: two evaluations per step."""
     path = [x]
     for now, after in _steps(times, x):
         h = after - now
@@ -56,6 +57,6 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {"euler": euler, "heun": heun}
 
 def _steps(times: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"times must be [S + 1] with S of 1 or more, got {list(times.shape)}")
+        raise ValueError(f"times must be [S + 1] with S at least 1, got {list(times.shape)}")
     times = times.to(x.device, x.dtype)
     return list(pairwise(times))

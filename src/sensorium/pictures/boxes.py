@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn into them, as a person would look at them: named, scored, large enough to read."""
+"""Images with boxes drawn into them, with names and scores, large enough to read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Edges = Sequence[Sequence[float]]
 
 
 def colour_of(label: int) -> Colour:
-    """A colour for a class: neighbours in number are far apart in hue."""
+    """A color for a class: consecutive labels are far apart in hue."""
     red, green, blue = colorsys.hsv_to_rgb((0.02 + label * 0.381966) % 1.0, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -28,8 +28,7 @@ def with_boxes(
     scores: Sequence[float] | None = None,
     marked: Sequence[int] = (),
 ) -> Image.Image:
-    """A copy of ``image`` (RGB) with boxes by their edges [N, 4], each in its class's colour with name and score
-    above it.
+    """A copy of ``image`` (RGB) with boxes xyxy [N, 4], each in its class's color with name and score above it.
 
     marked: boxes that get a white frame around theirs.
     """
@@ -37,7 +36,7 @@ def with_boxes(
     pen = ImageDraw.Draw(drawn)
     longer = max(image.size)
     line, font = max(1, round(longer / 320)), ImageFont.load_default(max(10, round(longer / 42)))
-    # The surest last, so that it lies on top.
+    # The highest score last, so that it is on top.
     order = range(len(boxes)) if scores is None else sorted(range(len(boxes)), key=lambda i: scores[i])
     for i in order:
         x1, y1, x2, y2 = (float(v) for v in boxes[i])
@@ -53,12 +52,12 @@ def with_boxes(
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
-    """The name of a class; its number where nobody named it."""
+    """The name of a class; its number if it has none."""
     return classes[label] if 0 <= label < len(classes) else f"class {label}"
 
 
 def enlarged(image: Image.Image, boxes: Edges, longer: int = LONGER) -> tuple[Image.Image, list[list[float]]]:
-    """A picture whose longer side is ``longer``, and its boxes there."""
+    """An image resized so that its longer side is ``longer``, and its boxes."""
     times = longer / max(image.size)
     size = (max(1, round(image.width * times)), max(1, round(image.height * times)))
     way = Image.Resampling.NEAREST if times >= 3 else Image.Resampling.BILINEAR
@@ -67,7 +66,7 @@ def enlarged(image: Image.Image, boxes: Edges, longer: int = LONGER) -> tuple[Im
 
 
 def beside(left: Image.Image, right: Image.Image, words: str) -> Image.Image:
-    """Two pictures of one size side by side, ``words`` above them."""
+    """Two images of one size side by side, with the caption ``words`` above them."""
     panel = Image.new("RGB", (left.width + right.width + _GAP, left.height + _WORDS), _PAPER)
     panel.paste(left, (0, _WORDS))
     panel.paste(right, (left.width + _GAP, _WORDS))
@@ -99,7 +98,7 @@ def _tag(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """A name on its colour, above the corner ``at`` where there is room, else below it, and within the picture."""
+    """A name on its color, above the corner ``at`` if there is room, else below it, and within the image."""
     words = _known(words[:60], font)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=font)
     wide, high = right - left + 4, bottom - top + 4
@@ -111,7 +110,7 @@ def _tag(
 
 
 def _known(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """On one line, and in letters that the font has."""
+    """On one line, with characters that the font has."""
     words = " ".join(words.split())
     return words if isinstance(font, ImageFont.FreeTypeFont) else words.encode("latin-1", "replace").decode("latin-1")
 

@@ -1,4 +1,4 @@
-"""What a person would look at: a run's pictures as PNG files."""
+"""Images of a run to look at, as PNG files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ LEAST = 96
 
 
 class Look(NamedTuple):
-    """One way to look at pictures: ``panels`` [B, 3, H, W'] in 0..1, what is to be seen of each picture."""
+    """A visualization: ``panels`` [B, 3, H, W'] in 0..1, one per image."""
 
     title: str
     caption: str
     file: str
     panels: Tensor
-    halves: bool  # a panel is two pictures side by side
+    halves: bool  # a panel is two images side by side
 
 
 def looks(run: Trained, raw: Tensor) -> list[Look]:
-    """What the run's method has to show of pictures uint8 [B, 3, S, S]: how it completes them, where it looks."""
+    """The visualizations of the run's method on images uint8 [B, 3, S, S]: reconstructions, attention maps, feature
+    maps."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.situation.mean, run.situation.std))
     images = (raw.float() / 255 - mean) / std
     method: Any = run.method
@@ -52,7 +53,8 @@ def looks(run: Trained, raw: Tensor) -> list[Look]:
 
 
 def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
-    """Write what the method offers to ``RUN/pictures``; give title, caption and path relative to the runs' common folder."""
+    """Write the visualizations to ``RUN/pictures``; return title, caption and path relative to the runs' common
+    folder."""
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).astype(int)
     folder = run.folder / "pictures"
@@ -67,7 +69,7 @@ def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
 
 
 def overlay(raw: Tensor, heat: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] and heat [B, h, w] -> [B, 3, H, 2 W] in 0..1: each picture beside its heat."""
+    """uint8 [B, 3, H, W] and heat [B, h, w] -> [B, 3, H, 2 W] in 0..1: each image beside its heat."""
     heat = F.interpolate(heat[:, None].float(), raw.shape[-2:], mode="bicubic", antialias=False).clamp_min(0)
     low, high = heat.amin((2, 3), keepdim=True), heat.amax((2, 3), keepdim=True)
     heat = (heat - low) / (high - low).clamp_min(1e-8)
@@ -86,12 +88,12 @@ def stack(pictures: Tensor) -> Tensor:
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """[3, H, W] in 0..1 -> PNG; small pixels are enlarged so that a person sees them."""
+    """[3, H, W] in 0..1 -> PNG; small images are enlarged."""
     enlarged(picture).save(path)
 
 
 def enlarged(picture: Tensor, least: int = 3 * LEAST, most: int = 4) -> Image.Image:
-    """[3, H, W] in 0..1 -> a picture whose pixels are 1 to ``most`` times as large, to be about ``least`` high."""
+    """[3, H, W] in 0..1 -> an image enlarged by an integer factor up to ``most``, to a height of about ``least``."""
     array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(array)
     times = min(max(1, round(least / max(image.height, 1))), most)

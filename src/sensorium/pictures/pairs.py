@@ -1,4 +1,4 @@
-"""Pictures that were found, under the words that they were looked for with."""
+"""Search results: images below their query text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = tuple[str, np.ndarray, Sequence[bool]]
 
 
 def shelf(rows: Sequence[Row], side: int = SIDE) -> Image.Image:
-    """A row a query: its words, and below them pictures uint8 [K, 3, S, S]; those marked are framed in green."""
+    """One row per query: its text, and below it images uint8 [K, 3, S, S]; marked ones are framed in green."""
     columns = max(len(pictures) for _, pictures, _ in rows)
     cell, high = side + 2 * _EDGE, side + 2 * _EDGE + _WORDS
     font = ImageFont.load_default(13)
@@ -35,7 +35,7 @@ def shelf(rows: Sequence[Row], side: int = SIDE) -> Image.Image:
 def _fitted(
     words: str, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int
 ) -> str:
-    """What fits in ``wide`` pixels, on one line and in letters that the font has."""
+    """The text cut to ``wide`` pixels, on one line, with characters that the font has."""
     words = " ".join(words.split())
     if not isinstance(font, ImageFont.FreeTypeFont):
         words = words.encode("latin-1", "replace").decode("latin-1")

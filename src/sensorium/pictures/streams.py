@@ -1,4 +1,4 @@
-"""What happened in a recording and what a detector said of it, drawn over time."""
+"""Ground truth and predictions of a recording over time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def timeline(
     rate: float | None = None,
     joints: Sequence[int] = (),
 ) -> Image.Image:
-    """A row a class: the deeper the colour, the likelier the class; a black line below is where it is true.
+    """One row per class: the deeper the color, the higher its probability; a black line below marks where it is true.
 
-    scores: probabilities [N, K]. labels: whole numbers [N], -1 unknown. rate: frames a second, for the marks of time.
-    joints: frames at which another recording begins. Classes that are neither true nor likely anywhere have no row.
+    scores: probabilities [N, K]. labels: integers [N], -1 unknown. rate: frames per second, for the time axis.
+    joints: frames at which another recording begins. Classes that are neither true nor likely anywhere are omitted.
     """
     count = len(scores)
     shown = [k for k in range(len(classes)) if (labels == k).any() or (scores[:, k] > 0.3).any()]
     picture = Image.new("RGB", (_LEFT + _WIDE + 16, _TOP + _ROW * len(shown) + 30), _PAPER)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    pen.text((_LEFT, 7), "probability of each class; a black line: it is true", _INK, font=font)
+    pen.text((_LEFT, 7), "probability of each class; black line: ground truth", _INK, font=font)
     edges = np.linspace(0, count, _WIDE + 1)
     columns = np.minimum(edges[:-1].astype(int), count - 1)
     for row, k in enumerate(shown):
@@ -56,7 +56,7 @@ def timeline(
 
 
 def _fitting(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a name as there is room for."""
+    """A name cut to the available width."""
     short = name
     while short and font.getlength(short + "…" * (short != name)) > _LEFT - 16:
         short = short[:-1]
@@ -64,13 +64,13 @@ def _fitting(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> s
 
 
 def _runs(true: np.ndarray) -> list[tuple[int, int]]:
-    """(first, behind the last) of each run of True."""
+    """(start, stop) of each run of True."""
     edges = np.flatnonzero(np.diff(true.astype(np.int8), prepend=0, append=0))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _ticks(count: int, rate: float | None) -> list[tuple[float, str]]:
-    """(frame, what to write there): seconds where the rate is known, else frames; eight or fewer."""
+    """(frame, tick label): seconds if the rate is known, else frames; at most eight."""
     length = count / rate if rate else count
     rough = length / 8
     step = 10.0 ** np.floor(np.log10(rough))

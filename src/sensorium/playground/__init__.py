@@ -1,7 +1,7 @@
-"""The page: trained runs to try in a browser, a tab for each thing that they can do.
+"""The page: trained runs to try in a browser, one tab per ability.
 
-Nothing leaves the machine: no share link, no telemetry, no font or script from elsewhere. The page listens to this
-machine alone unless a host is given, and then only behind a password.
+Nothing leaves the machine: no share link, no telemetry, no external font or script. The page listens on localhost only
+unless a host is given, which requires a password.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sensorium.runs.run import Run
 
 USER = "sensorium"
-WAITING = 32  # visitors' wishes
-KEPT = 3600  # seconds that an upload and what was drawn of it are kept
+WAITING = 32  # maximum queued requests
+KEPT = 3600  # seconds that an upload and its results are kept
 CSS = """
 .gradio-container{max-width:1180px!important;width:100%!important;margin:0 auto!important}
 .crisp img,.found img,.examples img{image-rendering:pixelated}
@@ -72,15 +72,15 @@ def open_page(
 ) -> Any:
     """The page, listening at ``host:port`` (``.local_url``) until its ``close()``.
 
-    ``password`` is asked for with the user name "sensorium"; any host but this machine's own wants one. ``upload_mb``:
-    most megabytes of an upload. Raises SensoriumError for what can be mended.
+    ``password``: with the user name "sensorium"; any host but localhost requires one. ``upload_mb``: maximum size of an
+    upload in megabytes. Raises SensoriumError for wrong arguments.
     """
     if not password and not _is_loopback(host):
-        raise SensoriumError(f"--host {host} shows the page to others: give a --password for it, too.")
+        raise SensoriumError(f"--host {host} shows the page to others: give a --password too.")
     if upload_mb < 1:
-        raise SensoriumError(f"--upload-mb {upload_mb}: 1 is the least.")
+        raise SensoriumError(f"--upload-mb {upload_mb}: must be at least 1.")
     if not 0 < port < 65536:
-        raise SensoriumError(f"--port {port}: give one from 1 to 65535.")
+        raise SensoriumError(f"--port {port}: must be from 1 to 65535.")
     page = build(runs)
     try:
         page.queue(max_size=WAITING, api_open=False).launch(
@@ -97,7 +97,7 @@ def open_page(
 
 
 def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
-    """The page of these runs (or of folders of runs), a tab for each thing that some of them can do."""
+    """The page of these runs (or of folders of runs), one tab per ability that any of them has."""
     gradio = _gradio()
     played = _played(runs)
     offered = []
@@ -105,9 +105,9 @@ def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
         if able := [one for one in played if isinstance(one.method, module.ABILITY)]:
             offered.append((module, able))
     if not offered:
-        raise SensoriumError(f"{', '.join(one.run.name for one in played)}: nothing of it can be shown on the page.")
+        raise SensoriumError(f"{', '.join(one.run.name for one in played)}: no tab of the page fits it.")
     with gradio.Blocks(title="Sensorium", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
-        gradio.Markdown("# Sensorium\nTry what was trained. Nothing that you give here leaves this machine.")
+        gradio.Markdown("# Sensorium\nTry trained runs. Nothing that you upload leaves this machine.")
         with gradio.Tabs():
             for module, able in offered:
                 with gradio.Tab(module.TITLE, id=module.TITLE.lower()):
@@ -116,7 +116,7 @@ def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
 
 
 def tabs() -> list[Any]:
-    """The modules of this room that are a tab: those with an ``ABILITY``, in the order of the abilities."""
+    """The modules of this folder that are tabs: those with an ``ABILITY``, in the order of the abilities."""
     from sensorium.abilities import ABILITIES
 
     modules = [import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
@@ -125,7 +125,7 @@ def tabs() -> list[Any]:
 
 
 def _gradio() -> Any:
-    """Gradio, which asks nobody anything; SensoriumError where it is missing."""
+    """Import gradio with telemetry off; SensoriumError if it is missing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -135,7 +135,7 @@ def _gradio() -> Any:
 
 
 def _theme() -> Any:
-    """The report's colours; fonts that the visitor's machine has."""
+    """The report's colors, and system fonts."""
     from gradio.themes import Color, Default
 
     tints = "eef6fb d8eaf5 b3d6ec 7fbbe0 3a9bd6 0072b2 005f96 004d7a 003c60 002b45 001c2e"

@@ -1,4 +1,4 @@
-"""What the tabs share: a run on the page, uploads, pictures to choose from, and errors as one line."""
+"""Shared by the tabs: a run on the page, uploads, example pictures, and errors as one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HIGH = 320  # pixels of an upload on the page
 
 
 class Played:
-    """A run on the page. ``lock``: one visitor at a time uses what has a state."""
+    """A run on the page. ``lock``: one visitor at a time uses stateful methods."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.lock = run, RLock()
@@ -41,7 +41,7 @@ class Played:
 
     @cached_property
     def ready(self) -> Any:
-        """The data it was trained on; SensoriumError where these are gone."""
+        """The data it was trained on; SensoriumError if they no longer exist."""
         with self.lock:
             return self.run.data()
 
@@ -53,14 +53,15 @@ class Played:
 
     @cached_property
     def examples(self) -> list[np.ndarray]:
-        """Some pictures to try, uint8 [3, H, W] each, that it was not trained on where there are such; none where they are gone."""
+        """Example pictures, uint8 [3, H, W] each, from the test set if there is one; none if the data no longer
+        exist."""
         try:
             held = self.ready.train if self.ready.test is None else self.ready.test
         except SensoriumError:
             return []
-        if isinstance(held, Boxed):  # as they are, not laid into squares
+        if isinstance(held, Boxed):  # original pictures, not padded to squares
             return [held.truth[i]["image"].numpy() for i in _spread(len(held.truth))]
-        pixels = held.pixels if isinstance(held, Captioned) else held  # of pairs: each picture once
+        pixels = held.pixels if isinstance(held, Captioned) else held  # each picture of the pairs once
         return [np.array(pixels.images[i]) for i in _spread(len(pixels))]
 
 
@@ -69,14 +70,14 @@ def _spread(count: int) -> list[int]:
 
 
 class Upload(NamedTuple):
-    """A file that a visitor gave. ``name`` is what they call it."""
+    """An uploaded file. ``name`` is its original name."""
 
     path: Path
     name: str
 
 
 def told(function: Callable) -> Callable:
-    """A handler whose errors are one line on the page; what nobody foresaw is also printed where the page runs."""
+    """A handler whose errors are one line on the page; unexpected ones are also printed by the server."""
 
     def line(error: Exception) -> Exception:
         if isinstance(error, gr.Error):
@@ -109,7 +110,7 @@ def told(function: Callable) -> Callable:
 
 
 def chooser(runs: Sequence[Played]) -> gr.Dropdown:
-    """Which run: gives its number."""
+    """A menu of runs; its value is an index."""
     return gr.Dropdown(
         [(run.about, i) for i, run in enumerate(runs)],
         value=0,
@@ -120,7 +121,7 @@ def chooser(runs: Sequence[Played]) -> gr.Dropdown:
 
 
 def picture_input(label: str = "Picture: drop, paste or choose one") -> gr.Image:
-    """A place for a picture, which hands on an :class:`Upload` as it came: reading it, and refusing it by name, is ours."""
+    """An input for a picture, which passes on the :class:`Upload` unread: decoding and error messages are ours."""
     image = gr.Image(
         label=label,
         sources=["upload", "clipboard"],
@@ -138,19 +139,19 @@ def _upload(payload: Any) -> Upload | None:
     if payload is None:
         return None
     if not payload.path:
-        raise gr.Error("This is no uploaded file.", print_exception=False)
+        raise gr.Error("This is not an uploaded file.", print_exception=False)
     return Upload(Path(payload.path), printable(payload.orig_name or Path(payload.path).name))
 
 
 def decoded(upload: Upload | None) -> Image.Image:
-    """What was uploaded as an RGB picture; SensoriumError names what is none."""
+    """The upload as an RGB picture; SensoriumError if it isn't an image."""
     if upload is None:
         raise SensoriumError("give a picture first: drop it, paste it or choose one below.")
     return rgb(upload.path, upload.name)
 
 
 def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> gr.Gallery:
-    """Some of the run's own pictures; a click takes one."""
+    """Example pictures of the run's data; a click selects one."""
 
     def offered(index: int) -> list[Image.Image]:
         return [as_image(one) for one in runs[index].examples]
@@ -158,19 +159,19 @@ def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> g
     def taken(index: int, event: gr.SelectData) -> Image.Image:
         return Image.fromarray(runs[index].examples[event.index].transpose(1, 2, 0))
 
-    gr.Markdown("Or take one that it has not seen:")
+    gr.Markdown("Or choose one from its test set:")
     gallery = gr.Gallery(
         show_label=False, columns=4, height="auto", format="png", allow_preview=False, object_fit="contain", buttons=[],
         interactive=False, elem_classes="examples",
     )  # fmt: skip
-    # without triggers: when the page is opened, and when another run is chosen
+    # without triggers: on page load, and when another run is chosen
     gr.on(None, told(offered), [which], [gallery], show_progress="hidden", trigger_mode="always_last")
     gallery.select(told(taken), [which], [picture], show_progress="hidden")
     return gallery
 
 
 def found_pictures(title: str) -> gr.Gallery:
-    """A place for pictures that were found or made, under a title."""
+    """A gallery for pictures that were found or generated, with a title."""
     gr.Markdown(f"**{title}**")
     return gr.Gallery(
         show_label=False, columns=4, height="auto", format="png", object_fit="contain", buttons=["download"],
@@ -179,5 +180,5 @@ def found_pictures(title: str) -> gr.Gallery:
 
 
 def as_image(pixels: np.ndarray, least: int = 96) -> Image.Image:
-    """uint8 [3, H, W] -> a picture at least about ``least`` high."""
+    """uint8 [3, H, W] -> a picture enlarged to a height of about ``least``."""
     return enlarged(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, least, 12)

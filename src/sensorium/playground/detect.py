@@ -18,20 +18,18 @@ from sensorium.use.detect import Finder
 
 TITLE = "Detect"
 ABILITY = Detector
-LONGER = 900  # pixels at which a picture is shown
+LONGER = 900  # longer side in pixels of the shown picture
 LISTED = 100  # objects in the table
 
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown(
-        "Give a picture: the objects that the run finds are drawn into it; move the threshold to see more or fewer."
-    )
+    gr.Markdown("Give a picture: detected objects are drawn into it; move the threshold to see more or fewer.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
             picture = picture_input()
-            threshold = gr.Slider(0.01, 1, 0.3, step=0.01, label="Least score of what is shown")
+            threshold = gr.Slider(0.01, 1, 0.3, step=0.01, label="Minimum score")
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
             said = gr.Markdown("Nothing to see yet.")
@@ -65,7 +63,7 @@ def tab(runs: Sequence[Played]) -> None:
 def listing(
     boxes: Sequence[Sequence[float]], labels: Sequence[int], scores: Sequence[float], classes: Sequence[str]
 ) -> str:
-    """What was found as a table: names, scores, and edges in the picture's own pixels."""
+    """Detections as a table: names, scores, and edges in the picture's own pixels."""
     if not boxes:
         return ""
     rows = [
@@ -78,7 +76,7 @@ def listing(
 
 
 def finder_of(played: Played) -> Finder:
-    """What detects with a run that is loaded already."""
+    """A detector from a loaded run."""
     on = played.run.situation
     method = played.method.to(device_name())
     return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)

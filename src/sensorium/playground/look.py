@@ -1,4 +1,4 @@
-"""Look: what a run makes of a picture, and which pictures it finds alike."""
+"""Look: a run's reconstruction, attention or prediction of a picture, and the most similar pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WAYS = 2
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
     gr.Markdown(
-        "Give a picture: see what the network completes or looks at, and which of its training pictures it takes for the most similar."
+        "Give a picture to see the network's reconstruction, attention or prediction, and the most similar training pictures."
     )
     banks: dict[int, tuple[Any, Tensor]] = {}
     with gr.Row(equal_height=False):
@@ -72,7 +72,7 @@ def tab(runs: Sequence[Played]) -> None:
                 pixels, features = banks[index]
                 nearest = most_similar(played.method, pixels, query, min(FOUND, len(pixels)), features)
                 alike = [(as_image(np.array(pixels.images[one.index]), 128), caption(pixels, one)) for one in nearest]
-            except SensoriumError as error:  # the data are gone: the rest is still to be seen
+            except SensoriumError as error:  # the data no longer exist: show the rest
                 gr.Warning(escape(str(error)))
         return [
             gr.update(value=said, visible=True) if said else hidden,
@@ -100,7 +100,7 @@ def way() -> tuple[gr.Markdown, gr.Image]:
 
 
 def bank(played: Played, progress: Any) -> tuple[Any, Tensor]:
-    """The training pictures, or so many of them as are quickly encoded, and their features [N, D]."""
+    """The training pictures, at most ``SEARCHED`` of them, and their features [N, D]."""
     pixels = played.pictures
     if len(pixels) > SEARCHED:
         pixels = pixels.subset(np.linspace(0, len(pixels) - 1, SEARCHED).astype(int))
@@ -112,7 +112,7 @@ def bank(played: Played, progress: Any) -> tuple[Any, Tensor]:
 
 
 def classes(played: Played, query: np.ndarray) -> dict[str, float]:
-    """Names of classes with their probabilities, of uint8 [3, S, S]; empty where the method learnt none."""
+    """Class names with their probabilities, of uint8 [3, S, S]; empty if the method isn't a classifier."""
     names = played.run.situation.classes
     if not names or not isinstance(played.method, Classifier):
         return {}
@@ -123,6 +123,6 @@ def classes(played: Played, query: np.ndarray) -> dict[str, float]:
 
 
 def caption(pixels: Any, one: Any) -> str:
-    """What stands under a picture that was found."""
+    """The caption of a picture that was found."""
     words = [class_of(pixels, one.index), f"{one.similarity:.2f}", "exact duplicate" if one.same else ""]
     return " · ".join(word for word in words if word)

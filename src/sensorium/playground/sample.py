@@ -1,4 +1,4 @@
-"""Sample: new pictures, and the way from noise to each."""
+"""Sample: new pictures, and their trajectories from noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ SHOWN_WAYS = 4
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown("Draw new pictures: the same seed gives the same ones; more guidance insists more on the class.")
+    gr.Markdown(
+        "Generate new pictures: the same seed gives the same ones; higher guidance follows the class more closely."
+    )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
@@ -35,11 +37,11 @@ def tab(runs: Sequence[Played]) -> None:
             label = gr.Dropdown(
                 first["classes"] or [ANY], value=ANY, label="Class", filterable=False, visible=bool(first["classes"])
             )
-            guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance (1: as learnt)", visible=bool(first["classes"]))
+            guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance scale (1: none)", visible=bool(first["classes"]))
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=360):
             drawn = found_pictures("Drawn")
-            title = gr.Markdown("**The way there**, from noise on the left", visible=first["way"])
+            title = gr.Markdown("**Trajectories**, from noise on the left", visible=first["way"])
             way = gr.Image(
                 show_label=False, visible=first["way"], format="png", buttons=["download", "fullscreen"],
                 interactive=False, elem_classes="crisp",
@@ -75,7 +77,7 @@ def tab(runs: Sequence[Played]) -> None:
 
 
 def _controls(run: Played) -> dict[str, Any]:
-    """What can be chosen of a run: whether it goes a way, in how many steps it usually does, the classes that it learnt."""
+    """The options of a run: whether it samples in steps, the default number of steps, its classes."""
     method = run.method
     way = isinstance(method, IterativeGenerator)
     labelled = isinstance(method, ClassConditional) and method.classes

@@ -1,4 +1,4 @@
-"""Search: pictures by what a text says of them, or by a picture."""
+"""Search: pictures by a text, or by a picture."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ LONGEST = 1000  # characters
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown(
-        "Say what is to be seen in a picture, or give one: the pictures of the run's data that fit best come first."
-    )
+    gr.Markdown("Describe a picture, or give one: the most similar pictures of the run's data come first.")
     albums: dict[int, Album] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            text = gr.Textbox(label="What is to be seen", max_length=LONGEST, submit_btn="Search")
+            text = gr.Textbox(label="Description", max_length=LONGEST, submit_btn="Search")
             picture = picture_input("Or a picture: drop, paste or choose one")
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
@@ -46,7 +44,7 @@ def tab(runs: Sequence[Played]) -> None:
 
     def by_text(index: int, words: str) -> list[tuple[Image.Image, str]]:
         if not (words or "").strip():
-            raise SensoriumError("say what to look for.")
+            raise SensoriumError("give a query.")
         with runs[index].lock:
             pictures = album(index)
             return shown(pictures, pictures.looker.of_text(words[:LONGEST]))
@@ -63,14 +61,14 @@ def tab(runs: Sequence[Played]) -> None:
 
 
 def looker_of(played: Played) -> Looker:
-    """What searches with a run that is loaded already."""
+    """A searcher from a loaded run."""
     run, on = played.run, played.run.situation
     cache = run.folder.parent / "cache"
     return Looker(run.method, on.image_size, (on.mean, on.std), kept_tokens(run.folder), on.context, run.folder, cache)
 
 
 def shown(album: Album, vector: np.ndarray) -> list[tuple[Image.Image, str]]:
-    """The pictures most like a vector [E], with what is known of each; those whose files are gone are left out."""
+    """The pictures most similar to a vector [E], with captions; those whose files no longer exist are omitted."""
     found = []
     for hit in album.near(vector, FOUND):
         try:

@@ -1,4 +1,4 @@
-"""A stream's probabilities as a drawing that grows: SVG that is legible on light and on dark."""
+"""A growing plot of a stream's probabilities: SVG for light and dark pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = (
 )  # fmt: skip
 RESTING = "#8b939c"
 SHOWN = 8  # lines
-COLUMNS = 400  # points of a line
+COLUMNS = 400  # maximum points of a line
 WIDE, HIGH, STRIP, LEFT, TOP = 1000, 220, 16, 60, 8
 
 
@@ -23,7 +23,7 @@ def timeline(
 ) -> str:
     """Probabilities so far [n, K] of a stream of ``total`` frames, with the true classes [total] (-1 unknown) above them.
 
-    ``rate``: frames a second. Shows the classes that are likeliest somewhere; names are escaped.
+    ``rate``: frames per second. Shows the classes with the highest peak probability; names are escaped.
     """
     n = len(chances)
     said = chances.argmax(1)
@@ -74,7 +74,7 @@ def timeline(
 
 
 def when(frame: float, rate: float | None) -> str:
-    """A place in a stream, in seconds where its rate is known."""
+    """A position in a stream, in seconds if its rate is known."""
     return f"{frame / rate:.1f} s" if rate else f"frame {frame:,.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Watch: a stream plays, and the run says of each frame what is going on."""
+"""Watch: a stream plays, and the run predicts the action of each frame."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sensorium.use.watch import channels, step_rate
 TITLE = "Watch"
 ABILITY = OnlineDetector
 LISTED = 200  # recordings to choose from
-LONGEST = 20_000  # frames that are played
-TICKS = 60  # drawings of a stream
+LONGEST = 20_000  # maximum frames that are played
+TICKS = 60  # updates of the plot
 
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
     gr.Markdown(
-        "Play a recording: at each frame the run names the action from the frames so far, and sees none that follow."
+        "Play a recording: the run predicts the action of each frame from the frames so far, without future ones."
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            recording = gr.Dropdown(listed(runs[0]), label="Recording that it has not seen")
+            recording = gr.Dropdown(listed(runs[0]), label="Test recording")
             file = gr.File(
                 label="Or one of yours: .npz or .npy", file_types=[".npz", ".npy"], type="filepath", height=170
             )
@@ -73,7 +73,7 @@ def tab(runs: Sequence[Played]) -> None:
 
 
 def listed(run: Played) -> list[tuple[str, int]]:
-    """The names of held-out recordings with their numbers; none where the data are gone."""
+    """The names of held-out recordings with their indices; none if the data no longer exist."""
     try:
         streams = run.ready.test
     except SensoriumError:
@@ -84,12 +84,12 @@ def listed(run: Played) -> list[tuple[str, int]]:
 def held_out(run: Played, chosen: int | None) -> AnyStream:
     """One of the recordings to choose from."""
     if chosen is None:
-        raise SensoriumError("choose a recording first, or give one of yours.")
+        raise SensoriumError("choose a recording first, or upload one.")
     return run.ready.test[chosen]
 
 
 def opened(run: Played, path: Path) -> AnyStream:
-    """A visitor's recording as the run sees streams: its first, in frames and units of the training data."""
+    """An uploaded recording (the first of the file) in the frames and units of the training data."""
     on, name = run.run.situation, printable(path.name)
     try:
         values = read_values(path, step_rate(on))[0][1]
@@ -100,7 +100,9 @@ def opened(run: Played, path: Path) -> AnyStream:
     except ValueError as error:
         raise SensoriumError(f"{name}: {error}.") from None
     if stream.width != channels(on):
-        raise SensoriumError(f"{name}: {stream.width} numbers a step, but {run.run.name} learnt from {channels(on)}.")
+        raise SensoriumError(
+            f"{name}: {stream.width} values per step, but {run.run.name} was trained on {channels(on)}."
+        )
     if len(stream) < on.frame:
-        raise SensoriumError(f"{name}: {len(stream):,} steps, and a frame takes {on.frame}.")
+        raise SensoriumError(f"{name}: {len(stream):,} steps, but a frame needs {on.frame}.")
     return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

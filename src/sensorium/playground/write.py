@@ -1,4 +1,4 @@
-"""Write: a language model goes on from a prompt."""
+"""Write: a language model continues a prompt."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ MOST = 1000  # tokens
 
 def tab(runs: Sequence[Played]) -> None:
     """Draw the tab."""
-    gr.Markdown("Begin a text and let the model go on: a low temperature keeps to what is likely, a high one strays.")
+    gr.Markdown(
+        "Give a prompt and let the model continue it: a low temperature gives likely text, a high one more varied text."
+    )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            prompt = gr.Textbox(label="Beginning", lines=4, max_length=LONGEST, placeholder="Once upon a time")
+            prompt = gr.Textbox(label="Prompt", lines=4, max_length=LONGEST, placeholder="Once upon a time")
             temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature")
-            most = gr.Slider(1, MOST, 200, step=1, label="Tokens at most")
+            most = gr.Slider(1, MOST, 200, step=1, label="Maximum tokens")
             with gr.Accordion("More", open=False):
-                top_k = gr.Slider(0, 200, 0, step=1, label="Choose among so many tokens (0: all)")
+                top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: all tokens)")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
             with gr.Row():
                 start = gr.Button("Write", variant="primary", min_width=80)

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: in (:func:`load`) and out (:func:`export`)."""
+"""Published checkpoints: reading (:func:`load`) and writing (:func:`export`)."""
 
 from sensorium.published.export import export
 from sensorium.published.load import load, load_backbone

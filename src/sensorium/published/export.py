@@ -1,4 +1,4 @@
-"""Our networks as checkpoints of others: the inverse of :mod:`sensorium.published.load`; and ONNX."""
+"""Exporting our networks in others' checkpoint formats, the inverse of :mod:`sensorium.published.load`; and ONNX."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def export(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
 ) -> Path:
-    """Write ``network``, or the backbone of a method, as "safetensors", "hf", "timm", "torchvision", "onnx" ...; give the path.
+    """Write ``network``, or a method's backbone, as "safetensors", "hf", "timm", "torchvision", "onnx" ...; return the
+    path.
 
-    Where a format holds the whole method (ViTMAE, DETR, CLIP), the method is written; else its backbone. mean, std: of the
-    pixels in 0..1 scale. Raises SensoriumError where the format cannot hold the network, and says which can.
+    If a format holds the whole method (ViTMAE, DETR, CLIP), the method is written; else its backbone. mean, std: of the
+    pixels in 0..1 scale. Raises SensoriumError, which lists the possible formats, if the format can't hold the network.
     """
     chain = _parts(network)
     own = network.normalization if isinstance(network, SeesImages) else None
@@ -39,13 +40,13 @@ def export(
     if to == "onnx":
         return _onnx(chain, Path(out), image_size)
     form, part = _written(chain, to)
-    if isinstance(network, Detector):  # a detector's images have two sides of its own
+    if isinstance(network, Detector):  # a detector's images have a size rule of their own
         image_size = None
     return save(form, part, out, Preparation(cast("Statistics | None", pixels), image_size))
 
 
 def _parts(network: nn.Module) -> list[nn.Module]:
-    """A network, its backbone, and the body of that if it is a pyramid."""
+    """A network, its backbone, and the backbone's body if it is a pyramid."""
     backbone = network.backbone if isinstance(network, HasBackbone) else None
     inner = backbone or network
     found = [network, backbone, inner.body if isinstance(inner, HasBody) else None]
@@ -60,7 +61,7 @@ def _written(chain: list[nn.Module], to: str) -> tuple[Format, Any]:
                 return form, inner
     able = list(dict.fromkeys(f.to for part in chain for f in formats() if f.to and held(f, part) is not None))
     able += ["onnx"] if any(isinstance(part, Encoder) for part in chain) else []
-    way = f"Use --to {' or '.join(able)}." if able else "It has no format but its own run's model.safetensors."
+    way = f"Use --to {' or '.join(able)}." if able else "Its only format is its run's model.safetensors."
     raise SensoriumError(f"{type(chain[-1]).__name__} has no format '{to}'. {way}")
 
 
@@ -77,7 +78,7 @@ def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
     """images [B, 3, S, S], normalized -> features [B, D]; any batch size."""
     network: Any = chain[-1]
     if not isinstance(chain[-1], Encoder):
-        raise SensoriumError(f"{type(network).__name__} gives no features of images, which is what --to onnx writes.")
+        raise SensoriumError(f"{type(network).__name__} isn't an encoder of images, which --to onnx needs.")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

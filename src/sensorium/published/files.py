@@ -1,7 +1,7 @@
-"""Checkpoints as data, never as code: found, read, unwrapped, written.
+"""Finding, reading, unwrapping and writing checkpoints, as data and never as code.
 
-safetensors files, and PyTorch files through ``weights_only=True``: a pickle that wants to do more than hold tensors,
-plain containers and an ``argparse.Namespace`` is refused.
+safetensors files, and PyTorch files with ``weights_only=True``: a pickle with anything but tensors, plain containers
+and an ``argparse.Namespace`` is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WEIGHTS = (
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 _FOLDER_FILES = (*CONFIGS, "preprocessor_config.json", "model*.safetensors*", "diffusion_pytorch_model*.safetensors*",
                  "open_clip_model*.safetensors*", "tokenizer*.json", "vocab.json", "merges.txt")  # fmt: skip
-# of pipelines the parts that are networks of pixels or latents; the text encoder is not read, the autoencoder by its folder
+# the networks of pixels or latents in a pipeline; its text encoder is not read, its autoencoder only by its own folder
 PARTS = ("unet", "transformer")
 HUB_FILES = (
     *_FOLDER_FILES,
@@ -35,19 +35,19 @@ HUB_FILES = (
     *(f"{part}/config.json" for part in PARTS),
 )
 
-# Where training code keeps weights, in the order of preference: averages before what they are averages of, as timm does.
+# Where training code stores weights, in order of preference: averaged weights first, as in timm.
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "model", "state_dict", "model_state_dict",
     "model_state", "net", "network", "student",
 )  # fmt: skip
-# What wrappers put into names, wherever they stand: torch.compile, FSDP, activation checkpointing.
+# Parts that wrappers insert into names: torch.compile, FSDP, activation checkpointing.
 _INFIX = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside the model that it wraps
 _DEEPEST = 3
 
 
 def locate(path: str | Path) -> Path:
-    """A path that exists; a hub id (``owner/name``) is downloaded (``HUB_FILES`` alone)."""
+    """An existing path; a hub id (``owner/name``) is downloaded (only ``HUB_FILES``)."""
     if Path(path).exists():
         return Path(path)
     if HUB_ID.fullmatch(str(path)):
@@ -57,7 +57,7 @@ def locate(path: str | Path) -> Path:
             return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
         except Exception as error:
             raise SensoriumError(
-                f"'{path}' is no path here, and could not be had from the hub: {short(error)}"
+                f"'{path}' does not exist here, and can't be downloaded from the hub: {short(error)}"
             ) from None
     raise SensoriumError(
         f"there is no checkpoint '{path}'. Give a run's folder, a Hugging Face directory, a .safetensors or .pth file, or a hub id."
@@ -65,7 +65,7 @@ def locate(path: str | Path) -> Path:
 
 
 def config_of(folder: Path) -> Path:
-    """The file in ``folder`` that holds its configuration; SensoriumError where there is none."""
+    """The configuration file in ``folder``; SensoriumError if there is none."""
     found = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
     if found is None:
         raise SensoriumError(f"'{folder}' has no config.json: it is neither a run nor a checkpoint's directory.")
@@ -73,7 +73,7 @@ def config_of(folder: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON."""
+    """Read a JSON object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What a file holds, or a directory's file of weights, whole or in shards; tensors on the CPU."""
+    """The content of a file, or of a directory's weights, whole or in shards; tensors on the CPU."""
     if path.is_dir():
         for name in WEIGHTS:
             if (path / f"{name}.index.json").is_file():
@@ -100,11 +100,11 @@ def read_weights(path: Path) -> dict[str, Any]:
         except Exception as error:
             raise SensoriumError(f"{path}: not a readable safetensors file ({short(error)}).") from None
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # authors keep their arguments beside the weights
+        with torch.serialization.safe_globals([argparse.Namespace]):  # authors store their arguments with the weights
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SensoriumError(
-            f"{path}: refused. It is no PyTorch file of plain tensors ({short(error)}); nothing in it was run."
+            f"{path}: refused. It is not a PyTorch file of plain tensors ({short(error)}); nothing in it was executed."
         ) from None
     if not isinstance(loaded, dict):
         raise SensoriumError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}.")
@@ -112,32 +112,32 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> dict[str, Any]:
-    """The tensors of a directory whose ``index`` says which file holds which."""
+    """The tensors of a sharded directory with an ``index``."""
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     try:
         told = read_json(index)["weight_map"]
         files = sorted({str(name) for name in told.values()})
     except (KeyError, TypeError, AttributeError) as error:
-        raise SensoriumError(f"{index}: no index of shards ({short(error)}).") from None
+        raise SensoriumError(f"{index}: not an index of shards ({short(error)}).") from None
     found: dict[str, Any] = {}
     for name in files:
         if Path(name).name != name or not name.endswith(suffix):
-            raise SensoriumError(f"{index}: '{name}' is no {suffix[1:]} file beside it.")
+            raise SensoriumError(f"{index}: '{name}' is not a {suffix[1:]} file beside it.")
         if not (index.parent / name).is_file():
             raise SensoriumError(f"{index}: the shard '{name}' is missing.")
         shard = read_weights(index.parent / name)
         if twice := sorted(found.keys() & shard.keys()):
-            raise SensoriumError(f"{index}: '{twice[0]}' stands in more than one shard.")
+            raise SensoriumError(f"{index}: '{twice[0]}' is in more than one shard.")
         found |= shard
     return found
 
 
 def unwrap(loaded: Mapping[Any, Any]) -> Iterator[dict[str, Tensor]]:
-    """The state dicts that may be meant by what a file holds, the likeliest first.
+    """Candidate state dicts in a file's content, the most likely first.
 
-    Inside the containers of training code (``CONTAINERS``), then at the top; each as it is, then without the prefix that
-    all names share (``module.``, ``model.``, ``backbone.`` ...), and so on. What compiling and sharding put into names
-    is taken out anywhere.
+    Those inside the containers of training code (``CONTAINERS``), then the top level; each unchanged, then without the
+    prefix that all names share (``module.``, ``model.``, ``backbone.`` ...), repeatedly. Parts of names from compiling
+    and sharding are removed anywhere.
     """
     return _unwrap(loaded, _DEEPEST)
 
@@ -157,7 +157,7 @@ def _unwrap(loaded: Mapping[Any, Any], deep: int) -> Iterator[dict[str, Tensor]]
 
 
 def keys_of(loaded: Mapping[Any, Any]) -> str:
-    """What a file holds, for a message: names of its tensors, or else its keys."""
+    """A file's content, for a message: names of its tensors, or else its keys."""
     state = next(unwrap(loaded), None)
     if state is None:
         return f"no tensors: its keys are {', '.join(map(repr, list(loaded)[:5]))}" if loaded else "nothing"
@@ -166,7 +166,7 @@ def keys_of(loaded: Mapping[Any, Any]) -> str:
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") -> Path:
-    """A file of tensors: safetensors, or a PyTorch file, there under ``container`` if one is named."""
+    """Write a file of tensors: safetensors, or a PyTorch file, in that case under the key ``container`` if given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         from safetensors.torch import save_file
@@ -178,5 +178,5 @@ def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") 
 
 
 def short(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's message."""
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,11 +1,12 @@
-"""How others store one network, as data. Reading and writing are both derived from the one table.
+"""Checkpoint formats of others, as data: reading and writing are both derived from one table.
 
-A :class:`Format` is a table of entries, ours <-> theirs; what of theirs has no counterpart, with the reason; their
-configuration's numbers in and out; and the signs by which a file is known. :func:`read` is strict: each tensor of ours is
-filled once, each of theirs used once or dropped for the written reason, shapes equal. :func:`write` is its inverse.
+A :class:`Format` is a table of entries, ours <-> theirs; tensors of theirs without a counterpart, with the reason; the
+conversion of configurations; and how a file is recognized. :func:`read` is strict: each tensor of ours is filled once,
+each of theirs used once or dropped for a documented reason, and shapes are equal. :func:`write` is its inverse.
 
 Patterns name repeated layers: ``blocks.{i}.attn.qkv.{kind}``. ``{kind}`` is one part of a name (weight, bias,
-running_mean), ``{rest}`` any number of parts, each other word a number; ``{i-1}``, ``{2*i+1}`` count differently in theirs.
+running_mean), ``{rest}`` any number of parts, any other placeholder a number; ``{i-1}``, ``{2*i+1}``: other numbering
+in theirs.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from sensorium.published.source import Source, Statistics
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-ALIGNED = 64  # bytes, of memory that torch takes itself
+ALIGNED = 64  # bytes: torch's memory alignment
 _FIELD = re.compile(r"\{(?:(\d+)\*)?([a-z]+)([+-]\d+)?\}")
-EACH = "each"  # the field of theirs that runs over the parts of a stack, or over copies
+EACH = "each"  # the placeholder in theirs that runs over the parts of a stack, or over copies
 
 
 @dataclass(frozen=True)
 class Change:
-    """How a tensor's shape differs. ours: (theirs, network) -> ours; theirs: (ours, network) -> theirs."""
+    """A change of a tensor's shape. ours: (theirs, network) -> ours; theirs: (ours, network) -> theirs."""
 
     ours: Callable[[Tensor, nn.Module], Tensor]
     theirs: Callable[[Tensor, nn.Module], Tensor]
@@ -47,13 +48,14 @@ POINTWISE = Change(lambda x, _: x[..., 0], lambda x, _: x[..., None])  # a linea
 
 @dataclass(frozen=True)
 class Entry:
-    """Tensors of ours and where they stand in theirs.
+    """Tensors of ours and their counterparts.
 
-    ours: a pattern. theirs: one pattern, or several that are joined along the first dimension; () where theirs have none.
-    change: of shape, after joining. rows: how many rows each of theirs has where they differ. ``{each}`` in theirs runs
-    over the first dimension of ours, a stack; with ``copies``, the network's attribute of that name, over so many copies,
-    which must be equal, for the reason ``why``. otherwise: (ours, network) -> the value where the file has none.
-    from_last: network -> how many there are of what ``{i}`` counts, where theirs count it from the last.
+    ours: a pattern. theirs: one pattern, or several that are concatenated along the first dimension; () if theirs have
+    none. change: of shape, after concatenation. rows: number of rows of each of theirs, if they differ. ``{each}`` in
+    theirs runs over the first dimension of ours, a stack; with ``copies`` (the name of an attribute of the network that
+    holds their number) over copies, which must be equal, for the reason ``why``. otherwise: (ours, network) -> the
+    value if the file has none. from_last: network -> the number of layers that ``{i}`` counts, if theirs count from the
+    last.
     """
 
     ours: str
@@ -66,7 +68,7 @@ class Entry:
     from_last: Callable[[Any], int] | None = None
 
     def sources(self, found: re.Match[str], target: Tensor, network: nn.Module) -> list[str]:
-        """Their names of the tensor of ours whose name was ``found``."""
+        """Their names of our tensor that was ``found``."""
         patterns, fields = (self.theirs,) if isinstance(self.theirs, str) else self.theirs, found.groupdict()
         if self.from_last:
             fields["i"] = str(self.from_last(network) - 1 - int(fields["i"]))
@@ -99,9 +101,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Tensors of theirs that ours have not: the whole name's regular expression, and why nothing is lost.
+    """Tensors of theirs without a counterpart: a regular expression of the whole name, and why nothing is lost.
 
-    made: network -> the tensor, where their code wants it in the file all the same; ``name`` is then its name itself.
+    made: network -> the tensor, if their code still needs it in the file; ``name`` is then a literal name.
     """
 
     name: str
@@ -114,31 +116,33 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pixels are prepared: (mean, std) in 0..1 scale, and the image size; None where the network itself says."""
+    """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them."""
 
     normalization: Statistics | None = None
     image_size: int | None = None
 
 
 def _anything(network: Any) -> None:
-    """Every network of the class can be written."""
+    """The default ``fits``: every network of the class can be written."""
 
 
 @dataclass(frozen=True)
 class Format:
     """How others store ``network``.
 
-    Known by:   kinds: model_type or _class_name of the configuration, () where a file stands alone. keys, absent: regular
-                expressions of whole names that a file has, and has not. refused: names of relatives that cannot be read,
-                and what they are.
-    Tensors:    table: entries, the first that matches counts. spellings: (regular expression, replacement) pairs that bring
-                other versions' names to the table's. dropped. prepare: what no table says, before it is read.
-    Numbers:    numbers: a source -> the arguments of ``build`` (the network's class). settle: what is set on the network
-                after (labels, sides of images). normalization: of pixels where the files say nothing; None: no pixels.
-    Writing:    to: what `export` calls the format, "" where it is only read. of: the network, in what is exported, that this
-                format holds. fits: raises SensoriumError where it cannot. config: their ``config_name``, None for a file alone.
-                beside: further files of JSON, by name ("{stem}" is the weights'). file: of the weights; container: their
-                key in a PyTorch file.
+    Detection:  kinds: model_type or _class_name of the configuration, () for a single file. keys, absent: regular
+                expressions of whole names that a file must have, and must not have. refused: names of related,
+                unsupported formats, and what they are.
+    Tensors:    table: entries, the first that matches counts. spellings: (regular expression, replacement) pairs that
+                map other versions' names to the table's. dropped. prepare: a conversion beyond the table, before it
+                is read.
+    Numbers:    numbers: a source -> the arguments of ``build`` (the network's class). settle: sets attributes of the
+                network afterward (labels, image sizes). normalization: of pixels if the files have none; None: no
+                pixels.
+    Writing:    to: the name of the format in `export`, "" if it is read-only. of: the network, in what is exported,
+                that this format holds. fits: raises SensoriumError if it can't. config: their ``config_name``, None
+                for a single file. beside: further JSON files, by name ("{stem}" is the weights'). file: of the
+                weights; container: their key in a PyTorch file.
     """
 
     name: str
@@ -165,26 +169,26 @@ class Format:
     container: str = ""
 
     def spelled(self, name: str) -> str:
-        """A name of theirs as the table spells it."""
+        """A name of theirs in the table's spelling."""
         for pattern, replacement in self.spellings:
             name = re.sub(pattern, replacement, name)
         return name
 
     def knows(self, state: Mapping[str, Any]) -> bool:
-        """Whether a file with these names is one of this format."""
+        """Whether a file with these names has this format."""
         names = [self.spelled(name) for name in state]
         return all(any(re.fullmatch(key, name) for name in names) for key in self.keys) and not any(
             re.fullmatch(key, name) for key in self.absent for name in names
         )
 
     def theirs(self, ours: str, network: nn.Module) -> tuple[str, ...]:
-        """Their names of a tensor of ours; () where they have none."""
+        """Their names of a tensor of ours; () if they have none."""
         entry, found = _entry(self, ours)
         return tuple(entry.sources(found, network.state_dict()[ours], network))
 
 
 def under(ours: str, theirs: str, table: Sequence[Entry]) -> tuple[Entry, ...]:
-    """A table for a network that is part of another: with prefixes."""
+    """A table with prefixes, for a network that is part of another."""
 
     def prefixed(entry: Entry) -> Entry:
         names = (entry.theirs,) if isinstance(entry.theirs, str) else entry.theirs
@@ -194,7 +198,7 @@ def under(ours: str, theirs: str, table: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def layers(ours: str, theirs: str, names: Mapping[str, str | tuple[str, ...]]) -> tuple[Entry, ...]:
-    """Entries of repeated layers: each module of ours, its weight and bias, in one or several of theirs."""
+    """Entries of repeated layers: weight and bias of each module of ours, in one or several of theirs."""
 
     def patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{theirs}{name}.{{kind}}" for name in ((value,) if isinstance(value, str) else value))
@@ -203,12 +207,12 @@ def layers(ours: str, theirs: str, names: Mapping[str, str | tuple[str, ...]]) -
 
 
 def zero(target: Tensor, network: nn.Module) -> Tensor:
-    """What a batch norm's counter of steps is where a file has none: evaluation does not read it."""
+    """A batch norm's step counter if a file has none: evaluation does not use it."""
     return torch.zeros(target.shape, dtype=target.dtype)
 
 
 def batch_norm(ours: str, theirs: str, counted: bool = True) -> tuple[Entry, ...]:
-    """Entries of a batch norm (prefixes of names, dots included); the counter may be missing, or is never in theirs."""
+    """Entries of a batch norm (prefixes of names, dots included); the counter is optional, or never in theirs."""
     counter = f"{theirs}num_batches_tracked" if counted else ()
     return (
         Entry(f"{ours}num_batches_tracked", counter, otherwise=zero),
@@ -223,9 +227,9 @@ def read(
     where: str,
     wanted: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Their state -> ours, for ``network`` (which may be on the meta device), in its number types and memory order.
+    """Their state -> ours, for ``network`` (which may be on the meta device), in its dtypes and memory formats.
 
-    wanted: our names and shapes, where not the whole state dict. Raises SensoriumError that names the file and the tensor.
+    wanted: our names and shapes, if not the whole state dict. Raises SensoriumError that names the file and the tensor.
     """
     files = {}  # the table's name -> the file's
     for name in state:
@@ -245,7 +249,7 @@ def read(
         assert not used & set(sources), f"{form.name}: {name} takes what another has"
         used.update(sources)
         tensor = entry.joined(parts, target, network).to(target.dtype)
-        # Convolutions may want another order in memory; and where a file's tensors lie askew, kernels round otherwise.
+        # Convolutions may need another memory format; and kernels round differently for unusual strides of a file's tensors.
         if tensor.stride() != target.stride() or tensor.data_ptr() % ALIGNED:
             tensor = torch.empty_like(target, device=tensor.device).copy_(tensor)
         ours[name] = tensor
@@ -257,7 +261,7 @@ def read(
 
 
 def refuse(form: Format, state: Mapping[str, Any], where: str) -> None:
-    """SensoriumError where a file is that of a relative which cannot be read; it says of which."""
+    """SensoriumError if a file has a related, unsupported format, which the message names."""
     for pattern, why in form.refused:
         if any(re.fullmatch(pattern, form.spelled(name)) for name in state):
             raise SensoriumError(f"{where}: {why}.")
@@ -271,13 +275,14 @@ def _checked(
     network: nn.Module,
     where: str,
 ) -> Iterator[Tensor]:
-    """The tensors of theirs; SensoriumError where one is missing, of another shape than writing gives, or no copy."""
+    """The tensors of theirs; SensoriumError if one is missing, has another shape than writing gives, or copies
+    differ."""
     for source, part in zip(sources, entry.parts(target.to("meta"), len(sources), network), strict=True):
         if source not in state:
             raise SensoriumError(f"{where}: '{source}' is missing.")
         if state[source].shape != part.shape and not (part.ndim == 0 and state[source].numel() == 1):
             raise SensoriumError(
-                f"{where}: '{source}' has shape {list(state[source].shape)}, its place {list(part.shape)}."
+                f"{where}: '{source}' has shape {list(state[source].shape)}, expected {list(part.shape)}."
             )
         if entry.copies and not torch.equal(state[source], state[sources[0]]):
             raise SensoriumError(f"{where}: '{source}' is not equal to '{sources[0]}': {entry.why}.")
@@ -287,8 +292,8 @@ def _checked(
 def write(form: Format, network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Ours -> theirs, the inverse of :func:`read`: each tensor of ours once, on the CPU.
 
-    state: what is written, by our names (gradients, say); the network's own tensors if left out. Raises SensoriumError
-    where the format cannot hold the network.
+    state: tensors to write, by our names (gradients, for example); by default the network's own. Raises SensoriumError
+    if the format can't hold the network.
     """
     form.fits(network)
     theirs: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Other people's checkpoints as our networks."""
+"""Loading published checkpoints as our networks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sensorium.published.registry import formats
 
 
 def load(path: str | Path, *, heads: int | None = None, activation: str | None = None) -> nn.Module:
-    """A checkpoint's network in evaluation mode; ``.normalization``, where it sees pixels, is their (mean, std).
+    """A checkpoint's network in evaluation mode; ``.normalization`` is the (mean, std) of pixels, if it takes images.
 
     path: a directory with config.json and weights, whole or in shards, or a pipeline's; a .safetensors, .pth, .pt, .bin or
-    .ckpt file, also of training code (what it wraps weights in is taken off; averages are read before what they are averages
-    of); or a hub id. Known are all formats of this package (:func:`sensorium.published.registry.formats`). heads,
-    activation: of attention and of CLIP, where a file does not say (64 channels a head otherwise). Raises SensoriumError
-    that names the file and what is wrong with it.
+    .ckpt file, also of training code (containers are unwrapped; averaged weights take precedence); or a hub id. All
+    formats of this package are supported (:func:`sensorium.published.registry.formats`). heads, activation: of
+    attention and of CLIP, if a file does not contain them (by default 64 channels per head). Raises SensoriumError that
+    names the file and the error.
     """
     return open_path(path, formats(), heads=heads, activation=activation)
 

@@ -1,4 +1,4 @@
-"""From a path to a filled network, given the formats that it may have; and back to files."""
+"""From a path to a network with weights, given the possible formats; and back to files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sensorium.published.source import Source
 
 
 def open_path(path: str | Path, among: Sequence[Format], **options: Any) -> Any:
-    """A checkpoint's network in evaluation mode; ``options`` are what the files may not say, by format.
+    """A checkpoint's network in evaluation mode; ``options``: values that the files may not contain, by format.
 
     Raises SensoriumError that names the file, and the field or tensor that is wrong with it.
     """
@@ -51,19 +51,19 @@ def open_path(path: str | Path, among: Sequence[Format], **options: Any) -> Any:
 
 
 def kind_of(source: Source) -> str | None:
-    """What a configuration says its network is."""
+    """The kind of network that a configuration names."""
     kind = source.config.get("model_type", source.config.get("_class_name"))
     return None if kind is None else str(kind)[:80]
 
 
 def recognized(source: Source, among: Sequence[Format]) -> list[Format]:
-    """The formats whose signs the source has."""
+    """The formats that match the source."""
     kind = kind_of(source)
     return [form for form in among if (kind in form.kinds if form.kinds else kind is None) and form.knows(source.state)]
 
 
 def _opened(source: Source, among: Sequence[Format]) -> Any:
-    """The first of the state dicts that may be meant by ``source.beside`` which a format knows, as a network."""
+    """The first candidate state dict of ``source.beside`` that matches a format, as a network."""
     first = None
     for state in unwrap(source.beside):
         first = first or state
@@ -72,15 +72,13 @@ def _opened(source: Source, among: Sequence[Format]) -> Any:
     kind = kind_of(source)
     nearest = [form for form in among if (kind in form.kinds if form.kinds else kind is None)]
     if first is not None and nearest and (kind is not None or len(nearest) == len(among) == 1):
-        return fill(nearest[0], replace(source, state=first))  # which says what is missing
+        return fill(nearest[0], replace(source, state=first))  # its error names what is missing
     known = ", ".join(form.name for form in nearest)
-    raise SensoriumError(
-        f"{source.where}: no network known here by its names; it holds {keys_of(source.beside)}. Known are {known}."
-    )
+    raise SensoriumError(f"{source.where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}.")
 
 
 def _component(folder: Path, among: Sequence[Format]) -> Path:
-    """The directory itself, or the part of a pipeline's that one of the formats holds, of several what draws."""
+    """The directory itself, or the part of a pipeline that matches a format; of several, the generator."""
     if (folder / "config.json").is_file():
         return folder
     kinds = {kind for form in among for kind in form.kinds}
@@ -92,12 +90,12 @@ def _component(folder: Path, among: Sequence[Format]) -> Path:
 
 
 def _sidecars(path: Path) -> tuple[Path, ...]:
-    """Files that tell of a file of weights beside it: OpenCLIP's configuration alone has a name of its own."""
+    """Configuration files beside a file of weights: only OpenCLIP's has a name of its own."""
     return (path.parent / "open_clip_config.json",)
 
 
 def fill(form: Format, source: Source) -> Any:
-    """The network of a ``source`` in this format, in evaluation mode; built without memory, then filled."""
+    """The network of a ``source`` in this format, in evaluation mode; built on the meta device, then filled."""
     refuse(form, source.state, source.where)
     spelled = replace(source, state={form.spelled(name): tensor for name, tensor in source.state.items()})
     try:
@@ -118,7 +116,7 @@ def fill(form: Format, source: Source) -> Any:
 
 
 def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | None = None) -> Path:
-    """Write ``network`` in a format: a directory, or a file (``out``, or the format's file in it); give the path."""
+    """Write ``network`` in a format: a directory, or a file (``out``, or the format's file in it); return the path."""
     out, how = Path(out), how or Preparation()
     state, config = write(form, network), form.config(network) if form.config else None
     alone = config is None and out.suffix in (*TORCH, ".safetensors")

@@ -1,4 +1,4 @@
-"""All formats: what ``networks/formats/`` and the ``formats.py`` of a system's folder define as ``FORMATS``."""
+"""All formats: the ``FORMATS`` of ``networks/formats/`` and of each system's ``formats.py``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def formats() -> tuple[Format, ...]:
 
 
 def held(form: Format, network: Any) -> Any:
-    """The part of ``network`` that a format holds; None where it holds none of it."""
+    """The part of ``network`` that a format holds; None if it holds none of it."""
     if form.of is not None:
         return form.of(network)
     return network if isinstance(network, form.network) else None

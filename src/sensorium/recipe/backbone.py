@@ -1,4 +1,4 @@
-"""Backbones by name, and what `auto` means."""
+"""Backbones by name, and the default one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIT_PARTS = (*POSITION_PARTS, "registers", *ATTENTION_PARTS, *FEED_PARTS)
 
 
 def choices(needs: type) -> tuple[str, ...]:
-    """Names of the backbones that have the ability ``needs``."""
+    """Names of the backbones with the ability ``needs``."""
     return VITS if needs is TokenEncoder else NAMES
 
 
@@ -30,10 +30,11 @@ def build_backbone(
 ) -> Any:
     """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
 
-    A ViT's parts follow its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
+    A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
-    ``None`` follows from the machine: on a CPU, or at 64 px and below, the narrow ResNet where the method takes one, because it
-    learns more a minute; else the small ViT. ``vit_numbers`` are passed on to a ViT. An illegal pair is an error with the legal choices.
+    ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
+    because it learns more per minute; else the small ViT. ``vit_numbers`` are passed to a ViT. An illegal pair of
+    method and backbone is an error that lists the legal choices.
     """
     default, why = _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
@@ -63,21 +64,21 @@ def build_backbone(
 
 
 def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:
-    """A ViT's arguments from the words behind its size."""
+    """A ViT's arguments from the parts appended to its name."""
     strange = [part for part in parts if part not in VIT_PARTS]
     if strange:
         raise SensoriumError(f"{name}: no part is called '{strange[0]}'; choose among {', '.join(VIT_PARTS)}.")
     if "rope" in parts and needs is TokenEncoder:
-        raise SensoriumError(f"{name}: where patches are masked, positions must be in the tokens; leave rope out.")
+        raise SensoriumError(f"{name}: masking patches needs positional embeddings in the tokens; leave rope out.")
     places = [part for part in parts if part in POSITION_PARTS]
     others = tuple(part for part in parts if part in ATTENTION_PARTS + FEED_PARTS)
     if len(places) > 1 or len([p for p in others if p in FEED_PARTS]) > 1 or len(set(parts)) < len(parts):
-        raise SensoriumError(f"{name}: one kind of positions, of attention and of feed-forward layer at most.")
+        raise SensoriumError(f"{name}: at most one kind each of positions, attention and feed-forward layer.")
     numbers: dict[str, Any] = {"parts": others}
     if places:
         numbers["positions"] = places[0]
     if "registers" in parts:
-        numbers["registers"] = 4  # as many as Darcet et al.
+        numbers["registers"] = 4  # the number of Darcet et al.
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""What recipes of detectors share: views, optimizer, batch size."""
+"""Shared by recipes of detectors: views, optimizer, batch size."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sensorium.recipe.recipe import Recipe, Settings
 
 
 def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Method], torch.optim.Optimizer]:
-    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the rate, decayed by the rule of
-    :func:`sensorium.recipe.optim.undecayed`.
+    """AdamW over the trainable parameters, the backbone's at ``backbone`` times the learning rate, with weight decay by
+    the rule of :func:`sensorium.recipe.optim.undecayed`.
 
-    What a pyramid adds to the network inside it learns at the full rate.
+    The layers that a pyramid adds to the backbone have the full rate.
     """
 
     def build(method: Any) -> torch.optim.Optimizer:
@@ -51,10 +51,10 @@ def adamw_apart(lr: float, weight_decay: float, backbone: float) -> Callable[[Me
 
 
 def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool = True, jitter: float = 0.2) -> Views:
-    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of pictures with boxes.
+    """``{"image" [B, 3, H, W], "boxes" and "labels" of each, "sizes" [B, 2], ...}`` of images with boxes.
 
-    A random part, mirrored, resized so that its longer side is the situation's ``image_size``, in other colours; H
-    and W are multiples of ``divisor``.
+    A random crop, flip, resize so that its longer side is the situation's ``image_size``, and color jitter; H and W
+    are multiples of ``divisor``.
     """
     views = train_box_views(
         on.mean, on.std, on.image_size, crop_p=crop, flip_p=0.5 if flip else 0.0,
@@ -72,13 +72,13 @@ def box_views(on: BoxSituation, divisor: int, *, crop: float = 0.5, flip: bool =
 
 
 def body_of(method: HasBackbone) -> Any:
-    """A detector's network, which a pyramid may be built around."""
+    """A detector's network, possibly inside a pyramid."""
     backbone = method.backbone
     return backbone.body if isinstance(backbone, FPN) else backbone
 
 
 def divisor_of(method: Any, size: int) -> int:
-    """What height and width of a batch must be multiples of: a ViT sees squares of the size that it was made for."""
+    """Height and width of a batch must be multiples of this; a ViT takes only squares of its own input size."""
     return size if isinstance(body_of(method), TokenEncoder) else DIVISOR
 
 
@@ -92,12 +92,12 @@ def detector_recipe(
     warmup: float,
     seen: tuple[float, bool, float],
 ) -> Recipe:
-    # What goes with the weights, as in published ones.
+    # Stored with the weights, as in published ones.
     method.class_names, method.normalization = on.classes, (on.mean, on.std)
     method.sides = (on.image_size, on.image_size)
     crop, flip, jitter = seen
     if not (0 <= crop <= 1 and 0 <= jitter <= 1):
-        raise SensoriumError(f"--crop {crop} and --jitter {jitter} are shares, 0 to 1.")
+        raise SensoriumError(f"--crop {crop} and --jitter {jitter}: must be from 0 to 1.")
     views = box_views(on, divisor_of(method, on.image_size), crop=crop, flip=flip, jitter=jitter)
     return Recipe(name, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 

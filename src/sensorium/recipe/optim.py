@@ -1,4 +1,4 @@
-"""Optimizers as recipes use them, and the defaults that follow from data and machine."""
+"""Optimizers of recipes, and defaults that depend on data and machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed", "query_embed")
 
 
 def undecayed(module: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay leaves alone: a network's only rule.
+    """Names of the parameters that get no weight decay: the only rule for it.
 
-    Vectors and numbers (biases, norms, gains), and learned tokens, queries and positions (MAE, appendix A; Swin's bias
-    tables): what is named so (``TOKENS``, or the weight of an embedding of such a name), and what a module names in its
-    attribute ``undecayed``, a tuple of names inside it.
+    Vectors and scalars (biases, norms, gains), and learned tokens, queries and positions (MAE, appendix A; Swin's bias
+    tables): parameters of those names (``TOKENS``, or the weight of an embedding of such a name), and those that a
+    module lists in its attribute ``undecayed``, a tuple of names inside it.
     """
     own = {
         f"{place}.{name}".lstrip(".")
@@ -51,21 +51,18 @@ def adamw(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.9
 
 
 def pick_batch_size(given: int | None, on: Situation, settings: Settings, *, cpu: int = 64) -> int:
-    """256 on a GPU, ``cpu`` on a CPU, or what leaves at least eight steps a pass over a small data set (a power of two, 8 or more).
+    """256 on a GPU, ``cpu`` on a CPU; smaller for a small data set, so that an epoch has at least eight steps (a power
+    of two, at least 8).
 
-    A CPU is no faster with large batches, and minutes on it are few: what counts is how many updates they hold.
+    A CPU is no faster with large batches, and its budget is short, so the number of updates matters.
     """
-    most, why = (
-        (cpu, "a CPU gains nothing from larger batches, and has time for few")
-        if on.device == "cpu"
-        else (256, "one GPU")
-    )
+    most, why = (cpu, "a CPU gains no speed from larger batches") if on.device == "cpu" else (256, "one GPU")
     fit = 2 ** max(3, int(math.log2(max(on.images / 8, 8))))
     return settings.pick("batch_size", given, min(most, fit), f"{on.images:,} training images" if fit < most else why)
 
 
 def pick_lr(given: float | None, base: float, batch_size: int, settings: Settings) -> float:
-    """``base`` is for a batch of 256; adaptive optimizers want it scaled by the square root of the batch."""
+    """``base`` is for a batch of 256; for adaptive optimizers it scales with the square root of the batch size."""
     return settings.pick(
         "lr",
         given,
@@ -75,15 +72,15 @@ def pick_lr(given: float | None, base: float, batch_size: int, settings: Setting
 
 
 def pick_view_size(given: int | None, network: object, on: Situation, settings: Settings) -> int:
-    """Side of the training crops in pixels: three quarters of a small picture for a ResNet on a CPU, else the picture's.
+    """Side of the training crops in pixels: three quarters of a small image for a ResNet on a CPU, else the whole side.
 
-    A convolutional network that saw smaller crops does as well on whole pictures (Touvron et al., 2019, arXiv:1906.06423),
-    and sees nearly twice as many a minute.
+    A convolutional network trained on smaller crops does as well on whole images (Touvron et al., 2019,
+    arXiv:1906.06423), and processes nearly twice as many per minute.
     """
     cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and not isinstance(network, TokenEncoder)
     size = on.image_size * 3 // 4 // 8 * 8 if cheap else on.image_size
     why = (
-        "three quarters of the picture: nearly twice as many a minute on a CPU"
+        "three quarters of the picture: nearly twice as many per minute on a CPU"
         if cheap
         else f"image size {on.image_size}"
     )

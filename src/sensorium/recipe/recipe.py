@@ -1,4 +1,4 @@
-"""What a recipe is, and how its defaults say where they came from."""
+"""Recipes, and settings that record where their values came from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Setting:
 
 
 class Settings(dict[str, Setting]):
-    """Resolved settings in order. ``pick`` notes a value and gives it back."""
+    """Resolved settings in order. ``pick`` records a value and returns it."""
 
     def pick(self, name: str, given: Any, otherwise: Any, because: str) -> Any:
         """``given`` unless it is None; else ``otherwise``, for the reason ``because``."""
@@ -37,19 +37,19 @@ class Settings(dict[str, Setting]):
         return value
 
     def note(self, **values: Any) -> None:
-        """Values whose default is a constant of the method."""
+        """Record values whose default is a constant of the method."""
         for name, value in values.items():
             self[name] = Setting(value, "default")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run needs besides data and budget.
+    """Everything a run needs besides data and budget.
 
-    ``optimizers`` builds the optimizer of a method of one phase, or maps each phase to what builds its own. A parameter
-    group's ``lr_scale`` multiplies its rate. ``schedule``: share of the budget spent -> factor on each rate. With an
-    ``average`` it is the moving average of the weights that is judged and kept. ``derive``: what the rows become before
-    training, kept in a folder: the codes that another run makes of pictures, say.
+    ``optimizers`` builds the optimizer of a method of one phase, or maps each phase to its builder. A parameter group's
+    ``lr_scale`` multiplies its learning rate. ``schedule``: fraction of the budget spent -> factor on each rate. With
+    an ``average``, the moving average of the weights is evaluated and saved. ``derive``: preprocesses the rows before
+    training into a folder, for example images into the codes of another run's tokenizer.
     """
 
     name: str

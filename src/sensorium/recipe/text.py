@@ -1,4 +1,4 @@
-"""What recipes of language models share: views, and what the text decides."""
+"""Shared by recipes of language models: views, and settings that depend on the text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 
 def packed(boundary: int) -> Views:
-    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, where a row holds more than one, the
-    ``documents`` they are of [B, L]: without them no mask has to be laid out."""
+    """Rows of tokens [B, L], documents ended by ``boundary`` -> ``tokens`` [B, L] and, if a row holds more than one
+    document, the ``documents`` of the tokens [B, L]: without them no mask is needed."""
 
     @reads("tokens")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A run read back: the method rebuilt from its settings and filled with its weights; and a run as another run's input.
+"""Loading a run: the method rebuilt from its settings with its weights; and a run as another run's input.
 
 A recipe asks for a run by role: a keyword parameter annotated ``RunFolder`` (``--teacher RUN``, ``--tokens RUN``), which it
-opens with :class:`Trained`. What was opened is recorded with the run: its folder, its recipe and the digest of its weights.
+opens with :class:`Trained`. The folder, the recipe and the digest of the weights of each opened run are recorded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
 
 
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
-    """Resolve the recipe of a system's name or of ``FILE.py:FUNCTION`` and call it; the settings say what was given."""
+    """Find the recipe by a system's name or ``FILE.py:FUNCTION`` and call it; the settings record what was given."""
     function = resolve(name)
     parameters = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -48,8 +48,7 @@ def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
 
 
 class Trained:
-    """The folder of a run. Raises SensoriumError where it is none, or where opening it would execute a file that came with
-    it."""
+    """The folder of a run. Raises SensoriumError if it isn't one, or if opening it would execute a file."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -58,7 +57,7 @@ class Trained:
             self.info: dict[str, Any] = json.loads(where.read_text())
         except FileNotFoundError:
             raise SensoriumError(
-                f"'{folder}' is no run: it has no run.json. Train one: sensorium train SYSTEM --data DIR --out {folder}"
+                f"'{folder}' is not a run: it has no run.json. Train one: sensorium train SYSTEM --data DIR --out {folder}"
             ) from None
         except json.JSONDecodeError as error:
             raise SensoriumError(f"{where}: not readable as JSON ({error}).") from None
@@ -68,11 +67,11 @@ class Trained:
             self.situation: Any = self.kind.SITUATION(**kept)
         except (KeyError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
-            raise SensoriumError(f"{where}: not as this version writes it ({said}). Train the run again.") from None
+            raise SensoriumError(f"{where}: not in this version's format ({said}). Train the run again.") from None
         recipe = self.info.get("recipe")
         if not isinstance(recipe, str) or not allowed(recipe):
             raise SensoriumError(
-                f"{where}: this run was made by '{recipe}', a program that opening it would execute. If you trust it, name "
+                f"{where}: opening this run would execute '{recipe}', the recipe that made it. If you trust it, name "
                 f"it in the same command: --recipe {recipe}"
             )
 
@@ -91,20 +90,20 @@ class Trained:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Rebuilt from the values that were resolved when it was trained, so later defaults change nothing."""
+        """Rebuilt from the values resolved at training time, so that later changes of defaults have no effect."""
         known = inspect.signature(resolve(self.info["recipe"])).parameters
         kept = {name: value for name, value in self.settings.items() if name in known} | self.info["given"]
         for role in roles(self.info["recipe"]):
             beside = self.folder / "inputs" / role
             if kept.get(role) is not None and not (Path(kept[role]) / "run.json").is_file() and beside.is_dir():
-                kept[role] = str(beside)  # that run is gone; what it is rebuilt from is kept here
+                kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.info["seed"])
             return make_recipe(self.info["recipe"], self.situation, kept)
 
     @property
     def weights(self) -> Path:
-        """``model.safetensors``. Raises SensoriumError where the run has not finished."""
+        """``model.safetensors``. Raises SensoriumError if the run has not finished."""
         path = self.folder / "model.safetensors"
         if not path.is_file():
             raise SensoriumError(
@@ -123,7 +122,7 @@ class Trained:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights."""
+        """Digest of the weights."""
         with self.weights.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -135,7 +134,7 @@ def roles(recipe: str) -> tuple[str, ...]:
 
 
 def inputs(recipe: str, given: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What is recorded of the runs that a recipe was given, by role: folder, recipe and digest of the weights."""
+    """The record of the runs that a recipe was given, by role: folder, recipe and digest of the weights."""
     opened = {role: Trained(given[role]) for role in roles(recipe) if given.get(role) is not None}
     return {
         role: {"folder": str(run.folder), "recipe": run.info["recipe"], "digest": run.digest}

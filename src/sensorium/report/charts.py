@@ -1,9 +1,9 @@
 """Charts as inline SVG, drawn here: lines with error bars, and bars.
 
-Each chart is written twice, wide and narrow, and the style sheet shows the one that fits, so that letters keep their
-size on a phone and the chart needs no script. Hover texts are ``<title>`` elements; the page's script turns them into
-tooltips and reads values off long curves by way of the axis that the ``svg`` notes in ``data-x`` and ``data-y``.
-Colours are the style sheet's ``--s0``... (Okabe and Ito's palette); every line has a marker shape or dash besides.
+Each chart is written twice, wide and narrow, and the style sheet shows the one that fits, so that text keeps its size
+on a phone and the chart needs no script. Hover texts are ``<title>`` elements; the page's script turns them into
+tooltips and reads values of long curves from the axes in the ``svg``'s ``data-x`` and ``data-y``. Colors are the style
+sheet's ``--s0``... (Okabe and Ito's palette); every line also has a marker shape or dash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4", "1 4")
 
 @dataclass(frozen=True)
 class Line:
-    """One line: points (x, y), half-lengths of error bars, a text a point; ``dash`` 0 is a method, 1.. a baseline."""
+    """One line: points (x, y), half-lengths of error bars, one text per point; ``dash`` 0 is a method, 1.. a
+    baseline."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -36,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its range, how its numbers read, logarithmic or not, and the ticks if they are not to be found."""
+    """One axis: its range, number format, whether it is logarithmic, and the ticks if given."""
 
     low: float
     high: float
@@ -75,7 +76,7 @@ def time_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def spread_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions at least ``gap`` apart, in the same order, near the wanted ones and inside the range where they fit."""
+    """Positions at least ``gap`` apart, in the same order, close to the given ones and inside the range if they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed: list[float] = []
     for i in order:
@@ -92,7 +93,7 @@ def spread_labels(wanted: Sequence[float], gap: float, low: float, high: float) 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the plot lies inside its picture, in SVG units."""
+    """The plot area inside the SVG, in SVG units."""
 
     width: int
     height: int
@@ -208,7 +209,7 @@ def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int
 
 
 def legend(lines: Sequence[Line]) -> Html:
-    """Swatches and names for the narrow form, which has no room for names beside its lines."""
+    """A legend for the narrow form, which has no room for names beside its lines."""
     items = []
     for line in sorted(lines, key=lambda line: bool(line.dash)):
         dash = DASHES[(line.dash - 1) % len(DASHES)] if line.dash else None
@@ -221,7 +222,7 @@ def legend(lines: Sequence[Line]) -> Html:
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], *, high: float | None = None) -> Html:
-    """Horizontal bars: (name, length, what is written beside it, colour), the longest as long as ``high``."""
+    """Horizontal bars: (name, length, label, color), scaled to ``high``."""
     top = high or max((row[1] for row in rows), default=1.0) or 1.0
     items = []
     for name, value, written, color in rows:

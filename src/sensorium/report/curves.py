@@ -21,12 +21,13 @@ GREY = "var(--base)"
 
 
 def colors_of(results: Results) -> dict[str, str]:
-    """One color a run, by its place in the results."""
+    """One color per run, by its position in the results."""
     return {run.name: f"var(--s{i % 8})" for i, run in enumerate(results.runs)}
 
 
 def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
-    """``folder/<name>/metrics.csv`` as (step, seconds, loss), at most ``MAX_POINTS`` of them, each a mean of its neighbours."""
+    """``folder/<name>/metrics.csv`` as (step, seconds, loss), at most ``MAX_POINTS`` of them, each a mean of its
+    neighbors."""
     path = inside(folder, f"{name}/metrics.csv")
     if path is None or not path.is_file():
         return []
@@ -45,7 +46,7 @@ def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
 
 
 def losses(results: Results, folder: Path) -> Html | None:
-    """One small chart a run, each with its own axis: losses of different methods can't be compared."""
+    """One small chart per run, each with its own axis: losses of different methods can't be compared."""
     charts, colors = [], colors_of(results)
     for run in results.runs:
         points = read_losses(folder, run.name)
@@ -63,15 +64,20 @@ def losses(results: Results, folder: Path) -> Html | None:
     return el("div", charts, cls="grid") if charts else None
 
 
-LENGTHS = (  # field, title, how its numbers read, logarithmic
+LENGTHS = (  # field, title, number format, logarithmic
     ("bits_per_byte", "bits per byte of held-out text, lower is better", lambda v: f"{v:.3g}", False),
-    ("tokens_per_second", "tokens a second of a training step, as many tokens at every length", h.short, True),
+    (
+        "tokens_per_second",
+        "tokens per second of a training step, with the same number of tokens at every length",
+        h.short,
+        True,
+    ),
     ("kept_mb", "memory kept for the backward pass of that step", h.memory, True),
 )
 
 
 def lengths(results: Results) -> Html | None:
-    """What runs say and cost at lengths up to eight times the trained one, the first on the left."""
+    """Quality and cost of the runs at lengths up to eight times the training length."""
     figures, colors = [], colors_of(results)
     for field, title, written, logarithmic in LENGTHS:
         lines = []
@@ -95,13 +101,13 @@ def lengths(results: Results) -> Html | None:
 
 
 def _powers_of_two(low: float, high: float) -> list[float]:
-    """About five of them between two numbers."""
+    """About five ticks between two numbers."""
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
     return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
 
 
 def quality(results: Results) -> Html | None:
-    """The first score that was looked at during training, against time and against samples seen; others against time."""
+    """The first score evaluated during training against time and against samples seen; others against time."""
     followed: dict[str, Score] = {}
     for run in results.runs:
         for score in run.scores:
@@ -139,14 +145,14 @@ def _quality_panel(results: Results, score: Score, lines: list[Line], across: st
     ticks = time_ticks(0, end) if timed else []
     x = Axis(0.0, end, h.duration if timed else h.short, title=title, ticks=ticks, kind="time" if timed else "count")
     said = f"{score.name} ({score.better} is better), measured on a part of the data during training."
-    said += " Dashed: simple models, on all of it." if flat else ""
+    said += " Dashed: baselines, on all of the data." if flat else ""
     return el(
-        "figure", line_chart(lines, x, y, alt=f"{score.name} against {title}, one line a run"), el("figcaption", said)
+        "figure", line_chart(lines, x, y, alt=f"{score.name} against {title}, one line per run"), el("figcaption", said)
     )
 
 
 def tradeoff(results: Results) -> Html | None:
-    """The deciding score against its price, a mark a run: where a second score is marked as one."""
+    """The deciding score against its price, one mark per run, if a second score is marked as the price."""
     lines, named, colors = [], None, colors_of(results)
     for run in results.finished:
         price = next((s for s in run.scores[1:] if s.price and s.value is not None), None)
@@ -165,7 +171,7 @@ def tradeoff(results: Results) -> Html | None:
 
 
 def axis_of(values: Sequence[float], score: Score) -> Axis:
-    """An axis around a score's values, in its words."""
+    """An axis around a score's values, in its format."""
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
     return Axis(low - pad, high + pad, score.show, ticks=nice_ticks(low - pad, high + pad, 6))
@@ -186,11 +192,11 @@ def _range(values: list[float], *, share: bool) -> Axis:
     return Axis(low, high, h.count, kind="count", ticks=ticks)
 
 
-WAYS = ("Fine-tuned", "Linear probe")  # groups of scores by share of the labels, in the order of their tabs
+WAYS = ("Fine-tuned", "Linear probe")  # groups of scores by label fraction, in the order of their tabs
 
 
 def by_labels(run: RunResult, group: str) -> list[Score]:
-    """A run's scores of a group, by share of the labels."""
+    """A run's scores of a group, by label fraction."""
     found = [s for s in run.scores if s.group == group and s.at is not None and s.value is not None]
     return sorted(found, key=lambda score: score.at or 0.0)
 
@@ -211,7 +217,7 @@ def _label_line(run: RunResult, group: str, few: float, color: str, marker: int)
 
 
 def _baseline_lines(runs: Sequence[RunResult]) -> list[Line]:
-    """What simple models come to with as many labels, dashed; in the order in which the runs name them."""
+    """Baselines at the same label fractions, dashed; in the order in which the runs name them."""
     found: dict[str, dict[float, tuple[float, float | None]]] = {}
     for run in runs:
         for score in (one for group in WAYS for one in by_labels(run, group)):
@@ -228,7 +234,7 @@ def _baseline_lines(runs: Sequence[RunResult]) -> list[Line]:
 
 
 def efficiency(results: Results) -> Html | None:
-    """Top-1 by share of labels: fine-tuned and linear probe, the baselines dashed; bars where there is one share only."""
+    """Top-1 by label fraction: fine-tuned and linear probe, baselines dashed; bars if there is only one fraction."""
     runs, colors = results.finished, colors_of(results)
     shares = sorted({s.at or 0.0 for run in runs for group in WAYS for s in by_labels(run, group)})
     if not shares:
@@ -245,21 +251,21 @@ def efficiency(results: Results) -> Html | None:
     values = [point[1] for lines in [*kinds.values(), base] for line in lines for point in line.points]
     y = _range(values, share=True)
     low, high = shares[0] * 0.85, max(shares[-1] * 1.15, shares[0] * 2)
-    title = "share of the labels (log scale)"
+    title = "label fraction (log scale)"
     x = Axis(low, high, lambda v: f"{100 * v:g} %", log=True, title=title, ticks=shares, kind="percent")
     for group, lines in kinds.items():
         if lines and len(shares) == 1:
             panels.append((group, _one_share([*lines, *base])))
         elif lines:
-            alt = f"{group}: top-1 against the share of labels, one line a method, baselines dashed"
-            note = "Bars are ± two standard errors (test images counted, and spread over label subsets). Dashed: baselines."
+            alt = f"{group}: top-1 against the label fraction, one line per method, baselines dashed"
+            note = "Bars are ± two standard errors (of the test images and of the label subsets). Dashed: baselines."
             figure = line_chart([*base, *lines], x, y, alt=alt, height=420)
             panels.append((group, el("figure", figure, el("figcaption", note))))
     return h.tabs("efficiency", panels, "Labels used for")
 
 
 def _one_share(lines: list[Line]) -> Html:
-    """Bars, best first: the methods, and the baselines that had as many labels."""
+    """Bars, best first: the methods, and the baselines with the same labels."""
     found: list[tuple[str, float, str, str]] = []
     for line in lines:
         (_, top1), error = line.points[0], line.errors[0]

@@ -1,7 +1,7 @@
-"""The data's diagnosis as the report shows it: advice first, facts in a row, classes as bars, then what is wrong.
+"""The data's diagnosis in the report: advice first, facts in a row, classes as bars, then problems.
 
-It reads what :func:`sensorium.data.images.diagnose.diagnose` finds; a part that it doesn't know is shown by its shape: numbers
-that are parts of a whole as bars, other mappings as facts, lists as lists.
+It reads the output of :func:`sensorium.data.images.diagnose.diagnose`; an unknown part is shown by its type: counts as
+bars, other mappings as facts, lists as lists.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from sensorium.report.charts import bars
 from sensorium.report.html import Html, el, facts, join, number, sentence, words
 from sensorium.runs.results import Data
 
-LONG = 8  # entries of a list that are shown at once
-MANY = 40  # bars of a chart
+LONG = 8  # maximum entries of a list that are shown
+MANY = 40  # maximum bars of a chart
 STATISTICS = {
     "min",
     "max",
@@ -24,15 +24,15 @@ STATISTICS = {
     "total",
     "ratio",
     "different",
-}  # numbers that are no parts of a whole
-CHECKS = (  # (path into the findings, what it is called, its examples)
+}  # numbers that are not counts of parts
+CHECKS = (  # (path into the findings, title, path of its examples)
     ("broken", "files that can't be read", "broken"),
-    ("overlap.exact", "test images that are in the training set too", "overlap.exact_examples"),
-    ("overlap.near", "test images that nearly are", "overlap.near_examples"),
+    ("overlap.exact", "test images that are also in the training set", "overlap.exact_examples"),
+    ("overlap.near", "test images with a near copy in the training set", "overlap.near_examples"),
     ("duplicates.count", "copies within the training set", "duplicates.examples"),
     ("near_duplicates.count", "near copies within the training set", "near_duplicates.examples"),
     ("conflicts.count", "equal images with different labels", "conflicts.examples"),
-    ("constant.count", "images of one colour", "constant.examples"),
+    ("constant.count", "images of one color", "constant.examples"),
 )
 KNOWN = {
     "path",
@@ -52,13 +52,13 @@ KNOWN = {
 
 
 def diagnosis(data: Data) -> Html:
-    """The section's content: what a kind's reader says of its data, and the diagnosis where there is one."""
+    """The section's content: the findings of the data's reader, and the diagnosis if there is one."""
     found: dict[str, Any] = data.findings | (data.diagnosis or {})
     told = [*_lines(found.get("advice")), *_lines(found.get("notes"))]
     checks = [check for check in (_check(found, *named) for named in CHECKS) if check]
     blocks = [
         _classes(found.get("classes")),
-        _block("Colour modes", found.get("modes")),
+        _block("Color modes", found.get("modes")),
         _common(found.get("sizes")),
         el("section", el("h3", "What is wrong"), el("ul", checks, cls="checks")) if checks else None,
     ]
@@ -111,7 +111,7 @@ def _look(found: dict[str, Any], path: str) -> Any:
 
 
 def _check(found: dict[str, Any], path: str, called: str, where: str) -> Html | None:
-    """One thing that could be wrong: how often, and examples; None where nobody looked."""
+    """One possible problem: its count, and examples; None if it was not checked."""
     counted, examples = _look(found, path), _look(found, where)
     examples = examples if isinstance(examples, list | tuple) else []
     many = len(counted) if isinstance(counted, list | tuple) else number(counted)
@@ -127,7 +127,7 @@ def _check(found: dict[str, Any], path: str, called: str, where: str) -> Html | 
 
 
 def _classes(classes: Any) -> Html | None:
-    """Images a class: bars of the training set, the test set's in words."""
+    """Images per class: bars of the training set, the test set's as text."""
     rows = []
     for entry in classes if isinstance(classes, list | tuple) else []:
         train = number(entry.get("train")) if isinstance(entry, dict) else None
@@ -148,19 +148,19 @@ def _classes(classes: Any) -> Html | None:
 
 
 def _common(sizes: Any) -> Html | None:
-    """The commonest sizes, where there are several."""
+    """The most common sizes, if there are several."""
     listed = sizes.get("common") if isinstance(sizes, dict) else None
     rows = [(_size(e.get("size")), number(e.get("images"))) for e in listed or [] if isinstance(e, dict)]
     known = [(size, n, h.count(n), "var(--s0)") for size, n in rows if size and n is not None]
     if len(known) < 2:
         return None if known or listed else _block("Sizes", sizes)
     different = number(sizes.get("different"))
-    title = f"Commonest of {h.count(different)} sizes" if different and different > len(known) else "Sizes"
+    title = f"Most common of {h.count(different)} sizes" if different and different > len(known) else "Sizes"
     return el("section", el("h3", title), _bars(known))
 
 
 def _bars(rows: list[tuple[str, float, str, str]]) -> Html:
-    """All of the rows, or the largest and the smallest of very many."""
+    """All of the rows, or only the largest and the smallest if there are very many."""
     if len(rows) <= MANY:
         return bars(rows)
     ranked = sorted(rows, key=lambda row: -row[1])
@@ -175,7 +175,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def _block(name: str, value: Any) -> Html | None:
-    """A finding of any shape; None where it found nothing."""
+    """A finding of any type; None if it is empty."""
     if not value:
         return None
     title = el("h3", words(name))

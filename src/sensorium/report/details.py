@@ -1,4 +1,4 @@
-"""The report's small print: settings and where they came from, notes, commands, what words mean, versions."""
+"""The report's details: settings and where they came from, notes, commands, glossary, versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensorium.runs.results import Results
 
 
 def settings(results: Results) -> Html:
-    """Every run's resolved values, each with where it came from; folded."""
+    """Every run's resolved settings, each with its source; folded."""
     folded, colors = [], colors_of(results)
     for run in results.runs:
         rows = []
@@ -42,7 +42,7 @@ def _value(value: Any) -> str:
 
 
 def notes(results: Results) -> Html | None:
-    """Runs that did not finish, with their errors; warnings; what the runs noted."""
+    """Runs that did not finish, with their errors; warnings; notes of the runs."""
     lines = failures(results)
     lines += [el("li", warning) for warning in results.warnings]
     lines += [el("li", el("b", run.shown), ": ", note) for run in results.runs for note in run.notes]
@@ -50,7 +50,7 @@ def notes(results: Results) -> Html | None:
 
 
 def failures(results: Results) -> list[Html]:
-    """One line a run that did not finish."""
+    """One line per run that did not finish."""
     lines = []
     for run in results.runs:
         if not run.finished:
@@ -62,20 +62,20 @@ def failures(results: Results) -> list[Html]:
 FORMATS = ("timm", "hf", "torchvision", "safetensors", "onnx")  # the widest used first
 USES = {  # by ability
     "Encoder": (
-        ("One feature vector an image, as Parquet", "sensorium embed {run} --data {path}"),
-        ("The images most like one of yours", "sensorium neighbors {run} IMAGE"),
+        ("One feature vector per image, as Parquet", "sensorium embed {run} --data {path}"),
+        ("The images most similar to one of yours", "sensorium neighbors {run} IMAGE"),
         ("From Python", "import sensorium as s; features = s.load({bare!r}).features(images)"),
     ),
-    "LanguageModel": (("Let it write", "sensorium generate {run} --prompt TEXT"),),
-    "ImageText": (("Find pictures by a text", "sensorium search {run} --data {path} --text TEXT"),),
-    "Detector": (("Find the objects of pictures", "sensorium detect {run} PICTURES"),),
+    "LanguageModel": (("Generate text", "sensorium generate {run} --prompt TEXT"),),
+    "ImageText": (("Search pictures by a text", "sensorium search {run} --data {path} --text TEXT"),),
+    "Detector": (("Detect objects in pictures", "sensorium detect {run} PICTURES"),),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
 }
 
 
 def take_away(results: Results, folder: Path) -> Html | None:
-    """The commands that put the winner (or, without one, the first finished run) to use."""
+    """The commands to use the winner (or, without one, the first finished run)."""
     if not results.finished:
         return None
     chosen = results.run(results.winner.name) if results.winner else results.finished[0]
@@ -105,7 +105,7 @@ def take_away(results: Results, folder: Path) -> Html | None:
 
 
 def versions(results: Results) -> Html | None:
-    """What was asked, and with what it was made."""
+    """The options of the comparison, and the versions of the software."""
     told = {"budget": results.asked.budget, "labels": results.asked.labels, "seed": results.asked.seed}
     told |= {"label seeds": results.asked.label_seeds, "vary": results.asked.vary, "seeds": results.asked.seeds or None}
     asked = {f"asked: {name}": value for name, value in told.items() if value is not None}
@@ -113,27 +113,27 @@ def versions(results: Results) -> Html | None:
     return facts(named) if named else None
 
 
-WORDS = (  # of a score's name or its group
-    ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; kind to contrastive methods, unkind to masked autoencoders."),
-    ("Linear probe", "A logistic regression on frozen features, from a share of the labels."),
-    ("Fine-tuned", "All weights trained on a share of the labels, starting from what the run learned."),
-    ("RankMe", "The effective number of dimensions that the features use (Garrido et al., 2023). Needs no labels; a value near 1 is a collapse."),
+WORDS = (  # a score's name or its group, and its explanation
+    ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; it favors contrastive methods over masked autoencoders."),
+    ("Linear probe", "Logistic regression on frozen features, with a fraction of the labels."),
+    ("Fine-tuned", "All weights trained with a fraction of the labels, starting from the run's weights."),
+    ("RankMe", "The effective number of dimensions that the features use (Garrido et al., 2023). Needs no labels; a value near 1 means collapse."),
 )  # fmt: skip
-SIMPLE = (  # of a simple model's name
-    ("from scratch", "The same network and the same labels, with no pre-training."),
-    ("random ", "A linear probe on the network before any training: what its shape alone is worth."),
+SIMPLE = (  # part of a baseline's name, and its explanation
+    ("from scratch", "The same network and the same labels, without pre-training."),
+    ("random ", "A linear probe on the network with random initial weights: the effect of its architecture alone."),
 )
 RULE = (
-    "The first score that all runs share decides; of shares of the labels, the better of fine-tuning and linear probe at "
-    "the smallest share. The best run wins if it beats what simple models of the same data come to. Two runs are compared on "
-    "the same test samples, one by one: right and wrong answers by McNemar's exact test (sure where p < 0.05), other "
-    "scores by 2,000 bootstrap resamples (sure where the 95 % interval leaves out zero), to which the spread over label "
-    "subsets is added; where there are no outcomes of single samples, by two standard errors of the difference. "
+    "The first score that all runs share decides; with label fractions, the better of fine-tuning and linear probe at the "
+    "smallest one. The best run wins if it beats the baselines on the same data. Two runs are compared paired, on the same "
+    "test samples: right and wrong answers by McNemar's exact test (significant if p < 0.05), other scores by 2,000 "
+    "bootstrap resamples (significant if the 95 % interval excludes zero), to which the spread over label subsets is "
+    "added; without outcomes of single samples, by two standard errors of the difference. "
 )
 
 
 def glossary(results: Results) -> Html:
-    """What was counted, and the rule."""
+    """What each score counts, and the rule of the verdict."""
     scores = each_score(results.finished)
     groups, simple = {s.group for s in scores}, {title for s in scores for title in s.baselines}
     said = [(name, told) for name, told in WORDS if name in groups or any(s.name == name for s in scores)]
@@ -146,9 +146,9 @@ def glossary(results: Results) -> Html:
     ]
     seeds = max((len(s.seeds) for s in scores), default=0)
     luck = (
-        f"Each was trained {seeds} times; figures are means, errors those of the means, so the luck of the seed is in them."
+        f"Each was trained {seeds} times; values are means over seeds, and their errors include the variance between seeds."
         if seeds > 1
-        else "Each run was trained once, so the luck of its seed is not in it."
+        else "Each run was trained once, so the errors do not include the variance between seeds."
     )
-    every = [*said, ("How the winner is found", RULE + luck)]
+    every = [*said, ("How the winner is determined", RULE + luck)]
     return el("dl", [el("div", el("dt", name), el("dd", told)) for name, told in every], cls="glossary")

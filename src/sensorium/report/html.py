@@ -1,4 +1,4 @@
-"""Markup for the report: escaped by default, and numbers as people read them.
+"""Markup for the report, escaped by default, and human-readable numbers.
 
 ``el`` builds one element; whatever is not already :class:`Html` is text and gets escaped, attributes too, so that a
 class name, a path or an error message can't become markup.
@@ -68,7 +68,7 @@ def tabs(key: str, panels: list[tuple[str, Html]], label: str) -> Html:
 
 
 def words(name: str) -> str:
-    """A field's name as people write it."""
+    """A field's name in readable form."""
     return name.replace("_", " ")
 
 
@@ -84,6 +84,6 @@ def sentence(value: Any, between: str = ", ") -> str:
 
 
 def facts(named: dict[str, Any]) -> Html:
-    """Single facts in a row: value above, name below."""
+    """Facts in a row: value above, name below."""
     pairs = [el("div", el("dt", name), el("dd", sentence(value))) for name, value in named.items()]
     return el("dl", pairs, cls="facts") if pairs else Html("")

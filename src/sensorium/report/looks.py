@@ -1,4 +1,4 @@
-"""What the report shows to the eye: each run's pictures, nearest neighbours, and the map of its embedding."""
+"""The report's images: each run's pictures, nearest neighbors, and the map of its embedding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pictures(results: Results, folder: Path) -> Html | None:
 
 
 class Names:
-    """Labels of the images that results point at, and the names of the classes."""
+    """Labels of the images that results refer to, and the names of the classes."""
 
     def __init__(self, results: Results, pixels: dict[str, Any]) -> None:
         first = next(iter(pixels.values()), None)
@@ -53,7 +53,7 @@ class Names:
         self.labels = {split: getattr(part, "labels", None) for split, part in pixels.items()}
 
     def label(self, split: str, index: int) -> int | None:
-        """An image's label, None where it is unknown."""
+        """An image's label, None if unknown."""
         labels = self.labels.get(split)
         if labels is None or not 0 <= index < len(labels) or int(labels[index]) < 0:
             return None
@@ -102,9 +102,9 @@ def _neighbor_rows(found: list[Near], sheet: Sheet, names: Names) -> Html:
         else ""
     )
     frame = (
-        " Left the query, right what was found: ✓ and a green frame for the same label, ✗ and a red one for another."
+        " Left: the query; right: its neighbors: ✓ and a green frame for the same label, ✗ and a red one for another."
         if judged
-        else " Left the query, right the training images nearest to it."
+        else " Left: the query; right: the training images nearest to it."
     )
     return el("div", el("p", said, frame, cls="note"), el("div", rows, cls="nears"))
 
@@ -166,6 +166,6 @@ def _map(title: str, points: list[tuple[float, float, int | None, int | None]], 
                 ),
             )
         )
-    alt = f"Map of {len(points)} test images by {title}'s features, in two dimensions: near means similar"
+    alt = f"Map of {len(points)} test images by {title}'s features, in two dimensions: nearby images are similar"
     plot = el("div", el("div", marks, cls="inner"), cls="map", role="img", aria_label=alt)
     return el("div", el("ul", keys, cls="legend classes") if keys else "", plot)

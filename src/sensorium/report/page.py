@@ -1,14 +1,14 @@
-"""The report: one file that opens offline and says which method learnt best from the data.
+"""The report: one file that opens offline and says which method learned best from the data.
 
 ``write_report`` turns :class:`sensorium.runs.results.Results` into ``report.html``: style, script, charts and pictures are all
-inside, a content security policy forbids the page any connection, and everything that came with the data is escaped.
-The charts are SVG drawn by :mod:`sensorium.report.charts` rather than plotly's, because those weigh 4.5 MB before the
-first point, show nothing without a script and don't print well, while these take a few kilobytes each.
+inside, a content security policy forbids any connection, and everything that came with the data is escaped. The charts
+are SVG drawn by :mod:`sensorium.report.charts` rather than plotly's, whose script is 4.5 MB, which need the script and
+don't print well, while these take a few kilobytes each.
 
-    table      one table of scores, costs and simple models, for the page and for the terminal
+    table      one table of scores, costs and baselines, for the page and for the terminal
     curves     label efficiency, quality, price, losses       charts     lines and bars as SVG
     looks      pictures, neighbors, map                       pictures   sprite sheets and data URIs
-    data       the diagnosis                                  details    settings, notes, commands, words
+    data       the diagnosis                                  details    settings, notes, commands, glossary
     html       markup that escapes
 """
 
@@ -34,21 +34,21 @@ from sensorium.runs.results import Results, Winner
 FILE = "report.html"
 SECTIONS = {  # in the page's order: name in the navigation, heading, a line below it
     "verdict": ("Verdict", "Verdict", ""),
-    "labels": ("Labels", "How few labels will do", ""),
+    "labels": ("Labels", "Label efficiency", ""),
     "quality": ("Training", "Quality while training", ""),
     "price": ("Price", "What it costs", ""),
-    "lengths": ("Lengths", "Beyond the trained length", ""),
+    "lengths": ("Lengths", "Beyond the training length", ""),
     "loss": ("Losses", "Losses", "Each on its own scale: losses of different methods can't be compared."),
     "table": ("Numbers", "All numbers", ""),
-    "pictures": ("Pictures", "What they see", ""),
+    "pictures": ("Pictures", "Pictures", ""),
     "neighbors": ("Neighbors", "Nearest neighbors", ""),
     "map": (
         "Map",
         "Map of the features",
-        "Near means similar. Point at a picture to enlarge it, choose a class to find it.",
+        "Nearby images are similar. Point at a picture to enlarge it, choose a class to highlight it.",
     ),
     "data": ("Data", "The data", ""),
-    "settings": ("Settings", "Settings", "Every value, and where it came from."),
+    "settings": ("Settings", "Settings", "Every value and its source."),
     "notes": ("Notes", "Notes and warnings", ""),
     "take": ("Take away", "Take it away", ""),
     "words": ("Method", "How it was measured", ""),
@@ -57,10 +57,10 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
 
 
 def write_report(results: Results, folder: Path | str, *, pixels: Any = None) -> Path:
-    """Write ``folder/report.html`` from ``results`` and the runs' files in ``folder``; give its path.
+    """Write ``folder/report.html`` from ``results`` and the runs' files in ``folder``; return its path.
 
-    ``pixels`` draws the thumbnails: ``{"train": P, "test": P}`` or the test set's P alone, each with ``.images`` uint8
-    [N, 3, S, S], ``.labels`` and ``.classes``; the indices of ``neighbors`` and ``map`` refer to them.
+    ``pixels``: the source of thumbnails: ``{"train": P, "test": P}`` or the test set's P alone, each with ``.images``
+    uint8 [N, 3, S, S], ``.labels`` and ``.classes``; the indices of ``neighbors`` and ``map`` refer to them.
     """
     return write_text(Path(folder) / FILE, render(results, Path(folder), splits(pixels)))
 
@@ -114,7 +114,7 @@ def asset(name: str) -> str:
 
 
 def page_of(title: str, style: str, script: str, body: Html) -> str:
-    """The document. The policy admits this very script and nothing from anywhere else."""
+    """The document. The security policy allows only this script, and nothing external."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = [
@@ -152,7 +152,7 @@ def _header(results: Results) -> Html:
 
 
 def _verdict(results: Results) -> Html:
-    """The two sentences, the first large; a few figures; and what went wrong, where nobody can miss it."""
+    """The two sentences, the first large; a few figures; and failures, prominently."""
     winner = results.winner
     first, dot, rest = results.verdict.partition(". ")
     lines = [el("p", first + dot.strip(), cls="first"), el("p", rest, cls="second") if rest else ""]
@@ -175,7 +175,7 @@ def _tiles(results: Results, winner: Winner) -> list[tuple[str, str | None]]:
     if margin and winner.error:
         margin += f" ± {score.gap(winner.error).removesuffix(' points')}"
     return [
-        ("first place" if winner.sure else "first place, not sure", run.shown),
+        ("first place" if winner.sure else "first place, not significant", run.shown),
         (winner.by, score.show(winner.score)),
         (f"ahead of {winner.over}", margin),
         ("training time", h.duration(run.seconds)),

@@ -17,8 +17,8 @@ from PIL import Image
 
 from sensorium.report.html import Html, el
 
-MAX_FILE = 200_000  # bytes of a picture file that is inlined as it is
-RECODED = ((1200, 88), (1000, 75), (700, 60), (500, 50))  # width and JPEG quality, tried until it fits
+MAX_FILE = 200_000  # maximum bytes of a picture file that is inlined unchanged
+RECODED = ((1200, 88), (1000, 75), (700, 60), (500, 50))  # width and JPEG quality, tried in order until it fits
 SAFE_TYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 
 
@@ -33,13 +33,14 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """``folder/name``, or None when that leads out of the folder."""
+    """``folder/name``, or None if that is outside the folder."""
     path = (folder / name).resolve()
     return path if path.is_relative_to(folder.resolve()) else None
 
 
 def inline_file(folder: Path, name: str) -> tuple[str, int, int] | None:
-    """Data URI, width and height of a picture file; large ones are recoded. None when it is missing or no image."""
+    """Data URI, width and height of a picture file; large ones are re-encoded. None if it is missing or not an
+    image."""
     path = inside(folder, name)
     if path is None or not path.is_file():
         return None
@@ -62,10 +63,10 @@ def inline_file(folder: Path, name: str) -> tuple[str, int, int] | None:
 
 
 class Sheet:
-    """A sprite sheet that fills up as thumbnails are asked for.
+    """A sprite sheet, filled as thumbnails are requested.
 
     ``pixels`` maps a split's name to an object with ``.images`` uint8 [N, 3, S, S] and optionally ``.labels`` and
-    ``.classes``; ``size`` is the side of a cell in pixels; ``limit`` bounds the number of cells.
+    ``.classes``; ``size``: side of a cell in pixels; ``limit``: maximum number of cells.
     """
 
     def __init__(self, name: str, pixels: dict[str, Any], *, size: int, limit: int) -> None:
@@ -73,7 +74,7 @@ class Sheet:
         self.cells: dict[tuple[str, int], int] = {}
 
     def thumbnail(self, split: str, index: int, **attributes: Any) -> Html | None:
-        """An element that shows one image; None where there is no such image, or the sheet is full."""
+        """An element that shows one image; None if there is no such image, or the sheet is full."""
         source = self.pixels.get(split)
         key = (split, int(index))
         if source is None or not 0 <= key[1] < len(source.images):
@@ -91,7 +92,7 @@ class Sheet:
         return max(2, math.isqrt(self.limit))
 
     def css(self) -> str:
-        """The rule that carries the sheet; empty when nobody asked for a thumbnail."""
+        """The CSS rule with the sheet; empty if no thumbnail was requested."""
         if not self.cells:
             return ""
         rows = max(2, math.ceil(len(self.cells) / self.columns))
@@ -120,5 +121,5 @@ def splits(pixels: Any) -> dict[str, Any]:
 
 
 def cell_size(pixels: dict[str, Any], most: int) -> int:
-    """A cell's side: the images' own where that is small enough."""
+    """A cell's side: the images' own if that is small enough."""
     return min([most, *(int(part.images.shape[-1]) for part in pixels.values())])

@@ -1,7 +1,7 @@
-"""The table of a comparison, for the page and for the terminal: runs first, simple models below, best of each column bold.
+"""The table of a comparison, for the page and the terminal: runs first, baselines below, the best of each column bold.
 
-A run that learned from every label is in the table but out of the competition for the columns where fewer labels are
-asked: see :mod:`sensorium.runs.verdict`.
+A run that learned from every label is in the table, but does not compete in columns with fewer labels: see
+:mod:`sensorium.runs.verdict`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A score of this name, or what a run cost; ``better`` is "" where nothing is best."""
+    """A score of this name, or a cost; ``better`` is "" if no value is best."""
 
     group: str
     title: str
@@ -47,12 +47,12 @@ COSTS = (
 
 
 def samples(results: Results) -> str:
-    """What a row of the data is called."""
+    """The unit of the data's rows."""
     return "samples" if results.data.unit else "images"
 
 
 def each_score(runs: Sequence[RunResult]) -> list[Score]:
-    """One score of each name, in the order of the first run that has it; a best of several is none of them."""
+    """One score of each name, in the order of the first run that has it; without the best of several."""
     found: dict[str, Score] = {}
     for run in runs:
         for score in run.scores:
@@ -62,8 +62,7 @@ def each_score(runs: Sequence[RunResult]) -> list[Score]:
 
 
 def simple_models(runs: Sequence[RunResult]) -> dict[str, dict[str, float]]:
-    """What simple models and the data themselves come to: title -> score's name -> value. Runs on the same data have the
-    same."""
+    """Baselines and references of the data: title -> score's name -> value; the same for all runs on the same data."""
     found: dict[str, dict[str, float]] = {}
     for run in runs:
         for score in run.scores:
@@ -74,14 +73,14 @@ def simple_models(runs: Sequence[RunResult]) -> dict[str, dict[str, float]]:
 
 
 def columns(results: Results) -> list[Column]:
-    """Those that at least one run fills: scores in their groups, then costs."""
+    """The columns with a value for at least one run: scores in their groups, then costs."""
     runs = results.finished
     made = []
     for score in each_score(runs):
         title = f"{100 * score.at:g} %" if score.group and score.at is not None else score.name
         made.append(Column(score.group, title, _value_of(score.name), _shown(score), score.better, score))
     groups = list(dict.fromkeys(column.group for column in made))
-    # what may decide, in its groups; then hints
+    # scores that may decide, in their groups; then hints
     made.sort(
         key=lambda one: (not (one.score and one.score.decides), bool(one.group), groups.index(one.group), one.at or 0)
     )
@@ -104,7 +103,7 @@ def _shown(score: Score) -> Callable[[float], str]:
 
 
 def best_of(column: Column, runs: Sequence[RunResult]) -> float | None:
-    """The best value among the runs that compete in this column, at least two of them; None where nothing is best."""
+    """The best value among at least two runs that compete in this column; None if there is none."""
     if not column.better:
         return None
     fair = [run for run in runs if not is_reference(run, column.at)]
@@ -114,8 +113,7 @@ def best_of(column: Column, runs: Sequence[RunResult]) -> float | None:
 
 
 def _off(score: Score | None) -> float | None:
-    """What is written behind a +-: the spread over subsets of the labels, else the standard error where it isn't just that
-    of counting."""
+    """The number after ±: the spread over label subsets, else the standard error unless it is just the binomial one."""
     if score is None:
         return None
     return score.spread or (None if score.at is not None and not score.seeds else score.error)
@@ -148,7 +146,7 @@ def _cell(column: Column, run: RunResult, best: float | None, high: float) -> Ht
 
 
 def _counts(column: Column, runs: Sequence[RunResult]) -> str:
-    """ "n 10,000" where all of a column's scores were counted on as many samples."""
+    """ "n 10,000" if all of a column's scores have the same sample count."""
     if column.score is None or not column.score.share:
         return ""
     scores = [run.score(column.score.name) for run in runs]
@@ -212,27 +210,27 @@ def _fewest(shown: Sequence[Column]) -> float | None:
 
 
 def _note(results: Results, shown: Sequence[Column]) -> Html:
-    """What the columns mean, in one paragraph."""
+    """The meaning of the columns, in one paragraph."""
     scores = [column.score for column in shown if column.score]
     by_label, others = ([s for s in scores if (s.at is not None) == labeled] for labeled in (True, False))
-    told = ["Shares are in percent of what is counted (n)."] if any(s.share for s in scores) else []
+    told = ["Fractions are in percent of n."] if any(s.share for s in scores) else []
     if by_label:
         told.append("± is the spread over label subsets.")
     if counted := "; ".join(f"{s.name}, {h.count(s.n)} {s.counted}" for s in others):
-        told.append(f"What each score counts: {counted}.")
+        told.append(f"Each score's n: {counted}.")
     told.append("Bold is the best run of a column.")
     if any(column.title == "FLOPs" for column in shown):
-        told.append("FLOPs are those of one image, forward.")
+        told.append("FLOPs are for a forward pass of one image.")
     if any(is_reference(run, _fewest(shown)) for run in results.finished):
-        told.append("A run that learned from every label competes only where every label is used.")
+        told.append("A run that learned from every label competes only in columns with all labels.")
     return el("p", " ".join(told), cls="note")
 
 
-TERMINAL = ("precision", "params", "FLOPs")  # too wide for most terminals where there are groups; the page has them
+TERMINAL = ("precision", "params", "FLOPs")  # with groups, too wide for most terminals; the page has them
 
 
 def results_table(results: Results) -> Table:
-    """The same table for the terminal (rich)."""
+    """The table for the terminal (rich)."""
     from rich.table import Table
     from rich.text import Text
 

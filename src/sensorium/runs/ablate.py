@@ -1,9 +1,9 @@
-"""One part of a system varied, all else equal: the same data, order, budget and seeds, one run a value and seed.
+"""Vary one part of a system, all else equal: the same data, order, budget and seeds; one run per value and seed.
 
 OUT/<system>,<setting>=<value>/           the runs of the first seed
-OUT/seed-1/..., OUT/seed-2/...            those of the others, each a comparison of its own
-OUT/results.json, OUT/report.html         one entry a value: the mean of its seeds with their spread, and, where an
-                                          evaluator has such, scores and costs at other lengths
+OUT/seed-1/..., OUT/seed-2/...            those of the other seeds, each a comparison of its own
+OUT/results.json, OUT/report.html         one entry per value: mean and standard error over its seeds, and, if
+                                          an evaluator has them, scores and costs at other lengths
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def ablate(
     progress: bool = True,
     **keywords: Any,
 ) -> Results:
-    """Train ``system`` once for each value of ``vary`` ("setting=a,b,c") and seed; give what results.json holds.
+    """Train ``system`` once for each value of ``vary`` ("setting=a,b,c") and seed; return the content of results.json.
 
-    ``system`` may carry settings that all runs share. ``jobs`` values are trained at once, each with its part of the
-    cores. ``keywords`` are the fields of :class:`sensorium.runs.options.AblationOptions`. A finished run is not run
-    again. Raises SensoriumError for a setting or a value that the system does not have.
+    ``system`` may include settings that all runs share. ``jobs`` values are trained in parallel, each on a part of the
+    cores. ``keywords`` are the fields of :class:`sensorium.runs.options.AblationOptions`. A finished run is not
+    repeated. Raises SensoriumError for a setting or a value that the system does not have.
     """
     options = AblationOptions.take(keywords := keywords | {"data": str(data), "quiet": not progress})
     if keywords:
@@ -53,7 +53,7 @@ def ablate(
 def ablate_with(
     system: str, vary: str, options: AblationOptions, *, seeds: int = 3, jobs: int = 1
 ) -> tuple[Results, Path]:
-    """:func:`ablate` with its options apart; gives the folder, too: ``options.out``, or sensorium-ablate."""
+    """:func:`ablate` with its options in a record; also returns the folder: ``options.out``, or sensorium-ablate."""
     folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
     if seeds < 1:
         raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
@@ -63,7 +63,7 @@ def ablate_with(
         each.append(compare_all(methods, replace(options, seed=seed, out=where), Judging(), jobs=jobs)[0])
     first, runs = each[0], []
     for run in over_seeds([one.runs for one in each]):
-        title = run.name.rpartition(",")[2]  # what all share need not be said
+        title = run.name.rpartition(",")[2]  # without the settings that all share
         runs.append(replace(run, title=title, lengths=_elsewhere(folder / run.name) if run.finished else ()))
     merged = results_now(first.data, replace(first.asked, vary=vary, seeds=tuple(numbers)), runs)
     write_results(merged, folder)
@@ -79,7 +79,7 @@ def variants(system: str, vary: str) -> list[str]:
     if not equals or len(each) < 2:
         raise SensoriumError(f"--vary {vary}: write SETTING=VALUE,VALUE,... with two values or more.")
     name = parse_method(system)[0]
-    parse_method(f"{system},{setting}={each[0]}")  # an unknown setting is named, with those that there are
+    parse_method(f"{system},{setting}={each[0]}")  # raises an error that lists the settings if it is unknown
     hint = get_type_hints(resolve(name))[setting]
     named = [value for one in (hint, *get_args(hint)) if get_origin(one) is Literal for value in get_args(one)]
     for value in each:
@@ -90,7 +90,7 @@ def variants(system: str, vary: str) -> list[str]:
 
 def over_seeds(each: Sequence[Sequence[RunResult]]) -> list[RunResult]:
     """The first seed's runs, each score the mean over all seeds with its standard error as ``error`` and its values as
-    ``seeds``; a run that did not finish with every seed has what there is, and a note."""
+    ``seeds``; a run that did not finish with every seed has the finished ones, and a note."""
     if len(each) == 1:
         return list(each[0])
     merged = []
@@ -110,12 +110,12 @@ def _mean(score: Score, over: Sequence[Score | None]) -> Score:
     if not values:
         return score
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else score.error
-    # The outcomes of one seed say nothing of the others: the spread over seeds decides.
+    # The outcomes are of one seed only: the spread over seeds decides.
     return replace(score, value=statistics.fmean(values), error=error, seeds=tuple(values), outcomes=None)
 
 
 def _elsewhere(folder: Path) -> tuple[AtLength, ...]:
-    """What an evaluator says of a run at other lengths, kept in its folder; () where none does."""
+    """Scores and costs of a run at other lengths, kept in its folder; () if no evaluator gives them."""
     path = folder / "lengths.json"
     if not path.is_file():
         run = Run(folder)

@@ -1,9 +1,9 @@
-"""Before a long training: can a detector learn eight pictures by heart?
+"""A check before a long training: can the detector overfit eight images?
 
-Boxes in other pixels than the pictures', objects that no place or query can answer for, a rate of learning that is off:
-each ends in an AP of zero, hours later. So a copy of the detector sees eight pictures, always the same and without
-augmentation, for a twentieth of the time at most, and what came of it is said and kept in ``RUN/check.json``. The
-pictures with their true boxes are in ``RUN/pictures/check.png``. The training itself is the same with and without it.
+Boxes in a different pixel scale than the images, objects that no location or query can be assigned to, or a bad
+learning rate each end in an AP of zero, hours later. So a copy of the detector is trained on the same eight images
+without augmentation, for at most a twentieth of the time, and the result is printed and kept in ``RUN/check.json``. The
+images with their true boxes are in ``RUN/pictures/check.png``. The check does not change the training.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from sensorium.training.budget import Budget
 from sensorium.training.step import Step
 
 PICTURES = 8
-SECONDS, SHARE = 30.0, 0.05  # of a check, and of the training's budget, at most
-LEAST = 300.0  # seconds of training that are worth a check
+SECONDS, SHARE = 30.0, 0.05  # maximum length of a check, and its fraction of the training's budget
+LEAST = 300.0  # minimum seconds of training for a check
 STEPS = 400
-LEARNT, FALLEN = 0.05, 0.8  # an AP50 that shows that something is learnt; a loss that has fallen
+LEARNT, FALLEN = 0.05, 0.8  # passed: minimum AP50, or a loss that fell by this factor
 
 
 def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progress: bool = False) -> None:
-    """Check a training that is worth it, once: say what came of it on standard error, and keep it in ``folder``."""
+    """Check a training that is long enough, once: print the result to standard error, and keep it in ``folder``."""
     spend, asked = Budget.parse(budget), recipe.settings.get("check")
     long = spend.kind == "seconds" and spend.amount >= LEAST
     if not long or asked is None or not asked.value or (folder / "check.json").is_file():
@@ -56,24 +56,24 @@ def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progres
     if (picture := look(part)) is not None:
         write_file(folder / "pictures" / "check.png", lambda temporary: picture.save(temporary, "PNG"))
         if found["note"] and not found["learnt"]:
-            found["note"] += f" Do the boxes fit the objects? See {folder / 'pictures' / 'check.png'}."
+            found["note"] += f" Check that the boxes fit the objects: {folder / 'pictures' / 'check.png'}."
     write_json(folder / "check.json", found)
     if progress:
         _say(found)
 
 
 def eight(train: Boxed) -> Boxed:
-    """The eight pictures to learn: spread over those that have boxes."""
+    """The eight images, spread evenly over those that have boxes."""
     filled = np.flatnonzero(boxes_a_picture(train))
     return train.some(filled[np.linspace(0, len(filled) - 1, min(PICTURES, len(filled))).astype(int)])
 
 
 def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: int = STEPS) -> dict[str, Any]:
-    """Train a copy of the recipe's method on all of ``part`` at once, for so long or so many steps.
+    """Train a copy of the recipe's method on all of ``part`` as one batch, for a limited time and number of steps.
 
-    -> ``ap50`` on it, ``loss`` at first and at last, ``steps``, ``seconds``, ``pictures``, ``boxes`` and how many of
-    them are ``unlearnable``; ``learnt``: whether the detector has learnt something. Random state and method stay as
-    they were.
+    -> ``ap50`` on it, first and last ``loss``, ``steps``, ``seconds``, ``pictures``, ``boxes`` and how many of
+    them are ``unlearnable``; ``learnt``: whether the detector has learned something. The random state and the method
+    are not changed.
     """
     device = device_name()
     gpus = [torch.device(device)] if device == "cuda" else []
@@ -103,26 +103,26 @@ def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: in
 
 
 def verdict(found: dict[str, Any], size: int) -> str:
-    """What is wrong, in a sentence or two; "" where nothing is."""
+    """What is wrong, in a sentence or two; "" if nothing is."""
     first, last = found["loss"]
     told = []
     if found["unlearnable"] > 0.05 * found["boxes"]:
         told.append(
-            f"{found['unlearnable']} of {found['boxes']} boxes cannot be learnt at {size} px: too small, or too many "
-            f"in a picture. Try --image-size {size * 3 // 2 // 32 * 32}, a smaller --stride or more --queries."
+            f"{found['unlearnable']} of {found['boxes']} boxes cannot be learned at {size} px: too small, or too many "
+            f"in one picture. Try --image-size {size * 3 // 2 // 32 * 32}, a smaller --stride or more --queries."
         )
     if not np.isfinite(last):
-        told.append("The loss is no number: try a tenth of the --lr.")
+        told.append("The loss is not finite: try a tenth of the --lr.")
     elif not found["learnt"]:
         told.append(
-            f"Eight pictures could not be learnt by heart: AP50 {found['ap50']:.2f}, and the loss went from "
+            f"The detector could not overfit eight pictures: AP50 {found['ap50']:.2f}, and the loss went from "
             f"{first:.3g} to {last:.3g} in {found['steps']} steps. Try another --lr."
         )
     return " ".join(told)
 
 
 def look(part: Boxed) -> Image.Image | None:
-    """The pictures with their true boxes; None where none can be read."""
+    """The images with their true boxes; None if none can be read."""
     panels = []
     for i in range(len(part)):
         try:
@@ -136,7 +136,7 @@ def look(part: Boxed) -> Image.Image | None:
 
 
 def in_view(part: Boxed, index: int) -> dict[str, Any]:
-    """Sample ``index`` to learn from: its boxes in the pixels of the picture as cached, no crowd."""
+    """Training sample ``index``: its boxes in pixels of the cached image, without crowd boxes."""
     sample = without_crowd(part[index])
     factor = (torch.from_numpy(part.inner[index]) / sample["original"]).flip(0).repeat(2)
     return sample | {"boxes": (sample["boxes"] * factor).float()}
@@ -171,7 +171,7 @@ def _say(found: dict[str, Any]) -> None:
     console = Console(stderr=True, highlight=False)
     first, last = found["loss"]
     console.print(
-        f"check: {found['pictures']} pictures by heart in {found['seconds']:.0f} s: AP50 {found['ap50']:.2f}, loss "
+        f"check: overfit {found['pictures']} pictures for {found['seconds']:.0f} s: AP50 {found['ap50']:.2f}, loss "
         f"{first:.3g} -> {last:.3g}",
         style="dim", markup=False,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Several methods, one data set, one budget, one report.
 
-Each recipe is built before anything is trained: what its method can do and the fields of the data say which evaluators
-judge it, and methods that share none are refused. Each run then has a process of its own: a crash cannot take the others
-along, and its peak memory is its own.
+Each recipe is built before anything is trained: its method's abilities and the fields of the data determine the
+evaluators, and methods that share none are an error. Each run then has its own process, so that a crash does not end
+the others and peak memory is measured per run.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ from sensorium.training.budget import Budget
 
 @dataclass(frozen=True)
 class Job:
-    """What a run's own process is told: where its data are, how to train and to judge. ``abilities`` are those of its
-    method, by name."""
+    """The arguments of a run's process: data, training and evaluation. ``abilities`` are the names of its method's."""
 
     name: str
     method: str
@@ -62,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Planned:
-    """Jobs that can be compared: their data as the first sees them, and the evaluators that they share."""
+    """Jobs that can be compared: their data as the first one prepares them, and the evaluators that they share."""
 
     jobs: list[Job]
     wing: Any
@@ -79,13 +78,14 @@ def compare(
     progress: bool = True,
     **keywords: Any,
 ) -> Results:
-    """Train ``methods`` on ``data``, judge them alike, write ``out/report.html`` and ``out/results.json``; give the latter.
+    """Train ``methods`` on ``data``, evaluate them alike, write ``out/report.html`` and ``out/results.json``; return
+    the latter.
 
-    A method may carry settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
-    ``jobs``: how many are trained at once. ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` and
-    :class:`~sensorium.runs.options.Judging`. A finished run is not run again; a stopped one goes on; a failed one is
-    reported beside the others. Raises SensoriumError before anything is trained where the methods share nothing that they
-    can be judged by.
+    A method may include settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
+    ``jobs``: how many are trained in parallel. ``keywords`` are the fields of
+    :class:`sensorium.runs.options.RunOptions` and :class:`~sensorium.runs.options.Judging`. A finished run is not
+    repeated, a stopped one is resumed, a failed one is reported with the others. Raises SensoriumError before anything
+    is trained if the methods share no evaluator.
     """
     keywords |= {"data": str(data), "quiet": not progress}
     options, judging = RunOptions.take(keywords), Judging.take(keywords)
@@ -97,18 +97,18 @@ def compare(
 def compare_all(
     methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
 ) -> tuple[Results, Path]:
-    """:func:`compare` with its options apart; gives the folder, too: ``options.out``, or sensorium-compare."""
+    """:func:`compare` with its options in a record; also returns the folder: ``options.out``, or sensorium-compare."""
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
-    if judging.inception is not None:  # wrong weights are better told now than after the training
+    if judging.inception is not None:  # report wrong weights before the training, not after it
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    # Where minutes are the budget of training, a share of them is that of each fine-tuning; else steps alone bound it.
+    # With a time budget, each fine-tuning gets a fraction of it; otherwise only the number of steps limits it.
     tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
     asked = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
-    threads.before_torch()  # what is started from here on has it from here
-    if jobs > 1:  # side by side, each takes its part of the cores: threads that wait for a core hold up all the others
+    threads.before_torch()  # child processes inherit it
+    if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
         options = replace(options, threads=count)
     todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone)
@@ -127,7 +127,7 @@ def compare_all(
 
 
 def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Asked, backbone: str | None) -> list[Job]:
-    """A job a method, in a folder of its own below ``folder``."""
+    """One job per method, each in its own folder below ``folder``."""
     source = Source(options.data, options.test, folder / "cache", options.image_size, options.limit)
     todo = []
     for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
@@ -138,13 +138,13 @@ def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Aske
 
 
 def _pixels(ready: Any) -> dict[str, Any]:
-    """The pictures that neighbors and map point at, where the data are pictures."""
+    """The images that neighbors and map refer to, if the data are images."""
     train, held = ready.train, ready.test
     return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
 
 
 def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
-    """Results of ``runs`` with their verdict, and the time and versions of now."""
+    """Results of ``runs`` with their verdict, the current time and the versions."""
     verdict = decide(runs)
     names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
     return Results(
@@ -154,7 +154,7 @@ def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Resul
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """``NAME,setting=value,...`` -> the name and the settings, as Python values where they are such."""
+    """``NAME,setting=value,...`` -> the name and the settings, as Python literals where possible."""
     name, *parts = text.split(",")
     settings: dict[str, Any] = {}
     known = inspect.signature(resolve(name)).parameters
@@ -164,7 +164,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         if not equals or key not in list(known)[1:]:
             named = ", ".join(list(known)[1:])
             raise SensoriumError(
-                f"'{text}': '{part}' is no setting of {name}. Write setting=value, with one of {named}."
+                f"'{text}': '{part}' is not a setting of {name}. Write setting=value, with one of {named}."
             )
         try:
             settings[key] = ast.literal_eval(value)
@@ -174,14 +174,14 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _plan(todo: list[Job], progress: bool) -> Planned:
-    """Prepare the data, once for each way in which settings shape them, and build each method once, to see what it can do.
+    """Prepare the data, once per distinct data settings, and build each method once, to know its abilities.
 
-    Raises SensoriumError where the methods learn from different data, or share no evaluator.
+    Raises SensoriumError if the methods learn from different kinds of data, or share no evaluator.
     """
     learned = {job.method: kind_name(job.method) for job in todo}
     first = todo[0].method
     for method, name in learned.items():
-        allow(method)  # the person at the keyboard named it
+        allow(method)  # the user named it
         if name != learned[first]:
             raise SensoriumError(
                 f"'{first}' learns from {learned[first]} and '{method}' from {name}: they can't be compared."
@@ -200,12 +200,12 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         shared = able if shared is None else tuple(one for one in shared if one in able)
         jobs.append(replace(job, abilities=abilities_of(method)))
     if not shared:
-        raise SensoriumError(f"there is nothing that these methods can be judged by: {'; '.join(told)}.")
+        raise SensoriumError(f"no evaluator fits all of these methods: {'; '.join(told)}.")
     return Planned(jobs, wing, next(iter(ready.values())), shared)
 
 
 def _about(path: str, plan: Planned, progress: bool) -> Data:
-    """The data in the words of results.json."""
+    """The data as results.json describes them."""
     told = dict(plan.wing.describe(plan.ready))
     known = {f.name for f in fields(Data)} - {"path", "diagnosis", "findings"}
     own: dict[str, Any] = {name: told.pop(name) for name in list(told) if name in known}
@@ -214,20 +214,20 @@ def _about(path: str, plan: Planned, progress: bool) -> Data:
 
 
 def _run_all(todo: list[Job], jobs: int) -> None:
-    """Each job in a process of its own, ``jobs`` at a time; Ctrl-C stops them all, each after its checkpoint."""
+    """Run each job in its own process, ``jobs`` at a time; Ctrl-C stops them all, each after its checkpoint."""
     children: list[Any] = []
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         try:
             list(pool.map(partial(_in_own_process, children=children), todo))
         except KeyboardInterrupt:
-            for child in children:  # each writes a checkpoint and ends; nothing else is started
+            for child in children:  # each writes a checkpoint and exits; nothing else is started
                 if child.is_alive():
                     child.terminate()
             raise
 
 
 def _names(methods: Sequence[str]) -> list[str]:
-    """Folder names: the method's own, numbered where it is asked for twice."""
+    """Folder names: the methods' names, numbered where one is given twice."""
     bases = []
     for method in methods:
         recipe, comma, settings = method.partition(",")
@@ -238,7 +238,7 @@ def _names(methods: Sequence[str]) -> list[str]:
 
 
 def _in_own_process(job: Job, children: list[Any]) -> None:
-    """Run and judge a job; what goes wrong is kept in its folder."""
+    """Train and evaluate a job; an error is recorded in its folder."""
     child = multiprocessing.get_context("spawn").Process(target=_child, args=(job,), name=job.name)
     child.start()
     children.append(child)
@@ -252,7 +252,7 @@ def _in_own_process(job: Job, children: list[Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop as Ctrl-C does, with a checkpoint, when the process that waits for this one is gone (killed, say)."""
+    """Stop like Ctrl-C, with a checkpoint, if the parent process is gone (killed, for example)."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -286,7 +286,7 @@ def _child(job: Job) -> None:
 
 
 def _beside(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:
-    """The runs, with simple models' scores beside their own where evaluators judge these once for all runs."""
+    """The runs, with the baselines' scores where an evaluator computes these once for all runs."""
     fresh = {}
     for job in plan.jobs:
         info = _read(job.folder / "run.json")
@@ -318,7 +318,7 @@ def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any
 
 
 def _collect(job: Job) -> RunResult:
-    """What a run's folder says, in the words of results.json."""
+    """A run's folder as results.json describes it."""
     info, outcome, error = (_read(job.folder / f"{name}.json") for name in ("run", "outcome", "error"))
     judgement = (read_judgement(job.folder) if outcome else None) or Judgement()
     status, said = "finished", None
@@ -326,7 +326,7 @@ def _collect(job: Job) -> RunResult:
         status, said = "failed", error["error"]
     elif not outcome:
         status = "interrupted"
-        said = "stopped before its budget was spent; the same command goes on from its last checkpoint."
+        said = "stopped before its budget was spent; the same command resumes it from its last checkpoint."
     settings = {name: Chosen(one["value"], one.get("source")) for name, one in info.get("settings", {}).items()}
     known = {f.name for f in fields(RunResult)} - {"notes", "status", "parameters"}
     return RunResult(
@@ -352,8 +352,8 @@ def _collect(job: Job) -> RunResult:
 
 
 def _told(job: Job) -> dict[str, Any]:
-    """What people call the system, whether it learns from labels, what to keep in mind of it, and what it is exported to; of
-    a recipe of one's own nothing is known."""
+    """The system's short name, whether it learns from labels, its caveat and its export formats; nothing is known of a
+    user's own recipe."""
     if ":" in job.method:
         return {}
     system = find(job.method)

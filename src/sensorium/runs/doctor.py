@@ -1,4 +1,4 @@
-"""What this machine is and has: versions, device, precision, attention path, and what is missing."""
+"""This machine: versions, device, precision, attention kernel, and missing packages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def examine() -> dict[str, Any]:
     from sensorium.base.bf16 import fast_bf16
     from sensorium.base.precision import device_name
 
-    chosen = threads.choose()  # first: what follows keeps the cores busy itself
+    chosen = threads.choose()  # first: what follows uses the cores itself
     device = device_name()
     free = shutil.disk_usage(".").free
     return {
@@ -87,7 +87,7 @@ def _version(name: str) -> str | None:
 
 
 def _attention(device: str) -> dict[str, Any]:
-    """Which of torch's scaled-dot-product kernels runs on a small ViT-like input, found by looking at what was called."""
+    """Which of torch's scaled-dot-product kernels runs on a small ViT-like input, found by profiling."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -111,7 +111,8 @@ def _attention(device: str) -> dict[str, Any]:
 
 
 def _milliseconds(device: str) -> dict[str, float]:
-    """Causal attention to 512 tokens, four heads of 32: the median of seven calls of each kind, the fastest first."""
+    """Causal attention over 512 tokens, four heads of 32: the median of seven calls of each kernel, the fastest
+    first."""
     import torch
 
     from sensorium.parts.attention.exact import fused, naive
@@ -132,7 +133,7 @@ def _milliseconds(device: str) -> dict[str, float]:
 
 
 def render(found: dict[str, Any]) -> Any:
-    """As a table for people."""
+    """The facts as a table."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None)

@@ -1,7 +1,7 @@
-"""results.json: what a comparison found, as frozen dataclasses, written and read back exactly.
+"""results.json: the results of a comparison as frozen dataclasses, with an exact round trip.
 
-Shares are fractions in 0..1, never percent. What could not be measured is null. A damaged file, or one of another version,
-is an error of one line that names the field.
+Fractions are in 0..1, never percent. What could not be measured is null. A damaged file, or one of another version,
+gives a one-line error that names the field.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.score import Map, Neighbors, Picture, Score
 
 FILE = "results.json"
-HINT = "run `sensorium compare` again to rebuild it, or mend the field"
+HINT = "run `sensorium compare` again to rebuild it, or correct the field"
 Versions = dict[str, str | None]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the runs learned from. ``unit``: what ``train`` and ``test`` count, where it isn't images. ``diagnosis``: what
-    `sensorium data --json` prints. ``findings``: what else the reader of this kind of data says."""
+    """The data of the runs. ``unit``: of the counts ``train`` and ``test``, if not images. ``diagnosis``: the output of
+    `sensorium data --json`. ``findings``: further facts from the reader of this kind of data."""
 
     path: str
     layout: str | None = None
@@ -41,7 +41,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. ``vary`` and ``seeds`` are those of an ablation."""
+    """The options of the comparison. ``vary`` and ``seeds`` are those of an ablation."""
 
     budget: str | None = None
     labels: str | None = None
@@ -61,8 +61,8 @@ class Chosen:
 
 @dataclass(frozen=True)
 class AtLength:
-    """What a language model says and costs at a length: ``tokens_per_second`` of a training step and ``kept_mb`` for its
-    backward pass; ``said``: why there is no score."""
+    """Quality and cost of a language model at a length: ``tokens_per_second`` of a training step and ``kept_mb``, the
+    memory kept for its backward pass; ``said``: why there is no score."""
 
     length: Count
     bits_per_byte: Amount | None = None
@@ -115,11 +115,11 @@ class RunResult:
 
     @property
     def shown(self) -> str:
-        """What people call it."""
+        """Its usual name."""
         return self.title or self.name
 
     def score(self, like: Score | str) -> Score | None:
-        """Its score of the measure of ``like``, or of that name; None where it has none or the value is unknown."""
+        """Its score by the same measure as ``like``, or of that name; None if it has none or the value is unknown."""
         for one in self.scores:
             if one.value is not None and (one.name if isinstance(like, str) else one.measure) == (
                 like if isinstance(like, str) else like.measure
@@ -130,10 +130,10 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Winner:
-    """The first place. ``by``: the deciding score's name, ``score`` its value over ``n``. ``margin``: how far ahead of
-    ``over``, the runner-up (the best simple model where there is one run); ``error``: half the width of the margin's 95 %
-    interval, ``p`` of McNemar's test where that was made, ``how`` the two were compared. ``sure``: ahead of the runner-up
-    and of every simple model by more than sampling error."""
+    """The winner. ``by``: the deciding score's name; ``score``: its value over ``n`` samples. ``margin``: the
+    difference to ``over``, the runner-up (the best baseline if there is one run); ``error``: half the width of the
+    margin's 95 % interval; ``p``: of McNemar's test, if used; ``how``: the test. ``sure``: ahead of the runner-up and
+    of every baseline by more than sampling error."""
 
     name: str
     by: str
@@ -149,7 +149,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison: data, what was asked, runs, and the verdict."""
+    """A comparison: data, options, runs, and the verdict."""
 
     schema: Literal[2]
     data: Data
@@ -171,7 +171,7 @@ class Results:
 
     @property
     def finished(self) -> tuple[RunResult, ...]:
-        """The runs that have something to show."""
+        """The runs that have results to show."""
         return tuple(run for run in self.runs if run.finished)
 
     def run(self, name: str) -> RunResult:
@@ -180,12 +180,12 @@ class Results:
 
 
 def results_of(found: Mapping[str, Any]) -> Results:
-    """Results from JSON's own types. Raises SensoriumError that names the first damaged field."""
+    """Results from JSON types. Raises SensoriumError that names the first damaged field."""
     return decode(Results, found, FILE, HINT)
 
 
 def write_results(results: Results, folder: Path | str) -> Path:
-    """Write ``folder/results.json`` atomically; numbers that are not finite become null."""
+    """Write ``folder/results.json`` atomically; non-finite numbers become null."""
     text = json.dumps(encode(results), indent=1, ensure_ascii=False, allow_nan=False)
     return write_text(Path(folder) / FILE, text + "\n")
 

@@ -1,8 +1,8 @@
-"""Does the signal pass? What a system's layers make of activations, gradients and attention, before training and a little into it.
+"""Signal propagation: activations, gradients and attention by depth, at initialization and after a few training steps.
 
 OUT.html                                  charts by depth and two sentences, in one file that opens offline
 signal.json                               the same numbers, beside it
-A missing 1/sqrt(d) or weights that begin too large show here in a minute, and in a training's loss after a night.
+A missing 1/sqrt(d) or initial weights that are too large show here in a minute, and in the training loss after hours.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ from sensorium.runs.options import Common
 from sensorium.training.batches import Batches, Share
 from sensorium.training.step import Step
 
-GROWTH, STRETCH = 10.0, 10  # the most that a standard deviation may change over so many layers
+GROWTH, STRETCH = 10.0, 10  # maximum change of a standard deviation over STRETCH layers
 LEAST_ENTROPY = 0.1  # of uniform; below it attention is saturated
-MOST_DEVIATION = 8.0  # of attention's scores
-TINY = 1e-45  # what float32 rounds to zero is smaller
-CHARTS = (  # field, title, what is to be seen
-    ("activation", "Variance of activations", "Of each layer's output. A straight climb or fall on a log scale is a wrong gain of the weights."),
-    ("gradient", "Variance of gradients", "Of the loss by each layer's output: read from right to left, the way they take."),
-    ("logits", "Deviation of attention's scores", f"Before softmax. Above {MOST_DEVIATION:g} the largest score takes all: is 1/sqrt(d) missing?"),
-    ("entropy", "Entropy of attention", f"Relative to uniform attention, which is 1. Below {LEAST_ENTROPY:g} it is saturated: hardly any gradient passes."),
-    ("weight_gradient", "Gradient of the weights", "Its norm over the norm of the weights: layers far below the others learn last."),
+MOST_DEVIATION = 8.0  # of attention logits
+TINY = 1e-45  # below float32's smallest number
+CHARTS = (  # field, title, explanation
+    ("activation", "Variance of activations", "Of each layer's output. A straight rise or fall on a log scale means a wrong gain of the initial weights."),
+    ("gradient", "Variance of gradients", "Of the loss with respect to each layer's output: read from right to left, the direction of backpropagation."),
+    ("logits", "Standard deviation of attention logits", f"Before softmax. Above {MOST_DEVIATION:g} the largest logit takes nearly all weight: is 1/sqrt(d) missing?"),
+    ("entropy", "Entropy of attention", f"Relative to uniform attention, which is 1. Below {LEAST_ENTROPY:g} it is saturated, and hardly any gradient passes."),
+    ("weight_gradient", "Gradient of the weights", "Its norm divided by the norm of the weights: layers far below the others learn last."),
 )  # fmt: skip
 
 
 def signal(
     name: str, data: str = "scenes", *, steps: int = 20, progress: bool = False, **keywords: Any
 ) -> dict[str, Any]:
-    """Measure the system ``name`` on ``data`` at initialisation and after ``steps`` steps of a budget of as many; write
-    ``out`` and ``signal.json`` beside it, whose content is given back.
+    """Measure the system ``name`` on ``data`` at initialization and after a training of ``steps`` steps; write ``out``,
+    and ``signal.json`` beside it, and return the content of the latter.
 
-    ``keywords`` are the fields of :class:`sensorium.runs.options.Common` and the recipe's own parameters. Both measures
-    are of one batch that the training does not reach, in float32. Raises SensoriumError where a setting is unknown or
-    nothing in the system repeats.
+    ``keywords`` are the fields of :class:`sensorium.runs.options.Common` and the recipe's own parameters. Both
+    measurements use one batch that is not trained on, in float32. Raises SensoriumError if a setting is unknown or the
+    system has no stack of layers.
     """
     options = Common.take(keywords := keywords | {"data": str(data), "quiet": not progress})
     return signal_of(name, options, keywords, steps=steps)[0]
 
 
 def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
-    """:func:`signal` with its options apart; gives the page, too: ``options.out``, or signal.html."""
+    """:func:`signal` with its options in a record; also returns the page: ``options.out``, or signal.html."""
     if steps < 1:
         raise SensoriumError(f"--steps {steps}: must be at least 1.")
     page, how, device = Path(options.out or "signal.html"), kind(kind_name(name)), torch.device(device_name())
@@ -83,12 +83,12 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     return found, page
 
 
-Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and what `measure` gave
+Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and the output of `measure`
 
 
 def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.device) -> tuple[Moments, list[float]]:
-    """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: what ``measure`` gives before and
-    after, and the losses between. The recipe's method is trained in place."""
+    """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: the output of ``measure`` before
+    and after, and the losses. The recipe's method is trained in place."""
     method, share = recipe.method.to(device), Share(recipe.batch_size)
     batches = Batches(rows, recipe.views, share, seed=seed)
     batches.device = device
@@ -99,7 +99,7 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
     moments: Moments = []
     losses = []
 
-    def batch() -> Iterator[dict[str, Any]]:  # asked for behind `before_step`, which is where the first measure belongs
+    def batch() -> Iterator[dict[str, Any]]:  # runs after `before_step`, where the first measurement belongs
         if not moments:
             moments.append((0, measure(method, unseen)))
         yield next(batches)
@@ -111,10 +111,10 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
 
 
 def diagnosis(moments: Moments) -> list[str]:
-    """A sentence a moment: what is wrong by the thresholds above, or that nothing is."""
+    """One sentence per measurement: what is wrong by the thresholds above, or that nothing is."""
     said = []
     for step, layers in moments:
-        when = f"After {step:,} step{'s' * (step > 1)}" if step else "At initialisation"
+        when = f"After {step:,} step{'s' * (step > 1)}" if step else "At initialization"
         seen = any(layer["entropy"] is not None for layer in layers)
         sound = "activations and gradients keep their size through depth" + ", and attention is not saturated" * seen
         said.append(f"{when}, {'; '.join(complaints(layers)) or sound}.")
@@ -122,28 +122,30 @@ def diagnosis(moments: Moments) -> list[str]:
 
 
 def complaints(layers: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with a stack by the thresholds above, [] where nothing is."""
+    """What is wrong with a stack by the thresholds above; [] if nothing is."""
     wrong = []
     for field, title, backward in (("activation", "activations", False), ("gradient", "gradients", True)):
         values = [layer[field] for layer in layers if layer[field] is not None]
         trend = _trend(values[::-1] if backward else values)
-        wrong += [f"{title} {trend}" + " on their way back" * backward] if trend else []
+        wrong += [f"{title} {trend}" + " going backward" * backward] if trend else []
     low = _worst(layers, "entropy", lambda value: value < LEAST_ENTROPY, min)
     high = _worst(layers, "logits", lambda value: value > MOST_DEVIATION, max)
     if low:
         wrong.append(
-            f"attention is saturated in {low[1]} ({low[0]:.2g} of uniform entropy; {LEAST_ENTROPY:g} is little)"
+            f"attention is saturated in {low[1]} ({low[0]:.2g} of uniform entropy; should be above {LEAST_ENTROPY:g})"
         )
     if high:
-        wrong.append(f"attention's scores deviate by {high[0]:.3g} in {high[1]} ({MOST_DEVIATION:g} is much)")
+        wrong.append(
+            f"attention logits have standard deviation {high[0]:.3g} in {high[1]} (should be below {MOST_DEVIATION:g})"
+        )
     return wrong
 
 
 def _trend(variances: Sequence[float]) -> str:
-    """How a signal fares along its way, "" where its deviation changes by less than ``GROWTH`` in ``STRETCH`` layers, or
-    in all where there are fewer: by a straight line through the logarithms."""
+    """The trend of a signal over depth, by a linear fit of the logarithms; "" if its standard deviation changes by less
+    than ``GROWTH`` in ``STRETCH`` layers, or in all if there are fewer."""
     if not all(map(math.isfinite, variances)):
-        return "are no longer numbers"
+        return "are not finite"
     if len(variances) < 2:
         return ""
     if not any(variances):
@@ -157,7 +159,7 @@ def _trend(variances: Sequence[float]) -> str:
 
 
 def _worst(layers: list[dict[str, Any]], field: str, wrong: Any, worst: Any) -> tuple[float, str] | None:
-    """The worst value and where it and the others that are wrong lie."""
+    """The worst value, and the layers that exceed the threshold."""
     found = [
         (layer[field], i + 1) for i, layer in enumerate(layers) if layer[field] is not None and wrong(layer[field])
     ]
@@ -174,7 +176,7 @@ def render(found: dict[str, Any]) -> str:
     facts = [f"{len(layers)} layers, {layers[0]['layer']} to {layers[-1]['layer']}", f"{h.count(found['steps'])} steps"]
     facts += [f"loss {losses[0]:.4g} to {losses[-1]:.4g}"] if losses else []
     facts += [f"{key} {value}" for key, value in found["settings"].items()]
-    title = el("h1", f"Does the signal pass through {found['system']} on ", el("span", found["data"], cls="path"), "?")
+    title = el("h1", f"Signal propagation through {found['system']} on ", el("span", found["data"], cls="path"), "?")
     first, second = found["diagnosis"]
     box = el("div", el("p", first, cls="first"), el("p", second, cls="second"), cls="verdict", style="--c:var(--s0)")
     parts = [el("section", box, cls="part")]
@@ -191,7 +193,8 @@ def render(found: dict[str, Any]) -> str:
 
 
 def chart(moments: list[dict[str, Any]], field: str, title: str) -> Html | None:
-    """One measure by depth, a line a moment; logarithmic where it spans more than a decade. None where nobody has it."""
+    """One quantity by depth, one line per measurement; logarithmic if it spans more than a decade. None if no layer has
+    it."""
     values = [layer[field] for moment in moments for layer in moment["layers"] if layer[field] is not None]
     if not values:
         return None
@@ -207,16 +210,16 @@ def chart(moments: list[dict[str, Any]], field: str, title: str) -> Html | None:
     lines = []
     for i, moment in enumerate(moments):
         numbered = [(float(n), layer[field]) for n, layer in enumerate(moment["layers"], 1)]
-        # a logarithmic axis has no place for zero
+        # zero can't be shown on a logarithmic axis
         points = [(n, v) for n, v in numbered if v is not None and (v > 0 or not logarithmic)]
-        name = f"after {h.count(moment['step'])} steps" if moment["step"] else "at initialisation"
+        name = f"after {h.count(moment['step'])} steps" if moment["step"] else "at initialization"
         lines.append(Line(name, points, f"var(--s{i})", marker=i, tips=[f"layer {n:g}: {v:.4g}" for n, v in points]))
     depth = max(len(moment["layers"]) for moment in moments)
     ticks = [tick for tick in nice_ticks(1, depth, 8) if tick == int(tick)]
     x = Axis(1, max(depth, 2), lambda v: f"{v:g}", title="layer", ticks=ticks)
-    return line_chart(lines, x, y, alt=f"{title} by layer, at initialisation and after training", height=300)
+    return line_chart(lines, x, y, alt=f"{title} by layer, at initialization and after training", height=300)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it: what is no number is null."""
+    """A row for JSON: non-finite numbers become null."""
     return {key: value if key == "layer" else number(value) for key, value in row.items()}

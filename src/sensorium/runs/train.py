@@ -27,7 +27,7 @@ from sensorium.training.budget import Budget
 
 
 def show_settings(recipe: Recipe, chosen: threads.Threads) -> None:
-    """Every resolved setting and where it came from, on standard error."""
+    """Print every resolved setting and where it came from, on standard error."""
     from rich.console import Console
     from rich.table import Table
 
@@ -53,7 +53,7 @@ def train(
     """Train the system ``name`` (or ``FILE.py:FUNCTION``) on ``data``; the same call again resumes or returns the run.
 
     ``keywords`` are the fields of :class:`sensorium.runs.options.RunOptions` (``budget``, ``out``, ``seed``, ...) and the
-    recipe's own parameters. ``prepared``: the data as their kind prepares them, where they are at hand.
+    recipe's own parameters. ``prepared``: the data, if they are prepared already.
     """
     keywords |= {"data": str(data), "quiet": not progress}
     return train_with(name, RunOptions.take(keywords), keywords, prepared=prepared, cache_folder=cache_folder)
@@ -67,7 +67,7 @@ def train_with(
     prepared: Any = None,
     cache_folder: str | Path | None = None,
 ) -> Run:
-    """:func:`train` with the options of the run and the ``settings`` of its recipe apart.
+    """:func:`train` with the options of the run in a record, separate from the ``settings`` of its recipe.
 
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
@@ -75,7 +75,7 @@ def train_with(
     folder = run_folder(name, options)
     if options.fresh and folder.exists():
         _clear(folder)
-    live.register()  # before the data are prepared, so that a run beside this one counts it
+    live.register()  # before the data are prepared, so that parallel runs count it
     before = torch.get_num_threads()
     try:
         return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
@@ -95,9 +95,7 @@ def _train(
         source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
-        raise SensoriumError(
-            f"{options.data}: only {len(ready.train)} {how.UNIT}; at least 8 are needed to learn from."
-        )
+        raise SensoriumError(f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8.")
     chosen = _threads(folder, options.threads)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(options.seed)
@@ -113,12 +111,12 @@ def _train(
         _write_info(folder, recipe, situation, asked)
         _keep_inputs(opened, folder)
         how.keep(ready, folder)
-        if isinstance(recipe.method, Detector):  # a few seconds' look at what a long training would come to
+        if isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
             from sensorium.runs.check import check
 
             check(recipe, ready, options.budget, folder, progress=progress)
     held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
-    bound = replace(recipe, settings=Settings(recipe.settings | held))  # goes on with the same inputs only
+    bound = replace(recipe, settings=Settings(recipe.settings | held))  # resumes only with the same inputs
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache)
     training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready))
     run = Run(folder)
@@ -128,7 +126,7 @@ def _train(
 
 
 def _options(options: RunOptions) -> Any:
-    """What training takes of a run's options."""
+    """The training options of a run."""
     from sensorium.training.fit import Options
 
     return Options(
@@ -143,7 +141,7 @@ def _options(options: RunOptions) -> Any:
 
 
 def _threads(folder: Path, asked: int | None) -> threads.Threads:
-    """The threads of a run that starts, or those it started with; from now on torch computes with them."""
+    """Choose the threads of a new run, or those a resumed one started with, and set them in torch."""
     path = folder / "run.json"
     kept = json.loads(path.read_text()).get("threads") if path.is_file() else None
     chosen = threads.choose(asked=asked, kept=kept)
@@ -152,7 +150,8 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
 
 
 def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
-    """What the runs that were given are rebuilt from, without their weights: this run can be opened when they are gone."""
+    """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
+    removed."""
     for role, run in opened.items():
         target = folder / "inputs" / role
         target.mkdir(parents=True, exist_ok=True)
@@ -162,34 +161,34 @@ def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
 
 
 def run_folder(name: str, options: RunOptions) -> Path:
-    """Where a run is written."""
+    """The folder of a run."""
     return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
 
 def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
-    """``run.json``: what the method is rebuilt from."""
+    """``run.json``, from which the method is rebuilt."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
     info = {"method": recipe.name, "situation": asdict(situation), "settings": settings}
     write_json(folder / "run.json", asked | info)
 
 
 def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:
-    """The network alone, as a checkpoint that any method or library can start from."""
+    """Save the network alone, as a checkpoint that any method or library can start from."""
     from sensorium.published import export
 
     export(backbone, "safetensors", folder / "backbone", mean=on.mean, std=on.std, image_size=on.image_size)
 
 
 def _online_every(budget: str) -> str:
-    """A look costs seconds of its own: eight of them in a run, two in one of less than two minutes."""
+    """An online evaluation takes seconds: eight of them per run, two in a run shorter than two minutes."""
     spend = Budget.parse(budget)
     return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's folder, and nothing that is not one."""
+    """Remove a run's folder, and nothing else."""
     if not (folder / "run.json").is_file():
         raise SensoriumError(
-            f"--fresh: '{folder}' exists and is no run of Sensorium; it is left alone. Give another --out."
+            f"--fresh: '{folder}' exists and is not a run of Sensorium, so it is not deleted. Give another --out."
         )
     shutil.rmtree(folder)

@@ -1,14 +1,14 @@
-"""The verdict, for every family: which run comes first, by how much, how sure, at which cost.
+"""The verdict, for every family: which run is best, by what margin, whether significantly, at which cost.
 
-A comparison is decided by the first score that all its finished runs share and that may decide. Where that score was
-learned from fewer than all labels, runs that learned from every label are references and no candidates. The best
-candidate wins if it beats what simple models of the same data come to.
+A comparison is decided by the first score that all its finished runs share and that may decide. If that score uses only
+a fraction of the labels, runs that learned from every label are references, not candidates. The best candidate wins if
+it beats the baselines on the same data.
 
-Two runs that were judged on the same samples are compared paired, sample by sample:
+Two runs evaluated on the same samples are compared paired, sample by sample:
     right or wrong    McNemar's exact test. Of the samples that just one of two runs gets right, b and c,
-                      p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);                 sure where p < 0.05
+                      p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);          significant if p < 0.05
     anything else     bootstrap of the differences d_i, 2,000 resamples of the samples, seed 0: the interval between the
-                      quantiles 2.5 % and 97.5 % of their mean;                        sure where it lies on one side of 0
+                      quantiles 2.5 % and 97.5 % of their mean;                    significant if it excludes 0
 Outcomes that are means over subsets of the labels are compared by bootstrap, and the spread over the subsets is added to
 the interval. Without outcomes there are two standard errors of the difference, 2 sqrt(e_1^2 + e_2^2), if both are known.
 """
@@ -26,13 +26,13 @@ from sensorium.base.words import count, duration, memory
 from sensorium.judge.score import Score
 from sensorium.runs.results import RunResult, Winner
 
-RESAMPLES, LEAST = 2000, 10  # of the samples; fewer samples than so many are not resampled
+RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
 
 
 class Difference(NamedTuple):
-    """How far one score is ahead of another: ``margin`` (positive where it is), half the width of its 95 % interval (None
-    where nobody knows), ``p`` of McNemar's test, whether it is sure, and how that was found."""
+    """The difference of two scores: ``margin`` (positive if the first is better), half the width of its 95 % interval
+    (None if unknown), ``p`` of McNemar's test, whether it is significant (``sure``), and ``how`` it was tested."""
 
     margin: float
     error: float | None
@@ -43,14 +43,14 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner, if any, and two sentences."""
+    """The winner, if any, and two sentences about it."""
 
     winner: Winner | None
     said: str
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p of right and wrong answers, bool [N], of two methods to the same questions."""
+    """Exact two-sided p-value of two methods that are right or wrong on the same samples, bool [N] each."""
     from scipy.stats import binom
 
     b, c = int((first & ~second).sum()), int((~first & second).sum())
@@ -58,8 +58,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def bootstrap(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The interval between the 2.5 % and 97.5 % quantiles of the mean of ``differences`` [N] when they are drawn anew with
-    replacement, always the same."""
+    """The 2.5 % and 97.5 % quantiles of the mean of bootstrap resamples of ``differences`` [N], with a fixed seed."""
     rng, count = np.random.default_rng(0), len(differences)
     means = [differences[rng.integers(0, count, count)].mean() for _ in range(resamples)]
     low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
@@ -67,7 +66,7 @@ def bootstrap(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[floa
 
 
 def difference(first: Score, second: Score) -> Difference:
-    """How far ``first`` is ahead of ``second``, by the module's rule."""
+    """The difference of ``first`` and ``second``, by the module's rule."""
     assert first.value is not None
     assert second.value is not None
     margin = first.sign * (first.value - second.value)
@@ -91,7 +90,7 @@ def difference(first: Score, second: Score) -> Difference:
 
 
 def deciding(runs: Sequence[RunResult]) -> Score | None:
-    """The first score that may decide and that all ``runs`` have, as the first run has it."""
+    """The first score that may decide and that all ``runs`` have: the first run's."""
     for score in runs[0].scores if runs else ():
         if score.decides and all(run.score(score) is not None for run in runs):
             return score
@@ -99,15 +98,15 @@ def deciding(runs: Sequence[RunResult]) -> Score | None:
 
 
 def is_reference(run: RunResult, at: float | None) -> bool:
-    """Whether a run learned from more labels than the share ``at`` that others had."""
+    """Whether a run learned from more labels than the fraction ``at`` of the score."""
     return run.by_labels and at is not None and at < 1
 
 
 def decide(runs: Sequence[RunResult]) -> Verdict:
-    """The winner and two sentences, by the module's rule; ``Score.outcomes`` are used where they are there."""
+    """The winner and two sentences, by the module's rule; ``Score.outcomes`` are used if available."""
     done = [run for run in runs if run.finished]
     if not done:
-        return Verdict(None, "No run could be judged: none finished. Mend what each run's error says and run it again.")
+        return Verdict(None, "No run could be judged: none finished. Fix each run's error and run it again.")
     first = deciding(done)
     if first is None:
         return Verdict(None, _undecided(done))
@@ -118,7 +117,7 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     bar = max(score.baselines, key=lambda name: score.sign * score.baselines[name], default=None)
     price = _price(best, first, runs, field)
     if bar is not None and score.sign * (score.value - score.baselines[bar]) <= 0:
-        said = f"No run beat the simple models: the best is {best.shown}, {_told(score)}, while {bar} comes to"
+        said = f"No run beat the baselines: the best is {best.shown}, {_told(score)}, while {bar} reaches"
         return Verdict(None, f"{said} {score.show(score.baselines[bar])}. {price}")
     floor = None if bar is None else _above(score, bar)
     second = rest[0] if rest else None
@@ -132,8 +131,10 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
     tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
     if second is not None and ahead is not None and ahead.error is None:
-        price += " Its sampling error is not known: try another --seed before you rely on it."
-    return Verdict(winner, f"{'' if sure or not ahead or ahead.error is None else 'Not sure: '}{lead}{tail}. {price}")
+        price += " The sampling error is unknown: try another --seed before you rely on it."
+    return Verdict(
+        winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}"
+    )
 
 
 def _of(run: RunResult, like: Score) -> Score:
@@ -148,13 +149,13 @@ def _spread(score: Score) -> float:
 
 
 def _paired_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Two standard errors of the difference of two shares of the same samples."""
+    """Two standard errors of the difference of two fractions of the same samples."""
     n, off, gap = len(a), int((a != b).sum()), int(a.sum()) - int(b.sum())
     return 2 * math.sqrt(max(off - gap**2 / n, 0.0)) / n
 
 
 def _above(score: Score, bar: str) -> Difference:
-    """How far a score is above a simple model's."""
+    """The difference of a score and a baseline's."""
     assert score.value is not None
     margin = score.sign * (score.value - score.baselines[bar])
     error = None if score.error is None else 2 * math.hypot(score.error, score.errors.get(bar, 0.0))
@@ -169,7 +170,7 @@ def _told(score: Score) -> str:
 
 
 def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) -> str:
-    """Who comes first, and how far ahead of the next."""
+    """Which run is first, and its margin over the next."""
     if second is None:
         return f"{best.shown} is the only run to judge: {_told(score)}"
     name, ahead = second
@@ -189,19 +190,19 @@ def _p(p: float) -> str:
 
 
 def _beside(score: Score, bar: str, floor: Difference) -> str:
-    """How far it is above the best simple model."""
+    """Its margin over the best baseline."""
     shown = score.show(score.baselines[bar])
     if floor.error is None or floor.sure:
-        return f"the best simple model, {bar}, comes to {shown}"
+        return f"the best baseline, {bar}, reaches {shown}"
     within = f"+-{score.gap(floor.error)} is within sampling error"
-    return f"it is only {score.gap(floor.margin)} ahead of the best simple model, {bar} ({shown}; {within})"
+    return f"it is only {score.gap(floor.margin)} ahead of the best baseline, {bar} ({shown}; {within})"
 
 
 def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequence[RunResult]) -> str:
-    """The second sentence: the cost, and what to keep in mind."""
+    """The second sentence: the cost, and caveats."""
     cost = [duration(best.seconds)] if best.seconds is not None else []
     cost += [f"{memory(best.peak_memory_mb)} of memory"] if best.peak_memory_mb is not None else []
-    parts = [f"{best.shown} took {' and '.join(cost)}" if cost else f"What {best.shown} cost was not measured"]
+    parts = [f"{best.shown} took {' and '.join(cost)}" if cost else f"The cost of {best.shown} was not measured"]
     done = [run for run in runs if run.finished]
     for run in done:
         value = _of(run, first).value or 0.0
@@ -218,14 +219,14 @@ def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequ
 
 
 def _undecided(done: Sequence[RunResult]) -> str:
-    """Where the runs share no score that may decide: what there is instead."""
+    """The message if the runs share no score that may decide."""
     told = [(run, next((s for s in run.scores if s.decides and s.value is not None), None)) for run in done]
     if any(score is not None for _, score in told):
         said = "; ".join(f"{run.shown}: {'no score' if score is None else _told(score)}" for run, score in told)
-        return f"No verdict: the runs were not judged by the same measure. {said}."
+        return f"No verdict: the runs have no score in common. {said}."
     first = "No score can decide: without labeled test samples, judge by the pictures, the neighbors and the map."
     hints = [(s.sign * s.value, run, s) for run in done for s in run.scores if s.value is not None]
     if not hints:
         return f"{first} Give labels for a few hundred samples (one folder a class) to get a verdict."
     _, run, score = max((one for one in hints if one[2].name == hints[0][2].name), key=lambda one: one[0])
-    return f"{first} {run.shown} has the {score.better[:-2]}est {score.name} ({score.name} {count(score.value)}), a hint and no proof."
+    return f"{first} {run.shown} has the {score.better[:-2]}est {score.name} ({score.name} {count(score.value)}), a hint, not a proof."

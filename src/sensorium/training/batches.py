@@ -1,4 +1,4 @@
-"""What a step sees: a function of (seed, step), so that resuming is starting at a step.
+"""The batch of each step: a function of (seed, step), so that resuming means starting at a step.
 
 The data are one endless stream, permutation after permutation, each seeded by (seed, pass). Step k takes the stream's
 items k*B ... (k+1)*B - 1: no ragged last batch, and a batch may be larger than the data. A process keeps its contiguous
@@ -45,7 +45,7 @@ class Order:
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._shuffled:
             generator = torch.Generator().manual_seed(step_seed(step_seed(self.seed, _ORDER), epoch))
-            kept = sorted(self._shuffled)[-1:]  # a batch that straddles two passes needs both, later ones neither
+            kept = sorted(self._shuffled)[-1:]  # a batch that spans two passes needs both, later ones neither
             self._shuffled = {old: self._shuffled[old] for old in kept}
             self._shuffled[epoch] = torch.randperm(self.count, generator=generator).numpy()
         return self._shuffled[epoch]
@@ -53,7 +53,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Share:
-    """Which rows of a global batch of ``batch_size`` one process works on, and in how many pieces."""
+    """The rows of a global batch of ``batch_size`` that one process works on, and the number of micro-batches."""
 
     batch_size: int
     accumulate: int = 1
@@ -65,7 +65,7 @@ class Share:
         if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % pieces:
             near = max(pieces, round(self.batch_size / pieces) * pieces) if pieces > 0 else 1
             raise SensoriumError(
-                f"batch size {self.batch_size} cannot be shared equally by {self.world} process(es) x {self.accumulate} "
+                f"batch size {self.batch_size} cannot be divided equally among {self.world} process(es) x {self.accumulate} "
                 f"micro-batch(es): use --batch-size {near}."
             )
 
@@ -76,11 +76,11 @@ class Share:
 
 
 class Batches:
-    """Iterates over the micro-batches from ``step`` on until ``stopped``; ready on the device they train on.
+    """Iterates over the micro-batches from ``step`` on until ``stopped``, on the training device.
 
-    ``waited`` is how many seconds the loop stood without a batch's rows, ``augmented`` how many it spent in the views
-    (on a GPU: in launching them). With ``ahead`` a thread reads the next rows while the present step runs: worth it
-    on a GPU; on a CPU it would take its cores from the step.
+    ``waited``: seconds that the loop waited for rows; ``augmented``: seconds spent in the views (on a GPU: in launching
+    them). With ``ahead`` a thread reads the next rows while the current step runs: faster on a GPU; on a CPU it would
+    take cores from the step.
     """
 
     def __init__(self, rows: Rows, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How long a run may take, in the unit that the question is asked in, and the clock that measures it.
+"""The budget of a run (time, steps, images or epochs), and the clock that measures it.
 
 A run that is compared with others must stop at the same cost: wall time, steps, images (or tokens, pairs, frames: what the
 data count) seen, or passes over the data.
@@ -97,7 +97,7 @@ class Budget:
 
 
 class Clock:
-    """A stopwatch that is paused while the run does something else than train. ``elapsed`` in seconds."""
+    """A stopwatch that is paused while the run is not training. ``elapsed`` in seconds."""
 
     def __init__(self, elapsed: float = 0.0) -> None:
         self._before = elapsed

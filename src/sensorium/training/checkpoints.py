@@ -1,8 +1,7 @@
-"""Checkpoints that survive: written atomically, the last good one kept, checked before they are trusted.
+"""Checkpoints: written atomically, the last good one kept, verified when they are read.
 
-``last.ckpt`` holds the weights, the state of the step (optimizers, moving average) and what a run needs to go on as if
-nothing had happened. When it is damaged, ``previous.ckpt`` takes its place. Nothing is ever unpickled:
-``weights_only=True``.
+``last.ckpt`` holds the weights, the state of the step (optimizers, moving average) and what a run needs to resume
+exactly. If it is damaged, ``previous.ckpt`` is used. Nothing is ever unpickled: ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_b
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write to a temporary file, then put it into place; the former checkpoint becomes the previous one."""
-    kept = "The previous checkpoint is whole. " if path.exists() else ""
+    """Write to a temporary file, then move it into place; the last checkpoint becomes the previous one."""
+    kept = "The previous checkpoint is intact. " if path.exists() else ""
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # Python's own file says what went wrong, torch's does not
+        with temporary.open("wb") as file:  # Python's file object reports the error, torch's does not
             torch.save(dict(checkpoint), file)
 
     replace(path, write, former=path.with_name(PREVIOUS), kept=kept)
@@ -44,16 +43,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
-    """The newest readable checkpoint: its path, the run's own state in it, and notes; ``None`` when there is none."""
+    """The newest readable checkpoint: its path, the run's state in it, and notes; ``None`` if there is none."""
     notes: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.exists():
             continue
         try:
             return path, _read_state(path), notes
-        except Exception as error:  # whatever a damaged or foreign file provokes in zip, pickle or torch
+        except Exception as error:  # any error that a damaged or foreign file causes in zip, pickle or torch
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            notes.append(f"{path} is damaged or foreign ({reason}); it was not used.")
+            notes.append(f"{path} is damaged or not a checkpoint ({reason}); it was not used.")
     if notes:
         raise SensoriumError(f"{notes[-1]} No checkpoint of this run can be read: start over with --fresh.")
     return None
@@ -70,10 +69,10 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(recipe: Recipe, data: str, run: Mapping[str, Any]) -> dict[str, str]:
-    """What must not change between a run and its continuation: each setting as a short string.
+    """Everything that must not change when a run is resumed: each setting as a short string.
 
-    It is what the recipe has resolved (settings, shapes, optimizers, schedule), so that an attribute of a method may get
-    another name. ``run`` are the run's own settings.
+    It consists of what the recipe resolved (settings, shapes, optimizers, schedule), so that an attribute of a method
+    may be renamed. ``run`` are the run's own settings.
     """
     shapes = {name: list(value.shape) for name, value in recipe.method.state_dict().items()}
     optimizers = build_optimizers(recipe.method, recipe.optimizers)
@@ -99,19 +98,20 @@ def _groups(optimizer: torch.optim.Optimizer) -> str:
 
 
 def check_settings(found: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
-    """Refuse to go on with a run that was started otherwise."""
+    """Raise SensoriumError if the run was started with other settings."""
     differing = [name for name in dict.fromkeys([*found, *now]) if found.get(name) != now.get(name)]
     if differing:
         name = differing[0]
         others = f" (and {', '.join(differing[1:6])})" if differing[1:] else ""
         raise SensoriumError(
             f"{folder} holds a run with other settings: {name} was {_short(found.get(name))} and is now "
-            f"{_short(now.get(name))}{others}. Choose another --out, or --fresh to throw that run away."
+            f"{_short(now.get(name))}{others}. Choose another --out, or --fresh to delete that run."
         )
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
-    """Write ``weights`` as safetensors; entries that share memory are written each, so that every name is there."""
+    """Write ``weights`` as safetensors; tensors that share memory are written separately, so that every name is
+    present."""
     seen: set[tuple[str, int]] = set()
     whole: dict[str, Tensor] = {}
     for name, value in weights.items():

@@ -1,8 +1,8 @@
-"""Lightning Fabric: devices, precision, and several processes. The loop is ours.
+"""Lightning Fabric: devices, precision, and several processes. The training loop is ours.
 
-``fabric_for`` makes one for a run. What sharded weights (FSDP2) need elsewhere is here too: ``unsharded`` to call a
-method outside of its step, ``whole`` and ``spread`` between a process's part of a state and the checkpoint's whole one,
-so that a checkpoint is the same whatever the strategy that wrote it.
+``fabric_for`` makes one for a run. Helpers for sharded weights (FSDP2) are here too: ``unsharded`` to call a method
+outside of its step, ``whole`` and ``spread`` to convert between a process's shards and the full state of a checkpoint,
+so that a checkpoint does not depend on the strategy that wrote it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sensorium.training.options import Options
 
 
 class _Autocast(MixedPrecision):
-    """Autocast of the forward pass, and of nothing else: a box's corners don't survive bfloat16, nor does a loss."""
+    """Autocast of the forward pass only: box coordinates and losses are too inaccurate in bfloat16."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -75,7 +75,7 @@ def fabric_for(options: Options, method: Method) -> Fabric:
 
 
 def _environment() -> ClusterEnvironment | None:
-    """Who started the processes: torchrun (which Fabric recognises), srun, or :mod:`sensorium.training.launch`."""
+    """What launched the processes: torchrun (which Fabric recognizes), srun, or :mod:`sensorium.training.launch`."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return None
     return SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()
@@ -87,16 +87,16 @@ def _strategy(name: str, method: Method, world: int) -> Strategy | str:
             raise ValueError("it spreads the weights over several devices; use --devices 2 or more.")
         return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
     if name == "ddp" or (name == "auto" and world > 1):
-        # what a phase leaves alone would be waited for
+        # parameters without gradient in a phase would be waited for
         return DDPStrategy(find_unused_parameters=len(method.phases) > 1)
     return name
 
 
 def _shard(method: nn.Module, mesh: Any) -> nn.Module:
-    """FSDP2 of the whole method as one unit, so that every part of it may be called once it is unsharded."""
+    """FSDP2 with the whole method as one unit, so that every part of it can be called once it is unsharded."""
     from torch.distributed.fsdp import fully_shard
 
-    whole = {p for p in method.parameters() if p.ndim == 0}  # a temperature cannot be divided
+    whole = {p for p in method.parameters() if p.ndim == 0}  # a 0-d parameter (a temperature) can't be sharded
     for p in whole:
         if p.requires_grad:
             p.register_post_accumulate_grad_hook(_mean_over_processes)
@@ -112,7 +112,7 @@ def _mean_over_processes(p: Tensor) -> None:
 
 @contextmanager
 def unsharded(method: nn.Module) -> Iterator[None]:
-    """Inside, every process has all the weights of ``method``. All of them must enter."""
+    """Inside, every process has all the weights of ``method``. All processes must enter."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(method, FSDPModule):
@@ -126,7 +126,7 @@ def unsharded(method: nn.Module) -> Iterator[None]:
 
 
 def whole(state: Any) -> Any:
-    """A nested state with every sharded tensor put together, in the CPU's memory. All processes must take part."""
+    """A nested state with every sharded tensor gathered, in CPU memory. All processes must take part."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(state, DTensor):
@@ -137,14 +137,14 @@ def whole(state: Any) -> Any:
 
 
 def local(x: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; another tensor as it is."""
+    """This process's part of a sharded tensor; other tensors unchanged."""
     from torch.distributed.tensor import DTensor
 
     return x.to_local() if isinstance(x, DTensor) else x
 
 
 def spread(value: Any, like: Tensor) -> Any:
-    """A tensor of a checkpoint as the parameter ``like`` lies on the devices; anything else as it is."""
+    """A tensor of a checkpoint, sharded like the parameter ``like``; anything else unchanged."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
@@ -154,7 +154,7 @@ def spread(value: Any, like: Tensor) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Fabric's advice is for people who write training loops; those who run one get ours."""
+    """Silence Fabric's advice to authors of training loops, which is no use to those who run one."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     with warnings.catch_warnings():

@@ -1,9 +1,9 @@
-"""Train a recipe's method on data under a budget, so that the run can be trusted.
+"""Train a recipe's method on data under a budget, reproducibly.
 
-``fit`` is the only door to training. Whatever is random follows from (seed, step); a killed run goes on by calling it
-again with the same arguments, and ends where the uninterrupted one does. See :mod:`sensorium.training.step` for an
-update, :mod:`sensorium.training.loop` for what happens between two, :mod:`sensorium.training.batches` for what they see,
-:mod:`sensorium.training.checkpoints` for what survives.
+``fit`` is the only entry point to training. All randomness follows from (seed, step); a killed run is resumed by
+calling it again with the same arguments, with the same result as an uninterrupted one. See
+:mod:`sensorium.training.step` for an update, :mod:`sensorium.training.loop` for what happens between updates,
+:mod:`sensorium.training.batches` for the data, :mod:`sensorium.training.checkpoints` for the saved state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Options", "Outcome", "fit"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     ``seen``: how many of the data's ``unit`` (images, tokens ...), and ``per_second``. ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
     which the step stood without data, ``augmenting`` the share spent in the views; ``status`` "finished" or
@@ -73,11 +73,12 @@ def fit(
     """Train the recipe's method in place; write the run's files into the folder ``out``.
 
     rows: the data. The recipe's ``batch_size`` is that of all devices together. budget: see ``Budget.parse``. online:
-    judges the method at the start, in between and at the end. fresh: throw away what ``out`` holds. A run interrupted
-    before goes on; a finished one returns at once. A recipe's average is what is judged, and what the method has in the
-    end.
+    evaluates the method at the start, during training and at the end. fresh: delete what ``out`` holds. An interrupted
+    run is resumed; a finished one returns at once. With an average, the averaged weights are evaluated, and are the
+    method's at the end.
 
-    Raises SensoriumError when the folder holds another run, the loss is no number, the disk or the GPU's memory is full.
+    Raises SensoriumError if the folder holds another run, the loss is not finite, or the disk or the GPU's memory is
+    full.
     """
     out, budget = Path(out), Budget.parse(budget).of(rows.unit)
     options = (options or Options()).resolved(recipe.batch_size)
@@ -149,7 +150,7 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
     if loop.warning:
         notes.append(loop.warning)
     finished = loop.fraction >= 1
-    alone = len(job.recipe.method.phases) == 1  # the losses of adversaries need not fall
+    alone = len(job.recipe.method.phases) == 1  # adversarial losses need not fall
     if finished and alone and (note := learned_nothing(record.losses())):
         notes.append(note)
     seconds = loop.seconds
@@ -192,7 +193,7 @@ def _finished(out: Path, settings: Mapping[str, str]) -> Outcome | None:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Remember SIGTERM and Ctrl-C, to be asked about between two steps; a second Ctrl-C stops at once."""
+    """Record SIGTERM and Ctrl-C, to be checked between two steps; a second Ctrl-C stops at once."""
     caught: list[int] = []
 
     def note(number: int, frame: Any) -> None:

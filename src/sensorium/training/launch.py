@@ -1,9 +1,8 @@
-"""Several processes for one run, from a command line, a notebook or a test alike.
+"""Several processes for one run, from a command line, a notebook or a test.
 
-Fabric's launchers either run the caller's script again (which repeats whatever it did before) or fork (which hangs
-threads and forbids CUDA). Here the caller stays process 0, and the others are fresh interpreters that receive the run
-itself, closures included, through a pipe. Under ``torchrun`` or ``srun`` the processes exist already, and nothing is
-started.
+Fabric's launchers either rerun the caller's script (which repeats whatever it did before) or fork (which deadlocks
+threads and breaks CUDA). Here the caller stays process 0, and the others are new interpreters that receive the run,
+closures included, through a pipe. Under ``torchrun`` or ``srun`` the processes exist already, and nothing is started.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-_PATIENCE = 300.0  # seconds for a process to end once the first has
+_PATIENCE = 300.0  # seconds for a process to end after the first has ended
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) when nothing was launched."""
+    """Rank and world size; (0, 1) if nothing was launched."""
     if by_srun():
         return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     if "LOCAL_RANK" not in os.environ:
@@ -46,7 +45,8 @@ def by_srun() -> bool:
 
 @contextmanager
 def launched(run: Callable[[Any], Any], job: Any, count: int) -> Iterator[None]:
-    """Start ``count - 1`` processes that call ``run(job)``, and be their first; ``run`` must be importable."""
+    """Start ``count - 1`` processes that call ``run(job)``, and call it here as process 0; ``run`` must be
+    importable."""
     if count == 1 or rank_and_world()[1] > 1:
         yield
         return
@@ -82,7 +82,7 @@ def launched(run: Callable[[Any], Any], job: Any, count: int) -> Iterator[None]:
 
 
 def _start(environment: dict[str, str], payload: bytes) -> tuple[subprocess.Popen[bytes], Any]:
-    log = tempfile.TemporaryFile()  # noqa: SIM115  its life ends with the launch
+    log = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end of the launch
     command = [sys.executable, "-c", "from sensorium.training.launch import work; work()"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
     assert process.stdin is not None
@@ -92,8 +92,8 @@ def _start(environment: dict[str, str], payload: bytes) -> tuple[subprocess.Pope
 
 
 def work() -> None:
-    """What a launched process does: read the run from the pipe and take part in it."""
-    run, job = cloudpickle.load(sys.stdin.buffer)  # from our own parent
+    """Entry point of a launched process: read the run from the pipe and take part in it."""
+    run, job = cloudpickle.load(sys.stdin.buffer)  # from our own parent process
     run(job)
 
 
@@ -104,7 +104,7 @@ def _join(workers: list[tuple[subprocess.Popen[bytes], Any]]) -> None:
 
 
 def _blame(workers: list[tuple[subprocess.Popen[bytes], Any]], error: BaseException) -> None:
-    """When a process died by itself, its own last words explain the failure better than the broken connection does."""
+    """If a process died on its own, its last output explains the failure better than the broken connection does."""
     for process, log in workers:
         if process.poll() not in (None, 0):
             error.add_note(f"A training process ended with code {process.returncode}:\n{_tail(log)}")
@@ -132,7 +132,7 @@ class _Pickler(cloudpickle.Pickler):
 
 
 def _pack(thing: Any) -> bytes:
-    """Pickle ``thing``; what comes from a module that a fresh process cannot import travels by value."""
+    """Pickle ``thing``; objects of modules that a new process can't import are pickled by value."""
     foreign = [module for module in list(sys.modules.values()) if _foreign(module)]
     try:
         for module in foreign:
@@ -146,7 +146,7 @@ def _pack(thing: Any) -> bytes:
 
 
 def _foreign(module: Any) -> bool:
-    """Loaded from a file that the module search would not find under this name: a user's recipe, a test."""
+    """Whether it was loaded from a file that an import of this name would not find: a user's recipe, a test."""
     name, file = getattr(module, "__name__", None), getattr(module, "__file__", None)
     if not inspect.ismodule(module) or not file or not str(file).endswith(".py") or name == "__main__":
         return False

@@ -1,7 +1,7 @@
-"""The loop around the step: what a run does between two updates.
+"""The training loop: what a run does between two updates.
 
-Each step gets its seed, its place in the budget and its row in the table; after it come the decisions to look, to save or
-to stop, on which all processes agree. What an update itself is stands in :mod:`sensorium.training.step`.
+Each step gets its seed, its progress and its row in the table; then all processes agree whether to evaluate, to save or
+to stop. The update itself is in :mod:`sensorium.training.step`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of vi
 
 @dataclass(frozen=True)
 class Job:
-    """What each process of a run needs. ``settings`` is what a continuation must share with its start; ``checkpoint``
-    and ``steps`` where it goes on."""
+    """What each process of a run needs. ``settings`` must not change when it is resumed, from ``checkpoint`` at
+    ``steps``."""
 
     recipe: Recipe
     rows: Rows
@@ -56,7 +56,7 @@ class Job:
 
 
 class Loop:
-    """Trains the job's method on ``batches``; ``steps`` taken and ``seconds`` of training so far."""
+    """Trains the job's method on ``batches``; ``steps`` and ``seconds`` of training so far."""
 
     def __init__(
         self,
@@ -73,15 +73,16 @@ class Loop:
         self.steps, self.seconds, self.fraction, self.peak = 0, 0.0, 0.0, 0.0
         self.clock, self.warning, self.stopped = Clock(), None, False
         self._saved_at, self._save_cost = 0.0, 0.0
-        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, share of the budget
+        self._looked_at, self._looked_time, self._looked_fraction = -1, 0.0, 0.0  # steps, seconds, fraction spent
         self._group: Any = None
         if fabric.world_size > 1:
-            self._group = dist.new_group(backend="gloo")  # agreements on the CPU need no wait for the GPU
-        self._kind = type(self.method).__name__  # sharding gives the method another class
+            self._group = dist.new_group(backend="gloo")  # collectives on the CPU need no wait for the GPU
+        self._kind = type(self.method).__name__  # sharding changes the method's class
         self._build()
 
     def _build(self) -> None:
-        """Weights first, so that sharding and the optimizers find them; then the optimizers and their state."""
+        """Load the weights before sharding and building the optimizers; then build the optimizers and load their
+        state."""
         found = load_checkpoint(self.job.checkpoint) if self.job.checkpoint else None
         if found:
             self.method.load_state_dict(found["state_dict"])
@@ -118,7 +119,7 @@ class Loop:
         self.fabric.strategy.precision.load_state_dict(found["precision"])
 
     def run(self) -> None:
-        """Train until the budget is spent or somebody asks to stop; then leave the weights, if it is spent."""
+        """Train until the budget is spent or a stop is requested; then write the weights, if it is spent."""
         reset_peak_memory(self.fabric.device)
         self.batches.device = self.fabric.device
         self.batches.load_state_dict({"step": self.steps})
@@ -155,7 +156,7 @@ class Loop:
 
     def _seed(self) -> None:
         seed = step_seed(step_seed(self.options.seed, _DROPOUT + self.fabric.global_rank), self.steps)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every absent device too: 2 ms
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds every other device: 2 ms
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         elif self.fabric.device.type == "mps":
@@ -169,7 +170,7 @@ class Loop:
 
     def _decide(self) -> None:
         now = self.clock.elapsed
-        patience = max(self.options.checkpoint_every, 20 * self._save_cost)  # saving takes 5 % of the time at most
+        patience = max(self.options.checkpoint_every, 20 * self._save_cost)  # saving takes at most 5 % of the time
         flags = self.interrupted(), now - self._saved_at >= patience, self._look_due(now)
         self.seconds, (stop, save, looking) = self._agree(now, *flags)
         self.fraction = self._spent()
@@ -188,7 +189,7 @@ class Loop:
         self.stopped = stop
 
     def _agree(self, seconds: float, *flags: bool) -> tuple[float, tuple[bool, ...]]:
-        """The first process's clock and the flags that any process raised, the same in all processes."""
+        """The first process's clock and the flags set by any process, the same in all processes."""
         if self._group is not None:
             own = seconds if self.fabric.global_rank == 0 else 0.0
             votes = torch.tensor([own, *map(float, flags)], dtype=torch.float64)
@@ -210,7 +211,7 @@ class Loop:
             "was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
         )
 
-    # -- looking and saving --
+    # -- evaluating and saving --
 
     def _look_due(self, now: float) -> bool:
         if self.job.online is None:
@@ -225,7 +226,7 @@ class Loop:
         if self.job.online is None and self._group is None:
             return
         with self.step.averaged(), unsharded(self.method):
-            if self.job.online is None:  # the first process looks; the others wait at their next agreement
+            if self.job.online is None:  # the first process evaluates; the others wait at their next collective
                 return
             found = look(self.job.online, self.method)
         row = {"step": self.steps, "seconds": round(self.seconds, 4), "seen": self.seen, **found}
@@ -240,7 +241,7 @@ class Loop:
         finite = torch.stack([torch.isfinite(p).all() for p in weights if p.numel()] or [torch.tensor(True)]).all()
         if self._agree(0.0, not bool(finite))[1][0]:
             raise SensoriumError(
-                f"{self.job.out.name}: weights are no longer numbers after step {self.steps - 1}, though the loss was. "
+                f"{self.job.out.name}: weights are not finite after step {self.steps - 1}, though the loss was. "
                 "The last good checkpoint was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
             )
         self.record.sync()

@@ -1,7 +1,7 @@
-"""Watching a run: has its representation collapsed, is its loss a number, does it learn at all?
+"""Monitoring a run: whether its features have collapsed, and whether its loss falls.
 
-A self-supervised loss can fall while the features become useless: all alike (complete collapse) or confined to a few
-directions (dimensional collapse). Two numbers tell, on L2-normalised features z [N, D] with singular values s:
+A self-supervised loss can fall while the features become useless: all equal (complete collapse) or confined to a few
+directions (dimensional collapse). Two numbers show it, on L2-normalized features z [N, D] with singular values s:
     rank   = exp(-sum_i p_i log p_i),  p = s / sum(s)            (effective rank: Roy & Vetterli, 2007; RankMe)
     spread = sqrt(D) * mean over dimensions of std over images    (1 on a uniform sphere, 0 when all are alike)
 """
@@ -36,7 +36,7 @@ def collapse(features: Tensor) -> dict[str, float]:
 
 
 def look(online: Online, method: Method) -> dict[str, float]:
-    """Judge ``method`` in evaluation mode without gradient; random state and the modules' modes are left as found."""
+    """Evaluate ``method`` in evaluation mode without gradient; restores the random state and the modules' modes."""
     modes = [(module, module.training) for module in method.modules()]
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
     gpus = [device] if device.type == "cuda" else []
@@ -50,7 +50,7 @@ def look(online: Online, method: Method) -> dict[str, float]:
 
 
 def collapsed(row: Mapping[str, Any]) -> str | None:
-    """A warning when the ``rank`` or ``spread`` of an online evaluation says that the features have collapsed."""
+    """A warning if the ``rank`` or ``spread`` of an online evaluation shows that the features have collapsed."""
     step, advice = row.get("step"), "Try a smaller learning rate, a larger batch or stronger augmentation."
     if not math.isnan(spread := row.get("spread", math.nan)) and spread < MIN_SPREAD:
         return f"features have collapsed at step {step}: nearly equal for all images (spread {spread:.3f}). {advice}"
@@ -60,7 +60,7 @@ def collapsed(row: Mapping[str, Any]) -> str | None:
 
 
 def learned_nothing(losses: Sequence[float]) -> str | None:
-    """A note when the last losses are not below the first ones by more than chance."""
+    """A note if the last losses are not below the first ones by more than noise."""
     if len(losses) < 20:
         return None
     window = max(5, len(losses) // 20)
@@ -70,5 +70,5 @@ def learned_nothing(losses: Sequence[float]) -> str | None:
         return None
     return (
         f"the loss did not fall: {first.mean():.4g} over the first {window} steps, {last.mean():.4g} over the last. "
-        "Try another learning rate or a longer budget, and look at the data's diagnosis."
+        "Try another learning rate or a longer budget, and check the data's diagnosis."
     )

@@ -1,4 +1,4 @@
-"""How a run is carried out, apart from what it learns (its recipe) and from what (its data)."""
+"""How a run is executed, apart from its recipe and its data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sensorium.training.launch import rank_and_world
 
 @dataclass(frozen=True)
 class Options:
-    """accumulate: pieces that each device's part of a batch is taken in. device: "auto", "cpu", "cuda" or "mps".
-    strategy: "auto", "ddp", "fsdp" or another of Fabric's names. precision: "auto" or a name of
-    :mod:`sensorium.base.precision`. online_every: training seconds between two looks, or "10%" of the budget.
+    """accumulate: micro-batches of each device's part of a batch. device: "auto", "cpu", "cuda" or "mps".
+    strategy: "auto", "ddp", "fsdp" or another of Fabric's names. precision: "auto" or one of
+    :mod:`sensorium.base.precision`. online_every: training seconds between online evaluations, or "10%" of the budget.
     checkpoint_every: training seconds.
     """
 
@@ -32,7 +32,7 @@ class Options:
     progress: bool = True
 
     def resolved(self, batch_size: int) -> Options:
-        """With this machine's device and precision; SensoriumError where one thing does not go with another."""
+        """With this machine's device and precision; SensoriumError if options conflict."""
         device = _device(self.device, self.devices)
         precision = resolve_precision(self.precision, device)
         Share(batch_size, self.accumulate, 0, max(self.devices, rank_and_world()[1]))
@@ -49,9 +49,7 @@ def _device(asked: str, count: int) -> str:
         raise SensoriumError(f"device {device!r} is not available here: use --device cpu, or see `sensorium doctor`.")
     most = torch.cuda.device_count() if device == "cuda" else 1 if device == "mps" else os.cpu_count() or 1
     if not 1 <= count <= most and rank_and_world()[1] == 1:
-        raise SensoriumError(
-            f"{count} devices were asked for; this machine has {most} for {device}: use --devices {most}."
-        )
+        raise SensoriumError(f"--devices {count}: this machine has {most} for {device}; use --devices {most}.")
     return device
 
 
@@ -59,6 +57,8 @@ def _check_every(every: float | str) -> None:
     if isinstance(every, str):
         number = every.removesuffix("%")
         if every == number or not number.replace(".", "", 1).isdigit() or not 0 < float(number) <= 100:
-            raise SensoriumError(f"online_every {every!r} is neither seconds nor a share of the budget such as '10%'.")
+            raise SensoriumError(
+                f"online_every {every!r} is neither seconds nor a fraction of the budget such as '10%'."
+            )
     elif every < 0:
         raise SensoriumError(f"online_every is {every}: it must not be negative.")

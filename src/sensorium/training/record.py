@@ -1,6 +1,6 @@
-"""The numbers of a run: a row a step, kept on the device until it is worth a wait.
+"""The metrics of a run: one row per step, kept on the device and read in groups.
 
-Reading a number off a GPU waits for everything queued before it. So each step packs its scalars into one small tensor
+Reading a number from a GPU waits for everything queued before it. So each step packs its scalars into one small tensor
 there, and rows are read, averaged over processes, checked and written a few at a time.
 """
 
@@ -27,7 +27,7 @@ class Record:
     """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read."""
 
     def __init__(self, out: Path, *, step: int, first: bool, eager: bool) -> None:
-        """Continue at ``step``; ``first`` in the process that writes; ``eager`` where reading a number costs nothing."""
+        """Continue at ``step``; ``first``: this process writes; ``eager``: reading a number is free (on a CPU)."""
         self.loss = math.nan
         self._eager = eager
         self._rows: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
@@ -46,12 +46,13 @@ class Record:
             self._bad = True
 
     def due(self) -> bool:
-        """The same in all processes unless ``eager``, which is for one process only."""
+        """Whether rows should be read now: the same in all processes unless ``eager``, which is for one process
+        only."""
         late = self._eager and time.perf_counter() - self._flushed >= _SECONDS
         return self._bad or late or len(self._rows) >= _ROWS
 
     def flush(self) -> dict[str, Any] | None:
-        """Write the rows. The first one whose loss is not finite ends it: its step, lr, terms and values are returned."""
+        """Write the rows. Stops at the first one with a non-finite loss and returns its step, lr, terms and values."""
         rows, self._rows, self._flushed = self._rows, [], time.perf_counter()
         if not rows:
             return None
@@ -104,7 +105,7 @@ class Record:
 
 
 class _Board:
-    """TensorBoard's files in ``folder``; what they hold from ``step`` on is to be forgotten."""
+    """TensorBoard's files in ``folder``; entries from ``step`` on are discarded."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder, self.step = folder, step
@@ -124,7 +125,7 @@ class _Board:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring anew: the device's own count on a GPU, the process's resident memory on a CPU."""
+    """Reset the peak: the device's allocated memory on a GPU, the process's resident memory on a CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif (handle := Path("/proc/self/clear_refs")).exists():
@@ -135,7 +136,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory in use since the last reset, in MB (2^20 bytes)."""
+    """Peak memory since the last reset, in MB (2^20 bytes)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")

@@ -1,13 +1,13 @@
-"""One step of training: the only code in the house that calls ``backward`` and an optimizer.
+"""One step of training: the only code that calls ``backward`` and an optimizer.
 
-    rates       <- base_lr * lr_scale * schedule(share of the budget spent)
+    rates       <- base_lr * lr_scale * schedule(fraction of the budget spent)
     before_step
     each phase:    each micro-batch: loss / micro-batches, backward      (only the phase's parameters take gradients)
                    before_update, clipping, the phase's optimizer, gradients are dropped
     after_step
     average     <- m average + (1 - m) weights
 
-A run, the check by heart, ``signal``, fine-tuning and the contract test all take this step. It works in anyone's loop:
+Runs, the overfitting check, ``signal``, fine-tuning and the contract test all use this step. It works in any loop:
 
     step = Step(method, lambda m: torch.optim.AdamW(m.parameters()), lambda fraction: 1.0)
     scalars = step([batch], Progress(k, 0, k / steps))
@@ -34,13 +34,12 @@ Schedule = Callable[[float], float]
 
 
 class Step:
-    """What changes ``method``'s weights.
+    """Updates ``method``'s weights.
 
-    optimizers: a builder, or one for each of the method's phases. schedule: share of the budget -> factor on the rates.
-    network: what is called in place of ``method``: the same wrapped for several processes, or under autocast.
-    fabric: takes over backward, loss scaling and agreement between processes where ``network`` is of its making.
-    accumulate: micro-batches a step. clip: the largest norm of a phase's gradients.
-    Raises ValueError where the builders are not those of the method's phases.
+    optimizers: a builder, or one per phase of the method. schedule: fraction of the budget -> factor on the learning
+    rates. network: called in place of ``method``: a wrapper for several processes or autocast. fabric: handles
+    backward, loss scaling and synchronization of processes if it made ``network``. accumulate: micro-batches per step.
+    clip: maximum gradient norm of a phase. Raises ValueError if the builders do not match the method's phases.
     """
 
     def __init__(
@@ -70,10 +69,10 @@ class Step:
         self.average = {name: precise(p.detach()).clone() for name, p in self._averaged.items()}
 
     def __call__(self, batches: Iterable[Mapping[str, Any]], at: Progress) -> dict[str, Tensor]:
-        """Take the step at ``at`` on ``accumulate`` micro-batches.
+        """Take the step at progress ``at`` on ``accumulate`` micro-batches.
 
-        -> the mean over micro-batches of each scalar, 0-d float32. With several phases ``loss`` is the sum of theirs, and
-        what a phase gives is named ``phase/name``.
+        -> the mean over micro-batches of each scalar, 0-d float32. With several phases ``loss`` is the sum of theirs,
+        and each scalar of a phase is named ``phase/name``.
         """
         self._set_rates(at)
         self.method.before_step(at)
@@ -111,11 +110,11 @@ class Step:
         self.method.zero_grad()
         return _mean(rows)
 
-    # -- what a step needs --
+    # -- parts of a step --
 
     @property
     def lr(self) -> float:
-        """The present rate of the first parameter group."""
+        """The current learning rate of the first parameter group."""
         return next(iter(self.optimizers.values())).param_groups[0]["lr"]
 
     def _set_rates(self, at: Progress) -> None:
@@ -131,12 +130,12 @@ class Step:
             self.fabric.backward(loss)
 
     def _waiting(self, more: bool) -> Any:
-        """Processes add their gradients up with the last micro-batch only."""
+        """Synchronize gradients between processes with the last micro-batch only."""
         return self.fabric.no_backward_sync(self.network, enabled=more) if self.fabric and more else nullcontext()
 
     @contextmanager
     def _only(self, phase: str) -> Iterator[None]:
-        """Other phases' parameters take no gradient: a discriminator that judges the generator is not trained by that."""
+        """Other phases' parameters get no gradient: the generator's loss must not train the discriminator."""
         own = {id(p) for p in self.parameters[phase]}
         others = [p for ps in self.parameters.values() for p in ps if id(p) not in own and p.requires_grad]
         try:
@@ -157,7 +156,7 @@ class Step:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the method has the averaged weights, where there are any."""
+        """Inside, the method has the averaged weights, if there are any."""
         kept = [p.detach().clone() for p in self._averaged.values()]
         self.keep_average()
         try:
@@ -169,11 +168,11 @@ class Step:
 
     @torch.no_grad()
     def keep_average(self) -> None:
-        """Give the method the averaged weights for good."""
+        """Replace the method's weights by the averaged ones."""
         for name, p in self._averaged.items():
             p.copy_(self.average[name])
 
-    # -- what a run goes on from --
+    # -- state for resuming --
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizers": {k: o.state_dict() for k, o in self.optimizers.items()}, "average": dict(self.average)}
@@ -186,11 +185,11 @@ class Step:
 
 
 def build_optimizers(method: Method, optimizers: Builder | Mapping[str, Builder]) -> dict[str, torch.optim.Optimizer]:
-    """An optimizer a phase, in the phases' order; each group keeps its full rate as ``base_lr``."""
+    """One optimizer per phase, in the phases' order; each group keeps its full learning rate as ``base_lr``."""
     builders = optimizers if isinstance(optimizers, Mapping) else dict.fromkeys(method.phases[:1], optimizers)
     if set(builders) != set(method.phases):
         named = ", ".join(method.phases)
-        raise ValueError(f"{type(method).__name__} has the phases {named}: one optimizer is needed for each of them")
+        raise ValueError(f"{type(method).__name__} has the phases {named}: each needs one optimizer")
     built = {phase: builders[phase](method) for phase in method.phases}
     for optimizer in built.values():
         for group in optimizer.param_groups:
@@ -199,7 +198,8 @@ def build_optimizers(method: Method, optimizers: Builder | Mapping[str, Builder]
 
 
 def _mean(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Each scalar's mean over the micro-batches, on the loss's device; one small tensor, so that a GPU is not asked often."""
+    """Each scalar's mean over the micro-batches, on the loss's device, as one small tensor so that a GPU is read
+    rarely."""
     like = rows[0]["loss"]
     packed = [torch.stack([x.to(like.device, torch.float32).reshape(()) for x in row.values()]) for row in rows]
     return dict(zip(rows[0], (sum(packed[1:], packed[0]) / len(rows)).unbind(), strict=True))

@@ -1,9 +1,8 @@
-"""Finding the objects of pictures with a run, or with a published detector: drawn, and written as COCO json.
+"""Detecting objects with a run or a published detector: boxes are drawn, and written as COCO JSON.
 
-``detections.json`` is a list as COCO's tools read results, ``{"image_id", "category_id", "bbox": [left, top, width,
-height], "score"}`` in pixels of the picture as it is, with ``file_name`` and ``category`` besides. Pictures are
-numbered from 1 in the order in which they were taken. The classes of a run are numbered from 1; a published
-detector's by itself.
+``detections.json`` is a list in COCO's results format, ``{"image_id", "category_id", "bbox": [left, top, width,
+height], "score"}`` in pixels of the original image, plus ``file_name`` and ``category``. Images are numbered from 1 in
+the order given. The classes of a run are numbered from 1; a published detector has its own numbers.
 """
 
 from __future__ import annotations
@@ -33,16 +32,15 @@ from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipe.boxes import divisor_of
 from sensorium.runs.run import Run
 
-NAMED = 5  # pictures that are named where they were skipped
+NAMED = 5  # skipped images that are listed by name
 
 
 @dataclass(frozen=True)
 class Finder:
-    """A detector, and what it needs to read pictures.
+    """A detector, and what it needs to read images.
 
-    ``sides``: pictures are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
-    more than ``sides[1]``. ``classes`` by label, () where nobody named them; ``first``: the number of class 0 in
-    COCO's results.
+    ``sides``: images are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
+    more than ``sides[1]``. ``classes``: names by label, () if unknown; ``first``: the category id of class 0.
     """
 
     method: Any
@@ -53,7 +51,7 @@ class Finder:
     first: int
 
     def find(self, image: Tensor, threshold: float = 0.3) -> dict[str, Tensor]:
-        """uint8 [3, H, W] of any size -> ``boxes`` [N, 4] by their edges in its pixels, ``scores`` [N], falling,
+        """uint8 [3, H, W] of any size -> ``boxes`` xyxy [N, 4] in its pixels, ``scores`` [N], descending,
         ``labels`` [N]."""
         height, width = (int(n) for n in image.shape[1:])
         factor = min(self.sides[0] / min(height, width), self.sides[1] / max(height, width))
@@ -74,7 +72,7 @@ class Finder:
 
 
 def open_finder(run: Path) -> Finder:
-    """What finds objects: a run of a detector, or a published one. Raises SensoriumError for anything else."""
+    """Load a detector: a run of one, or a published one. Raises SensoriumError for anything else."""
     from sensorium.use import load
 
     thing = load(run)
@@ -90,10 +88,10 @@ def open_finder(run: Path) -> Finder:
 
 
 def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | None) -> str:
-    """Draw the objects of ``images`` (pictures, or folders of them) into copies in the folder ``out``, and write
-    ``detections.json`` there; gives the lines that say what was found, and which pictures could not be read."""
+    """Draw the objects of ``images`` (files, or folders of them) into copies in the folder ``out``, and write
+    ``detections.json`` there; returns lines that list what was found, and which images could not be read."""
     if not 0 <= threshold <= 1:
-        raise SensoriumError(f"--threshold {threshold}: a score lies between 0 and 1.")
+        raise SensoriumError(f"--threshold {threshold}: must be from 0 to 1.")
     target = out or (run if run.is_dir() else run.parent) / "found"
     if target.exists() and not target.is_dir():
         raise SensoriumError(f"--out {printable(str(target))}: this is a file; give a folder.")
@@ -122,10 +120,10 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
 
 
 def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """The picture files among ``paths`` and in folders of them, in order, each once; what lies in ``out`` is left
-    aside."""
+    """The image files among ``paths`` and in folders of them, in order, each once; files in ``out`` are left
+    out."""
     if not paths:
-        raise SensoriumError("name pictures, or folders of them: sensorium detect RUN PICTURES")
+        raise SensoriumError("give pictures, or folders of them: sensorium detect RUN PICTURES")
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
@@ -142,7 +140,7 @@ def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 
 
 def rows_of(found: dict[str, Tensor], finder: Finder, number: int, name: str) -> list[dict[str, Any]]:
-    """Detections of one picture as COCO's results have them."""
+    """Detections of one image in COCO's results format."""
     rows = []
     for box, label, score in zip(
         found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
@@ -171,7 +169,7 @@ def _draw(image: Image.Image, found: dict[str, Tensor], finder: Finder, path: Pa
 
 
 def _free(stem: str, taken: set[str]) -> str:
-    """A name for a drawn picture that no other has."""
+    """A unique file name for a drawn image."""
     name, n = f"{stem}.png", 1
     while name.lower() in taken:
         n += 1

@@ -1,8 +1,8 @@
-"""Finding pictures by words, or by a picture, with an index that is kept on disk.
+"""Searching images by a text or an image, with an index on disk.
 
-The pictures are embedded once. What is kept beside the run: their vectors (compared with every one: exact), on request a
-graph of them (usearch's HNSW: approximate), and names and captions with the key that they were made for: a hash of the
-pictures' files and of the weights. An index whose key or checksum differs is made anew.
+The images are embedded once. The run's folder keeps their vectors (for exact search), on request a graph of them (for
+approximate search: usearch's HNSW), and names and captions with a key: a hash of the image files and of the weights. An
+index whose key or checksum differs is rebuilt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found. ``place`` is (set, index) in the data; ``caption`` "" where it has none."""
+    """A search result. ``place`` is (set, index) in the data; ``caption`` is "" if it has none."""
 
     name: str
     caption: str
@@ -57,7 +57,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Looker:
-    """A trained network, and what it needs to read pictures and texts. ``home`` is where its indices are kept."""
+    """A trained network, and what it needs to read images and texts. ``home`` is the folder of its indices."""
 
     method: Any
     size: int
@@ -70,14 +70,14 @@ class Looker:
     def of_text(self, text: str) -> np.ndarray:
         """A text's vector: float32 [E]."""
         if self.tokens is None:
-            raise SensoriumError("it learnt from pictures alone and reads no text: search by --image.")
+            raise SensoriumError("it was trained on pictures only, not on text: search by --image.")
         if not text.strip():
-            raise SensoriumError("--text is empty: say what to look for.")
+            raise SensoriumError("--text is empty: give a query.")
         rows = self.tokens.encode([text], self.context)
         return embed_texts(self.method, rows, device=device_name())[0].numpy()
 
     def of_pictures(self, pixels: Pixels) -> np.ndarray:
-        """Unit vectors of uint8 pictures: float32 [N, E]."""
+        """Unit vectors of uint8 images: float32 [N, E]."""
         pixels = replace(pixels, mean=self.normalization[0], std=self.normalization[1], labels=None)
         if self.tokens is not None:
             return embed_images(self.method, pixels, device=device_name()).numpy()
@@ -85,14 +85,14 @@ class Looker:
         return torch.nn.functional.normalize(features, dim=1).numpy()
 
     def of_picture(self, array: np.ndarray) -> np.ndarray:
-        """A picture's vector, of uint8 [3, S, S]: float32 [E]."""
+        """An image's vector, of uint8 [3, S, S]: float32 [E]."""
         zero = (0.0, 0.0, 0.0)
         return self.of_pictures(Pixels(array[None], None, (), zero, zero))[0]
 
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures that can be searched: what was kept of them, and the sets that they are in."""
+    """An index of images, and the sets that they are in."""
 
     looker: Looker
     sets: tuple[ImageSet, ...]
@@ -104,7 +104,7 @@ class Album:
         return len(self.vectors)
 
     def near(self, vector: np.ndarray, k: int, *, approximate: bool = False) -> list[Hit]:
-        """The ``k`` pictures most similar to ``vector`` [E], best first."""
+        """The ``k`` images most similar to ``vector`` [E], best first."""
         from usearch.compiled import MetricKind
         from usearch.index import search as compare
 
@@ -119,7 +119,7 @@ class Album:
         ]
 
     def picture(self, hit: Hit, size: int | None = None) -> np.ndarray:
-        """A found picture as a square: uint8 [3, size, size]."""
+        """A found image as a square: uint8 [3, size, size]."""
         side = size or self.looker.size
         return square(picture(self.sets[hit.place[0]], hit.place[1]), side)
 
@@ -145,15 +145,16 @@ def search(
     approximate: bool,
     picture: Path | None,
 ) -> Table:
-    """A table of the ``k`` pictures most like a text or a picture; ``picture`` is also written where it is given."""
+    """A table of the ``k`` images most similar to a text or an image; also written as one image to ``picture`` if
+    given."""
     from rich.table import Table
     from rich.text import Text
 
     if (text is None) == (image is None):
-        many = "either --text or --image, not both" if text is not None else "--text WORDS or --image PICTURE"
-        raise SensoriumError(f"say what to look for: {many}.")
+        many = "either --text or --image, not both" if text is not None else "--text TEXT or --image PICTURE"
+        raise SensoriumError(f"give a query: {many}.")
     if k < 1:
-        raise SensoriumError(f"--k {k}: one is the least.")
+        raise SensoriumError(f"--k {k}: must be at least 1.")
     looker = open_looker(run)
     if image is None:
         vector = looker.of_text(text or "")
@@ -177,7 +178,7 @@ def search(
 
 
 def open_looker(run: Path) -> Looker:
-    """What searches: a run whose method embeds pictures (and texts), or a published CLIP."""
+    """Load the network for a search: a run whose method embeds images (and texts), or a published CLIP."""
     from sensorium.use import HALF, load, side_of
 
     thing = load(run)
@@ -194,12 +195,13 @@ def open_looker(run: Path) -> Looker:
 
 
 def context_of(method: Any) -> int:
-    """Tokens of a text at most, 0 for what reads none."""
+    """Maximum tokens of a text, 0 if it reads none."""
     return min(LONGEST, method.context) if isinstance(method, ImageText) else 0
 
 
 def open_album(looker: Looker, run: Path, data: str | None) -> Album:
-    """The pictures of ``data``, or all of the run's own, with their vectors: read from disk where they are still good."""
+    """The images of ``data``, or all of the run's own, with their vectors: read from disk if the index is still
+    valid."""
     sets, captions = _sets(run, data)
     weights = _digest_of_weights(looker.method)
     key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
@@ -213,7 +215,7 @@ def open_album(looker: Looker, run: Path, data: str | None) -> Album:
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
-    """A picture's file as a square: uint8 [3, size, size]. Raises SensoriumError that names it."""
+    """An image file as a square: uint8 [3, size, size]. Raises SensoriumError that names it."""
     if not path.is_file():
         raise SensoriumError(f"there is no picture '{printable(str(path))}'.")
     return square(rgb(path, printable(str(path)), 2 * size), size)
@@ -222,12 +224,12 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 def _require(method: Any, run: Path) -> None:
     if not isinstance(method, Encoder | ImageText):
         raise SensoriumError(
-            f"'{run}' gives pictures no features, so nothing can be searched with it: take {a_run_of('Encoder', 'ImageText')}."
+            f"'{run}' gives no features of pictures, so it can't search them: use {a_run_of('Encoder', 'ImageText')}."
         )
 
 
 def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
-    """The sets of pictures to search, each picture once, and for each set its captions by name."""
+    """The sets of images to search, each image once, and for each set its captions by name."""
     path, test, limit = data, None, None
     if data is None:
         if not (run / "run.json").is_file():
@@ -287,7 +289,7 @@ def _build(
 
 
 def _sealed(path: Path, seal: Path, key: str) -> bool:
-    """Whether what lies at ``path`` was made for ``key`` and is whole."""
+    """Whether the index at ``path`` was made for ``key`` and is intact."""
     try:
         told = json.loads(seal.read_text())
         return told["key"] == key and told["checksum"] == _digest_of_file(path)
@@ -309,14 +311,14 @@ def _digest_of_weights(method: torch.nn.Module) -> str:
 
 
 def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out: Path) -> None:
-    """What was found as one picture; the query first where it is a picture itself."""
+    """The images found in one grid; the query first if it is an image."""
     shown: list[np.ndarray] = []
     if image is not None:
         shown.append(read_picture(image, album.looker.size))
     for hit in hits:
         try:
             shown.append(album.picture(hit))
-        except BadImage:  # it was there when the index was made
+        except BadImage:  # it could be read when the index was made
             shown.append(np.full((3, album.looker.size, album.looker.size), 255, np.uint8))
     rows = []
     for start in range(0, len(shown), 9):

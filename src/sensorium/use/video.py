@@ -1,9 +1,9 @@
-"""Videos as streams: every frame through an encoder of pictures, kept as features that a detector learns from.
+"""Videos as streams: an image encoder's features of every frame, from which an online action detector learns.
 
     sensorium embed sensorium-runs/dino --data videos/ --out features.npz
     sensorium train oadtr --data features.npz
 
-A folder of videos may hold a labels.json as :mod:`sensorium.data.streams.open` describes it: its labels go along.
+A folder of videos may hold a labels.json as described in :mod:`sensorium.data.streams.open`: its labels are included.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from sensorium.runs.run import Run
 from sensorium.use import HALF, load, side_of
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv")
-_TOGETHER = 32  # frames that are encoded at once
-_LOOKED = 30  # frames whose times tell a video's rate
+_TOGETHER = 32  # frames per batch of the encoder
+_LOOKED = 30  # frames whose timestamps give a video's rate
 
 Encode = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a path is a video's by its name, or a folder whose files are videos, most of them."""
+    """Whether a path is a video by its name, or a folder of which most files are videos."""
     path = Path(path)
     if path.is_dir():
         return 2 * len(_videos(path)) > sum(
@@ -49,10 +49,10 @@ def is_video(path: str | Path) -> bool:
 
 
 def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
-    """Frames uint8 [3, H, W] of one video -> features [n, D] of ``together`` of them at a time.
+    """Frames uint8 [3, H, W] of one video -> features [n, D], of ``together`` frames at a time.
 
-    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder sees the square in
-    the middle of a frame, as it saw pictures. Raises SensoriumError where there is no encoder of that name.
+    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder gets the
+    center square of a frame, as it does of images. Raises SensoriumError if there is no encoder of that name.
     """
     if str(name) == MOTION:
         return _encode_motion
@@ -65,7 +65,7 @@ def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
     elif isinstance(thing, Encoder):
         size, (mean, std) = side_of(thing), thing.normalization or HALF
     if not isinstance(network, Encoder):
-        raise SensoriumError(f"'{name}' gives no features of pictures, which videos are to be embedded by.")
+        raise SensoriumError(f"'{name}' gives no features of pictures, which embedding a video needs.")
     device = device_name()
     encoder: Any = network.to(device).eval() if isinstance(network, torch.nn.Module) else network
 
@@ -95,17 +95,17 @@ def embed_video(
     rate: float | None = None,
     limit: int | None = None,
 ) -> str:
-    """Features of every frame of a video, or of each video of a folder, as an .npz that ``open_streams`` reads.
+    """Write features of every frame of a video, or of each video of a folder, to an .npz that ``open_streams`` reads.
 
-    encoder: as in :func:`read_encoder`; the file notes it, so that what learns from the features can watch videos.
-    rate: frames a second, by default what a labels.json or else the (first) video says. limit: first frames of each.
-    A video of a folder that cannot be read to its end, or whose labels do not fit, is skipped by name. Gives a line that
-    says what was written.
+    encoder: as in :func:`read_encoder`; the file records it, so that a run trained on the features can watch videos.
+    rate: frames per second, by default from labels.json or else from the (first) video. limit: only the first frames of
+    each. A video of a folder that can't be read to its end, or whose labels do not fit, is skipped and listed. Returns
+    a line that describes what was written.
     """
     data = Path(data)
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
-        raise SensoriumError(f"'{printable(str(data))}' holds no video. Looked for {', '.join(VIDEOS)}.")
+        raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
     table = data / "labels.json"
     classes, said, told = read_table(table) if data.is_dir() and table.is_file() else ((), {}, None)
     rate = rate or told or _rate_of(videos, single=not data.is_dir())
@@ -149,7 +149,7 @@ def embed_video(
 
 
 def _write(encode: Encode, path: Path, rate: float, limit: int | None, raw: BinaryIO) -> tuple[int, int]:
-    """Append a video's features to ``raw``: (their width, how many frames)."""
+    """Append a video's features to ``raw``: (their width, number of frames)."""
     width = count = 0
     frames = (frame.image for frame in islice(video_frames(path, rate=rate), limit))
     for found in encode(frames):
@@ -169,7 +169,7 @@ def _videos(folder: Path) -> list[Path]:
 
 
 def _rate_of(videos: list[Path], *, single: bool) -> float:
-    """Frames a second of the first video that can be read, by the times of its first frames."""
+    """Frames per second of the first video that can be read, from the timestamps of its first frames."""
     said = ""
     for path in videos:
         try:
@@ -184,7 +184,7 @@ def _rate_of(videos: list[Path], *, single: bool) -> float:
 
 
 def _whole(encoder: str | Path) -> str:
-    """A name that holds from any folder; that of a hub stays as it is."""
+    """An absolute path; a hub id is unchanged."""
     return str(Path(encoder).resolve()) if str(encoder) != MOTION and Path(encoder).exists() else str(encoder)
 
 

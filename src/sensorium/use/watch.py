@@ -1,4 +1,4 @@
-"""A trained detector on a stream: the action of each frame as soon as the frame is there, in bounded memory."""
+"""A trained online detector on a stream: the action of each frame as soon as it arrives, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from sensorium.runs.run import Run
 from sensorium.use.video import is_video, read_encoder
 
 _BLOCK = 256  # steps of a recording that are read together
-_LONGEST = 1 << 20  # bytes of a line
-_NAMED = 5  # broken lines that are named one by one
+_LONGEST = 1 << 20  # maximum bytes of a line
+_NAMED = 5  # invalid lines that are reported one by one
 
-Piece = np.ndarray | str  # steps [n, C], or what is to be said of some that could not be read
+Piece = np.ndarray | str  # steps [n, C], or a message about some that could not be read
 
 
 def watch(run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool = False) -> Iterator[str]:
-    """Lines of text for the frames of ``stream`` while they arrive: each change of action, and each ``every``-th frame.
+    """Lines of text for the frames of ``stream`` as they arrive: each change of action, and each ``every``-th frame.
 
-    stream: a recording (.npz with its labels or without, .npy, or text of a line of numbers a step), a video (for a run
-    that learnt from an encoder's features), or "-", standard input, a line of numbers a step. Steps of a signal are
-    gathered into frames as in training. as_json: a line is an object with ``frame``, ``time`` in seconds (null where
-    the run knows no rate; of the frame's last step), ``action``, ``probability`` and ``stream``, or ``error``.
-    Lines that are no such numbers are named, counted and skipped. Ctrl-C ends it. Raises SensoriumError for what cannot
-    be read at all.
+    stream: a recording (.npz with or without labels, .npy, or text with one line of numbers per step), a video (for a
+    run trained on an encoder's features), or "-", standard input with one line of numbers per step. Steps of a signal
+    are grouped into frames as in training. as_json: each line is an object with ``frame``, ``time`` in seconds (of the
+    frame's last step; null if the rate is unknown), ``action``, ``probability`` and ``stream``, or ``error``. Invalid
+    lines are reported, counted and skipped. Ctrl-C ends it. Raises SensoriumError for a stream that can't be read at
+    all.
     """
     found = run if isinstance(run, Run) else Run(run)
     on = _situation(found)
     if every < 1:
-        raise SensoriumError(f"--every {every}: 1 is the least.")
+        raise SensoriumError(f"--every {every}: must be at least 1.")
     try:
         for name, pieces in _recordings(stream, on):
             yield from _said(found, name, pieces, every, as_json)
@@ -50,9 +50,9 @@ def watch(run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool =
 
 
 def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
-    """Steps of one recording, [n, C] at a time as they come -> probabilities [K] of each frame as soon as it is whole.
+    """Steps of one recording, [n, C] at a time as they arrive -> probabilities [K] of each frame once it is complete.
 
-    C: ``channels``. Text among the steps is handed on in its place. The method's stream begins anew.
+    C: ``channels``. Messages among the steps are passed on in order. The method's stream is reset first.
     """
     method: Any = run.method
     device = next(method.parameters()).device
@@ -68,23 +68,23 @@ def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def channels(on: StreamSituation) -> int:
-    """Numbers a step of what a run learnt from."""
+    """Values per step of a run's training data."""
     return on.features // (on.frame + 2) if on.frame > 1 else on.features
 
 
 def step_rate(on: StreamSituation) -> float | None:
-    """Steps a second of what a run learnt from, where it was told."""
+    """Steps per second of a run's training data, if known."""
     return None if on.rate is None else on.rate * on.frame
 
 
 def _situation(run: Run) -> StreamSituation:
     if not isinstance(run.situation, StreamSituation) or not isinstance(run.method, OnlineDetector):
-        raise SensoriumError(f"'{run.folder}' does not name the actions of streams, which `sensorium watch` wants.")
+        raise SensoriumError(f"'{run.folder}' isn't an online action detector; `sensorium watch` needs one.")
     return run.situation
 
 
 def _frames(steps: Iterable[Piece], on: StreamSituation) -> Iterator[Piece]:
-    """Frames [F] as a method sees them: steps gathered, cut and brought to the units of the training data."""
+    """Frames [F] as the method takes them: steps grouped, clipped and scaled like the training data."""
     mean, std = np.array(on.mean), np.array(on.std)
     rest = np.empty((0, channels(on)), np.float32)
     for piece in steps:
@@ -127,13 +127,13 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
         return
     path, shown = Path(stream), printable(stream)
     if not path.is_file():
-        what = "is a folder: watch one recording" if path.is_dir() else "is not there"
+        what = "is a folder: watch one recording" if path.is_dir() else "does not exist"
         raise SensoriumError(f"'{shown}' {what}. Give an .npz, .npy or text file, a video, or - for standard input.")
     if is_video(path):
         if not on.encoder:
             raise SensoriumError(
-                f"{shown}: a video, but this run learnt from numbers of no known encoder. Embed videos first: "
-                f"sensorium embed RUN --data {shown}, and train on what it writes."
+                f"{shown} is a video, but the encoder of this run's features is unknown. Embed videos first: "
+                f"sensorium embed RUN --data {shown}, and train on the result."
             )
         encode = read_encoder(on.encoder)
         yield "", _checked(encode(frame.image for frame in video_frames(path, rate=on.rate)), on, shown)
@@ -147,14 +147,14 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
 
 
 def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
-    """A recording's steps, those that are not finite replaced as everywhere, and said to be."""
+    """A recording's steps, with non-finite ones replaced as in training, and a message about it."""
     try:
         stream = Stream(name, values, np.zeros(len(values), np.int8))
     except ValueError as error:
         yield f"{name}: {error}; skipped"
         return
     if stream.broken:
-        yield f"{name}: {stream.broken:,} of {len(stream):,} steps are not finite; the last that was stands in for each"
+        yield f"{name}: {stream.broken:,} of {len(stream):,} steps are not finite; each is replaced by the last finite one"
     for at in range(0, len(stream), _BLOCK):
         yield stream.frames(at, at + _BLOCK)
 
@@ -162,12 +162,14 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
 def _checked(steps: Iterable[Piece], on: StreamSituation, where: str) -> Iterator[Piece]:
     for piece in steps:
         if not isinstance(piece, str) and piece.shape[1] != channels(on):
-            raise SensoriumError(f"{where}: {piece.shape[1]} numbers a step, but the run learnt from {channels(on)}.")
+            raise SensoriumError(
+                f"{where}: {piece.shape[1]} values per step, but the run was trained on {channels(on)}."
+            )
         yield piece
 
 
 def _lines(file: BinaryIO, width: int) -> Iterator[Piece]:
-    """A step a line of numbers, separated by blanks, commas or semicolons; others are named and counted."""
+    """One step per line of numbers, separated by spaces, commas or semicolons; other lines are reported and counted."""
     number = broken = 0
     while line := file.readline(_LONGEST):
         number += 1
@@ -188,7 +190,7 @@ def _lines(file: BinaryIO, width: int) -> Iterator[Piece]:
 
 
 def _row(line: str, width: int) -> np.ndarray | str | None:
-    """One step [1, width], what is wrong with the line, or None of an empty one."""
+    """One step [1, width], an error message, or None for an empty line."""
     words = line.replace(",", " ").replace(";", " ").split()
     if not words:
         return None

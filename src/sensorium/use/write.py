@@ -1,4 +1,4 @@
-"""Writing with a language model."""
+"""Generating text with a language model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sensorium.data.text.prepare import kept_tokenizer
 def write_text(
     run: Any, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
 ) -> Iterator[bytes]:
-    """What a run's model writes after ``prompt``, a token at a time, until a document ends or ``most`` tokens are written.
+    """Tokens generated after ``prompt``, one at a time, until a document ends or ``most`` tokens are generated.
 
-    It looks back on as many tokens as its rows had in training.
+    Its context is as long as its rows in training.
     """
     tokenizer = kept_tokenizer(run.folder)
     boundary = tokenizer.vocab - 1

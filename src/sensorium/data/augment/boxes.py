@@ -1,11 +1,10 @@
-"""Views of detection data: image and boxes moved together, then stacked into a batch.
+"""Views of detection data: image and boxes transformed together, then stacked into a batch.
 
 A view takes samples of :mod:`sensorium.data.boxes.open` and a ``Draw``, and gives a detector's batch: ``image`` float32 [B,
-3, H, W], normalised; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
-``sizes`` int64 [B, 2], height and width of what is image: the rest, right and below, is padding of zeros (the mean
-colour); ``original`` int64 [B, 2], the size before; ``id`` a list; and, where every sample has masks, ``masks``, a list
-of B bool [N, H, W], moved with their boxes. Everything random comes from the draw, each sample's
-from its own row.
+3, H, W], normalized; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
+``sizes`` int64 [B, 2], height and width without padding, which is zeros (the mean color), right and below;
+``original`` int64 [B, 2], the size before; ``id`` a list; and, if every sample has masks, ``masks``, a list of B bool
+[N, H, W], transformed with their boxes. All randomness comes from the draw, each sample's from its own row.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from sensorium.base.draw import Draw
 
 BoxViews = Callable[[Sequence[Mapping[str, Any]], Draw | None], dict[str, Any]]
 DIVISOR = 32
-_NUMBERS = 11  # random numbers a sample
+_NUMBERS = 11  # random numbers per sample
 
 
 @dataclass(frozen=True)
 class BoxView:
-    """What happens to a sample, in this order: crop, mirror, resize, colours.
+    """The transforms of a sample, in this order: crop, flip, resize, color jitter.
 
-    size: the longer side afterwards, in pixels. crop_p: probability of a crop, whose share of the area is uniform in
-    ``scale`` and whose ratio log-uniform in 3/4 to 4/3 (relative to the image's); a box stays if ``visible`` of its
-    area does, and the crop is given up where none would. flip_p: of mirroring left to right. jitter: strengths of
-    brightness, contrast, saturation and hue, as in torchvision's ColorJitter.
+    size: the longer side afterward, in pixels. crop_p: probability of a crop, whose fraction of the area is uniform in
+    ``scale`` and whose aspect ratio is log-uniform in 3/4 to 4/3 (relative to the image's); a box is kept if the
+    fraction ``visible`` of its area is, and there is no crop if no box would be kept. flip_p: of a horizontal flip.
+    jitter: strengths of brightness, contrast, saturation and hue, as in torchvision's ColorJitter.
     """
 
     size: int
@@ -45,7 +44,8 @@ class BoxView:
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     def __call__(self, sample: Mapping[str, Any], numbers: Sequence[float]) -> dict[str, Any]:
-        """A sample and its ``numbers``, 11 in [0, 1) -> the sample as seen, and its size before as ``original``."""
+        """A sample and its ``numbers``, 11 in [0, 1) -> the transformed sample, with its size before as
+        ``original``."""
         height, width = sample["image"].shape[1:]
         boxes = _tv_boxes(sample["boxes"], height, width)
         kept = torch.ones(len(boxes), dtype=torch.bool)
@@ -88,7 +88,7 @@ class BoxView:
 
     def _colours(self, image: Tensor, numbers: Sequence[float]) -> Tensor:
         change = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
-        # Each order of the four is as likely; one number picks it.
+        # All orders of the four are equally likely; one number selects one.
         order, rest = list(range(4)), numbers[4]
         for left in range(4, 0, -1):
             rest *= left
@@ -126,12 +126,12 @@ def train_box_views(
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.05),
     divisor: int = DIVISOR,
 ) -> BoxViews:
-    """Views to learn from: crop, mirror, resize, colours. Crowd boxes are left out. divisor: of height and width."""
+    """Training views: crop, flip, resize, color jitter, without crowd boxes. divisor: of height and width."""
     view = BoxView(size, crop_p, scale, flip_p=flip_p, jitter=jitter)
 
     def views(samples: Sequence[Mapping[str, Any]], draw: Draw | None) -> dict[str, Any]:
         if draw is None:
-            raise ValueError("views to learn from need a draw")
+            raise ValueError("training views need a draw")
         numbers = replace(draw, device="cpu").rand(_NUMBERS).tolist()
         seen = [view(without_crowd(sample), row) for sample, row in zip(samples, numbers, strict=True)]
         return collate(seen, mean, std, divisor=divisor, device=draw.device)
@@ -140,7 +140,7 @@ def train_box_views(
 
 
 def plain_box_views(mean: Sequence[float], std: Sequence[float], size: int) -> BoxViews:
-    """Views to judge by: resized, nothing random; the draw may be None."""
+    """Evaluation views: resized, nothing random; the draw may be None."""
     view = BoxView(size)
 
     def views(samples: Sequence[Mapping[str, Any]], draw: Draw | None) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def plain_box_views(mean: Sequence[float], std: Sequence[float], size: int) -> B
 
 
 def without_crowd(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The sample with the boxes that can be learnt."""
+    """The sample without crowd boxes."""
     kept = ~sample["crowd"]
     return {k: v[kept] if k in ("boxes", "labels", "crowd", "area", "masks") else v for k, v in sample.items()}
 
@@ -164,7 +164,8 @@ def collate(
     divisor: int = DIVISOR,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Seen samples (``image`` uint8 [3, H_i, W_i]) -> a batch whose height and width are multiples of ``divisor``."""
+    """Transformed samples (``image`` uint8 [3, H_i, W_i]) -> a batch whose height and width are multiples of
+    ``divisor``."""
     sizes = torch.tensor([s["image"].shape[1:] for s in samples])
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
     images = torch.zeros(len(samples), 3, height, width, device=device)
@@ -187,7 +188,7 @@ def collate(
 
 
 def to_original(found: Sequence[Mapping[str, Tensor]], batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
-    """Detections in pixels of a plain view's batch -> in pixels of the images as they were."""
+    """Detections in pixels of a plain view's batch -> in pixels of the original images."""
     factors = (batch["original"] / batch["sizes"]).flip(1).repeat(1, 2)  # [B, 4]
     return [
         {**result, "boxes": result["boxes"] * factor.to(result["boxes"])}

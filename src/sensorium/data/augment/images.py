@@ -1,19 +1,20 @@
-"""Augmentation of whole batches: what torchvision's transforms v2 draw and compute, with the parameters drawn per sample.
+"""Augmentation of whole batches, equal to torchvision's transforms v2, with parameters drawn per sample.
 
-Idea: every operation is split in two. Its parameters are drawn for all samples at once, on the CPU, from a ``Draw``
-(so one process equals N, and a GPU sees the same numbers). Its pixels are computed by a function of fixed
-parameters, written as a few passes over a stack of planes:
-    crop and resize   out = V x H^T     V, H: one matrix a sample and axis; its rows are the antialiased triangle filter
+Every operation has two parts. Its parameters are drawn for all samples at once, on the CPU, from a ``Draw`` (so one
+process equals N, and a GPU gets the same numbers). Its pixels are computed by a function of fixed parameters, in a few
+passes over a stack of planes:
+    crop and resize   out = V x H^T     V, H: one matrix per sample and axis; its rows are the antialiased triangle filter
                                         (the flip is H's rows in reverse)
     blur              out = T x T^T     T: a band of the Gaussian
-    colour            x <- clamp(f x + (1 - f) y)      y: black (brightness), the image's mean grey (contrast) or its grey
+    color            x <- clamp(f x + (1 - f) y)      y: black (brightness), the image's mean gray (contrast) or its gray
                                                        plane (saturation)
     hue               a shift on the hexagon of HSV, without branches: see ``_hue_``
-Each sample draws its own order of the four colour operations, as in torchvision; samples are sorted by it.
-``View`` (:mod:`sensorium.data.augment.views`) runs them in small stacks of samples that stay in the processor's cache from the crop to the normalisation.
+Each sample draws its own order of the four color operations, as in torchvision; samples are sorted by it.
+``View`` (:mod:`sensorium.data.augment.views`) runs them on small stacks of samples that stay in the processor's cache
+from the crop to the normalization.
 
 Images: [B, 3, H, W], uint8 in 0..255 or float in 0..1. Results are float32 in 0..1 unless said otherwise; arguments are
-never changed. ``which`` [B] bool says which samples an operation is for.
+never changed. ``which`` [B] bool: the samples that an operation applies to.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw
 
-GREY = (0.2989, 0.587, 0.114)  # what torchvision and Pillow weigh red, green and blue with (ITU-R 601-2)
+GREY = (0.2989, 0.587, 0.114)  # torchvision's and Pillow's weights of red, green and blue (ITU-R 601-2)
 HUE = 3  # the operations in ``Jitter.order``: 0 brightness, 1 contrast, 2 saturation, 3 hue
-# floats worked on at once: a megabyte stays near a core, in its second-level cache
+# floats processed at once: a megabyte fits in a core's second-level cache
 _CPU_STACK, _GPU_STACK = 1 << 18, 1 << 25
-_DENSE = 64  # up to this side a resize by matrices beats one call a sample on the CPU
-_BLUR_BLOCK = 32  # outputs of a blur done at once: fewer multiply zeros, more pay for calls
+_DENSE = 64  # up to this side a resize by matrices is faster than one call per sample on the CPU
+_BLUR_BLOCK = 32  # outputs of a blur computed at once: larger multiplies more zeros, smaller makes more calls
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -53,10 +54,10 @@ def crop_boxes(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     tries: int = 10,
 ) -> Tensor:
-    """Boxes as torchvision's RandomResizedCrop draws them: int64 [B, 4] of (top, left, height, width), on the CPU.
+    """Boxes of torchvision's RandomResizedCrop: int64 [B, 4] of (top, left, height, width), on the CPU.
 
-    An area in ``scale`` (share of the image) and a log-uniform aspect ratio; the first of ``tries`` that fits is taken,
-    else the largest centred box whose ratio is in bounds.
+    An area in ``scale`` (fraction of the image) and a log-uniform aspect ratio; the first of ``tries`` that fits is
+    taken, else the largest centered box whose ratio is in bounds.
     """
     draw = replace(draw, device="cpu")
     area_BT, ratio_BT = draw.rand(tries, 2).double().unbind(-1)
@@ -66,7 +67,7 @@ def crop_boxes(
     size_BT2 = torch.stack([(area_BT / ratio_BT).sqrt(), (area_BT * ratio_BT).sqrt()], -1).round().long()
     full = torch.tensor([height, width])
     fits_BT = ((size_BT2 > 0) & (size_BT2 <= full)).all(-1)
-    first_B = fits_BT.int().argmax(1)  # 0 where none fits
+    first_B = fits_BT.int().argmax(1)  # 0 if none fits
     size_B2 = size_BT2[torch.arange(len(first_B)), first_B]
     offset_B2 = torch.minimum((draw.rand(2).double() * (full - size_B2 + 1)).long(), full - size_B2)
     shape = width / height
@@ -86,7 +87,7 @@ def _resize_weights(start_B: Tensor, length_B: Tensor, source: int, size: int, f
     """[B, size, source]: row i holds the weights of the source pixels for output pixel i of the span [start, start + length).
 
     The triangle filter of bilinear interpolation, widened by the factor of reduction (antialiasing), is cut off at the
-    span's ends and normalised.
+    span's ends and normalized.
     """
     scale_B1 = length_B[:, None] / size
     at_1S = torch.arange(size, device=start_B.device)[None] + 0.5
@@ -101,10 +102,10 @@ def _resize_weights(start_B: Tensor, length_B: Tensor, source: int, size: int, f
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int, flipped: Tensor | None = None) -> Tensor:
-    """Cut ``boxes`` [B, 4] (top, left, height, width; whole pixels inside the image) and resize to [B, 3, size, size].
+    """Crop ``boxes`` [B, 4] (top, left, height, width; integers inside the image) and resize to [B, 3, size, size].
 
-    Bilinear, antialiased where it shrinks, as torchvision's ``resized_crop(antialias=True)``; samples with ``flipped``
-    [B] bool are mirrored left to right. Large uint8 images on the CPU are rounded to whole levels, as torchvision does.
+    Bilinear, antialiased when downsampling, as torchvision's ``resized_crop(antialias=True)``; samples with ``flipped``
+    [B] bool are flipped horizontally. Large uint8 images on the CPU are rounded to integers, as in torchvision.
     """
     if images.dtype == torch.uint8 and images.device.type == "cpu" and max(*images.shape[-2:], size) > _DENSE:
         return _crop_resize_one_by_one(images, boxes, size, flipped)
@@ -118,7 +119,7 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, flipped: Tensor | None
 
 
 def _crop_resize_one_by_one(images: Tensor, boxes: Tensor, size: int, flipped: Tensor | None) -> Tensor:
-    """torch's integer resize takes one crop a call; from a side of about 64 on that is quicker than matrices."""
+    """torch's integer resize takes one crop per call; from a side of about 64 it is faster than matrices."""
     out = torch.empty(len(images), images.shape[1], size, size)
     mirror = [False] * len(images) if flipped is None else flipped.tolist()
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
@@ -135,21 +136,22 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """torchvision's RandomResizedCrop, one box a sample -> [B, 3, size, size]."""
+    """torchvision's RandomResizedCrop, one box per sample -> [B, 3, size, size]."""
     return crop_resize(images, crop_boxes(draw, images.shape[-2], images.shape[-1], scale, ratio), size)
 
 
 def flip(images: Tensor, draw: Draw, p: float = 0.5) -> Tensor:
-    """Mirror each sample left to right with probability ``p``; keeps the dtype."""
+    """Flip each sample horizontally with probability ``p``; keeps the dtype."""
     return torch.where(draw.chance(p).to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
-# -------------------------------------------------------------------------------------------------------------- colour
+# -------------------------------------------------------------------------------------------------------------- color
 
 
 class Jitter(NamedTuple):
-    """Parameters of a colour jitter, on the CPU: ``factors`` [B, 4] of brightness, contrast, saturation (1: unchanged) and
-    hue (turns, 0: unchanged); ``order`` [B, 4], the operations in the order in which they are applied; ``which`` [B]."""
+    """Parameters of a color jitter, on the CPU: ``factors`` [B, 4] of brightness, contrast, saturation (1: unchanged)
+    and hue (turns, 0: unchanged); ``order`` [B, 4], the operations in the order in which they are applied; ``which``
+    [B]."""
 
     factors: Tensor
     order: Tensor
@@ -164,7 +166,7 @@ def jitter_parameters(
     hue: float = 0.0,
     p: float = 1.0,
 ) -> Jitter:
-    """Factors uniform in [max(0, 1 - v), 1 + v], hue in [-hue, hue], and an order, each sample its own."""
+    """Factors uniform in [max(0, 1 - v), 1 + v], hue in [-hue, hue], and an order, per sample."""
     draw = replace(draw, device="cpu")
     low = torch.tensor([max(0.0, 1 - brightness), max(0.0, 1 - contrast), max(0.0, 1 - saturation), -hue])
     high = torch.tensor([1 + brightness, 1 + contrast, 1 + saturation, hue])
@@ -186,7 +188,7 @@ def color_jitter(
 
 
 def jitter(images: Tensor, parameters: Jitter) -> Tensor:
-    """Apply a jitter of known parameters, clamped to 0..1 after each operation as torchvision does."""
+    """Apply a jitter with given parameters, clamped to 0..1 after each operation as in torchvision."""
     out = as_float(images)
     plan = by_order(parameters)
     for rows in plan[parameters.which[plan]].split(stack_of(images.device, images[0].numel())):
@@ -197,13 +199,13 @@ def jitter(images: Tensor, parameters: Jitter) -> Tensor:
 
 
 def stack_of(device: torch.device, floats: int) -> int:
-    """How many samples of ``floats`` values are worked on at once."""
+    """Number of samples of ``floats`` values that are processed at once."""
     return max(1, (_CPU_STACK if device.type == "cpu" else _GPU_STACK) // floats)
 
 
 def by_order(parameters: Jitter) -> Tensor:
-    """Rows sorted so that samples which need the same operation at the same moment are neighbours, above all hue, the dear
-    one; samples without jitter come first."""
+    """Rows sorted so that samples with the same operation at the same step are adjacent, above all hue, the most
+    expensive; samples without jitter come first."""
     key_B = (parameters.order * torch.tensor([64, 16, 4, 1])).sum(1) + 256 * (parameters.order == HUE).int().argmax(1)
     return torch.argsort(torch.where(parameters.which, key_B, -1), stable=True)
 
@@ -211,7 +213,7 @@ def by_order(parameters: Jitter) -> Tensor:
 def jitter_(images: Tensor, factors: Tensor, order: Tensor) -> None:
     """In place on float images; runs of samples whose next operation is the same go together."""
     x_BCN = images.view(len(images), 3, -1)
-    single = factors[0].tolist() if len(images) == 1 else []  # plain numbers spare many small calls
+    single = factors[0].tolist() if len(images) == 1 else []  # plain numbers avoid many small calls
     factors = factors if single else factors.to(images.device, non_blocking=True)[..., None, None]
     for step in range(4):
         begin = 0
@@ -248,8 +250,9 @@ def _clamp_(x_BCN: Tensor, factor: float | Tensor) -> None:
 def _hue_(x_BCN: Tensor, turns: float | Tensor) -> None:
     """Add ``turns`` to the hue of HSV.
 
-    With m, M the least and greatest of (r, g, b) and C = M - m, the hue in sixths of a turn is +-(1 + (g + b - r - m) / C),
-    positive where g >= b: on each of the hexagon's sides this is the textbook's case. Back, with a(k) = clamp(|h - k|, 1, 2):
+    With m, M the minimum and maximum of (r, g, b) and C = M - m, the hue in sixths of a turn is +-(1 + (g + b - r - m)
+    / C), positive where g >= b: on each of the hexagon's sides this is the textbook's case. Back, with a(k) = clamp(|h
+    - k|, 1, 2):
         r' = m - C + C a(3)        g' = M + C - C a(2)        b' = M + C - C a(4)
     """
     if not isinstance(turns, Tensor) and turns == 0:
@@ -262,7 +265,7 @@ def _hue_(x_BCN: Tensor, turns: float | Tensor) -> None:
     sign.ge_(0).mul_(2 / 6).sub_(1 / 6)  # of a turn
     hue.div_(torch.sub(most, least, out=red).clamp_(min=1e-12)).add_(1).mul_(sign)
     hue.add_(turns + 1).frac_().mul_(6)
-    chroma = torch.sub(most, least, out=sign)  # buffers are used again: everything has to fit in the cache
+    chroma = torch.sub(most, least, out=sign)  # reuse buffers: everything has to fit in the cache
     torch.sub(hue, torch.tensor([[[3.0], [2.0], [4.0]]], device=hue.device), out=x_BCN)
     x_BCN.abs_().clamp_(1, 2).mul_(chroma)
     red.add_(least.sub_(chroma))
@@ -281,7 +284,7 @@ def _grey(x_BCN: Tensor) -> Tensor:
 
 
 def apply_where(images: Tensor, which: list[bool], operation: Callable[[Tensor], Tensor]) -> Tensor:
-    """``images`` with the rows ``which`` replaced, in place, by ``operation`` of them."""
+    """Apply ``operation`` to the rows ``which`` of ``images``, in place."""
     if all(which):
         return operation(images)
     if any(which):
@@ -309,7 +312,7 @@ def inverted(images: Tensor, threshold: float = 128 / 255) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std a channel, in 0..1 scale."""
+    """(x - mean) / std per channel, in 0..1 scale."""
     centre, inverse = affine_of(mean, std, images.device)
     return as_float(images).mul_(inverse).sub_(centre)
 
@@ -325,7 +328,7 @@ def affine_of(mean: Sequence[float], std: Sequence[float], device: torch.device)
 
 def gaussian_blur(images: Tensor, draw: Draw, kernel: int, sigma: tuple[float, float], p: float = 0.5) -> Tensor:
     """torchvision's GaussianBlur with ``kernel`` taps (odd, less than twice the side), for each sample with probability
-    ``p`` and a standard deviation of its own, uniform in ``sigma`` (pixels)."""
+    ``p`` and its own standard deviation, uniform in ``sigma`` (pixels)."""
     if kernel % 2 == 0 or kernel // 2 >= min(images.shape[-2:]):
         raise ValueError(
             f"gaussian_blur: kernel {kernel} must be odd and less than twice the side of {tuple(images.shape)}"
@@ -342,12 +345,13 @@ def gaussian_taps(sigma_B: Tensor, kernel: int) -> Tensor:
 
 
 def blur(x_BCHW: Tensor, taps_BK: Tensor) -> Tensor:
-    """Along the rows, then the columns: each line is cut into overlapping pieces, which one matrix, a band of the Gaussian,
-    turns into ``_BLUR_BLOCK`` outputs each. The planes lie as [H, 3, W] meanwhile: there both directions are plain matrices.
+    """Along rows, then columns: each line is split into overlapping pieces, and one banded matrix of the Gaussian
+    computes ``_BLUR_BLOCK`` outputs of each. The planes are laid out as [H, 3, W], where both directions are plain
+    matrix products.
     """
     n, _, height, width = x_BCHW.shape
     reach = taps_BK.shape[1] // 2
-    if n == 1:  # taps of less than a millionth are not worth multiplying
+    if n == 1:  # skip taps below a millionth
         kept = max(1, int((taps_BK[0] > 1e-6).sum()) // 2)
         taps_BK, reach = taps_BK[:, reach - kept : reach + kept + 1], kept
     block = min(max(height, width), _BLUR_BLOCK)
@@ -378,7 +382,7 @@ def _reflect_(x: Tensor, reach: int, dim: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def plain(images: Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> Tensor:
-    """For evaluation: the whole image, resized if it is not [B, 3, size, size] already, and normalised."""
+    """For evaluation: the whole image, resized if it is not [B, 3, size, size] already, and normalized."""
     if images.shape[-2:] != (size, size):
         whole = torch.tensor([0, 0, *images.shape[-2:]]).expand(len(images), 4)
         images = crop_resize(images, whole, size)

@@ -1,4 +1,4 @@
-"""A random view of pictures: operations of :mod:`sensorium.data.augment.images` in one pass."""
+"""A random view of images: operations of :mod:`sensorium.data.augment.images` in one pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sensorium.data.rows import reads
 
 @dataclass(frozen=True)
 class View:
-    """One random view: crop, flip, jitter, grey, blur, solarize, in this order. ``jitter`` holds the four ColorJitter
+    """One random view: crop, flip, jitter, gray, blur, solarize, in this order. ``jitter`` holds the four ColorJitter
     strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
 
     size: int
@@ -36,7 +36,7 @@ class View:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, draw: Draw, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """[B, 3, H, W] -> normalised float32 [B, 3, size, size], on the images' device."""
+        """[B, 3, H, W] -> normalized float32 [B, 3, size, size], on the images' device."""
         draw = replace(draw, device="cpu")
         boxes = augment.crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
         mirrored, colour = draw.chance(self.flip_p), augment.jitter_parameters(draw, *self.jitter, p=self.jitter_p)
@@ -75,7 +75,7 @@ def supervised_views(
     scale: tuple[float, float] = (0.35, 1.0),
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
 ) -> Views:
-    """``{"image", "label"}``: crop, flip and a colour ``jitter`` (brightness, contrast, saturation, hue) of every sample."""
+    """``{"image", "label"}``: crop, flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every sample."""
     view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)))
 
     @reads("image", "label")

@@ -1,9 +1,9 @@
-"""Images with boxes, decoded once: whole pictures in squares of a memory map, their boxes as rows of one shape.
+"""Images with boxes, decoded once: whole images in squares of a memory map, their boxes as rows of one shape.
 
-The longer side is resized to S (antialiased bilinear) and laid into the top left corner of the square. What is left of
-the square, right or below, mirrors the picture, so that the statistics of all pixels are those of the pictures; views
-cut it away. Caching is that of :mod:`sensorium.data.images.cache`.
-Shapes: N images, S side of the square, M the most boxes of an image.
+The longer side is resized to S (antialiased bilinear) and placed in the top left corner of the square. The rest, right
+or below, is a reflection of the image, so that the statistics of all pixels are those of the images; views crop it.
+Caching is that of :mod:`sensorium.data.images.cache`.
+Shapes: N images, S side of the square, M maximum boxes per image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sensorium.data.images.sets import Digest, EncodedImages
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest, stacked
 from sensorium.data.scenes.scenes import Scenes
 
-REDUCED = (1, 2, 4, 8)  # what a JPEG may be decoded at
+REDUCED = (1, 2, 4, 8)  # reduced scales of a JPEG decoder
 
 
 class Letterboxed(EncodedImages):
@@ -39,10 +39,10 @@ class Letterboxed(EncodedImages):
         self.sizes, self.size = boxed.sizes, size
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
-        """Image ``index`` in its square. Raises BadImage where it is damaged or of another size than its header
-        says."""
+        """Image ``index`` in its square. Raises BadImage if it is damaged or its size differs from its
+        header's."""
         height, width = (int(n) for n in self.sizes[index])
-        # Twice the size is kept in reduced decoding, so that the antialiased resize still decides what is seen.
+        # Reduced decoding keeps at least twice the size, so that the antialiased resize determines the result.
         shorter = max(1, 2 * self.size * min(height, width) // max(height, width))
         image = super().picture(index, shorter)
         if image.size not in [(-(-width // k), -(-height // k)) for k in REDUCED]:
@@ -56,7 +56,7 @@ class Letterboxed(EncodedImages):
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of a picture whose longer side is ``size``."""
+    """(height, width) of an image whose longer side is ``size``."""
     factor = size / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -73,10 +73,10 @@ def laid(image: Image.Image, inner: tuple[int, int], size: int) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class Boxed(Rows):
-    """Images with boxes as training and judging read them.
+    """Images with boxes for training and evaluation.
 
     ``truth``: the images that could be decoded, with their boxes in their own pixels; ``pixels``: their squares;
-    ``inner`` int64 [N, 2]: height and width of what is picture in a square.
+    ``inner`` int64 [N, 2]: height and width of the image in its square.
     """
 
     truth: BoxSet
@@ -110,8 +110,8 @@ class Boxed(Rows):
         return len(self.truth)
 
     def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
-        """What can be learned: ``image`` uint8 [3, h, w], ``boxes`` [N, 4] in its pixels, ``labels`` [N], and ``masks``
-        bool [N, h, w] where the data have any. Crowd is left out."""
+        """A training sample: ``image`` uint8 [3, h, w], ``boxes`` [N, 4] in its pixels, ``labels`` [N], and ``masks``
+        bool [N, h, w] if the data have any. Without crowd boxes."""
         samples = [self._sample(int(i), names) for i in index]
         return {name: stacked([sample[name] for sample in samples]) for name in samples[0]}
 
@@ -140,7 +140,7 @@ class Boxed(Rows):
         return np.minimum(self.truth.boxes[rows] * factors, [width, height, width, height]).astype(np.float32)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A sample to judge by: the picture as cached, the truth in the pixels of ``original`` (height, width)."""
+        """An evaluation sample: the cached image, and the truth in pixels of the ``original`` (height, width)."""
         index = range(len(self))[int(index)]
         height, width = (int(n) for n in self.inner[index])
         image = torch.from_numpy(np.array(self.pixels.images[index, :, :height, :width]))
@@ -156,10 +156,10 @@ def cache_boxes(boxed: BoxSet, size: int, folder: Path, progress: Progress | Non
     """Decode the images of ``boxed`` to squares of ``size`` pixels in ``folder``, or find them there.
 
     Images that cannot be decoded are dropped with their boxes and listed in ``pixels.skipped``. Raises SensoriumError
-    where none can be, or the disk is full.
+    if none can be, or the disk is full.
     """
     base: Any = boxed.images
-    if isinstance(base, Scenes):  # drawn at the size that is wanted
+    if isinstance(base, Scenes):  # rendered at the requested size
         pixels, truth = cache(base, size, folder, progress=progress), boxed
     else:
         pixels = cache(Letterboxed(boxed, size), size, folder, progress=progress)

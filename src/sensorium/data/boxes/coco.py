@@ -1,4 +1,4 @@
-"""COCO json: every image, category and box of a set in one file.
+"""COCO JSON: every image, category and box of a set in one file.
 
 {"images": [{id, file_name, width, height}], "categories": [{id, name}], "annotations": [{image_id, category_id, bbox,
 iscrowd, area, segmentation}]}, a bbox being left, top, width and height in pixels. Images lie in a folder or an uncompressed .tar
@@ -26,7 +26,7 @@ _OTHER_JSON = ("captions", "person_keypoints", "panoptic", "stuff", "image_info"
 
 
 def coco_files(folder: Path) -> dict[str, Path]:
-    """Annotation files by split: named after splits, lying in folders of splits, or a single one."""
+    """Annotation files by split: named after splits, in folders of splits, or a single one."""
     found: dict[str, Path] = {}
     below = [folder / "annotations", *(e for e in sorted(folder.iterdir()) if e.is_dir() and split_of(e.name))]
     files = [file for place in (folder, *below) if place.is_dir() for file in sorted(place.glob("*.json"))]
@@ -41,7 +41,7 @@ def coco_files(folder: Path) -> dict[str, Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether a json of any name is meant: what it begins with may be anything, so it is read."""
+    """Whether a JSON file of any name is an annotation file, by its content."""
     try:
         return isinstance(_coco_json(file)["annotations"], list)
     except SensoriumError:
@@ -56,7 +56,7 @@ def _coco_json(file: Path) -> dict[str, list]:
         raise SensoriumError(f"{where}: not readable as JSON ({printable(str(error))[:120]}).") from None
     for name in ("images", "annotations", "categories"):
         if not isinstance(stored, dict) or not isinstance(stored.get(name), list):
-            raise SensoriumError(f"{where}: no COCO detection file; it has no list '{name}'.")
+            raise SensoriumError(f"{where}: not a COCO detection file: it has no list '{name}'.")
     return stored
 
 
@@ -125,8 +125,8 @@ def _key(row: Any, field: str) -> int | str | None:
 
 
 def _images_of(file: Path, names: list[str], log: Log) -> tuple[Source, dict[str, int]]:
-    """Where the images of a COCO file lie, and which of them each listed name is: of the folders and tars that are
-    usual, the one that has the most of the first names."""
+    """The folder or tar of a COCO file's images, and the image of each listed name: of the usual places, the one that
+    has most of the first names."""
     stem = re.sub(r"^_?(instances|annotations)[_.]?|\.coco$", "", file.stem)
     wanted = [name for name in dict.fromkeys([stem, f"images_{stem}", f"images/{stem}", "images", "."]) if name]
     near = [base / name for base in (file.parent, file.parent.parent) for name in wanted]
@@ -136,12 +136,12 @@ def _images_of(file: Path, names: list[str], log: Log) -> tuple[Source, dict[str
     there = [] if best is None else [name for name in dict.fromkeys(names) if name in best]
     if best is None or (names and not there):
         looked = ", ".join(dict.fromkeys(printable(str(store.path)) for store in stores)) or "no folder"
-        raise SensoriumError(f"{printable(str(file))}: none of its images is to be found; looked in {looked}.")
+        raise SensoriumError(f"{printable(str(file))}: none of its images was found; looked in {looked}.")
     return best.source(there), {name: i for i, name in enumerate(there)}
 
 
 class _Folder:
-    """Images in a folder, by the names that a file gives them."""
+    """Images in a folder, by the names in a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -149,7 +149,7 @@ class _Folder:
     def __contains__(self, name: str) -> bool:
         try:
             return _inside(name) and (self.path / name).is_file()
-        except OSError:  # a name that no file can have
+        except OSError:  # an invalid file name
             return False
 
     def source(self, names: list[str]) -> Source:
@@ -157,7 +157,7 @@ class _Folder:
 
 
 class _Tar:
-    """Images in a tar, by their whole name there or its last part."""
+    """Images in a tar, by their full name or its last part."""
 
     def __init__(self, path: Path, log: Log):
         self.path, self.members = path, {}
@@ -176,6 +176,6 @@ class _Tar:
 
 
 def _inside(name: str) -> bool:
-    """Whether a file name stays in the folder that it is looked for in."""
+    """Whether a file name stays inside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     return not path.is_absolute() and ".." not in path.parts and not re.match(r"[A-Za-z]:", name)

@@ -1,11 +1,12 @@
-"""Finding the layout of detection data, and two of its three layouts, Pascal VOC XML and YOLO text; COCO is box_coco's.
+"""Finding the layout of detection data, and two of its three layouts, Pascal VOC XML and YOLO text; COCO is in
+:mod:`coco`.
 
 VOC     Annotations/*.xml and JPEGImages/, splits in ImageSets/Main; or XML files beside their images, flat or in
-        folders train, valid, test. Corners are pixel numbers from 1 on, both included: the edges of a box are
+        folders train, valid, test. Corners are pixel indices from 1, inclusive: the edges of a box are
         (xmin - 1, ymin - 1, xmax, ymax).
-YOLO    images/ and labels/ with a text a picture, or the texts beside the pictures, in the usual splits. A line is
-        "class cx cy w h" as shares of the image, or "class x1 y1 x2 y2 x3 y3 ..." of a polygon, whose bounding box is
-        taken, and itself as the object's mask. Names come from data.yaml, classes.txt or obj.names. A picture without a text has no objects.
+YOLO    images/ and labels/ with one text file per image, or these beside the images, in the usual splits. A line is
+        "class cx cy w h" as fractions of the image, or "class x1 y1 x2 y2 x3 y3 ..." for a polygon, which gives the box
+        and the mask. Names come from data.yaml, classes.txt or obj.names. An image without a text file has no objects.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sensorium.data.images.folders import Files, litter, split_of
 from sensorium.data.images.sets import natural_key
 from sensorium.errors import SensoriumError
 
-_SMALL = 16 << 20  # bytes of an annotation of one image; more is not read
+_SMALL = 16 << 20  # maximum bytes of an image's annotation
 _LOOKED_FOR = (
     "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files, or folders Annotations and "
     "JPEGImages) and YOLO (folders images and labels, or .txt files beside the images)"
@@ -38,13 +39,13 @@ Sets = dict[str, Listed]
 
 
 def find_boxes(path: Path, log: Log) -> tuple[str, tuple[str, ...], Sets]:
-    """(layout, classes, splits) of a json or a folder. Raises SensoriumError where it is none that is known."""
+    """(layout, classes, splits) of a JSON file or a folder. Raises SensoriumError if the layout is unknown."""
     where = printable(str(path))
     try:
         if not path.exists():
             raise SensoriumError(f"there is nothing at '{where}'. Give one of {_LOOKED_FOR}.")
         if path.is_file() and path.suffix.lower() != ".json":
-            raise SensoriumError(f"'{where}' holds no boxes that are known. Give one of {_LOOKED_FOR}.")
+            raise SensoriumError(f"'{where}' has no boxes in a known format. Give one of {_LOOKED_FOR}.")
         if files := {"train": path} if path.is_file() else coco_files(path):
             return "COCO json", *read_coco(files, log)
         for layout, read in (("Pascal VOC", _voc), ("YOLO text", _yolo)):
@@ -55,7 +56,7 @@ def find_boxes(path: Path, log: Log) -> tuple[str, tuple[str, ...], Sets]:
                 return layout, classes, sets
     except OSError as error:
         raise SensoriumError(f"'{where}' cannot be read ({error.strerror or error}).") from None
-    raise SensoriumError(f"'{where}' holds no boxes. Looked for {_LOOKED_FOR}.")
+    raise SensoriumError(f"'{where}' has no boxes. Looked for {_LOOKED_FOR}.")
 
 
 # ----------------------------------------------------------------------------------------------------------------- VOC
@@ -68,7 +69,7 @@ def _voc(folder: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
     difficult = sum(sum(raw.crowd) for listed in sets.values() for raw in listed.raws)
     if difficult:
-        log.notes.append(f"{difficult:,} boxes are marked difficult: neither learnt nor counted as missed.")
+        log.notes.append(f"{difficult:,} boxes are marked difficult: they are ignored in training and evaluation.")
     return tuple(sorted(found, key=natural_key)), sets
 
 
@@ -107,7 +108,7 @@ def _voc_set(files: Iterable[Path], pictures: Path, log: Log) -> Listed:
         for thing in root.iter("object"):
             corners = (number((thing.findtext(f"bndbox/{k}") or "").strip()) for k in ("xmin", "ymin", "xmax", "ymax"))
             x1, y1, x2, y2 = corners
-            # Some tools count from 0: what is 0 already stays.
+            # Some tools count from 0: a 0 is not decremented.
             rows.append([x1 - 1 if x1 >= 1 else x1, y1 - 1 if y1 >= 1 else y1, x2, y2])
             raw.labels.append(printable((thing.findtext("name") or "").strip()) or None)
             raw.crowd.append((thing.findtext("difficult") or "").strip() == "1")
@@ -118,15 +119,14 @@ def _voc_set(files: Iterable[Path], pictures: Path, log: Log) -> Listed:
 
 
 def parse_xml(file: Path) -> ElementTree.Element:
-    """The root of a small XML file. A document type is refused, and with it every entity: nothing expands, nothing is
-    fetched.
+    """The root of a small XML file. A document type, and so every entity, is an error: nothing is expanded or fetched.
 
     Raises SensoriumError "FILE: what is wrong".
     """
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: Any) -> None:
-        raise ValueError("it declares a document type, which is not read")
+        raise ValueError("it declares a document type, which is not supported")
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = builder.start
@@ -163,7 +163,7 @@ def _yolo(folder: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     if names is None:
         found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
         names = tuple(sorted(found, key=natural_key))
-        log.notes.append("No data.yaml or classes.txt names the classes; they are called by their numbers.")
+        log.notes.append("There is no data.yaml or classes.txt with class names; classes are named by number.")
     return tuple(dict.fromkeys(names)), sets
 
 
@@ -177,7 +177,7 @@ def _yolo_set(pictures: Path, texts: Path, names: tuple[str, ...] | None, log: L
             try:
                 row = _yolo_line(line)
             except ValueError as error:
-                log.skip(f"{stem}.txt", "line is no box", f"line {at}, {error}")
+                log.skip(f"{stem}.txt", "line is not a box", f"line {at}, {error}")
                 continue
             rows.append(row[1])
             raw.labels.append(str(row[0]) if names is None else names[row[0]] if row[0] < len(names) else None)
@@ -190,10 +190,10 @@ def _yolo_set(pictures: Path, texts: Path, names: tuple[str, ...] | None, log: L
 
 
 def _yolo_line(line: str) -> tuple[int, list[float], list[list[float]]]:
-    """(class, edges as shares, outline as shares) of "class cx cy w h", which has no outline, or of a polygon."""
+    """(class, edges, outline) in fractions of the image, of "class cx cy w h" (without outline) or of a polygon."""
     words = line.split()
     if not words[0].isdecimal() or len(words[0]) > 9:
-        raise ValueError(f"'{words[0][:20]}' is no class number")
+        raise ValueError(f"'{words[0][:20]}' is not a class number")
     numbers = [float(word) for word in words[1:]]
     if len(numbers) == 4:
         cx, cy, w, h = numbers
@@ -218,7 +218,7 @@ def _yolo_names(folder: Path, places: dict[str, tuple[Path, Path]]) -> tuple[str
 
 
 def _yaml_names(file: Path) -> tuple[str, ...] | None:
-    """``names`` of a data.yaml, a list or a mapping from numbers; None where there is none."""
+    """``names`` of a data.yaml, a list or a mapping from numbers; None if there is none."""
     import yaml
 
     try:
@@ -234,7 +234,7 @@ def _yaml_names(file: Path) -> tuple[str, ...] | None:
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         return None
-    # Only plain values are turned into text: nested aliases of YAML may stand for more than memory holds.
+    # Only scalars are converted to text: nested YAML aliases may expand to more than memory holds.
     return tuple(
         printable(str(name)) if isinstance(name, str | int | float) else str(i) for i, name in enumerate(names)
     )
@@ -244,7 +244,7 @@ def _yaml_names(file: Path) -> tuple[str, ...] | None:
 
 
 def _split_places(folder: Path) -> dict[str, Path]:
-    """Folders of splits, in ``folder`` or in its "images"; the folder itself as "train" where there are none."""
+    """Folders of splits, in ``folder`` or in its "images"; the folder itself as "train" if there are none."""
     for place in (folder, folder / "images"):
         if place.is_dir():
             entries = sorted(e for e in place.iterdir() if e.is_dir() and not litter(e.name))
@@ -262,7 +262,7 @@ def _of_suffix(folder: Path, *suffixes: str) -> dict[str, Path]:
 
 
 def _lines(file: Path | None, log: Log) -> Iterator[str]:
-    """Lines of a small text that are not empty."""
+    """Non-empty lines of a small text file."""
     if file is None:
         return
     try:

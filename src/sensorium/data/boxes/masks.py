@@ -1,8 +1,8 @@
-"""Masks of objects as COCO writes them, polygons or run lengths, checked when read and drawn when asked for.
+"""COCO's masks of objects, polygons or run lengths, checked when read and rasterized on demand.
 
-Polygons are lists x1, y1, x2, y2, ... in pixels, several for an object in parts. Run lengths count pixels down the
-columns, in turn outside and inside: a list of numbers, or its text form, in which a number is 5 bits a character, low
-ones first, from the third count on as the difference to the count before the last.
+Polygons are lists x1, y1, x2, y2, ... in pixels, several for an object in parts. Run lengths count pixels in
+column-major order, alternately outside and inside: a list of numbers, or its text form, with 5 bits per character, low
+bits first, from the third count on as the difference to the count before the previous one.
 Shapes: N objects, H x W pixels of the image.
 """
 
@@ -14,13 +14,13 @@ from typing import Any, cast
 import numpy as np
 
 Outline = list[np.ndarray] | np.ndarray  # polygons, float64 [2 n] each; or run lengths, int64 [n]
-_MOST = 1 << 20  # numbers of one outline
+_MOST = 1 << 20  # maximum numbers of one outline
 
 
 def outline_of(said: Any, size: tuple[int, int], *, relative: bool = False) -> Outline | None:
-    """A ``segmentation`` for an image of ``size`` (width, height), or None where it cannot be a mask of that image.
+    """A ``segmentation`` for an image of ``size`` (width, height), or None if it can't be a mask of that image.
 
-    relative: polygons are in shares of the image.
+    relative: polygons are in fractions of the image.
     """
     width, height = size
     try:
@@ -60,10 +60,10 @@ def drawn(outlines: Sequence[Outline | None], boxes: np.ndarray, size: tuple[int
 
 
 def _runs(text: str) -> np.ndarray:
-    """Run lengths of their text form. Raises ValueError where it is none."""
+    """Decode the text form of run lengths. Raises ValueError if it is invalid."""
     codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
     if not 0 < len(codes) <= _MOST or codes.min() < 0 or codes.max() >= 64 or codes[-1] & 32:
-        raise ValueError("no run lengths")
+        raise ValueError("not run lengths")
     runs: list[int] = []
     value = shift = 0
     for code in codes.tolist():

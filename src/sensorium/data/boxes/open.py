@@ -1,15 +1,14 @@
-"""Detection data: images with boxes, from COCO json, Pascal VOC XML or YOLO text (see ``box_coco`` and ``box_files``).
+"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML or YOLO text (see :mod:`coco` and :mod:`files`).
 
 A sample is ``{"image": uint8 [3, H, W], "boxes": float32 [N, 4] absolute (x1, y1, x2, y2), "labels": int64 [N],
-"crowd": bool [N], "area": float32 [N], "id"}``, and where the files have outlines "masks": bool [N, H, W] (an object
-without one is its box). Boxes are known without decoding an image, and are held against the
-image's own header:
-    not finite, without width or height, outside the image, of an unknown class   dropped, named and counted
-    partly outside the image                                                      cut to it and counted
-    an outline that is none of this image                                         dropped and counted, the box stays
-An image without boxes stays: it shows what is no object. ``crowd`` marks what is neither to be learnt nor to be counted
-as missed: COCO's regions of many objects, VOC's "difficult" ones. ``area`` is COCO's own where it says one (that of the
-object's mask, by which its evaluation tells small from large), else the box's.
+"crowd": bool [N], "area": float32 [N], "id"}``, and if the files have outlines "masks": bool [N, H, W] (an object
+without one is its box). Boxes are known without decoding an image, and are compared with the image's header:
+    not finite, without width or height, outside the image, of an unknown class   dropped, listed and counted
+    partly outside the image                                                      clipped to it and counted
+    an outline that does not match the image                                      dropped and counted, the box is kept
+    An image without boxes is kept as a negative example. ``crowd`` marks boxes that are ignored in training and
+    evaluation: COCO's regions of many objects, VOC's "difficult" ones. ``area`` is COCO's if given (of the object's
+    mask, which its evaluation uses for object sizes), else the box's.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from sensorium.data.scenes.scenes import Scenes
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
-_MOVED = 0.01  # pixels: rounding moves an edge by less, cutting by more
+_MOVED = 0.01  # pixels: rounding moves an edge by less, clipping by more
 
 
 @dataclass
 class Raw:
-    """One image as a file lists it. ``at`` is its number in ``source``; ``size`` (width, height) what the file says,
-    None where it does not; ``boxes`` float64 [N, 4], edges in pixels, or as shares of the image where ``relative``."""
+    """One image's entry in a file. ``at``: its index in ``source``; ``size`` (width, height) in the file, None if not
+    given; ``boxes`` float64 [N, 4], edges in pixels, or in fractions of the image if ``relative``."""
 
     name: str
     id: Any
@@ -48,13 +47,13 @@ class Raw:
     labels: list[str | None] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
-    outlines: list[Any] = field(default_factory=list)  # as COCO's "segmentation"; none at all, or one a box
+    outlines: list[Any] = field(default_factory=list)  # COCO's "segmentation"; none at all, or one per box
     relative: bool = False
 
 
 @dataclass
 class Listed:
-    """One split as a reader found it."""
+    """One split from a reader."""
 
     source: Source
     raws: list[Raw]
@@ -62,7 +61,7 @@ class Listed:
 
 @dataclass
 class Log:
-    """What could not be used, by file and counted by reason, and what was decided on the way."""
+    """Skipped entries, by file and counted by reason, and notes about choices."""
 
     skipped: list[Skipped] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -76,9 +75,9 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class BoxSet:
-    """Map-style images with boxes. ``rows`` int64 [N]: which of ``images`` they are; ``sizes`` int64 [N, 2]: heights
-    and widths; ``boxes`` float32 [M, 4], ``labels`` int64, ``crowd`` bool and ``areas`` float32 [M] of all images one
-    after another, those of image i at ``starts[i]:starts[i + 1]``; ``outlines`` [M] of their masks, or None where the
+    """Map-style images with boxes. ``rows`` int64 [N]: indices into ``images``; ``sizes`` int64 [N, 2]: heights and
+    widths; ``boxes`` float32 [M, 4], ``labels`` int64, ``crowd`` bool and ``areas`` float32 [M] of all images,
+    concatenated, those of image i at ``starts[i]:starts[i + 1]``; ``outlines`` [M] of their masks, or None if the
     files have none; ``classes`` by label, ``ids`` by image."""
 
     images: EncodedImages
@@ -95,7 +94,7 @@ class BoxSet:
 
     @property
     def names(self) -> list[str]:
-        """Where each image comes from, for people."""
+        """The origin of each image, for display."""
         return [self.images.names[int(row)] for row in self.rows]
 
     def __len__(self) -> int:
@@ -111,14 +110,14 @@ class BoxSet:
             there = f"{image.shape[2]} x {image.shape[1]}"
             name = self.images.names[int(self.rows[index])]
             raise BadImage(name, f"its header says {width} x {height} pixels, there are {there}")
-        masks = {"masks": found["masks"]} if "masks" in found else {}  # scenes know theirs
+        masks = {"masks": found["masks"]} if "masks" in found else {}  # scenes have them
         if not masks and self.masked:
             masks = {"masks": self.masks(index)}
         return {"image": image, **self.truth(index), **masks}
 
     @property
     def masked(self) -> bool:
-        """Whether there are masks: files may have outlines, scenes know theirs."""
+        """Whether there are masks: of outlines in files, or of scenes."""
         return self.outlines is not None or isinstance(self.images, Scenes)
 
     def masks(self, index: int) -> Any:
@@ -133,7 +132,7 @@ class BoxSet:
 
     def truth(self, index: int) -> dict[str, Any]:
         """A sample without its image and masks; nothing is decoded."""
-        import torch  # here, so that looking at a data set does not wait for torch
+        import torch  # here, so that inspecting a data set does not import torch
 
         index = range(len(self))[int(index)]
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -155,8 +154,8 @@ class BoxSet:
 
 @dataclass(frozen=True)
 class OpenedBoxes:
-    """What :func:`open_boxes` found. ``skipped`` names what was dropped, ``counts`` says how often each reason
-    occurred, boxes that were cut included; ``notes`` are plain sentences about choices that it made."""
+    """The result of :func:`open_boxes`. ``skipped`` lists what was dropped, ``counts`` is the count of each reason,
+    including clipped boxes; ``notes`` are sentences about choices."""
 
     path: str
     layout: str
@@ -171,16 +170,16 @@ class OpenedBoxes:
 def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedBoxes:
     """Find the layout of ``path`` and open its images with their boxes.
 
-    ``path`` is a COCO json (its images in a folder or a .tar near it), or a folder of any of the three layouts.
+    ``path`` is a COCO JSON (its images in a folder or a .tar near it), or a folder of any of the three layouts.
     ``test`` opens a second path as the test set; its classes are matched by name. Without one the validation set is the
     test set, and without that a fifth of the images is held out, the same fifth every time. ``limit`` keeps at most
     that many images of each set. Every image's header is read here, no image is decoded.
-    Raises SensoriumError for what the user can mend: a wrong path, an unknown layout, a damaged file, no image at all.
+    Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file, no image at all.
     """
     from sensorium.data.boxes.files import find_boxes
 
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} images is too few; give a number of 1 or more.")
+        raise SensoriumError(f"limit: {limit} images is too few; must be at least 1.")
     log, where = Log(), printable(str(path))
     layout, classes, listed = find_boxes(Path(path).expanduser(), log)
     if test is not None:
@@ -201,7 +200,7 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
 
 
 def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
-    """What a file lists, held against the images' own headers."""
+    """A file's entries, compared with the images' headers."""
     labels_of = {name: i for i, name in enumerate(classes)}
     kept: list[Raw] = []
     sizes, boxes, labels = [], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
@@ -219,7 +218,7 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
         mine_outlined = [outline_of(one, size, relative=raw.relative) if one else None for one in said]
         for one, outline in zip(said, mine_outlined, strict=True):
             if one and outline is None:
-                log.skip(raw.name, "outline is no mask of the image; the box stays")
+                log.skip(raw.name, "outline does not match the image; the box is kept")
         outlines += mine_outlined
         kept.append(raw)
         sizes.append((size[1], size[0]))
@@ -229,7 +228,7 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
         areas.append(np.where(np.isfinite(stated) & (stated > 0), stated, own).astype(np.float32))
     images = EncodedImages(_Moved(listed.source, [raw.at for raw in kept]), [printable(raw.name) for raw in kept])
     columns = (np.concatenate(parts) for parts in (boxes, labels, crowd, areas))
-    starts = np.cumsum([len(rows) for rows in labels])  # the first is the empty one
+    starts = np.cumsum([len(rows) for rows in labels])  # starts with 0
     height_width = np.array(sizes, np.int64).reshape(-1, 2)
     has_masks = any(outline is not None for outline in outlines)
     ids = [raw.id for raw in kept]
@@ -240,7 +239,7 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
 
 
 def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes that can be used, cut to an image of ``size`` (width, height), float32 [n, 4]; which they are, bool [N]."""
+    """Usable boxes, clipped to an image of ``size`` (width, height), float32 [n, 4]; and their mask, bool [N]."""
     limits = np.array([*size, *size], np.float64)
     stated = raw.boxes * limits if raw.relative else raw.boxes
     with np.errstate(invalid="ignore"):
@@ -264,7 +263,7 @@ def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log)
 
 
 def _size(raw: Raw, source: Source, log: Log) -> tuple[int, int] | None:
-    """(width, height) by the image's own header, or None where it cannot be used."""
+    """(width, height) from the image's header, or None if it can't be used."""
     try:
         width, height, _ = decode.header(source.read(raw.at), raw.name)
     except (BadImage, OSError, ValueError) as error:
@@ -278,7 +277,7 @@ def _size(raw: Raw, source: Source, log: Log) -> tuple[int, int] | None:
 
 
 def number(value: Any) -> float:
-    """A number of a file; NaN for what is none."""
+    """A number of a file; NaN for anything else."""
     try:
         return float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -286,7 +285,7 @@ def number(value: Any) -> float:
 
 
 def size_stated(width: Any, height: Any) -> tuple[int, int] | None:
-    """Width and height as a file states them; None where it states nothing that a picture can have."""
+    """Width and height from a file; None if invalid."""
     sides = number(width), number(height)
     return (int(sides[0]), int(sides[1])) if all(1 <= side < 1e9 for side in sides) else None
 
@@ -312,7 +311,7 @@ def _with_test(sets: dict[str, BoxSet], log: Log) -> dict[str, BoxSet]:
         return {"train": sets["train"], "test": sets["val"]}
     train = sets["train"]
     if len(train) < 2:
-        log.notes.append("There is no test set, and no image to spare for one.")
+        log.notes.append("There is no test set, and too few images to hold one out.")
         return sets
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(HELD_OUT * len(train)))

@@ -1,4 +1,4 @@
-"""Pictures with boxes: decoded once into squares. Whatever is wrong with the boxes is named before anything is trained."""
+"""Images with boxes: decoded once into squares. Problems of the boxes are reported before training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class BoxSituation(Situation):
-    """What defaults follow from: as of pictures, ``image_size`` being that of the longer side.
+    """What a recipe's defaults depend on: as for images, with ``image_size`` that of the longer side.
 
-    ``most`` objects in a picture; ``typical`` and ``small``: the median and the 5th percentile of the objects' sides
-    (the root of width times height), in pixels at ``image_size``.
+    ``most``: maximum objects in an image; ``typical`` and ``small``: the median and the 5th percentile of the objects'
+    sides (the root of width times height), in pixels at ``image_size``.
     """
 
     most: int = 1
@@ -42,14 +42,14 @@ SHAPED_BY: tuple[str, ...] = ()
 SIZES = (96, 128, 160, 192, 224, 256, 320, 416, 512, 640)
 MOST_SIZE = {"cpu": 256}
 SCENES_SIZE = 96
-TYPICAL = 32  # pixels that the median object should have
-NAMED = 20  # of what was skipped
+TYPICAL = 32  # side in pixels that the median object should have
+NAMED = 20  # skipped entries that are listed
 TINY, RARE = 4.0, 10
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pictures with boxes, ready for training and judging. ``skipped`` names what could not be used."""
+    """Images with boxes, ready for training and evaluation. ``skipped`` lists what could not be used."""
 
     opened: OpenedBoxes
     train: Boxed
@@ -59,21 +59,21 @@ class Prepared:
 
     @property
     def held(self) -> Boxed:
-        """What to judge by: the test pictures, or the training pictures where there are none."""
+        """The evaluation set: the test images, or the training images if there are none."""
         return self.train if self.test is None else self.test
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open pictures and boxes, choose the longer side's size (``source.image_size`` pixels, or what the objects
-    suggest) and cache the squares."""
+    """Open images and boxes, choose the size of the longer side (``source.image_size`` pixels, or from the objects'
+    sizes) and cache the squares."""
     size = source.image_size
     if size is not None and not 32 <= size <= 2048:
         raise SensoriumError(f"--image-size {size}: choose 32 to 2048 pixels.")
     if is_scenes(source.path):
         if source.test is not None:
-            raise SensoriumError("--test: scenes bring their own test pictures.")
+            raise SensoriumError("--test: scenes have their own test pictures.")
         size = size or SCENES_SIZE
-        with bar("looking for boxes", progress) as advance:
+        with bar("reading boxes", progress) as advance:
             opened = open_scene_boxes(source.path, size, source.cache, limit=source.limit, progress=advance)
     else:
         opened = open_boxes(source.path, test=source.test, limit=source.limit)
@@ -94,8 +94,8 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 
 def natural_size(train: BoxSet) -> int:
-    """The size at which the median object has 32 pixels a side, one of 96 ... 640 (256 at most on a CPU), and not more
-    than the median picture has."""
+    """The size at which the median object has a side of 32 pixels, one of 96 ... 640 (at most 256 on a CPU), and at
+    most that of the median image."""
     longer = train.sizes.max(axis=1)
     sides = np.sqrt(np.prod(train.boxes[:, 2:] - train.boxes[:, :2], axis=1))
     shares = sides / np.repeat(longer, np.diff(train.starts))
@@ -105,7 +105,7 @@ def natural_size(train: BoxSet) -> int:
 
 
 def situate(ready: Prepared) -> BoxSituation:
-    """Size, count, classes and statistics of the pictures, how many and how large their objects are, and the
+    """Size, count, classes and statistics of the images, how many and how large their objects are, and the
     machine."""
     device, train = device_name(), ready.train
     sides = object_sides(train)
@@ -125,16 +125,16 @@ def situate(ready: Prepared) -> BoxSituation:
 
 
 def object_sides(part: Boxed) -> np.ndarray:
-    """Root of width times height of each box that can be learnt, in pixels of the squares: float [M]."""
+    """Root of width times height of each box without crowd, in pixels of the squares: float [M]."""
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_in(i) for i in range(len(part)))])
     boxes = boxes[~part.truth.crowd]
     if not len(boxes):
-        raise SensoriumError("no readable training picture has a box that can be learnt.")
+        raise SensoriumError("no readable training picture has a usable box.")
     return np.sqrt(np.maximum(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1), 0))
 
 
 def boxes_a_picture(part: Boxed) -> np.ndarray:
-    """How many boxes of each picture can be learned, int64 [N]."""
+    """Number of boxes without crowd of each image, int64 [N]."""
     image = np.repeat(np.arange(len(part)), np.diff(part.truth.starts))
     return np.bincount(image[~part.truth.crowd], minlength=len(part))
 
@@ -148,7 +148,7 @@ def keep(ready: Prepared, folder: Path) -> None:
 
 
 def describe(ready: Prepared) -> dict[str, Any]:
-    """Counts are of pictures."""
+    """Counts are of images."""
     parts = {"train": ready.train, "test": ready.test}
     return {
         "layout": ready.opened.layout,
@@ -165,11 +165,11 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """Nobody looks: what the reader noticed is in the description."""
+    """None: the reader's findings are in the description."""
 
 
 def findings(ready: Prepared) -> list[str]:
-    """What the reader noticed: plain sentences."""
+    """The reader's findings, as sentences."""
     told = list(ready.opened.notes)
     told += [f"{reason}: {count:,}." for reason, count in ready.opened.counts.items()]
     if broken := sum(len(part.pixels.skipped) for part in (ready.train, ready.test) if part is not None):
@@ -177,33 +177,33 @@ def findings(ready: Prepared) -> list[str]:
     train = ready.train
     empty = int((np.diff(train.truth.starts) == 0).sum())
     if empty:
-        told.append(f"{empty:,} of {len(train):,} training pictures have no box: they show what is no object.")
+        told.append(f"{empty:,} of {len(train):,} training pictures have no box: they are negative examples.")
     counts = _by_class(train)
     rare = [f"{train.classes[k]} ({counts[k]})" for k in np.argsort(counts, kind="stable") if counts[k] < RARE]
     if rare:
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
-        told.append(f"Classes with few boxes to learn from: {', '.join(rare[:5])}{more}.")
+        told.append(f"Classes with few training boxes: {', '.join(rare[:5])}{more}.")
     if tiny := int((object_sides(train) < TINY).sum()):
         told.append(
             f"{tiny:,} boxes are smaller than {TINY:.0f} px at {ready.size} px; a larger --image-size would help."
         )
     if ready.test is None:
-        told.append("There are no test pictures: scores are of the training pictures.")
+        told.append("There are no test pictures: scores are on the training pictures.")
     return told
 
 
 def _by_class(part: Boxed) -> np.ndarray:
-    """How many boxes of each class can be learnt, int64 [K]."""
+    """Number of boxes without crowd of each class, int64 [K]."""
     truth = part.truth
     return np.bincount(truth.labels[~truth.crowd], minlength=len(truth.classes))
 
 
 def _first(skipped: Sequence[Skipped]) -> str:
-    return f"; the first that cannot is of {skipped[0].file}: {skipped[0].reason}" if skipped else ""
+    return f"; the first unusable one is of {skipped[0].file}: {skipped[0].reason}" if skipped else ""
 
 
 def _say(ready: Prepared) -> None:
-    """What was found, on standard error, with the first of what was skipped by name."""
+    """Print what was found, on standard error, with the first skipped entries."""
     from rich.console import Console
 
     train, test = ready.train, ready.test

@@ -1,7 +1,7 @@
-"""Images in one array: NumPy's .npz and the IDX files of MNIST and its kin.
+"""Images in one array: NumPy's .npz, and IDX files as in MNIST.
 
-No size that a file states is believed: it is held against the bytes that are there and against the memory that is
-free, before anything is allocated. Nothing is ever unpickled.
+Sizes in a file's header are compared with its length and with the free memory before anything is allocated. Nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IDX_TYPES = {0x08: np.dtype("u1"), 0x09: np.dtype("i1"), 0x0B: np.dtype(">i2"),
 
 
 def available_memory() -> int:
-    """Bytes that can still be allocated: the machine's, or the container's where that is less."""
+    """Bytes that can still be allocated: the machine's, or the container's if less."""
     free = 8 << 30
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -47,7 +47,7 @@ def available_memory() -> int:
 
 
 def read_npz(path: Path) -> Found:
-    """An .npz with images, labels and class names; one set, or one a split ("x_train", "train_images", ...)."""
+    """An .npz with images, labels and class names; one set, or one per split ("x_train", "train_images", ...)."""
     where = printable(str(path))
     with zipfile.ZipFile(path) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
@@ -81,7 +81,7 @@ def read_npz(path: Path) -> Found:
 
 
 def idx_pairs(folder: Path) -> dict[str, Path]:
-    """Images files of an IDX layout in a folder, by split; empty where there are none."""
+    """Image files of an IDX layout in a folder, by split; empty if there are none."""
     pairs: dict[str, Path] = {}
     for entry in list_folder(folder):
         if entry.is_file() and is_idx_images(entry.name):
@@ -98,7 +98,7 @@ def is_idx_images(name: str) -> bool:
 
 
 def read_idx(files: dict[str, Path]) -> Found:
-    """IDX images by split, each with the labels file beside it where there is one."""
+    """IDX images by split, each with its labels file if there is one."""
     sets: dict[str, ImageSet] = {}
     notes = []
     for split, path in files.items():
@@ -142,24 +142,26 @@ def _idx(path: Path) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize
         _affordable(size, where)
         if not zipped and size != (held := path.stat().st_size - 4 - 4 * rank):
-            raise SensoriumError(f"{where}: states {size:,} bytes of values but holds {held:,}; fetch the file again.")
+            raise SensoriumError(
+                f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again."
+            )
         values = _read(file, size, where)
         if file.read(1):
             raise SensoriumError(
-                f"{where}: holds more than the {size:,} bytes of values it states; fetch the file again."
+                f"{where}: has more than the {size:,} bytes of values in its header; fetch the file again."
             )
     array = np.frombuffer(values, dtype).reshape(shape)
     return array if dtype.itemsize == 1 else array.astype(np.int64)
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.ndarray:
-    """One array of an .npz, its stated size checked first."""
+    """One array of an .npz, after checking its header's size."""
     field = f"{where}: '{info.filename.removesuffix('.npy')}'"
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise SensoriumError(
-                f"{field}: .npy format {version[0]}.{version[1]} is not read; save it again with np.savez."
+                f"{field}: .npy format {version[0]}.{version[1]} is not supported; save it again with np.savez."
             )
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
@@ -170,19 +172,19 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.n
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size != info.file_size - file.tell():
             raise SensoriumError(
-                f"{field}: the header states {size:,} bytes, the file {info.file_size - file.tell():,}."
+                f"{field}: the header gives {size:,} bytes, the file has {info.file_size - file.tell():,}."
             )
         _affordable(size, field)
         values = _read(file, size, field)
         if file.read(1):
-            raise SensoriumError(f"{field}: holds more bytes than it states.")
+            raise SensoriumError(f"{field}: has more bytes than in its header.")
     if not size:
         return np.zeros(shape, dtype)
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str) -> bytearray:
-    """Exactly ``size`` bytes, in memory that grows with what is really there."""
+    """Exactly ``size`` bytes, allocated as they are read."""
     values = bytearray()
     while len(values) < size:
         block = file.read(min(size - len(values), 1 << 24))
@@ -196,7 +198,7 @@ def _affordable(size: int, where: str) -> None:
     free = available_memory()
     if size > 0.8 * free:
         raise SensoriumError(
-            f"{where}: states {size / 2**30:,.1f} GiB, more than the {free / 2**30:,.1f} GiB of free memory; "
+            f"{where}: needs {size / 2**30:,.1f} GiB, more than the {free / 2**30:,.1f} GiB of free memory; "
             "store the images as files or as .tar shards, which are read one at a time."
         )
 
@@ -209,7 +211,7 @@ def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: s
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 2, 3, 4)):
         raise SensoriumError(f"{field} has shape {list(pixels.shape)}; expected [N, H, W, 3] or [N, H, W].")
     if 0 in pixels.shape:
-        raise SensoriumError(f"{field} has shape {list(pixels.shape)}: it holds no images.")
+        raise SensoriumError(f"{field} has shape {list(pixels.shape)}: it has no images.")
     names: Sequence[str] = Numbered(prefix, len(pixels))
     if titles is not None and titles.dtype.kind == "U" and titles.shape == (len(pixels),):
         names = [printable(str(title)) for title in titles]
@@ -217,7 +219,7 @@ def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: s
 
 
 def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:
-    """Class names of an array of strings; None where 'classes' holds something else, such as numbers."""
+    """Class names of an array of strings; None if 'classes' holds something else, such as numbers."""
     if names.ndim != 1 or names.dtype.kind not in "US":
         return None
     words = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
@@ -229,7 +231,7 @@ def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:
 def _labels(
     raw: np.ndarray, count: int, names: tuple[str, ...] | None, field: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Stored labels -> 0..K-1 and class names. Whole numbers index ``names``, or are themselves the names; -1: unknown."""
+    """Stored labels -> 0..K-1 and class names. Integers index ``names``, or are themselves the names; -1: unknown."""
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.ndim != 1 or len(raw) != count:
@@ -239,12 +241,12 @@ def _labels(
     if raw.dtype.kind in "US":
         words = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
         if names is not None and (odd := sorted(set(words) - set(names))):
-            raise SensoriumError(f"{field} holds '{odd[0]}', which is none of the class names.")
+            raise SensoriumError(f"{field} has '{odd[0]}', which is not a class name.")
         return numbered(words, names)
     if raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.round(raw)).all():
         raw = raw.astype(np.int64)
     if raw.dtype.kind not in "iub":
-        raise SensoriumError(f"{field} is {raw.dtype}; expected whole numbers or strings, one class each.")
+        raise SensoriumError(f"{field} is {raw.dtype}; expected integers or strings.")
     labels = raw.astype(np.int64)
     if names is not None:
         if labels.min() < -1 or labels.max() >= len(names):
@@ -257,7 +259,7 @@ def _labels(
 
 
 def _key(keys: dict[str, str], split: str, stems: tuple[str, ...]) -> str | None:
-    """The key of an array, alone ("images") or with its split before or behind ("train_images", "x_test")."""
+    """The key of an array, alone ("images") or with its split as prefix or suffix ("train_images", "x_test")."""
     if not split:
         return next((keys[stem] for stem in stems if stem in keys), None)
     for word in SPLITS[split]:

@@ -1,8 +1,8 @@
-"""Decoded once, read ever after: square uint8 pixels in a memory map.
+"""A cache of decoded images: square uint8 pixels in a memory map.
 
-The shorter side is resized to S (antialiased bilinear), the centre cropped, and [N, 3, S, S] written beside the run. The
-file's name carries a hash of what it was made from, its side file a checksum of what it holds: a cache is reused when
-both agree, and made again when the images changed or the file is damaged. Writing is sequential and atomic.
+The shorter side is resized to S (antialiased bilinear), the center cropped, and [N, 3, S, S] written beside the run.
+The file's name has a hash of its sources, its side file a checksum of its content: a cache is reused if both match, and
+rebuilt if the images changed or the file is damaged. Writing is sequential and atomic.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pixels(Rows):
         return sampled_digest(self, () if self.labels is None else (self.labels,))
 
     def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
-        """``image`` uint8 [n, 3, S, S], and ``label`` int64 [n] where there are labels."""
+        """``image`` uint8 [n, 3, S, S], and ``label`` int64 [n] if there are labels."""
         columns = {"image": self.images} | ({} if self.labels is None else {"label": self.labels})
         return ArrayRows(columns).take(index, names)
 
@@ -78,7 +78,7 @@ class Pixels(Rows):
         return self.images.shape[-1]
 
     def subset(self, indices: Any) -> Pixels:
-        """The images at ``indices`` (int [n], bool [N] or a slice); mean and std stay those of the whole.
+        """The images at ``indices`` (int [n], bool [N] or a slice); mean and std are those of the whole set.
 
         A slice is a view of the memory map, anything else a copy in memory.
         """
@@ -101,12 +101,12 @@ def cache(
 ) -> Pixels:
     """Decode ``images`` to squares of ``size`` pixels in ``folder``, or find them there.
 
-    Broken images are dropped with their labels and listed in ``Pixels.skipped``. ``max_bytes`` bounds the file (default:
-    40 GB, or 80 % of the free disk where that is less). ``progress`` is called with (done, total). Raises SensoriumError
-    when nothing can be decoded, the bound is passed or the disk is full.
+    Broken images are dropped with their labels and listed in ``Pixels.skipped``. ``max_bytes``: maximum size of the
+    file (default: 40 GB, or 80 % of the free disk if less). ``progress`` is called with (done, total). Raises
+    SensoriumError if nothing can be decoded, the file would be too large or the disk is full.
     """
     if not 1 <= size <= 4096:
-        raise SensoriumError(f"image size {size}: choose one from 1 to 4096 pixels.")
+        raise SensoriumError(f"image size {size}: must be from 1 to 4096 pixels.")
     folder = Path(folder)
     key = content_hash(images, size)
     data, side = folder / f"pixels-{size}-{key[:16]}.u8", folder / f"pixels-{size}-{key[:16]}.json"
@@ -130,10 +130,10 @@ def cache(
 
 
 def natural_size(images: ImageSet, cpu: bool) -> int:
-    """The square size to train at by default, in pixels.
+    """The default square size for training, in pixels.
 
     Images that all have the same small shape (shorter side <= 64) keep it. Else the median shorter side, rounded down
-    to one of 32, 64, 96, 128 and 224; at most 64 on a CPU. Looks at the headers of at most 512 images.
+    to one of 32, 64, 96, 128 and 224; at most 64 on a CPU. Reads the headers of at most 512 images.
     """
     sides = []
     shapes = set()
@@ -156,7 +156,7 @@ def natural_size(images: ImageSet, cpu: bool) -> int:
 
 
 def content_hash(images: ImageSet, size: int) -> str:
-    """What a cache depends on: names, the bytes of arrays or size and time of files, the image size, this version."""
+    """The key of a cache: names, the bytes of arrays or size and time of files, the image size, this version."""
     digest = hashlib.blake2b(f"{VERSION}:{size}:{len(images)};".encode(), digest_size=20)
     base, indices = (images.base, images.indices) if isinstance(images, View) else (images, np.arange(len(images)))
     for start in range(0, len(images), 4096):
@@ -164,7 +164,7 @@ def content_hash(images: ImageSet, size: int) -> str:
         digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
     if isinstance(base, EncodedImages | ArrayImages):
         base.sign(digest, indices)
-    else:  # generated images: their own description where they have one, and a few of them
+    else:  # generated images: their own description if they have one, and a few samples
         digest.update(f"{type(base).__qualname__}:{getattr(base, 'signature', '')};".encode())
         for index in indices[np.unique(np.linspace(0, max(0, len(indices) - 1), min(16, len(indices))).astype(int))]:
             digest.update(np.ascontiguousarray(base[int(index)]["image"]).tobytes())
@@ -179,7 +179,7 @@ def _bound(count: int, size: int, folder: Path, max_bytes: int | None) -> None:
         return
     fitting = int((most / (3 * max(count, 1))) ** 0.5)
     raise SensoriumError(
-        f"{folder}: {count:,} images of {size} x {size} take {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
+        f"{folder}: {count:,} images of {size} x {size} need {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
         f"({free / 1e9:.1f} GB of disk are free); lower the image size to {max(fitting, 1)} or less, or limit the images."
     )
 
@@ -187,7 +187,7 @@ def _bound(count: int, size: int, folder: Path, max_bytes: int | None) -> None:
 def _build(
     images: ImageSet, size: int, key: str, data: Path, side: Path, progress: Progress | None, workers: int
 ) -> dict[str, Any]:
-    """Decode everything, write the two files, give back what the side file holds."""
+    """Decode everything, write the two files, return the content of the side file."""
     part = data.with_name(f"{data.name}.part-{os.getpid()}")
     dropped: list[int] = []
     skipped: list[tuple[str, str]] = []
@@ -226,7 +226,7 @@ def _build(
 
 
 def _squares(images: ImageSet, size: int, workers: int) -> Iterator[tuple[np.ndarray, list[tuple[int, BadImage]]]]:
-    """Chunks in order: (uint8 [n, 3, S, S] of the sound ones, the broken ones). Decoders let go of the interpreter lock."""
+    """Chunks in order: (uint8 [n, 3, S, S] of the readable ones, the broken ones). Decoders release the GIL."""
     base = images.base if isinstance(images, View) else images
     starts = range(0, len(images), _CHUNK)
     if workers == 1 or not isinstance(base, EncodedImages):
@@ -255,14 +255,14 @@ def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tu
         block = block[..., None] if block.ndim == 3 else block
         return np.ascontiguousarray(np.broadcast_to(block, (*block.shape[:3], 3)).transpose(0, 3, 1, 2)), []
     drawn: Any = getattr(base, "images", None)
-    if drawn is not None:  # generated: drawn together, and at the size that is wanted
+    if drawn is not None:  # generated: rendered together at the requested size
         return drawn(images.indices[start : indices.stop] if isinstance(images, View) else indices, size).numpy(), []
     out = np.empty((len(indices), 3, size, size), np.uint8)
     bad: list[tuple[int, BadImage]] = []
     at = 0
     for index in indices:
         try:
-            # Twice the size is kept in reduced decoding, so that the antialiased resize still decides what is seen.
+            # Reduced decoding keeps at least twice the size, so that the antialiased resize determines the result.
             out[at] = decode.square(picture(images, index, 2 * size), size)
             at += 1
         except BadImage as error:
@@ -271,7 +271,7 @@ def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tu
 
 
 def _moments(counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and std per channel in 0..1 scale from histograms [3, 256]: exact, whatever the order."""
+    """Mean and std per channel in 0..1 scale from histograms [3, 256]: exact and independent of the order."""
     values = np.arange(256) / 255
     total = counts.sum(1)
     mean = (counts * values).sum(1) / total
@@ -280,7 +280,7 @@ def _moments(counts: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _stored(data: Path, side: Path, key: str, size: int, total: int) -> dict[str, Any] | None:
-    """What the side file holds, if it and the pixels are whole and made from these images; None otherwise."""
+    """The content of the side file, if it and the pixels are intact and made from these images; else None."""
     try:
         stored = json.loads(side.read_text())
         agrees = (stored["version"], stored["hash"], stored["size"], stored["total"]) == (VERSION, key, size, total)

@@ -1,8 +1,8 @@
-"""Image files in, square uint8 RGB out: whatever the mode, the orientation or the damage.
+"""Decoding image files to square uint8 RGB, for any mode, orientation or damage.
 
-Grey is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float grey is scaled
-by its value range, EXIF rotation is applied, and of an animation the first frame is taken. What cannot be decoded, or
-would take gigabytes to decode, is a :class:`BadImage` with a reason, whatever the decoder raised.
+Gray is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float gray is scaled
+by its value range, EXIF rotation is applied, and of an animation the first frame is used. A file that can't be decoded,
+or would need gigabytes, raises :class:`BadImage` with a reason, whatever the decoder raised.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
 
-# EPS and the like hand the file to an outside program; formats are named so that no such reader is ever reached.
+# Readers of EPS and similar formats run external programs; the list of formats excludes them.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,14 +57,14 @@ _TURNS = {
 }
 _EXIF_ORIENTATION = 274
 
-# The size is checked here, against MAX_PIXELS, and answered with a refusal by name; Pillow's own warning adds nothing.
+# The size is checked here against MAX_PIXELS, with a named error; Pillow's warning is redundant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Damaged metadata is no reason to speak up while the pixels are sound.
+# No warnings about damaged metadata if the pixels are readable.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 
 class BadImage(SensoriumError):
-    """One image that cannot be used: ``name`` says which, ``reason`` why."""
+    """An unusable image: its ``name``, and the ``reason``."""
 
     def __init__(self, name: str, reason: str):
         super().__init__(f"{name}: {reason}")
@@ -75,16 +75,16 @@ class BadImage(SensoriumError):
 
 
 def printable(name: str) -> str:
-    """A file name that is safe to show: control characters and undecodable bytes are escaped."""
+    """A file name that is safe to print: control characters and undecodable bytes are escaped."""
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
 
 
 def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.Image:
-    """Decode an image file (its bytes, or where it lies) to an RGB image.
+    """Decode an image file (its bytes, or its path) to an RGB image.
 
-    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same picture, for
+    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same image, in
     a fraction of the time. Raises :class:`BadImage` and nothing else.
     """
     try:
@@ -116,22 +116,23 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
 
 def to_array(image: Image.Image) -> np.ndarray:
     """RGB image -> uint8 [3, H, W]."""
-    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # a copy: Pillow's own is read-only
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # a copy: Pillow's is read-only
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """RGB image -> uint8 [3, size, size]: shorter side resized to ``size`` (antialiased bilinear), centre cropped."""
+    """RGB image -> uint8 [3, size, size]: shorter side resized to ``size`` (antialiased bilinear), center cropped."""
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
-        # Resizing the central square alone is the same picture, and a 1 x 65,000 strip costs no gigabytes.
+        # Resizing only the central square gives the same image, without gigabytes for a 1 x 65,000 strip.
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return to_array(image)
 
 
 def flatten(array: np.ndarray) -> np.ndarray:
-    """Stored pixels [H, W] or [H, W, 1|2|3|4] uint8 -> uint8 [3, H, W]; a 2nd or 4th channel is alpha, put on white."""
+    """Stored pixels [H, W] or [H, W, 1|2|3|4] uint8 -> uint8 [3, H, W]; a 2nd or 4th channel is alpha, composited on
+    white."""
     if array.ndim == 2:
         array = array[:, :, None]
     channels = array.shape[2]
@@ -149,7 +150,7 @@ def _open(source: bytes | Path, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
     except Image.DecompressionBombError:
-        # Only a JPEG can be decoded at a reduced scale; opened directly, it skips the check and meets ours instead.
+        # Only a JPEG can be decoded at a reduced scale; opened directly, it skips Pillow's check and gets ours.
         data = source if isinstance(source, bytes) else source.read_bytes()
         if data[:2] != b"\xff\xd8":
             raise BadImage(name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller") from None
@@ -157,7 +158,7 @@ def _open(source: bytes | Path, name: str) -> Image.Image:
 
 
 def _bound(image: Image.Image, name: str, at_least: int | None) -> None:
-    """Refuse what would take gigabytes; let a JPEG decode at a reduced scale where that is asked for or needed."""
+    """Raise for images that would need gigabytes; let a JPEG decode at a reduced scale if requested or needed."""
     width, height = image.size
     large = width * height > MAX_PIXELS
     # A progressive JPEG keeps all coefficients in memory, whatever the scale.
@@ -185,7 +186,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_grey(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float grey -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
+    """16-bit, 32-bit and float gray -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
     values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":
@@ -200,7 +201,7 @@ def _wide_grey(image: Image.Image) -> np.ndarray:
 def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(source.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged EXIF: the pixels are still good
+    except Exception:  # damaged EXIF: the pixels are still readable
         turn = None
     return (
         picture.copy() if turn is None and picture is source else picture if turn is None else picture.transpose(turn)

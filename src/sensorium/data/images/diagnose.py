@@ -1,7 +1,7 @@
-"""What is wrong with the data, in plain words: sizes, classes, copies, leaks between train and test, broken files.
+"""Diagnosis of image data: sizes, classes, duplicates, overlap of training and test set, broken files.
 
-Every image is decoded once, up to a bound a set (20,000 encoded images, 200,000 in memory, 2,000 that are generated),
-spread evenly over it; beyond, the findings speak of the sample and say so. Copies are those of
+Every image is decoded once, up to a limit per set (20,000 encoded images, 200,000 in memory, 2,000 generated ones),
+evenly spaced; for larger sets the findings are of this sample, with a note. Duplicates are those of
 :mod:`sensorium.data.images.duplicates`.
 """
 
@@ -25,14 +25,15 @@ MAX_ENCODED = 20_000
 MAX_ARRAYS = 200_000
 MAX_GENERATED = 2_000
 SHOWN = 20
-_FLAT = 2  # grey levels between the darkest and the brightest pixel of a picture of nothing
+_FLAT = 2  # maximum range of gray levels of a constant image
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Findings:
-    """What :func:`diagnose` found. Names are those of the images; lists of examples are cut at 20, counts are whole."""
+    """The result of :func:`diagnose`. Names are those of the images; lists of examples have at most 20, counts are
+    complete."""
 
     path: str
     layout: str
@@ -52,11 +53,11 @@ class Findings:
     advice: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values that json.dumps takes."""
+        """Everything as JSON values."""
         return dict(vars(self))
 
     def render(self) -> Any:
-        """Something for rich to print."""
+        """A renderable for rich."""
         from sensorium.data.images.findings import render
 
         return render(self)
@@ -64,7 +65,7 @@ class Findings:
 
 @dataclass
 class _Survey:
-    """What one pass over the sample of a set gives; arrays are aligned with ``indices`` (broken ones left out)."""
+    """The result of one pass over the sample of a set; arrays are aligned with ``indices`` (without broken ones)."""
 
     indices: np.ndarray
     shapes: list[tuple[int, int]]
@@ -77,7 +78,7 @@ class _Survey:
 
 
 def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: int = MAX_ENCODED) -> Findings:
-    """Look at all sets of ``opened``. Never raises for a broken image: it is listed by name in ``broken``."""
+    """Diagnose all sets of ``opened``. A broken image does not raise: it is listed in ``broken``."""
     sets = {split: images for split in ("train", "test", "val") if (images := getattr(opened, split)) is not None}
     surveys: dict[str, _Survey] = {}
     total = sum(len(_sample_of(images, max_encoded)) for images in sets.values())
@@ -95,7 +96,7 @@ def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: i
     for split, survey in surveys.items():
         if survey.sampled < len(sets[split]):
             findings.notes.append(
-                f"{survey.sampled:,} of the {len(sets[split]):,} {split} images were looked at, spread evenly; "
+                f"{survey.sampled:,} of the {len(sets[split]):,} {split} images were examined, evenly spaced; "
                 "sizes, modes, copies and broken files are of these."
             )
     broken = [*opened.skipped, *(skip for survey in surveys.values() for skip in survey.broken)]
@@ -110,7 +111,7 @@ def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: i
 
 
 def _sample_of(images: ImageSet, max_encoded: int) -> np.ndarray:
-    """Indices to look at: all, or an even spread."""
+    """Indices to examine: all, or evenly spaced ones."""
     base = images.base if isinstance(images, View) else images
     if isinstance(base, ArrayImages):
         most = MAX_ARRAYS
@@ -160,7 +161,7 @@ _Look = tuple[int, tuple[int, int], str, int, np.ndarray, bool]
 
 
 def _looks(images: ImageSet, sample: np.ndarray) -> Iterator[Sequence[_Look | Skipped]]:
-    """(index, (width, height), mode, digest, thumbnail, whether it is flat) of each image, in chunks."""
+    """(index, (width, height), mode, digest, thumbnail, whether it is constant) of each image, in chunks."""
     base = images.base if isinstance(images, View) else images
     chunks = [sample[start : start + 512] for start in range(0, len(sample), 512)]
     if isinstance(base, ArrayImages):
@@ -278,7 +279,7 @@ def _copies(findings: Findings, sets: dict[str, ImageSet], surveys: dict[str, _S
     leaked = [k for group in leaking for k in group if owner[k] > 0]
     exact = [[name(group[0]), name(next(k for k in group if owner[k] > 0))] for group in leaking[:SHOWN]]
 
-    # One of each group of equals, the training set's first, stands for it among the near ones.
+    # One of each group of exact duplicates, preferably of the training set, represents it in the search for near ones.
     spare = np.zeros(len(digests), bool)
     for group in groups:
         spare[group[1:]] = True

@@ -1,14 +1,14 @@
-"""Images that are there twice: exactly, or nearly (recompressed, resized, brightened a little).
+"""Duplicate images: exact, or near (recompressed, resized, slightly brightened).
 
-Exact: the same decoded pixels, by a 64-bit hash. Near, in three stages, each cheaper and coarser than the next: two
-64-bit difference hashes (a bit says whether a cell of a 9 x 8 grey thumbnail is clearly brighter than its left
-neighbour; of an 8 x 9 one, than its upper) propose pairs within 6 bits in both (3 where t >= 0.99); 8 x 8 grey thumbnails, then 16 x 16
-colour ones decide. Each channel's mean is taken out first, so that brightness does not matter:
+Exact: the same decoded pixels, by a 64-bit hash. Near, in three stages, from cheap and coarse to fine: two 64-bit
+difference hashes (a bit: whether a cell of a 9 x 8 gray thumbnail is clearly brighter than its left neighbor; of an 8 x
+9 one, than its upper one) propose pairs within 6 bits in both (3 if t >= 0.99); 8 x 8 gray thumbnails, then 16 x 16
+color ones decide. Each channel's mean is subtracted first, so that brightness does not matter:
     r(a, b) = <a - mean a, b - mean b> / (|a - mean a| |b - mean b|) >= t,   |mean a - mean b| <= 32 of 255
     t = max(0.95, 1 - (1 - q)^2)        q = the 99.9th percentile of r over random pairs
-Where all images look alike (trousers on black), q nears 1 and only what stands out from that counts as a duplicate.
-Up to 40,000 different images every pair is compared; beyond, pairs that share one of four 16-bit bands of the first
-hash, which finds all within 3 bits and most within 6.
+If all images are similar (trousers on black), q is close to 1 and only exceptionally similar pairs count as duplicates.
+Up to 40,000 different images every pair is compared; beyond, only pairs that share one of four 16-bit bands of the
+first hash, which finds all within 3 bits and most within 6.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy as np
 THUMB = 16
 BITS = 6
 BITS_ALIKE = 3
-"""Where t is at least 0.99, so that pairs must agree more closely."""
+"""Whether t is at least 0.99, so that pairs must match more closely."""
 CORRELATION = 0.95
 BRIGHTNESS = 32.0
 ALL_PAIRS = 40_000
 MAX_PAIRS = 100_000
 MAX_CANDIDATES = 20_000_000
 _MAX_BUCKET = 4096
-_STEP = 3  # grey levels: less is noise, and would make hashes of flat regions random
+_STEP = 3  # gray levels: smaller differences are noise, and would make hashes of flat regions random
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Near-duplicate pairs int64 [P, 2], i < j; ``complete`` is False where counting stopped at the bound."""
+    """Near-duplicate pairs int64 [P, 2], i < j; ``complete`` is False if counting stopped at the limit."""
 
     pairs: np.ndarray
     complete: bool
@@ -98,7 +98,7 @@ def near_pairs(thumbs: np.ndarray, all_pairs: int = ALL_PAIRS, max_pairs: int = 
 
 
 def _threshold(thumbs: np.ndarray, samples: int = 16_384) -> float:
-    """t from random pairs; in a small set even a few duplicates must not raise it."""
+    """t from random pairs; robust to a few duplicates in a small set."""
     samples = min(samples, 32 * len(thumbs))
     rng = np.random.default_rng(0)
     a, step = rng.integers(0, len(thumbs), samples), rng.integers(1, len(thumbs), samples)
@@ -115,7 +115,7 @@ def _grey(thumbs: np.ndarray) -> np.ndarray:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """[n, k, C] -> [n, k * C] with each channel's mean taken out and the length made 1 (0 stays 0)."""
+    """[n, k, C] -> [n, k * C] with each channel's mean subtracted, normalized to length 1 (0 stays 0)."""
     x = (x - x.mean(1, keepdims=True)).reshape(len(x), -1)
     return x / np.maximum(np.sqrt(np.einsum("nk,nk->n", x, x)), 1e-6)[:, None]
 
@@ -150,7 +150,8 @@ def _all_candidates(hashes: np.ndarray, bits: int) -> Iterator[np.ndarray]:
 
 
 def _banded_candidates(hashes: np.ndarray, bits: int) -> Iterator[np.ndarray]:
-    """Pairs within ``bits`` bits that share a band; a bucket larger than the bound is compared in pieces of that size."""
+    """Pairs within ``bits`` bits that share a band; a bucket larger than the limit is compared in pieces of that
+    size."""
     for band in range(4):
         values = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.argsort(values, kind="stable")

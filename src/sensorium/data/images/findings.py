@@ -1,4 +1,4 @@
-"""How a diagnosis reads: sentences of advice, and tables for the terminal."""
+"""Output of a diagnosis: sentences of advice, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ _FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
 
 
 def advise(findings: Findings) -> list[str]:
-    """What a person should know before training, the gravest first."""
+    """Advice before training, the most serious first."""
     advice = [*_leaks(findings), *_damage(findings), *_balance(findings)]
     counts, sizes = findings.counts, findings.sizes
     if not findings.classes:
         advice.append(
-            "There are no labels: methods can be trained, but only compared by eye and by rank, not by accuracy."
+            "There are no labels: methods can be trained, but compared only visually and by RankMe, not by accuracy."
         )
     elif "test" not in counts:
-        advice.append("There are no test images: give some with --test, or scores cannot be trusted.")
+        advice.append("There are no test images: give some with --test, or scores are not reliable.")
     if counts["train"] < 1000:
         advice.append(
-            f"{_images(counts['train'])} to train on are few: expect little of training from scratch, and start from published weights."
+            f"{_images(counts['train'])} are few for training: expect little from training from scratch; start from published weights."
         )
     if sizes and min(sizes["min"]) < 8:
-        advice.append(f"The smallest image is {_size(sizes['min'])}: there is little to see in it.")
+        advice.append(f"The smallest image is {_size(sizes['min'])}: it has little detail.")
     if sizes and max(sizes["max"]) > 8 * max(1, min(sizes["min"])) and sizes["different"] > 1:
         advice.append(
             f"Sizes run from {_size(sizes['min'])} to {_size(sizes['max'])}; all are resized and cropped to one square."
         )
     if len(findings.modes) > 1:
         advice.append(
-            f"Colour modes are mixed ({_listed(findings.modes)}): a mode that goes with a class gives it away."
+            f"Color modes are mixed ({_listed(findings.modes)}): a mode correlated with a class leaks the label."
         )
     return advice
 
@@ -42,18 +42,18 @@ def _leaks(findings: Findings) -> list[str]:
     over, tested = findings.overlap, findings.decoded.get("test", 0) + findings.decoded.get("val", 0)
     if over.get("exact"):
         advice.append(
-            f"{_images(over['exact'])} of test or validation {_are(over['exact'])} in the training set too ({_share(over['exact'], tested)}): "
-            "scores on them say nothing; remove them."
+            f"{_images(over['exact'])} of test or validation {_are(over['exact'])} also in the training set ({_share(over['exact'], tested)}): "
+            "scores on them are meaningless; remove them."
         )
     if over.get("near"):
         advice.append(
             f"{_images(over['near'])} of test or validation {_have(over['near'])} a near copy in the training set ({_share(over['near'], tested)}): "
-            "scores flatter."
+            "scores are too optimistic."
         )
     if findings.conflicts.get("count"):
         count = findings.conflicts["count"]
         advice.append(
-            f"{count:,} picture{_s(count)} carr{'ies' if count == 1 else 'y'} different labels on identical pixels: settle which is right."
+            f"{count:,} picture{_s(count)} carr{'ies' if count == 1 else 'y'} different labels on identical pixels: correct them."
         )
     return advice
 
@@ -63,7 +63,7 @@ def _damage(findings: Findings) -> list[str]:
     if findings.broken:
         count = len(findings.broken)
         advice.append(
-            f"{count:,} file{_s(count)} cannot be read and {_are(count)} left out; the first: {findings.broken[0]['file']}."
+            f"{count:,} file{_s(count)} cannot be read and {_are(count)} skipped; the first: {findings.broken[0]['file']}."
         )
     trained = findings.decoded["train"]
     if extra := findings.duplicates.get("count"):
@@ -74,11 +74,11 @@ def _damage(findings: Findings) -> list[str]:
         advice.append(f"{pairs:,} pair{_s(pairs)} of training images {_are(pairs)} nearly the same.")
     if not findings.near_duplicates.get("complete", True):
         advice.append(
-            "So many images look alike that the search for near copies stopped early: the counts are lower bounds."
+            "So many images are similar that the search for near copies stopped early: the counts are lower bounds."
         )
     if blank := findings.constant.get("count"):
         advice.append(
-            f"{_images(blank)} {_are(blank)} of one colour only: nothing can be learned from {'it' if blank == 1 else 'them'}."
+            f"{_images(blank)} {_are(blank)} of one color only: nothing can be learned from {'it' if blank == 1 else 'them'}."
         )
     return advice
 
@@ -87,7 +87,7 @@ def _balance(findings: Findings) -> list[str]:
     advice = []
     classes = findings.classes
     if len(classes) == 1:
-        advice.append(f"There is one class only, '{classes[0]['name']}': nothing to tell apart.")
+        advice.append(f"There is one class only, '{classes[0]['name']}': nothing to classify.")
     for fraction, text in _FRACTIONS:
         small = [c for c in classes if c["train"] * fraction < 1]
         if small:
@@ -102,7 +102,7 @@ def _balance(findings: Findings) -> list[str]:
         if ratio is None or ratio >= 3:
             times = "infinitely many" if ratio is None else f"{ratio:,.0f}"
             advice.append(
-                f"Classes are unbalanced: '{high['name']}' has {times} times the images of '{low['name']}'; look at each class's accuracy."
+                f"Classes are imbalanced: '{high['name']}' has {times} times the images of '{low['name']}'; check per-class accuracy."
             )
     absent = [c["name"] for c in classes if "test" in c and not c["test"]]
     if absent and any(c.get("test") for c in classes):
@@ -113,7 +113,7 @@ def _balance(findings: Findings) -> list[str]:
 
 
 def render(findings: Findings) -> Any:
-    """Tables and lists for a terminal. Names are shown as they are, never read as markup."""
+    """Tables and lists for a terminal. Names are escaped, never parsed as markup."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +136,7 @@ def render(findings: Findings) -> Any:
     if len(findings.broken) > 20:
         parts.append(Text(f"  and {len(findings.broken) - 20:,} more", style="red"))
     if not findings.advice:
-        parts += [Text(), Text("Nothing is wrong with this data that could be found.", style="green")]
+        parts += [Text(), Text("No problems found in this data.", style="green")]
     return Group(*parts)
 
 
@@ -166,7 +166,7 @@ def _rows(findings: Findings) -> list[tuple[str, str]]:
         rows.append(("train and test share", f"{over['exact']:,} exactly, {over['near']:,} nearly{example}"))
     if findings.constant["count"]:
         rows.append(
-            ("one colour only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
+            ("one color only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
         )
     return rows
 

@@ -1,8 +1,8 @@
 """Image files in folders, and scikit-learn's digits.
 
-A folder is one of: images flat (unlabelled), one folder a class (images at any depth below it), or one folder a split
-(train, val, test in any of their usual names and any case) holding either. A single folder that only wraps another is
-stepped through. Hidden files and what operating systems leave behind are passed over.
+A folder is one of: images flat (unlabeled), one folder per class (images at any depth below it), or one folder per
+split (train, val, test in any of their usual names and any case) holding either. A folder whose only content is one
+folder is skipped. Hidden files and those of operating systems are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's or a file's name stands for: "train-00001.tar" -> "train"; None for no split."""
+    """The split in a folder's or a file's name: "train-00001.tar" -> "train"; None if there is none."""
     words = re.findall(r"t10k|[a-z]+", name.casefold())
     return next((split for word in words for split, known in SPLITS.items() if word in known), None)
 
@@ -65,7 +65,7 @@ class Files:
 
 
 def read_folder(folder: Path) -> Found:
-    """A folder of images in any of the layouts above. Raises SensoriumError where it holds no image at all."""
+    """A folder of images in any of the layouts above. Raises SensoriumError if it has no image at all."""
     found = Found("folder of images", {})
     folder = _unwrap(folder, found)
     splits = _split_folders(folder)
@@ -79,15 +79,13 @@ def read_folder(folder: Path) -> Found:
         found.sets["train"] = images
     if tally:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.most_common(4))
-        found.notes.append(
-            f"{_count(sum(tally.values()), 'file')} that no image extension marks passed over ({kinds})."
-        )
+        found.notes.append(f"{_count(sum(tally.values()), 'file')} without an image extension ignored ({kinds}).")
     if "train" not in found.sets:
         where = "its train folder" if splits else "it and the folders below"
         broken = f"; {_count(len(found.skipped), 'file')} could not be read" if found.skipped else ""
         raise SensoriumError(
             f"{printable(str(folder))}: no images in {where}{broken}. Looked for {' '.join(sorted(EXTENSIONS))} files, flat or "
-            "one folder a class; .npz; IDX pairs; .parquet; .csv; .tar shards."
+            "one folder per class; .npz; IDX pairs; .parquet; .csv; .tar shards."
         )
     if any(images.classes for images in found.sets.values()):
         found.layout = "folder of classes"
@@ -95,7 +93,7 @@ def read_folder(folder: Path) -> Found:
 
 
 def read_digits() -> Found:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, scaled from 0..16 to 0..255."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 gray, scaled from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
     values, target = load_digits(return_X_y=True)
@@ -106,12 +104,12 @@ def read_digits() -> Found:
 
 
 def litter(name: str) -> bool:
-    """Hidden files and what operating systems leave behind."""
+    """Whether it is a hidden file or one of an operating system."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """Entries in natural order, without litter. Raises SensoriumError where the folder cannot be read."""
+    """Entries in natural order, without ignored ones. Raises SensoriumError if the folder can't be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not litter(e.name)), key=lambda e: natural_key(e.name))
@@ -120,7 +118,7 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _unwrap(folder: Path, found: Found) -> Path:
-    """Step through folders that hold nothing but one folder of folders: what unpacking an archive often leaves."""
+    """Descend through folders whose only content is one folder of folders, as unpacked archives often have."""
     while True:
         entries = list_folder(folder)
         folders = [e for e in entries if e.is_dir()]
@@ -134,7 +132,7 @@ def _unwrap(folder: Path, found: Found) -> Path:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Split folders by split; empty where the folder is not laid out by splits (a class may be called "train", too)."""
+    """Split folders by split; empty if the folder is not organized by splits (a class may also be called "train")."""
     splits: dict[str, Path] = {}
     others = 0
     for entry in list_folder(folder):
@@ -165,7 +163,7 @@ def _one_set(folder: Path, top: Path, found: Found, tally: Counter[str]) -> Imag
         return EncodedImages(Files(paths), names)
     if loose:
         found.notes.append(
-            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabelled."
+            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabeled."
         )
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))
@@ -194,7 +192,7 @@ def _walk(folder: Path, found: Found, tally: Counter[str], seen: set[tuple[int, 
                 found.skipped.append(Skipped(printable(entry.path), reason))
             else:
                 yield entry.path, below
-        # Depth first in natural order: the last pushed is walked first.
+        # Depth first in natural order: a stack.
         stack.extend((Path(e.path), (*below, e.name)) for e in reversed(entries) if e.is_dir())
 
 

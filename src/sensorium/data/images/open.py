@@ -1,8 +1,8 @@
-"""open_data: look at a path, find the layout, and say what was found.
+"""open_data: detect the layout of a path and open its images.
 
 The layouts are those of :mod:`readers` (folders), :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
-:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. Where a labelled set has no test
-images, a fifth of it is held out, the same fifth every time.
+:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. If a labeled set has no test
+images, a fifth of it is held out, always the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sensorium.errors import SensoriumError
 HELD_OUT = 0.2
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LOOKED_FOR = (
-    "a folder of images (flat or one folder a class), .npz, IDX (.gz), .csv or .parquet of paths and labels, .tar shards, "
+    "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv or .parquet of paths and labels, .tar shards, "
     "or the names digits and scenes"
 )
 
@@ -38,12 +38,12 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     """Find the layout of ``path`` and open its images.
 
     ``test`` opens a second path as the test set; its classes are matched by name. ``limit`` keeps at most that many
-    images of each set, with the classes in proportion. Nothing is decoded here but what a reader must: broken images
-    show up in :func:`sensorium.data.images.cache.cache` and :func:`sensorium.data.images.diagnose.diagnose`.
-    Raises SensoriumError for what the user can mend: a wrong path, an unknown layout, a damaged file.
+    images of each set, with the classes in proportion. Images are decoded only if a reader needs it: broken images
+    are found by :func:`sensorium.data.images.cache.cache` and :func:`sensorium.data.images.diagnose.diagnose`.
+    Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} images is too few; give a number of 1 or more.")
+        raise SensoriumError(f"limit: {limit} images is too few; must be at least 1.")
     found = _read(path)
     train = found.sets["train"]
     notes = list(found.notes)
@@ -60,7 +60,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
     opened = _with_test(opened, notes, given=test is not None)
     if len(train.classes) == 1:
-        notes.append(f"There is one class only, '{train.classes[0]}': nothing to tell apart.")
+        notes.append(f"There is one class only, '{train.classes[0]}': nothing to classify.")
     if limit is not None:
         cut = {
             split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))
@@ -70,7 +70,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
 
 
 def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
-    """A random order of 0..count-1 of which every beginning holds the classes in proportion. int64 [count]."""
+    """A random order of 0..count-1 of which every prefix has the classes in proportion. int64 [count]."""
     shuffled = np.random.default_rng(seed).permutation(count)
     if labels is None:
         return shuffled
@@ -82,9 +82,9 @@ def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np
 
 
 def hold_out(images: ImageSet, fraction: float = HELD_OUT, seed: int = 0) -> tuple[View, View | None]:
-    """Split a labelled set in (kept, held out), class by class; a class of one image keeps it, unlabelled ones stay.
+    """Split a labeled set in (kept, held out), class by class; a class of one image keeps it, unlabeled ones stay.
 
-    Held out is None where no class has two images.
+    Held out is None if no class has two images.
     """
     labels = images.labels
     assert labels is not None
@@ -100,7 +100,7 @@ def hold_out(images: ImageSet, fraction: float = HELD_OUT, seed: int = 0) -> tup
 
 
 def _read(path: str | Path) -> Found:
-    """One path, any layout. What a damaged file raises becomes one line that names it."""
+    """One path, any layout. Errors of a damaged file become one line that names it."""
     text = str(path)
     if text == "digits":
         return read_digits()
@@ -122,16 +122,16 @@ def _read(path: str | Path) -> Found:
         raise SensoriumError(f"{where}: no permission to read it.") from None
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, struct.error, zlib.error) as error:
         raise SensoriumError(
-            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+            f"{where}: damaged or not of the type in its name ({_brief(error)}); fetch the file again."
         ) from None
     except (zipfile.BadZipFile, tarfile.TarError, MemoryError, TypeError) as error:
         raise SensoriumError(
-            f"{where}: damaged or not what its name says ({_brief(error)}); fetch the file again."
+            f"{where}: damaged or not of the type in its name ({_brief(error)}); fetch the file again."
         ) from None
 
 
 def _read_folder(folder: Path) -> Found:
-    """Data files that lie in a folder, by their kind; else images below it."""
+    """Data files in a folder, by their kind; else images below it."""
     files = [Path(e.path) for e in list_folder(folder) if e.is_file()]
 
     def having(*suffixes: str) -> list[Path]:
@@ -153,7 +153,7 @@ def _read_folder(folder: Path) -> Found:
     found = read_folder(folder)
     if having(*_TABLES) and not any(images.classes for images in found.sets.values()):
         found.notes.append(
-            f"{printable(having(*_TABLES)[0].name)} lies beside the images; open it instead to use its labels."
+            f"{printable(having(*_TABLES)[0].name)} is beside the images; open it instead to use its labels."
         )
     return found
 
@@ -178,7 +178,7 @@ def _read_file(path: Path) -> Found:
     if path.suffix.lower() in EXTENSIONS:
         raise SensoriumError(f"{where}: one image; give the folder that holds the images.")
     if "labels" in name and ("idx" in name or name.endswith("ubyte")):
-        raise SensoriumError(f"{where}: labels alone; give the images file, or the folder of both.")
+        raise SensoriumError(f"{where}: only labels; give the images file, or the folder of both.")
     raise SensoriumError(f"{where}: a file of unknown type. Looked for {_LOOKED_FOR}.")
 
 
@@ -187,7 +187,7 @@ def _scenes(text: str) -> Found:
     if text != "scenes":
         digits = text.removeprefix("scenes:").replace("_", "")
         if not digits.isdecimal() or not 1 <= int(digits[:12]) <= 100_000_000:
-            raise SensoriumError(f"{printable(text)}: not a number of scenes; write for example scenes:20000.")
+            raise SensoriumError(f"{printable(text)}: not a number of scenes; write scenes:20000, for example.")
         count = int(digits[:12])
     from sensorium.data.scenes.scenes import Scenes
 
@@ -206,7 +206,7 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
 
 
 def _several(files: dict[str, Path], read: Callable[[Path], Found]) -> Found:
-    """One set of each file; a single file brings the splits that it has itself."""
+    """One set per file; a single file may contain splits."""
     parts = {split: read(path) for split, path in files.items()}
     if len(parts) == 1:
         return next(iter(parts.values()))
@@ -220,7 +220,7 @@ def _several(files: dict[str, Path], read: Callable[[Path], Found]) -> Found:
 
 
 def _agree(train: ImageSet, other: ImageSet, where: str) -> ImageSet:
-    """``other`` with its labels numbered as in ``train``: by name, or by number where one side has numbers only."""
+    """``other`` with its labels numbered as in ``train``: by name, or by number if one side has only numbers."""
     if other.labels is None or not train.classes or other.classes == train.classes:
         return other
     theirs = list(other.classes)
@@ -243,13 +243,15 @@ def _agree(train: ImageSet, other: ImageSet, where: str) -> ImageSet:
 
 
 def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
-    """Find test images: those there, else the validation set, else a fifth of the training set."""
+    """Choose test images: the test set, else the validation set, else a fifth of the training set."""
     train, test, val = opened.train, opened.test, opened.val
     labelled = train.labels is not None
     if test is not None and labelled and test.labels is None:
         if given:
-            raise SensoriumError("test: the test set has no labels, the training set has; give a labelled test set.")
-        notes.append(f"The test set has no labels, so it cannot judge: its {len(test):,} images are left aside.")
+            raise SensoriumError("test: the test set has no labels, the training set has; give a labeled test set.")
+        notes.append(
+            f"The test set has no labels, so it can't be used for evaluation: its {len(test):,} images are ignored."
+        )
         test = None
     if test is None and val is not None and (val.labels is not None or not labelled):
         notes.append("There is no test set; the validation set is used as one.")
@@ -259,7 +261,7 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
         if held is not None:
             notes.append(f"There is no test set; {len(held):,} images, a fifth of each class, are held out as one.")
             return replace(opened, train=kept, test=held)
-        notes.append("There is no test set, and no class has an image to spare for one.")
+        notes.append("There is no test set, and no class has enough images to hold one out.")
     return replace(opened, test=test)
 
 
@@ -270,7 +272,7 @@ def _limited(images: ImageSet, limit: int) -> ImageSet:
 
 
 def _nearest(place: Path) -> str:
-    """ "; did you mean ...?" for a path that is not there: the name most like its first missing part."""
+    """ "; did you mean ...?" for a missing path: the name most similar to its first missing part."""
     missing = place
     try:
         while not missing.parent.exists() and missing.parent != missing:

@@ -1,4 +1,4 @@
-"""Pictures: decoded once into a memory map, square, with labels or without."""
+"""Images: decoded once into a memory map, square, with or without labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class Situation:
-    """What defaults follow from: the data and the machine.
+    """What a recipe's defaults depend on: the data and the machine.
 
-    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabelled, ``mean`` and ``std`` per
-    channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device is fast at it.
+    ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabeled, ``mean`` and ``std`` per
+    channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device has
+    bfloat16 units.
     """
 
     image_size: int
@@ -42,7 +43,7 @@ SHAPED_BY: tuple[str, ...] = ()
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready for training and judging: decoded, square, memory-mapped."""
+    """Data ready for training and evaluation: decoded, square, memory-mapped."""
 
     opened: Opened
     train: Pixels
@@ -51,11 +52,12 @@ class Prepared:
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open the data, choose the working size (``source.image_size`` pixels, or what the pictures suggest) and cache the pixels."""
+    """Open the data, choose the working size (``source.image_size`` pixels, or from the images) and cache the
+    pixels."""
     opened = open_data(source.path, test=source.test, limit=source.limit)
     size = source.image_size or natural_size(opened.train, cpu=device_name() == "cpu")
     if size < 8:
-        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+        raise SensoriumError(f"--image-size {size}: must be at least 8 pixels.")
     held = opened.test if opened.test is not None else opened.val
     with bar("decoding", progress) as advance:
         train = cache(opened.train, size, source.cache, progress=advance)
@@ -65,7 +67,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 
 def situate(ready: Prepared) -> Situation:
-    """Size, count, classes and statistics of the pictures, and the machine."""
+    """Size, count, classes and statistics of the images, and the machine."""
     device, pixels = device_name(), ready.train
     return Situation(
         ready.size,
@@ -84,7 +86,7 @@ def wanted(situation: Situation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """Nothing: the pictures are where they were."""
+    """Nothing: the images stay where they are."""
 
 
 def describe(ready: Prepared) -> dict[str, Any]:
@@ -98,6 +100,6 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> dict[str, Any]:
-    """Counts, sizes, imbalance, duplicates, overlap and broken files of the pictures."""
-    with bar("looking for what is wrong with the data", progress) as advance:
+    """Counts, sizes, imbalance, duplicates, overlap and broken files of the images."""
+    with bar("checking the data", progress) as advance:
         return diagnosis.diagnose(ready.opened, progress=advance).as_dict()

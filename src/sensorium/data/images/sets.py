@@ -1,4 +1,4 @@
-"""What a data set is: a map-style set of raw samples in one vocabulary of fields.
+"""Image data sets: map-style sets of raw samples with standard fields.
 
 A sample is ``{"image": uint8 [3, H, W], "label": int, ...}``; the label is 0..K-1, or -1 where unknown. Labels, class
 names and image names are known without decoding anything. Sets are cheap to build, picklable and safe to read from
@@ -30,7 +30,7 @@ class Skipped:
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """Map-style images. ``classes`` is () and ``labels`` None when unlabelled."""
+    """Map-style images. ``classes`` is () and ``labels`` None when unlabeled."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -48,7 +48,7 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """What :func:`sensorium.data.images.open.open_data` found. ``notes`` are plain sentences about choices that it made."""
+    """The result of :func:`sensorium.data.images.open.open_data`. ``notes`` are sentences about its choices."""
 
     path: str
     layout: str
@@ -61,7 +61,8 @@ class Opened:
 
 @dataclass
 class Found:
-    """What a reader gives back: sets by split ("train", "val", "test"), before splits are held out and classes agreed."""
+    """The result of a reader: sets by split ("train", "val", "test"), before holding out splits and matching
+    classes."""
 
     layout: str
     sets: dict[str, ImageSet]
@@ -76,19 +77,19 @@ class Digest(Protocol):
 
 
 class Source(Protocol):
-    """Where the bytes of encoded images lie."""
+    """The source of the bytes of encoded images."""
 
     def read(self, index: int) -> bytes | Path:
         """The file's bytes, or its path. Raises OSError."""
         ...
 
     def sign(self, digest: Digest, indices: np.ndarray) -> None:
-        """Feed what changes when the images do."""
+        """Update the hash with what identifies the images."""
         ...
 
 
 class EncodedImages:
-    """Images that are decoded when asked for: files, slices of tars, cells of a table."""
+    """Images that are decoded on demand: files, slices of tars, cells of a table."""
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class ArrayImages:
 
 
 class View:
-    """Some images of another set, in a given order, perhaps with other labels."""
+    """Some images of another set, in a given order, optionally with other labels."""
 
     def __init__(self, base: ImageSet, indices: np.ndarray, labels: np.ndarray | None, classes: tuple[str, ...]):
         if isinstance(base, View):
@@ -185,7 +186,7 @@ def root(images: ImageSet, index: int) -> tuple[ImageSet, int]:
 
 
 def picture(images: ImageSet, index: int, at_least: int | None = None) -> Image.Image:
-    """Image ``index`` of any set as an RGB picture; see :meth:`EncodedImages.picture`."""
+    """Image ``index`` of any set as an RGB image; see :meth:`EncodedImages.picture`."""
     base, at = root(images, index)
     if isinstance(base, EncodedImages):
         return base.picture(at, at_least)
@@ -193,7 +194,7 @@ def picture(images: ImageSet, index: int, at_least: int | None = None) -> Image.
 
 
 def header(images: ImageSet, index: int) -> tuple[int, int, str]:
-    """(width, height, mode) of image ``index`` of any set, without decoding it where the set allows that."""
+    """(width, height, mode) of image ``index`` of any set, without decoding it if possible."""
     base, at = root(images, index)
     if isinstance(base, EncodedImages | ArrayImages):
         return base.header(at)
@@ -209,7 +210,8 @@ def natural_key(text: str) -> tuple:
 
 
 def numbered(values: Iterable[str | None], names: tuple[str, ...] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class names an image (None: unknown) -> (labels int64 [N], classes in natural order, or as given in ``names``)."""
+    """Class names per image (None: unknown) -> (labels int64 [N], classes in natural order, or as given in
+    ``names``)."""
     values = list(values)
     classes = names if names is not None else tuple(sorted({v for v in values if v is not None}, key=natural_key))
     number = {name: i for i, name in enumerate(classes)}
@@ -252,6 +254,6 @@ def _checked(index: int, count: int) -> int:
 
 
 def _sample(pixels: np.ndarray, labels: np.ndarray | None, index: int) -> dict[str, Any]:
-    import torch  # here, so that looking at a data set does not wait for torch
+    import torch  # here, so that inspecting a data set does not import torch
 
     return {"image": torch.from_numpy(pixels), "label": -1 if labels is None else int(labels[index])}

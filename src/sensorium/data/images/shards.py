@@ -1,7 +1,7 @@
 """WebDataset shards: tars whose members with one stem are one sample ("0017.png", "0017.cls", "0017.txt").
 
 Shards are indexed once by their headers and then read at offsets, so they are map-style; nothing is ever extracted, so
-a member's path cannot climb anywhere.
+a member's path can't escape.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_tars(files: dict[str, list[Path]]) -> Found:
 
 
 class _Bounded(io.FileIO):
-    """A file that is never asked for more than it holds: a header may state any length."""
+    """A file that limits reads to its length, because a header may give any length."""
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
@@ -101,7 +101,7 @@ def _samples(tar: Path, found: Found) -> Iterator[tuple[str, dict[str, tuple[int
 
 
 def _members(tar: Path, found: Found) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of the regular files of a tar; of a damaged one, those before the damage."""
+    """(name, offset, size) of the regular files of a tar; for a damaged one, those before the damage."""
     count, last, held = 0, -1, tar.stat().st_size
     try:
         with _Bounded(tar) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:

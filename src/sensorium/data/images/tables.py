@@ -1,7 +1,7 @@
-"""Tables of images: CSV of paths and labels, Parquet of paths or of the image bytes themselves.
+"""Tables of images: CSV of paths and labels, Parquet of paths or of image bytes.
 
-Columns are known by their names, in any case. Paths are relative to the table. A Parquet image column may hold bytes, or
-the {bytes, path} of the Hugging Face hub, whose class names are read too; its row groups are read when asked for.
+Columns are recognized by name, case-insensitively. Paths are relative to the table. A Parquet image column may hold
+bytes, or the {bytes, path} of the Hugging Face hub, whose class names are read too; row groups are read on demand.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_parquet(files: dict[str, list[Path]]) -> Found:
 
 
 class Cells:
-    """Encoded images in a column of Parquet files. Two row groups are kept, which is what reading in order needs."""
+    """Encoded images in a column of Parquet files. Two row groups are cached, enough for sequential reading."""
 
     def __init__(self, files: list[Path], column: str, rows: np.ndarray):
         self.files, self.column, self.rows = files, column, rows  # rows: int64 [N, 3] of (file, row group, row in it)
@@ -131,7 +131,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _add_rows(found: Found, split: str, header: list[str], tables: list[tuple[Path, list[list[str]]]]) -> None:
-    """Rows of paths, turned into sets; what does not lie there is skipped by name."""
+    """Rows of paths, converted to sets; missing files are skipped and listed."""
     where = printable(str(tables[0][0]))
     found_at = {role: _column(header, names) for role, names in _ROLES.items()}
     at = {role: header.index(name) for role, name in found_at.items() if name is not None}
@@ -150,7 +150,7 @@ def _add_rows(found: Found, split: str, header: list[str], tables: list[tuple[Pa
             gathered.setdefault(part, []).append((name, str(table.parent / name), label, text))
     if not gathered and split == "train":
         why = f"; the first: {found.skipped[0].file}: {found.skipped[0].reason}" if found.skipped else ""
-        raise SensoriumError(f"{where}: no row names an image that is there{why}.")
+        raise SensoriumError(f"{where}: no row names an existing image{why}.")
     for part, items in gathered.items():
         names, paths, labels, texts = zip(*items, strict=True)
         images = EncodedImages(Files(paths), [printable(name) for name in names])
@@ -183,7 +183,7 @@ def _add_cells(
     other: dict[str, str | None],
     classes: tuple[str, ...] | None,
 ) -> None:
-    """Rows of image bytes; only the small columns are read now."""
+    """Rows of image bytes; only the other columns are read now."""
     import pyarrow.parquet as pq
 
     wanted = [name for name in other.values() if name is not None]
@@ -218,7 +218,7 @@ def _add_cells(
 
 
 def _hub_classes(metadata: dict[bytes, bytes] | None, label: str | None) -> tuple[str, ...] | None:
-    """Class names that the Hugging Face hub keeps in the schema, where they are sound."""
+    """Class names in the Hugging Face hub's schema, if valid."""
     try:
         feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]
         names = tuple(printable(str(name)) for name in feature["names"])
@@ -245,7 +245,7 @@ def _listed(names: list[str]) -> str:
 
 
 def group_by_split(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their names begin with; a name that says none is training data."""
+    """Files by the split prefix of their names; without a prefix, training data."""
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(split_of(path.name) or "train", []).append(path)

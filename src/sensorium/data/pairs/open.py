@@ -1,11 +1,11 @@
-"""Pictures with captions: what a path holds, as pairs that are decoded when asked for.
+"""Images with captions: pairs from a path, decoded on demand.
 
 open_pairs reads WebDataset tars (KEY.png or .jpg beside KEY.txt, or KEY.json with a "caption"), a folder with a
 captions file (.csv, .tsv or .jsonl of file and caption; paths relative to it) and Parquet (paths or image bytes, and a
-caption); of several files, or of folders called train, val and test, each is the split that its name says. A "caption"
-may be a list: then its picture makes several pairs. Without a test set the validation set serves, or a tenth of the
-pairs is held out, of which none shares a picture or a caption with those that are kept.
-What is broken is skipped by name: captions missing or not UTF-8 when a path is opened, pictures when they are decoded.
+caption); several files, or folders called train, val and test, are splits by name. A "caption" may be a list: its image
+then gives several pairs. Without a test set the validation set is used, or a tenth of the pairs is held out, which
+share no image or caption with the rest. Broken entries are skipped and listed: captions missing or not UTF-8 when a
+path is opened, images when they are decoded.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ HELD_OUT = 0.1
 _FILES = ("file", "path", "image", "filename", "file_name", "filepath", "image_path", "image_name", "img", "images")
 _CAPTIONS = ("caption", "captions", "text", "texts", "title", "description", "comment")
 _TABLES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
-_MOST_BYTES = 1 << 20  # of one caption
+_MOST_BYTES = 1 << 20  # maximum bytes of a caption
 _LOOKED_FOR = (
     "tars of KEY.png or .jpg with KEY.txt or .json, a folder with a .csv, .tsv or .jsonl of file and caption, "
     "or .parquet"
 )
-_Row = tuple[str, Any]  # where an image lies, and its captions: str, bytes, a list of such, or None
+_Row = tuple[str, Any]  # location of an image, and its captions: str, bytes, a list of these, or None
 
 
 class Pairs(EncodedImages):
@@ -52,13 +52,13 @@ class Pairs(EncodedImages):
         self.texts = texts
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises :class:`BadImage` for a picture that cannot be decoded."""
+        """Raises :class:`BadImage` for an image that cannot be decoded."""
         sample = super().__getitem__(index)
         del sample["label"]
         return sample
 
     def readable(self, skipped: list[Skipped]) -> Iterator[dict[str, Any]]:
-        """The samples in order; a picture that cannot be decoded is added to ``skipped`` instead."""
+        """The samples in order; an image that cannot be decoded is added to ``skipped`` instead."""
         for index in range(len(self)):
             try:
                 sample = self[index]
@@ -74,12 +74,12 @@ class Pairs(EncodedImages):
         return Pairs(_Some(self.source, rows), names, texts)
 
     def without(self, skipped: Iterable[Skipped]) -> Pairs:
-        """Those whose pictures are not among ``skipped``: what ``cache`` kept, in its order."""
+        """The pairs whose images are not among ``skipped``: those that ``cache`` kept, in its order."""
         lost = {one.file for one in skipped}
         return self.subset(np.array([i for i, name in enumerate(self.names) if name not in lost], np.int64))
 
     def groups(self) -> np.ndarray:
-        """Which pairs belong together: int64 [N], equal where they share a picture or a caption, or a chain of such."""
+        """Groups of pairs: int64 [N], equal if they share an image or a caption, directly or through other pairs."""
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
 
@@ -93,7 +93,7 @@ class Pairs(EncodedImages):
 
 @dataclass(frozen=True)
 class OpenedPairs:
-    """What :func:`open_pairs` found. ``notes`` are plain sentences, the count of what was skipped among them."""
+    """The result of :func:`open_pairs`. ``notes`` are sentences, including the count of skipped entries."""
 
     path: str
     layout: str
@@ -107,10 +107,10 @@ class OpenedPairs:
 def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedPairs:
     """Find the layout of ``path`` and open its pairs; ``test`` opens a second path as the test set.
 
-    ``limit`` keeps at most that many pairs of each set, the first ones. Raises SensoriumError for what can be mended.
+    ``limit`` keeps at most that many pairs of each set, the first ones. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; give a number of 1 or more.")
+        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
     skipped: list[Skipped] = []
     notes: list[str] = []
     layout, sets = _read(Path(path).expanduser(), skipped)
@@ -123,7 +123,7 @@ def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int |
     if "test" not in sets:
         kept, held = _hold_out(sets["train"])
         if held is None:
-            notes.append("No test set was given, and the pairs cannot be told apart: nothing is held out.")
+            notes.append("No test set was given, and all pairs share images or captions: nothing is held out.")
         else:
             sets |= {"train": kept, "test": held}
             notes.append(f"No test set was given: {len(held):,} of {len(kept) + len(held):,} pairs are held out.")
@@ -175,13 +175,13 @@ def _read(place: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Pairs]]:
                 layout, inner = _read(folder, skipped)
                 sets[split] = inner["train"]
     if "train" not in sets:
-        first = f" The first thing skipped: {skipped[0].file}: {skipped[0].reason}." if skipped else ""
-        raise SensoriumError(f"'{where}' holds no pictures with captions. Looked for {_LOOKED_FOR}.{first}")
+        first = f" The first skipped entry: {skipped[0].file}: {skipped[0].reason}." if skipped else ""
+        raise SensoriumError(f"'{where}' has no pictures with captions. Looked for {_LOOKED_FOR}.{first}")
     return layout, sets
 
 
 def _captions(value: Any) -> tuple[list[str], str | None]:
-    """The captions that a value holds, and why not where it holds none."""
+    """The captions in a value, and the reason if there are none."""
     found = []
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, bytes):
@@ -197,7 +197,7 @@ def _captions(value: Any) -> tuple[list[str], str | None]:
 
 
 class _Gathered:
-    """Pairs on their way: an image counts once it has a caption."""
+    """Collects pairs: an image counts once it has a caption."""
 
     def __init__(self, skipped: list[Skipped]) -> None:
         self.names: list[str] = []
@@ -229,7 +229,7 @@ def _tars(tars: list[Path], split: str, skipped: list[Skipped]) -> dict[str, Pai
                     continue
                 lost = None
                 if stem.startswith("/") or ".." in stem.split("/"):
-                    lost = "its path leads out of the archive"
+                    lost = "its path leads outside the archive"
                 elif members[image][1] == 0:
                     lost = "zero bytes"
                 place = (number, *members[image])
@@ -239,7 +239,7 @@ def _tars(tars: list[Path], split: str, skipped: list[Skipped]) -> dict[str, Pai
 
 
 def _caption_in(file: BinaryIO, members: dict[str, tuple[int, int]]) -> Any:
-    """What .txt holds, else the caption in .json."""
+    """The content of .txt, else the caption in .json."""
     kind = next((kind for kind in ("txt", "json") if kind in members), None)
     if kind is None:
         return None
@@ -251,7 +251,7 @@ def _caption_in(file: BinaryIO, members: dict[str, tuple[int, int]]) -> Any:
     try:
         stored = json.loads(data)
     except UnicodeDecodeError:
-        return data  # which says so of itself
+        return data  # its own error is raised later
     except (ValueError, RecursionError):
         return None
     return next((stored[key] for key in _CAPTIONS if key in stored), None) if isinstance(stored, dict) else None
@@ -271,7 +271,7 @@ def _tables(tables: list[Path], split: str, skipped: list[Skipped]) -> dict[str,
 
 
 def _rows(table: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Any, Any, str | None]]:
-    """(where, file, captions, split) of each row; where is for people."""
+    """(where, file, captions, split) of each row; where is for messages."""
     title = printable(str(table))
     try:
         data = gzip.decompress(table.read_bytes()) if table.suffix.lower() == ".gz" else table.read_bytes()
@@ -289,7 +289,7 @@ def _rows(table: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Any, Any, 
             except (ValueError, RecursionError):
                 row = 0
             if row is not None and not isinstance(row, dict):
-                skipped.append(Skipped(where, "no JSON object"))
+                skipped.append(Skipped(where, "not a JSON object"))
             elif row:
                 yield where, *(_of(row, names) for names in (_FILES, _CAPTIONS)), _of(row, ("split",))
         return
@@ -305,7 +305,7 @@ def _rows(table: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Any, Any, 
                 raise SensoriumError(f"{title}: no column of {role}s; looked for {', '.join(names)}; it has {listed}.")
         for row in rows:
             found = {str(key): value for key, value in row.items() if isinstance(value, str)}
-            # what was no UTF-8 came in as lone surrogates, and goes out as the bytes that it was
+            # invalid UTF-8 was decoded as lone surrogates, and is encoded as the original bytes
             caption = (_of(found, _CAPTIONS) or "").encode(errors="surrogateescape")
             yield f"{printable(table.name)} line {rows.line_num}", _of(found, _FILES), caption, _of(found, ("split",))
     except csv.Error as error:
@@ -385,7 +385,7 @@ def _add_row(
 
 
 class _Some:
-    """Some images of another source, in a given order."""
+    """A selection of another source's images, in a given order."""
 
     def __init__(self, source: Source, rows: np.ndarray) -> None:
         self.source, self.rows = source, rows

@@ -1,4 +1,4 @@
-"""Pictures with captions: pixels decoded once, captions as rows of tokens."""
+"""Images with captions: pixels decoded once, captions as token rows."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class PairSituation(Situation):
-    """What defaults follow from: as of pictures, where ``images`` counts the pairs and ``classes`` is ().
+    """What a recipe's defaults depend on: as for images, with ``images`` the number of pairs and ``classes`` ().
 
-    ``vocab`` tokens, of which the last ends a caption; ``context`` of them a caption at most, start and end included.
+    ``vocab``: vocabulary size; the last token ends a caption; ``context``: maximum tokens of a caption, with start and
+    end.
     """
 
     vocab: int = 0
@@ -42,18 +43,18 @@ class PairSituation(Situation):
 SITUATION = PairSituation
 UNIT = "readable training pairs"
 SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer")
-LONGEST = 77  # tokens of a caption, as published
-MOST_TOKENS = 16_384  # that are learnt unless more are asked for
+LONGEST = 77  # maximum tokens of a caption, as published
+MOST_TOKENS = 16_384  # maximum default vocabulary
 LEAST_TOKENS = 514
-NAMED = 20  # of what was skipped
+NAMED = 20  # skipped entries that are listed
 
 
 @dataclass(frozen=True)
 class Captioned(Rows):
-    """Pairs as training and judging read them: pair ``i`` is picture ``rows[i]`` of ``pixels`` with ``texts[i]``.
+    """Pairs for training and evaluation: pair ``i`` is image ``rows[i]`` of ``pixels`` with ``texts[i]``.
 
-    ``pixels`` holds each picture once; ``tokens`` are the captions', int32 [N, T]; pairs of one of the ``groups``
-    [N] share a picture or a caption, so that neither is wrong for the other.
+    ``pixels`` holds each image once; ``tokens`` are the captions', int32 [N, T]; pairs of one of the ``groups``
+    [N] share an image or a caption, so that none is a negative of another.
     """
 
     pixels: Pixels
@@ -93,7 +94,7 @@ class Captioned(Rows):
         return len(self.rows)
 
     def some(self, most: int) -> Captioned:
-        """At most ``most`` pairs, drawn by chance but always the same, with the pictures that they need."""
+        """At most ``most`` pairs, sampled with a fixed seed, with their images."""
         if len(self) <= most:
             return self
         chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
@@ -104,7 +105,7 @@ class Captioned(Rows):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pairs ready for training and judging. ``skipped`` are the captions and pictures that could not be read."""
+    """Pairs ready for training and evaluation. ``skipped``: captions and images that could not be read."""
 
     opened: OpenedPairs
     tokens: CLIPTokens
@@ -116,22 +117,22 @@ class Prepared:
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Open the pairs, cache each picture once, and write the captions as tokens.
+    """Open the pairs, cache each image once, and encode the captions as tokens.
 
-    The tokenizer is the run's where there is one, else the ``tokenizer`` of the settings, else learnt from the training
-    captions: ``vocab`` tokens, or as many as the words that occur more than once come to.
+    The tokenizer is the run's if there is one, else the ``tokenizer`` of the settings, else learned from the training
+    captions, with ``vocab`` tokens, by default enough for the words that occur more than once.
     """
     opened = open_captioned(source.path, test=source.test, limit=source.limit)
     size = source.image_size or natural_size(plain_images(opened.train), cpu=device_name() == "cpu")
     if size < 8:
-        raise SensoriumError(f"--image-size {size}: 8 pixels is the least.")
+        raise SensoriumError(f"--image-size {size}: must be at least 8 pixels.")
     sets = {"train": opened.train} | ({} if opened.test is None else {"test": opened.test})
     read = {name: _pictures(pairs, size, source.cache, name, progress) for name, pairs in sets.items()}
     texts = read["train"][0].texts
     tokens = _tokenizer(source, texts)
     context = source.settings.get("context") or longest(tokens, texts)
     if context < 3:
-        raise SensoriumError(f"--context {context}: a start, a word and an end are the least, 3 tokens.")
+        raise SensoriumError(f"--context {context}: must be at least 3 tokens: start, a word, end.")
     done = {name: _captioned(*part, tokens, context) for name, part in read.items()}
     skipped = (*opened.skipped, *(one for _, pixels in read.values() for one in pixels.skipped))
     ready = Prepared(opened, tokens, done["train"], done.get("test"), size, context, skipped)
@@ -141,7 +142,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
 
 
 def situate(ready: Prepared) -> PairSituation:
-    """Size, count and statistics of the pictures, tokens of the captions, and the machine."""
+    """Size, count and statistics of the images, tokens of the captions, and the machine."""
     device, train = device_name(), ready.train
     return PairSituation(
         ready.size,
@@ -162,7 +163,7 @@ def wanted(situation: PairSituation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """The tokenizer, which was learnt from the captions."""
+    """Write the tokenizer."""
     ready.tokens.save(folder / "tokenizer.json")
 
 
@@ -180,7 +181,7 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """Nobody looks: what the reader noticed is in the description."""
+    """None: the reader's findings are in the description."""
 
 
 def kept_tokens(folder: Path) -> CLIPTokens:
@@ -189,7 +190,7 @@ def kept_tokens(folder: Path) -> CLIPTokens:
 
 
 def longest(tokens: CLIPTokens, texts: Sequence[str]) -> int:
-    """Tokens of the longest of ``texts``, start and end included, at most 77."""
+    """Number of tokens of the longest of ``texts``, with start and end, at most 77."""
     most = 3
     for start in range(0, len(texts), 10_000):
         rows = tokens.encode(texts[start : start + 10_000], LONGEST).numpy()
@@ -198,7 +199,7 @@ def longest(tokens: CLIPTokens, texts: Sequence[str]) -> int:
 
 
 def _pictures(pairs: Pairs, size: int, folder: Path, name: str, progress: bool) -> tuple[Pairs, Pixels]:
-    """The pairs whose pictures can be decoded, and these pictures, each once."""
+    """The pairs whose images can be decoded, and these images, each once."""
     names = list(pairs.names)
     first = {one: i for i, one in reversed(list(enumerate(names)))}
     once = pairs if len(first) == len(names) else pairs.subset(np.sort(np.array(list(first.values()), np.int64)))
@@ -225,24 +226,24 @@ def _tokenizer(source: Source, texts: Sequence[str]) -> CLIPTokens:
     if given is None:
         return CLIPTokens.learn(texts, vocab or _enough(texts), clean="plain")
     if vocab is not None:
-        raise SensoriumError("--vocab is for tokens that are learnt; --tokenizer brings its own.")
+        raise SensoriumError("--vocab is for a learned tokenizer; --tokenizer has its own vocabulary.")
     place = Path(given).expanduser()
     if not place.exists():
         raise SensoriumError(f"--tokenizer: there is nothing at '{printable(str(place))}'.")
     tokens = CLIPTokens.from_hf(place) if place.is_dir() else CLIPTokens.from_merges(place)
     if tokens.end != tokens.vocab - 1:
-        raise SensoriumError(f"--tokenizer {given}: its end of text is not its last token, as CLIP's is.")
+        raise SensoriumError(f"--tokenizer {given}: its end of text must be its last token, as in CLIP.")
     return tokens
 
 
 def _enough(texts: Sequence[str]) -> int:
-    """About four merges make a word: enough tokens for each that occurs more than once."""
+    """Default vocabulary: enough for each word that occurs more than once, at about four merges per word."""
     words = Counter(word for text in texts for word in text.lower().split())
     return min(MOST_TOKENS, LEAST_TOKENS + 4 * sum(count > 1 for count in words.values()))
 
 
 def _say(ready: Prepared) -> None:
-    """What was found, on standard error, with the first of what was skipped by name."""
+    """Print what was found, on standard error, with the first skipped entries."""
     from rich.console import Console
 
     held = "" if ready.test is None else f", {len(ready.test):,} test pairs"

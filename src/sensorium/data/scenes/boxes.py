@@ -1,7 +1,7 @@
-"""Scenes with their boxes, as the readers of :mod:`sensorium.data.boxes.open` give files with theirs.
+"""Scenes with boxes, in the form of :mod:`sensorium.data.boxes.open`.
 
-Boxes are tight around what is to be seen of an object at the size at which scenes are drawn, and known without drawing.
-What is hidden by more than five sixths is marked ``crowd``: neither to be learnt nor to be counted as missed.
+Boxes are tight around the visible part of an object at the rendered size, and are known without rendering. Objects
+hidden by more than five sixths are marked ``crowd``: they are ignored in training and evaluation.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ def open_scene_boxes(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> OpenedBoxes:
-    """Training and test scenes of ``size`` pixels a side with their boxes, which are found once and kept in ``folder``.
+    """Training and test scenes of ``size`` pixels a side with their boxes, which are computed once and kept in
+    ``folder``.
 
-    Raises SensoriumError for a number that is none, a size that scenes are not drawn at, a ``limit`` below 1.
+    Raises SensoriumError for an invalid number, an unsupported size, a ``limit`` below 1.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} scenes is too few; give a number of 1 or more.")
+        raise SensoriumError(f"limit: {limit} scenes is too few; must be at least 1.")
     if not SIZES[0] <= size <= SIZES[1]:
-        raise SensoriumError(f"--image-size {size}: scenes are drawn at {SIZES[0]} to {SIZES[1]} pixels.")
+        raise SensoriumError(f"--image-size {size}: scenes need {SIZES[0]} to {SIZES[1]} pixels.")
     opened = open_data(path)
     sets = []
     for scenes in (opened.train, opened.test):
@@ -60,7 +61,7 @@ def open_scene_boxes(
 
 
 def box_set(scenes: Scenes, folder: Path, progress: Callable[[int, int], None] | None = None) -> BoxSet:
-    """``scenes`` as a set of images with boxes. ``id`` of a scene is its number from 1 on."""
+    """``scenes`` as a set of images with boxes. ``id`` of a scene is its number, from 1."""
     path = folder / f"scene-boxes-{_VERSION}-{scenes.seed}-{len(scenes)}-{scenes.size}.npz"
     columns = _read(path, len(scenes))
     if columns is None:
@@ -99,7 +100,7 @@ def find_boxes(scenes: Scenes, progress: Callable[[int, int], None] | None = Non
 
 
 def _read(path: Path, count: int) -> dict[str, Any] | None:
-    """What was kept before; None where it is not whole."""
+    """The cached arrays; None if they are not intact."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             columns = {name: kept[name] for name in _KEPT}

@@ -1,8 +1,8 @@
-"""What is in a scene, before it is drawn: a table of numbers that follows from (seed, index) and nothing else.
+"""The content of a scene before rendering: a table of numbers that only depends on (seed, index).
 
-Every number is a hash of (seed, index, stream, column) by SplitMix64's finaliser: whole batches at once, the same in
-any order, in any process and with any version of numpy. Lengths are in units of the picture's side, angles in
-radians, colours in 0..1; y points downward. Object 0 is the main one; ``n`` scenes, ``O`` = 4 objects.
+Every number is a hash of (seed, index, stream, column) by SplitMix64's finalizer: whole batches at once, the same in
+any order, in any process and with any version of numpy. Lengths are in units of the image's side, angles in
+radians, colors in 0..1; y points downward. Object 0 is the main one; ``n`` scenes, ``O`` = 4 objects.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def text_draws(seed: int, index: int) -> Array:
 
 
 def clip_draws(seed: int, index: int, frames: int) -> Array:
-    """Uniform draws for one clip, a row a frame: [frames, 3]."""
+    """Uniform draws for one clip, one row per frame: [frames, 3]."""
     return uniforms(seed, np.array([index]), _CLIP, 3 * frames)[0].reshape(frames, 3)
 
 
@@ -76,11 +76,12 @@ def labels(seed: int, indices: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colours of the ground are its two ends' [n, 2, 3]."""
+    """``n`` scenes as arrays. Per-object arrays are [n, O, ...]; colors of the ground are those of its two ends [n, 2,
+    3]."""
 
     kind: Array  # class of each object, int64
     present: Array  # bool
-    front: Array  # bool [n]: the first small object lies over the main one, not under it
+    front: Array  # bool [n]: the first small object is in front of the main one
     x: Array
     y: Array
     radius: Array
@@ -94,7 +95,7 @@ class Layout:
     ground: Array  # index into GROUNDS, int64 [n]
     ground_colour: Array
     ground_pattern: Array  # direction, frequency, phase, strength, direction of the gradient [n, 5]
-    light: Array  # unit vector to the light: right, down, towards the eye [n, 3]
+    light: Array  # unit vector to the light: right, down, toward the eye [n, 3]
     shadow: Array  # length and darkness of the shadows [n, 2]
     tone: Array  # contrast, brightness, noise's strength, shininess [n, 4]
     pixel_key: Array  # uint64 [n]: the ground's clouds
@@ -152,7 +153,7 @@ def lay_out(seed: int, indices: Array) -> Layout:
 
 
 def _grounds(u: Array) -> tuple[Array, Array, Array]:
-    """Kind [n], end colours [n, 2, 3] and pattern [n, 5] of the grounds, from draws [n, 13]."""
+    """Kind [n], end colors [n, 2, 3] and pattern [n, 5] of the grounds, from draws [n, 13]."""
     level = 0.36 + 0.44 * u[:, 1, None, None] + 0.3 * (u[:, 2:4, None] - 0.5)
     tint = 0.28 * (u[:, 4:10].reshape(-1, 2, 3) - 0.5)
     ends = np.clip(level + tint + tint.mean(axis=1, keepdims=True), 0.05, 0.95)
@@ -165,7 +166,7 @@ def _place(seed: int, indices: Array, main: Array, sizes: Array, front: Array) -
     """Positions and radii [n, O]: the main object inside the frame, the small ones around it and clear of each other.
 
     A small object over the main one has at most half its radius, so it can't hide more than 40 % of it.
-    Each small one takes the first of a dozen random places that keep its distance, or else the least bad.
+    Each small one takes the first of a dozen random positions that keeps its distance, or else the best one.
     """
     n = len(indices)
     radius = np.empty((n, OBJECTS), np.float32)

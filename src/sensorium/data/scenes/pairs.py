@@ -1,7 +1,7 @@
-"""Pairs that come of other data: scenes with their captions, and labelled pictures with the names of their classes.
+"""Pairs from other data: scenes with captions, and labeled images with class names as captions.
 
-open_captioned reads what :func:`sensorium.data.pairs.open_pairs` reads, and besides ``scenes`` and ``scenes:N``, and
-whatever labelled pictures :func:`sensorium.data.images.open.open_data` finds: there a class's name is the caption.
+open_captioned reads everything that :func:`sensorium.data.pairs.open_pairs` reads, ``scenes`` and ``scenes:N``, and the
+labeled images of :func:`sensorium.data.images.open.open_data`, with the class name as caption.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _AT_ONCE = 1024
 
 
 class FromImages:
-    """The pictures of any set as files: PNG bytes made when asked for. ``images`` is the set itself, which is quicker."""
+    """The images of any set as files: PNG bytes made on demand. ``images`` is the set itself, which is faster."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
     def read(self, index: int) -> bytes:
-        """Raises BadImage where the set does."""
+        """Raises BadImage if the set does."""
         out = io.BytesIO()
         fields.picture(self.images, index).save(out, "PNG", compress_level=1)
         return out.getvalue()
@@ -53,10 +53,10 @@ class FromImages:
 def open_captioned(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedPairs:
     """Find the layout of ``path`` and open its pairs; ``test`` opens a second path as the test set.
 
-    ``limit`` keeps at most that many pairs of each set. Raises SensoriumError for what can be mended.
+    ``limit`` keeps at most that many pairs of each set. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; give a number of 1 or more.")
+        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
     if not (_is_scenes(path) or (test is not None and _is_scenes(test))):
         try:
             return open_pairs(path, test=test, limit=limit)
@@ -71,7 +71,7 @@ def open_captioned(path: str | Path, *, test: str | Path | None = None, limit: i
 
 
 def scene_captions(scenes: Scenes) -> list[str]:
-    """The captions of all ``scenes``, without drawing them."""
+    """The captions of all ``scenes``, without rendering them."""
     found = []
     for start in range(0, len(scenes), _AT_ONCE):
         indices = np.arange(start, min(start + _AT_ONCE, len(scenes)))
@@ -81,7 +81,7 @@ def scene_captions(scenes: Scenes) -> list[str]:
 
 
 def plain_images(pairs: Pairs) -> ImageSet:
-    """The pictures of ``pairs`` as a set that is quick to cache: the set itself where they were made from one."""
+    """The images of ``pairs`` as a set for fast caching: the set itself if they were made from one."""
     return pairs.source.images if isinstance(pairs.source, FromImages) else pairs
 
 
@@ -100,7 +100,7 @@ def _scenes(path: str, limit: int | None) -> OpenedPairs:
 
 
 def _by_class(path: str | Path, limit: int | None) -> OpenedPairs | None:
-    """Labelled pictures with the names of their classes; None where there are none."""
+    """Labeled images with their class names; None if there are none."""
     try:
         opened = open_data(path, limit=limit)
     except SensoriumError:
@@ -109,7 +109,7 @@ def _by_class(path: str | Path, limit: int | None) -> OpenedPairs | None:
         return None
     train, test, val = (None if one is None else _named(one) for one in (opened.train, opened.test, opened.val))
     assert train is not None
-    notes = ("There are no captions: the names of the classes are taken for them.", *opened.notes)
+    notes = ("There are no captions: class names are used as captions.", *opened.notes)
     return OpenedPairs(opened.path, opened.layout, train, test, val, opened.skipped, notes)
 
 
@@ -134,7 +134,7 @@ def _picked(pairs: Pairs, indices: np.ndarray, texts: Sequence[str]) -> Pairs:
 
 
 def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> OpenedPairs:
-    """``first`` with the test set of ``path``, another layout; what it had as a test set itself is left aside."""
+    """``first`` with the test set of ``path``, another layout; its own test set is ignored."""
     skipped: list[Skipped] = []
     if _is_scenes(path):
         held = _scenes(str(path), None).test
@@ -149,12 +149,12 @@ def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> Opene
         held = held.subset(np.arange(min(limit, len(held))))
     notes = list(first.notes)
     if first.test is not None:
-        notes.append(f"The test set is {printable(str(path))}; {first.path} has one of its own, which is left aside.")
+        notes.append(f"The test set is {printable(str(path))}; {first.path} has its own, which is ignored.")
     return replace(first, test=held, val=first.test, skipped=(*first.skipped, *skipped), notes=tuple(notes))
 
 
 def _all_named(path: str | Path, error: SensoriumError) -> Pairs:
-    """The test set of labelled pictures, or all of them; else the ``error`` of who looked for captions."""
+    """The test set of labeled images, or all of them; else raise the ``error`` of the reader of captions."""
     try:
         sets = opening._read(path).sets
     except SensoriumError:

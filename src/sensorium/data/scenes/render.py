@@ -1,9 +1,9 @@
-"""Draw laid-out scenes: a textured ground, lit objects with soft shadows painted from back to front, sensor noise.
+"""Rendering of scenes: a textured ground, lit objects with soft shadows from back to front, sensor noise.
 
 An object covers a pixel by clip(1/2 - d, 0, 1), d its signed distance in pixels (analytic anti-aliasing), and
-reflects colour * pattern * (ambient + diffuse max(0, n.l)) + a highlight. Everything is one numpy operation for all
-scenes of a chunk, and elementwise, so that a scene's pixels do not depend on its neighbours in the batch.
-Shapes: n scenes, S the side in pixels, m the scenes that have the object at hand, sorted by class.
+reflects color * pattern * (ambient + diffuse max(0, n.l)) + a highlight. Everything is one numpy operation for all
+scenes of a chunk, and elementwise, so that a scene's pixels do not depend on its neighbors in the batch.
+Shapes: n scenes, S the side in pixels, m the scenes that have the current object, sorted by class.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _CHUNK_PIXELS = 256 * 32 * 32
 _AMBIENT = np.float32(0.45)
 _SOFT = np.float32(0.025)  # half the width of a shadow's edge
 _SCALES = np.array([shape.scale for shape in SHAPES], np.float32)
-_REACH = 1.1  # every scaled shape stays inside this multiple of its object's radius
+_REACH = 1.1  # every scaled shape is inside this multiple of its object's radius
 
 
 def draw(layout: Layout, size: int) -> Array:
-    """Pictures of the scenes: uint8 [n, 3, size, size]."""
+    """Images of the scenes: uint8 [n, 3, size, size]."""
     out = np.empty((len(layout), 3, size, size), np.uint8)
     step = max(1, _CHUNK_PIXELS // (size * size))
     for start in range(0, len(layout), step):
@@ -39,9 +39,10 @@ def draw(layout: Layout, size: int) -> Array:
 
 
 def outlines(layout: Layout, size: int) -> tuple[Array, Array]:
-    """Which object owns each pixel, int8 [n, S, S] (-1: the ground), and how many pixels each would own alone [n, O].
+    """The object of each pixel, int8 [n, S, S] (-1: the ground), and the number of pixels of each without occlusion [n,
+    O].
 
-    An object owns the pixels that it covers by half and nothing nearer does.
+    A pixel belongs to the nearest object that covers at least half of it.
     """
     owner = np.full((len(layout), size, size), -1, np.int8)
     alone = np.zeros(layout.kind.shape, np.int64)
@@ -74,7 +75,7 @@ def _back_to_front(layout: Layout) -> list[tuple[int, Array]]:
 def _frame(
     layout: Layout, slot: int, rows: Array, size: int, window: tuple[int, Array, Array], shift: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """Pixel centres of the windows in the object's own frame: x, y [m, w, w]; its class [m]; its radius [m, 1, 1].
+    """Pixel centers of the windows in the object's own frame: x, y [m, w, w]; its class [m]; its radius [m, 1, 1].
 
     ``window`` is side w, left [m] and top [m] in pixels; ``shift`` [m, 2] moves the object.
     """
@@ -119,7 +120,7 @@ def _normals(x: Array, y: Array, kind: Array, vary: Array, distance: Array, unit
 
 
 def _bevel(distance: Array, unit: Array) -> tuple[Array, Array]:
-    """A flat shape's rim slopes outward over a fifth of its radius: central differences, in the picture's frame."""
+    """A flat shape's rim slopes outward over a fifth of its radius: central differences, in the image's frame."""
     slope = np.clip(1 + distance * 5, 0, 1) * np.float32(0.4) / unit
     gx, gy = np.zeros_like(distance), np.zeros_like(distance)
     gx[:, :, 1:-1] = distance[:, :, 2:] - distance[:, :, :-2]
@@ -128,7 +129,7 @@ def _bevel(distance: Array, unit: Array) -> tuple[Array, Array]:
 
 
 def _paint(canvas: Array, layout: Layout, slot: int, rows: Array) -> None:
-    """Lay one object's shadow and then the object onto its scenes of ``canvas`` [n, 3, S, S], in place."""
+    """Paint one object's shadow and then the object onto its scenes of ``canvas`` [n, 3, S, S], in place."""
     size = canvas.shape[-1]
     light, shadow = layout.light[rows], layout.shadow[rows]
     side, left, top = _windows(layout, slot, rows, size)
@@ -183,7 +184,7 @@ def _light(
     angle = np.where(flat, np.float32(0), layout.angle[rows, slot])
     c, s = np.cos(angle), np.sin(angle)
     light = layout.light[rows]
-    # The light is turned into the object's frame, which is cheaper than turning every normal out of it.
+    # Rotate the light into the object's frame, which is cheaper than rotating every normal out of it.
     lx = (light[:, 0] * c + light[:, 1] * s)[:, None, None]
     ly = (light[:, 1] * c - light[:, 0] * s)[:, None, None]
     lz = light[:, 2, None, None]
@@ -254,7 +255,7 @@ def _ground(layout: Layout, size: int) -> Array:
 
 @lru_cache(maxsize=16)
 def _interpolation(cells: int, size: int) -> Array:
-    """Smooth weights [size, cells + 1] that stretch a lattice over the picture."""
+    """Smooth weights [size, cells + 1] that stretch a lattice over the image."""
     at = (np.arange(size) + 0.5) / size * cells
     low = np.minimum(at.astype(np.int64), cells - 1)
     t = at - low

@@ -1,11 +1,11 @@
-"""Scenes: the embedded data set, little cluttered pictures that are drawn when asked for.
+"""Scenes: the built-in data set of small cluttered images, rendered on demand.
 
-Each scene has a main object, whose shape is the class, and one to three smaller ones of other classes, partly hidden
-or hiding, on a textured ground under one light, with shadows and sensor noise. Colours, surfaces, ground, light and
-places are drawn independently of the class, so that only shape tells it; nearest neighbours in pixel space do badly.
-A scene is a function of (seed, index): the number of scenes, the order of access and the size change nothing about
-what is in it. The generator knows everything that it drew: boxes, masks, a caption, questions with answers, and it
-can set the main object in motion for a clip with one action a frame.
+Each scene has a main object, whose shape is the class, and one to three smaller ones of other classes, partly
+occluded or occluding, on a textured ground under one light, with shadows and sensor noise. Colors, surfaces, ground,
+light and positions are independent of the class, so that only shape determines it; nearest neighbors in pixel space do
+badly. A scene is a function of (seed, index): its content does not depend on the number of scenes, the order of access
+or the size. The generator also gives boxes, masks, a caption, questions with answers, and clips of the main object in
+motion with one action per frame.
 
     layout (scenes_layout) -> pixels and masks (scenes_render, scenes_shapes), words (scenes_text), motion (here)
 """
@@ -43,7 +43,7 @@ ACTIONS = (
 
 @dataclass(frozen=True)
 class Names(Sequence[str]):
-    """``scene-<seed>-<index>`` for each scene, made when asked for."""
+    """``scene-<seed>-<index>`` for each scene, made on demand."""
 
     seed: int
     indices: range
@@ -64,9 +64,9 @@ class Names(Sequence[str]):
 class Scenes:
     """A map-style set of ``count`` scenes of ``size`` x ``size`` pixels (16 to 256).
 
-    ``classes`` are ten shapes; ``labels`` int64 [count] are known without drawing, each ten in a row being a shuffle
-    of all ten; ``actions`` are what happens in clips. Another seed gives other scenes: seed 0 to train and seed 1 to
-    test share no picture. Safe in worker processes: it holds no state but its labels.
+    ``classes`` are ten shapes; ``labels`` int64 [count] are known without rendering, each run of ten being a
+    shuffle of all ten; ``actions``: of clips. Another seed gives other scenes: seed 0 for training and seed 1 for
+    testing share no image. Safe in worker processes: its only state is its labels.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -74,7 +74,7 @@ class Scenes:
 
     def __init__(self, count: int, seed: int = 0, size: int = 32) -> None:
         if count < 1:
-            raise SensoriumError(f"scenes: count is {count}; ask for at least 1 scene.")
+            raise SensoriumError(f"scenes: count is {count}; must be at least 1.")
         if not SIZES[0] <= size <= SIZES[1]:
             raise SensoriumError(f"scenes: size is {size}; choose {SIZES[0]} to {SIZES[1]} pixels.")
         self.count, self.seed, self.size = count, seed, size
@@ -88,11 +88,11 @@ class Scenes:
         return f"Scenes({self.count}, seed={self.seed}, size={self.size})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """All that is known of scene ``index`` and its ``n`` visible objects, the main one first.
+        """Scene ``index`` with all annotations of its ``n`` visible objects, the main one first.
 
         ``image`` uint8 [3, S, S]; ``label`` int; ``boxes`` float32 [n, 4], absolute xyxy, the far edges exclusive;
-        ``box_labels`` int64 [n]; ``masks`` bool [n, S, S], of what is to be seen of each object; ``visible`` float32
-        [n], that part's share of the whole object; ``text``; ``questions``, (question, answer) pairs.
+        ``box_labels`` int64 [n]; ``masks`` bool [n, S, S], of the visible part of each object; ``visible`` float32
+        [n], that part's fraction of the object; ``text``; ``questions``, (question, answer) pairs.
         """
         index = self._check(index)
         layout = lay_out(self.seed, np.array([index]))
@@ -113,13 +113,13 @@ class Scenes:
         }
 
     def image(self, index: int) -> Tensor:
-        """The picture alone: uint8 [3, S, S]."""
+        """The image alone: uint8 [3, S, S]."""
         return self.images([index])[0]
 
     def images(self, indices: Sequence[int] | np.ndarray | range, size: int | None = None) -> Tensor:
-        """Pictures of several scenes, drawn together and much faster than one by one: uint8 [n, 3, S, S].
+        """Images of several scenes, rendered together, which is much faster than one by one: uint8 [n, 3, S, S].
 
-        ``size`` draws the same scenes at another size than the set's own.
+        ``size``: render the same scenes at another size than the set's.
         """
         wanted = np.array([self._check(int(i)) for i in indices], dtype=np.int64)
         return torch.from_numpy(draw(lay_out(self.seed, wanted), size or self.size))
@@ -127,12 +127,12 @@ class Scenes:
     def clip(self, index: int, frames: int = 16) -> dict[str, Tensor]:
         """Scene ``index`` in motion: ``frames`` uint8 [T, 3, S, S] and ``actions`` int64 [T], indices into ``actions``.
 
-        Frame 0 is the scene at rest. The main object then does one thing for three to six frames, and another; an
-        action labels the frames that show its effect, ``background`` those in which the main object rests or is
-        gone. A small object drifts all the while, and means nothing. No frame depends on how many follow it.
+        Frame 0 is the scene at rest. The main object then performs actions of three to six frames each; an action
+        labels the frames that show its effect, ``background`` those in which the main object rests or is gone. A small
+        object drifts throughout, as a distractor. No frame depends on the number of later ones.
         """
         if frames < 1:
-            raise SensoriumError(f"scenes: a clip of {frames} frames; ask for at least 1.")
+            raise SensoriumError(f"scenes: a clip of {frames} frames; must be at least 1.")
         index = self._check(index)
         still = lay_out(self.seed, np.array([index]))
         layout, actions = _perform(still, clip_draws(self.seed, index, frames), frames)
@@ -153,17 +153,17 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
     return np.stack(near + far, axis=-1).astype(np.float32)
 
 
-_STEP, _ZOOM, _TURN = 0.035, 1.06, 0.16  # a frame's change of place, radius and angle at full speed
+_STEP, _ZOOM, _TURN = 0.035, 1.06, 0.16  # change of position, radius and angle per frame at full speed
 
 
 def _perform(still: Layout, draws: np.ndarray, frames: int) -> tuple[Layout, np.ndarray]:
-    """The layout of every frame and the action that leads to it. ``draws`` [frames, 3] is read a row an action."""
+    """The layout of every frame and the action that leads to it. ``draws`` [frames, 3]: one row is used per action."""
     layout = still.take(np.zeros(frames, np.int64))
     noise = layout.noise_key + np.arange(frames, dtype=np.uint64) * np.uint64(0xA0761D6478BD642F)
     layout = replace(layout, noise_key=noise)
     actions = np.zeros(frames, np.int64)
     state = {name: float(getattr(still, name)[0, 0]) for name in ("x", "y", "radius", "angle", "opacity")}
-    # A plain ball or ring looks the same however it is turned.
+    # A plain ball or ring is rotation-invariant.
     turns = bool(still.surface[0, 0]) or CLASSES[still.kind[0, 0]] not in ("ball", "ring")
     at, turn = 1, 0
     while at < frames:
@@ -184,7 +184,7 @@ def _perform(still: Layout, draws: np.ndarray, frames: int) -> tuple[Layout, np.
 
 
 def _legal(state: dict[str, float], turns: bool) -> list[str]:
-    """Actions that can be seen through from here: inside the frame, neither too large nor too small."""
+    """Actions that can be completed from here: inside the frame, neither too large nor too small."""
     if state["opacity"] < 0.5:
         return ["background", "appear", "appear"]
     room = 1.3 * _STEP * 6

@@ -2,7 +2,7 @@
 
 A shape lives in its own frame: x to the right, y downward, inside the unit circle. ``outline(x, y, vary)`` is the
 distance to the silhouette, negative inside (exact or to first order; its zero level is exact). ``normals(x, y, vary)``
-is the part of the surface's unit normal in the picture plane; a flat shape has none of its own, it gets a bevel from
+is the part of the surface's unit normal in the image plane; a flat shape has none of its own, it gets a bevel from
 its distance's gradient. ``vary`` in [0, 1) changes a shape within its class (the width of a cone, the view of a cube).
 Shapes: x, y [m, S, S]; vary [m, 1, 1]; everything float32.
 """
@@ -48,7 +48,7 @@ _CUBE_HALF, _CUBE_PITCH = 0.6, 0.6
 
 
 def _cube_axes(vary: Array) -> tuple[tuple[Array, Array, Array], ...]:
-    """The cube's three visible face normals, seen from above at a turn of ``vary``: (right, down, towards the eye)."""
+    """The cube's three visible face normals, seen from above at a turn of ``vary``: (right, down, toward the eye)."""
     turn = 0.4 + 0.77 * vary
     c, s = np.cos(turn), np.sin(turn)
     flat, steep = np.float32(sin(_CUBE_PITCH)), np.float32(cos(_CUBE_PITCH))

@@ -1,7 +1,7 @@
-"""What can be said about a scene: a caption, and questions with short answers, all read off its layout.
+"""Text about a scene, from its layout: a caption, and questions with short answers.
 
-The classes of a scene's objects differ, so "the cone" is never ambiguous; colours may repeat. Answers are balanced
-where they can be: "is there a ...?" is yes half of the time.
+The classes of a scene's objects differ, so "the cone" is never ambiguous; colors may repeat. Answers are balanced
+where possible: "is there a ...?" is yes half of the time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _MARKS = {"plain": "nothing", "striped": "stripes", "spotted": "spots"}
 
 
 def relation(layout: Layout, a: int, b: int) -> str:
-    """Where object ``a`` of scene 0 lies, seen from ``b``: along the axis on which their centres differ more."""
+    """The position of object ``a`` of scene 0 relative to ``b``, along the axis on which their centers differ more."""
     dx = float(layout.x[0, a] - layout.x[0, b])
     dy = float(layout.y[0, a] - layout.y[0, b])
     if abs(dx) >= abs(dy):

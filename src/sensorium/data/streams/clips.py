@@ -1,10 +1,10 @@
-"""Scenes in motion as streams, and the plainest features of a video's frame: where brightness moved to.
+"""Scenes in motion as streams, and simple motion features of video frames.
 
-A clip of :class:`sensorium.data.scenes.Scenes` is one recording with an action a frame. Of a frame is kept what tells
-movements, quick to have of any video and with nothing to learn. With the brightness I on 32 x 32 places,
+A clip of :class:`sensorium.data.scenes.Scenes` is one recording with one action per frame. The motion features are fast
+to compute for any video, without training. With the brightness I on 32 x 32 pixels,
     d = I_t - I_(t-1),   g = gradient of (I_t + I_(t-1)) / 2,   features: means of  d g_x,  d g_y,  |d|  over 4 x 4 cells
 for brightness that moves by v has d = -g v, so d g = -(g g^T) v: the right side of the equations of Lucas and Kanade
-(1981). Of each the square root is taken and the sign kept, which brings small movements into reach of the large.
+(1981). A signed square root is applied, which reduces the range between small and large movements.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.data.streams.open import Stream, Streams
 
-MOTION = "motion"  # the name of these features, where an encoder's would stand
-FRAMES = 24  # of a clip
-RATE = 8.0  # frames a second that a clip is taken to have
+MOTION = "motion"  # the name of these features, in place of an encoder's
+FRAMES = 24  # per clip
+RATE = 8.0  # nominal frames per second of a clip
 _SIDE, _CELLS = 32, 4
 WIDTH = 3 * _CELLS * _CELLS
 
 
 def motion(frames: np.ndarray, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Frames uint8 [n, 3, H, W] of any size, n >= 1 -> features float32 [n, 48], and ``before`` of the frames after them.
+    """Frames uint8 [n, 3, H, W] of any size, n >= 1 -> features float32 [n, 48], and ``before`` for the next frames.
 
-    before: None where the first frame is a video's first, whose features are 0.
+    before: None if the first frame is a video's first, whose features are 0.
     """
     grey = torch.from_numpy(np.ascontiguousarray(frames)).float().mean(dim=1, keepdim=True) / 255
     now = F.adaptive_avg_pool2d(grey, _SIDE)  # [n, 1, 32, 32]
@@ -44,7 +44,7 @@ def motion(frames: np.ndarray, before: np.ndarray | None = None) -> tuple[np.nda
 
 
 def open_clips(train: int, test: int, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Streams:
-    """Clips of ``train`` and ``test`` scenes as streams of :func:`motion`, drawn once and kept in ``folder``."""
+    """Clips of ``train`` and ``test`` scenes as streams of :func:`motion`, rendered once and kept in ``folder``."""
     sets = []
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
         path = folder / f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"

@@ -1,8 +1,7 @@
-"""Files of streams: values in time with a label for every step, before anything is looked at. See
-:mod:`sensorium.data.streams.open`.
+"""Reading files of streams: values over time with a label for every step. See :mod:`sensorium.data.streams.open`.
 
-Values are memory maps: of the file itself where they lie in it as they are, of an unnamed temporary file where they
-were compressed. What a file states of its sizes is held against the bytes that are there; nothing is unpickled.
+Values are memory maps: of the file itself if they are uncompressed, else of an unnamed temporary file. Sizes in a
+header are compared with the file's length; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Recording:
-    """``values`` [N, ...] and ``labels`` whole numbers [N] of one stream; recordings of one ``group`` belong
-    together."""
+    """``values`` [N, ...] and ``labels`` integers [N] of one stream; recordings of one ``group`` are not split between
+    training and test."""
 
     name: str
     values: np.ndarray
@@ -50,7 +49,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Recordings:
-    """What one file or folder holds; ``rate`` in steps a second and what made the features (``encoder``), where told."""
+    """The content of one file or folder; ``rate`` in steps per second and the features' ``encoder``, if given."""
 
     classes: tuple[str, ...]
     found: list[Recording]
@@ -59,7 +58,7 @@ class Recordings:
 
 
 def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
-    """An .npz in which the recordings lie one after another. Raises SensoriumError that names the file and the
+    """An .npz of concatenated recordings. Raises SensoriumError that names the file and the
     field."""
     where = printable(str(path))
     values, small, keys = _arrays(path, "labels")
@@ -85,9 +84,9 @@ def _rate(small: dict[str, np.ndarray]) -> float | None:
 
 
 def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, np.ndarray]]:
-    """The recordings of an .npz or .npy alone, with labels or without: (name, values [N, ...] on disk).
+    """The recordings of an .npz or .npy, with or without labels: (name, values [N, ...] on disk).
 
-    rate: steps a second that they should have. Raises SensoriumError also where the file tells another.
+    rate: expected steps per second. Raises SensoriumError also if the file has another.
     """
     path = Path(path)
     where = printable(str(path))
@@ -102,13 +101,15 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
     values, small, _ = _arrays(path)
     told = _rate(small)
     if rate is not None and told is not None and abs(told - rate) > 0.01 * rate:
-        raise SensoriumError(f"{where} has {told:g} steps a second, but {rate:g} were learnt from: resample it.")
+        raise SensoriumError(
+            f"{where} has {told:g} steps per second, but the run was trained on {rate:g}: resample it."
+        )
     offsets = _offsets(small.get("offsets"), len(values), where)
     return [(f"{printable(path.name)}[{i}]", values[a:b]) for i, (a, b) in enumerate(pairwise(offsets))]
 
 
 def _arrays(path: Path, *needed: str) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
-    """The values of an .npz, mapped, its other arrays by our name, and what each is called there."""
+    """The values of an .npz, mapped, its other arrays by our names, and their names in the file."""
     where = printable(str(path))
     try:
         with zipfile.ZipFile(path) as archive:
@@ -136,8 +137,7 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_labels(labels: np.ndarray, steps: int, classes: tuple[str, ...], field: str) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (steps,):
         raise SensoriumError(
-            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected a whole number for each of {steps:,} "
-            "steps."
+            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {steps:,} steps."
         )
     if int(labels.min(initial=0)) < UNKNOWN or int(labels.max(initial=0)) >= max(1, len(classes)):
         raise SensoriumError(
@@ -152,7 +152,7 @@ def _offsets(offsets: np.ndarray | None, steps: int, where: str) -> list[int]:
         found = [int(v) for v in offsets]
         if found[0] == 0 and found[-1] == steps and found == sorted(found):
             return found
-    raise SensoriumError(f"{where}: 'offsets' must be whole numbers that rise from 0 to the {steps:,} steps.")
+    raise SensoriumError(f"{where}: 'offsets' must be integers that rise from 0 to the {steps:,} steps.")
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: str) -> np.ndarray:
@@ -160,18 +160,20 @@ def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: 
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version not in ((1, 0), (2, 0)):
-            raise SensoriumError(f"{field}: .npy format {version} is not read; save it again with np.savez.")
+            raise SensoriumError(f"{field}: .npy format {version} is not supported; save it again with np.savez.")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(member)
         size, begin = math.prod(shape) * dtype.itemsize, member.tell()
         if dtype.kind not in "fiub" or not shape or min(shape) < 1:
             raise SensoriumError(f"{field} is {dtype} of shape {list(shape)}; expected numbers [N, ...].")
         if size != info.file_size - begin:
-            raise SensoriumError(f"{field}: states {size:,} bytes of values, holds {info.file_size - begin:,}.")
+            raise SensoriumError(
+                f"{field}: the header gives {size:,} bytes of values, the file has {info.file_size - begin:,}."
+            )
         order: Any = "F" if fortran else "C"
         if info.compress_type == zipfile.ZIP_STORED:
             with path.open("rb") as raw:
-                raw.seek(info.header_offset + 26)  # where the local header states the lengths of its name and extras
+                raw.seek(info.header_offset + 26)  # the local header's lengths of its name and extra field
                 begin += info.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4)))
             values = np.memmap(path, dtype, "r", begin, shape, order)
         else:
@@ -184,12 +186,13 @@ def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: 
 
 
 def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
-    """A folder of .npy files with a labels.json beside or above them; a file that does not fit is skipped by name."""
+    """A folder of .npy files with a labels.json beside or above them; a file that does not match is skipped and
+    listed."""
     where = printable(str(folder))
     table = next((at / "labels.json" for at in (folder, folder.parent) if (at / "labels.json").is_file()), None)
     files = sorted(folder.glob("*.npy"), key=lambda file: natural_key(file.name))
     if table is None or not files:
-        raise SensoriumError(f"'{where}' holds no streams. Looked for {LOOKED_FOR}.")
+        raise SensoriumError(f"'{where}' has no streams. Looked for {LOOKED_FOR}.")
     classes, labels, rate = read_table(table)
     found = []
     for file in files:
@@ -208,12 +211,12 @@ def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
 
 
 def read_table(path: Path) -> tuple[tuple[str, ...], dict[str, Any], float | None]:
-    """A labels.json: the classes, what is said of each stream (see :func:`numbered`), and the rate."""
+    """A labels.json: the classes, the labels of each stream (see :func:`numbered`), and the rate."""
     try:
         said = json.loads(path.read_text())
         classes, labels, rate = tuple(map(str, said["classes"])), said["labels"], said.get("rate")
         if not classes or not isinstance(labels, dict) or not (rate is None or 0 < rate < math.inf):
-            raise ValueError("one of them is no such thing")
+            raise ValueError("one of them has the wrong type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SensoriumError(
             f"{printable(str(path))}: expected 'classes' (a list), 'labels' (a list a stream) and 'rate' ({error})."
@@ -222,15 +225,15 @@ def read_table(path: Path) -> tuple[tuple[str, ...], dict[str, Any], float | Non
 
 
 def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
-    """Labels of ``frames`` frames, a number or name each, or [first, behind the last, class] of segments: int32
+    """Labels of ``frames`` frames, a number or name each, or segments [first, stop, class]: int32
     [frames]."""
     number: dict[Any, int] = {name: i for i, name in enumerate(classes)} | {i: i for i in range(UNKNOWN, len(classes))}
     if not isinstance(said, list):
-        raise ValueError("its labels are no list")
+        raise ValueError("its labels are not a list")
     segments = bool(said) and isinstance(said[0], list)
     for name in [part[2] for part in said] if segments else said:
         if isinstance(name, bool | float) or name not in number:
-            raise ValueError(f"the label {name!r} is none of the classes")
+            raise ValueError(f"the label {name!r} is not one of the classes")
     if not segments:
         if len(said) != frames:
             raise ValueError(f"{frames:,} frames, but {len(said):,} labels")

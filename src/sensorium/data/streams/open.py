@@ -5,10 +5,10 @@ one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``s
 folder of such files named train and test (or val), and a folder of .npy files [N, ...] (or one with train and
 test in it) with a labels.json:
     {"classes": ["background", "jump"], "rate": 25, "labels": {"a": [0, 0, 1, ...], "b": [[120, 180, "jump"], ...]}}
-where a stream has a number or name a frame, or a list of [first frame, frame after the last, class] (the first class
+where a stream has a number or name per frame, or a list of [first frame, frame after the last, class] (the first class
 elsewhere). Without a test set whole recordings are held out, all of a subject together.
-Values stay on disk, so memory does not grow with the data but for a few bytes of label a step. Frames that are not
-finite are replaced by the last one that is, as on a live stream, and their labels are unknown (-1).
+Values stay on disk, so memory only grows by a few bytes of label per step. Non-finite frames are replaced by the last
+finite one, as on a live stream, and their labels are unknown (-1).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from sensorium.data.streams.files import LOOKED_FOR, UNKNOWN, Recordings, read_f
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
-_SCAN = 1 << 22  # values looked at together
-_BLOCK, _MOMENTS = 256, 50_000  # frames read together, and in all, for their mean and deviation
-_HELD = 1 << 28  # bytes of frames that may stay in memory
+_SCAN = 1 << 22  # values checked at once
+_BLOCK, _MOMENTS = 256, 50_000  # frames read at once, and in all, for mean and standard deviation
+_HELD = 1 << 28  # maximum bytes of frames that are kept in memory
 
 
 class Stream:
-    """One recording: ``values`` [N, ...] of any real type, mostly on disk, and ``labels`` whole numbers [N], -1
+    """One recording: ``values`` [N, ...] of any real type, usually on disk, and ``labels`` integers [N], -1
     unknown.
 
-    Raises ValueError where no frame is finite. ``broken`` counts those that are not.
+    Raises ValueError if no frame is finite. ``broken`` is the number of non-finite ones.
     """
 
     def __init__(self, name: str, values: np.ndarray, labels: np.ndarray, group: str = "") -> None:
@@ -67,7 +67,7 @@ class Stream:
         return _padded(self._labels[start:stop], stop - start)
 
     def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames start to stop (no further than there are), each flat: float32 [n, width], all finite."""
+        """Frames start to stop (clipped to the end), flattened: float32 [n, width], all finite."""
         with np.errstate(over="ignore"):
             rows = np.array(self.values[start:stop], np.float32)
             first, last = np.searchsorted(self._bad, (start, start + len(rows)))
@@ -77,10 +77,11 @@ class Stream:
 
 
 class Framed:
-    """A signal cut into frames of ``samples`` values of each channel; each is labelled as its last sample is.
+    """A signal cut into frames of ``samples`` values of each channel; each has the label of its last sample.
 
-    A frame's numbers: its samples, standardised by its own mean and deviation, channel by channel, then these means and
-    the logarithms of the deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is left out.
+    A frame's values: its samples, standardized per channel by its own mean and standard deviation, then these means and
+    the logarithms of the standard deviations, so that nothing is lost: [samples * C + 2 C]. A remainder at the end is
+    dropped.
     """
 
     def __init__(self, stream: Stream, samples: int) -> None:
@@ -103,7 +104,7 @@ class Framed:
         return _padded(self.stream.labels_of(start * k, end * k)[k - 1 :: k], stop - start)
 
     def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames start to stop (no further than there are): float32 [n, width]."""
+        """Frames start to stop (clipped to the end): float32 [n, width]."""
         n = max(0, min(stop, len(self)) - start)
         x = self.stream.frames(start * self.samples, (start + n) * self.samples)
         x = x.reshape(n, self.samples, self.stream.width)
@@ -112,8 +113,7 @@ class Framed:
 
 
 class Scaled:
-    """A stream whose numbers are (x - mean) / std, each of a frame's by its own; ``held`` in memory, else made when
-    asked for."""
+    """A stream standardized per feature, (x - mean) / std; ``held`` in memory, else computed on demand."""
 
     def __init__(self, stream: Stream | Framed, mean: np.ndarray, std: np.ndarray, *, held: bool = False) -> None:
         self.stream, self.mean, self.std = stream, mean.astype(np.float32), std.astype(np.float32)
@@ -134,7 +134,7 @@ class Scaled:
         return self.stream.labels_of(start, stop)
 
     def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames start to stop (no further than there are): float32 [n, width]."""
+        """Frames start to stop (clipped to the end): float32 [n, width]."""
         if self._held is not None:
             return self._held[start:stop].copy()
         return (self.stream.frames(start, stop) - self.mean) / self.std
@@ -145,8 +145,8 @@ AnyStream = Stream | Framed | Scaled
 
 @dataclass(frozen=True)
 class Streams:
-    """What was found. ``rate``: steps a second, where it is told; ``skipped``: what could not be used, and why;
-    ``encoder``: what made the features, where it is told."""
+    """Opened streams. ``rate``: steps per second, if known; ``skipped``: entries that could not be used, and why;
+    ``encoder``: of the features, if known."""
 
     path: str
     layout: str
@@ -160,29 +160,29 @@ class Streams:
 
     @property
     def width(self) -> int:
-        """Numbers a frame."""
+        """Values per frame."""
         return self.train[0].width
 
     def framed(self, samples: int) -> Streams:
-        """The same signals as frames of ``samples``; streams too short for one are left out."""
+        """The same signals as frames of ``samples``; streams too short for one are dropped."""
 
         def cut(streams: Sequence[AnyStream]) -> tuple[Framed, ...]:
             return tuple(Framed(s, samples) for s in streams if isinstance(s, Stream) and len(s) >= samples)
 
         train, test = cut(self.train), cut(self.test)
         if not train or not test:
-            raise SensoriumError(f"{self.path}: no stream is as long as a frame of {samples} samples; give fewer.")
+            raise SensoriumError(f"{self.path}: no stream is as long as a frame of {samples} samples; use fewer.")
         return replace(self, train=train, test=test, rate=None if self.rate is None else self.rate / samples)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [width] of the training frames, float64; 1 for what does not vary.
+        """Mean and standard deviation [width] of the training frames, float64; 1 for constant features.
 
-        Of many frames some, in blocks spread evenly.
+        From a sample of evenly spaced blocks if there are many frames.
         """
         blocks = [(s, at) for s in self.train for at in range(0, len(s), _BLOCK)]
         chosen = blocks[:: math.ceil(len(blocks) * _BLOCK / _MOMENTS)]
         count, total, square = 0, np.zeros(self.width), np.zeros(self.width)
-        first = chosen[0][0].frames(0, 1)[0].astype(np.float64)  # an offset: squares of large numbers lose the spread
+        first = chosen[0][0].frames(0, 1)[0].astype(np.float64)  # an offset, against cancellation
         for stream, at in chosen:
             x = stream.frames(at, at + _BLOCK) - first
             count, total, square = count + len(x), total + x.sum(axis=0), square + np.square(x).sum(axis=0)
@@ -191,7 +191,7 @@ class Streams:
         return mean + first, np.where(std > 1e-6 * (np.abs(mean + first) + 1e-12), std, 1.0)
 
     def scaled(self, mean: np.ndarray, std: np.ndarray) -> Streams:
-        """The same streams in units of the training data; held in memory where all are small together."""
+        """The same streams, standardized by the training data; held in memory if small enough together."""
         every = [s for s in (*self.train, *self.test) if not isinstance(s, Scaled)]
         held = sum(map(len, every)) * self.width * 4 <= _HELD
 
@@ -202,12 +202,11 @@ class Streams:
 
 
 class Windows(Rows):
-    """Training windows: ``length`` T frames up to a labelled one, and the labels of the ``future`` L frames after it.
+    """Training windows: ``length`` T frames up to a labeled one, and the labels of the ``future`` L frames after it.
 
-    There is one for every labelled frame (for ``every`` frame, if so asked), in the order of the streams. A window that
-    would begin before its stream has zeros there, and says how many. Which windows a step sees is a matter of indices
-    or of a ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted
-    one.
+    There is one for every labeled frame (or for ``every`` frame), in the order of the streams. A window that begins
+    before its stream is zero-padded, with the number of padded frames. The windows of a step come from indices or a
+    ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted one.
     """
 
     unit = "frames"
@@ -226,18 +225,18 @@ class Windows(Rows):
         self.streams, self.length, self.future, self.width = tuple(streams), length, future, streams[0].width
         self.classes = classes
         known = [np.full(len(s), True) if every else s.labels != UNKNOWN for s in streams]
-        # where all frames have labels there is nothing to look up
+        # if all frames have labels no lookup is needed
         self._places = [None if mask.all() else np.flatnonzero(mask) for mask in known]
         self._ends = np.cumsum([mask.sum() for mask in known])
         if not self._ends[-1]:
-            raise SensoriumError("no frame of the streams has a label: there is nothing to learn.")
+            raise SensoriumError("no frame of the streams has a label.")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     @property
     def labels(self) -> np.ndarray:
-        """Of each window's last frame: int64 [N]."""
+        """Labels of each window's last frame: int64 [N]."""
         pairs = zip(self.streams, self._places, strict=True)
         return np.concatenate([s.labels if at is None else s.labels[at] for s, at in pairs])
 
@@ -251,7 +250,7 @@ class Windows(Rows):
 
     def batch(self, indices: Tensor | np.ndarray | Sequence[int]) -> dict[str, Tensor]:
         """``frames`` float32 [B, T, F], ``actions`` int64 [B], ``future`` int64 [B, L] (-1 unknown or past the end) and
-        ``missing`` int64 [B], how many frames of a window lie before its stream, of windows ``indices`` [B]."""
+        ``missing`` int64 [B], number of padded frames, of windows ``indices`` [B]."""
         n = len(indices)
         frames = np.zeros((n, self.length, self.width), np.float32)
         labels, missing = np.empty((n, 1 + self.future), np.int64), np.empty(n, np.int64)
@@ -265,8 +264,8 @@ class Windows(Rows):
         return {"frames": x, "actions": y[:, 0].contiguous(), "future": y[:, 1:].contiguous(), "missing": gone}
 
     def draw(self, draw: Draw) -> dict[str, Tensor]:
-        """Windows at random, every one alike, for this process's rows of the global batch; on the draw's device."""
-        fine = draw.rand(2).cpu().double()  # two numbers of 24 bits are one of 48: enough for any stream
+        """Uniformly random windows for this process's rows of the global batch; on the draw's device."""
+        fine = draw.rand(2).cpu().double()  # two 24-bit numbers give 48 bits: enough for any stream
         index = ((fine[:, 0] + fine[:, 1] * 2**-24) * len(self)).long().clamp_max(len(self) - 1)
         return {name: part.to(draw.device) for name, part in self.batch(index).items()}
 
@@ -284,7 +283,7 @@ class Windows(Rows):
         return sampled_digest(self, (self.labels,))
 
     def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
-        """Fields of windows ``index``, as of :meth:`batch`."""
+        """Fields of windows ``index``, as in :meth:`batch`."""
         found = self.batch(index)
         return {name: found[name] for name in found if names is None or name in names}
 
@@ -305,10 +304,12 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
     else:
         held = _usable(held_out, skipped, shown)
         if held_out.classes != sets["train"].classes:
-            raise SensoriumError(f"{shown}: the test set has other classes than the training set; use one list.")
+            raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
-        raise SensoriumError(f"{shown}: frames of {min(widths)} and of {max(widths)} numbers; all need the same.")
+        raise SensoriumError(
+            f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number."
+        )
     about = sets["train"]
     return Streams(
         shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(skipped), tuple(notes), about.encoder
@@ -316,11 +317,11 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
 
 
 def _sets(path: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Recordings]]:
-    """The layout, and what it holds by split; "train" is among them."""
+    """The layout, and its content by split, including "train"."""
     if path.is_file() and path.suffix == ".npz":
         return "npz", {"train": read_npz(path, skipped)}
     if not path.is_dir():
-        raise SensoriumError(f"'{printable(str(path))}' holds no streams. Give {LOOKED_FOR}.")
+        raise SensoriumError(f"'{printable(str(path))}' has no streams. Give {LOOKED_FOR}.")
     entries = sorted(path.iterdir(), reverse=True)
     files = {split_of(file.stem): file for file in entries if file.suffix == ".npz"}
     if "train" in files:
@@ -348,11 +349,11 @@ def _usable(recordings: Recordings, skipped: list[Skipped], where: str) -> list[
 
 
 def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Stream]]:
-    """The last groups that make a fifth of the frames, one at least, but not the first."""
+    """The last groups, with at least a fifth of the frames, excluding the first group."""
     groups = list(dict.fromkeys(stream.group for stream in streams))
     if len(groups) < 2:
         raise SensoriumError(
-            f"{where}: one recording (or subject) cannot be learnt from and tested on; give a test set."
+            f"{where}: a single recording (or subject) can't be split into training and test set; give a test set."
         )
     out: set[str] = set()
     for group in reversed(groups[1:]):
@@ -363,7 +364,7 @@ def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Str
 
 
 def _holes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames that are not finite as float32, and for each the frame to take instead: int64 [n], [n]."""
+    """Frames that are not finite in float32, and the replacement of each: int64 [n], [n]."""
     width = math.prod(values.shape[1:])
     if not len(values) or not width:
         raise ValueError("no frames")

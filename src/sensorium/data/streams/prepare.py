@@ -1,7 +1,7 @@
 """Streams: recordings with a label for every step, cut into frames and windows.
 
-A signal of many samples a second is cut into frames of a few of them; the numbers of a frame are brought to mean 0 and
-deviation 1 over the training frames. Whoever shows a method new frames does both alike (:mod:`sensorium.use.watch`).
+A signal of many samples per second is cut into frames of several samples; frames are standardized by mean and standard
+deviation of the training frames. New frames must be prepared the same way (:mod:`sensorium.use.watch`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class StreamSituation:
-    """What defaults follow from: the frames, the windows that are cut from them, and the machine.
+    """What a recipe's defaults depend on: the frames, their windows, and the machine.
 
-    ``features`` numbers a frame, each made of ``frame`` samples of a signal; ``classes``, of which ``background``
-    (None: none) is no action; windows of ``length`` frames and ``future`` after them, ``windows`` in all; ``rate`` in
-    frames a second where it is known; ``mean`` and ``std`` of each number over the training frames, in whose units a method sees
-    them; ``encoder``: what made the features, a run's folder or "motion", "" where they are the data themselves.
+    ``features`` values per frame, each of ``frame`` samples of a signal; ``classes``, of which ``background`` (None:
+    none) is no action; windows of ``length`` frames and ``future`` after them, ``windows`` in all; ``rate`` in frames
+    per second if known; ``mean`` and ``std`` of each value over the training frames, for standardization; ``encoder``:
+    of the features, a run's folder or "motion", "" for raw data.
     """
 
     features: int
@@ -50,18 +50,18 @@ class StreamSituation:
 
 
 SITUATION = StreamSituation
-UNIT = "labelled frames"
+UNIT = "labeled frames"
 SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
 LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8
-SIGNAL, FAST = 64, 20.0  # at most so many numbers a step, and so many steps a second: a signal, to be cut into frames
+SIGNAL, FAST = 64, 20.0  # a signal, to be cut into frames: maximum values per step, minimum steps per second
 FRAMES_A_SECOND = 4.0
 NO_ACTION = ("background", "none", "null", "nothing", "no action", "no_action", "idle", "other", "unknown", "ambiguous")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Streams ready for training and judging; ``opened`` are in frames and in units of the training data."""
+    """Streams ready for training and evaluation; ``opened`` are in frames and standardized."""
 
     opened: Streams
     train: Windows
@@ -72,7 +72,7 @@ class Prepared:
 
     @property
     def test(self) -> tuple[AnyStream, ...]:
-        """The recordings that are held out."""
+        """The held-out recordings."""
         return self.opened.test
 
 
@@ -85,7 +85,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     settings = source.settings
     opened = _open(source, progress)
     if not opened.classes:
-        raise SensoriumError(f"{opened.path}: no frame has a label: there is nothing to learn.")
+        raise SensoriumError(f"{opened.path}: no frame has a label.")
     frame = _setting(settings, "frame", _usual_frame(opened))
     if frame > 1:
         opened = opened.framed(frame)
@@ -134,9 +134,9 @@ def describe(ready: Prepared) -> dict[str, Any]:
     lasting = "" if opened.rate is None else f" of {1 / opened.rate:.3g} s"
     notes = [*opened.notes, *(f"{skip.file}: {skip.reason}" for skip in opened.skipped[:5])]
     if len(opened.skipped) > 5:
-        notes.append(f"{len(opened.skipped)} recordings in all were skipped, or have broken frames.")
+        notes.append(f"{len(opened.skipped)} recordings were skipped or have broken frames.")
     if ready.background is None:
-        notes.append(f"No class is taken for background: '{opened.classes[0]}' counts as an action.")
+        notes.append(f"No class is treated as background: '{opened.classes[0]}' counts as an action.")
     return {
         "layout": opened.layout,
         "train": sum(map(len, opened.train)),
@@ -149,14 +149,14 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """Nobody looks: what the reader noticed is in the description."""
+    """None: the reader's findings are in the description."""
 
 
 def _open(source: Source, progress: bool) -> Streams:
     if source.path != "scenes" and not source.path.startswith("scenes:"):
         return open_streams(source.path, test=source.test)
     scenes = open_data(source.path)
-    with bar("drawing clips", progress) as advance:
+    with bar("rendering clips", progress) as advance:
         found = open_clips(len(scenes.train), len(scenes.test or ()), source.cache, progress=advance)
     return replace(found, path=source.path)
 
@@ -165,12 +165,12 @@ def _setting(settings: dict[str, Any], name: str, usual: int) -> int:
     value = settings.get(name)
     value = usual if value is None else int(value)
     if value < 1:
-        raise SensoriumError(f"--{name} {value}: 1 is the least.")
+        raise SensoriumError(f"--{name} {value}: must be at least 1.")
     return value
 
 
 def _usual_frame(opened: Streams) -> int:
-    """A quarter of a second of what is a signal by its rate and its few numbers a step; 1 of all else."""
+    """A quarter of a second for a signal (by its rate and few values per step); 1 for everything else."""
     if opened.rate is None or opened.rate < FAST or opened.width > SIGNAL:
         return 1
     shortest = min(map(len, (*opened.train, *opened.test)))

@@ -1,9 +1,8 @@
-"""The frames of a video file, one after another, at a chosen rate: never more than a few of them in memory.
+"""The frames of a video file in order, at a chosen rate, with only a few in memory.
 
-Decoding is PyAV's (FFmpeg). Time is what the file's timestamps say, from its first frame on; at tick k / rate stands
-the frame that a player would show then, the last one to have begun. Frames come upright: the rotation that phones write
-beside the picture is applied. A file that cannot be read, or that ends long before it says, is one
-:class:`SensoriumError`.
+Decoding is PyAV's (FFmpeg). Time is from the file's timestamps, relative to its first frame; at tick k / rate is the
+frame that a player would show, the last one to have started. Frames are upright: the rotation metadata is applied. A
+file that can't be read, or ends long before its stated length, raises :class:`SensoriumError`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import numpy as np
 from sensorium.data.images.decode import MAX_PIXELS, printable
 from sensorium.errors import SensoriumError
 
-_GAP = 3600.0  # seconds without a frame that no real recording has
-_CUT = 0.05  # share of the stated length whose absence is a damage
+_GAP = 3600.0  # seconds without a frame that indicate a damaged file
+_CUT = 0.05  # missing fraction of the stated length that counts as truncated
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,13 @@ class VideoFrame:
 
 
 def video_frames(path: str | Path, *, rate: float | None = None) -> Iterator[VideoFrame]:
-    """Frames of the first video stream of a file, ``rate`` a second (repeated or left out to fit), or all of them.
+    """Frames of the first video stream of a file, ``rate`` per second (repeated or dropped to match), or all of them.
 
     Raises SensoriumError that names the file: no such file, no video in it, damaged, truncated, or larger than 100
-    million pixels a frame; frames before the damage have been given by then.
+    million pixels per frame; frames before the damage have been yielded by then.
     """
     if rate is not None and not 0 < rate < math.inf:
-        raise ValueError(f"a rate is a positive number of frames a second, got {rate}")
+        raise ValueError(f"rate must be a positive number of frames per second, got {rate}")
     shown = printable(str(path))
     tick, before = 0, None
     for frame in _decoded(path, shown):
@@ -53,7 +52,7 @@ def video_frames(path: str | Path, *, rate: float | None = None) -> Iterator[Vid
                 yield VideoFrame(tick / rate, held)
                 tick += 1
         before = frame[1]
-    if rate is not None and before is not None:  # the last frame begins before its tick, or at it
+    if rate is not None and before is not None:  # the last frame starts at or before its tick
         yield VideoFrame(tick / rate, _upright(before, shown))
 
 
@@ -63,11 +62,11 @@ def _decoded(path: str | Path, shown: str) -> Iterator[tuple[float, Any]]:
     with _one_error(av, shown):
         if not Path(path).is_file():
             raise SensoriumError(f"{shown}: there is no such file.")
-        # a local file whatever its name says, and no further protocols or playlists
+        # only a local file whatever its name, without other protocols or playlists
         with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise SensoriumError(
-                    f"{shown}: holds no video; if it should, it is truncated or damaged, fetch it again."
+                    f"{shown}: has no video; if it should, it is truncated or damaged: fetch it again."
                 )
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -85,7 +84,7 @@ def _decoded(path: str | Path, shown: str) -> Iterator[tuple[float, Any]]:
                 last = seconds
                 yield seconds, frame
             if last is None:
-                raise SensoriumError(f"{shown}: no frame of it can be decoded; the file is damaged.")
+                raise SensoriumError(f"{shown}: no frame can be decoded; the file is damaged.")
             _require_whole(stream, container, last + step, shown)
 
 

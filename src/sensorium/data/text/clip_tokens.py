@@ -1,14 +1,13 @@
 """CLIP's tokens: lower-cased byte-level BPE with ends of words marked (Radford et al., 2021, arXiv:2103.00020).
 
-The vocabulary: 256 bytes, the same 256 at the end of a word, a token a merge, a start and an end: 49,408 as published.
-Text is cleaned in one of two ways, which belong to the published tokenizers:
-    plain    what transformers does: Unicode form NFC, white space made single, lower case
-    authors  what the authors' and OpenCLIP's code do: HTML entities are read (twice), curly quotes straightened,
-             ligatures and full-width letters made plain, control characters removed; then as above. They use the
-             package ftfy, which also repairs text once decoded in a wrong encoding and entities in capitals: this does
-             not.
-What looks like a special token in a caption is plain text here. A row is start, text, end, padding; a text that is too
-long is cut before its end token.
+The vocabulary: 256 bytes, the same 256 at the end of a word, one token per merge, a start and an end: 49,408 as
+published. Text is cleaned in one of the two ways of the published tokenizers:
+plain    as in transformers: Unicode NFC, single spaces, lower case
+authors  as in the authors' and OpenCLIP's code: HTML entities are unescaped (twice), curly quotes straightened,
+         ligatures and full-width letters normalized, control characters removed; then as above. They use the
+         package ftfy, which also repairs wrongly decoded text and entities in capitals: this does not.
+Special tokens in a caption are treated as plain text. A row is start, text, end, padding; a text that is too long is
+truncated before its end token.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 class CLIPTokens:
     """A tokenizer of captions.
 
-    ``vocab`` tokens, among them ``start``, ``end`` and ``pad``, what rows are filled up with (the authors' code: 0;
+    ``vocab`` tokens, including ``start``, ``end`` and ``pad``, the padding (the authors' code: 0;
     transformers: the end). Build one with :meth:`from_merges`, :meth:`from_hf` or :meth:`learn`.
     """
 
@@ -69,7 +68,8 @@ class CLIPTokens:
     def from_merges(
         cls, path: str | Path, *, merges: int = PUBLISHED_MERGES, clean: Clean = "authors", pad: int = 0
     ) -> CLIPTokens:
-        """The authors' file (.txt or .txt.gz: a header, then a merge a line), of which the first ``merges`` count."""
+        """The authors' file (.txt or .txt.gz: a header, then one merge per line), of which the first ``merges`` are
+        used."""
         where, lines = Path(path), _lines(Path(path))
         pairs = [tuple(line.split()) for line in lines[1 : 1 + merges]]
         for number, pair in enumerate(pairs, start=2):
@@ -81,24 +81,24 @@ class CLIPTokens:
 
     @classmethod
     def learn(cls, captions: Iterable[str], vocab: int, *, clean: Clean = "authors") -> CLIPTokens:
-        """Learn from ``captions`` up to ``vocab`` tokens (at least 514; fewer where the text has no more pairs)."""
+        """Learn from ``captions`` up to ``vocab`` tokens (at least 514; fewer if the text has no more pairs)."""
         from tokenizers import Tokenizer, models, trainers
 
         least = 2 * 256 + 2
         if vocab < least:
             raise SensoriumError(
-                f"--vocab {vocab}: 256 bytes, 256 ends of words, a start and an end are the least, {least}."
+                f"--vocab {vocab}: must be at least {least}: 256 bytes, 256 ends of words, a start and an end."
             )
         inner = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD))
         inner.normalizer, inner.pre_tokenizer = _normalizer(clean), _pre_tokenizer(clean)
-        # Among pairs that are as frequent the first by number is merged: given here, the numbers are always the same.
+        # Ties between equally frequent pairs are broken by number: fixed numbers make the result deterministic.
         symbols = [*_symbols(), *(s + _END_OF_WORD for s in _symbols())]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab - 2, special_tokens=symbols, end_of_word_suffix=_END_OF_WORD, show_progress=False
         )
         inner.train_from_iterator((cleaned(caption, clean) for caption in captions), trainer)
         learnt = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
-        return cls._of(learnt[: vocab - least], clean, 0, "the merges learnt")
+        return cls._of(learnt[: vocab - least], clean, 0, "the merges learned")
 
     @classmethod
     def _of(cls, merges: Sequence[tuple[str, ...]], clean: Clean, pad: int, where: str) -> CLIPTokens:
@@ -108,12 +108,13 @@ class CLIPTokens:
         try:
             inner = _tokenizer(vocabulary, merges, clean)
         except Exception as error:
-            raise SensoriumError(f"{where}: a merge of what no merge before it has made ({error}).") from None
+            raise SensoriumError(f"{where}: a merge of a token that no earlier merge has made ({error}).") from None
         return cls(inner, vocabulary[START], vocabulary[END], pad=pad, clean=clean)
 
     @classmethod
     def from_hf(cls, folder: str | Path) -> CLIPTokens:
-        """A Hugging Face directory with ``tokenizer.json``, or with ``vocab.json`` and ``merges.txt``. Cleans plainly.
+        """A Hugging Face directory with ``tokenizer.json``, or with ``vocab.json`` and ``merges.txt``, with plain
+        cleaning.
 
         Raises SensoriumError that names the file and what is wrong with it.
         """
@@ -136,13 +137,13 @@ class CLIPTokens:
         return cls(inner, start, end, pad=pad, clean="plain")
 
     def encode(self, texts: Sequence[str], length: int) -> Tensor:
-        """Rows of start, text, end, padding: int64 [B, length]. A longer text loses its tail, never its end token."""
+        """Rows of start, text, end, padding: int64 [B, length]. A longer text is truncated, but keeps its end token."""
         import torch
 
         if length < 2:
-            raise ValueError(f"length {length} leaves no place for start and end")
+            raise ValueError(f"length {length} leaves no room for start and end")
         if isinstance(texts, str):
-            raise TypeError("encode takes a sequence of texts, not one text")
+            raise TypeError("encode needs a sequence of texts, not one text")
         rows = np.full((len(texts), length), self.pad, np.int64)
         cleaned_texts = [cleaned(text, self.clean) for text in texts]
         for row, found in zip(rows, self.inner.encode_batch(cleaned_texts, add_special_tokens=False), strict=True):
@@ -151,7 +152,7 @@ class CLIPTokens:
         return torch.from_numpy(rows)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of one row, up to its end token; words stand apart by one space."""
+        """The text of one row, up to its end token; words are separated by single spaces."""
         pieces = []
         for token in tokens:
             if int(token) == self.end:
@@ -163,13 +164,13 @@ class CLIPTokens:
         return bytes(byte_of[symbol] for symbol in text if symbol in byte_of).decode(errors="replace").strip()
 
     def save(self, path: str | Path) -> None:
-        """Write what :func:`read_clip_tokens` reads."""
+        """Write the tokenizer for :func:`read_clip_tokens`."""
         told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
         Path(path).write_text(json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
 
 
 def read_clip_tokens(path: str | Path) -> CLIPTokens:
-    """What :meth:`CLIPTokens.save` wrote. Raises SensoriumError where it is something else."""
+    """Read the file of :meth:`CLIPTokens.save`. Raises SensoriumError for anything else."""
     from tokenizers import Tokenizer
 
     try:
@@ -181,18 +182,18 @@ def read_clip_tokens(path: str | Path) -> CLIPTokens:
     except SensoriumError:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise SensoriumError(f"{path}: no tokenizer of captions ({error}).") from None
+        raise SensoriumError(f"{path}: not a tokenizer of captions ({error}).") from None
 
 
 def cleaned(text: str, clean: Clean) -> str:
-    """A caption as the tokenizer shall see it; lone surrogates, which are no text, become the replacement character."""
+    """A caption cleaned for the tokenizer; lone surrogates become the replacement character."""
     try:
         text.encode()
     except UnicodeEncodeError:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if clean == "plain":
         return text  # the rest is the tokenizer's own normalizer
-    entities = "<" not in text  # with markup about, an entity may be meant as it stands
+    entities = "<" not in text  # with markup present, an entity may be literal
     for _ in range(_MOST_REPAIRS):
         before = text
         if entities:
@@ -210,9 +211,9 @@ def _entity(match: re.Match[str]) -> str:
 
 @cache
 def _repairs() -> dict[int, str]:
-    """Characters that are written plainly: those of ftfy's fixes for controls, ligatures, widths and quotes."""
+    """The characters of ftfy's fixes for control characters, ligatures, widths and quotes."""
     table: dict[int, str] = {}
-    for code in range(0x80, 0xA0):  # C1 controls stand for Windows-1252
+    for code in range(0x80, 0xA0):  # C1 controls are Windows-1252
         table[code] = bytes([code]).decode("cp1252", "ignore") or chr(code)
     ligatures = (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07))
     for code in (*ligatures, *range(0xFF01, 0xFFF0)):
@@ -231,7 +232,7 @@ def _bytes() -> list[int]:
 
 
 def _symbols() -> list[str]:
-    """How the bytes are written, in the same order: as Latin-1 where they print, else from U+0100 on."""
+    """The characters of the bytes, in the same order: Latin-1 if printable, else from U+0100 on."""
     return [chr(b) for b in _bytes()[:188]] + [chr(0x100 + n) for n in range(68)]
 
 
@@ -268,7 +269,7 @@ def _lines(path: Path) -> list[str]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise SensoriumError(f"{path}: not readable as a list of merges ({error}).") from None
     if len(data) > _MOST_BYTES:
-        raise SensoriumError(f"{path}: more than {_MOST_BYTES >> 20} MiB, which no list of merges is.")
+        raise SensoriumError(f"{path}: more than {_MOST_BYTES >> 20} MiB, too large for a list of merges.")
     return text.split("\n")
 
 
@@ -285,13 +286,13 @@ def _hf_whole(path: Path) -> Any:
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise SensoriumError(f"{path}: no tokenizer ({error}).") from None
+        raise SensoriumError(f"{path}: not a tokenizer ({error}).") from None
 
 
 def _hf_pair(folder: Path) -> Any:
     path = folder / "vocab.json"
     if not path.is_file() or not (folder / "merges.txt").is_file():
-        raise SensoriumError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt is there.")
+        raise SensoriumError(f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt.")
     vocabulary = _json(path)
     if not isinstance(vocabulary, dict) or not all(
         isinstance(n, int) and 0 <= n < _MOST_TOKENS for n in vocabulary.values()
@@ -302,4 +303,4 @@ def _hf_pair(folder: Path) -> Any:
     try:
         return _tokenizer(vocabulary, pairs, "plain")
     except Exception as error:
-        raise SensoriumError(f"{folder / 'merges.txt'}: does not go with vocab.json ({error}).") from None
+        raise SensoriumError(f"{folder / 'merges.txt'}: does not match vocab.json ({error}).") from None

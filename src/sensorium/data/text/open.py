@@ -1,10 +1,10 @@
-"""Text as tokens: what a path holds, a tokenizer, and rows of tokens for training and judging.
+"""Text as tokens: documents from a path, tokenizers, and rows of tokens for training and evaluation.
 
 open_text reads .txt and .md files (also .gz), .jsonl and Parquet with a column "text", and folders of these; with
 train/val/test sub-folders or a second path as the test set, else the end of the text is held out: the last tenth of the
-documents, or of the one document. Documents are bytes, as UTF-8 where a tokenizer wants characters.
-Tokens of all documents lie one after another in a memory map, each document behind a boundary token; a row is a window
-of it, so nothing is padded, and a document may begin anywhere in a row.
+documents, or of a single document. Documents are bytes, decoded as UTF-8 for tokenizers of characters.
+Tokens of all documents are concatenated in a memory map, each document after a boundary token; a row is a window of it,
+so there is no padding, and a document may begin anywhere in a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BOUNDARY = "<|end|>"
 
 @dataclass(frozen=True)
 class Texts:
-    """What was found: the documents of both sets as bytes, how the path was read, and what was decided on the way."""
+    """Opened text: the documents of both sets as bytes, the layout, and notes about choices."""
 
     path: str
     layout: str
@@ -42,7 +42,7 @@ class Texts:
 
 
 class Tokenizer(Protocol):
-    """Bytes to numbers and back. ``vocab`` counts the boundary, which is the last number."""
+    """Encodes bytes as tokens and decodes them. ``vocab`` includes the boundary, the last token."""
 
     vocab: int
 
@@ -79,7 +79,7 @@ def _sets(path: Path) -> tuple[str, dict[str, list[bytes]]]:
         parts = {"train": path}
     sets = {name: [document for file in _files(part) for document in _documents(file)] for name, part in parts.items()}
     if not sets["train"]:
-        raise SensoriumError(f"'{where}' holds no text. Looked for {_LOOKED_FOR}.")
+        raise SensoriumError(f"'{where}' has no text. Looked for {_LOOKED_FOR}.")
     return "folder", {name: documents for name, documents in sets.items() if documents}
 
 
@@ -99,7 +99,7 @@ def _kind(file: Path) -> str | None:
 def _documents(file: Path) -> Iterator[bytes]:
     where, kind = printable(str(file)), _kind(file)
     if kind is None:
-        raise SensoriumError(f"'{where}' is no text that is known. Give {_LOOKED_FOR}.")
+        raise SensoriumError(f"'{where}' is not text in a known format. Give {_LOOKED_FOR}.")
     try:
         if kind == "parquet":
             yield from _parquet(file, where)
@@ -117,7 +117,7 @@ def _documents(file: Path) -> Iterator[bytes]:
             try:
                 yield json.loads(line)["text"].encode()
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise SensoriumError(f"{where}, line {number}: no JSON object with a string 'text'.") from None
+                raise SensoriumError(f"{where}, line {number}: not a JSON object with a string 'text'.") from None
 
 
 def _parquet(file: Path, where: str) -> Iterator[bytes]:
@@ -145,7 +145,7 @@ def _hold_out(documents: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 
 class Bytes:
-    """Each byte a token, and one for the boundary: 257."""
+    """One token per byte, and one for the boundary: 257."""
 
     vocab = 257
 
@@ -173,18 +173,18 @@ class BPE:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
         if vocab < 257:
-            raise SensoriumError(f"--vocab {vocab}: 256 bytes and a boundary are the least, 257.")
+            raise SensoriumError(f"--vocab {vocab}: must be at least 257: 256 bytes and a boundary.")
         inner = Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(vocab_size=vocab - 1, initial_alphabet=alphabet, show_progress=False)
         inner.train_from_iterator((d.decode(errors="replace") for d in documents), trainer)
-        inner.add_special_tokens([BOUNDARY])  # the last number
+        inner.add_special_tokens([BOUNDARY])  # the last token
         return cls(inner)
 
     def encode(self, document: bytes) -> np.ndarray:
-        """int64 [N]; what is no UTF-8 becomes the replacement character."""
+        """int64 [N]; invalid UTF-8 becomes the replacement character."""
         return np.array(self.inner.encode(document.decode(errors="replace")).ids, np.int64)
 
     def decode(self, tokens: Iterable[int]) -> bytes:
@@ -195,18 +195,18 @@ class BPE:
 
 
 def read_tokenizer(path: Path) -> Bytes | BPE:
-    """What ``save`` wrote."""
+    """Read the file of ``save``."""
     from tokenizers import Tokenizer as Inner
 
     try:
         found = json.loads(path.read_text())
         return BPE(Inner.from_str(json.dumps(found["tokenizer"]))) if found["kind"] == "bpe" else Bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{path}: no tokenizer ({error}).") from None
+        raise SensoriumError(f"{path}: not a tokenizer ({error}).") from None
 
 
 def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, name: str) -> np.ndarray:
-    """All documents' tokens, each document behind a boundary: a read-only memory map in ``folder``, made once."""
+    """All documents' tokens, each document after a boundary: a read-only memory map in ``folder``, made once."""
     documents = list(documents)
     seal = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab}".encode())
     for document in documents:
@@ -225,7 +225,7 @@ def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, na
 
 
 def rows_of(tokens: np.ndarray, length: int) -> np.ndarray:
-    """Windows of ``length`` + 1 tokens, each beginning with the last of the one before: [N, length + 1], no copy."""
+    """Windows of ``length`` + 1 tokens, each beginning with the last of the previous one: [N, length + 1], no copy."""
     if len(tokens) < length + 1:
         raise SensoriumError(
             f"the text has {len(tokens)} tokens: too few for rows of {length}. Give a smaller --length."

@@ -19,7 +19,8 @@ from sensorium.errors import SensoriumError
 
 @dataclass(frozen=True)
 class TextSituation:
-    """What defaults follow from: ``vocab`` tokens with the boundary, ``length`` of a row, ``rows`` of training text, the machine."""
+    """What a recipe's defaults depend on: ``vocab`` with the boundary, ``length`` of a row, ``rows`` of training text,
+    the machine."""
 
     vocab: int
     length: int
@@ -38,7 +39,7 @@ USUAL_LENGTH = 1024
 
 @dataclass(frozen=True)
 class Prepared:
-    """Text ready for training and judging. ``test`` are the held-out tokens, ``test_bytes`` what they stand for."""
+    """Text ready for training and evaluation. ``test``: the held-out tokens, ``test_bytes``: their number of bytes."""
 
     opened: Texts
     tokenizer: Tokenizer
@@ -49,7 +50,8 @@ class Prepared:
 
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
-    """Read the text, learn ``vocab`` tokens from it (bytes if not given) unless its run has a tokenizer, lay out rows of ``length``."""
+    """Read the text, learn a tokenizer of ``vocab`` from it (bytes if None) unless its run has one, make rows of
+    ``length``."""
     for flag, value in (("--image-size", source.image_size), ("--limit", source.limit)):
         if value is not None:
             raise SensoriumError(f"{flag} is for pictures; this system learns from text.")
@@ -61,7 +63,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         tokenizer = Bytes() if vocab in (None, Bytes.vocab) else BPE.learn(opened.train, int(vocab or 0))
     length = source.settings.get("length") or LENGTHS.get(device_name(), USUAL_LENGTH)
     if length < 2:
-        raise SensoriumError(f"--length {length}: 2 tokens are the least.")
+        raise SensoriumError(f"--length {length}: must be at least 2 tokens.")
     train, held = (
         tokens_of(documents, tokenizer, source.cache, name)
         for name, documents in (("train", opened.train), ("test", opened.test))
@@ -87,7 +89,7 @@ def wanted(situation: TextSituation) -> dict[str, Any]:
 
 
 def keep(ready: Prepared, folder: Path) -> None:
-    """The tokenizer, which was learnt from the text."""
+    """Write the tokenizer."""
     ready.tokenizer.save(folder / "tokenizer.json")
 
 
@@ -103,7 +105,7 @@ def describe(ready: Prepared) -> dict[str, Any]:
 
 
 def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """Nobody looks: what the reader noticed is in the description."""
+    """None: the reader's findings are in the description."""
 
 
 def kept_tokenizer(folder: Path) -> Tokenizer:

@@ -1,10 +1,10 @@
 """Formats of DETR: Hugging Face's directories (``DetrForObjectDetection``) and the files of the authors' code
 (facebookresearch/detr): {"model": ...}.
 
-All hold the same numbers under other names. Our fused ``qkv`` is the authors' ``in_proj`` and Hugging Face's three
-projections; our transformer's ``norm`` is their decoder's; batch norms are frozen there and have no step counter.
-Hugging Face's ResNet is its own or, in its oldest and best known checkpoints, timm's; the authors' is torchvision's.
-Sizes are read off the tensors; what a configuration says of them must agree.
+All hold the same tensors under different names. Our fused ``qkv`` is the authors' ``in_proj`` and Hugging Face's three
+projections; our transformer's ``norm`` is their decoder's; their batch norms are frozen and have no step counter.
+Hugging Face's ResNet is its own or, in the oldest and best known checkpoints, timm's; the authors' is torchvision's.
+Sizes come from the tensors; a configuration must agree with them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Prepara
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
-SIDES = (800, 1333)  # pixels of the shorter side, and of the longer one at most
-_HINT = "this is no DETR for detection in this format"
+SIDES = (800, 1333)  # pixels of the shorter side, and maximum of the longer one
+_HINT = "this is not a DETR for detection in this format"
 _COUNTED = (Dropped(r".+\.num_batches_tracked", "a counter that evaluation does not read"),)
 
 _QKV = tuple(f"self_attn.{part}_proj" for part in "qkv")
@@ -83,11 +83,12 @@ def _authors_table() -> tuple[Entry, ...]:
     )
 
 
-# --- numbers in ---
+# --- reading the numbers ---
 
 
 def _sizes(source: Source, queries: str, classes: str, hidden: str, encoder: str) -> dict[str, int]:
-    """What the tensors say of the transformer and the heads; of the names given, and a pattern of the layers'."""
+    """Sizes of the transformer and the heads from the tensors of the given names, and a pattern of the layers'
+    names."""
     count, width = source.shape(queries, 2, _HINT)
     return {
         "classes": source.shape(classes, 2, _HINT)[0] - 1,
@@ -141,7 +142,7 @@ def _hf_resnet(source: Source) -> dict[str, Any]:
     last, given = f"stage{stages}", inner.get("out_features") or inner.get("out_indices")
     if given and (not isinstance(given, list) or given[-1] not in (last, stages)):
         raise SensoriumError(
-            f"{source.told}: out_features {str(given)[:80]} does not end with '{last}', which DETR is read on."
+            f"{source.told}: out_features {str(given)[:80]} does not end with '{last}', which DETR needs."
         )
     return numbers
 
@@ -159,11 +160,11 @@ def _build(backbone: dict[str, Any], **numbers: Any) -> DETR:
     return DETR(ResNet(**backbone), **numbers)
 
 
-# --- what is set after ---
+# --- settings after building ---
 
 
 def _settle(network: Any, source: Source) -> None:
-    """Frozen norms; labels' names and sides of images as the files beside say."""
+    """Frozen norms; class names and image sizes from the files beside the weights."""
     if network.freeze_norms:
         for norm in network._norms():
             norm.requires_grad_(False)
@@ -176,7 +177,7 @@ def _settle(network: Any, source: Source) -> None:
     network.sides = tuple(stated) if good else SIDES
 
 
-# --- out ---
+# --- writing ---
 
 
 def _fits(network: DETR) -> None:
@@ -190,7 +191,9 @@ def _plain_fits(network: Any) -> None:
     _fits(network)
     numbers = resnet.resnet_numbers(network.backbone)
     if numbers["first_stride"] != 1 or numbers["early_stride"]:
-        raise SensoriumError("the authors' DETR has torchvision's ResNet, which strides elsewhere. Use --to hf.")
+        raise SensoriumError(
+            "the authors' DETR has torchvision's ResNet, which has its strides in other layers. Use --to hf."
+        )
 
 
 def _hf_config(network: Any) -> dict[str, Any]:
@@ -225,11 +228,11 @@ def _hf_config(network: Any) -> dict[str, Any]:
         "activation_function": "relu",
         "position_embedding_type": "sine",
         "dilation": False,
-        "auxiliary_loss": False,  # transformers gives each layer the normed output of the one before where this is True
+        "auxiliary_loss": False,  # if True, transformers gives each layer the normed output of the previous one
         "eos_coefficient": network.no_object,
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        # transformers wants whole numbers here; they matter for further training alone
+        # transformers needs integers here; they only matter for further training
         **{field: int(value) for field, value in training.items() if value == int(value)},
     }
 
@@ -297,9 +300,9 @@ FORMATS: tuple[Format, ...] = (HF, HF_TIMM, AUTHORS)
 def load_detr(path: str | Path, *, heads: int | None = None) -> DETR:
     """A DETR in evaluation mode from a Hugging Face directory or hub id, or from an authors' ``.pth`` file.
 
-    heads: attention heads, where a file does not say (the authors' are 8). ``.normalization`` is its (mean, std) in
-    0..1 scale, ``.sides`` the pixels of the shorter side of its images and of the longer one at most,
-    ``.class_names`` what its labels are called, if it says so. Raises SensoriumError that names the file.
+    heads: attention heads, if a file does not contain them (the authors' are 8). ``.normalization`` is its (mean, std)
+    in 0..1 scale, ``.sides`` the pixels of the shorter side of its images and the maximum of the longer one,
+    ``.class_names`` the names of its labels, if known. Raises SensoriumError that names the file.
     """
     return open_path(path, FORMATS, heads=heads)
 
@@ -317,7 +320,7 @@ def export_detr(
 
     mean, std: of the pixels in 0..1 scale (the network's own, or ImageNet's). image_size: the shorter side that images
     are resized to, in the authors' proportion to the longer one (the network's own sides, or 800 and 1333). Raises
-    SensoriumError where the backbone is no ResNet with a 7x7 stem: neither format holds another.
+    SensoriumError if the backbone is not a ResNet with a 7x7 stem: neither format holds another.
     """
     form = {"hf": HF, "authors": AUTHORS}.get(to)
     if form is None:

@@ -1,14 +1,14 @@
 """DETR: end-to-end object detection with transformers (Carion et al., 2020, arXiv:2005.12872).
 
-A transformer turns an image's feature map and Q learned queries into Q guesses, each a class (or "no object") and a
-box. The best one-to-one matching of guesses and objects says which guess is held to which object; all others are held
-to "no object", so that no two guesses are rewarded for one object and nothing has to be suppressed afterwards:
+A transformer turns an image's feature map and Q learned queries into Q predictions, each a class (or "no object") and a
+box. The optimal one-to-one matching assigns predictions to objects; the target of all others is "no object", so that
+there are no duplicates and non-maximum suppression is not needed:
     y = transformer(conv1x1(backbone(image)), queries)                                       (section 3.2, figure 2)
     p = softmax(class_embed(y)),   b = sigmoid(bbox_embed(y))                K + 1 classes; (cx, cy, w, h) in 0..1
-    match = least sum of  -p[label] + 5 |b - t|_1 - 2 GIoU(b, t)                    (eqs. 1 and 2, parts/matcher.py)
+    match = minimum sum of  -p[label] + 5 |b - t|_1 - 2 GIoU(b, t)                    (eqs. 1 and 2, parts/matcher.py)
     L = mean of -w log p[label or no object] + 5 sum |b - t|_1 / n + 2 sum (1 - GIoU(b, t)) / n  (section 3.1, A.2)
-The mean is weighted with w, 1 for matched guesses and 0.1 for "no object"; n is the number of objects of the global
-batch. The same loss, with a matching of its own, follows each decoder layer (auxiliary losses).
+The mean is weighted by w, 1 for matched predictions and 0.1 for "no object"; n is the number of objects of the global
+batch. Each decoder layer has the same loss, with its own matching (auxiliary losses).
 Shapes: B images, Q queries, K classes, D width, L decoder layers, N_b objects of image b, M matched pairs in all.
 """
 
@@ -35,13 +35,12 @@ from sensorium.parts.moe.layer import update_biases
 class DETR(Method, HasBackbone, Detector):
     """A detector on the last map of any backbone that gives maps; that map has ``backbone.dim`` channels.
 
-    classes: K; labels are 0..K-1. queries: the most objects that an image can be found to have. width: D, divisible by
-    4 and by ``heads``. hidden: channels of the feed-forward layers. auxiliary: losses after every decoder layer, not
-    the last alone. freeze_norms: the backbone's batch norms keep their statistics and weights, as the authors do with a
-    pretrained backbone; one that begins at random wants False. weights: of the class, L1 and GIoU losses; costs: the
-    same for the matching. no_object: weight of the class "no object". clip: most norm of all gradients together, 0 for
-    any.
-    ``class_names``: what the labels are called, () where nobody said.
+    classes: K; labels are 0..K-1. queries: maximum number of detections per image. width: D, divisible by 4 and by
+    ``heads``. hidden: channels of the feed-forward layers. auxiliary: losses after every decoder layer, not only the
+    last. freeze_norms: the backbone's batch norms keep their statistics and weights, as in the authors' code with a
+    pretrained backbone; use False with random initial weights. weights: of the class, L1 and GIoU losses; costs: the
+    same for the matching. no_object: weight of the class "no object". clip: maximum norm of all gradients, 0 for none.
+    ``class_names``: names of the labels, () if unknown.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class DETR(Method, HasBackbone, Detector):
         super().__init__()
         require(backbone, MapEncoder, by="DETR", choices="a ResNet or a ViT")
         if classes < 1 or queries < 1:
-            raise ValueError(f"DETR needs a class and a query or more, got {classes} and {queries}")
+            raise ValueError(f"DETR needs at least one class and one query, got {classes} and {queries}")
         if width % 4:
             raise ValueError(f"width {width} must be divisible by 4 (sine and cosine of two axes)")
         if not no_object > 0:
@@ -92,11 +91,11 @@ class DETR(Method, HasBackbone, Detector):
         """The loss of a batch.
 
         ``image`` [B, 3, H, W]; ``boxes``, B of [N_b, 4], absolute (x1, y1, x2, y2); ``labels``, B of int64 [N_b] in
-        0..K-1, N_b may be 0; and, optional, ``sizes`` int [B, 2], each image's own (height, width) where smaller ones
-        were padded at the right and the bottom, or None.
+        0..K-1, N_b may be 0; and, optional, ``sizes`` int [B, 2], each image's (height, width) without padding at the
+        right and the bottom, or None.
         -> scalars: ``loss``, of all decoder layers; of the last layer and before weighting ``class`` (cross-entropy),
-        ``box`` (L1 an object, coordinates in units of the image), ``giou`` (1 - GIoU, mean over objects), and
-        ``cardinality``, by how many objects the guesses that are no "no object" are off, mean over images.
+        ``box`` (L1 per object, coordinates in units of the image), ``giou`` (1 - GIoU, mean over objects), and
+        ``cardinality``, the absolute error of the number of predicted objects, mean over images.
         """
         logits, boxes = self.predict(batch["image"], batch.get("sizes"))
         if not self.auxiliary:
@@ -114,31 +113,31 @@ class DETR(Method, HasBackbone, Detector):
         }
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self)
 
     def before_update(self, at: Progress) -> None:
-        """Gradients are clipped to a norm of ``clip``."""
+        """Clip gradients to a norm of ``clip``."""
         if self.clip:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def unlearnable(self, batch: Mapping[str, Any]) -> int:
-        """How many boxes of a batch cannot all be found: those of an image that exceed its queries."""
+        """How many boxes of a batch exceed the queries of their image."""
         return sum(max(0, len(own) - self.queries) for own in batch["boxes"])
 
     def predict(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] -> after every decoder layer, the last being the answer: logits [L, B, Q, K + 1], of which "no
-        object" is the last class, and boxes [L, B, Q, 4], (cx, cy, w, h) in units of each image without its padding.
-        At least float32.
+        """[B, 3, H, W] -> predictions of every decoder layer, the last being the output: logits [L, B, Q, K + 1], with
+        "no object" as the last class, and boxes [L, B, Q, 4], (cx, cy, w, h) in units of each image without padding.
+        Float32 or better.
         """
         features, valid = self._features(images, sizes)
         y = self.transformer(features, valid, self.query_embed.weight)
         return precise(self.class_embed(y)), precise(self.bbox_embed(y)).sigmoid()
 
     def targets(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """Labels, B of [N_b], and boxes, B of [N_b, 4], (cx, cy, w, h) in units of the image. At least float32.
+        """Labels, B of [N_b], and boxes, B of [N_b, 4], (cx, cy, w, h) in units of the image. Float32 or better.
 
-        Raises ValueError where the lists do not fit each other or a label is outside 0..K-1.
+        Raises ValueError if the lists do not match or a label is outside 0..K-1.
         """
         images, labels = batch["image"], [own.to(batch["image"].device, torch.int64) for own in batch["labels"]]
         scales = self._scales(images, batch.get("sizes"))
@@ -168,7 +167,7 @@ class DETR(Method, HasBackbone, Detector):
         weight[-1] = self.no_object
         surprise = F.cross_entropy(logits.flatten(0, 2), wanted, weight, reduction="none").view(layers, -1)
 
-        # Every layer matches as many guesses, so one sum of weights and one number of objects serve all.
+        # Every layer matches the same number of predictions, so the normalizers are shared.
         pairs = len(at) // layers
         share = torch.tensor(
             [pairs + self.no_object * (images * queries - pairs), sum(len(own) for own in labels)],
@@ -189,12 +188,12 @@ class DETR(Method, HasBackbone, Detector):
     def _matched(
         self, logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The pairs of all layers, in their order: places among L * B * Q, int64 [M], labels [M], boxes [M, 4]."""
+        """The matched pairs of all layers, in order: indices into L * B * Q, int64 [M], labels [M], boxes [M, 4]."""
         layers, images, queries = logits.shape[:3]
         pairs = match(
             logits.flatten(0, 1), boxes.flatten(0, 1), list(labels) * layers, list(targets) * layers, self.costs
         )
-        first = [0]  # of an image's objects among those of the batch
+        first = [0]  # offset of an image's objects in the batch
         for own in labels:
             first.append(first[-1] + len(own))
         at = torch.cat([guesses + i * queries for i, (guesses, _) in enumerate(pairs)])
@@ -205,10 +204,10 @@ class DETR(Method, HasBackbone, Detector):
     @torch.no_grad()
     def detect(self, images: Tensor, threshold: float = 0.7, *, sizes: Tensor | None = None) -> list[dict[str, Tensor]]:
         """[B, 3, H, W] -> for each image ``boxes`` [N, 4], absolute (x1, y1, x2, y2) in pixels, ``scores`` [N] and
-        ``labels`` int64 [N]: the guesses whose best class has a probability above ``threshold``, the surest first.
+        ``labels`` int64 [N]: the predictions whose best class has a probability above ``threshold``, highest first.
 
-        sizes: int [B, 2], height and width of the part that is image, as in :meth:`forward`. Threshold 0 gives all Q
-        guesses, which is what average precision wants. Boxes may reach past the image's edge.
+        sizes: int [B, 2], height and width without padding, as in :meth:`forward`. Threshold 0 gives all Q predictions,
+        as average precision needs. Boxes may extend beyond the image.
         """
         logits, boxes = (last[-1] for last in self.predict(images, sizes))
         scores, labels = logits.softmax(-1)[..., :-1].max(-1)
@@ -222,14 +221,14 @@ class DETR(Method, HasBackbone, Detector):
 
     @torch.no_grad()
     def attention(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Where each query looks, in the last decoder layer, mean over heads: [B, 3, H, W] -> [B, Q, h, w].
+        """Cross-attention of each query in the last decoder layer, mean over heads: [B, 3, H, W] -> [B, Q, h, w].
 
         h x w is the size of the backbone's last map; each query's map sums to 1, padding has 0 (the paper's figure 6).
         """
         return self.transformer.attention(*self._features(images, sizes), self.query_embed.weight)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module; frozen norms stay in evaluation mode."""
+        """Set the mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
             for norm in self._norms():
@@ -240,7 +239,7 @@ class DETR(Method, HasBackbone, Detector):
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
 
     def _features(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The projected map [B, D, h, w], and where it is image: bool [B, h, w] (None: everywhere)."""
+        """The projected map [B, D, h, w], and its mask without padding: bool [B, h, w] (None: no padding)."""
         features = self.input_proj(self.backbone.maps(images)[-1])
         if sizes is None:
             return features, None
@@ -250,7 +249,7 @@ class DETR(Method, HasBackbone, Detector):
         return features, F.interpolate(image[:, None].float(), features.shape[-2:])[:, 0].bool()
 
     def _scales(self, images: Tensor, sizes: Tensor | None) -> Tensor:
-        """(w, h, w, h) of each image without its padding, at least float32 [B, 4]."""
+        """(w, h, w, h) of each image without padding, float32 or better [B, 4]."""
         if sizes is None:
             sizes = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
         precise = torch.promote_types(images.dtype, torch.float32)

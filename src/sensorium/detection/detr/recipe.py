@@ -38,33 +38,33 @@ def detr(
     jitter: float = 0.2,
     check: bool = True,
 ) -> Recipe:
-    """DETR (Carion et al., 2020): learnt queries each find one object, and no two the same.
+    """DETR (Carion et al., 2020): a transformer whose learned queries each predict one object, without duplicates.
 
     Example: sensorium train detr --data DIR --budget 1h
 
-    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text. It learns slowly: FCOS finds more in
-    minutes.
+    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text. It converges slowly: with a budget of
+    minutes FCOS is better.
 
     Args:
         backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.
-        queries: the most objects that a picture can be found to have.
+        queries: maximum number of detections per picture.
         width: channels of the transformer.
         heads: of attention.
         encoder_depth: layers of the encoder.
         decoder_depth: layers of the decoder.
         hidden: channels of the feed-forward layers.
-        dropout: share of the activations that are hidden while training.
-        no_object: weight of the class that stands for none.
-        batch_size: pictures a step.
+        dropout: dropout rate.
+        no_object: weight of the class "no object".
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
-        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
+        backbone_lr: learning rate of the backbone as a factor of lr; 0 freezes it, which is faster.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        clip: most norm of the gradients, 0 for any.
-        crop: share of the pictures of which a part is shown.
-        flip: also show pictures mirrored; not of letters or digits.
-        jitter: how strongly to change colours; 0 where colour tells the classes apart.
-        check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
+        warmup: fraction of the budget for learning rate warm-up.
+        clip: maximum norm of the gradients, 0 for none.
+        crop: probability of a random crop.
+        flip: also flip pictures horizontally; not for letters or digits.
+        jitter: strength of color jitter; 0 if color distinguishes the classes.
+        check: before a long training, check that the detector can overfit eight pictures.
     """
     s = Settings()
     small, why = machine_of(on)

@@ -3,10 +3,9 @@
 Post-norm layers with ReLU. Positions are added to queries and keys of every attention, never to values:
     encoder   x = norm1(x + A(x + p, x + p, x))       x = norm2(x + FFN(x))
     decoder   y = norm1(y + A(y + o, y + o, y))       y = norm2(y + A(y + o, x + p, x))       y = norm3(y + FFN(y))
-x is the image's map, y begins at zero, p are sine positions of the map, o the learned object queries. What each decoder
-layer gives passes one shared norm; the next layer gets it before that norm.
-Shapes: B images, h x w places of the map, S = h w, Q object queries, D width, L decoder layers, T and S attending and
-attended tokens.
+x is the image's map, y starts at zero, p are sine positions of the map, o the learned object queries. The output of
+each decoder layer passes one shared norm; the next layer gets it before that norm.
+Shapes: B images, h x w cells of the map, S = h w, Q object queries, D width, L decoder layers, T queries and S keys.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from torch.nn import functional as F
 def sine_positions(
     valid: Tensor, width: int, *, temperature: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Fixed positions of a map, [B, S, width]: [y | x], sine and cosine of each rate side by side.
+    """Fixed position encodings of a map, [B, S, width]: [y | x], sine and cosine of each frequency interleaved.
 
-    valid: bool [B, h, w], False where the map is padding. Places are counted 1, 2 ... over the valid ones and scaled so
-    that the last is 2 pi, so that positions are shares of the image, whatever its size (appendix A.4).
+    valid: bool [B, h, w], False for padding. Cells are numbered 1, 2 ... over the valid ones and scaled so that the
+    last is 2 pi, so that positions are relative to the image's size (appendix A.4).
     """
     if width % 4:
         raise ValueError(f"sine positions need a width divisible by 4, got {width}")
@@ -52,19 +51,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def _projected(self, *inputs: Tensor) -> list[Tensor]:
-        """Queries, keys, values: as many of them as there are inputs, [B, heads, ., D / heads] each."""
+        """Queries, keys, values, one per input, [B, heads, ., D / heads] each."""
         weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         parts = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=False)]
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """q [B, T, D], k and v [B, S, D], mask bool [B, 1, 1, S] (True: may be seen) -> [B, T, D]."""
+        """q [B, T, D], k and v [B, S, D], mask bool [B, 1, 1, S] (True: visible) -> [B, T, D]."""
         q, k, v = self._projected(q, k, v)
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What each of q [B, T, D] sees of k [B, S, D]: at least float32 [B, heads, T, S]; rows sum to 1."""
+        """Attention weights of q [B, T, D] over k [B, S, D]: float32 or better [B, heads, T, S]; rows sum to 1."""
         q, k = self._projected(q, k)
         scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
         return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
@@ -89,7 +88,8 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention among the objects, attention to the image and a feed-forward layer, a norm after each."""
+    """Self-attention of the object queries, cross-attention to the image and a feed-forward layer, a norm after
+    each."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def among(self, y: Tensor, queries: Tensor) -> Tensor:
-        """The first of the three: objects look at each other. [B, Q, D] -> [B, Q, D]."""
+        """Self-attention of the object queries. [B, Q, D] -> [B, Q, D]."""
         placed = y + queries
         return self.norm1(y + self.dropout(self.attn(placed, placed, y)))
 
@@ -114,7 +114,7 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder: a map and object queries -> what each query found.
+    """Encoder and decoder: a map and object queries -> one output per query.
 
     width: D. depths: layers of encoder and decoder. hidden: channels of the feed-forward layers.
     """
@@ -122,7 +122,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, heads: int, depths: tuple[int, int], hidden: int, dropout: float) -> None:
         super().__init__()
         if depths[0] < 0 or depths[1] < 1:
-            raise ValueError(f"DETR needs a decoder layer or more, got encoder and decoder depths {depths}")
+            raise ValueError(f"DETR needs at least one decoder layer, got encoder and decoder depths {depths}")
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout) for _ in range(depths[0]))
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(depths[1]))
         self.norm = nn.LayerNorm(width)
@@ -139,7 +139,8 @@ class Transformer(nn.Module):
         return torch.stack([self.norm(y) for y in self._decode(memory, keys, mask, queries, self.decoder)])
 
     def attention(self, features: Tensor, valid: Tensor | None, queries: Tensor) -> Tensor:
-        """Where the queries look in the last layer, mean over heads: [B, Q, h, w], at least float32; maps sum to 1."""
+        """Cross-attention of the queries in the last layer, mean over heads: [B, Q, h, w], float32 or better; maps sum
+        to 1."""
         memory, keys, mask = self._encode(features, valid)
         last = cast(DecoderLayer, self.decoder[-1])
         before = self._decode(memory, keys, mask, queries, self.decoder[:-1])
@@ -148,7 +149,7 @@ class Transformer(nn.Module):
         return looks.mean(1).unflatten(-1, features.shape[-2:])
 
     def _encode(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The encoded map, it with positions, and which places may be seen (None: all)."""
+        """The encoded map, the same plus positions, and which cells are visible (None: all)."""
         x = features.flatten(2).transpose(1, 2)
         mask = None if valid is None else valid.flatten(1)[:, None, None]
         if valid is None:
@@ -163,7 +164,7 @@ class Transformer(nn.Module):
     def _decode(
         memory: Tensor, keys: Tensor, mask: Tensor | None, queries: Tensor, layers: nn.ModuleList
     ) -> list[Tensor]:
-        """What each of ``layers`` gives, before the shared norm, [B, Q, D] each; the first begins with zeros."""
+        """The output of each of ``layers`` before the shared norm, [B, Q, D] each; the first layer's input is zero."""
         y, found = queries.new_zeros(len(memory), *queries.shape), []
         for layer in cast("Iterable[DecoderLayer]", layers):
             y = layer(y, queries, memory, keys, mask)

@@ -1,10 +1,10 @@
-"""Format of FCOS: torchvision's (``fcos_resnet50_fpn`` and its like on other ResNets), a state dict.
+"""Format of FCOS: torchvision's state dict (``fcos_resnet50_fpn``, also with other ResNets).
 
-The network follows from the tensors' names and shapes. What the file does not say is torchvision's default: 32 groups,
-center sampling of 1.5 strides, levels that begin at the body's third map from the end. Its boxes are found at
-torchvision's places (``points="torchvision"``), on images in 0..1 normalized by ImageNet's mean and standard deviation;
-its class k is the k-th of its labels, for COCO the category's number, where 0 and a few others stand for nothing.
-An exported network's own normalization, sides and classes lie beside its file, as ``.json``.
+The network follows from the tensors' names and shapes. The rest has torchvision's defaults: 32 groups, center sampling
+of 1.5 strides, levels from the body's third map from the end. Locations are torchvision's (``points="torchvision"``),
+images in 0..1 are normalized by ImageNet's mean and standard deviation; class k is the k-th label, for COCO the
+category id, where 0 and a few others are unused. An export writes its normalization, sides and classes beside it, as
+``.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sensorium.published.format import IMAGENET, Entry, Format, Preparation, und
 from sensorium.published.opening import fill, open_path
 from sensorium.published.source import Source
 
-SIDES = (800, 1333)  # pixels of the shorter side, and of the longer one at most
+SIDES = (800, 1333)  # pixels of the shorter side, and maximum of the longer one
 GROUPS = 32
 
 
@@ -53,7 +53,7 @@ def _build(body: dict[str, Any], pyramid: dict[str, Any], classes: int, convs: i
 
 
 def _settle(network: Any, source: Source) -> None:
-    """What an export leaves beside its file: normalization, sides and classes."""
+    """The JSON file beside an export: normalization, sides and classes."""
     beside = source.path.with_suffix(".json") if source.path is not None and source.path.is_file() else None
     if beside is None or not beside.is_file():
         return
@@ -62,7 +62,9 @@ def _settle(network: Any, source: Source) -> None:
         network.normalization = source.statistics(told["image_mean"], told["image_std"])
         sides, names = (int(told["min_size"]), int(told["max_size"])), tuple(map(str, told["classes"]))
     except (SensoriumError, ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{beside}: not what an export of FCOS leaves beside its weights ({error}).") from None
+        raise SensoriumError(
+            f"{beside}: not the file that an export of FCOS writes beside its weights ({error})."
+        ) from None
     if not all(0 < n < 1 << 14 for n in sides):
         raise SensoriumError(f"{beside}: min_size and max_size must be pixels, 1 to {(1 << 14) - 1}.")
     network.sides = sides
@@ -77,17 +79,17 @@ def _fits(network: FCOS) -> None:
     pyramid = network.backbone
     groups = {m.num_groups for m in network.head.modules() if isinstance(m, nn.GroupNorm)}
     if not isinstance(pyramid.body, ResNet) or pyramid.body.stem != "imagenet" or _strides_elsewhere(pyramid.body):
-        raise SensoriumError("torchvision's FCOS stands on a ResNet with a 7x7 stem: this body is another.")
+        raise SensoriumError("torchvision's FCOS needs a ResNet with a 7x7 stem: this body is another.")
     if len(pyramid.extra) != 2 or groups - {GROUPS}:
         raise SensoriumError(
             f"torchvision's FCOS has two extra levels and {GROUPS} groups: train with extra=2, groups={GROUPS}."
         )
     if network.points != "torchvision":
-        raise SensoriumError("torchvision's FCOS has its places elsewhere: train with points='torchvision' to export.")
+        raise SensoriumError("torchvision's FCOS has other locations: train with points='torchvision' to export.")
 
 
 def _beside(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
-    """What torchvision's FCOS has to be told, and the numbers of body, pyramid and head."""
+    """The numbers of body, pyramid and head, and torchvision's constants."""
     mean, std = how.normalization or network.normalization or IMAGENET
     shorter, longer = network.sides
     own = network.backbone
@@ -130,8 +132,8 @@ FORMATS: tuple[Format, ...] = (TORCHVISION,)
 def load_fcos(path: str | Path) -> FCOS:
     """A .pth or .safetensors file, or a directory with model.safetensors, of torchvision's FCOS.
 
-    ``.normalization``, ``.sides`` (pixels of the shorter side of its images, and of the longer one at most) and
-    ``.class_names`` are those of the ``.json`` beside the file, where there is one, else torchvision's and ().
+    ``.normalization``, ``.sides`` (pixels of the shorter side of its images, and maximum of the longer one) and
+    ``.class_names`` are those of the ``.json`` beside the file, if there is one, else torchvision's and ().
     """
     path = Path(path)
     return open_path(path / "model.safetensors" if path.is_dir() else path, FORMATS)
@@ -143,14 +145,14 @@ def from_torchvision(state: Mapping[str, Tensor], where: str = "torchvision's FC
     Raises SensoriumError that names ``where`` and the entry that is missing, unknown or of another shape.
     """
     if not TORCHVISION.knows(state):
-        raise SensoriumError(f"{where}: not an FCOS of torchvision (no 'head.regression_head.bbox_ctrness.weight').")
+        raise SensoriumError(f"{where}: not torchvision's FCOS (no 'head.regression_head.bbox_ctrness.weight').")
     return fill(TORCHVISION, Source(where, state))
 
 
 def to_torchvision(network: FCOS) -> dict[str, Tensor]:
     """The state dict under torchvision's names, to be saved with safetensors or ``torch.save``.
 
-    Raises SensoriumError where torchvision has no such network: another body than a ResNet with the usual stem, other
-    groups, other than two extra levels.
+    Raises SensoriumError if torchvision has no such network: a body other than a ResNet with the 7x7 stem, other
+    groups, or other than two extra levels.
     """
     return write(TORCHVISION, network)

@@ -1,16 +1,17 @@
 """FCOS: fully convolutional one-stage object detection (Tian, Shen, Chen, He, 2019, arXiv:1904.01355).
 
-Every place of a feature pyramid says which object it lies in, how far that object's four edges are, and how central it
-lies: no anchor boxes, no proposals. A place p of a level with stride s, inside a true box (x1, y1, x2, y2), shall give
+Every location of a feature pyramid predicts the class of the object that it lies in, the distances to the object's four
+edges, and its centerness: no anchor boxes, no proposals. The targets of a location p of a level with stride s, inside a
+true box (x1, y1, x2, y2), are
     (l, t, r, b) = (p_x - x1, p_y - y1, x2 - p_x, y2 - p_y)                                              (eq. 1)
     centerness = sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))                                     (eq. 3)
-It is responsible for the box if it lies inside it, nearer than radius * s to its centre on both axes, and
+It is assigned to the box if it lies inside it, within radius * s of its center on both axes, and
     4 s < max(l, t, r, b) < 8 s       (no lower bound on the finest level, no upper on the coarsest)     (section 3.2)
-and of several boxes for the smallest. With N the places that have a box,
-    L = 1 / N (sum over places of focal(class) + over those with a box of 1 - GIoU + BCE(centerness))    (eq. 2)
-A detection's score is sqrt(class * centerness). As in the authors' later version (arXiv:2006.09214) the head gives
-l / s, ... by a ReLU, centerness branches off the boxes' tower, and boxes learn by GIoU; torchvision has the same.
-Shapes: B images, P places of all levels, K classes, N boxes of an image.
+and of several boxes to the smallest. With N the number of assigned locations,
+L = 1 / N (sum over all of focal(class) + over assigned ones of 1 - GIoU + BCE(centerness))          (eq. 2)
+A detection's score is sqrt(class * centerness). As in the authors' later version (arXiv:2006.09214) and torchvision,
+the head outputs l / s, ... after a ReLU, centerness branches off the box tower, and the box loss is GIoU.
+Shapes: B images, P locations of all levels, K classes, N boxes of an image.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ Points = Literal["paper", "torchvision"]
 
 
 class Places(NamedTuple):
-    """Where predictions are made: points [P, 2] (x, y) in pixels; of the level of each, the stride [P] and the range of
-    max(l, t, r, b) [P, 2]; and how many places each level has."""
+    """Locations of predictions: points [P, 2] (x, y) in pixels; stride [P] and range of max(l, t, r, b) [P, 2] of the
+    level of each; and the number of locations per level."""
 
     points: Tensor
     strides: Tensor
@@ -45,7 +46,7 @@ class Places(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Logits of classes [B, P, K], (l, t, r, b) in pixels [B, P, 4], logits of centerness [B, P], and the places."""
+    """Logits of classes [B, P, K], (l, t, r, b) in pixels [B, P, 4], logits of centerness [B, P], and the locations."""
 
     logits: Tensor
     distances: Tensor
@@ -57,9 +58,9 @@ class FCOS(Method, HasBackbone, Detector):
     """A detector on a pyramid.
 
     classes: K. convs: layers of each of the head's two towers, which all levels share. groups: of their GroupNorm.
-    radius: of centre sampling, in strides. alpha, gamma: of the focal loss. prior: probability of a class before
-    training. points: where the places lie. "paper" puts them into the middle of their stride, (s/2 + i s); torchvision
-    (and so its published weights) at i * (image // map), the size of the whole image by that of the map, rounded down.
+    radius: of center sampling, in strides. alpha, gamma: of the focal loss. prior: probability of a class before
+    training. points: of the locations: "paper" is the middle of each stride, (s/2 + i s); "torchvision" (and so its
+    published weights) is i * (image // map), the size of the image divided by that of the map, rounded down.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class FCOS(Method, HasBackbone, Detector):
         self.backbone, self.classes, self.points = backbone, classes, points
         self.radius, self.alpha, self.gamma = radius, alpha, gamma
         self.head = Head(backbone.channels[0], classes, convs, groups, prior)
-        self.to(memory_format=torch.channels_last)  # as a ResNet's maps
+        self.to(memory_format=torch.channels_last)  # the memory format of a ResNet's maps
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, 3, H, W], ``boxes`` a list of B [N, 4] (absolute edges) and ``labels`` a list of B [N] -> the
         losses.
 
-        An image without boxes teaches that there is nothing. Raises RuntimeError for a label that is not 0..K-1.
+        An image without boxes contributes only negatives. Raises RuntimeError for a label that is not in 0..K-1.
         """
         found = self.predict(batch["image"])
         truth = [boxes.to(found.distances) for boxes in batch["boxes"]]
@@ -105,7 +106,7 @@ class FCOS(Method, HasBackbone, Detector):
         central = F.binary_cross_entropy_with_logits(
             found.centerness[owned], centerness(points, boxes), reduction="sum"
         )
-        # The mean over processes of what each divides by N / processes is the global batch's sum over its N.
+        # Each process divides by N / processes, so that the mean over processes is the global batch's sum / N.
         count = sum_over_processes(owned.sum().to(giou.dtype)).clamp(min=1) / world_size()
         classification = focal_loss(found.logits, is_class, self.alpha, self.gamma).sum() / count
         regression, central = (1 - giou).sum() / count, central / count
@@ -117,12 +118,12 @@ class FCOS(Method, HasBackbone, Detector):
         }
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self)
 
     @torch.no_grad()
     def unlearnable(self, batch: Mapping[str, Any]) -> int:
-        """How many boxes of a batch no place is responsible for: too small for the finest stride, or hidden by smaller
+        """How many boxes of a batch have no location: too small for the finest stride, or covered by smaller
         ones."""
         images = batch["image"]
         places = self.places((images.shape[-2], images.shape[-1]), self.backbone.maps(images))
@@ -130,14 +131,14 @@ class FCOS(Method, HasBackbone, Detector):
         return sum(len(boxes) - len(o[o >= 0].unique()) for boxes, o in zip(batch["boxes"], owners, strict=True))
 
     def predict(self, images: Tensor) -> Predicted:
-        """[B, 3, H, W] -> what the head says of every place, at least float32."""
+        """[B, 3, H, W] -> the head's outputs at every location, float32 or better."""
         maps = self.backbone.maps(images)
         logits, distances, central = (precise(x) for x in self.head(maps))
         places = self.places((images.shape[-2], images.shape[-1]), maps)
         return Predicted(logits, distances * places.strides[:, None], central, places)
 
     def places(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Places:
-        """Of images of ``size`` (height, width) whose pyramid is ``maps``: level by level, row by row."""
+        """Locations of images of ``size`` (height, width) with the pyramid ``maps``: level by level, row by row."""
         points, strides, ranges = [], [], []
         like = precise(maps[0].new_empty(0))
         for i, (level, stride) in enumerate(zip(maps, self.backbone.strides, strict=True)):
@@ -165,14 +166,14 @@ class FCOS(Method, HasBackbone, Detector):
         candidates: int = 1000,
         most: int = 100,
     ) -> list[dict[str, Tensor]]:
-        """[B, 3, H, W] -> for each image ``boxes`` [N, 4] (absolute edges), ``scores`` [N], falling, and ``labels``
+        """[B, 3, H, W] -> for each image ``boxes`` [N, 4] (absolute edges), ``scores`` [N], descending, and ``labels``
         [N].
 
-        sizes: int [B, 2], height and width of the part that is image; boxes are cut to it. threshold: least score.
-        candidates: best ones of each level that enter non-maximum suppression, class by class. nms: most IoU of two
-        boxes of a class. most: boxes an image.
+        sizes: int [B, 2], height and width without padding; boxes are clipped to it. threshold: minimum score.
+        candidates: top ones of each level that enter non-maximum suppression, class by class. nms: maximum IoU of two
+        boxes of a class. most: maximum boxes per image.
         """
-        from torchvision.ops import batched_nms  # seconds, which whoever loads another network need not wait
+        from torchvision.ops import batched_nms  # a slow import, only needed here
 
         found = self.predict(images)
         scores = (found.logits.sigmoid() * found.centerness.sigmoid()[..., None]).sqrt()
@@ -230,7 +231,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def assign(places: Places, boxes: Tensor, radius: float) -> Tensor:
-    """Which box [N, 4] each place is responsible for: int64 [P], -1 for none."""
+    """The box [N, 4] assigned to each location: int64 [P], -1 for none."""
     if len(boxes) == 0:
         return torch.full((len(places.points),), -1, device=places.points.device)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -249,21 +250,21 @@ def distances_to(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def boxes_at(points: Tensor, distances: Tensor) -> Tensor:
-    """Edges [..., 4] of the boxes whose edges are (l, t, r, b) [..., 4] from points [..., 2]: eq. 1 turned round."""
+    """Edges [..., 4] of boxes from distances (l, t, r, b) [..., 4] and points [..., 2]: the inverse of eq. 1."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """Of points [..., 2] inside boxes [..., 4] -> [...]: 1 in the middle, 0 on an edge. Eq. 3."""
+    """Centerness of points [..., 2] inside boxes [..., 4] -> [...]: 1 in the middle, 0 on an edge. Eq. 3."""
     l, t, r, b = distances_to(points, boxes).unbind(-1)
     across, down = torch.minimum(l, r) / torch.maximum(l, r), torch.minimum(t, b) / torch.maximum(t, b)
     return (across * down).sqrt()
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Cross-entropy of each logit with its bool ``target``, times (1 - p)^gamma of its truth's probability p, and times
-    alpha where true, 1 - alpha where not (Lin et al., 2017, arXiv:1708.02002, eq. 5). [...] -> [...]."""
-    wrong = torch.where(target, -logits, logits)  # the logit of being wrong
+    """Cross-entropy of each logit with its bool ``target``, times (1 - p)^gamma with p the probability of the target,
+    and times alpha if it is true, 1 - alpha if not (Lin et al., 2017, arXiv:1708.02002, eq. 5). [...] -> [...]."""
+    wrong = torch.where(target, -logits, logits)  # the logit of the wrong answer
     weight = torch.where(target, alpha, 1 - alpha)
     return weight * wrong.sigmoid() ** gamma * F.softplus(wrong)
 

@@ -37,7 +37,7 @@ def fcos(
     jitter: float = 0.2,
     check: bool = True,
 ) -> Recipe:
-    """FCOS (Tian et al., 2019): every place of a pyramid says which object it lies in, and where its edges are.
+    """FCOS (Tian et al., 2019): one-stage detection without anchors; each location predicts a class and a box.
 
     Example: sensorium train fcos --data DIR --budget 20m
 
@@ -45,22 +45,22 @@ def fcos(
 
     Args:
         backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.
-        stride: of the finest level in pixels; small objects want a small one.
+        stride: of the finest level in pixels; small objects need a small one.
         width: channels of the pyramid.
         convs: layers of each of the head's two towers.
         groups: of the towers' norms; a published FCOS has 32.
         extra: coarser levels above the backbone's; a published FCOS has 2.
-        points: where in its stride a place lies: torchvision's way, which can be exported, or the paper's.
-        radius: how near to an object's centre a place that learns it must lie, in strides.
-        batch_size: pictures a step.
+        points: locations within a stride: torchvision's, which can be exported, or the paper's.
+        radius: of center sampling, in strides.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
-        backbone_lr: the backbone's, as a share of that; 0 keeps it as it is, and more pictures a second are seen.
+        backbone_lr: learning rate of the backbone as a factor of lr; 0 freezes it, which is faster.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        crop: share of the pictures of which a part is shown.
-        flip: also show pictures mirrored; not of letters or digits.
-        jitter: how strongly to change colours; 0 where colour tells the classes apart.
-        check: before a long training, learn eight pictures by heart and say what is wrong where that fails.
+        warmup: fraction of the budget for learning rate warm-up.
+        crop: probability of a random crop.
+        flip: also flip pictures horizontally; not for letters or digits.
+        jitter: strength of color jitter; 0 if color distinguishes the classes.
+        check: before a long training, check that the detector can overfit eight pictures.
     """
     s = Settings()
     body, published = detector_backbone(backbone, on, s, by="FCOS")
@@ -103,7 +103,7 @@ def _sizes(
 
 
 def _finest(strides: tuple[int, ...], on: BoxSituation) -> tuple[int, str]:
-    """The coarsest stride, 8 at most, of which small objects have one and a half; and the reason."""
+    """The coarsest stride up to 8 such that small objects span at least 1.5 strides; and the reason."""
     fitting = [one for one in strides if one <= min(8.0, on.small / 1.5)]
     if not fitting:
         return strides[0], "the backbone's finest"

@@ -1,14 +1,14 @@
 """MADE: masked autoencoder for distribution estimation (Germain, Gregor, Murray & Larochelle, 2015, arXiv:1502.03509).
 
-An autoencoder of binary inputs whose weights are masked so that output d depends on the inputs before d alone; its
-outputs are then conditional probabilities, and one pass gives the exact likelihood:
+An autoencoder of binary inputs whose weights are masked so that output d depends only on inputs before d; its outputs
+are then conditional probabilities, and one pass gives the exact likelihood:
     p(x) = prod_d p(x_d | x_<d),           L = -log p(x) = sum_d cross entropy(x_d, sigmoid(y_d))            (section 3)
-    m_0(d)   the place of input d in the order,         m_l(k) drawn from min m_{l-1} .. D - 1             (section 4.1)
+    m_0(d)   the position of input d in the order,      m_l(k) drawn from min m_{l-1} .. D - 1             (section 4.1)
     h_l = relu((W_l . M_l) h_{l-1} + b_l),           M_l[k, k'] = 1 where m_l(k) >= m_{l-1}(k')            (section 4.2)
     y   = (V . M_V) h_L + (A . M_A) x + c,              M_V[d, k]  = 1 where m_0(d) > m_L(k)
                                                         M_A[d, d'] = 1 where m_0(d) > m_0(d')
-Orders and connections come from seeds. Each step takes the next seed of the list, round and round: order-agnostic and
-connectivity-agnostic training (sections 4.3, 4.4). Several seeds make an ensemble, averaged in probability.
+Orders and connections come from seeds. Each step takes the next seed of the list, cyclically: order-agnostic and
+connectivity-agnostic training (sections 4.3, 4.4). Several seeds form an ensemble, averaged in probability.
 Shapes: B images, D inputs, H_l hidden units of layer l, E seeds.
 """
 
@@ -31,8 +31,8 @@ Order = Literal["random", "natural"]
 def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
     """Intensities (uint8, or floats in 0..1) to float32 zeros and ones of the same shape.
 
-    By threshold, one half; or with ``uniform`` (numbers in [0, 1), one a value) at random, each as likely a one as
-    it is bright.
+    By a threshold of one half; or with ``uniform`` (random numbers in [0, 1), one per value) stochastically, with the
+    intensity as the probability of a one.
     """
     bright = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     return (bright > (0.5 if uniform is None else uniform)).float()
@@ -41,12 +41,12 @@ def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
 class MADE(Method, Generator, Likelihood, Reconstructor):
     """A distribution over binary images or vectors.
 
-    shape: of an input, without the batch. hidden: units of each hidden layer. order: of the inputs, drawn from each
-    seed, or as they are ("natural"; then the seed draws the connections alone). seeds: one a set of masks. direct:
-    connections from inputs to outputs too.
+    shape: of an input, without the batch. hidden: units of each hidden layer. order: of the inputs, random from each
+    seed, or "natural" (the seed then only determines the connections). seeds: one per set of masks. direct: connections
+    from inputs to outputs too.
     """
 
-    panels = ("the picture", "how likely each place is a one, given those before it")
+    panels = ("original", "probability of a one at each pixel, given earlier ones")
     current: Tensor
 
     def __init__(
@@ -62,7 +62,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         if order not in get_args(Order):
             raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
         if not hidden or not seeds:
-            raise ValueError("MADE needs a hidden layer or more, and a seed or more")
+            raise ValueError("MADE needs at least one hidden layer and one seed")
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self.inputs, self.seeds, self.members = math.prod(self.shape), tuple(seeds), len(seeds)
         widths = [self.inputs, *hidden]
@@ -74,7 +74,8 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         self.register_buffer("current", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``image`` [B, ...], zeros and ones -> the loss: nats an image by this step's masks. Logs ``bits_per_dim``."""
+        """``image`` [B, ...], zeros and ones -> the loss: nats per image with this step's masks. Logs
+        ``bits_per_dim``."""
         x = batch["image"].flatten(1)
         loss = -self._log_prob(x, self.current).mean()
         return {"loss": loss, "bits_per_dim": loss.detach() / (self.inputs * math.log(2))}
@@ -83,7 +84,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         self.current.fill_(at.step % len(self.seeds))
 
     def logits(self, x: Tensor, which: int | Tensor = 0) -> Tensor:
-        """y: the log odds of a one at each place, given what is before it in the order of seed ``which``.
+        """y: the logit of a one at each position, given earlier ones in the order of seed ``which``.
 
         [B, ...] -> the same shape.
         """
@@ -97,9 +98,9 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         return y.view_as(x)
 
     def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
-        """Of zeros and ones [B, ...]: [B] nats, averaged in probability over the masks of the first ``ensemble`` seeds.
+        """Zeros and ones [B, ...] -> [B] nats, averaged in probability over the masks of the first ``ensemble`` seeds.
 
-        Raises ValueError for other values: they have no probability.
+        Raises ValueError for other values.
         """
         if not 1 <= ensemble <= len(self.seeds):
             raise ValueError(f"ensemble must be between 1 and the {len(self.seeds)} seeds, got {ensemble}")
@@ -109,7 +110,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         return each.logsumexp(0) - math.log(ensemble)
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], grey by threshold."""
+        """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], gray by threshold."""
         return binarise(pixels.float().mean(1, keepdim=True) / 255)
 
     def to_pixels(self, samples: Tensor) -> Tensor:
@@ -118,9 +119,10 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | torch.Generator = 0, *, which: int = 0) -> Tensor:
-        """``n`` binary images [n, *shape], place after place in the order of seed ``which``; ``seed`` is of the dice.
+        """``n`` binary images [n, *shape], sampled pixel by pixel in the order of seed ``which``; ``seed``: of the
+        sampling.
 
-        A place adds one column to the first layer's sums and asks for one row of the last layer, not for all.
+        A step adds one column to the first layer's sums and computes only one row of the last layer.
         """
         if isinstance(seed, int):
             seed = torch.Generator().manual_seed(seed)
@@ -143,7 +145,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:
-        """Side by side: image | how likely each place is a one, given those before it, [B, 3, H, 2 W]. Nothing is drawn."""
+        """Side by side: image | probability of a one at each pixel, given earlier ones, [B, 3, H, 2 W]. No sampling."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"panels are of images [B, 1 or 3, H, W], not {list(images.shape)}")
         both = torch.cat([images, torch.sigmoid(self.logits(images)).to(images.dtype)], dim=-1)
@@ -162,7 +164,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
         return self.get_buffer(f"degrees_{layer}")
 
     def _before(self, which: int | Tensor, inputs: int, outputs: int) -> Tensor:
-        """M between two layers, bool [outputs, inputs]; -1 is the output layer, which sees what is strictly before."""
+        """M between two layers, bool [outputs, inputs]; -1 is the output layer, whose inequality is strict."""
         source = self._degrees(inputs)[which]
         return (
             self._degrees(0)[which][:, None] > source
@@ -180,7 +182,7 @@ class MADE(Method, Generator, Likelihood, Reconstructor):
 
 
 def degrees(inputs: int, hidden: Sequence[int], order: Order, seed: int) -> list[Tensor]:
-    """m_0 (a permutation of 1 .. D) and m_l of each hidden layer, int64: what the masks follow from."""
+    """m_0 (a permutation of 1 .. D) and m_l of each hidden layer, int64, which determine the masks."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.randperm(inputs, generator=generator) if order == "random" else torch.arange(inputs)
     found = [places + 1]

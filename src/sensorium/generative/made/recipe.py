@@ -1,4 +1,4 @@
-"""MADE: how to train it, and what it sees of a picture."""
+"""MADE: how to train it, and its view of an image."""
 
 from __future__ import annotations
 
@@ -28,21 +28,18 @@ def made(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
 ) -> Recipe:
-    """MADE (Germain et al., 2015): the exact probability of a black-and-white picture, place after place.
+    """MADE (Germain et al., 2015): the exact probability of a black-and-white picture, pixel by pixel.
 
     Example: sensorium train made --data DIR --budget 5m
 
     Args:
         hidden: units of a hidden layer.
         layers: hidden layers.
-        masks: sets of masks that take turns; averaged when judged.
-        natural: places in reading order; in an order drawn by chance otherwise.
-        stochastic: while training a grey place is white as often as it is bright, drawn anew each time; by threshold
-            otherwise, as always when judged.
-        batch_size: pictures a step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        masks: sets of masks, used in turn; averaged in evaluation.
+        natural: pixels in reading order; otherwise in a random order.
+        stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
+        as always in evaluation. batch_size: pictures per step. lr: peak learning rate of AdamW. weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     units = s.pick("hidden", hidden, 500 if on.device == "cpu" else 2000, on.device)
@@ -65,7 +62,7 @@ def made(
 
 
 def binary_views(stochastic: bool) -> Views:
-    """``{"image" [B, 1, S, S] zeros and ones}``: grey pictures by threshold, or by chance as bright as they are."""
+    """``{"image" [B, 1, S, S] zeros and ones}``: gray pictures by threshold, or by chance as bright as they are."""
 
     @reads("image")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """Rectified flow: flow straight and fast, learning to generate and transfer data (Liu, Gong & Liu, 2022,
 arXiv:2209.03003).
 
-Noise x0 is joined to data x1 by a straight line, and a network learns the direction of the lines through each point.
-Following it from new noise gives new data; the straighter the paths, the fewer steps that takes.
+Noise x0 and data x1 are connected by a straight line, and a network learns the velocity of the lines through each
+point. Integrating it from new noise gives new data; the straighter the trajectories, the fewer steps are needed.
     x_t = t x1 + (1 - t) x0,        L = mean |v(x_t, t) - (x1 - x0)|^2,   t uniform in [0, 1]          (eq. 1)
     dx = v(x, t) dt from t = 0 (noise) to t = 1 (data)                                                  (section 2.1)
-Reflow: pairs (x0, x1) made by a first flow train a second one, whose paths are straighter (algorithm 1).
-Distillation: a flow of straight paths becomes one step, x1 = x0 + v(x0, 0), by the same loss at t = 0 (algorithm 1).
-Straightness: S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own paths, 0 for straight (section 2.2).
+Reflow: pairs (x0, x1) from a first flow train a second one, whose trajectories are straighter (algorithm 1).
+Distillation: a flow with straight trajectories becomes one step, x1 = x0 + v(x0, 0), by the same loss at t = 0
+(algorithm 1).
+Straightness: S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own trajectories, 0 if straight (section
+2.2).
 
-Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, which looks at the
-middle of the way most (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by a
-null label while training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
+Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, with most weight on the
+middle of the trajectory (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by
+a null label in training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
     v = v(x, t, null) + g (v(x, t, label) - v(x, t, null)),        g = 1 is no guidance.
 Shapes: B images, C channels, K classes (label K is the null), S steps.
 """
@@ -38,9 +40,9 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
     """A flow from noise to images around a velocity network.
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
-    times: how t is drawn; "start" is t = 0 alone, which distils a flow into one step. spread: m and s of
-    "logit-normal". classes: K; the net's table of labels then has K + 1 rows. drop: share of labels replaced by the
-    null while training. time_scale: what t = 1 is for the net, whose sinusoids are made for steps up to 1000 (the
+    times: distribution of t; "start" is t = 0 only, which distills a flow into one step. spread: m and s of
+    "logit-normal". classes: K; the net's label embedding then has K + 1 rows. drop: probability of replacing a label by
+    the null in training. time_scale: the net's time at t = 1, because its sinusoids are made for steps up to 1000 (the
     authors' code has 999).
     """
 
@@ -72,8 +74,8 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         """``image`` [B, C, H, W] and, with classes, ``label`` [B] (-1 unknown) -> the loss.
 
         Optional: ``noise`` [B, C, H, W], or ``start`` (x0 that belongs to the image: reflow), ``time`` [B], ``drop``
-        bool [B]; drawn where absent. ``explained`` is the share of |x1 - x0|^2 that is predicted: 0 for predicting
-        nothing.
+        bool [B]; sampled if absent. Logs ``explained``, the fraction of |x1 - x0|^2 that is predicted: 0 for predicting
+        zeros.
         """
         x1 = batch["image"]
         if "noise" in batch and "start" in batch:
@@ -93,7 +95,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         return {"loss": loss, "explained": 1 - loss.detach() / target.square().mean().clamp_min(1e-12)}
 
     def draw_time(self, uniform: Tensor) -> Tensor:
-        """Numbers uniform in [0, 1) [B] -> times [B] of the chosen distribution."""
+        """Uniform numbers in [0, 1) [B] -> times [B] of the chosen distribution."""
         if self.times == "start":
             return torch.zeros_like(uniform)
         if self.times == "uniform":
@@ -123,7 +125,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         """
         if not self.classes:
             if condition is not None or guidance != 1:
-                raise ValueError("this flow was made without classes: no condition, and guidance 1")
+                raise ValueError("this flow has no classes: leave out the condition, and set guidance to 1")
             return self._net(x, t, None).to(x.dtype)
         null = torch.full((len(x),), self.classes, dtype=torch.int64, device=x.device)
         label = null if condition is None else torch.where(condition < 0, null, condition)
@@ -147,11 +149,11 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         start: Tensor | None = None,
         batch_size: int = 256,
     ) -> Tensor:
-        """``n`` images [n, C, H, W], or with ``trace`` their paths [S + 1, n, C, H, W].
+        """``n`` images [n, C, H, W], or with ``trace`` their trajectories [S + 1, n, C, H, W].
 
-        seed: of x0, which is drawn on the CPU for all at once, so that neither device nor ``batch_size`` matters; or
-        start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once a step,
-        Heun twice. Left out they are 25 and Heun, or for a flow that was distilled into one step, 1 and Euler.
+        seed: of x0, which is sampled on the CPU for all at once, so that neither device nor ``batch_size`` matters; or
+        start: x0 itself [n, C, H, W]. condition: a label for all, or labels [n]. Euler evaluates the net once per step,
+        Heun twice. By default 25 steps of Heun, or for a flow distilled into one step, 1 step of Euler.
         """
         steps = steps or self.usual_steps
         solver = solver or ("euler" if self.times == "start" else "heun")
@@ -181,10 +183,10 @@ def reflow_pairs(
     guidance: float = 1.0,
     solver: Solver = "euler",
 ) -> dict[str, Tensor]:
-    """``n`` pairs of noise and where the teacher carries it, a batch: ``start``, ``image`` [n, C, H, W], ``label`` [n].
+    """``n`` pairs of noise and the teacher's samples, as a batch: ``start``, ``image`` [n, C, H, W], ``label`` [n].
 
     They train a student by :meth:`RectifiedFlow.forward`: reflow, or with ``times="start"`` distillation. Equal seeds
-    give equal pairs. ``label`` is there where ``condition`` was given.
+    give equal pairs. ``label`` is present if ``condition`` was given.
     """
     start = torch.randn(n, *teacher.shape, generator=generator_of(seed))
     image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, solver=solver)
@@ -196,7 +198,7 @@ def reflow_pairs(
 def straightness(
     flow: RectifiedFlow, n: int, *, steps: int = 50, seed: int = 0, condition: Tensor | None = None
 ) -> float:
-    """S (section 2.2), a mean over ``n`` paths, Euler steps and values: 0 where one step is as good as many."""
+    """S (section 2.2), a mean over ``n`` trajectories, Euler steps and values: 0 if one step is exact."""
     start = torch.randn(n, *flow.shape, generator=generator_of(seed))
     path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
     return float(((path[-1] - path[0]) - path.diff(dim=0) * steps).square().mean())
@@ -209,7 +211,7 @@ def generator_of(seed: int | torch.Generator) -> torch.Generator:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part is in the mode it was in."""
+    """Evaluation mode; afterward each module's mode is restored."""
     modes = {part: part.training for part in module.modules()}
     try:
         module.eval()

@@ -36,25 +36,25 @@ def rectified_flow(
     drop: float = 0.1,
     teacher_steps: int = 20,
 ) -> Recipe:
-    """Rectified flow (Liu et al., 2022): straight paths from noise to pictures; new noise, new picture.
+    """Rectified flow (Liu et al., 2022): generates pictures from noise along nearly straight trajectories.
 
     Example: sensorium train rectified_flow --data DIR --budget 20m
 
-    Then reflow: with --teacher RUN it starts as that run and learns from that run's own noise and pictures, so that its
-    paths are straighter and fewer steps do; with --one-step it is distilled into a single step.
+    Then reflow: with --teacher RUN it starts from that run's weights and trains on its pairs of noise and samples, so
+    that its trajectories are straighter and need fewer steps; with --one-step it is distilled into a single step.
 
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        times: where on the way from noise to picture to look while training.
-        classes: learn to draw the class that is asked for, where there are classes.
-        drop: share of the labels that are hidden while training, for guidance.
-        flip: also show every picture mirrored; not for letters or digits.
+        warmup: fraction of the budget for learning rate warm-up.
+        times: distribution of training times between noise and picture.
+        classes: condition on the class, if the data have classes.
+        drop: probability of dropping a label in training, for guidance.
+        flip: also flip pictures horizontally; not for letters or digits.
         teacher: folder of a rectified_flow run on the same data, for reflow.
-        teacher_steps: of the teacher on the way from noise to picture.
+        teacher_steps: sampling steps of the teacher.
         one_step: distill the teacher into a single step.
     """
     s = Settings()
@@ -93,7 +93,8 @@ def _velocity_network(name: str, image_size: int, labels: int) -> Any:
 
 
 def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
-    """``{"image" in -1..1, "label" where it learns classes, "noise", "time", "drop" bool}``: all chance of a flow's step, drawn per picture."""
+    """``{"image" in -1..1, "label" where it learns classes, "noise", "time", "drop" bool}``: all random values of a
+    flow's step, drawn per picture."""
 
     @reads("image", *(("label",) if flow.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
 
 
 def _teacher(folder: str, on: Situation) -> Trained | None:
-    """A run of this system; None where the folder is gone, which matters for training alone."""
+    """A run of this system; None if the folder no longer exists, which only matters for training."""
     if not (Path(folder) / "model.safetensors").is_file():
         return None
     run = Trained(folder)
@@ -120,7 +121,8 @@ def _teacher(folder: str, on: Situation) -> Trained | None:
 
 
 def taught_views(flow: RectifiedFlow, teacher: RectifiedFlow | None, steps: int) -> Views:
-    """``{"start", "image", "label" where it learns classes, "time", "drop"}``: noise, and where the teacher carries it for the data's labels."""
+    """``{"start", "image", "label" where it learns classes, "time", "drop"}``: noise, and the teacher's samples for the
+    data's labels."""
 
     @reads("image", *(("label",) if flow.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

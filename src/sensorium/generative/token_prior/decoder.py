@@ -1,4 +1,4 @@
-"""The causal Transformer that the prior stands on."""
+"""The prior's causal Transformer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOINT = partial(Residual, kind="rms")
 
 
 def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | None = None) -> Decoder:
-    """A decoder over ``vocab`` tokens. hidden: channels of its feed-forward layers, 8/3 of the width where left out."""
+    """A decoder over ``vocab`` tokens. hidden: channels of its feed-forward layers, by default 8/3 of the width."""
     inner = hidden or 8 * -(-width // 3)
 
     def layer() -> Layer:

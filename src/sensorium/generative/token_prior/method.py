@@ -1,11 +1,11 @@
 """The prior of VQGAN's second stage: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020,
 arXiv:2012.09841, section 3.2).
 
-A picture of codes s is read as a text, row after row from the top left, and a causal Transformer learns to write it:
+The codes s of an image form a sequence, row by row from the top left, which a causal Transformer models:
     p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
-The class c is the token before the first; a token more stands for "no class". Codes are drawn one after another; a
-tokenizer, such as VQGAN's decoder, makes a picture of them.
-Shapes: B pictures, h x w places, T = h w, K codes.
+The class c is the token before the first; one more token means "no class". Codes are sampled one after another; a
+tokenizer, such as VQGAN, decodes them to an image.
+Shapes: B images, h x w grid of codes, T = h w, K codes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sensorium.parts.sampling import write_tokens
 
 
 class TokenPrior(Method, ClassConditional):
-    """A distribution over grids of codes, which a tokenizer makes pictures of.
+    """A distribution over grids of codes, which a tokenizer decodes to images.
 
     decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
-    the codes 0 .. K - 1, a token a class, one for no class. tokenizer: kept as it is. shape: of a picture, 3, H, W. classes:
-    0 for none. top_k, temperature: of :meth:`sample`.
+    the codes 0 .. K - 1, one token per class, one for no class. tokenizer: frozen. shape: of an image, 3, H, W.
+    classes: 0 for none. top_k, temperature: of :meth:`sample`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class TokenPrior(Method, ClassConditional):
         return self
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``codes`` int64 [B, h, w] and, with classes, ``label`` int64 [B] (-1: unknown) -> the loss, nats a code.
+        """``codes`` int64 [B, h, w] and, with classes, ``label`` int64 [B] (-1: unknown) -> the loss, nats per code.
 
-        Logs ``bits_per_code``; log2 K is what chance needs.
+        Logs ``bits_per_code``; log2 K for a uniform distribution.
         """
         codes = batch["codes"]
         logits = self.logits(codes, batch["label"] if self.classes else None)
@@ -67,23 +67,24 @@ class TokenPrior(Method, ClassConditional):
         return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
 
     def logits(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
-        """int64 [B, h, w], classes [B] -> of each code given the class and the codes before it [B, T, K], float32 at least."""
+        """int64 [B, h, w], classes [B] -> logits of each code given the class and earlier codes [B, T, K], float32 or
+        better."""
         flat = codes.flatten(1)
         tokens = torch.cat([self._start(len(codes), classes).to(flat.device), flat[:, :-1]], dim=1)
         return precise(self.decoder(tokens)[..., : self.codes])
 
     def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
-        """int64 [B, h, w] -> natural logarithm of the probability of each picture [B]."""
+        """int64 [B, h, w] -> log-probability (natural) of each image's codes [B]."""
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """``n`` pictures [n, 3, H, W] in -1..1, each of the class ``condition``; left out, all classes in turn.
+        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; by default all classes in turn.
 
-        Raises ValueError for a ``guidance`` other than 1: nothing was learned to be guided away from.
+        Raises ValueError for a ``guidance`` other than 1, which is not supported.
         """
         if guidance != 1:
-            raise ValueError("a prior over codes has no guidance: leave it at 1")
+            raise ValueError("a prior over codes does not support guidance: leave it at 1")
         codes = self.sample_codes(n, condition, temperature=self.temperature, top_k=self.top_k, seed=seed)
         return torch.cat([self.tokenizer.decode(part) for part in codes.split(64)])
 
@@ -97,10 +98,10 @@ class TokenPrior(Method, ClassConditional):
         top_k: int | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """``n`` pictures of codes int64 [n, h, w].
+        """``n`` grids of codes int64 [n, h, w].
 
-        classes: one for all, or [n], -1 for none; left out, all in turn. temperature: 0 takes the likeliest code. top_k:
-        choose among so many. Raises ValueError for a class that there isn't.
+        classes: one for all, or [n], -1 for none; by default all in turn. temperature: 0 is greedy. top_k: sample from
+        the k most likely codes. Raises ValueError for an unknown class.
         """
         if classes is None and self.classes:
             classes = torch.arange(n) % self.classes
@@ -129,10 +130,10 @@ class TokenPrior(Method, ClassConditional):
         if classes is None:
             return torch.full((n, 1), self.codes + self.classes)
         if bool((classes >= self.classes).any()):
-            raise ValueError(f"class {int(classes.max())} is not one of the {self.classes}, which are counted from 0")
+            raise ValueError(f"class {int(classes.max())} must be less than {self.classes}")
         return (self.codes + torch.where(classes < 0, self.classes, classes))[:, None]
 
 
 def vocab_of(codes: int, classes: int = 0) -> int:
-    """Tokens of a decoder for so many codes and classes."""
+    """Vocabulary size of a decoder for these numbers of codes and classes."""
     return codes + classes + 1

@@ -39,22 +39,22 @@ def token_prior(
     weight_decay: float = 0.1,
     warmup: float = 0.05,
 ) -> Recipe:
-    """A Transformer that writes a tokenizer's codes (Esser et al., 2020, section 3.2), which makes it draw pictures.
+    """A Transformer over a tokenizer's codes (Esser et al., 2020, section 3.2), which generates pictures.
 
     Example: sensorium train token_prior --tokens sensorium-runs/vqgan --data DIR --budget 20m
 
     Args:
-        tokens: folder of a run that turns pictures into codes (vqgan). It is kept with this run.
-        width: channels of a code.
+        tokens: folder of a run of an image tokenizer (vqgan). It is copied into this run.
+        width: channels of a code's embedding.
         depth: layers.
         heads: of attention.
-        classes: learn to draw the class that is asked for, where there are classes.
-        top_k: draw among so many codes; all if left out.
-        temperature: of the drawing: 0 takes the likeliest code, 1 draws as learned.
-        batch_size: pictures a step.
+        classes: condition on the class, if the data have classes.
+        top_k: sample from the k most likely codes; all by default.
+        temperature: of sampling: 0 is greedy, 1 samples from the model's distribution.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small, why = machine_of(on)
@@ -104,9 +104,9 @@ def code_views(labeled: bool) -> Views:
 
 @torch.no_grad()
 def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64) -> Rows:
-    """Rows of ``image`` -> rows of the ``codes`` int32 [h, w] that a run's tokenizer makes of them, with their ``label``.
+    """Rows of ``image`` -> rows of their ``codes`` int32 [h, w] by a run's tokenizer, with their ``label``.
 
-    Made once and kept in ``cache``, beside a note of which run and which data they are of.
+    Computed once and kept in ``cache``, with a record of the run and the data.
     """
     path = cache / f"codes-{run.digest}-{rows.digest.replace(' ', '-')}.npy"
     if not path.is_file():

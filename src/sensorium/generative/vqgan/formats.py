@@ -1,9 +1,9 @@
 """Formats of VQGAN: the checkpoints of the authors' code (CompVis/taming-transformers), and diffusers' ``VQModel``; and the
-files of LPIPS, by which VQGAN is trained (torchvision's VGG16 and the heads of richzhang/PerceptualSimilarity).
+files of LPIPS, VQGAN's perceptual loss (torchvision's VGG16 and the heads of richzhang/PerceptualSimilarity).
 
-The authors' names are ours but for those of their loss, which holds the discriminator and LPIPS; either may be missing.
-diffusers keeps the autoencoder alone, counts levels up from the coarsest, and has matrices for attention's 1 x 1
-convolutions. What is read without a discriminator encodes and decodes, and cannot be trained.
+The authors' names are ours except for those of their loss, which holds the discriminator and LPIPS; either may be
+missing. diffusers has only the autoencoder, numbers the decoder's levels from the coarsest, and has linear layers for
+attention's 1 x 1 convolutions. Without a discriminator a checkpoint encodes and decodes, but can't be trained.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from sensorium.published.format import Change, Dropped, Entry, Format, under, ze
 from sensorium.published.opening import fill, recognized
 from sensorium.published.source import Source
 
-PIXELS = 256  # a side, of the authors' pictures
+PIXELS = 256  # per side, of the authors' images
 GROUPS = 32  # of the authors' norms
 _NUMBERS = ("width", "mults", "layers", "attention", "channels", "groups")
 _MATRIX = Change(lambda x, _: x[..., None, None], lambda x, _: x[..., 0, 0])  # theirs, of a 1 x 1 convolution of ours
 _FRESH = (
     Entry("adversarial", (), otherwise=zero),
     Entry("usage", (), otherwise=zero),
-)  # of training, which begins anew
+)  # of training, which starts over
 
 
 # --- LPIPS ---
 
 
 def _places() -> list[tuple[int, int]]:
-    """(block from 1, number of the layer) of each convolution of VGG16: a ReLU follows each, a pooling each block."""
+    """(block from 1, index of the layer) of each convolution of VGG16: a ReLU follows each, a pooling each block."""
     found, layer = [], 0
     for block, widths in enumerate(VGG16, 1):
         found += [(block, layer + 2 * i) for i in range(len(widths))]
@@ -61,7 +61,7 @@ def _lpips_table(name: str) -> tuple[Entry, ...]:
 
 
 def _blocks(source: Source, name: str) -> tuple[tuple[int, ...], ...]:
-    """The convolutions' channels, a block each."""
+    """The convolutions' channels, one entry per block."""
     found: list[list[int]] = [[] for _ in VGG16]
     for block, layer in _places():
         found[block - 1].append(source.shape(f"{name.format(block=block, layer=layer)}.weight", 4)[0])
@@ -78,8 +78,8 @@ LPIPS_WHOLE = Format(
     keys=(r"net\.slice1\.0\.weight",),
     table=_lpips_table(_WHOLE),
     dropped=(
-        Dropped(r"scaling_layer\.(shift|scale)", "constants, which are ours too"),
-        Dropped(r"lins\.\d\..+", "the heads once more"),
+        Dropped(r"scaling_layer\.(shift|scale)", "constants, the same as ours"),
+        Dropped(r"lins\.\d\..+", "a copy of the heads"),
     ),
     numbers=lambda source: {"blocks": _blocks(source, _WHOLE)},
     settle=_described,
@@ -90,7 +90,7 @@ LPIPS_PARTS = replace(
     name="LPIPS of torchvision's VGG16 and the heads",
     keys=(r"features\.0\.weight",),
     table=_lpips_table(_TORCHVISION),
-    dropped=(Dropped(r"classifier\..+", "VGG16's classes are no part of the distance"),),
+    dropped=(Dropped(r"classifier\..+", "VGG16's classifier is not part of the distance"),),
     numbers=lambda source: {"blocks": _blocks(source, _TORCHVISION)},
 )
 _INSIDE = "loss.perceptual_loss."
@@ -109,7 +109,7 @@ def load_lpips(vgg: str | Path, heads: str | Path | None = None) -> LPIPS:
     source = Source(where, state)
     forms = recognized(source, (LPIPS_WHOLE, LPIPS_PARTS))
     if not forms:
-        raise SensoriumError(f"{where}: neither LPIPS in one file nor VGG16 of torchvision's with its heads.")
+        raise SensoriumError(f"{where}: neither LPIPS in one file nor torchvision's VGG16 with LPIPS's heads.")
     return fill(forms[0], source)
 
 
@@ -124,7 +124,7 @@ def _build(
     perceptual: tuple[tuple[int, ...], ...] | None = None,
     **coder: Any,
 ) -> VQGAN:
-    """VQGAN of numbers: those of :class:`PatchDiscriminator` and of :class:`LPIPS` where there is one; ``coder``: of the
+    """Build VQGAN from numbers: those of :class:`PatchDiscriminator` and :class:`LPIPS`, if present; ``coder``: of the
     encoder and the decoder."""
     judge = None if discriminator is None else PatchDiscriminator(*discriminator)
     seen = None if perceptual is None else LPIPS(perceptual)
@@ -147,7 +147,7 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
     judge = None
     if "loss.discriminator.main.0.weight" in state:
         width, seen = source.shape("loss.discriminator.main.0.weight", 4)[:2]
-        # of the first and the last convolution, and of a convolution and a norm as many times as it is deep
+        # the first and the last convolution, and ``depth`` times a convolution and a norm
         weights = source.count(r"loss\.discriminator\.main\.(\d+)\.weight")
         judge = (seen, width, (weights - 2) // 2)
     lpips = any(name.startswith(f"{_INSIDE}net.") for name in state)
@@ -169,15 +169,15 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
 
 
 def _alike(network: VQGAN, whose: str) -> None:
-    """SensoriumError where encoder and decoder differ, or a norm's groups don't divide its channels."""
+    """SensoriumError if encoder and decoder differ, or a norm's groups don't divide its channels."""
     encoder, decoder = network.encoder, network.decoder
     ours = {name: (getattr(encoder, name), getattr(decoder, name)) for name in _NUMBERS}
     unlike = next((name for name, (one, other) in ours.items() if one != other), None)
     if unlike:
-        raise SensoriumError(f"{whose} has one {unlike}; this encoder and decoder differ in it.")
+        raise SensoriumError(f"{whose} has one {unlike} for both; this encoder and decoder differ in it.")
     widths = [encoder.width * mult for mult in encoder.mults]
     if any(width % encoder.groups for width in [encoder.width, *widths]):
-        raise SensoriumError(f"{whose} has {encoder.groups} groups in all norms, which {widths} don't divide into.")
+        raise SensoriumError(f"{whose} has {encoder.groups} groups in all norms, which don't divide {widths} channels.")
 
 
 def _authors_fits(network: VQGAN) -> None:
@@ -187,10 +187,10 @@ def _authors_fits(network: VQGAN) -> None:
         raise SensoriumError(f"the authors' norms have {GROUPS} groups, these {network.encoder.groups}. Use --to hf.")
     if judge is not None and not isinstance(judge, PatchDiscriminator):
         raise SensoriumError(
-            f"the authors' discriminator is of patches, this is a {type(judge).__name__}. Use --to hf."
+            f"the authors' discriminator is a PatchDiscriminator, this is a {type(judge).__name__}. Use --to hf."
         )
     if seen is not None and not isinstance(seen, LPIPS):
-        raise SensoriumError(f"the authors compare pictures by LPIPS, this by {type(seen).__name__}. Use --to hf.")
+        raise SensoriumError(f"the authors' perceptual loss is LPIPS, this is {type(seen).__name__}. Use --to hf.")
 
 
 def _perceptual(network: Any, source: Source) -> None:
@@ -203,7 +203,7 @@ AUTHORS = Format(
     name="authors' VQGAN",
     network=VQGAN,
     keys=(r"encoder\.down\.0\.block\.0\.conv1\.weight", r"quantize\.embed(ding)?\.weight", r"post_quant_conv\.weight"),
-    refused=((r"quantize\.embed\.weight", "a VQGAN with Gumbel's softmax, whose quantizer ours has not"),),
+    refused=((r"quantize\.embed\.weight", "a VQGAN with a Gumbel-softmax quantizer, which is not supported"),),
     table=(
         *_FRESH,
         *under("perceptual.", _INSIDE, _lpips_table(_WHOLE)),
@@ -212,8 +212,8 @@ AUTHORS = Format(
         Entry("{rest}", "{rest}"),
     ),
     dropped=(
-        Dropped(r"loss\.perceptual_loss\.scaling_layer\.(shift|scale)", "constants, which are ours too"),
-        Dropped(r"colorize", "a random projection by which segmentations are shown"),
+        Dropped(r"loss\.perceptual_loss\.scaling_layer\.(shift|scale)", "constants, the same as ours"),
+        Dropped(r"colorize", "a random projection for showing segmentations"),
     ),
     numbers=_authors_numbers,
     build=_build,
@@ -241,7 +241,7 @@ def _attention(ours: str, theirs: str) -> tuple[Entry, ...]:
 
 
 def _coder(part: str, way: str) -> tuple[Entry, ...]:
-    """The table of the encoder or the decoder, whose levels go one ``way``."""
+    """The table of the encoder or the decoder; ``way``: the direction of its levels."""
     level, theirs, middle = f"{part}.{way}.{{i}}", f"{part}.{way}_blocks.{{i}}", f"{part}.mid_block"
     table = (
         Entry(f"{level}.block.{{n}}.nin_shortcut.{{kind}}", f"{theirs}.resnets.{{n}}.conv_shortcut.{{kind}}"),
@@ -266,7 +266,7 @@ _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 
 def _hf_attention(source: Source) -> tuple[bool, ...]:
-    """At which levels there is attention, the finest first."""
+    """The levels with attention, finest first."""
     down, up = source.config["down_block_types"], source.config["up_block_types"]
     if (
         not isinstance(down, list)
@@ -280,7 +280,7 @@ def _hf_attention(source: Source) -> tuple[bool, ...]:
         )
     attention = tuple(_DOWN[kind] for kind in down)
     if attention != tuple(_UP[kind] for kind in reversed(up)):
-        raise SensoriumError(f"{source.told}: attention on the way down and up must be at the same levels.")
+        raise SensoriumError(f"{source.told}: attention must be at the same levels of encoder and decoder.")
     return attention
 
 
@@ -290,7 +290,7 @@ def _hf_numbers(source: Source) -> dict[str, Any]:
     config, attention, layers = source.config, _hf_attention(source), source.whole("layers_per_block", 1)
     widths, side = config["block_out_channels"], config.get("sample_size") or PIXELS
     if not isinstance(widths, list) or not all(isinstance(width, int) for width in widths):
-        raise SensoriumError(f"{source.told}: block_out_channels {str(widths)[:80]} is no list of whole numbers.")
+        raise SensoriumError(f"{source.told}: block_out_channels {str(widths)[:80]} is not a list of integers.")
     codes, dim = source.shape("quantize.embedding.weight", 2)
     width, channels = source.shape("encoder.conv_in.weight", 4)[:2]
     latent = source.shape("encoder.conv_out.weight", 4)[0]
@@ -348,7 +348,7 @@ def _hf_config(network: Any) -> dict[str, Any]:
 def _hf_fits(network: VQGAN) -> None:
     _alike(network, "diffusers' VQModel")
     if network.encoder.mults[0] != 1:
-        raise SensoriumError("diffusers' VQModel begins with the channels of its first level; this encoder with fewer.")
+        raise SensoriumError("diffusers' VQModel starts with the channels of its first level; this encoder with fewer.")
 
 
 HF = Format(

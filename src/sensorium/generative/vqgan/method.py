@@ -1,16 +1,17 @@
 """VQGAN: taming transformers for high-resolution image synthesis (Esser, Rombach & Ommer, 2020, arXiv:2012.09841).
 
-A picture becomes a small grid of words of a learned codebook and is drawn anew from them; a perceptual loss and a
-discriminator of patches see to it that few words suffice for pictures that look right.
+An image is encoded as a small grid of codes of a learned codebook and decoded from them; a perceptual loss and a patch
+discriminator make few codes sufficient for realistic images.
     z = E(x),   z_q = q(z): the nearest codes,   y = G(z_q)                                              (eq. 1, 2)
     L_rec = mean |x - y| + w_p LPIPS(x, y)                                                             (section 3.1)
     L_VQ  = L_rec + w_c (mean (sg(z) - z_q)^2 + beta mean (z - sg(z_q))^2)                               (eq. 4)
     generator      min L_VQ + w_d lambda L_G(D(y)),     lambda = |grad L_rec| / (|grad L_G| + delta)     (eq. 5 - 7)
     discriminator  min L_D(D(x), D(y))
-The gradients of lambda are those of G's last layer. Before ``start`` there is no adversary: its terms are 0 (section 3.1).
-Codes out of use are set to outputs of the encoder (:mod:`sensorium.parts.quantize`), which is no part of the paper and
-off with ``revive`` 0. E and G end in 1 x 1 convolutions to and from the codebook's channels, as the authors' have it.
-Shapes: B images, H x W pixels, h x w places, D channels of a code, K codes.
+The gradients of lambda are with respect to G's last layer. Before ``start`` the adversarial terms are 0 (section 3.1).
+Unused codes are reset to outputs of the encoder (:mod:`sensorium.parts.quantize`), which is not in the paper and off
+with ``revive`` 0. E ends and G begins with 1 x 1 convolutions to and from the codebook's channels, as in the authors'
+code.
+Shapes: B images, H x W pixels, h x w codes, D channels of a code, K codes.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ LOSSES = {
 
 
 class VQGAN(Method, Tokenizer):
-    """An autoencoder by way of a codebook, with an adversary.
+    """An autoencoder with a codebook and a discriminator.
 
-    size: H, W of the images, which ``encoder``'s factor divides. discriminator: images -> logits; None where nothing is to
-    be trained, for :meth:`forward` raises ValueError then. perceptual: images and images -> distances [B]; None for pixels alone. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c.
-    start: share of the budget before which there is no adversary. adversary: the kind of L_G and L_D. revive: share of an
-    even usage below which a code is out of use, 0 for never; memory: momentum of the moving average of usage. clip: the largest norm of a phase's gradients, 0 for any.
+    size: H, W of the images, multiples of ``encoder``'s factor. discriminator: images -> logits; None if it is not to
+    be trained (:meth:`forward` then raises ValueError). perceptual: two batches of images -> distances [B]; None for
+    pixels only. perceptual_weight, adversarial_weight, codebook_weight: w_p, w_d, w_c. start: fraction of the budget
+    before the adversarial loss is added. adversary: the kind of L_G and L_D. revive: a code is reset if its usage is
+    below this fraction of uniform usage, 0 for never; memory: momentum of the moving average of usage. clip: maximum
+    norm of a phase's gradients, 0 for none.
     """
 
     phases: ClassVar[tuple[str, ...]] = get_args(Phase)
@@ -87,9 +90,9 @@ class VQGAN(Method, Tokenizer):
         self.fooling, self.telling = LOSSES[adversary]
         self.codes, self.size = quantizer.codes, size
         self.grid = self.grid_of(size)
-        self.register_buffer("adversarial", torch.zeros(()))  # 1 once there is an adversary
+        self.register_buffer("adversarial", torch.zeros(()))  # 1 once the adversarial loss is on
         self.register_buffer("usage", torch.zeros(quantizer.codes))
-        # What this step's forwards saw: counts of the codes [K] and the vectors [N, D]. Not a buffer, because wrappers
+        # Of this step's forwards: counts of the codes [K] and the vectors [N, D]. Not a buffer, because wrappers
         # broadcast buffers from the first process before each forward.
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -108,7 +111,7 @@ class VQGAN(Method, Tokenizer):
         return way(batch["image"], self.discriminator)
 
     def parameters_of(self, phase: str) -> Iterable[nn.Parameter]:
-        """What the optimizer of a phase moves."""
+        """The parameters that the optimizer of a phase updates."""
         if phase not in self.phases:
             raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
         if phase == "discriminator":
@@ -157,9 +160,9 @@ class VQGAN(Method, Tokenizer):
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
-        """Usage follows what was chosen, by all processes; codes out of use are revived, alike in all processes.
+        """Update the usage of codes over all processes; reset unused codes, identically in all processes.
 
-        Usage begins at 0, so that after the first step most codes are set to vectors of the data.
+        Usage starts at 0, so that after the first step most codes are set to vectors of the data.
         """
         if not self._seen:
             return
@@ -172,7 +175,7 @@ class VQGAN(Method, Tokenizer):
         self._seen = []
 
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Places (down, across) of images of H, W pixels; ValueError where the factor doesn't divide them."""
+        """Grid (rows, columns) of images of H, W pixels; ValueError if they are not multiples of the factor."""
         factor = self.encoder.factor
         if size[0] % factor or size[1] % factor:
             raise ValueError(f"VQGAN: images of {size[0]}x{size[1]} pixels; both must be multiples of {factor}")
@@ -180,7 +183,7 @@ class VQGAN(Method, Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> codes int64 [B, h, w]. Sizes other than ``size`` are welcome."""
+        """[B, 3, H, W] in -1..1 -> codes int64 [B, h, w]. Sizes other than ``size`` are supported."""
         return self.quantize(self._vectors(images)).codes
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""VQGAN: how to train it, and what it sees of a picture."""
+"""VQGAN: how to train it, and its view of an image."""
 
 from __future__ import annotations
 
@@ -48,30 +48,30 @@ def vqgan(
     clip: float = 1.0,
     flip: bool = False,
 ) -> Recipe:
-    """VQGAN (Esser et al., 2020): a picture as a small grid of words of a learned codebook, and back.
+    """VQGAN (Esser et al., 2020): encodes a picture as a small grid of codes of a learned codebook, and decodes it.
 
     Example: sensorium train vqgan --data DIR --budget 20m
 
-    Then `sensorium train token_prior --tokens RUN` learns to write such grids, which draws new pictures.
+    Then `sensorium train token_prior --tokens RUN` learns a prior over such grids, which generates new pictures.
 
     Args:
         network: size of the autoencoder: micro, small or base.
-        codes: words of the codebook.
-        code_width: channels of a word.
-        features: a run of an encoder (`sensorium train simclr`, say); pictures are compared in its features, too.
-        lpips: weights of LPIPS as published, VGG16 and its heads: vgg16.pth,vgg.pth. Pictures are compared in these, too.
-        batch_size: pictures a step.
+        codes: size of the codebook.
+        code_width: channels of a code.
+        features: a run of an encoder (e.g. `sensorium train simclr`), whose features define the perceptual loss.
+        lpips: published weights of LPIPS for the perceptual loss, VGG16 and its heads: vgg16.pth,vgg.pth.
+        batch_size: pictures per step.
         lr: peak learning rate of Adam for encoder, codebook and decoder.
-        discriminator_lr: that of the discriminator.
-        warmup: share of the budget over which the learning rates rise.
-        start: share of the budget before which there is no discriminator.
-        adversarial_weight: of the discriminator's opinion.
-        perceptual_weight: of the distance in --features or --lpips.
-        discriminator_width: its channels after the first layer.
-        discriminator_depth: its layers that halve the picture.
-        revive: a word used less than this share of an even usage is set to what the encoder gives; 0 for never.
-        clip: most norm of the gradients.
-        flip: also show every picture mirrored; not for letters or digits.
+        discriminator_lr: learning rate of the discriminator.
+        warmup: fraction of the budget for learning rate warm-up.
+        start: fraction of the budget before the adversarial loss is added.
+        adversarial_weight: weight of the adversarial loss.
+        perceptual_weight: weight of the perceptual loss of --features or --lpips.
+        discriminator_width: channels after the discriminator's first layer.
+        discriminator_depth: layers of the discriminator with stride 2.
+        revive: reset a code to an encoder output if its usage is below this fraction of uniform usage; 0 for never.
+        clip: maximum norm of the gradients.
+        flip: also flip pictures horizontally; not for letters or digits.
     """
     s = Settings()
     small, why = machine_of(on)

@@ -91,8 +91,8 @@ def _fits(model: CausalLM) -> None:
     routed = any(isinstance(one, MoE) for one in model.modules()) and not model.experts
     if not parts or routed:
         raise SensoriumError(
-            "Llama has rotary positions, softmax attention, SwiGLU and RMS norms, Mixtral experts besides; this model has "
-            "other parts, and its run's own model.safetensors is what there is of it."
+            "Llama has rotary positions, softmax attention, SwiGLU and RMS norms, Mixtral also experts; this model has "
+            "other parts, so its only format is its run's model.safetensors."
         )
 
 
@@ -127,7 +127,7 @@ def _mixtral_config(model: Any) -> dict[str, Any]:
 
 _DROPPED = (
     Dropped(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", "follows from the rotary base"),
-    Dropped(r"lm_head\.weight", "the embedding once more, where the two are tied: else it is the head"),
+    Dropped(r"lm_head\.weight", "a copy of the embedding if the two are tied; otherwise it is the head"),
 )
 LLAMA = Format(
     name="Hugging Face Llama",

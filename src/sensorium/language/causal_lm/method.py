@@ -1,18 +1,19 @@
 """A decoder language model: Llama (Touvron et al., 2023, arXiv:2302.13971 and 2307.09288), or with experts Mixtral (Jiang et
 al., 2024, arXiv:2401.04088).
 
-Each token predicts the next; a token sees itself and what came before:
+Each token predicts the next one; a token attends to itself and earlier tokens:
     x = embed(token)
-    x = x + Attention(RMSNorm(x)),   x = x + FFN(RMSNorm(x))        a layer; FFN is SwiGLU or a mixture of such
+    x = x + Attention(RMSNorm(x)),   x = x + FFN(RMSNorm(x))        a layer; FFN is SwiGLU or a mixture of experts
     logits = head(RMSNorm(x)),       L = mean of -log softmax(logits)[next token]  (+ balance * the experts' loss)
-Positions turn queries and keys (RoPE); ``kv_heads`` keys and values serve ``heads`` queries (grouped-query attention).
-The network is a decoder (:mod:`sensorium.networks.decoder`). These are the defaults; each part can be another: positions (:mod:`sensorium.parts.positions`), attention
-(:mod:`sensorium.networks.mixing`), the feed-forward layer or experts (:mod:`sensorium.parts.feedforward`,
-:mod:`sensorium.parts.moe`), norms and where they stand (:mod:`sensorium.parts.norms`).
-Several documents may stand in one row: with ``documents`` a token sees its own document only, and none predicts the
-first token of another (but linear attention, which has no mask, sees the documents before). RoPE knows distances alone,
-so positions run on.
-Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d channels a head, E experts.
+Positions rotate queries and keys (RoPE); ``heads`` query heads share ``kv_heads`` key and value heads (grouped-query
+attention).
+The network is a decoder (:mod:`sensorium.networks.decoder`). These are the defaults; each part can be replaced:
+positions (:mod:`sensorium.parts.positions`), attention (:mod:`sensorium.networks.mixing`), the feed-forward layer or
+experts (:mod:`sensorium.parts.feedforward`, :mod:`sensorium.parts.moe`), norms and their placement
+(:mod:`sensorium.parts.norms`). A row may hold several documents: with ``documents`` a token attends only to its own
+document, and none predicts the first token of another (except in linear attention, which has no mask and sees earlier
+documents). RoPE depends on distances only, so positions are not reset.
+Shapes: B batch, T tokens, D width, V vocabulary, h heads, g key-value heads, d channels per head, E experts.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from sensorium.parts.norms import Residual
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary
 
-LENGTH = 512  # of rows, for kinds of attention that ask for one
+LENGTH = 512  # of rows, for kinds of attention that need one
 
 
 class CausalLM(Decoder, Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
     width: D. depth: layers. heads: queries' heads; kv_heads: keys' and values' (``heads``). head_dim: d (width / heads).
-    hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` see a token.
-    balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. positions: RoPE if left
-    out. attention, ffn: what builds a layer's, or kinds; experts that route otherwise are an ``ffn`` that gives an ``MoE``.
-    joint: how a layer joins the stream, from the width; an RMS norm before it if left out. gain: words are multiplied by it.
-    Raises ValueError where ``positions`` don't compose with the kind of attention.
+    hidden: channels of the feed-forward layer, or of each of ``experts`` (0: none), of which ``active`` process a
+    token. balance: weight of the experts' balancing loss. tied: the head shares the embedding's weights. positions:
+    RoPE by default. attention, ffn: builders of a layer's, or kinds; for experts with other routing, an ``ffn`` that
+    gives an ``MoE``. joint: width -> how a layer joins the residual stream; by default after an RMS norm. gain: factor
+    on embeddings. Raises ValueError if ``positions`` can't be combined with the kind of attention.
     """
 
     embed: nn.Embedding
@@ -112,12 +113,13 @@ class CausalLM(Decoder, Method, NextTokenModel):
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
 
-    # a method is called with a batch, where a network is called with tokens
+    # a method's forward takes a batch, a network's takes tokens
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document.
+        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` int64 [B, T + 1], the document of each token.
 
-        Logs ``bits_per_token``, and with experts ``balance`` (``active`` when all are chosen alike), ``dropped``, the share
-        of choices that found no room, and ``load_e``, choices of expert e a token, averaged over the layers.
+        Logs ``bits_per_token``, and with experts ``balance`` (equal to ``active`` at uniform load), ``dropped``, the
+        fraction of assignments beyond capacity, and ``load_e``, assignments to expert e per token, averaged over the
+        layers.
         """
         tokens, documents = batch["tokens"], batch.get("documents")
         x, records = self.encode(tokens[:, :-1], documents=before_last(documents))
@@ -125,19 +127,20 @@ class CausalLM(Decoder, Method, NextTokenModel):
         return found | self._experts(found["loss"], records) if records else found
 
     def after_step(self, at: Progress) -> None:
-        """Experts that are balanced by a bias: move it."""
+        """Update the bias that balances the experts, if they have one."""
         update_biases(self)
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen."""
+        """[B, T] -> logits of the next token at each position [B, T, V]. With a ``cache`` the tokens follow the cached
+        ones."""
         return self.predict(self.encode(tokens, documents=documents, cache=cache)[0])
 
     def new_cache(self, batch: int, length: int) -> Cache:
         return Cache(self, batch, length)
 
     def _experts(self, loss: Tensor, records: list[Routing]) -> dict[str, Tensor]:
-        """The loss with what keeps experts equally busy, unless biases do, and the logs. Load and share are averaged over
-        the layers first, as Mixtral's published code has it."""
+        """The loss with the experts' balancing loss, unless biases balance them, and the logs. Load and probability are
+        averaged over the layers first, as in Mixtral's published code."""
         load, share = (torch.stack(parts).mean(0) for parts in ([r.load for r in records], [r.share for r in records]))
         uneven = balance_loss(load, share)
         biased = any(isinstance(layer.ffn, MoE) and layer.ffn.bias is not None for layer in self._layers())

@@ -29,7 +29,7 @@ from sensorium.recipe.text import note_text, text_recipe
 PositionKind = Literal[
     "rope", "sinusoidal", "learned", "multiplicative", "recursive", "complex", "alibi", "t5", "shaw", "none"
 ]
-CausalNorm = Literal["layer", "rms", "scale", "none"]  # a batch norm sees later tokens
+CausalNorm = Literal["layer", "rms", "scale", "none"]  # a batch norm would use later tokens
 Start = Literal["normal", "lecun", "xavier", "he", "orthogonal", "ntk"]
 Route = Literal["mixtral", "switch", "gshard", "deepseek"]
 
@@ -66,30 +66,26 @@ def causal_lm(
     Example: sensorium train causal_lm --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
-        length: tokens a row, the longest memory that is trained.
-        width: channels of a token.
+        vocab: size of a byte-pair vocabulary learned from the text; bytes by default.
+        length: tokens per row, the maximum context in training.
+        width: channels of a token embedding.
         depth: layers.
         heads: of attention.
-        kv_heads: of keys and values, which queries share; as many as heads if left out.
+        kv_heads: key and value heads, shared by groups of query heads; by default as many as heads.
         hidden: channels of the feed-forward layer, or of each expert.
-        experts: feed-forward layers to choose from; 0 is one for all tokens.
-        active: experts that see a token.
-        routing: mixtral takes the best few, switch one, gshard two; deepseek balances them by a bias in place of a loss.
-        shared: hidden channels of one more expert, which sees every token.
-        capacity: room of an expert, 1 being just enough when all are chosen alike; without it none is full. All first choices
-            of a row come before its second ones (GShard), so with two a token may yield to later ones while it is learnt.
-        tied: predict with the weights of the embedding.
-        positions: how a token knows its place.
-        attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost grows with the length alone; gau, a gated unit, and flash, the same in chunks.
-        ffn: the feed-forward layer's kind; plain ones are as large as gated ones.
-        norm: what is normalised.
-        placement: where the norm stands, or what is there instead.
-        init: how weights begin; normal is 0.02 everywhere, which asks for a norm before each layer.
-        batch_size: rows a step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        experts: number of feed-forward experts; 0 is one layer for all tokens.
+        active: experts per token.
+        routing: mixtral is top-k, switch top-1, gshard top-2; deepseek balances experts by a bias instead of a loss.
+        shared: hidden channels of one more expert, which processes every token.
+        capacity: capacity factor of an expert, 1 being just enough at uniform load; unlimited by default. All first
+        choices of a row precede its second ones (GShard), so with two experts a token may be dropped in favor of later
+        ones in training. tied: the output head shares the embedding's weights. positions: kind of position encoding.
+        attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost is linear in the length;
+        gau, a gated unit, and flash, the same in chunks. ffn: kind of feed-forward layer; plain ones have as many
+        weights as gated ones. norm: kind of normalization. placement: of the norm, or what replaces it. init: initial
+        weights; normal is a standard deviation of 0.02 everywhere, which needs a norm before each layer. batch_size:
+        rows per step. lr: peak learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for
+        learning rate warm-up.
     """
     s = Settings()
     small, why = note_text(on, vocab, length, s)
@@ -154,7 +150,7 @@ def _usual_lr(width: int, placement: Placement) -> tuple[float, str]:
 
 
 def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions:
-    """A scheme of positions by name, for texts of ``length``."""
+    """A position encoding by name, for texts of ``length``."""
     made: dict[str, Callable[[], Positions]] = {
         "rope": Rotary,
         "sinusoidal": lambda: Sinusoidal(width),
@@ -171,7 +167,7 @@ def placed(kind: PositionKind, width: int, heads: int, length: int) -> Positions
 
 
 def routed(kind: Route, active: int, capacity: float | None) -> Callable[..., Routing]:
-    """How tokens of a causal model find their experts, by name."""
+    """The router of a causal model's experts, by name."""
     if kind == "deepseek":
         if capacity is not None:
             raise ValueError("deepseek drops no tokens: leave capacity out")
@@ -195,7 +191,7 @@ def begin_(method: CausalLM, how: Start, placement: Placement) -> None:
 
 @torch.no_grad()
 def start_(method: CausalLM, how: Start, beta: float = 1.0) -> None:
-    """Set the weights of every layer of a model that was built with 0.02; ``beta``: deepnorm's gain."""
+    """Set the initial weights of every layer of a model built with 0.02; ``beta``: deepnorm's gain."""
     schemes: dict[str, tuple[Scheme, Drawn]] = {
         "lecun": ("lecun", "truncated"), "xavier": ("xavier", "uniform"), "he": ("he", "normal"),
         "orthogonal": ("lecun", "orthogonal"), "ntk": ("lecun", "normal"),

@@ -1,15 +1,15 @@
 """FLASH and FLASH-Quad, language models of gated attention units (Hua et al., "Transformer Quality in Linear Time", 2022,
 arXiv:2202.10447).
 
-A layer is one unit, attention and feed-forward in one (:mod:`sensorium.parts.attention.gau`), so ``depth`` counts about
-two for each layer of a transformer:
-    x = embed(token) + c sin(position)                  c a learnt scalar, 1 / sqrt(D) at first (ScaledSin, appendix)
+A layer is one unit, attention and feed-forward in one (:mod:`sensorium.parts.attention.gau`), so ``depth`` is about
+twice that of a transformer:
+    x = embed(token) + c sin(position)                  c a learned scalar, initially 1 / sqrt(D) (ScaledSin, appendix)
     x = x + GAU(Norm(x))                                a layer
     logits = embed^T Norm(x),       L = mean of -log softmax(logits)[next token]
-FLASH-Quad attends to all tokens before; FLASH (``mixed``) to those of its chunk, and to the mean of the chunks before
-through a linear form: time is linear in T, and a text is continued from a state that does not grow.
-Several documents may stand in one row: with ``documents`` positions begin anew with each, and so, if ``mixed``, do chunks.
-Hence they do not meet, and each comes out as if it stood alone, up to rounding, in both forms.
+FLASH-Quad attends to all earlier tokens; FLASH (``mixed``) to those of its chunk, and by linear attention to earlier
+chunks: time is linear in T, and generation needs a state of constant size.
+A row may hold several documents: with ``documents`` positions restart with each, and so, if ``mixed``, do chunks. Hence
+documents do not interact, and each gives the same result as alone, up to rounding, in both forms.
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
 
@@ -33,10 +33,10 @@ from sensorium.parts.positions.turning import Rotary
 class FlashLM(Decoder, Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
-    width: D, even. depth: units. length: tokens that products are divided by and biases learnt for: those of a row at
-    training (FLASH-Quad), or of a chunk if ``mixed`` (FLASH; the paper takes 256). expansion: channels of the values / D.
-    shared: channels of queries and keys. kind: of norm, LayerNorm or ScaleNorm; the authors' code has both.
-    Longer rows are taken too: FLASH at its own cost, FLASH-Quad beyond what it learnt.
+    width: D, even. depth: units. length: tokens by which scores are divided and for which biases are learned: those of
+    a row in training (FLASH-Quad), or of a chunk if ``mixed`` (FLASH; 256 in the paper). expansion: channels of the
+    values / D. shared: channels of queries and keys. kind: of norm, LayerNorm or ScaleNorm; the authors' code has both.
+    Longer rows are accepted: FLASH at linear cost, FLASH-Quad by extrapolation.
     """
 
     embed: nn.Embedding
@@ -56,7 +56,7 @@ class FlashLM(Decoder, Method, NextTokenModel):
         eps: float = 1e-5,
     ) -> None:
         if width % 2:
-            raise ValueError(f"sines and cosines fill the channels in pairs: width {width} is odd")
+            raise ValueError(f"sinusoidal positions need an even width, got {width}")
         if kind not in ("layer", "scale"):
             raise ValueError(f"kind must be layer or scale, got {kind!r}")
         embed = nn.Embedding(vocab, width)
@@ -71,9 +71,9 @@ class FlashLM(Decoder, Method, NextTokenModel):
         self.vocab, self.width, self.depth, self.theta = vocab, width, depth, theta
         self.wave = nn.Parameter(torch.tensor(width**-0.5))
 
-    # a method is called with a batch, where a network is called with tokens
+    # a method's forward takes a batch, a network's takes tokens
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document, equal ones adjoining.
+        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], the document of each token, contiguous.
 
         Logs ``bits_per_token``.
         """
@@ -81,9 +81,10 @@ class FlashLM(Decoder, Method, NextTokenModel):
         return nll(self.logits(tokens[:, :-1], before_last(documents)), next_tokens(tokens, documents))
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
+        """[B, T] -> logits of the next token at each position [B, T, V]. With a ``cache`` the tokens follow the cached
+        ones.
 
-        Raises ValueError where both ``documents`` and a ``cache`` are given.
+        Raises ValueError if both ``documents`` and a ``cache`` are given.
         """
         if documents is None:
             start = 0 if cache is None else cache.seen

@@ -33,20 +33,15 @@ def flash(
     Example: sensorium train flash --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
-        length: tokens a row, the longest memory that is trained.
-        width: channels of a token.
+        vocab: size of a byte-pair vocabulary learned from the text; bytes by default.
+        length: tokens per row, the maximum context in training.
+        width: channels of a token embedding.
         depth: units, about two for each layer of a transformer.
-        mixed: attend within chunks and sum up those before, at a cost that grows with the length alone; without it, all
-            tokens before.
-        chunk: tokens that attend to each other, where mixed.
-        expansion: channels of the values, as a multiple of the width.
-        shared: channels of queries and keys.
-        norm: what is normalised.
-        batch_size: rows a step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        mixed: attend within chunks, and by linear attention to earlier ones, at a cost linear in the length; without
+        it, attend to all earlier tokens. chunk: tokens of a chunk, if mixed. expansion: channels of the values, as a
+        multiple of the width. shared: channels of queries and keys. norm: kind of normalization. batch_size: rows per
+        step. lr: peak learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for learning rate
+        warm-up.
     """
     s = Settings()
     small, why = note_text(on, vocab, length, s)

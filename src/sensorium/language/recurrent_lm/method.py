@@ -2,18 +2,17 @@
 2010), LSTM (Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al., 2000) and GRU (Cho et al., 2014,
 arXiv:1406.1078).
 
-Each token changes a state of constant size, from which the next is predicted: time is linear in T, and writing takes no
-more memory for a long text than for a short one. With x what a layer is given, h (and c) its state of the token before:
+Each token updates a state of constant size, from which the next is predicted: time is linear in T, and generation needs
+constant memory. With x the input of a layer, h (and c) its state after the previous token:
     rnn     h' = tanh(W x + b + U h + b')
     lstm    i, f, o = sigmoid(...),  g = tanh(...),     c' = f c + i g,     h' = o tanh(c')
     gru     r, z = sigmoid(...),     n = tanh(W x + b + r (U h + b')),      h' = (1 - z) n + z h
     logits = embed^T P h' of the last layer,            L = mean of -log softmax(logits)[next token]
-... are W x + b + U h + b' with weights of their own. The cells are torch's; its GRU applies r behind U, where the paper has
-U (r h). P is a projection, there only where H and D differ. Dropout acts on what enters and leaves each layer, never on
-what a layer hands on to itself (Zaremba et al., 2014, arXiv:1409.2329); the head shares the embedding's weights (Press &
-Wolf, 2017, arXiv:1608.05859).
-Several documents may stand in one row: with ``documents`` rows are cut where a document begins, and all the pieces are
-sequences of their own, each from a state of zeros: they do not meet, and shorter pieces take fewer steps.
+... are W x + b + U h + b' with separate weights. The cells are torch's; its GRU applies r after U, while the paper has
+U (r h). P is a projection, present only if H and D differ. Dropout acts on inputs and outputs of each layer, never on
+its recurrent state (Zaremba et al., 2014, arXiv:1409.2329); the head shares the embedding's weights (Press & Wolf,
+2017, arXiv:1608.05859). A row may hold several documents: with ``documents`` rows are split where a document begins,
+and each piece is a sequence of its own, from a zero state: they do not interact, and shorter pieces take fewer steps.
 Shapes: B batch, T tokens, D width, H channels of a state, V vocabulary.
 """
 
@@ -44,9 +43,9 @@ class Cache:
 class RecurrentLM(Method, NextTokenModel):
     """A language model over ``vocab`` tokens.
 
-    width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: its rate. tied: the head shares the
-    embedding's weights; otherwise it has its own, of H channels. clip: most norm of the gradients, 0 for any. Raises
-    ValueError for another kind.
+    width: D. depth: layers. cell: their kind. hidden: H (``width``). dropout: dropout rate. tied: the head shares the
+    embedding's weights; otherwise it has its own, of H channels. clip: maximum norm of the gradients, 0 for none.
+    Raises ValueError for an unknown cell.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class RecurrentLM(Method, NextTokenModel):
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], a number a document, equal ones adjoining.
+        """``tokens`` int64 [B, T + 1] and, optional, ``documents`` [B, T + 1], the document of each token, contiguous.
 
         Logs ``bits_per_token``.
         """
@@ -83,18 +82,19 @@ class RecurrentLM(Method, NextTokenModel):
         return nll(self.logits(tokens[:, :-1], before_last(documents)), next_tokens(tokens, documents))
 
     def before_update(self, at: Progress) -> None:
-        """Gradients are clipped to a norm of ``clip``: through many tokens they may grow without bound (Pascanu et al.,
-        2013, arXiv:1211.5063)."""
+        """Clip gradients to a norm of ``clip``: over many tokens they may explode (Pascanu et al., 2013,
+        arXiv:1211.5063)."""
         if self.clip:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
+        """[B, T] -> logits of the next token at each position [B, T, V]. With a ``cache`` the tokens follow the cached
+        ones.
 
-        Raises ValueError where both ``documents`` and a ``cache`` are given.
+        Raises ValueError if both ``documents`` and a ``cache`` are given.
         """
         if documents is not None and cache is not None:
-            raise ValueError("documents cannot be told apart behind a cache")
+            raise ValueError("documents and a cache can't be combined")
         x = self.dropout(self.embed(tokens))
         if documents is not None:
             y = self._apart(x, documents)
@@ -110,7 +110,8 @@ class RecurrentLM(Method, NextTokenModel):
         return Cache()
 
     def _apart(self, x: Tensor, documents: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, H], each run of equal numbers as if it stood alone. Waits for the device to learn lengths."""
+        """[B, T, D] -> [B, T, H], each document as if it stood alone. Synchronizes with the device to read the
+        lengths."""
         first = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True).flatten()
         begins = first.nonzero().squeeze(1)
         lengths = begins.diff(append=begins.new_tensor([len(first)]))

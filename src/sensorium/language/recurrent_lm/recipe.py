@@ -8,7 +8,7 @@ from sensorium.language.recurrent_lm.method import Cell, RecurrentLM
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.text import note_text, text_recipe
 
-# Channels of a state for each of the embedding's: two layers of any cell then have about as many weights as four of Llama.
+# State channels per embedding channel: two layers of any cell then have about as many weights as four of Llama.
 STATE: dict[Cell, float] = {"lstm": 1.75, "gru": 2.0, "rnn": 3.75}
 
 
@@ -29,24 +29,24 @@ def recurrent_lm(
     weight_decay: float = 0.1,
     warmup: float = 0.05,
 ) -> Recipe:
-    """A recurrent language model (LSTM, GRU or plain): a state of constant size is all that is kept of the text.
+    """A recurrent language model (LSTM, GRU or plain): the text is summarized in a state of constant size.
 
     Example: sensorium train recurrent_lm --data book.txt --budget 3m
 
     Args:
-        vocab: tokens of a byte-pair encoding learnt from the text; bytes if left out.
-        length: tokens a row, over which gradients flow back; each begins from a state of zeros.
-        cell: how a token changes the state.
-        width: channels of a token.
+        vocab: size of a byte-pair vocabulary learned from the text; bytes by default.
+        length: tokens per row, over which gradients are backpropagated; each row starts from a zero state.
+        cell: kind of recurrent cell.
+        width: channels of a token embedding.
         hidden: channels of a layer's state.
         depth: layers.
-        dropout: share of what enters and leaves a layer that is hidden while training.
-        tied: predict with the weights of the embedding.
-        clip: most norm of the gradients, 0 for any.
-        batch_size: rows a step.
+        dropout: dropout rate of a layer's inputs and outputs.
+        tied: the output head shares the embedding's weights.
+        clip: maximum norm of the gradients, 0 for none.
+        batch_size: rows per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small, why = note_text(on, vocab, length, s)

@@ -1,4 +1,5 @@
-"""Formats of CLIP: Hugging Face's CLIPModel directories; of its image tower alone, ours. OpenCLIP's: ``open_clip.py``."""
+"""Formats of CLIP: Hugging Face's CLIPModel directories, and our own of its image tower. OpenCLIP's:
+``open_clip.py``."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format,
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
-BICUBIC = 3  # in the numbers of Pillow: how published models saw their pictures made smaller
-_OLD_EOS = 2  # what older files say; transformers then pools at the largest token, as OpenAI's code does
+BICUBIC = 3  # Pillow's constant: the resampling filter of published models
+_OLD_EOS = 2  # in older files; transformers then pools at the largest token, as OpenAI's code does
 
 
 # --- Hugging Face ---
@@ -82,12 +83,12 @@ def _hf_tower(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(config: Mapping[str, Any], kind: str, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """A tower's numbers: what the file leaves out is transformers' default; older files' ``_config_dict`` decides."""
+    """A tower's configuration: defaults are transformers'; an older file's ``_config_dict`` takes precedence."""
     found = dict(usual)
     for field in (f"{kind}_config", f"{kind}_config_dict"):
         told = config.get(field) or {}
         if not isinstance(told, dict):
-            raise TypeError(f"{field} is no object")
+            raise TypeError(f"{field} is not an object")
         found |= told
     return found
 
@@ -98,7 +99,7 @@ def _hf_fits(clip: CLIP) -> None:
         raise SensoriumError(f"Hugging Face's CLIP has square images only; this one has {image.grid} patches.")
     if text.eot == _OLD_EOS:
         raise SensoriumError(
-            f"an end-of-text token {_OLD_EOS} stands for another rule in Hugging Face's CLIP; choose another."
+            f"an end-of-text token {_OLD_EOS} means another pooling rule in Hugging Face's CLIP; choose another token."
         )
 
 
@@ -218,20 +219,21 @@ def load_hf(path: str | Path) -> CLIP:
 
 
 def export_hf(clip: CLIP, out: str | Path) -> Path:
-    """Write ``clip`` as a directory of transformers' CLIPModel and CLIPImageProcessor; give the path."""
+    """Write ``clip`` as a directory of transformers' CLIPModel and CLIPImageProcessor; return the path."""
     return save(HF, clip, out)
 
 
 def take_along(run: Path, context: int, to: str, out: Path) -> None:
-    """Write beside what was exported of a run the tokenizer that goes with it."""
+    """Write a run's tokenizer beside its export."""
     if to == "hf":
         export_tokens(read_clip_tokens(run / "tokenizer.json"), context, out)
 
 
 def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:
-    """Write ``tokens`` beside an exported CLIP, as transformers' CLIPTokenizer reads them; ``context`` tokens a text.
+    """Write ``tokens`` beside an exported CLIP, in the format of transformers' CLIPTokenizer; ``context`` tokens per
+    text.
 
-    Its way of cleaning text is the plain one: what was learnt with the authors' differs in quotes and HTML entities.
+    Its text cleaning is the basic one, which differs from the authors' in quotes and HTML entities.
     """
     model = json.loads(tokens.inner.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]

@@ -1,14 +1,14 @@
 """CLIP: learning transferable visual models from natural language supervision (Radford et al., 2021, arXiv:2103.00020).
 
-An image and its caption should find each other among all images and captions of a batch. With the two towers' features
-projected linearly to one space (figure 3 of the paper):
+Contrastive learning: an image and its caption should be each other's best match among all of a batch. The two towers'
+features are projected linearly to one space (figure 3 of the paper):
 
     I = normalize(W_i f_i(image))     T = normalize(W_t f_t(text))     s = exp(logit_scale)
     L = 1/2 ( mean_i -log softmax_j(s I_i . T_j)[i]  +  mean_i -log softmax_j(s T_i . I_j)[i] )
 
-The temperature 1 / s is learned, as its logarithm; s is held to at most 100 (section 2.5), in a hook after the step.
-Each process scores its own B rows against the N of all, so the scores take B N numbers and no process ever holds N^2;
-with ``chunk`` they are made that many rows at a time, and again in the backward pass: chunk N numbers.
+The temperature 1 / s is learned, as its logarithm; s is clipped to at most 100 (section 2.5), in a hook after the step.
+Each process scores its own B rows against the N of all, so the scores take B N values and no process ever holds N^2;
+with ``chunk`` they are computed that many rows at a time, and again in the backward pass: chunk N values.
 Shapes: B pairs of this process, N of all, T tokens, D features of the image tower, E of the common space.
 """
 
@@ -30,10 +30,11 @@ from sensorium.parts.moe.layer import update_biases
 
 
 class CLIP(Method, HasBackbone, Encoder, ImageText):
-    """Two towers and one space.
+    """Two towers with a common embedding space.
 
-    image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature: its first value. max_scale: the largest s.
-    chunk: rows of scores at a time; None makes them all at once. ``resample``: how PIL is to resize the pictures.
+    image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature:
+    initial value. max_scale: maximum s. chunk: rows of scores at a time; None computes them all at once. ``resample``:
+    PIL's resampling filter for the images.
     """
 
     resample: int = 3  # bicubic, as the authors do
@@ -65,9 +66,9 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
             nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``image`` [B, 3, H, W] and ``tokens`` int64 [B, T], row by row a pair -> the loss.
+        """``image`` [B, 3, H, W] and ``tokens`` int64 [B, T], paired by row -> the loss.
 
-        Logs the ``temperature`` and the ``accuracy``: the share of images and texts whose best match is their own.
+        Logs the ``temperature`` and the ``accuracy``: the fraction of images and texts whose best match is their own.
         """
         images, texts = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
         loss, accuracy = contrast(images, texts, self.logit_scale.exp(), chunk=self.chunk)
@@ -101,7 +102,7 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor, *, chunk: int | None 
     Each process returns the mean over its own B pairs; the mean over processes is the loss of the global batch.
     """
     if images.shape != texts.shape:
-        raise ValueError(f"images {list(images.shape)} and texts {list(texts.shape)} are no pairs")
+        raise ValueError(f"images {list(images.shape)} and texts {list(texts.shape)} are not pairs")
     own = torch.arange(len(images), device=images.device) + rank() * len(images)
     with torch.autocast(images.device.type, enabled=False):
         ways = [
@@ -112,7 +113,7 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor, *, chunk: int | None 
 
 
 def _one_way(queries: Tensor, keys: Tensor, scale: Tensor, own: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
-    """Queries [B, E] that should find the keys [N, E] at ``own`` [B] -> (cross-entropy, share found)."""
+    """Queries [B, E], whose right keys [N, E] are at ``own`` [B] -> (cross-entropy, fraction found)."""
 
     def scored(rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         logits = scale * rows @ keys.T

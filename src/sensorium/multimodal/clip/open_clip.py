@@ -1,8 +1,8 @@
-"""Formats of CLIP in the state dicts of OpenCLIP's class ``CLIP``, and of OpenAI's code, whose names it kept.
+"""Formats of CLIP: state dicts of OpenCLIP's class ``CLIP`` and of OpenAI's code, which have the same names.
 
-Which activation and pixel statistics go with the weights is said in OpenCLIP's ``open_clip_config.json``. A state dict
-does not tell: OpenAI's, known by its three sizes, were trained with "quick_gelu"; most of OpenCLIP's with "gelu", some
-not, and without the configuration the caller must say. OpenAI's published TorchScript archives hold code and are refused.
+Activation and pixel statistics are in OpenCLIP's ``open_clip_config.json``, not in a state dict: OpenAI's, recognized
+by its three sizes, were trained with "quick_gelu"; most of OpenCLIP's with "gelu", some not, so without the
+configuration the caller must give it. OpenAI's published TorchScript archives hold code and are not read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def towers(clip: CLIP) -> tuple[CLIPVision, TextTower]:
     if not isinstance(image, CLIPVision) or not isinstance(text, TextTower):
         raise SensoriumError(
             f"a CLIP of {type(image).__name__} and {type(text).__name__} has no published format; "
-            "one of CLIPVision and TextTower has: train it with --backbone clip-micro."
+            "one of CLIPVision and TextTower has: train with --backbone clip-micro."
         )
     return image, text
 
@@ -68,14 +68,14 @@ def _open_numbers(source: Source) -> dict[str, Any]:
     activation = options.get("activation") or (_ACTIVATION[bool(told.get("quick_gelu", False))] if told else None)
     if activation not in ACTIVATIONS:
         raise SensoriumError(
-            f"{source.where}: an OpenCLIP state dict does not say its activation. Lay its open_clip_config.json beside it, "
+            f"{source.where}: an OpenCLIP state dict does not contain its activation. Put its open_clip_config.json beside it, "
             "or give activation='gelu' (most of OpenCLIP's) or 'quick_gelu' (OpenAI's, and names that end in -quickgelu)."
         )
     width, _, patch, _ = source.shape("visual.conv1.weight", 4)
     places = source.shape("visual.positional_embedding", 2)[0]
     side = math.isqrt(max(0, places - 1))
     if side * side != places - 1 or not side:
-        raise SensoriumError(f"{source.where}: {places} positions are no square grid and a class token.")
+        raise SensoriumError(f"{source.where}: {places} positions are not a square grid plus a class token.")
     context, text_width = source.shape("positional_embedding", 2)
     head_width = int(vision.get("head_width", 64))
 
@@ -147,7 +147,7 @@ def _open_config(clip: Any, how: Preparation) -> dict[str, dict[str, Any]]:
 
 
 _KEYS = (r"visual\.(conv1\.weight|trunk\..+)", r"token_embedding\.weight|text\..+")
-_SIZES = "a size that the tensors' shapes tell"
+_SIZES = "a size that follows from the tensors' shapes"
 _MASK = Dropped(r"attn_mask", "the causal mask follows from the length")
 OPEN = Format(
     name="OpenCLIP",
@@ -193,7 +193,7 @@ def _openai_numbers(source: Source) -> dict[str, Any]:
 def _openai_fits(clip: CLIP) -> None:
     _open_fits(clip)
     if towers(clip)[0].activation != "quick_gelu":
-        raise SensoriumError("OpenAI's CLIP has quick_gelu, this one has another activation.")
+        raise SensoriumError("OpenAI's CLIP has quick_gelu, but this one has another activation.")
 
 
 AUTHORS = replace(
@@ -230,7 +230,7 @@ def from_open_clip(
 ) -> CLIP:
     """A state dict of OpenCLIP's ``CLIP`` or of OpenAI's, transformer towers -> CLIP in evaluation mode.
 
-    heads, text_heads: of attention, which the tensors do not tell: 64 channels a head by default, as OpenAI's have.
+    heads, text_heads: of attention, which the tensors do not contain: by default 64 channels per head, as in OpenAI's.
     Raises SensoriumError that names the tensor that is missing, unknown or of another shape.
     """
     options = {
@@ -242,5 +242,5 @@ def from_open_clip(
 
 
 def to_open_clip(clip: CLIP) -> dict[str, Tensor]:
-    """The state dict of OpenCLIP's ``CLIP`` with these weights; OpenAI's code names its tensors alike."""
+    """The state dict of OpenCLIP's ``CLIP`` with these weights; OpenAI's code has the same names."""
     return write(OPEN, clip)

@@ -1,4 +1,4 @@
-"""CLIP: how to train it, and what it sees of a pair."""
+"""CLIP: how to train it, and its views of a pair."""
 
 from __future__ import annotations
 
@@ -48,28 +48,22 @@ def clip(
     crop_min: float = 0.6,
     flip: bool = False,
 ) -> Recipe:
-    """CLIP (Radford et al., 2021): a picture and its caption find each other among all others of a batch.
+    """CLIP (Radford et al., 2021): contrastive learning of pictures and their captions.
 
     Example: sensorium train clip --data DIR --budget 20m
 
-    DIR holds tars of KEY.png and KEY.txt, a .csv, .tsv or .jsonl of file and caption, or .parquet of the same; of a
-    folder a class, the names of the classes are the captions.
+    DIR holds tars of KEY.png and KEY.txt, a .csv, .tsv or .jsonl of file and caption, or .parquet of the same; for one
+    folder per class, the class names are the captions.
 
     Args:
-        backbone: of the pictures: clip-micro ... clip-huge, which can be exported; any other by name; or a checkpoint's path.
-        text_width: channels of the text tower.
-        text_depth: its layers.
-        embed_dim: numbers in which pictures and texts are compared.
-        tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; learnt from the captions if left out.
-        vocab: tokens to learn from the captions.
-        context: tokens of a caption; longer ones are cut.
-        batch_size: pairs a step, each of which is told from all others.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        temperature: the first one; it is learnt.
-        crop_min: smallest share of the picture that a crop may keep.
-        flip: also show pictures mirrored; not where captions say left or right, or of letters.
+        backbone: image encoder: clip-micro ... clip-huge, which can be exported; any other by name; or a checkpoint's
+        path. text_width: channels of the text tower. text_depth: layers of the text tower. embed_dim: dimension of the
+        common embedding space. tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; by default
+        learned from the captions. vocab: size of the vocabulary learned from the captions. context: maximum tokens of a
+        caption; longer ones are truncated. batch_size: pairs per step, each contrasted with all others. lr: peak
+        learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for learning rate warm-up.
+        temperature: initial value; it is learned. crop_min: minimum area of a crop, as a fraction of the picture. flip:
+        also flip pictures horizontally; not for captions with left or right, or pictures of text.
     """
     s = Settings()
     small, why = machine_of(on)
@@ -95,7 +89,7 @@ def clip(
 def pair_views(on: Situation, size: int, *, crop_min: float = 0.6, flip: bool = False) -> Views:
     """``{"image" [B, 3, size, size], "tokens" int64 [B, T]}`` of pictures and captions: a random crop, rarely a flip.
 
-    Colours are left alone, for captions name them.
+    Colors are not changed, because captions name them.
     """
     view = View(size, (crop_min, 1.0), flip_p=0.5 if flip else 0.0)
 
@@ -143,7 +137,7 @@ def _text_tower(given_width: int | None, given_depth: int | None, on: PairSituat
 
 
 def _batch_size(given: int | None, on: PairSituation, s: Settings) -> int:
-    """As large as the machine allows: each pair learns by being told from the others of its batch."""
+    """As large as the machine allows: the other pairs of a batch are the negatives."""
     most, why = (128, f"{on.cores}-core CPU") if on.device == "cpu" else (1024, on.device)
     fit = 2 ** max(3, int(math.log2(max(on.images / 8, 8))))
     return s.pick("batch_size", given, min(most, fit), f"{on.images:,} training pairs" if fit < most else why)

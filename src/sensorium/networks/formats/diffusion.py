@@ -1,7 +1,7 @@
-"""Formats of denoising networks as diffusers keeps them: ``UNet2DModel`` and ``DiTTransformer2DModel`` directories.
+"""Formats of diffusers' denoising networks: ``UNet2DModel`` and ``DiTTransformer2DModel`` directories.
 
-What a configuration may say and our networks do not do is refused by name; sizes are held against the tensors before
-anything is built.
+Options of a configuration that our networks do not support are errors that name them; sizes are compared with the
+tensors before anything is built.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
 FILE = "diffusion_pytorch_model.safetensors"
-LARGEST_GRID = 256  # patches a side: a DiT's file holds nothing that its image size could be checked against
+LARGEST_GRID = 256  # patches per side: a limit, because a DiT's tensors do not determine its image size
 
 
 # --- UNet2DModel ---
@@ -82,7 +82,7 @@ def _unet_numbers(source: Source) -> dict[str, Any]:
     if strange or attention != tuple(legal.get(kind, False) for kind in reversed(up)):
         raise SensoriumError(
             f"{source.told}: down_block_types {str(list(down))[:200]} with up_block_types {str(list(up))[:200]} is not "
-            "supported: DownBlock2D or AttnDownBlock2D, and the same on the way up."
+            "supported: DownBlock2D or AttnDownBlock2D, and the same in the decoder."
         )
     count = int(config.get("layers_per_block", 2))
     source.agree(len(down), source.count(r"down_blocks\.(\d+)\."), "down_block_types")
@@ -106,7 +106,7 @@ def _unet_numbers(source: Source) -> dict[str, Any]:
 
 
 def unet_config(net: UNet) -> dict[str, Any]:
-    """The configuration of diffusers' UNet2DModel that is this network."""
+    """The configuration of diffusers' UNet2DModel for this network."""
     return {
         "_class_name": "UNet2DModel",
         "in_channels": net.channels,
@@ -131,7 +131,7 @@ def unet_config(net: UNet) -> dict[str, Any]:
 
 
 def _of(kind: type[nn.Module]) -> Any:
-    """The network itself, or that of a flow, its time the other way round as diffusers' schedulers want it."""
+    """The network itself, or that of a flow with reversed time, as diffusers' schedulers need it."""
 
     def part(thing: Any) -> Any:
         if isinstance(thing, Flow) and isinstance(thing.net, kind):
@@ -159,9 +159,9 @@ UNET = Format(
 
 # --- DiTTransformer2DModel ---
 
-# of the blocks' embeddings of time and label; published ones have one, in as many copies as there are blocks
+# embeddings of time and label; published files have a copy in each block
 _EMBED = "transformer_blocks.{each}.norm1.emb."
-_ONCE = "a DiT embeds time and label once"
+_ONCE = "our DiT has one embedding of time and label for all blocks"
 
 
 def _shared(ours: str, theirs: str) -> Entry:
@@ -169,7 +169,7 @@ def _shared(ours: str, theirs: str) -> Entry:
 
 
 def _positions(target: Tensor, net: Any) -> Tensor:
-    """The fixed table, which their files leave out."""
+    """The fixed table, absent in their files."""
     return sincos_2d(net.grid, target.shape[-1])[:, 1:]
 
 
@@ -187,7 +187,7 @@ def _dit_numbers(source: Source) -> dict[str, Any]:
     source.agree(depth, source.count(r"transformer_blocks\.(\d+)\."), "num_layers")
     if patch < 1 or size % patch or not 1 <= size // patch <= LARGEST_GRID:
         raise SensoriumError(
-            f"{source.told}: sample_size {size}, patch_size {patch}: 1 to {LARGEST_GRID} whole patches a side."
+            f"{source.told}: sample_size {size}, patch_size {patch}: must give 1 to {LARGEST_GRID} whole patches per side."
         )
     width, claimed = source.shape("pos_embed.proj.weight", 4)[0], heads * int(config["attention_head_dim"])
     if claimed != width:
@@ -214,8 +214,8 @@ def _dit_fits(net: DiT) -> None:
     height, width = net.image_size
     first = cast(Any, net.blocks[0])
     for wrong, said in (
-        (height != width, f"it has square images only, this network {height}x{width}"),
-        (net.labels < 2, "it has labels, this network none"),
+        (height != width, f"it needs square images, this network has {height}x{width}"),
+        (net.labels < 2, "it needs labels, this network has none"),
         (net.freq_shift != 1, f"its sinusoids have freq_shift 1, this network's {net.freq_shift:g}: train one with 1"),
         (net.mlp_ratio != 4, f"its MLPs are 4 times as wide, this network's {net.mlp_ratio:g}"),
         (first.norm1.eps != 1e-6, f"its first norms have an epsilon of 1e-6, this network's {first.norm1.eps:g}"),
@@ -225,7 +225,7 @@ def _dit_fits(net: DiT) -> None:
 
 
 def dit_config(net: DiT) -> dict[str, Any]:
-    """The configuration of diffusers' DiTTransformer2DModel that is this network."""
+    """The configuration of diffusers' DiTTransformer2DModel for this network."""
     first = cast(Any, net.blocks[0])
     return {
         "_class_name": "DiTTransformer2DModel",
@@ -248,7 +248,7 @@ def dit_config(net: DiT) -> dict[str, Any]:
 DIT = Format(
     name="diffusers DiTTransformer2DModel",
     network=DiT,
-    kinds=("DiTTransformer2DModel", "Transformer2DModel"),  # how the first published ones are called
+    kinds=("DiTTransformer2DModel", "Transformer2DModel"),  # the class of the first published ones
     keys=(r"pos_embed\.proj\.weight", r"proj_out_2\.weight"),
     table=(
         Entry("pos_embed", (), otherwise=_positions),
@@ -287,19 +287,20 @@ def load_diffusers(folder: str | Path) -> UNet | DiT:
 
 
 def export_diffusers(network: nn.Module, out: str | Path) -> Path:
-    """Write a :class:`UNet` or :class:`DiT`, or the ``net`` of a method, as diffusers would; gives the directory.
+    """Write a :class:`UNet` or :class:`DiT`, or the ``net`` of a method, in diffusers' format; return the directory.
 
-    For diffusers' flow-matching schedulers, whose time runs the other way, write :func:`reversed_flow` of it.
+    For diffusers' flow-matching schedulers, whose time is reversed, write :func:`reversed_flow` of it.
     """
     network = cast(nn.Module, network.net) if isinstance(network, Flow) else network
     form = next((form for form in FORMATS if isinstance(network, form.network)), None)
     if form is None:
-        raise SensoriumError(f"{type(network).__name__} has no place in diffusers: a U-Net or a DiT has.")
+        raise SensoriumError(f"{type(network).__name__} can't be written for diffusers; a U-Net or a DiT can.")
     return save(form, network, out)
 
 
 def reversed_flow(network: UNet | DiT, steps: float = 1000.0) -> UNet | DiT:
-    """A copy that gives -v at ``steps`` - t where the network gives v at t, as diffusers' flow-matching schedulers ask.
+    """A copy that gives -v at ``steps`` - t where the network gives v at t, as diffusers' flow-matching schedulers
+    need.
 
     They run from sigma = 1 (noise) to 0, with t = 1000 sigma and dx / dsigma. The sinusoids of (steps - t) are a
     rotation of those of t, which goes into the first layer after them; the sign goes into the last. steps: the flow's

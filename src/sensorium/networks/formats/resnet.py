@@ -51,7 +51,7 @@ def hf_numbers(source: Source, config: Mapping[str, Any], prefix: str = "") -> d
         source.only(field, *legal, of=config)
     widths, depths = config.get("hidden_sizes", [256, 512, 1024, 2048]), config.get("depths", [3, 4, 6, 3])
     if not isinstance(widths, list) or not all(isinstance(w, int) and 0 < w < 1 << 20 for w in widths):
-        raise SensoriumError(f"{source.told}: hidden_sizes {str(widths)[:80]} is no list of positive numbers.")
+        raise SensoriumError(f"{source.told}: hidden_sizes {str(widths)[:80]} is not a list of positive numbers.")
     stage = rf"{prefix}encoder\.stages\.{{}}\.layers\.(\d+)\."
     source.agree(depths, [source.count(stage.format(i)) for i in range(len(widths))], "depths")
     bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
@@ -97,7 +97,7 @@ HF = Format(
     kinds=("resnet",),
     keys=(r"embedder\.embedder\.convolution\.weight",),
     table=hf_table(),
-    spellings=((r"^resnet\.", ""),),  # where a head was saved with it
+    spellings=((r"^resnet\.", ""),),  # if a head was saved with it
     dropped=(Dropped(r"classifier\.1\.(weight|bias)", CLASSIFIER),),
     numbers=lambda source: hf_numbers(source, source.config),
     normalization=HALF,
@@ -122,7 +122,7 @@ def sniffed(source: Source, prefix: str = "") -> dict[str, Any]:
     stem, _, kernel, _ = source.shape(f"{prefix}conv1.weight", 4, "a ResNet's first convolution is expected")
     if kernel not in (3, 7):
         raise SensoriumError(
-            f"{source.where}: a ResNet whose first convolution is {kernel}x{kernel} is not known; 7x7 and 3x3 are."
+            f"{source.where}: a first convolution of {kernel}x{kernel} is not supported, only 7x7 and 3x3."
         )
     before = prefix.replace(".", r"\.")
     stages = source.count(rf"{before}layer(\d+)\.")
@@ -145,7 +145,7 @@ TIMM = Format(
     network=ResNet,
     keys=(r"conv1\.weight", r"layer1\.0\.conv1\.weight"),
     table=table(),
-    dropped=(Dropped(r"fc(\.\d+)?\.(weight|bias)", "a classifier or projection belongs to what it was trained for"),),
+    dropped=(Dropped(r"fc(\.\d+)?\.(weight|bias)", "a classifier or projection is specific to its training task"),),
     numbers=_numbers,
     normalization=IMAGENET,
     to="timm",
@@ -158,7 +158,7 @@ TIMM = Format(
 
 
 def own_numbers(source: Source, told: Any) -> dict[str, Any]:
-    """The arguments that our own files hold."""
+    """The arguments in our own files."""
     numbers = source.arguments(told, "numbers")
     stages = source.count(r"layer(\d+)\.")
     source.agree(numbers["layers"], tuple(source.count(rf"layer{i + 1}\.(\d+)\.") for i in range(stages)), "layers")

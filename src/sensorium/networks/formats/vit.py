@@ -26,9 +26,9 @@ from sensorium.published.format import (
 )
 from sensorium.published.source import Source
 
-CLASSIFIER = "a classifier belongs to the labels it was trained on"
+CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
-WIDE = 1280  # ViT-H, alone of the usual ones, has heads of 80 channels
+WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
 
 
 def vit_numbers(vit: ViT) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def vit_numbers(vit: ViT) -> dict[str, Any]:
 
 
 def published(vit: ViT, whose: str) -> None:
-    """Raises SensoriumError for a ViT with parts that the published one has not."""
+    """Raises SensoriumError for a ViT with parts that the published one does not have."""
     other = [*(["rope"] if vit.rope is not None else []), *vit.parts]
     if other:
         raise SensoriumError(f"{whose} ViT has no {', '.join(other)}. Use --to safetensors or onnx.")
 
 
 def plain(vit: ViT, whose: str) -> None:
-    """Raises SensoriumError for a ViT with registers, or with parts that the published one has not."""
+    """Raises SensoriumError for a ViT with registers, or with parts that the published one does not have."""
     if vit.registers:
         raise SensoriumError(f"{whose} ViT has no register tokens. Use --to safetensors, timm or onnx.")
     published(vit, whose)
@@ -135,9 +135,9 @@ HF = Format(
     kinds=("vit",),
     keys=HF_KEYS,
     table=HF_TABLE,
-    spellings=((r"^vit\.", ""),),  # where a head was saved with it
+    spellings=((r"^vit\.", ""),),  # if a head was saved with it
     dropped=(
-        Dropped(r"pooler\.dense\.(weight|bias)", "the pooler's layer is no part of the published features"),
+        Dropped(r"pooler\.dense\.(weight|bias)", "the pooler is not part of the published features"),
         Dropped(r"classifier\.(weight|bias)", CLASSIFIER),
         Dropped(r"embeddings\.mask_token", MASKED),
         Dropped(r"decoder\.0\.(weight|bias)", MASKED),
@@ -162,22 +162,22 @@ def _with(x: Tensor, vit: Any) -> Tensor:
     return torch.cat([x[:, :1], x.new_zeros(1, vit.registers, x.shape[2]), x[:, 1:]], 1) if vit.registers else x
 
 
-# timm's registers have positions, ours none: zeros
+# timm's registers have position embeddings, ours don't: zeros
 TIMM_TABLE = (Entry("pos_embed", "pos_embed", Change(_without, _with)), Entry("{rest}", "{rest}"))
 TIMM_KEYS = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight")
 TIMM_REFUSED = (
     (
         r"fc_norm\.(weight|bias)",
-        "a ViT that norms the mean of its patches (fc_norm, as fine-tuning with global pooling leaves it); ours norms each "
-        "token, so its numbers would differ",
+        "a ViT with a norm after mean pooling (fc_norm, from fine-tuning with global pooling); ours norms each token, so "
+        "its features would differ",
     ),
-    (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours has not"),
-    (r"dist_token", "a distilled DeiT, whose second class token ours has not"),
+    (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours does not have"),
+    (r"dist_token", "a distilled DeiT, whose second class token ours does not have"),
 )
 
 
 def timm_numbers(source: Source) -> dict[str, Any]:
-    """The arguments of a ViT: from its tensors, its heads from the configuration or the caller, else 64 channels each."""
+    """The arguments of a ViT from its tensors; heads from the configuration or the caller, else of 64 channels."""
     if told := source.config.get("sensorium"):
         numbers = own_numbers(source, told)
         timm_grid(source)
@@ -204,7 +204,7 @@ def timm_numbers(source: Source) -> dict[str, Any]:
 
 
 def timm_grid(source: Source) -> tuple[tuple[int, int], int]:
-    """Patches (down, across), and how many of the first positions belong to the class token and the registers."""
+    """Patches (rows, columns), and how many of the first positions belong to the class token and the registers."""
     for name in ("cls_token", "pos_embed"):
         if name not in source.state:
             raise SensoriumError(f"{source.where}: a ViT without '{name}', which ours needs.")
@@ -222,14 +222,14 @@ def timm_grid(source: Source) -> tuple[tuple[int, int], int]:
         ways = {before: (n, n) for before, n in side.items() if n and n * n == places - before}
     if not ways:
         raise SensoriumError(
-            f"{source.where}: 'pos_embed' has {places} places, which is no square grid and a class token."
+            f"{source.where}: 'pos_embed' has {places} positions, which is not a square grid plus a class token."
         )
     before, found = next(iter(ways.items()))
     return found, before
 
 
 def timm_prepared(source: Source) -> Mapping[str, Tensor]:
-    """Positions of timm's layouts as its usual one has them, and those of registers added to the registers."""
+    """Position embeddings converted to timm's usual layout, with those of registers added to the registers."""
     state, (_, before) = dict(source.state), timm_grid(source)
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     first, patches = state["pos_embed"][:, :before], state["pos_embed"][:, before:]
@@ -277,7 +277,7 @@ TIMM = Format(
 
 
 def own_numbers(source: Source, told: Any) -> dict[str, Any]:
-    """The arguments that our own files hold."""
+    """The arguments in our own files."""
     numbers = source.arguments(told, "numbers")
     source.agree(int(numbers["depth"]), source.count(r"blocks\.(\d+)\."), "depth")
     return numbers

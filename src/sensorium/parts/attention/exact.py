@@ -1,14 +1,15 @@
-"""Exact attention, softmax(q k^T) v, in three ways that agree (Vaswani et al., 2017, arXiv:1706.03762, eq. 1).
+"""Exact attention, softmax(q k^T) v, in three equivalent implementations (Vaswani et al., 2017, arXiv:1706.03762, eq.
+1).
 
-Every query reads a mean of the values, weighted by how well their keys match it. :func:`naive` is the specification,
-:func:`fused` and :func:`flex` are torch's kernels behind the same arguments, :func:`choose` says which of them serves.
+:func:`naive` is the specification, :func:`fused` and :func:`flex` are torch's kernels with the same arguments,
+:func:`choose` selects one of them.
     a[t, s] = scale q_t . k_s + bias[t, s]                                              scale: 1 / sqrt(d) unless given
-    y_t = sum over the seen s of exp(a[t, s]) v_s / sum over the seen s of exp(a[t, s]);      0 where none is seen
-A key is seen where all of these say so:
+    y_t = sum over visible s of exp(a[t, s]) v_s / sum over visible s of exp(a[t, s]);        0 if none is visible
+A key is visible if all of these hold:
     mask       it is True
-    causal     s <= t + S - T: the last query stands at the last key, so that earlier keys may come from a cache
-    lengths    t and s are of one document, of those that stand one after another in the row
-With fewer heads of keys and values than of queries, query head i reads head i // (h / g) (Ainslie et al., 2023,
+    causal     s <= t + S - T: the last query is aligned with the last key, so that earlier keys may come from a cache
+    lengths    t and s are in one document, of those concatenated in the row
+With fewer key and value heads than query heads, query head i uses head i // (h / g) (Ainslie et al., 2023,
 arXiv:2305.13245).
 Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, d channels of a key, e of a value.
 """
@@ -29,10 +30,10 @@ from torch.nn import functional as F
 
 
 class Asked(TypedDict, total=False):
-    """What may be asked of attention; what is left out, or None, asks for nothing.
+    """Options of attention; all are optional.
 
-    mask: bool, broadcastable to [B, h, T, S], True where a key is seen. bias: broadcastable likewise, added to the scaled
-    scores; -inf hides a key. lengths: of the documents in the row, positive; they sum to T = S.
+    mask: bool, broadcastable to [B, h, T, S], True for visible keys. bias: broadcastable likewise, added to the scaled
+    scores; -inf masks a key. lengths: of the documents in the row, positive; they sum to T = S.
     """
 
     causal: bool
@@ -46,9 +47,9 @@ _NAMES = frozenset(Asked.__annotations__)
 
 
 class Attend(Protocol):
-    """What all kinds of exact attention share: q [B, h, T, d], k [B, g, S, d], v [B, g, S, e] -> [B, h, T, e].
+    """The interface of exact attention: q [B, h, T, d], k [B, g, S, d], v [B, g, S, e] -> [B, h, T, e].
 
-    Raises ValueError where ``lengths`` do not fit, TypeError for what none of them can be asked.
+    Raises ValueError if ``lengths`` do not match, TypeError for an unknown option.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor: ...
@@ -60,20 +61,20 @@ def answers(
     """causal, mask, bias, lengths, scale. Raises TypeError for another name."""
     if not _NAMES.issuperset(asked):
         unknown = ", ".join(sorted(asked.keys() - _NAMES))
-        raise TypeError(f"attention knows {', '.join(Asked.__annotations__)}, not {unknown}")
+        raise TypeError(f"attention supports {', '.join(Asked.__annotations__)}, not {unknown}")
     get = asked.get
     return bool(get("causal")), get("mask"), get("bias"), get("lengths"), get("scale")
 
 
 class Choice(NamedTuple):
-    """A kind of attention, and why it was taken."""
+    """An implementation, and the reason for it."""
 
     attend: Attend
     reason: str
 
 
 def naive(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
-    """:class:`Attend` to the letter: all scores at once, at least in float32. What the others are tested against."""
+    """The literal :class:`Attend`: all scores at once, in float32 or better; the reference in tests."""
     causal, mask, bias, lengths, scale = answers(asked)
     exact = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
@@ -92,15 +93,16 @@ def naive(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
-    """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is that call alone."""
+    """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is just that
+    call."""
     causal, mask, bias, lengths, scale = answers(asked)
-    # what is asked most comes first: at 64 tokens each further question shows in the time
+    # the most frequent case first: at 64 tokens each further check affects the time
     if mask is bias is lengths is None and q.shape == k.shape:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     if lengths is not None:
         return by_document(fused, q, k, v, **asked)
     grouped, (T, S) = q.shape[1] != k.shape[1], (q.shape[2], k.shape[2])
-    causal = causal and T > 1  # the last query sees all
+    causal = causal and T > 1  # the last query attends to all keys
     if mask is None and bias is None and (T == S or not causal):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
     added = seen = visible(T, S, causal=causal, mask=mask, lengths=None, device=q.device)
@@ -110,10 +112,10 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
-    """:class:`Attend` by torch's FlexAttention (Dong et al., 2024, arXiv:2412.05496), compiled at its first call: what no
-    query of a block sees is never computed.
+    """:class:`Attend` by torch's FlexAttention (Dong et al., 2024, arXiv:2412.05496), compiled at its first call:
+    blocks without visible keys are skipped.
 
-    Raises RuntimeError where it cannot run: no compiler for the device, gradients on a CPU, too small heads on a GPU.
+    Raises RuntimeError if it can't run: no compiler for the device, gradients on a CPU, too small heads on a GPU.
     """
     causal, mask, bias, lengths, scale = answers(asked)
     missing = _why_no_flex(q, k, v)
@@ -133,31 +135,29 @@ def flex(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Choice:
-    """Which kind serves these arguments of :class:`Attend`, and the reason in words. ``naive`` never does."""
+    """The implementation for these arguments of :class:`Attend`, and the reason. Never ``naive``."""
     causal, mask, bias, lengths, _ = answers(asked)
     T, S = q.shape[2], k.shape[2]
     if lengths is None:
         if mask is None and bias is None and (T == S or T == 1 or not causal):
-            return Choice(fused, "nothing has to be laid out: one call of torch's fused kernel")
-        return Choice(fused, f"one call of torch's fused kernel, with what is seen laid out for {T} queries x {S} keys")
+            return Choice(fused, "no mask: one call of torch's fused kernel")
+        return Choice(fused, f"one call of torch's fused kernel, with a mask for {T} queries x {S} keys")
     if len(lengths) == 1:
         return Choice(fused, "one document: one call of torch's fused kernel")
     if q.device.type == "cpu":
-        return Choice(fused, "a CPU computes documents one after another at no loss")
+        return Choice(fused, "a CPU computes documents one after another without loss of speed")
     if mask is not None or bias is not None:
-        return Choice(
-            fused, "a mask or bias would be laid out in blocks anew at each call: documents one after another"
-        )
+        return Choice(fused, "a mask or bias would need a new block mask at each call: documents one after another")
     missing = _why_no_flex(q, k, v)
     if missing:
-        return Choice(fused, f"documents one after another, for FlexAttention can't be used here: {missing}")
-    return Choice(flex, f"{len(lengths)} documents in one kernel that skips what lies between them")
+        return Choice(fused, f"documents one after another, because FlexAttention can't be used here: {missing}")
+    return Choice(flex, f"{len(lengths)} documents in one kernel that skips blocks between them")
 
 
 def visible(
     T: int, S: int, *, causal: bool, mask: Tensor | None, lengths: Sequence[int] | None, device: torch.device
 ) -> Tensor | None:
-    """Which keys each query sees: bool, broadcastable to [B, h, T, S]; None where it is all of them."""
+    """The mask of visible keys: bool, broadcastable to [B, h, T, S]; None if all are visible."""
     seen = mask
     if causal:
         before = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
@@ -171,11 +171,11 @@ def visible(
 
 
 def by_document(attend: Attend, q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
-    """``attend`` to the documents of a row one after another, each as if it were alone. [B, h, T, e]."""
+    """Apply ``attend`` to the documents of a row separately, one after another. [B, h, T, e]."""
     causal, mask, bias, lengths, scale = answers(asked)
     lengths = lengths or ()
     done, spans = [], _spans(lengths, q.shape[2], k.shape[2])
-    # split, not a slice each: its backward is one concatenation instead of a whole zeroed row for each document
+    # split, not slices: its backward is one concatenation instead of a zeroed row for each document
     each = zip(*(x.split(list(lengths), dim=2) for x in (q, k, v)), strict=True)
     for at, one in zip(spans, each, strict=True):
         done.append(attend(*one, causal=causal, mask=part(mask, at, at), bias=part(bias, at, at), scale=scale))
@@ -183,7 +183,7 @@ def by_document(attend: Attend, q: Tensor, k: Tensor, v: Tensor, **asked: Unpack
 
 
 def part(x: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
-    """A view of these rows and columns of what broadcasts to [B, h, T, S]."""
+    """A view of these rows and columns of a tensor that broadcasts to [B, h, T, S]."""
     if x is None:
         return None
     x = x if x.ndim > 1 else x[None]
@@ -192,7 +192,7 @@ def part(x: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
 
 
 def _spans(lengths: Sequence[int], T: int, S: int) -> list[slice]:
-    """Where each document stands."""
+    """The slice of each document."""
     if min(lengths, default=0) < 1 or not sum(lengths) == T == S:
         raise ValueError(
             f"lengths of documents must be positive and sum to {T} queries and {S} keys, got {list(lengths)}"
@@ -201,7 +201,7 @@ def _spans(lengths: Sequence[int], T: int, S: int) -> list[slice]:
 
 
 def _document_of(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """The number of each token's document, [T]."""
+    """The index of each token's document, [T]."""
     count = torch.tensor(lengths, device=device)
     return torch.arange(len(lengths), device=device).repeat_interleave(count, output_size=sum(lengths))
 
@@ -210,16 +210,16 @@ def _why_no_flex(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     device = q.device.type
     if device == "cpu":
         if any(x.requires_grad for x in (q, k, v)):
-            return "it has no gradients on a CPU"
+            return "it does not support gradients on a CPU"
         if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")):
             return "there is no C++ compiler (g++ or clang++)"
         return None
     if device != "cuda":
-        return f"it is for a GPU or a CPU, not for {device!r}"
+        return f"it needs a GPU or a CPU, not {device!r}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if min(q.shape[-1], v.shape[-1]) < 16:
-        return f"heads have {min(q.shape[-1], v.shape[-1])} channels, and its kernel takes 16 or more"
+        return f"heads have {min(q.shape[-1], v.shape[-1])} channels, but its kernel needs at least 16"
     return None
 
 
@@ -237,7 +237,7 @@ def _compiled_flex() -> Callable[..., Any]:
 def _blocks(
     T: int, S: int, causal: bool, lengths: tuple[int, ...] | None, device: torch.device, mask: Tensor | None
 ) -> Any:
-    """Which blocks of queries and keys hold something seen: a BlockMask."""
+    """The BlockMask of blocks with visible keys."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     of = None if lengths is None else _document_of(lengths, device)

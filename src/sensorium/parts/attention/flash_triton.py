@@ -1,14 +1,15 @@
 """FlashAttention-2 as Triton kernels (Dao, 2023, arXiv:2307.08691), for a GPU or, with TRITON_INTERPRET=1, anywhere.
 
-The algorithm and its equations are those of :mod:`sensorium.parts.attention.tiled`, one program a tile: of queries for y,
-L and dq; of keys for dk and dv, over all the query heads that share them, so that no two programs write to one place.
+The algorithm and its equations are those of :mod:`sensorium.parts.attention.tiled`, one program per tile: of queries
+for y, L and dq; of keys for dk and dv, over all query heads that share them, so that no two programs write to one
+address.
 Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, r = h / g, d channels of a key, e of a value;
 in the kernels capital letters of tensors are pointers, ``_b``, ``_h`` and ``_t`` their strides, d_ and e_ are rounded up to
 powers of two.
 """
 
 # pyright: reportInvalidTypeForm=false
-# Triton reads the annotations of kernels, and tl is no module before they are wanted.
+# Triton reads the annotations of kernels, and tl is imported only when they are needed.
 
 from __future__ import annotations
 
@@ -23,23 +24,25 @@ from torch.autograd.function import once_differentiable
 
 from sensorium.parts.attention.exact import Asked, answers, by_document
 
-tl: Any = None  # triton.language, as soon as a kernel is wanted: kernels find it by this name
+tl: Any = None  # triton.language, imported with the first kernel, which finds it by this name
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, *, tile: int | None = None, **asked: Unpack[Asked]) -> Tensor:
     """:class:`~sensorium.parts.attention.exact.Attend` for heads of 16 to 128 channels, without mask and bias.
 
-    tile: queries and keys a program (a power of two, 16 or more; by default as many as fit). No second derivative. Raises
-    ValueError for arguments that the kernels do not take, RuntimeError without triton or a GPU.
+    tile: queries and keys per program (a power of two, at least 16; by default as many as fit). No second derivative.
+    Raises ValueError for unsupported arguments, RuntimeError without triton or a GPU.
     """
     causal, mask, bias, lengths, scale = answers(asked)
     if mask is not None or bias is not None:
-        raise ValueError("flash() takes neither mask nor bias: fused() and tiled() do")
+        raise ValueError("flash() supports neither mask nor bias: fused() and tiled() do")
     channels = (q.shape[-1], v.shape[-1])
     if min(channels) < 16 or max(channels) > 128:
-        raise ValueError(f"flash() takes heads of 16 to 128 channels, got {channels[0]} and {channels[1]}")
+        raise ValueError(f"flash() needs heads of 16 to 128 channels, got {channels[0]} and {channels[1]}")
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"flash() takes float32, float16 or bfloat16 alike, got {q.dtype}, {k.dtype}, {v.dtype}")
+        raise ValueError(
+            f"flash() needs float32, float16 or bfloat16, the same for q, k and v, got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{k.shape[1]} heads of keys and values must divide the {q.shape[1]} of the queries")
     if importlib.util.find_spec("triton") is None:
@@ -49,7 +52,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, *, tile: int | None = None, **asked: 
             f"flash() needs a GPU, not {q.device.type!r}, or TRITON_INTERPRET=1; fused() computes the same"
         )
     if not q.is_cuda and q.dtype == torch.bfloat16:
-        raise ValueError("Triton's interpreter does not compute in bfloat16: take float32 or float16")
+        raise ValueError("Triton's interpreter does not support bfloat16: use float32 or float16")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     tile = tile or (64 if max(channels) * q.element_size() <= 256 else 32)
 
@@ -66,7 +69,7 @@ class _Flash(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, tile: int) -> Tensor:
         q, k, v = (_in_rows(x) for x in (q, k, v))
         (B, h, T, _), e = q.shape, v.shape[-1]
-        y = q.new_empty(B, T, h, e).transpose(1, 2)  # so that the heads of a token are one row to what follows
+        y = q.new_empty(B, T, h, e).transpose(1, 2)  # so that the heads of a token are contiguous
         L = q.new_empty(B, h, T, dtype=torch.float32)
         numbers = _numbers(q, k, v, causal, scale, tile)
         with torch.cuda.device_of(q):
@@ -104,7 +107,7 @@ def _numbers(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, tile: 
     return {
         "h": q.shape[1], "r": q.shape[1] // k.shape[1], "T": q.shape[2], "S": k.shape[2], "d": d, "e": e, "scale": scale,
         "CAUSAL": causal, "TILE": tile, "d_": 1 << (d - 1).bit_length(), "e_": 1 << (e - 1).bit_length(),
-        # in TensorFloat-32, the default, float32 scores would keep three digits
+        # TensorFloat-32, the default, would keep only three digits of float32 scores
         "EXACT": "ieee" if q.dtype == torch.float32 else "tf32", "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
 
@@ -160,7 +163,7 @@ def _backward_keys(
     Q, K, V, DY, L, D, DK, DV, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, y_b, y_h, y_t, h, r, T, S, d, e, scale,
     CAUSAL: tl.constexpr, TILE: tl.constexpr, d_: tl.constexpr, e_: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of one tile of keys of one head of them."""
+    """dk and dv of one tile of keys of one key head."""
     low, one, g = tl.program_id(0) * TILE, tl.program_id(1).to(tl.int64), h // r
     b, kv_head = one // g, one % g
     s, x, z = low + tl.arange(0, TILE), tl.arange(0, d_), tl.arange(0, e_)

@@ -2,15 +2,15 @@
 arXiv:2202.10447).
 
 One layer is attention and feed-forward in one: values are gated, so that a single head without softmax is enough (eq. 3 to 6):
-    U, V, Z = SiLU(X W)                 Q, K = rope(Z * gamma + beta), a gamma and beta each
+    U, V, Z = SiLU(X W)                 Q, K = rope(Z * gamma + beta), separate gamma and beta
     A = relu(Q K^T / n + b)^2           O = (U * A V) W_o
-b is a bias learnt for the distance j - i. In FLASH (section 3.2) A V stays within chunks of n tokens, and two further
-heads of the same Z bring what the other chunks hold, a sum for each chunk, taken once:
+b is a bias learned for the distance j - i. In FLASH (section 3.2) A V stays within chunks of n tokens, and two further
+heads of the same Z attend linearly to the other chunks, by one sum per chunk:
     V_g = A_g V_g + Q'_g M_g,    M_g = mean of K'_h^T V_h / n,  over chunks h < g (causal) or over all chunks
-as in the authors' code; their eq. 8 has the sum in place of the mean, which is the same up to a scale where lengths are.
-The paper's n is the length of a row. Here it is a number given to the unit, so that a token's output does not depend on
-how many stand behind it, and decoding equals the whole.
-Shapes: B batch, T tokens, D width, e channels of V, s of Z, n tokens a chunk, G chunks, H heads of Z (2 or 4).
+as in the authors' code; their eq. 8 has the sum in place of the mean, which only differs in scale for equal lengths.
+The paper's n is the length of a row. Here it is an argument of the unit, so that a token's output does not depend on
+the number of later tokens, and decoding equals a full pass.
+Shapes: B batch, T tokens, D width, e channels of V, s of Z, n tokens per chunk, G chunks, H heads of Z (2 or 4).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from sensorium.parts.positions.rotary import rotary_table, rotate
 
-LEARNT = 512  # the authors' longest table of distances; beyond, two vectors stand for all
-FEW = 32  # chunks, up to which one product gives their sums faster than a running sum, forward and backward
+LEARNT = 512  # the authors' largest table of distances; beyond, two vectors parametrize all
+FEW = 32  # maximum chunks for which one matrix product is faster than a running sum, forward and backward
 
 
 class Past(NamedTuple):
-    """What a causal unit keeps of the tokens it has seen: of the last chunk (all, if not mixed) k [B, t, s] and v [B, t, e];
-    of the chunks before it, and of all tokens, the sum of K'^T V [B, s, e]; and how many tokens there were."""
+    """The cache of a causal unit: k [B, t, s] and v [B, t, e] of the last chunk (of all tokens, if not mixed); the sums
+    of K'^T V [B, s, e] over earlier chunks and over all tokens; and the number of tokens."""
 
     k: Tensor
     v: Tensor
@@ -40,7 +40,8 @@ class Past(NamedTuple):
 
 
 class OffsetScale(nn.Module):
-    """``heads`` cheap views of one tensor, each with a scale gamma and an offset beta a channel. [B, T, s] -> [B, H, T, s]."""
+    """``heads`` cheap views of one tensor, each with a scale gamma and an offset beta per channel. [B, T, s] -> [B, H,
+    T, s]."""
 
     def __init__(self, heads: int, dim: int) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class OffsetScale(nn.Module):
 
 
 class DistanceBias(nn.Module):
-    """A weight for each distance j - i, as in T5, up to ``reach`` tokens; those further apart share the last one's."""
+    """A weight for each distance j - i, as in T5, up to ``reach`` tokens; larger distances share the last one."""
 
     def __init__(self, reach: int) -> None:
         super().__init__()
@@ -66,19 +67,19 @@ class DistanceBias(nn.Module):
 
 
 class Even(nn.Module):
-    """One bias for all pairs, 1 / sqrt(n) at first."""
+    """One bias for all pairs, initially 1 / sqrt(n)."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(length**-0.5))
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """A number, whatever the positions."""
+        """A scalar, independent of positions."""
         return self.weight
 
 
 class RotaryBias(nn.Module):
-    """A bias at any distance from two vectors: the product of a turned by i and c turned by j."""
+    """A bias for any distance from two vectors: the product of a rotated by i and c rotated by j."""
 
     def __init__(self, dim: int, theta: float = 10_000.0) -> None:
         super().__init__()
@@ -99,10 +100,10 @@ def squared_relu_attention(
 ) -> Tensor:
     """relu(q k^T / n + bias)^2 v: q [..., T, s], k [..., S, s], v [..., S, e] -> [..., T, e].
 
-    bias: [T, S]. mask: bool, broadcast to [..., T, S], True where a query sees a key.
+    bias: [T, S]. mask: bool, broadcast to [..., T, S], True for visible keys.
     """
     q, added = q / n, torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
-    if mask is not None and mask.ndim == 2:  # in what is added anyway: fewer passes over T x S numbers
+    if mask is not None and mask.ndim == 2:  # merged into the bias: fewer passes over T x S values
         added, mask = added.masked_fill(~mask, -torch.inf), None
     weight = torch.baddbmm(added, q.flatten(0, -3), k.flatten(0, -3).mT).relu().square().unflatten(0, q.shape[:-2])
     return (weight if mask is None else weight * mask) @ v
@@ -122,13 +123,13 @@ def mixed_chunk_attention(
 ) -> Tensor:
     """Quadratic within chunks of ``n`` tokens, linear across them. Heads [B, T, s], v [B, T, e] -> [B, T, e].
 
-    bias: [n, n], or [T, T] where T is less. A last chunk that is not full is padded with v = 0, which adds nothing to
-    any sum. ``documents`` int [B, T] (a document is a run of equal numbers): each begins a chunk of its own, so that they
-    are exactly apart and each comes out as if it stood alone; it costs up to n more tokens a document, and a product
-    with a G x G matrix in place of a running sum.
+    bias: [n, n], or [T, T] if T is smaller. An incomplete last chunk is padded with v = 0, which does not change any
+    sum. ``documents`` int [B, T] (a document is a run of equal numbers): each starts a new chunk, so that documents do
+    not interact and each gives the same result as alone; it costs up to n more tokens per document, and a product with
+    a G x G matrix in place of a running sum.
     """
     length = v.shape[1]
-    size = min(n, length)  # a chunk that the row does not fill needs no padding
+    size = min(n, length)  # a row shorter than a chunk needs no padding
     slot = None if documents is None else document_slots(documents, size)
     q_G, k_G, lin_q_G, lin_k_G, v_G = (_fold(x, size, slot) for x in (quad_q, quad_k, lin_q, lin_k, v))
     mask = torch.ones(size, size, dtype=torch.bool, device=v.device).tril() if causal else None
@@ -151,7 +152,7 @@ def mixed_chunk_attention(
 
 
 def document_runs(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each token [B, T] which run of equal numbers it is in, from 1 on, and its place within, from 0 on."""
+    """For each token [B, T] the index of its run of equal numbers, from 1, and its position within, from 0."""
     new = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
     at = torch.arange(documents.shape[1], device=documents.device)
     return new.cumsum(1), at - (at * new).cummax(1).values
@@ -167,9 +168,9 @@ class GatedAttentionUnit(nn.Module):
     """The unit without its norm and residual: ``x + unit(norm(x))`` is a layer of FLASH-Quad, or of FLASH if ``mixed``.
 
     width: D. length: n, what products are divided by: tokens a row at training, or tokens a chunk if ``mixed``.
-    expansion: e / D. shared: s, even. theta: RoPE's base; None: no positions of its own, as for pictures, whose caller turns
-    the heads: b is then one number for all pairs, 1 / sqrt(n) at first, by which a unit begins as the mean of all values
-    (with b = 0 no gradient would pass the square). Rows longer than ``length`` are taken too.
+    expansion: e / D. shared: s, even. theta: RoPE's base; None: no positions of its own, as for images, whose caller
+    turns the heads: b is then one number for all pairs, 1 / sqrt(n) at first, by which a unit begins as the mean of all
+    values (with b = 0 no gradient would pass the square). Rows longer than ``length`` are taken too.
     """
 
     def __init__(

@@ -1,16 +1,17 @@
-"""Multi-head latent attention (DeepSeek-V2: DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1; V3, Kimi and Moonlight alike).
+"""Multi-head latent attention (DeepSeek-V2: DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1; also V3, Kimi and
+Moonlight).
 
-Keys and values of all heads are made from one short vector a token, the latent, so that only it must be kept for the
-tokens to come. Positions cannot be turned into what is made from it, so a few channels of their own carry them (RoPE), of
-a key that all heads share:
-    c_s = RMSNorm(W_dkv x_s),   k^R_s = RoPE(W_kr x_s)                    kept: c + r numbers a token       (eq. 9, 15)
+Keys and values of all heads are projected from one short vector per token, the latent, so that only it must be cached.
+RoPE can't be applied to projections of a latent in absorbed form, so a few separate channels carry it, in a key shared
+by all heads:
+    c_s = RMSNorm(W_dkv x_s),   k^R_s = RoPE(W_kr x_s)                    cached: c + r values per token    (eq. 9, 15)
     [k^C_s ; v_s] = W_ukv c_s,  k_s = [k^C_s ; k^R_s]                     each head                         (eq. 10, 11)
     [q^C_t ; q^R_t] = W_q x_t  or  W_uq RMSNorm(W_dq x_t),                q_t = [q^C_t ; RoPE(q^R_t)]       (eq. 12 - 14)
     y = W_o softmax(q k^T / sqrt(n + r)) v                                                                  (eq. 16 - 19)
-For a few new tokens it is cheaper to take the queries to the latents than the latents to the heads. As q^C . (W_uk c) =
-(W_uk^T q^C) . c, this absorbed form is grouped-query attention with one head of keys [c ; k^R] and values c.
-Shapes: B batch, T tokens, S of them with those before, D width, h heads, c channels of the latent, r of the rotary part,
-n of the rest of a key, e of a value.
+For a few new tokens it is cheaper to project the queries to the latents than the latents to the heads. As q^C . (W_uk
+c) = (W_uk^T q^C) . c, this absorbed form is grouped-query attention with one head of keys [c ; k^R] and values c.
+Shapes: B batch, T tokens, S tokens including earlier ones, D width, h heads, c channels of the latent, r of the rotary
+part, n of the rest of a key, e of a value.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sensorium.parts.positions.rotary import rotate
 
 
 class LatentCache:
-    """Latents and rotary keys of the tokens seen so far, [B, ``length``, c + r], of one layer: memory taken at once."""
+    """Latents and rotary keys of the tokens so far, [B, ``length``, c + r], of one layer; preallocated."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class LatentCache:
         self.seen = 0
 
     def extend(self, new: Tensor) -> Tensor:
-        """Keep [B, T, c + r] behind what is there -> all of it. Raises ValueError where there is no room for it."""
+        """Append [B, T, c + r] -> all of it. Raises ValueError if the cache is full."""
         end = self.seen + new.shape[1]
         if end > self.kept.shape[1]:
             raise ValueError(f"the cache holds {self.kept.shape[1]} tokens, not {end}")
@@ -50,12 +51,12 @@ class LatentCache:
         return self.kept[:, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what was row ``rows[i]``. int64 [B]."""
+        """Row i continues from row ``rows[i]``. int64 [B]."""
         self.kept[:, : self.seen] = self.kept[rows, : self.seen]
 
 
 class LatentAttention(nn.Module):
-    """Attention over latents, causal unless told otherwise; no biases.
+    """Attention over latents, by default causal; no biases.
 
     latent: c. rotary: r. plain: n. value: e. query_latent: channels of the queries' own latent (None: W_q at once). scale:
     of the scores (1 / sqrt(n + r)). ``kv_up`` holds W_uk above W_uv of each head; a query's plain channels come first.
@@ -100,7 +101,7 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """[B, T, D] -> [B, T, D], with the ``rotary_table`` of these tokens' positions, of r channels.
 
-        With a ``cache`` the tokens follow those that it has seen. mask, causal: what a token sees, as in
+        With a ``cache`` the tokens follow the cached ones. mask, causal: as in
         :class:`~sensorium.parts.attention.exact.Attend`.
         """
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -125,13 +126,13 @@ class LatentAttention(nn.Module):
         return attend(torch.cat([q_plain, q_turned], dim=-1), k, v)
 
     def _absorbed(self, q_plain: Tensor, q_turned: Tensor, kept: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        """Queries of every head taken to the latents, and what they read there back: [B, h, T, e]."""
+        """Queries of every head projected to the latents, and the results projected back: [B, h, T, e]."""
         w_uk, w_uv = self.kv_up.weight.unflatten(0, (self.heads, -1)).split([self.plain, self.value], dim=1)
         q, k = torch.cat([q_plain @ w_uk, q_turned], dim=-1), kept[:, None]
         return attend(q, k, k[..., : self.latent]) @ w_uv.mT
 
     def _absorbing_is_cheaper(self, T: int, S: int) -> bool:
-        """By the multiplications of a head, projections and products with the keys and values together."""
+        """Compares the multiplications per head: projections and products with keys and values."""
         up = self.latent * (self.plain + self.value)
         absorbed = T * up + T * S * (2 * self.latent + self.rotary)
         return absorbed < S * up + T * S * (self.plain + self.rotary + self.value)

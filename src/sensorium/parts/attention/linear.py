@@ -1,16 +1,17 @@
 """Linear attention: transformers are RNNs (Katharopoulos et al., 2020, arXiv:2006.16236).
 
-The softmax's exp(q_i . k_j) gives way to a product of features, phi(q_i) . phi(k_j); then the sum over the keys can be
-taken once for all queries (eq. 4 to 6; 8 to 12 where it is causal, j <= i):
+A product of features, phi(q_i) . phi(k_j), replaces the softmax's exp(q_i . k_j); then the sum over the keys can be
+shared by all queries (eq. 4 to 6; 8 to 12 if causal, j <= i):
     y_i = phi(q_i) S_i / (phi(q_i) . z_i + eps),    S_i = sum_j phi(k_j) v_j^T,    z_i = sum_j phi(k_j)
-:func:`naive` is that sum as it is written, with all T x S weights. :func:`absorb` and :func:`attend` are its two halves
-in linear time, for all keys at once or, a token at a time (:func:`step`), a recurrence whose state never grows.
+:func:`naive` is the literal sum, with all T x S weights. :func:`absorb` and :func:`attend` are its two halves in linear
+time, for all keys at once or, one token at a time (:func:`step`), a recurrence with a state of constant size.
 :func:`causal_chunks` is the same for training: products within a chunk, the state between chunks; memory is linear in T.
-All take q and k *after* a feature map, so that any map goes with any form, and a key whose features are zero is not seen.
-z is carried as the sum of a further channel of v that holds ones: the state is one tensor [B, h, d, e + 1].
-Feature maps, here from ``elu_features`` to ``PositiveFeatures``, name their papers. ``softmax_keys`` is for :func:`naive`
-and :func:`attend` alone and never causal: its softmax over the tokens has seen them all.
-Shapes: B batch, h heads, T queries, S keys, d features a head, e channels of a value, G chunks of C tokens, m random features.
+All take q and k *after* a feature map, so that any map works with any form, and zero features mask a key.
+z is stored as the sum of an extra channel of ones in v: the state is one tensor [B, h, d, e + 1].
+Feature maps, from ``elu_features`` to ``PositiveFeatures``, name their papers. ``softmax_keys`` is only for
+:func:`naive` and :func:`attend` and never causal, because its softmax is over all tokens.
+Shapes: B batch, h heads, T queries, S keys, d features per head, e channels of a value, G chunks of C tokens, m random
+features.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sensorium.base.precision import precise
 def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, eps: float | None = 1e-6) -> Tensor:
     """The specification. q [B, h, T, d], k [B, h, S, d], v [B, h, S, e] -> [B, h, T, e]; eps None: not divided by z.
 
-    Raises ValueError where ``causal`` is asked for and T is not S.
+    Raises ValueError if ``causal`` is True and T is not S.
     """
     with torch.autocast(q.device.type, enabled=False):
         weight_TS = precise(q) @ precise(k).mT
@@ -41,14 +42,15 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, eps: float |
 
 
 def absorb(k: Tensor, v: Tensor, state: Tensor | None = None) -> Tensor:
-    """The state after keys [B, h, S, d] and values [B, h, S, e], behind an earlier one: [B, h, d, e + 1], float32 or finer."""
+    """The state after keys [B, h, S, d] and values [B, h, S, e], added to an earlier one: [B, h, d, e + 1], float32 or
+    better."""
     with torch.autocast(k.device.type, enabled=False):
         total = precise(k).mT @ _with_ones(v)
     return total if state is None else state + total
 
 
 def attend(q: Tensor, state: Tensor, *, eps: float | None = 1e-6) -> Tensor:
-    """What queries [B, h, T, d] find in a state [B, h, d, e + 1]: [B, h, T, e]. ``attend(q, absorb(k, v))`` is linear
+    """Output of queries [B, h, T, d] on a state [B, h, d, e + 1]: [B, h, T, e]. ``attend(q, absorb(k, v))`` is linear
     attention to all keys."""
     with torch.autocast(q.device.type, enabled=False):
         return _divided(precise(q) @ state, eps).to(q.dtype)
@@ -69,12 +71,12 @@ def causal_chunks(
 ) -> tuple[Tensor, Tensor]:
     """Causal, ``chunk`` tokens C at a time: q, k [B, h, T, d], v [B, h, T, e] -> y [B, h, T, e] and the state after them.
 
-    ``state`` stands for what came before. Time T (C (d + e) + d e) and memory T (C + d e / C) a head, gradients
-    included. Raises ValueError where queries and keys differ in number or ``chunk`` is below 1.
+    ``state``: of earlier tokens. Time T (C (d + e) + d e) and memory T (C + d e / C) per head, gradients included.
+    Raises ValueError if queries and keys differ in number or ``chunk`` is below 1.
     """
     _same_length(q, k)
     if chunk < 1:
-        raise ValueError(f"chunk must be 1 or more tokens, got {chunk}")
+        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
     length = q.shape[2]
     chunk = max(1, min(chunk, length))
     with torch.autocast(q.device.type, enabled=False):
@@ -113,7 +115,7 @@ def softmax_keys(k: Tensor) -> Tensor:
 
 
 def cosine_features(x: Tensor, length: int, start: int = 0) -> Tensor:
-    """cosFormer (Qin et al., 2022, arXiv:2202.08791, eq. 10): products of relu(x) fade as cos(pi/2 (i - j) / length).
+    """cosFormer (Qin et al., 2022, arXiv:2202.08791, eq. 10): products of relu(x) decay as cos(pi/2 (i - j) / length).
 
     x [..., T, d], tokens ``start`` and on of at most ``length`` -> [..., T, 2 d], float32 or finer: by cos(a - b) =
     cos a cos b + sin a sin b. Raises ValueError beyond ``length``, where the cosine would turn negative.
@@ -127,7 +129,7 @@ def cosine_features(x: Tensor, length: int, start: int = 0) -> Tensor:
 
 class PositiveFeatures(nn.Module):
     """Performer's FAVOR+ (Choromanski et al., 2020, arXiv:2009.14794, lemma 1): m = ``count`` positive random features
-    whose products have the mean exp(q . k / sqrt(d)), softmax attention's own weights:
+    whose products have the expectation exp(q . k / sqrt(d)), the unnormalized weights of softmax attention:
 
         phi(x)_r = exp(w_r . x' - |x'|^2 / 2) / sqrt(m),    x' = x / d^(1/4),    w_r ~ N(0, 1), orthogonal in d's at a time
     The w are a buffer, drawn when built and by :meth:`redraw_`; queries and keys must be mapped by the same w.
@@ -138,7 +140,7 @@ class PositiveFeatures(nn.Module):
     def __init__(self, dim: int, count: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if dim < 1 or count < 1:
-            raise ValueError(f"dim and count must be 1 or more, got {dim} and {count}")
+            raise ValueError(f"dim and count must be at least 1, got {dim} and {count}")
         self.register_buffer("weight", orthogonal_normal(count, dim, generator))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +154,8 @@ class PositiveFeatures(nn.Module):
 
     @torch.no_grad()
     def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Other random features from here on, so that errors of one draw are not learnt; states before are void."""
+        """Redraw the random features, so that the model does not fit the errors of one draw; earlier states become
+        invalid."""
         count, dim = self.weight.shape
         self.weight.copy_(orthogonal_normal(count, dim, generator))
 
@@ -163,14 +166,15 @@ class PositiveFeatures(nn.Module):
 
 
 def orthogonal_normal(count: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
-    """[count, dim]: each row is N(0, 1), and up to ``dim`` in turn are orthogonal, by which products vary less (section 2.4).
+    """[count, dim]: each row is N(0, 1), and up to ``dim`` in turn are orthogonal, which reduces the variance (section
+    2.4).
 
-    Drawn on the CPU, so that a seed means the same on every device.
+    Drawn on the CPU, so that a seed gives the same result on every device.
     """
     blocks = []
     for _ in range(math.ceil(count / dim)):
         turn, triangle = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        blocks.append(turn * triangle.diagonal().sign())  # signs make the rotation uniform: QR alone favours some
+        blocks.append(turn * triangle.diagonal().sign())  # signs make the rotation uniform: plain QR is biased
     norm = torch.randn(count, dim, generator=generator).norm(dim=1, keepdim=True)
     return torch.cat(blocks)[:count] * norm
 

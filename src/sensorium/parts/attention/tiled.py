@@ -1,17 +1,17 @@
-"""Attention tile by tile, in memory that grows with T + S instead of T S, in plain torch.
+"""Attention in tiles, with memory linear in T + S instead of T S, in plain torch.
 
-A softmax needs its sum before its first value is right, unless what was summed so far is rescaled whenever a larger score
-comes (online softmax: Milakov & Gimelshein, 2018, arXiv:1805.02867; for attention: Rabe & Staats, 2021, arXiv:2112.05682).
-FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithms 1, 2 and 4) keeps of all scores only their log-sum-exp L and
-computes the rest again for the gradient; as in FlashAttention-2 (Dao, 2023, arXiv:2307.08691) a tile of queries is the
-outer loop, and is divided by its sum once, at the end. For tile i of queries and j = 1, 2 ... of keys:
+Online softmax rescales partial sums whenever a larger score appears (Milakov & Gimelshein, 2018, arXiv:1805.02867; for
+attention: Rabe & Staats, 2021, arXiv:2112.05682). FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithms 1, 2
+and 4) stores only the log-sum-exp L of the scores and recomputes the rest for the gradient; as in FlashAttention-2
+(Dao, 2023, arXiv:2307.08691) tiles of queries are the outer loop, and the division by the sum comes once, at the end.
+For tile i of queries and j = 1, 2 ... of keys:
     a = scale q_i k_j^T + bias_ij,                 m' = max(m, rowmax a),       p = exp(a - m')
     l <- exp(m - m') l + rowsum p,                 y_i <- exp(m - m') y_i + p v_j,                  m <- m'
     at the end                                     y_i <- y_i / l,              L_i = m + log l
 and backward, from dy, with D = rowsum(dy * y):
     p = exp(a - L_i),       da = p * (dy_i v_j^T - D_i)
     dv_j += p^T dy_i        dq_i += scale da k_j          dk_j += scale da^T q_i          dbias_ij += da
-Tiles of which nothing is seen, after the causal line or in another document, are not visited.
+Tiles without visible keys, beyond the causal diagonal or in another document, are skipped.
 Shapes: B batch, T queries, S keys, h heads of queries, g of keys and values, r = h / g, d channels of a key, e of a value.
 """
 
@@ -28,9 +28,10 @@ from sensorium.parts.attention.exact import Asked, answers, by_document, part
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, *, tile: int = 128, **asked: Unpack[Asked]) -> Tensor:
-    """:class:`~sensorium.parts.attention.exact.Attend` with tiles of ``tile`` queries and keys; at least float32 inside.
+    """:class:`~sensorium.parts.attention.exact.Attend` with tiles of ``tile`` queries and keys; computes in float32 or
+    better.
 
-    For backward it keeps its arguments, the output and L [B, g, r, T]. No second derivative.
+    For backward it saves its arguments, the output and L [B, g, r, T]. No second derivative.
     """
     causal, mask, bias, lengths, scale = answers(asked)
     if lengths is not None:
@@ -49,7 +50,7 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, *, tile: int = 128, **asked: Unpack[A
 
 
 def _in_groups(x: Tensor | None, groups: int) -> Tensor | None:
-    """What broadcasts to [B, h, T, S] -> to [B, g, r, T, S]."""
+    """Reshape a tensor that broadcasts to [B, h, T, S] to one that broadcasts to [B, g, r, T, S]."""
     if x is None:
         return None
     x = x[(None,) * (4 - x.ndim)]
@@ -57,7 +58,7 @@ def _in_groups(x: Tensor | None, groups: int) -> Tensor | None:
 
 
 def _tiles(T: int, S: int, causal: bool, tile: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Every tile of queries, with those of keys of which it sees anything."""
+    """Every tile of queries, with the tiles of keys that it attends to."""
     for low in range(0, T, tile):
         high = min(low + tile, T)
         end = min(S, high + S - T) if causal else S
@@ -65,7 +66,7 @@ def _tiles(T: int, S: int, causal: bool, tile: int) -> Iterator[tuple[slice, lis
 
 
 def _scores(q_i: Tensor, k_j: Tensor, i: slice, j: slice, shift: int | None, mask: Tensor | None, bias: Tensor | None) -> Tensor:  # fmt: skip
-    """a [B, g, r, t, s] of one tile, -inf where nothing is seen, from scaled queries; ``shift``: S - T where causal."""
+    """a [B, g, r, t, s] of one tile from scaled queries, -inf for masked keys; ``shift``: S - T if causal."""
     a = (q_i.flatten(2, 3) @ k_j.mT).unflatten(2, q_i.shape[2:4])
     here = part(bias, i, j)
     if here is not None:
@@ -96,7 +97,7 @@ class _Tiled(torch.autograd.Function):
             for j in tiles:
                 a = _scores(q_i, k[:, :, j].to(exact), i, j, shift, mask, bias)
                 new = torch.maximum(m, a.amax(-1))
-                finite = new.masked_fill(new == -torch.inf, 0)  # for rows that have seen nothing yet
+                finite = new.masked_fill(new == -torch.inf, 0)  # for rows without visible keys so far
                 p, shrink = (a - finite[..., None]).exp(), (m - finite).exp()
                 l = shrink * l + p.sum(-1)
                 y_i = shrink[..., None] * y_i + _values(p, v[:, :, j].to(exact))

@@ -1,13 +1,13 @@
 """Shifted-window attention of the Swin Transformer (Liu et al., 2021, arXiv:2103.14030, section 3.2).
 
-A token sees the tokens of its window alone, so that the cost grows with the picture's area and not with its square; the
-next layer moves the windows by a shift, so that what a border parted meets there.
+A token attends only to its window, so that the cost is linear in the image's area; the next layer shifts the windows,
+which connects neighboring windows.
     y = softmax(q k^T / sqrt(d) + bias) v         in each window of M x M' tokens                                (eq. 4)
-    bias[t, s] = table[row t - row s, column t - column s]                 one number a head, learnt; in each window alike
-Shifted windows are those of the picture rolled by -shift; at its far edges they hold tokens from opposite sides of the
-picture, which do not see each other. Sizes that M does not divide are padded at the far edges with zeros, which take part
-as in the authors' code; and along a side that one window covers nothing is shifted.
-Shapes: B batch, H x W tokens, D width, h heads, d = D / h, n windows, N = M M' tokens of one.
+    bias[t, s] = table[row t - row s, column t - column s]                 learned per head, the same in each window
+Shifted windows are those of the image rolled by -shift; at its far edges they hold tokens from opposite sides of the
+image, which are masked from each other. Sizes that M does not divide are zero-padded at the far edges, without mask, as
+in the authors' code; a side that one window covers is not shifted.
+Shapes: B batch, H x W tokens, D width, h heads, d = D / h, n windows, N = M M' tokens per window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sensorium.parts.attention.exact import Attend, fused
 
 
 class WindowAttention(nn.Module):
-    """Self-attention in windows of ``window`` rows and columns, which stand ``shift`` further down and right.
+    """Self-attention in windows of ``window`` rows and columns, shifted by ``shift``.
 
     ``qkv`` and ``proj`` are the projections; ``bias_table`` [(2 M - 1) (2 M' - 1), h] holds the biases by distance of
     rows, then of columns, from the most negative on: the layout of published checkpoints.
@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         tokens = self.qkv(x).unflatten(2, (-1, Mw)).unflatten(1, (-1, M)).unflatten(-1, (3, self.heads, -1))
         qkv = tokens.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)  # [3, B, n, h, N, d]
         bias = self.bias_table[self.distance].permute(2, 0, 1)  # [h, N, N]
-        if shifted:  # windows as heads: what they see is laid out once, not for each picture of the batch
+        if shifted:  # windows as heads: the mask is built once, not for each image of the batch
             seen = same_region(size, self.window, shift, x.device)
             bias = bias.masked_fill(~seen[:, None], -torch.inf).flatten(0, 1)
             q, k, v = qkv.flatten(2, 3)
@@ -80,14 +80,14 @@ class WindowAttention(nn.Module):
 
 
 def distances(window: tuple[int, int]) -> Tensor:
-    """For each query and key of a window, the number of their distance among all: int64 [N, N]."""
+    """For each query and key of a window, the index of their distance: int64 [N, N]."""
     row, column = (x.flatten() for x in torch.meshgrid(*(torch.arange(n) for n in window), indexing="ij"))
     down, right = (x[:, None] - x + n - 1 for x, n in zip((row, column), window, strict=True))
     return down * (2 * window[1] - 1) + right
 
 
 def same_region(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which tokens of a window were neighbours before a picture of ``size`` was rolled by -``shift``: bool [n, N, N].
+    """Which tokens of a window were neighbors before an image of ``size`` was rolled by -``shift``: bool [n, N, N].
 
     ``window`` divides ``size``.
     """

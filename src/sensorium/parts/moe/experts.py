@@ -1,12 +1,12 @@
-"""E feed-forward networks with stacked weights, each applied to the tokens that were routed to it.
+"""E feed-forward networks with stacked weights, each applied to the tokens routed to it.
 
     y_n = sum over the assignments m of token n of  weight_m down_e activate(gate_up_e x_n),      e = expert of m
-The rows of all experts stand one behind the other, so that a layer is two products of a jagged matrix with a stack:
-    loop        a product an expert
+The rows of all experts are concatenated, so that a layer is two grouped matrix products with the stack:
+    loop        one product per expert
     grouped     torch's grouped product: the loop in C++, or one kernel; it writes each gradient into one stack
-    batched     rows padded to the fullest expert, one batched product: for experts of equal load, as of expert choice
-They differ in speed alone. Frozen experts take part and don't learn; an optimizer with weight decay must leave them out.
-Shapes: N tokens, M assignments, E experts, D width, H hidden channels, C rows of the fullest expert.
+    batched     rows padded to the most loaded expert, one batched product: for experts of equal load, as in expert choice
+They differ only in speed. Frozen experts are used but not trained; an optimizer with weight decay must exclude them.
+Shapes: N tokens, M assignments, E experts, D width, H hidden channels, C rows of the most loaded expert.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ def run_experts(
     dropout: float = 0.0,
     frozen: Tensor | None = None,
 ) -> Tensor:
-    """rows [M, D], those of the first expert first -> [M, D], each through its own expert.
+    """rows [M, D], sorted by expert -> [M, D], each through its own expert.
 
-    counts: int64 [E], rows of each expert. gate_up: [E, 2 H, D], the gate's rows first, or of a plain ``kind`` [E, H, D];
-    down: [E, D, H]. way: None takes the grouped product where torch has it for these numbers and it pays, else the loop.
-    dropout: rate of hidden channels set to zero, as in Switch's fine-tuning. frozen: bool [E], experts whose weights
-    get a zero gradient (None: none; all of them: ``requires_grad_(False)`` is cheaper).
+    counts: int64 [E], rows of each expert. gate_up: [E, 2 H, D], the gate's rows first, or for a plain ``kind`` [E, H,
+    D]; down: [E, D, H]. way: None uses the grouped product if torch supports it here and it is faster, else the loop.
+    dropout: dropout rate of the hidden channels, as in Switch's fine-tuning. frozen: bool [E], experts whose weights
+    get a zero gradient (None: none; for all of them ``requires_grad_(False)`` is cheaper).
     """
     if frozen is not None:
         kept = (~frozen)[:, None, None]
         gate_up, down = with_gradient(gate_up, kept.mul), with_gradient(down, kept.mul)
-    if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products know no autocast
+    if torch.is_autocast_enabled(rows_MD.device.type):  # once for the stack: grouped products don't support autocast
         low = torch.get_autocast_dtype(rows_MD.device.type)
         rows_MD, gate_up, down = rows_MD.to(low), gate_up.to(low), down.to(low)
     if rows_MD.dtype == torch.bfloat16 and rows_MD.device.type == "cpu" and not fast_bf16("cpu"):
-        # casts cost less than emulated products, and nothing is rounded on the way
+        # casts are cheaper than emulated products, and nothing is rounded
         with torch.autocast("cpu", enabled=False):
             given = (rows_MD.float(), counts, gate_up.float(), down.float())
             return run_experts(*given, kind=kind, way=way, dropout=dropout).to(rows_MD.dtype)
@@ -89,7 +89,8 @@ def run_experts(
 
 
 def groupable(weight: Tensor) -> bool:
-    """Whether torch's grouped product takes a stack [E, out, in] of this type, device and size, forward and backward."""
+    """Whether torch's grouped product supports a stack [E, out, in] of this type, device and size, forward and
+    backward."""
     aligned = all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
     if weight.device.type == "cuda":
         return aligned and weight.dtype == torch.bfloat16 and torch.cuda.get_device_capability(weight.device) >= (8, 0)
@@ -97,12 +98,12 @@ def groupable(weight: Tensor) -> bool:
 
 
 def _many(rows: int, weight: Tensor) -> bool:
-    """Whether a grouped product pays: on a CPU it is far behind for few rows, as when a text is written token by token."""
+    """Whether a grouped product is faster: on a CPU it is much slower for few rows, as in token-by-token generation."""
     return weight.device.type != "cpu" or rows >= 4 * len(weight)
 
 
 def with_gradient(weight: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """``weight`` as it is, of which the gradient is passed through ``change``."""
+    """``weight`` unchanged, with its gradient passed through ``change``."""
     view = weight.view_as(weight)
     if view.requires_grad:
         view.register_hook(change)
@@ -119,8 +120,8 @@ def _product(way: Way, counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     sizes = counts.tolist()
 
     def loop(rows: Tensor, weight: Tensor) -> Tensor:
-        # unbind, not an index each: its backward is one stack instead of a whole zeroed weight for each expert.
-        # Experts without rows stay in, so that every expert has a gradient and every process the same graph.
+        # unbind, not indexing: its backward is one stack instead of a zeroed weight for each expert.
+        # Experts without rows are included, so that every expert has a gradient and every process the same graph.
         own = zip(rows.split_with_sizes(sizes), weight.unbind(), sizes, strict=True)
         every = torch.is_grad_enabled() or not any(sizes)
         return torch.cat([F.linear(part, matrix) for part, matrix, size in own if every or size])
@@ -129,7 +130,7 @@ def _product(way: Way, counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _padding(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Where each of M rows goes in [E C], and the row that each of them takes [E, C]; row 0 where it is not read again."""
+    """The slot in [E C] of each of M rows, and the row of each slot [E, C]; 0 for unused slots."""
     experts, most = len(counts), int(counts.max())
     expert_M = torch.arange(experts, device=counts.device).repeat_interleave(counts, output_size=total)
     row_M = torch.arange(total, device=counts.device)

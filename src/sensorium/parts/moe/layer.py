@@ -1,7 +1,7 @@
-"""A sparse feed-forward layer: a router, E experts of which a token sees a few, and shared ones that see every token.
+"""A sparse feed-forward layer: a router, E experts of which a few process each token, and shared ones for every token.
 
     y = sum over the chosen e of  weight_e expert_e(x)  + shared(x)        (DeepSeekMoE: Dai et al., 2024, arXiv:2401.06066)
-The systems differ in how they choose (``route``, of parts/moe/route.py) and in what their experts are (``kind``):
+The systems differ in their routing (``route``, of parts/moe/route.py) and in the kind of their experts (``kind``):
     Switch      partial(top1, factor=1.25), kind="relu", loss 0.01 balance          Mixtral    partial(top_k, k=2)
     DeepSeek    partial(deepseek, k=8, groups=8, best_groups=4, scale=2.5), bias=True, shared=hidden
 Shapes: B sequences of T tokens, D width, H hidden channels, E experts (L of them held by this process).
@@ -22,12 +22,13 @@ from sensorium.parts.moe.route import Routing, router_scores, update_bias_
 
 
 class MoE(nn.Module):
-    """``experts`` feed-forward networks of ``hidden`` channels; ``route`` decides which of them see a token.
+    """``experts`` feed-forward networks of ``hidden`` channels; ``route`` decides which of them process a token.
 
-    route: scores -> Routing, or with ``bias`` (scores, bias) -> Routing. bias: keep a buffer [E], 0 at first, that
-    :func:`update_biases` moves after a step, by what was chosen while training since the last one. shared: hidden channels of the network that sees
-    every token. dropout: rate inside the experts, while training. frozen: numbers of experts that don't learn.
-    parallel: every process holds its part of the experts (parts/moe/parallel.py), drawn as if it held all.
+    route: scores -> Routing, or with ``bias`` (scores, bias) -> Routing. bias: keep a buffer [E], initially 0, that
+    :func:`update_biases` changes after a step, by the training assignments since the last one. shared: hidden channels
+    of the network that processes every token. dropout: dropout rate inside the experts. frozen: indices of experts that
+    are not trained. parallel: every process holds its part of the experts (parts/moe/parallel.py), initialized as if it
+    held all.
     """
 
     def __init__(
@@ -62,12 +63,12 @@ class MoE(nn.Module):
         self.frozen: Tensor | None
         self.register_buffer("frozen", still[own] if frozen else None, persistent=False)
         nn.init.normal_(self.router.weight, std=std)
-        self.chosen: Tensor | None = None  # int64 [E], tokens that chose each since biases were last moved
+        self.chosen: Tensor | None = None  # int64 [E], assignments to each since the last update of biases
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """x [N, D] or [B, ..., D] -> y of the same shape, and the record of who went where.
+        """x [N, D] or [B, ..., D] -> y of the same shape, and the routing record.
 
-        Room and balance are counted in each of the B sequences. The record's ``load`` and ``dropped`` are for the logs;
+        Capacity and balance are per sequence. The record's ``load`` and ``dropped`` are for the logs;
         its ``load``, ``share``, ``scores`` and ``probability`` for the losses of parts/moe/route.py.
         """
         scores = router_scores(x.flatten(1, -2) if x.ndim > 2 else x, self.router.weight)
@@ -89,9 +90,9 @@ class MoE(nn.Module):
 
 
 def update_biases(network: nn.Module) -> None:
-    """Move the biases that keep experts busy, of every :class:`MoE` in ``network`` that has one, by all that chose them
-    since the last call: what a method does in ``after_step``, so that the micro-batches of a step are one batch.
-    Processes that share a step call it together."""
+    """Update the balancing biases of every :class:`MoE` in ``network`` that has one, by the assignments since the last
+    call: a method calls it in ``after_step``, so that the micro-batches of a step count as one batch. All processes
+    must call it."""
     for module in network.modules():
         if isinstance(module, MoE) and module.bias is not None and module.chosen is not None:
             update_bias_(module.bias, sum_over_processes(module.chosen))
@@ -100,7 +101,8 @@ def update_biases(network: nn.Module) -> None:
 
 @torch.no_grad()
 def copy_biases(target: nn.Module, source: nn.Module) -> None:
-    """Give the experts of ``target``, a network of the same build, the biases of ``source``: of a moving average."""
+    """Copy the biases of ``source``'s experts to ``target``, a network of the same architecture, for a moving
+    average."""
     for mine, theirs in zip(target.modules(), source.modules(), strict=True):
         if isinstance(mine, MoE) and isinstance(theirs, MoE) and mine.bias is not None and theirs.bias is not None:
             mine.bias.copy_(theirs.bias)

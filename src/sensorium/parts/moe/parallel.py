@@ -1,5 +1,5 @@
-"""Expert parallelism: each of P processes holds E / P experts, and tokens travel to them and back (GShard: Lepikhin et al.,
-2020, arXiv:2006.16668, section 3; without capacity the pieces are uneven, as in arXiv:2211.15841).
+"""Expert parallelism: each of P processes holds E / P experts, and tokens are sent to them and back (GShard: Lepikhin
+et al., 2020, arXiv:2006.16668, section 3; without capacity the pieces are uneven, as in arXiv:2211.15841).
 
     rows to the owners of their experts -> sort by expert -> run -> unsort -> back -> weighted sum
 Each process routes its own tokens over all E experts. As everywhere (parts/gather.py) the loss is the mean over
@@ -23,7 +23,7 @@ from sensorium.parts.moe.route import Routing
 
 
 def own_experts(experts: int) -> slice:
-    """Those of E that this process holds. Raises ValueError where P doesn't divide E."""
+    """The experts of E that this process holds. Raises ValueError if P doesn't divide E."""
     if experts % world_size():
         raise ValueError(f"the {world_size()} processes must divide the {experts} experts")
     own = experts // world_size()
@@ -41,9 +41,9 @@ def parallel_experts(
     dropout: float = 0.0,
     frozen: Tensor | None = None,
 ) -> Tensor:
-    """``apply_experts`` on x [N, D] where gate_up [L, ...], down [L, D, H] and frozen [L] are :func:`own_experts` alone.
+    """``apply_experts`` on x [N, D] where gate_up [L, ...], down [L, D, H] and frozen [L] are only :func:`own_experts`.
 
-    Every process must call it equally often, forward and backward, if with no tokens.
+    Every process must call it equally often, forward and backward, even without tokens.
     """
     world = world_size()
     if world == 1:

@@ -1,6 +1,6 @@
-"""Which token goes to which expert, and what keeps the experts equally busy.
+"""Routing of tokens to experts, and load balancing.
 
-A router scores every token against every expert; its function here turns the scores r = W x into assignments:
+A router scores every token for every expert; the functions here turn the scores r = W x into assignments:
     top1            Switch Transformers (Fedus et al., 2021, arXiv:2101.03961, eqs. 1, 2): weight p_i of the largest,
                     p = softmax(r)
     top2            GShard (Lepikhin et al., 2020, arXiv:2006.16668, algorithm 1): weights p_1, p_2 divided by their sum
@@ -8,13 +8,13 @@ A router scores every token against every expert; its function here turns the sc
     expert_choice   Zhou et al., 2022, arXiv:2202.09368, section 3: each expert takes the tokens with the largest p
     deepseek        DeepSeek-V3 (2024, arXiv:2412.19437, eqs. 12-16): s = sigmoid(r); the k largest of s + bias, weights
                     s divided by their sum; the bias balances without a loss (Wang et al., 2024, arXiv:2408.15664)
-An expert has room for C = factor k S / E of the S tokens of a group; all first choices in the order of tokens are
-placed before any second choice, and what comes to a full expert is dropped. Losses, of f_e = choices of e a token and
-P_e = mean of p_e:
-    balance = E sum_e f_e P_e      (Switch, eqs. 4 to 6; for k choices it is k where all are chosen alike)
+An expert has a capacity of C = factor k S / E of the S tokens of a group; all first choices in the order of tokens are
+placed before any second choice, and assignments to a full expert are dropped. Losses, with f_e = assignments to e per
+token and P_e = mean of p_e:
+    balance = E sum_e f_e P_e      (Switch, eqs. 4 to 6; it is k at uniform load for k choices)
     z       = mean of (log sum_e exp r_e)^2                      (ST-MoE: Zoph et al., 2022, arXiv:2202.08906, eq. 5)
-Padding is best left out before the router: then it takes no place and enters no mean.
-Shapes: G groups (sequences) of S tokens, N = G S tokens, E experts, k choices a token, M assignments.
+Padding is best removed before the router: it then takes no capacity and enters no mean.
+Shapes: G groups (sequences) of S tokens, N = G S tokens, E experts, k choices per token, M assignments.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from sensorium.base.precision import precise
 
 @dataclass(frozen=True)
 class Routing:
-    """M assignments of tokens to experts, those of the first expert first, and what the losses and logs need."""
+    """M assignments of tokens to experts, sorted by expert, and inputs of the losses and logs."""
 
     token: Tensor  # int64 [M], of N
     expert: Tensor  # int64 [M], ascending
-    weight: Tensor  # [M], at least float32: how much of the expert's output the token takes
+    weight: Tensor  # [M], float32 or better: weight of the expert's output
     counts: Tensor  # int64 [E], assignments of each expert
     chosen: Tensor  # int64 [E], the same before any was dropped
-    dropped: int  # assignments that found their expert full; in expert_choice the tokens that no expert took
-    scores: Tensor  # r, as given: [N, E] or [G, S, E], at least float32
+    dropped: int  # assignments beyond capacity; in expert_choice the tokens that no expert took
+    scores: Tensor  # r, as given: [N, E] or [G, S, E], float32 or better
     probability: Tensor  # p, of the same shape; sums to 1 over E
 
     @property
     def load(self) -> Tensor:
-        """f [E]: choices of each expert a token."""
+        """f [E]: assignments to each expert per token."""
         return self.chosen.to(self.probability.dtype) / self.scores[..., 0].numel()
 
     @property
@@ -54,22 +54,24 @@ class Routing:
 
 
 def router_scores(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is chosen."""
+    """x [..., D], weight [E, D] -> r [..., E] in float32 also under autocast: small differences decide who is
+    chosen."""
     exact = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False) if torch.is_autocast_enabled(x.device.type) else nullcontext():
         return F.linear(x.to(exact), weight.to(exact))
 
 
 def capacity(tokens: int, experts: int, factor: float) -> int:
-    """Assignments that an expert has room for: floor(factor tokens / experts), at least 1."""
+    """Capacity of an expert: floor(factor tokens / experts), at least 1."""
     return max(1, int(factor * tokens / experts + 1e-6))
 
 
 def top1(scores: Tensor, *, factor: float | None = None) -> Routing:
-    """Switch: each token to its likeliest expert, weighted by the probability as it is, so that the router learns.
+    """Switch: each token to its most likely expert, weighted by the unnormalized probability, so that the router is
+    trained.
 
-    scores: [N, E], or [G, S, E] for room that is counted in each of G groups. factor: room of an expert, 1 being just
-    enough when all are chosen alike; None: nothing is dropped.
+    scores: [N, E], or [G, S, E] for capacity per group. factor: capacity factor, 1 being just enough at uniform load;
+    None: nothing is dropped.
     """
     scores, probability, flat_NE = _softmax(scores)
     weight_N1, chosen_N1 = flat_NE.max(-1, keepdim=True)
@@ -77,10 +79,10 @@ def top1(scores: Tensor, *, factor: float | None = None) -> Routing:
 
 
 def top2(scores: Tensor, *, factor: float | None = None, uniform: Tensor | None = None) -> Routing:
-    """GShard: each token to its two likeliest experts. scores, factor: as in :func:`top1`.
+    """GShard: each token to its two most likely experts. scores, factor: as in :func:`top1`.
 
-    uniform: numbers of [0, 1), [N]; with them a second expert of weight w is asked only where 2 w > uniform. As in the
-    authors' code a second expert that is not asked loses no room (algorithm 1 would count it). GShard's own loss is
+    uniform: random numbers of [0, 1), [N]; with them a second expert of weight w is only used if 2 w > uniform. As in
+    the authors' code an unused second choice takes no capacity (in algorithm 1 it does). GShard's own loss is
     ``balance_loss`` of first choices: of ``top1(scores)``.
     """
     scores, probability, flat_NE = _softmax(scores)
@@ -92,17 +94,18 @@ def top2(scores: Tensor, *, factor: float | None = None, uniform: Tensor | None 
 
 
 def top_k(scores: Tensor, *, k: int, factor: float | None = None) -> Routing:
-    """Mixtral: each token to its k likeliest experts, weights divided by their sum. scores, factor: as in :func:`top1`."""
+    """Mixtral: each token to its k most likely experts, weights divided by their sum. scores, factor: as in
+    :func:`top1`."""
     scores, probability, flat_NE = _softmax(scores)
     weight_Nk, chosen_Nk = _normalised_top(flat_NE, k)
     return _assign(chosen_Nk, weight_Nk, scores, probability, factor)
 
 
 def expert_choice(scores: Tensor, *, factor: float = 2.0) -> Routing:
-    """Each expert takes its C = factor S / E likeliest tokens of each group: never uneven, but a token may be taken by
-    none, and what is taken depends on later tokens, so this is not for causal models. scores: as in :func:`top1`.
+    """Each expert takes its C = factor S / E most likely tokens of each group: always balanced, but a token may get no
+    expert, and the choice depends on later tokens, so it is not for causal models. scores: as in :func:`top1`.
 
-    factor: how many experts see a token on average (the paper's c).
+    factor: mean number of experts per token (the paper's c).
     """
     scores, probability, flat_NE = _softmax(scores)
     experts, size = scores.shape[-1], scores.shape[-2]
@@ -135,11 +138,13 @@ def deepseek(
     normalise: bool = True,
     scale: float = 1.0,
 ) -> Routing:
-    """DeepSeek-V3: each token to the k experts of the largest sigmoid(score) + bias; the bias chooses and never weighs.
+    """DeepSeek-V3: each token to the k experts of the largest sigmoid(score) + bias; the bias does not affect the
+    weights.
 
-    scores: [N, E] or [G, S, E]. bias: [E], moved by :func:`update_bias_`. groups: experts stand in so many groups of
-    neighbours, of which only the ``best_groups`` are open to a token, judged by the sum of their two best. normalise:
-    weights are divided by their sum; then multiplied by ``scale``. ``probability`` is the sigmoid divided by its sum.
+    scores: [N, E] or [G, S, E]. bias: [E], updated by :func:`update_bias_`. groups: number of contiguous groups of
+    experts, of which a token only uses the ``best_groups`` with the largest sum of their two best scores. normalise:
+    divide weights by their sum; then they are multiplied by ``scale``. ``probability`` is the sigmoid divided by its
+    sum.
     """
     scores = precise(scores)
     affinity = scores.sigmoid()
@@ -161,8 +166,8 @@ def deepseek(
 def update_bias_(bias: Tensor, chosen: Tensor, rate: float = 1e-3) -> None:
     """After a step: raise the bias of experts chosen less than the mean by ``rate``, lower that of the others.
 
-    bias: [E], in place (arXiv:2408.15664, algorithm 1). chosen: [E], summed over all that the step has seen: its
-    micro-batches and processes.
+    bias: [E], in place (arXiv:2408.15664, algorithm 1). chosen: [E], summed over the step's micro-batches and
+    processes.
     """
     chosen = chosen.to(bias.dtype)
     bias += rate * (chosen.mean() - chosen).sign()
@@ -171,7 +176,7 @@ def update_bias_(bias: Tensor, chosen: Tensor, rate: float = 1e-3) -> None:
 def balance_loss(load: Tensor, share: Tensor) -> Tensor:
     """E sum_e f_e P_e: ``load`` and ``share`` of a routing [..., E] -> [...]. Gradients flow through ``share``.
 
-    Switch takes each layer's loss and adds them; Mixtral's published code averages both over the layers before.
+    Switch sums the losses of the layers; Mixtral's published code averages both over the layers first.
     """
     return load.shape[-1] * (load.detach() * share).sum(-1)
 
@@ -184,8 +189,8 @@ def z_loss(scores: Tensor) -> Tensor:
 def sequence_balance_loss(probability: Tensor, k: int) -> Tensor:
     """DeepSeek-V3's balance within each sequence (eqs. 17 to 20, without its factor alpha), averaged over sequences.
 
-    probability: [G, S, E] of :func:`deepseek`; k: choices a token. It is 1 where all are alike. As in eq. 18 the bias
-    has no part in it: f_e counts the k largest of the token's own affinities.
+    probability: [G, S, E] of :func:`deepseek`; k: choices per token. It is 1 at uniform load. As in eq. 18 the bias
+    is not used: f_e counts the k largest of the token's own affinities.
     """
     chosen_GSk = probability.topk(k, dim=-1).indices
     hit_GSE = torch.zeros_like(probability).scatter(-1, chosen_GSk, 1.0)
@@ -194,7 +199,7 @@ def sequence_balance_loss(probability: Tensor, k: int) -> Tensor:
 
 
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scores in at least float32, their softmax, and that flat [N, E]."""
+    """The scores in float32 or better, their softmax, and the softmax as [N, E]."""
     if scores.ndim not in (2, 3):
         raise ValueError(f"scores must be [tokens, experts] or [groups, tokens, experts], got {list(scores.shape)}")
     scores = precise(scores)
@@ -208,7 +213,7 @@ def _normalised_top(probability_NE: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _count(key: Tensor, kinds: int) -> Tensor:
-    """How often each of so many numbers comes in ``key``: int64 [kinds]. bincount would wait for the device."""
+    """Counts of the values 0 .. kinds - 1 in ``key``: int64 [kinds]. bincount would synchronize with the device."""
     return key.new_zeros(kinds).scatter_add_(0, key, torch.ones_like(key))
 
 
@@ -220,7 +225,7 @@ def _assign(
     factor: float | None,
     asked_Nk: Tensor | None = None,
 ) -> Routing:
-    """Sort the choices by expert and drop those beyond its room; choices that are not asked don't count."""
+    """Sort the choices by expert and drop those beyond capacity; unused choices don't count."""
     tokens, experts, size = len(chosen_Nk), scores.shape[-1], scores.shape[-2]
     # all first choices before the second: the sorts are stable, so that this is the order of preference within an expert
     expert, source = chosen_Nk.T.flatten(), None

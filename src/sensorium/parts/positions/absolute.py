@@ -1,13 +1,13 @@
-"""Absolute positions: what a token carries into the first layer about where it stands.
+"""Absolute positions: information about its position in a token's input to the first layer.
 
 Each scheme gives position t a row p_t of D channels, which is added to the token (or multiplied with it):
     Sinusoidal      p_t = [sin(t w_0), cos(t w_0), sin(t w_1), ...], w_i = 10000^(-2i / D)      Vaswani et al., 2017
-    Learned         p_t is a row of a table; beyond its end interpolated, or composed of two rows     Su, 2020
+    Learned         p_t is a row of a table; beyond it interpolated, or composed of two rows          Su, 2020
     Multiplicative  x_t * p_t in place of x_t + p_t                                                   Su, 2021
-    Complex         r exp(i (w t + a)) of a word's amplitude r, frequency w and phase a         Wang et al., 2020
+    Complex         r exp(i (w t + a)) of a token's amplitude r, frequency w and phase a        Wang et al., 2020
     Recursive       dp/dt = h(t, p), h a small network                                           Liu et al., 2020
-    Convolutional   a depthwise convolution whose zero padding tells where the border is         Chu et al., 2021
-They change what attention reads and nothing inside it, so they compose with every kind.
+    Convolutional   a depthwise convolution whose zero padding marks the border                  Chu et al., 2021
+    They change the input of attention and nothing inside it, so they work with every kind.
 Shapes: B batch, T tokens, D width, N rows of a table, C = D / 2 complex channels, H x W a grid.
 """
 
@@ -25,7 +25,7 @@ from sensorium.parts.positions import Positions
 def sinusoids(at: Tensor, width: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """sin(t w_i) and cos(t w_i) with w_i = theta^(-2i / width), for positions [T]: two float32 [T, width / 2].
 
-    Raises ValueError where the width is odd.
+    Raises ValueError if the width is odd.
     """
     angle = at.to(torch.float32)[:, None] * _frequencies(width, theta, at.device)
     return angle.sin(), angle.cos()
@@ -33,15 +33,15 @@ def sinusoids(at: Tensor, width: int, theta: float = 10_000.0) -> tuple[Tensor, 
 
 def _frequencies(width: int, theta: float, device: torch.device | None = None) -> Tensor:
     if width % 2:
-        raise ValueError(f"waves take channels in pairs: a width of {width} is odd")
+        raise ValueError(f"sinusoids need an even width, got {width}")
     return theta ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
 
 
 class Absolute(Positions):
-    """A scheme that adds one row a position: whoever derives from it says which, in ``rows``."""
+    """A scheme that adds one row per position, given by a subclass's ``rows``."""
 
     def rows(self, at: Tensor) -> Tensor:
-        """Positions [T] -> what they add, [T, D]."""
+        """Positions [T] -> their rows, [T, D]."""
         raise NotImplementedError
 
     def embed(self, x: Tensor, at: Tensor) -> Tensor:
@@ -50,10 +50,11 @@ class Absolute(Positions):
 
 
 class Sinusoidal(Absolute):
-    """Fixed waves, sines and cosines in turn (Vaswani et al., 2017, arXiv:1706.03762, section 3.5); any length, no weights.
+    """Fixed sinusoids, sines and cosines interleaved (Vaswani et al., 2017, arXiv:1706.03762, section 3.5); any length,
+    no weights.
 
-    Positions [T, 2] are rows and columns: the first half of the channels is the wave of the row, the second the column's.
-    Waves have a size of 1 and drown small words: the paper multiplies these by sqrt(D).
+    Positions [T, 2] are rows and columns: the first half of the channels encodes the row, the second the column.
+    Sinusoids have magnitude 1 and dominate small embeddings: the paper multiplies these by sqrt(D).
     """
 
     def __init__(self, width: int, theta: float = 10_000.0) -> None:
@@ -61,7 +62,7 @@ class Sinusoidal(Absolute):
         self.width, self.theta = width, theta
 
     def rows(self, at: Tensor) -> Tensor:
-        """Positions [T] or [T, 2] -> float32 [T, D]. Raises ValueError where D is odd, in 2-D where D / 2 is."""
+        """Positions [T] or [T, 2] -> float32 [T, D]. Raises ValueError if D is odd, or in 2-D if D / 2 is."""
         if at.ndim == 2:
             return torch.cat([self._waves(one, self.width // 2) for one in at.unbind(1)], dim=1)
         return self._waves(at, self.width)
@@ -71,14 +72,14 @@ class Sinusoidal(Absolute):
 
 
 class Learned(Absolute):
-    """A table with a row for each of ``length`` positions, as in BERT and GPT, that may be read up to ``reach`` positions.
+    """A table with a row for each of ``length`` positions, as in BERT and GPT, extended to ``reach`` positions.
 
-    Beyond its length a table is read by one of two rules:
-    - "interpolation": position t lies between the rows around t (length - 1) / (reach - 1), linearly;
+    Beyond its length a table is extended by one of two rules:
+    - "interpolation": position t is interpolated linearly at row t (length - 1) / (reach - 1);
     - "decomposition" (Su, 2020, kexue.fm/archives/7947), up to length^2: position i n + j, n = length, has
       alpha u_i + (1 - alpha) u_j with u_i = (p_i - alpha p_0) / (1 - alpha), which is p_j itself where i = 0.
-    ``reach`` is an attribute, so a trained table may be extended later; which rows a position reads depends on it alone,
-    never on the length of the text. Raises ValueError where the rule cannot reach so far.
+    ``reach`` is an attribute, so a trained table may be extended later; the rows of a position depend only on it, never
+    on the length of the text. Raises ValueError if the rule can't reach that far.
     """
 
     undecayed = ("table",)
@@ -110,7 +111,7 @@ class Learned(Absolute):
     def _between(self, at: Tensor) -> Tensor:
         last = len(self.table) - 1
         below = at * last // (self.reach - 1)
-        # the remainder of a whole number is exact, where a quotient in float32 would miss the rows of a long table
+        # the remainder of an integer is exact, while a quotient in float32 would be inaccurate for a long table
         share = ((at * last % (self.reach - 1)) / (self.reach - 1)).to(self.table.dtype)
         return torch.lerp(self.table[below], self.table[(below + 1).clamp(max=last)], share[:, None])
 
@@ -120,7 +121,8 @@ class Learned(Absolute):
 
 
 class Multiplicative(Learned):
-    """x_t * p_t instead of x_t + p_t (an open question in Su, 2021, kexue.fm/archives/8130), the table near one at first."""
+    """x_t * p_t instead of x_t + p_t (an open question in Su, 2021, kexue.fm/archives/8130), with a table initialized
+    near one."""
 
     def __init__(self, width: int, length: int, *, reach: int | None = None, std: float = 0.02) -> None:
         super().__init__(width, length, reach=reach, std=std)
@@ -134,9 +136,9 @@ class Multiplicative(Learned):
 class ComplexWords(nn.Module):
     """Word embeddings that are functions of the position (Wang et al., 2020, arXiv:1912.12333), of any length:
 
-        f(word j, position t) = r_j exp(i (w_j t + a_j)),      amplitude, frequency and phase by word and channel,
-    returned as real and imaginary parts side by side, for networks of real numbers. A sign in front of r is a phase of
-    pi, so amplitudes are free. Frequencies start as those of the sinusoids, the same for all words.
+    f(word j, position t) = r_j exp(i (w_j t + a_j)),      amplitude, frequency and phase by token and channel,
+    returned as concatenated real and imaginary parts, for real-valued networks. A negative r is a phase of pi, so
+    amplitudes are unconstrained. Frequencies are initialized to those of the sinusoids, the same for all tokens.
     """
 
     def __init__(self, vocab: int, width: int, theta: float = 10_000.0) -> None:
@@ -154,10 +156,10 @@ class ComplexWords(nn.Module):
 
 
 class Complex(Positions):
-    """The same on top of any embedding, with frequencies that all words share (Wang et al., 2020, arXiv:1912.12333).
+    """The same on top of any embedding, with frequencies shared by all tokens (Wang et al., 2020, arXiv:1912.12333).
 
-    A token's channels are C real and C imaginary parts of r exp(i a): its amplitude and phase. Position t turns them to
-    r exp(i (w t + a)) with learned frequencies w [C], which start as those of the sinusoids.
+    A token's channels are C real and C imaginary parts of r exp(i a): its amplitude and phase. Position t rotates them
+    to r exp(i (w t + a)) with learned frequencies w [C], initialized to those of the sinusoids.
     """
 
     def __init__(self, width: int, theta: float = 10_000.0) -> None:
@@ -173,12 +175,12 @@ class Complex(Positions):
 
 
 class Recursive(Absolute):
-    """FLOATER: positions that follow a learned law of motion (Liu et al., 2020, arXiv:2003.09229, eq. 8), of any length:
+    """FLOATER: positions that follow a learned ODE (Liu et al., 2020, arXiv:2003.09229, eq. 8), of any length:
 
         p(t) = p(0) + integral from 0 to t of h(s, p(s)) ds,      p_i = p(i delta),
-    with p(0) learned and h(s, p) = W_2 relu(W_1 [p, s] + b_1) + b_2. The integral is taken in ``steps`` fixed steps a
-    position, Euler's or the classical Runge-Kutta's. W_2 starts at zero: at first every position is p(0). Positions come
-    one after the other, so T tokens cost T * steps calls of h on one row each.
+    with p(0) learned and h(s, p) = W_2 relu(W_1 [p, s] + b_1) + b_2. The integral is computed in ``steps`` fixed steps
+    per position, by Euler's or the classical Runge-Kutta method. W_2 is initialized to zero: at first every position is
+    p(0). Positions are sequential, so T tokens cost T * steps calls of h on one row each.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class Recursive(Absolute):
         return self.fc2(self.fc1(torch.cat([p, p.new_tensor([t])])).relu())
 
     def rows(self, at: Tensor) -> Tensor:
-        """Positions [T] -> [T, D]; waits for the device to learn the last of them."""
+        """Positions [T] -> [T, D]; synchronizes with the device to read the last position."""
         path: list[Tensor] = [self.start]
         size = self.delta / self.steps
         for i in range(int(at.max()) * self.steps):
@@ -221,22 +223,24 @@ class Recursive(Absolute):
 
 
 class Convolutional(Positions):
-    """Conditional positions for pictures of any size: x + DWConv(x) on the grid (CPVT: Chu et al., 2021, arXiv:2102.10882).
+    """Conditional positions for images of any size: x + DWConv(x) on the grid (CPVT: Chu et al., 2021,
+    arXiv:2102.10882).
 
-    The convolution alone knows no place; the zeros around the grid do: a border is told from the inside, and layer by
-    layer it is told farther (Islam et al., 2020, arXiv:2001.08248). Positions are rows and columns [T, 2]: a class token
-    stays out. A place without a token counts as zero, and so does what lies around the grid. Every token sees its
-    neighbours on all sides, so it is not for causal models.
+    A convolution is translation-equivariant; the zero padding around the grid provides position information, which
+    propagates from the border layer by layer (Islam et al., 2020, arXiv:2001.08248). Positions are rows and columns [T,
+    2]: a class token is excluded. Missing tokens and the padding count as zero. Every token depends on its neighbors on
+    all sides, so it is not for causal models.
     """
 
     def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"a kernel of {kernel} has no centre")
+            raise ValueError(f"a kernel of {kernel} has no center")
         self.conv = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
 
     def embed(self, x: Tensor, at: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; waits for the device to learn the size of the grid. Raises ValueError without a grid."""
+        """[B, T, D] -> [B, T, D]; synchronizes with the device to read the size of the grid. Raises ValueError without
+        a grid."""
         if at.ndim != 2:
             raise ValueError("a convolution needs rows and columns [T, 2] as positions")
         row, column = at.unbind(1)

@@ -3,9 +3,9 @@
 A score adds three products, of content with content, content with distance, and distance with content:
     A_ij = (q_i . k_j  +  q_i . K_n  +  k_j . Q_n) / sqrt(3 d),      K = P W_k,  Q = P W_q,
     n = max(0, min(2 span - 1, delta(i - j) + span)),
-with one table P of 2 span distances for all layers, and W_k, W_q of each layer. delta is the distance itself in the first
-version and in the second grows as its logarithm beyond span / 2. The paper writes n of j - i for the last term; the authors'
-code, and so every checkpoint, takes the same n for both, which is the form here.
+with one table P of 2 span distances for all layers, and W_k, W_q of each layer. delta is the distance in the first
+version and logarithmic beyond span / 2 in the second. The paper writes n of j - i for the last term; the authors' code,
+and so every checkpoint, uses the same n for both, as here.
 Shapes: B batch, T queries, S keys, D width, h heads, g key-value heads, d channels a head.
 """
 
@@ -18,10 +18,11 @@ from sensorium.parts.positions import Positions
 
 
 def log_distance(away: Tensor, span: int, farthest: int) -> Tensor:
-    """Distances i - j, int64 of any shape -> the same up to span / 2, and beyond logarithms that reach span at ``farthest``."""
+    """Distances i - j, int64 of any shape -> the same up to span / 2, then logarithmic, reaching span at
+    ``farthest``."""
     middle = span // 2
     far = away.abs().clamp(min=middle).float() / middle
-    # both logarithms in float32: at farthest - 1 their ratio is then one and not a little more, which ceil would lift
+    # both logarithms in float32: at farthest - 1 their ratio is then exactly one, not slightly more, which ceil would round up
     growth = far.log() / torch.tensor((farthest - 1) / middle).log()
     grown = (growth * (middle - 1)).ceil().long() + middle
     return torch.where(away.abs() <= middle, away, grown * away.sign())
@@ -30,9 +31,9 @@ def log_distance(away: Tensor, span: int, farthest: int) -> Tensor:
 class Disentangled(Positions):
     """Content-to-position and position-to-content scores.
 
-    table: P, [2 span, D]; hand the same to every layer. farthest: of the second version, the distance at which the
-    logarithm reaches span; None is the first version. W_k has no bias, which would add the same to all scores of a query.
-    Of three products one is the attention's: ``scale``, 1 / sqrt(3), is what q k^T / sqrt(d) is to be multiplied with
+    table: P, [2 span, D]; pass the same to every layer. farthest: in the second version, the distance at which the
+    logarithm reaches span; None is the first version. W_k has no bias, which would add a constant to all scores of a
+    query. One of the three products is the attention's: q k^T / sqrt(d) must be multiplied by ``scale``, 1 / sqrt(3),
     before ``bias`` is added.
     """
 
@@ -43,7 +44,7 @@ class Disentangled(Positions):
         super().__init__()
         span = table.num_embeddings // 2
         if farthest is not None and not 1 < span // 2 < farthest - 1:
-            raise ValueError(f"distances of a span of {span} cannot grow until {farthest}")
+            raise ValueError(f"span {span} is too large for distances up to {farthest}")
         self.table, self.heads, self.span, self.farthest = table, heads, span, farthest
         self.key = nn.Linear(table.embedding_dim, heads * head_dim, bias=False)
         self.query = nn.Linear(table.embedding_dim, heads * head_dim)

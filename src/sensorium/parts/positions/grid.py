@@ -1,6 +1,6 @@
 """Positions of patches: fixed sine-cosine tables and resampling of a table to another grid.
 
-The table of a H' x W' grid has one row a patch, row-major, after one row for the class token.
+The table of a H' x W' grid has one row per patch, row-major, after one row for the class token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Bicubic resampling of a table [1, 1 + h * w, D] from grid ``old`` to ``new``; the class token's row stays.
+    """Bicubic resampling of a table [1, 1 + h * w, D] from grid ``old`` to ``new``; the class token's row is unchanged.
 
     ``antialias=False`` is what transformers does, ``True`` what timm does (their bicubic kernels differ as well).
     """

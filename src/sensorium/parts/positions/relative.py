@@ -1,12 +1,12 @@
-"""Relative positions inside the scores: T5's buckets, ALiBi's slopes, Shaw's vectors.
+"""Relative positions as biases of the scores: T5's buckets, ALiBi's slopes, Shaw's vectors.
 
-With e_ij what is added to q_i k_j / sqrt(d), and a distance j - i from query i to key j:
+With e_ij the bias added to q_i k_j / sqrt(d), and a distance j - i from query i to key j:
     T5     e_ij = table[bucket(j - i), head]                               Raffel et al., 2020, arXiv:1910.10683
     ALiBi  e_ij = -slope_head |j - i|                                      Press et al., 2022, arXiv:2108.12409
     Shaw   e_ij = q_i a^K_c / sqrt(d),  and value j is v_j + a^V_c         Shaw et al., 2018, arXiv:1803.02155
            c = max(-clip, min(clip, j - i))
-Only differences of positions enter, so none of them changes when all positions move together.
-Shapes: B batch, T queries, S keys, h heads, d channels a head.
+Only differences of positions enter, so all are translation-invariant.
+Shapes: B batch, T queries, S keys, h heads, d channels per head.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sensorium.parts.positions import Positions
 
 
 class T5(Positions):
-    """One learned number a bucket and head, which all layers of T5 share (Raffel et al., 2020, section 2.1).
+    """One learned value per bucket and head, shared by all layers of T5 (Raffel et al., 2020, section 2.1).
 
-    ``buckets`` of distances: half of them hold one distance each, the others grow as its logarithm up to ``distance``,
-    and the last holds all that is farther. ``bidirectional`` gives keys behind and ahead half of the buckets each;
-    otherwise all keys ahead share the bucket of distance 0, as causal masks hide them. T5 itself does not divide its
-    scores by sqrt(d): its W_q are smaller by that factor in return.
+    ``buckets`` of distances: half of them hold one distance each, the others are logarithmic up to ``distance``, and
+    the last holds all larger ones. ``bidirectional``: half of the buckets each for earlier and later keys; otherwise
+    all later keys share the bucket of distance 0, since causal masks hide them. T5 itself does not divide its scores by
+    sqrt(d): its W_q is smaller by that factor instead.
     """
 
     attention = frozenset({"softmax"})
@@ -40,7 +40,7 @@ class T5(Positions):
         self.table = nn.Embedding(buckets, heads)
 
     def bucket(self, ahead: Tensor) -> Tensor:
-        """Distances j - i, int64 of any shape -> numbers of buckets."""
+        """Distances j - i, int64 of any shape -> bucket indices."""
         side, count = 0, self.buckets
         if self.bidirectional:
             count //= 2
@@ -58,8 +58,8 @@ class T5(Positions):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8/n), 2^(-16/n), ... 2^-8 for n heads; where n is no power of two, those of the power below and then every other
-    one of the power above, as the authors do."""
+    """2^(-8/n), 2^(-16/n), ... 2^-8 for n heads; if n is not a power of two, those of the power below and then every
+    other one of the power above, as in the authors' code."""
     if heads & (heads - 1) == 0:
         return [2.0 ** (-8 * i / heads) for i in range(1, heads + 1)]
     below = 1 << (heads.bit_length() - 1)
@@ -67,10 +67,11 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class ALiBi(Positions):
-    """A penalty that grows with the distance, at a slope a head (Press et al., 2022, section 3); any length, no weights.
+    """A penalty linear in the distance, with one slope per head (Press et al., 2022, section 3); any length, no
+    weights.
 
-    The authors' form is for keys behind the query. Here a key ahead pays as much as one behind, so that models which see
-    both sides may use it; under a causal mask the two are the same.
+    The authors' form is for keys before the query. Here later keys get the same penalty, so that bidirectional models
+    can use it; with a causal mask the two are equal.
     """
 
     attention = frozenset({"softmax"})
@@ -87,10 +88,10 @@ class ALiBi(Positions):
 
 
 class Shaw(Positions):
-    """A learned vector a distance, for keys and for values, which heads share (Shaw et al., 2018, eq. 3 and 4).
+    """A learned vector per distance, for keys and for values, shared by heads (Shaw et al., 2018, eq. 3 and 4).
 
-    Distances beyond ``clip`` count as ``clip``. Instead of a vector for each pair, queries meet all 2 clip + 1 vectors
-    once and the scores are picked from there; weights are summed by distance before they meet the values' vectors.
+    Distances beyond ``clip`` count as ``clip``. Queries are multiplied with all 2 clip + 1 vectors once and the scores
+    are gathered from there; weights are summed by distance before they are multiplied with the values' vectors.
     """
 
     attention = frozenset({"softmax"})

@@ -1,10 +1,10 @@
-"""Transformer-XL: relative sinusoids inside the scores (Dai et al., 2019, arXiv:1901.02860, section 3.3), also XLNet's (Yang et
-al., 2019, arXiv:1906.08237).
+"""Transformer-XL: relative sinusoids in the scores (Dai et al., 2019, arXiv:1901.02860, section 3.3), also XLNet's
+(Yang et al., 2019, arXiv:1906.08237).
 
-Of the product of two words with positions, each absolute one becomes a distance or a learned constant:
+In the product of two tokens with positions, each absolute position becomes a distance or a learned constant:
     A_ij = (q_i . k_j  +  q_i . r_{i-j}  +  u . k_j  +  v . r_{i-j}) / sqrt(d),      r_n = W_kR R_n,
-    R_n = [sin(n w) | cos(n w)], the sinusoids of a distance, and u, v learned a head.
-The first term is the attention's own; ``bias`` gives the other three. XLNet's is the same with distances of both signs,
+    R_n = [sin(n w) | cos(n w)], the sinusoids of a distance, and u, v learned per head.
+The first term is the attention's; ``bias`` gives the other three. XLNet's is the same with distances of both signs,
 keys ahead included. Each layer has its own W_kR; u and v may be shared between layers, as in the paper.
 Shapes: B batch, T queries, S keys, D width, h heads, g key-value heads, d channels a head.
 """
@@ -21,7 +21,7 @@ from sensorium.parts.positions.absolute import sinusoids
 def relative_shift(x: Tensor, keys: int) -> Tensor:
     """[..., T, T + S] by distance, from T - 1 downwards -> [..., T, S] by key: y[i, j] = x[i, T - 1 - i + j].
 
-    Row i starts one column earlier than the row above, so in memory all starts are one row's length less one apart.
+    Row i starts one column earlier than the previous row, so in memory starts are one less than a row's length apart.
     """
     rows, columns = x.shape[-2:]
     flat = x.flatten(-2)[..., rows - 1 : rows * columns - 1]
@@ -29,7 +29,7 @@ def relative_shift(x: Tensor, keys: int) -> Tensor:
 
 
 class TransformerXL(Positions):
-    """Scores by content and distance. ``clamp``: distances beyond it count as it, for texts longer than those learnt.
+    """Scores by content and distance. ``clamp``: maximum distance, for texts longer than in training.
 
     The paper shares ``u`` and ``v`` [h, d] between layers: assign one layer's to the others.
     """
@@ -45,9 +45,9 @@ class TransformerXL(Positions):
         self.v = nn.Parameter(torch.zeros(heads, head_dim))
 
     def bias(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> Tensor:
-        """[B, h, T, S]. Positions must run on by one, as a memory and the segment behind it do; raises ValueError."""
+        """[B, h, T, S]. Positions must be consecutive, as in a memory and its next segment; else ValueError."""
         if not torch.compiler.is_compiling() and any((at.diff() != 1).any() for at in (at_q, at_k)):
-            raise ValueError("Transformer-XL shifts rows of distances: positions must run on by one")
+            raise ValueError("Transformer-XL shifts rows of distances: positions must be consecutive")
         heads, d = self.u.shape
         away = at_q[-1] - at_k[0] - torch.arange(len(at_q) + len(at_k), device=at_q.device)
         if self.clamp is not None:

@@ -1,15 +1,16 @@
-"""Positions as rotations of queries and keys: RoPE (Su et al., 2021, arXiv:2104.09864), for text and pictures, its bases for
-longer texts, and its form for linear attention.
+"""Rotary positions: RoPE (Su et al., 2021, arXiv:2104.09864), for text and images, its extensions to longer texts, and
+its form for linear attention.
 
-:mod:`sensorium.parts.positions.rotary` turns a head; here are the schemes that use it. Where a model meets texts s times
-as long as those it learnt from, its angles m w_i, w_i = theta^(-2 i / d), are made from
+:mod:`sensorium.parts.positions.rotary` rotates a head; here are the schemes that use it. For texts s times as long as
+in training, the angles m w_i, w_i = theta^(-2 i / d), are replaced by
     interpolated   (m / s) w_i                                                Chen et al., 2023, arXiv:2306.15595
-    ntk_aware      theta s^(d / (d - 2)) in place of theta: the fastest pair keeps its speed, the slowest gets 1 / s of it
-    yarn           m w_i (g_i + (1 - g_i) / s): pairs that turn often over the learnt length keep their speed (g_i = 1), those
-                   that turn less than once get 1 / s of it (g_i = 0); queries and keys grow by 0.1 ln s + 1, which
-                   sharpens the softmax                                       Peng et al., 2023, arXiv:2309.00071
-Each is a function like ``rotary_table``; ``functools.partial`` gives it its numbers.
-Shapes: B batch, T queries, S keys, h heads, d channels a head, e channels of a value.
+    ntk_aware      theta s^(d / (d - 2)) in place of theta: the highest frequency is unchanged, the lowest divided by s
+    yarn           m w_i (g_i + (1 - g_i) / s): pairs with many turns over the training length keep their frequency
+                   (g_i = 1), it is divided by s for pairs with less than one turn (g_i = 0); queries and keys are
+                   scaled
+                   by 0.1 ln s + 1, which sharpens the softmax               Peng et al., 2023, arXiv:2309.00071
+Each is a function like ``rotary_table``; set its parameters with ``functools.partial``.
+Shapes: B batch, T queries, S keys, h heads, d channels per head, e channels of a value.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ Table = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
 
 
 def interpolated(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[Tensor, Tensor]:
-    """A ``rotary_table`` of positions that are ``factor`` times as near to each other."""
+    """A ``rotary_table`` with positions divided by ``factor``."""
     return rotary_table(at / factor, dim, theta)
 
 
 def ntk_aware(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[Tensor, Tensor]:
-    """A ``rotary_table`` whose slowest pair is ``factor`` times as slow and whose fastest is what it was.
+    """A ``rotary_table`` whose lowest frequency is divided by ``factor`` and whose highest is unchanged.
 
-    What is called dynamic takes ``factor`` from the length L of the text at hand: s L / (learnt length) - (s - 1).
+    The dynamic variant computes ``factor`` from the length L of the text: s L / (training length) - (s - 1).
     """
     return rotary_table(at, dim, theta * factor ** (dim / (dim - 2)))
 
@@ -43,12 +44,12 @@ def ntk_aware(at: Tensor, dim: int, theta: float, *, factor: float) -> tuple[Ten
 def yarn(
     at: Tensor, dim: int, theta: float, *, factor: float, length: int, fast: float = 32.0, slow: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """A ``rotary_table`` of YaRN, for texts ``factor`` times as long as the ``length`` that was learnt.
+    """YaRN's ``rotary_table``, for texts ``factor`` times as long as the training ``length``.
 
-    Pairs that turn ``fast`` times or more over that length keep their speed, those that turn ``slow`` times or less are
-    slowed down. Between the two g falls linearly with the number of the pair, as in the authors' code and so in every
-    checkpoint, where the paper has it linear in the number of turns. The attention temperature is in the table, as cos
-    and sin both grow by 0.1 ln ``factor`` + 1.
+    Pairs with at least ``fast`` turns over that length keep their frequency, those with at most ``slow`` turns are
+    divided by ``factor``. In between g falls linearly with the index of the pair, as in the authors' code and so in
+    every checkpoint; in the paper it is linear in the number of turns. The attention temperature is in the table: cos
+    and sin are both multiplied by 0.1 ln ``factor`` + 1.
     """
 
     def pair(turns: float) -> float:
@@ -64,11 +65,11 @@ def yarn(
 
 
 class Rotary(Positions):
-    """Turn pairs of channels by angles that grow with the position (Su et al., 2021, eq. 14 to 16).
+    """Rotate pairs of channels by angles proportional to the position (Su et al., 2021, eq. 14 to 16).
 
-    ``interleaved``: pairs are neighbours (0, 1), (2, 3) ..., the paper's form and that of RoFormer and GPT-J; otherwise they
-    are half a head apart, as in Llama's checkpoints on Hugging Face. ``table`` makes the angles: ``rotary_table``, or
-    ``partial(yarn, factor=4, length=2048)`` and the like for longer texts.
+    ``interleaved``: pairs are adjacent (0, 1), (2, 3) ..., as in the paper, RoFormer and GPT-J; otherwise they are half
+    a head apart, as in Llama's checkpoints on Hugging Face. ``table`` gives the angles: ``rotary_table``, or for longer
+    texts ``partial(yarn, factor=4, length=2048)``, for example.
     """
 
     attention = frozenset({"softmax", "latent", "linear", "gated"})
@@ -80,12 +81,12 @@ class Rotary(Positions):
             self.attention = type(self).attention - {"latent"}
 
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError where d is odd."""
+        """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError if d is odd."""
         dim = q.shape[-1]
         return self.turn(q, self.angles(at_q, dim)), self.turn(k, self.angles(at_k, dim))
 
     def angles(self, at: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """What :meth:`turn` turns by at the positions ``at`` [T]: the same for queries and keys, and for all layers."""
+        """The rotations of :meth:`turn` at positions ``at`` [T]: the same for queries and keys, and for all layers."""
         return self.table(at, dim, self.theta)
 
     def turn(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
@@ -97,9 +98,9 @@ class Rotary(Positions):
 
 
 class Rotary2D(Positions):
-    """Rotary positions of pictures: the first half of a head is turned by the row, the second by the column.
+    """Rotary positions of images: the first half of a head is rotated by the row, the second by the column.
 
-    Products then depend on both distances alone. Positions [T, 2]; pairs are a quarter of a head apart.
+    Products then depend only on both distances. Positions [T, 2]; pairs are a quarter of a head apart.
     """
 
     def __init__(self, theta: float = 10_000.0) -> None:
@@ -107,26 +108,26 @@ class Rotary2D(Positions):
         self.theta = theta
 
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError where 4 does not divide d."""
+        """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError if 4 does not divide d."""
         dim = q.shape[-1]
         return turn_2d(q, self.angles(at_q, dim)), turn_2d(k, self.angles(at_k, dim))
 
     def angles(self, at: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """What :func:`turn_2d` turns by at the positions ``at`` [T, 2]: two [T, 2, d / 2], the same for all layers."""
+        """The rotations of :func:`turn_2d` at positions ``at`` [T, 2]: two [T, 2, d / 2], the same for all layers."""
         if dim % 4:
-            raise ValueError(f"rows and columns each turn pairs of channels: 4 does not divide a head of {dim}")
+            raise ValueError(f"2-D rotary embedding needs channels per head divisible by 4, got {dim}")
         both = [rotary_table(one, dim // 2, self.theta) for one in at.unbind(1)]
         cos, sin = (torch.stack(parts, dim=1) for parts in zip(*both, strict=True))
         return cos, sin
 
 
 def turn_2d(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys of pictures [..., T, d] turned by a ``Rotary2D``'s angles."""
+    """Queries or keys of images [..., T, d] rotated by a ``Rotary2D``'s angles."""
     return rotate(x.unflatten(-1, (2, -1)), angles).flatten(-2)
 
 
 def interleaved_to_halves(weight: Tensor, head_dim: int) -> Tensor:
-    """Weights of queries or keys that learnt with neighbouring pairs -> the same function with pairs half a head apart.
+    """Convert weights of queries or keys trained with adjacent pairs to the same function with pairs half a head apart.
 
     weight: [h * d, ...], of a projection or its bias, head by head.
     """
@@ -146,8 +147,8 @@ def rotary_linear(
     """Linear attention to all keys with rotary positions (Su et al., 2021, eq. 19): [B, h, T, e].
 
         y_m = sum_n (R_m q_m) . (R_n k_n) v_n / sum_n q_m . k_n
-    q [B, h, T, d] and k [B, h, S, d] have been through a feature map that makes them positive; v [B, h, S, e]. Rotated,
-    their products may be negative, so only the numerator turns and the weights no longer sum to one. At least float32.
+    q [B, h, T, d] and k [B, h, S, d] are outputs of a positive feature map; v [B, h, S, e]. Rotated products may be
+    negative, so only the numerator is rotated and the weights no longer sum to one. Float32 or better.
     """
     q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
     turned_q, turned_k = positions.rotate(q, k, at_q, at_k)
@@ -165,10 +166,10 @@ def rotary_linear_causal(
     *,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same where a token sees itself and those before it: its row is :func:`rotary_linear` of it and the keys up to it.
+    """The causal form: each row is :func:`rotary_linear` of a token and the keys up to it.
 
-    q, k [B, h, T, d] behind a feature map, as they are and turned, v [B, h, T, e] -> y [B, h, T, e], and for the tokens
-    that follow the sums of the numerator ``top`` [B, h, d, e + 1] and of the denominator ``bottom`` [B, h, 1, d].
+    q, k [B, h, T, d] after a feature map, plain and rotated, v [B, h, T, e] -> y [B, h, T, e], and for later tokens the
+    sums of the numerator ``top`` [B, h, d, e + 1] and of the denominator ``bottom`` [B, h, 1, d].
     """
     exact = torch.promote_types(q.dtype, torch.float32)
     if q.shape[2] == 1:  # the recurrence, at less than half the cost

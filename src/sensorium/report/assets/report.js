@@ -1,5 +1,5 @@
 "use strict";
-// Everything here is a comfort: without it the page shows the same, with the browser's own hover texts.
+// Everything here is optional: without it the page shows the same, with the browser's own hover texts.
 (() => {
   const tip = document.createElement("div");
   tip.id = "tip";
@@ -29,7 +29,7 @@
     else if (!event.target.closest?.("svg.chart")) hide();
   });
 
-  // Charts: name under the pointer stands out; long curves are read off along a vertical line.
+  // Charts: the line under the pointer is highlighted; values of long curves are shown along a vertical line.
   const unit = {
     percent: (v) => `${(100 * v).toFixed(1)} %`,
     time: (v) => (v < 60 ? `${v.toFixed(0)} s` : `${Math.floor(v / 60)} min ${Math.round(v % 60)} s`),
@@ -90,7 +90,7 @@
     svg.addEventListener("pointerleave", () => { layer.replaceChildren(); hide(); });
   }
 
-  // Tables sort by a click on a column's name: the best first, then the other way round.
+  // Tables sort by a click on a column's name: best first, then worst first.
   for (const button of document.querySelectorAll("thead button")) {
     button.addEventListener("click", () => {
       const head = button.closest("th");
@@ -110,7 +110,7 @@
     });
   }
 
-  // A click on a class finds it in the map.
+  // A click on a class highlights it in the map.
   for (const button of document.querySelectorAll(".classes button")) {
     button.addEventListener("click", () => {
       const on = button.getAttribute("aria-pressed") !== "true";

@@ -1,8 +1,8 @@
 """Formats of DINO: the training checkpoints of the authors' code (facebookresearch/dino, ``main_dino.py``).
 
 "student" and "teacher" hold a ``MultiCropWrapper``: ``backbone.`` and the projection ``head.``, the student's, and with batch
-norms the teacher's, under ``module.``. The backbone is what is read, the teacher's before the student's. The published
-backbones alone (``dino_deitsmall16_pretrain.pth``) have timm's or torchvision's names.
+norms also the teacher's, under ``module.``. Only the backbone is read, preferably the teacher's. The separately
+published backbones (``dino_deitsmall16_pretrain.pth``) have timm's or torchvision's names.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from sensorium.networks.formats import resnet, vit
 from sensorium.published.format import Dropped, Entry, Format, under
 
-_CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # some other network, all of it under this prefix
-_PROJECTION = "the projection head serves the loss of its own training"
+_CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # another network, entirely under this prefix
+_PROJECTION = "the projection head is only used by the loss in training"
 _HEAD = (
     Dropped(r"head\.mlp(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)", _PROJECTION),
     Dropped(r"head\.last_layer\.(weight_g|weight_v)", _PROJECTION),

@@ -1,18 +1,18 @@
 """DINO: emerging properties in self-supervised vision transformers (Caron et al., 2021, arXiv:2104.14294).
 
-The student sees every crop of an image; its moving average, the teacher, sees only the global ones. The student learns
-to predict the teacher across crops (eq. 3), as a mean over the pairs of different crops:
+The student gets every crop of an image; its moving average, the teacher, gets only the global ones. The student learns
+to predict the teacher's output across crops (eq. 3), as a mean over the pairs of different crops:
 
     L = mean over g, v != g of  -sum_k P_t[g, k] log P_s[v, k]
     P_t = softmax((teacher(x_g) - c) / tau_t)        P_s = softmax(student(x_v) / tau_s)
     c       <- m_c c + (1 - m_c) mean over g of teacher(x_g)                    (eq. 4)
-    teacher <- m teacher + (1 - m) student,   m from ``momentum`` to 1 along a cosine
+    teacher <- m teacher + (1 - m) student,   m from ``momentum`` to 1 on a cosine schedule
 
-The centre c spreads the teacher's output, a small tau_t sharpens it; together they keep it from collapsing.
+The center c spreads the teacher's output, a small tau_t sharpens it; together they prevent collapse.
 
-State changes in hooks only, with one exception, batch normalisation. As in the authors' code the teacher normalises by
-the statistics of its own batch while training, and keeps running statistics of its own; whatever else differs between
-training and evaluation (dropout, drop-path) is off in the teacher.
+State changes in hooks only, with one exception, batch normalization. As in the authors' code the teacher's batch norms
+use the statistics of its own batch in training, and keep their own running statistics; dropout and drop-path are off in
+the teacher.
 Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D features.
 """
 
@@ -40,9 +40,9 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     """Self-distillation without labels.
 
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
-    temperature; tau_t: the teacher's, from the first value to the second along a line over the first ``tau_warmup`` of
-    the budget. momentum: m at the start. center_momentum: m_c. freeze_last: fraction of the budget during which the
-    head's prototypes stay as they are. global_crops: G.
+    temperature; tau_t: the teacher's, linear from the first value to the second over the first ``tau_warmup`` of the
+    budget. momentum: initial m. center_momentum: m_c. freeze_last: fraction of the budget during which the head's
+    prototypes are frozen. global_crops: G.
     """
 
     center: Tensor
@@ -73,7 +73,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         self.freeze_last, self.global_crops = freeze_last, global_crops
         self.register_buffer("center", torch.zeros(head.out_features))  # c  [K]
         self.register_buffer("tau_t", torch.tensor(tau_t[0]))
-        # What this step's forwards saw of the teacher: the sum [K] and the count. Not a buffer, because wrappers
+        # The teacher's outputs in this step: their sum [K] and count. Not a buffer, because wrappers
         # broadcast buffers from the first process before each forward.
         self._seen: tuple[Tensor, int] | None = None
         self.train()
@@ -81,13 +81,13 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """batch["crops"]: V of [B, 3, H_v, W_v], the global ones first.
 
-        Logs ``entropy`` of the teacher in nats (0: always one prototype; log K: no opinion; both are collapse) and
-        ``kl``, how far the student is from the teacher.
+        Logs ``entropy`` of the teacher in nats (0: always one prototype; log K: uniform; both mean collapse) and
+        ``kl``, the divergence of the student from the teacher.
         """
         crops = batch["crops"]
         V, G, B = len(crops), self.global_crops, len(crops[0])
         if not 1 < V >= G > 0:
-            raise ValueError(f"DINO needs two crops or more, {G} of them global; got {V} crops")
+            raise ValueError(f"DINO needs at least two crops, {G} of them global; got {V} crops")
         with torch.no_grad():
             t_GBK = _project(self.teacher, crops[:G]).unflatten(0, (G, B))
         s_VBK = _project(self.student, crops).unflatten(0, (V, B))
@@ -127,7 +127,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
 
     @property
     def backbone(self) -> Any:
-        """The teacher's, which is what the paper evaluates."""
+        """The teacher's, which the paper evaluates."""
         return self.teacher["backbone"]
 
     def features(self, images: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         return self.backbone.features(images)
 
     def attention(self, images: Tensor) -> Tensor | None:
-        """[B, 3, H, W] -> [B, heads, H', W'] of the teacher's backbone; None where that has no attention."""
+        """[B, 3, H, W] -> [B, heads, H', W'] of the teacher's backbone; None if it has no attention."""
         return self.backbone.attention(images) if isinstance(self.backbone, AttentionMaps) else None
 
 
@@ -144,8 +144,8 @@ def dino_loss(
 ) -> dict[str, Tensor]:
     """The loss (eq. 3) between the teacher's logits of G crops and the student's of V, whose first G are the same crops.
 
-    Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, at least float32, means over the
-    batch; the last two detached.
+    Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, float32 or better, means
+    over the batch; the last two detached.
     """
     precise = torch.promote_types(s_VBK.dtype, torch.float32)
     t_GBK, s_VBK = t_GBK.detach().to(precise), s_VBK.to(precise)
@@ -161,7 +161,8 @@ def dino_loss(
 
 
 def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
-    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: neighbours of one size share a pass, the head sees all at once."""
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: consecutive crops of one size share a pass, the head gets all at
+    once."""
     same_size = (torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:]))
     features = [network["backbone"].features(images) for images in same_size]  # pyright: ignore[reportCallIssue]
     return network["head"](torch.cat(features))

@@ -1,4 +1,4 @@
-"""DINO: how to train it, and what it sees of a picture."""
+"""DINO: how to train it, and its views of an image."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def dino(
     local_size: int | None = None,
     view_size: int | None = None,
 ) -> Recipe:
-    """DINO (Caron et al., 2021): a student that sees crops predicts what its own moving average makes of the whole.
+    """DINO (Caron et al., 2021): self-distillation; a student predicts from crops the output of its own moving average.
 
     Example: sensorium train dino --data DIR --budget 10m --backbone vit-micro
 
     Args:
-        backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows where it looks.
-        batch_size: pictures a step.
+        backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows its attention.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        momentum: of the teacher's moving average at the start; it rises to 1.
-        center_momentum: of the centre's moving average.
+        warmup: fraction of the budget for learning rate warm-up.
+        momentum: initial momentum of the teacher's moving average; it rises to 1.
+        center_momentum: of the center's moving average.
         tau_student: temperature of the student's softmax.
         tau_teacher: temperature of the teacher's softmax after its warm-up.
-        prototypes: width of the output.
-        crop_min: smallest share of the picture that a global crop may keep.
+        prototypes: dimension of the head's output.
+        crop_min: minimum area of a global crop, as a fraction of the picture.
         local_crops: small crops a picture, beside the two global ones.
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
@@ -81,9 +81,10 @@ def dino(
 def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
     """Each setting's value and its reason.
 
-    Minutes on a CPU hold a thousand steps or two, where the paper took a hundred thousand. In so few the teacher must follow
-    quickly (the paper's 0.996 is for 800 epochs), and the centre with it: where it lags, all pictures fall to the same
-    prototypes. A sharp teacher says more about each picture; local crops cost more than they teach.
+    A CPU does a thousand or two steps in some minutes; the paper trained for a hundred thousand. In so few the teacher
+    and the center must be updated faster (the paper's 0.996 is for 800 epochs): if they lag, all images collapse to the
+    same prototypes. A sharper teacher gives a stronger signal per image; local crops cost more time than they are
+    worth.
     """
     if on.device == "cpu":
         usual = {"momentum": 0.98, "center_momentum": 0.5, "tau_teacher": 0.03, "prototypes": 1024, "local_crops": 0}
@@ -99,7 +100,7 @@ def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
 
 
 def _dino_head(network, width: int, on: Situation) -> DINOHead:
-    """The authors' head; on a CPU a quarter of its width, which would else cost more than the backbone."""
+    """The authors' head; on a CPU at a quarter of its width, since it would otherwise cost more than the backbone."""
     hidden, bottleneck = (512, 128) if on.device == "cpu" else (2048, 256)
     norm = not isinstance(network, TokenEncoder)
     return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=norm)
@@ -126,9 +127,9 @@ def dino_views(
 ) -> Views:
     """DINO's multi-crop (arXiv:2104.14294; the augmentation is BYOL's): ``{"crops": [2 global, then local]}``.
 
-    The first global crop is always blurred, the second in one case of ten, local ones in half; the second is solarized
-    in one of five. ``blur`` defaults to off up to 64 pixels, where it would leave little to see. Crops are bilinear
-    (the authors': bicubic).
+    The first global crop is always blurred, the second with probability 0.1, local ones 0.5; the second is solarized
+    with probability 0.2. ``blur`` is off by default up to 64 pixels, where it would remove too much detail. Crops are
+    bilinear (the authors': bicubic).
     """
     blurs = size > 64 if blur is None else blur
 

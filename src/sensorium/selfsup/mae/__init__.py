@@ -9,5 +9,5 @@ SYSTEM = System(
     loads=("Hugging Face ViTMAE", "Hugging Face ViTMAE encoder", "authors' MAE"),
     parity="transformers ViTMAEForPreTraining (tests/parity/test_mae.py)",
     starter=True,
-    caveat="kNN and linear probes undersell MAE, whose features unfold when fine-tuned, as its paper (He et al., 2022) reports",
+    caveat="kNN and linear probes underrate MAE, which is best when fine-tuned, as its paper (He et al., 2022) reports",
 )

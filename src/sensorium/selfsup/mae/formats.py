@@ -1,5 +1,5 @@
-"""Formats of MAE: Hugging Face's ViTMAE, whole or the encoder alone, and the files of the authors' code
-(facebookresearch/mae, ``models_mae.py``): {"model": ...}, the encoder's names bare beside the decoder's."""
+"""Formats of MAE: Hugging Face's ViTMAE, whole or only the encoder, and the files of the authors' code
+(facebookresearch/mae, ``models_mae.py``): {"model": ...}, with the encoder's names without prefix."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _build(encoder: dict[str, Any], **numbers: Any) -> MAE:
 
 def _hf_fits(mae: MAE) -> None:
     if not isinstance(mae.backbone, ViT):
-        raise SensoriumError(f"Hugging Face's ViTMAE stands on a ViT, not on a {type(mae.backbone).__name__}.")
+        raise SensoriumError(f"Hugging Face's ViTMAE needs a ViT, not a {type(mae.backbone).__name__}.")
     vit.plain(mae.backbone, "Hugging Face's")
 
 
@@ -79,7 +79,7 @@ HF = Format(
         *vit.hf_blocks("decoder_blocks", _LAYERS),
         Entry("{rest}", "decoder.{rest}"),
     ),
-    spellings=((r"^decoder\.decoder_encoder\.layer\.", f"{_LAYERS}."),),  # how some versions of transformers say it
+    spellings=((r"^decoder\.decoder_encoder\.layer\.", f"{_LAYERS}."),),  # the name in some versions of transformers
     numbers=_hf_numbers,
     build=_build,
     normalization=HALF,
@@ -108,7 +108,7 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
 
 def _authors_fits(mae: MAE) -> None:
     if not isinstance(mae.backbone, ViT):
-        raise SensoriumError(f"the authors' MAE stands on a ViT, not on a {type(mae.backbone).__name__}.")
+        raise SensoriumError(f"the authors' MAE needs a ViT, not a {type(mae.backbone).__name__}.")
     vit.plain(mae.backbone, "the authors'")
 
 

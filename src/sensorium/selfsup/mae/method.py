@@ -1,16 +1,16 @@
 """MAE: masked autoencoders are scalable vision learners (He et al., 2022, arXiv:2111.06377).
 
-Three quarters of an image's patches are removed; the encoder sees the rest, a narrow decoder gets its output with a
-learned mask token in each gap, and predicts the pixels that were removed:
+Three quarters of an image's patches are removed; the encoder gets the rest, and a small decoder predicts the removed
+pixels from the encoder's output and a learned mask token for each removed patch:
     shuffle = argsort(noise),   keep the first N (1 - mask_ratio) of it                    (section 3, "masking")
     z = encode(embed(image)[keep])                                                         ("encoder")
     y = decoder([z, mask tokens] + positions)                                              ("decoder")
     L = mean over removed patches of |y - t|^2,   t = (pixels - mean) / sqrt(var + 1e-6)   ("reconstruction target")
-A transformer without causal order does not care about the order of its tokens, so the decoder runs in shuffled order:
-kept patches first, removed ones last. Nothing has to be put back, and what only the loss needs (the last block's
-queries and MLP, the norm, the prediction) is computed for the removed rows alone. The numbers are the paper's.
-Decoder parameters carry the names of the authors' code.
-Shapes: B images, N patches (n kept), P = p * p * 3 pixel values a patch in the order (row, column, channel).
+A transformer without causal mask is equivariant to the order of its tokens, so the decoder runs in shuffled order: kept
+patches first, removed ones last. Nothing has to be unshuffled, and what only the loss needs (the last block's queries
+and MLP, the norm, the prediction) is computed for the removed rows only. The results equal the paper's. Decoder
+parameters carry the names of the authors' code.
+Shapes: B images, N patches (n kept), P = p * p * 3 pixel values per patch in the order (row, column, channel).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from sensorium.parts.positions.grid import resample, sincos_2d
 class MAE(Method, HasBackbone, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
-    ``mask_ratio`` is the share of patches that is removed; ``normalize_targets`` standardises each target patch by its
-    own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is what remains after training.
+    ``mask_ratio``: fraction of the patches that is removed; ``normalize_targets`` standardizes each target patch by its
+    own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is kept after training.
     """
 
-    panels = ("the picture", "what the network saw", "what it painted")
+    panels = ("original", "visible patches", "reconstruction")
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
             init_transformer_(part, "xavier")
 
     def kept(self, patches: int) -> int:
-        """How many of ``patches`` the encoder sees; ``ValueError`` where nothing would be kept or removed."""
+        """How many of ``patches`` the encoder gets; ``ValueError`` if none would be kept or none removed."""
         kept = int(patches * (1 - self.mask_ratio))
         if not 0 < kept < patches:
             raise ValueError(
@@ -89,7 +89,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, 3, H, W] and, optional, ``noise`` [B, N] (smallest kept) -> the loss.
 
-        ``explained`` is the share of the targets' energy that the prediction explains: 0 for predicting nothing.
+        Logs ``explained``, the fraction of the targets' energy that the prediction explains: 0 for predicting zeros.
         """
         images = batch["image"]
         keep, removed = self.mask(images, batch.get("noise"))
@@ -98,7 +98,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         return {"loss": loss, "explained": 1 - loss.detach() / targets.square().mean().clamp_min(1e-12)}
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self)
 
     def mask(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -107,13 +107,13 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         if noise is None:
             noise = torch.rand(len(images), h * w, device=images.device)
         if noise.shape != (len(images), h * w):
-            raise ValueError(f"noise must be [{len(images)}, {h * w}] (a number a patch), got {list(noise.shape)}")
+            raise ValueError(f"noise must be [{len(images)}, {h * w}] (one per patch), got {list(noise.shape)}")
         shuffle = torch.argsort(noise, dim=1)
         n = self.kept(h * w)
         return shuffle[:, :n], shuffle[:, n:]
 
     def targets(self, pixels: Tensor) -> Tensor:
-        """Pixels of patches [..., P] -> what the decoder shall predict [..., P], float32."""
+        """Pixels of patches [..., P] -> the decoder's targets [..., P], float32."""
         pixels = pixels.float()
         if not self.normalize_targets:
             return pixels
@@ -138,10 +138,10 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0, noise: Tensor | None = None) -> Tensor:
-        """Side by side: image | what the encoder saw (gaps are 0) | that with the gaps as predicted, [B, 3, H, 3 W].
+        """Side by side: image | visible patches (removed ones are 0) | reconstruction, [B, 3, H, 3 W].
 
-        Where targets are normalised, a predicted patch gets the mean and spread of the true one, as in the paper's figures.
-        noise: [B, N] (smallest kept), drawn from the seed if left out.
+        With normalized targets, a predicted patch gets the mean and standard deviation of the true one, as in the
+        paper's figures. noise: [B, N] (smallest kept), by default drawn from the seed.
         """
         grid = self.backbone.grid_of(images)
         if noise is None:

@@ -1,4 +1,4 @@
-"""MAE: how to train it, and what it sees of a picture."""
+"""MAE: how to train it, and its view of an image."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def mae(
     weight_decay: float = 0.05,
     warmup: float = 0.1,
 ) -> Recipe:
-    """MAE (He et al., 2021): hide three quarters of the patches and paint them back.
+    """MAE (He et al., 2021): mask three quarters of the patches and reconstruct them.
 
     Example: sensorium train mae --data DIR --budget 10m --mask-ratio 0.6
 
     Args:
         backbone: a ViT by name, or the path of a checkpoint of one.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
-        mask_ratio: share of the patches that is hidden.
-        decoder_width: of the small Transformer that paints.
-        decoder_depth: its layers.
-        normalize_targets: paint each patch relative to its own mean and spread.
-        crop_min: smallest share of the picture that a crop may keep.
+        warmup: fraction of the budget for learning rate warm-up.
+        mask_ratio: fraction of the patches that is masked.
+        decoder_width: channels of the decoder.
+        decoder_depth: layers of the decoder.
+        normalize_targets: predict each patch normalized by its own mean and standard deviation.
+        crop_min: minimum area of a crop, as a fraction of the picture.
     """
     s = Settings()
     network = build_backbone(

@@ -1,7 +1,7 @@
 """SimCLR: a simple framework for contrastive learning of visual representations (Chen et al., 2020, arXiv:2002.05709).
 
-Two random views of an image should find each other among the views of all other images. With z the L2-normalised
-projections of the 2N views of a batch and j(i) the other view of i's image (NT-Xent, eq. 1):
+Contrastive learning: two random views of an image attract each other and repel the views of all other images. With z
+the L2-normalized projections of the 2N views of a batch and j(i) the other view of i's image (NT-Xent, eq. 1):
 
     l_i = -log( exp(z_i . z_j(i) / tau) / sum over k != i of exp(z_i . z_k / tau) )        L = mean over i of l_i
 
@@ -39,13 +39,13 @@ class SimCLR(Method, HasBackbone, Encoder):
         self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """batch["views"]: two of [B, 3, H, W]. Logs what :func:`nt_xent` measures."""
+        """batch["views"]: two of [B, 3, H, W]. Logs the scalars of :func:`nt_xent`."""
         x1, x2 = batch["views"]
         z1, z2 = self.head(self.features(torch.cat([x1, x2]))).chunk(2)
         return _contrast(z1, z2, self.temperature)
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
-    """The loss, ``contrast_top1`` (share of views whose nearest is their positive), ``alignment`` (mean cosine of positives)."""
+    """The loss, ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
+    positives)."""
     B = len(z1)
     with torch.autocast(z1.device.type, enabled=False):
         z_2BP = F.normalize(torch.stack([z1, z2]).to(torch.promote_types(z1.dtype, torch.float32)), dim=-1)

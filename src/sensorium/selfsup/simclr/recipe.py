@@ -1,4 +1,4 @@
-"""SimCLR: how to train it, and what it sees of a picture."""
+"""SimCLR: how to train it, and its views of an image."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def simclr(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
 ) -> Recipe:
-    """SimCLR (Chen et al., 2020): two views of one picture should be nearest neighbours among all views of the batch.
+    """SimCLR (Chen et al., 2020): contrastive learning of two views of each picture.
 
     Example: sensorium train simclr --data DIR --budget 10m --temperature 0.2
 
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
-        batch_size: pictures a step, each seen twice.
+        batch_size: pictures per step, two views of each.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities; lower for small batches.
-        projection: width of the space in which views are compared.
-        crop_min: smallest share of the picture that a crop may keep.
+        projection: dimension of the projections that the loss compares.
+        crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
-        strength: of the colour jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+        strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR")
@@ -70,7 +70,7 @@ def simclr_views(
     blur: float | None = None,
     scale: tuple[float, float] = (0.08, 1.0),
 ) -> Views:
-    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2]}``, both views drawn alike.
+    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2]}``, both from the same distribution.
 
     Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
     CIFAR-10 runs; above, 1.0 and 0.5.

@@ -1,9 +1,9 @@
-"""The supervised baseline: cross-entropy on whatever labels there are.
+"""The supervised baseline: cross-entropy on the available labels.
 
-    L = mean over labelled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
+    L = mean over labeled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
     q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
 
-The mean is over the labelled images of all processes, so that one process equals N however the labels fall.
+The mean is over the labeled images of all processes, so that one process equals N however the labels are distributed.
 Shapes: B images, D features, K classes.
 """
 
@@ -39,13 +39,13 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0).
 
-        Logs ``top1``, the share of labelled images whose class is the most likely one.
+        Logs ``top1``, the accuracy on the labeled images.
         """
         labels = batch["label"]
         logits = self.logits(batch["image"])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         known = labels != UNKNOWN
-        # Each process divides by the mean number of labels a process, not by its own.
+        # Each process divides by the mean number of labels per process, not by its own.
         count = (sum_over_processes(known.sum().to(logits.dtype)) / world_size()).clamp(min=1 / world_size())
         loss = F.cross_entropy(
             logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction="sum"
@@ -54,7 +54,7 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
         return {"loss": loss / count, "top1": right.sum() / count}
 
     def after_step(self, at: Progress) -> None:
-        """Experts of the backbone that are balanced by a bias: move it."""
+        """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:

@@ -24,18 +24,18 @@ def supervised(
     crop_min: float = 0.3,
     view_size: int | None = None,
 ) -> Recipe:
-    """The baseline that needs every label: cross-entropy with crops, flips and colour jitter.
+    """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
 
     Example: sensorium train supervised --data DIR --budget 10m
 
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
-        batch_size: pictures a step.
+        batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
         label_smoothing: probability mass given to the other classes.
-        crop_min: smallest share of the picture that a crop may keep.
+        crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
     """
     if len(on.classes) < 2:

@@ -1,6 +1,7 @@
 """Format of OadTR: the authors' code (wangxiang1230/OadTR, ``VisionTransformer_v3``), a file {"model": ...}.
 
-What the tensors do not tell are the heads: the file's own arguments say, else the caller, else the authors' defaults.
+The numbers of heads are not in the tensors: they come from the file's arguments, else the caller, else the authors'
+defaults.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _numbers(source: Source) -> dict[str, Any]:
 
 def _fits(model: OadTR) -> None:
     if model.attention != "full":
-        raise SensoriumError("the authors' OadTR has full attention; a causal one has no place in their layout.")
+        raise SensoriumError("the authors' OadTR has full attention; their layout can't hold a causal one.")
 
 
 AUTHORS = Format(
@@ -86,7 +87,7 @@ AUTHORS = Format(
         Dropped("position_encoding.position_ids", "the numbers 0 to T", lambda m: torch.arange(m.length + 1)[None]),
         Dropped("decoder_position_encoding.position_ids", "the numbers 0 to L - 1", lambda m: torch.arange(m.future)[None]),
         Dropped(
-            "decoder_position_encoding.pe.weight", "made but never used: queries have no further positions",
+            "decoder_position_encoding.pe.weight", "created but never used: queries have no position embedding",
             lambda m: torch.zeros(m.future, m.width, dtype=m.queries.dtype),
         ),
     ),
@@ -105,7 +106,7 @@ FOLLOWS = {one.name: one.why for one in AUTHORS.dropped}
 def load_oadtr(path: str | Path, *, heads: int | None = None, decoder_heads: int | None = None) -> OadTR:
     """An :class:`OadTR` in evaluation mode from a .pth or .safetensors file of the authors' layout.
 
-    heads, decoder_heads: of the encoder and the decoder where the file's arguments do not say (8 and 4). Raises
+    heads, decoder_heads: of the encoder and the decoder if the file's arguments do not contain them (8 and 4). Raises
     SensoriumError that names the file and the entry.
     """
     return open_path(path, FORMATS, heads=heads, decoder_heads=decoder_heads)
@@ -114,12 +115,12 @@ def load_oadtr(path: str | Path, *, heads: int | None = None, decoder_heads: int
 def from_authors(
     state: Mapping[str, Tensor], *, heads: int = HEADS, decoder_heads: int = DECODER_HEADS, where: str = "state"
 ) -> OadTR:
-    """Their state dict -> ours, built to its sizes. Raises SensoriumError that names ``where`` and the entry."""
+    """Their state dict -> our network, with sizes from it. Raises SensoriumError that names ``where`` and the entry."""
     return fill(AUTHORS, Source(where, state, options={"heads": heads, "decoder_heads": decoder_heads}))
 
 
 def to_authors(model: OadTR) -> dict[str, Tensor]:
-    """Ours -> their state dict, whole: what theirs holds and never reads is filled as well (:data:`FOLLOWS`)."""
+    """Ours -> their complete state dict, including tensors that their code never reads (:data:`FOLLOWS`)."""
     return write(AUTHORS, model)
 
 

@@ -1,6 +1,6 @@
 """The layers of OadTR (Wang et al., 2021, arXiv:2106.11149): an encoder's, pre-norm, and a decoder's, post-norm.
 
-Both come in parts, for on a stream some of what they compute is known already.
+Both are split into parts, because on a stream some of their results are cached.
 Shapes: B streams, T rows, M rows of memory, L queries, D width, h heads, d = D / h.
 """
 
@@ -14,7 +14,7 @@ from sensorium.base.precision import precise
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention (queries, keys and values without bias) and an MLP, each behind a LayerNorm and added."""
+    """Self-attention (queries, keys and values without bias) and an MLP, each pre-norm with a residual connection."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries see those before them, then the memory, then an MLP; a LayerNorm behind each."""
+    """Causal self-attention of the queries, cross-attention to the memory, and an MLP; a LayerNorm after each."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -55,15 +55,15 @@ class DecoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def ask(self, x: Tensor) -> Tensor:
-        """The part among the queries: [B, L, D] -> [B, L, D]."""
+        """Self-attention of the queries: [B, L, D] -> [B, L, D]."""
         rate = self.dropout if self.training else 0.0
         q, k, v = by_head(self.qkv(x), 3, self.heads)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         return self.norm1(x + drop(self.proj(y.transpose(1, 2).flatten(2)), rate))
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The part with the memory, [B, M, D] or its keys and values by head [2, B, h, M, d] (worth it where rows are
-        read again): [B, L, D] -> [B, L, D]; ``mask`` bool [B, M], True where a row is seen."""
+        """Cross-attention to the memory, [B, M, D] or its keys and values by head [2, B, h, M, d] (efficient if rows
+        are reused): [B, L, D] -> [B, L, D]; ``mask`` bool [B, M], True for a visible row."""
         rate = self.dropout if self.training else 0.0
         (q,) = by_head(self.query(x), 1, self.heads)
         if memory.ndim == 3:
@@ -77,8 +77,9 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + drop(self.fc2(y), rate))
 
     def _gather(self, q: Tensor, memory: Tensor, mask: Tensor | None, rate: float) -> Tensor:
-        """What queries [B, h, L, d] find, [B, h, L, d]. They are few and the rows many: so the key's weights go to the
-        queries, q (W m + b) = (q W) m + q b, the value's to what these have gathered, and no row is projected."""
+        """Cross-attention of queries [B, h, L, d] -> [B, h, L, d]. With few queries and many rows, the key's weights
+        are applied to the queries, q (W m + b) = (q W) m + q b, the value's to the weighted sums, and no row is
+        projected."""
         shape = (self.heads, q.shape[-1])
         (key, value), (key_bias, value_bias) = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
         asked = torch.einsum("bhld,hde->bhle", q, key.unflatten(0, shape))
@@ -89,16 +90,16 @@ class DecoderLayer(nn.Module):
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         weights = drop(precise(scores).softmax(dim=-1).to(memory.dtype), rate)
         found = (weights @ memory).unflatten(1, (self.heads, -1))  # [B, h, L, D]
-        total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1, but for what dropout does to it
+        total = weights.sum(dim=-1, keepdim=True).unflatten(1, (self.heads, -1))  # 1 except for dropout
         y = torch.einsum("bhld,hed->bhle", found, value.unflatten(0, shape))
         return y + total * value_bias.unflatten(0, shape).unsqueeze(1)
 
 
 def by_head(x: Tensor, parts: int, heads: int) -> Tensor:
-    """So many parts side by side, each into its heads: [B, T, parts D] -> [parts, B, h, T, d]."""
+    """Split concatenated parts, each into its heads: [B, T, parts D] -> [parts, B, h, T, d]."""
     return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def drop(x: Tensor, rate: float) -> Tensor:
-    """Dropout; with a rate of 0 nothing is called: a step of a stream is many small calls."""
+    """Dropout; no call at a rate of 0, because overhead matters in a step of a stream."""
     return F.dropout(x, rate) if rate else x

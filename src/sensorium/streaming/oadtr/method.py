@@ -1,23 +1,23 @@
 """OadTR: online action detection with transformers (Wang et al., 2021, arXiv:2106.11149).
 
-Which action is going on now, told from the frames so far? An encoder gathers the last T frames into a task token, a
-decoder foresees the next L frames, and what it foresees helps to name what is:
+The action of the current frame is predicted from the frames so far. An encoder summarizes the last T frames in a task
+token, a decoder anticipates the next L frames, and both together classify the current one:
     X = [W f_1 + b; ...; W f_T + b; token] + E_pos                                                 (encoder)
     X = X + MSA(LN(X)),  X = X + MLP(LN(X))    ``depth`` times,   M = LN(X)
     Q = LN(Q + MSA(Q)),  Q = LN(Q + attention(Q, M)),  Q = LN(Q + MLP(Q))    ``decoder_depth`` times, Q = LN(Q)
     p_0 = softmax(W_0 [M_token; mean_l Q_l] + b_0),   p_l = softmax(W_1 Q_l + b_1)                 (classifiers)
     L = CE(p_0, y_0) + future_weight * mean over l of CE(p_l, y_l)                                (training)
-As in the authors' code the token comes last and a query sees those before it. Theirs starts tokens and queries at zero
-(here: small) and drops twice behind the encoder's attention (here: once).
+As in the authors' code the token comes last and self-attention of the queries is causal. Theirs initializes tokens and
+queries to zero (here: small) and applies dropout twice after the encoder's attention (here: once).
 
-On a stream the window moves by a frame a step. With ``attention="full"``, the paper's, a frame changes its place each
-step, so what can be kept ends at the first softmax: W f + b, and the first layer's product with W_qkv, for LN is linear
-but for its scale: qkv = (W_qkv g (x - mean x) + W_qkv g (e - mean e)) / sigma(x + e) + W_qkv beta for a frame x at
-place e. All behind it depends on every frame at its present place and is computed anew, as are the task token's
-answers.
-With ``attention="causal"`` a frame sees itself and the T - 1 frames before it, and a learned bias for its age
-takes the place of E_pos; the token stands behind the newest frame, seen by none. Then keys and values of a frame hold
-as long as it is in reach, and a step computes two rows a layer (frame, token) and the decoder's L queries.
+On a stream the window moves by one frame per step. With ``attention="full"``, the paper's, the position of a frame
+changes at each step, so only results before the first softmax can be cached: W f + b, and the first layer's product
+with W_qkv, because LN is linear except for its scale: qkv = (W_qkv g (x - mean x) + W_qkv g (e - mean e)) / sigma(x +
+e) + W_qkv beta for a frame x with position embedding e. Everything after it depends on the current position of every
+frame and is recomputed, as is the task token's output. With ``attention="causal"`` a frame attends to itself and the T
+- 1 frames before it, and a learned bias for its age replaces E_pos; the token comes after the newest frame, and no
+frame attends to it. Then keys and values of a frame stay valid while it is in the window, and a step computes two rows
+per layer (frame, token) and the decoder's L queries.
 Shapes: B streams, T length, F features, D width, K classes, L future frames, h heads, d = D / h, M = T + 1 rows.
 """
 
@@ -43,7 +43,7 @@ UNKNOWN = -1
 
 @dataclass
 class _Past:
-    """What a stream has left behind: ``rows``, each [B, n, .] of its last n <= T frames, and what stays ``fixed``."""
+    """The state of a stream: ``rows``, each [B, n, .] of its last n <= T frames, and constants (``fixed``)."""
 
     rows: list[Tensor] = field(default_factory=list)
     fixed: list[Tensor] = field(default_factory=list)
@@ -51,24 +51,24 @@ class _Past:
 
 @dataclass
 class _Ring:
-    """What a causal stream keeps a step: keys and values, in slots that are used again. The first is the token's, the
-    T others those of the last frames; ``came`` counts these."""
+    """The state of a causal stream: keys and values, in a ring buffer. The first slot is the token's, the T others
+    are those of the last frames; ``came`` counts the frames."""
 
     encoder: Tensor  # [layers, 2, B, h, 1 + T, d]
     decoder: Tensor  # the same of its layers and heads
-    asked: Tensor  # the first question
-    itself: Tensor  # what the token adds to its own score, and keeps a frame from seeing it [layers, 1, h, 2, 1]
-    ages: Tensor  # what token and frame add by age, twice from the oldest to the newest [layers, 1, h, 2, 2 T]
+    asked: Tensor  # queries of the first decoder layer
+    itself: Tensor  # the token's bias for itself, and the mask of a frame for the token [layers, 1, h, 2, 1]
+    ages: Tensor  # biases of token and frame by age, twice from the oldest to the newest [layers, 1, h, 2, 2 T]
     weight: Tensor  # of the keys and values of all decoder layers together [2 D layers, D]
     bias: Tensor
     came: int = 0
 
 
 class OadTR(Method, OnlineDetector):
-    """An online action detector of ``classes`` (K) from frames of ``features`` (F) numbers.
+    """An online action detector of ``classes`` (K) from frames of ``features`` (F) values.
 
-    length: T, frames of the window. future: L, frames foreseen. hidden, decoder_hidden: channels of the MLPs.
-    attention: "full" (the paper's) or "causal" (cheap steps, see above; a prediction then rests on ``reach`` frames).
+    length: T, frames of the window. future: L, frames anticipated. hidden, decoder_hidden: channels of the MLPs.
+    attention: "full" (the paper's) or "causal" (cheap steps, see above; a prediction then depends on ``reach`` frames).
     Defaults are the authors' for THUMOS14.
     """
 
@@ -121,14 +121,14 @@ class OadTR(Method, OnlineDetector):
 
     @property
     def reach(self) -> int:
-        """How many frames, the present one included, a prediction of a stream rests on."""
+        """How many frames, the current one included, a prediction of a stream depends on."""
         return self.length if self.attention == "full" else (len(self.encoder) + 1) * (self.length - 1) + 1
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``frames`` [B, T, F], ``actions`` int64 [B] of the last frame, ``future`` int64 [B, L] of those after it (-1:
         past the end or unknown, no loss) and, optional, ``missing`` int64 [B] (see ``logits``).
 
-        Logs both parts of the loss and ``top1``, the share of known ``actions`` that are the likeliest class.
+        Logs both parts of the loss and ``top1``, the accuracy on known ``actions``.
         """
         current, future = self.logits(batch["frames"], batch.get("missing"))
         now, right = _loss(current, batch["actions"])
@@ -137,10 +137,11 @@ class OadTR(Method, OnlineDetector):
         return {"loss": loss, "current": now.detach(), "future": later.detach(), "top1": right}
 
     def logits(self, frames: Tensor, missing: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Of the last of frames [B, n, F] and of those after it: [B, K], [B, L, K].
+        """Logits of the last of frames [B, n, F] and of those after it: [B, K], [B, L, K].
 
-        n is at most T (with causal attention any number; ``reach`` and more give what a stream gives). Fewer than T are
-        a stream's beginning. missing: of each row the first so many are no frames, and nothing sees them.
+        n is at most T (with causal attention any number; at least ``reach`` for the same result as a stream). Fewer
+        than T are a stream's beginning. missing: int64 [B], number of padding frames at the start of each row, which
+        are masked.
         """
         x = self.project(frames)
         if self.attention == "causal":
@@ -153,19 +154,19 @@ class OadTR(Method, OnlineDetector):
         return self._answer(memory[:, -1], [memory], _present(missing, memory))
 
     def reset(self) -> None:
-        """Forget the stream: the next frame is the first of another, or the weights have changed."""
+        """Reset the state, before another stream or after a change of the weights."""
         self._past = None
 
     def step(self, frame: Tensor) -> Tensor:
         """The next frame of a stream, or of B streams at once, [F] or [B, F] -> probabilities [K] or [B, K].
 
-        Equal to ``logits`` of the last ``reach`` frames. What is kept does not grow: T rows of 4 D channels with full
-        attention, of 2 D a layer of encoder and decoder with causal.
+        Equal to ``logits`` of the last ``reach`` frames. The state has constant size: T rows of 4 D channels with full
+        attention, of 2 D per layer of encoder and decoder with causal.
         """
         _require_evaluation(self)
         with torch.inference_mode():
             probabilities = self._step(frame)
-        return probabilities.clone()  # one that gradients may meet again
+        return probabilities.clone()  # outside inference mode, usable with gradients
 
     def _step(self, frame: Tensor) -> Tensor:
         x = self.project(frame.to(self.token)).view(-1, 1, self.width)
@@ -178,17 +179,17 @@ class OadTR(Method, OnlineDetector):
         elif past.rows:
             going = len(past.rows[0])
         if going != len(x):
-            raise ValueError(f"{len(x)} streams, but {going} are under way: reset() first")
+            raise ValueError(f"{len(x)} streams, but the state holds {going}: call reset() first")
         logits = self._turn(x, past) if isinstance(past, _Ring) else self._advance_full(x, past)
         probabilities = precise(logits).softmax(dim=-1)
         return probabilities[0] if frame.ndim == 1 else probabilities
 
     @torch.no_grad()
     def predict(self, frames: Tensor | Iterable[Tensor], *, chunk: int = 64) -> Tensor:
-        """What ``step`` says at each frame of a whole stream: probabilities [N, K], computed ``chunk`` frames at a
+        """The result of ``step`` at each frame of a whole stream: probabilities [N, K], computed ``chunk`` frames at a
         time.
 
-        frames: [N, F], or pieces of it, one after another. A stream under ``step`` is left alone.
+        frames: [N, F], or consecutive pieces of it. The state of ``step`` is not changed.
         """
         _require_evaluation(self)
         past, found = self._begin(), [self.token.new_empty(0, self.classes)]
@@ -207,7 +208,7 @@ class OadTR(Method, OnlineDetector):
         return torch.cat(found)
 
     def _encode_full(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
-        """Projected frames [B, n, D] at the last n places -> the memory [B, n + 1, D], the task token's row last."""
+        """Projected frames [B, n, D] at the last n positions -> the memory [B, n + 1, D], the task token's row last."""
         n = x.shape[1]
         if n > self.length:
             raise ValueError(f"{n} frames, but the window has {self.length}")
@@ -221,10 +222,10 @@ class OadTR(Method, OnlineDetector):
     def _encode_causal(
         self, x: Tensor, biases: list[Tensor], past: list[Tensor] | tuple[()] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Projected frames [B, n, D] after those whose keys and values are ``past`` (a layer's: [2, B, h, p, d]).
+        """Encode projected frames [B, n, D] after those whose keys and values are ``past`` (per layer [2, B, h, p, d]).
 
-        Gives the encoded frames [B, n, D], the task tokens that ``biases`` (a layer's: [., h, n + m, p + n + m]) ask
-        for [B, m, D], and the keys and values of the last T - 1 frames.
+        Returns the encoded frames [B, n, D], the task tokens [B, m, D] given by ``biases`` (per layer
+        [., h, n + m, p + n + m]), and the keys and values of the last T - 1 frames.
         """
         n, columns = x.shape[1], biases[0].shape[-1]
         x = torch.cat([x, self.token.expand(len(x), biases[0].shape[-2] - n, -1)], dim=1)
@@ -240,8 +241,8 @@ class OadTR(Method, OnlineDetector):
         return rows[:, :n], rows[:, n:], kept
 
     def _biases(self, seen: int, n: int, asked: Tensor, missing: Tensor | None = None) -> list[Tensor]:
-        """What each layer adds to its scores [B or 1, h, n + m, seen + n + m], of n frames and a token behind each of
-        those ``asked`` for (int64 [m]) to ``seen`` frames before and to themselves. A token is one younger than its
+        """Biases of each layer's scores [B or 1, h, n + m, seen + n + m], from n frames and a token after each of the
+        ``asked`` ones (int64 [m]) to ``seen`` earlier frames and to themselves. A token is one position after its
         frame."""
         m, device = len(asked), asked.device
         when = torch.cat([torch.arange(n, device=device), asked + 1])
@@ -249,7 +250,7 @@ class OadTR(Method, OnlineDetector):
         age = when[:, None] - torch.arange(-seen, n, device=device)
         itself = torch.eye(n + m, dtype=torch.bool, device=device)
         visible = torch.cat([(age >= is_token) & (age < self.length + is_token), itself[:, n:]], dim=1)[None]
-        if missing is not None:  # from the start of a stream: as many columns as rows
+        if missing is not None:  # at the start of a stream: as many columns as rows
             present = torch.arange(n, device=device) >= missing[:, None]
             visible = (visible & F.pad(present, (0, m), value=True)[:, None] | itself)[:, None]
         by_age = self.positions[:, None, :, F.pad(age, (0, m)).clamp(0, self.length)]
@@ -258,9 +259,9 @@ class OadTR(Method, OnlineDetector):
     def _answer(
         self, token: Tensor, memory: list[Tensor], present: Tensor | None = None, asked: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The token's row [B, D] and what the decoder's layers read, or all of them -> logits [B, K], [B, L, K].
+        """The token's row [B, D] and the memory of the decoder's layers -> logits [B, K], [B, L, K].
 
-        asked: the first layer's ``ask``, where it is known.
+        asked: the result of the first layer's ``ask``, if cached.
         """
         layers = cast("list[DecoderLayer]", list(self.decoder))
         if asked is None:
@@ -272,8 +273,8 @@ class OadTR(Method, OnlineDetector):
         return self.head(torch.cat([token, x.mean(dim=1)], dim=-1)), self.future_head(x)
 
     def _begin(self) -> _Past:
-        """An empty past, and of a stream's constants: the first question; with full attention also the places' share of
-        the first layer's qkv [T, 3 D], its shift [3 D] and the token's own qkv [1, 1, 3 D]."""
+        """An empty state, with a stream's constants: the first layer's queries; with full attention also the positions'
+        part of the first layer's qkv [T, 3 D], its shift [3 D] and the token's qkv [1, 1, 3 D]."""
         asked = cast(DecoderLayer, self.decoder[0]).ask(self.queries)
         if self.attention == "causal":
             return _Past(fixed=[asked])
@@ -282,7 +283,7 @@ class OadTR(Method, OnlineDetector):
         return _Past(fixed=[asked, _unscaled(layer, self.positions[:-1]), shift, own])
 
     def _advance_full(self, x: Tensor, past: _Past) -> Tensor:
-        """One projected frame [B, 1, D] more -> logits [B, K]."""
+        """Add one projected frame [B, 1, D] -> logits [B, K]."""
         first = cast(EncoderLayer, self.encoder[0])
         new = [x, _unscaled(first, x)]
         if past.rows:
@@ -303,7 +304,7 @@ class OadTR(Method, OnlineDetector):
         return self._answer(x[:, -1], [x], asked=asked)[0]
 
     def _advance_causal(self, x: Tensor, past: _Past) -> Tensor:
-        """Projected frames [B, n, D] more -> logits [B n, K]."""
+        """Add projected frames [B, n, D] -> logits [B n, K]."""
         n, depth, seen = x.shape[1], len(self.encoder), past.rows[0].shape[-2] if past.rows else 0
         biases = self._biases(seen, n, torch.arange(n, device=x.device))
         x, tokens, kept = self._encode_causal(x, biases, past.rows[:depth])
@@ -318,14 +319,15 @@ class OadTR(Method, OnlineDetector):
         return self._answer(tokens.flatten(0, 1), memory, _present(missing, memory[0][0, :, 0]), past.fixed[0])[0]
 
     def _ring(self, streams: int) -> _Ring:
-        """Empty slots for so many streams, and what no frame changes."""
+        """Empty slots for B ``streams``, and the constants."""
         encoder = cast("list[EncoderLayer]", list(self.encoder))
         decoder = cast("list[DecoderLayer]", list(self.decoder))
 
         def slots(layers: int, heads: int) -> Tensor:
             return self.token.new_empty(layers, 2, streams, heads, 1 + self.length, self.width // heads)
 
-        token, frame = self.positions.unsqueeze(1)[..., 1:], self.positions.unsqueeze(1)[..., :-1]  # a token is younger
+        # a token is one position later
+        token, frame = self.positions.unsqueeze(1)[..., 1:], self.positions.unsqueeze(1)[..., :-1]
         newest = self.positions.unsqueeze(1)[..., :1]
         return _Ring(
             slots(len(encoder), encoder[0].heads),
@@ -338,10 +340,10 @@ class OadTR(Method, OnlineDetector):
         )
 
     def _turn(self, x: Tensor, ring: _Ring) -> Tensor:
-        """``_advance_causal`` by one frame [B, 1, D], the oldest one's slots taken by it -> logits [B, K]."""
+        """``_advance_causal`` by one frame [B, 1, D], which overwrites the oldest one's slots -> logits [B, K]."""
         slot, filled = 1 + ring.came % self.length, 1 + min(ring.came + 1, self.length)
         into = torch.tensor([0, slot], device=x.device)
-        oldest = self.length - slot  # slots after the newest's hold the oldest frames, then come those up to it
+        oldest = self.length - slot  # slots after the newest hold the oldest frames, then come those up to it
         biases = torch.cat([ring.itself, ring.ages[..., oldest : oldest + filled - 1]], dim=-1)
         rows = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
         layers = cast("Iterable[EncoderLayer]", self.encoder)
@@ -358,7 +360,7 @@ class OadTR(Method, OnlineDetector):
 
 def _require_evaluation(model: nn.Module) -> None:
     if model.training:
-        raise ValueError("a stream is judged in evaluation mode: call eval() first")
+        raise ValueError("a stream needs evaluation mode: call eval() first")
 
 
 def _unscaled(layer: EncoderLayer, x: Tensor) -> Tensor:
@@ -367,8 +369,8 @@ def _unscaled(layer: EncoderLayer, x: Tensor) -> Tensor:
 
 
 def _loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the labels [N] that are known, and the share of them that is right, over all processes:
-    each divides by the mean number of labels a process. No label known: 0."""
+    """Mean cross-entropy and accuracy on the known labels [N], over all processes: each divides by the mean number of
+    labels per process. 0 if no label is known."""
     known = labels != UNKNOWN
     count = (sum_over_processes(known.sum().to(torch.float32)) / world_size()).clamp(min=1 / world_size())
     loss = F.cross_entropy(precise(logits), labels, ignore_index=UNKNOWN, reduction="sum")
@@ -376,13 +378,13 @@ def _loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _present(missing: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Which of rows [B, n, D] are there when of each the first so many are not: bool [B, n]."""
+    """Mask of rows [B, n, D] without the first ``missing`` ones of each: bool [B, n]."""
     return None if missing is None else torch.arange(rows.shape[1], device=rows.device) >= missing[:, None]
 
 
 def _windows(rows: Tensor, new: int, length: int) -> tuple[Tensor, Tensor | None]:
-    """For each of the last ``new`` of rows [B, n, D] those up to it, ``length`` at most: [B new, w, D] (frames of a
-    stream one after another), and how many of its first are missing [B new] (None: in no window)."""
+    """For each of the last ``new`` of rows [B, n, D] the window of at most ``length`` rows up to it: [B new, w, D] (the
+    windows of a stream are consecutive), and how many of its first rows are missing [B new] (None: in no window)."""
     if new == 1:
         return rows[:, -length:], None
     w = min(length, rows.shape[1])

@@ -1,4 +1,4 @@
-"""OadTR: how to train it, and what it sees of a stream."""
+"""OadTR: how to train it, and its view of a stream."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def oadtr(
     weight_decay: float = 0.05,
     warmup: float = 0.05,
 ) -> Recipe:
-    """OadTR (Wang et al., 2021): names the action of a frame from those so far, helped by those that it foresees.
+    """OadTR (Wang et al., 2021): online action detection from past frames, with anticipation of future ones.
 
     Example: sensorium train oadtr --data recordings.npz --budget 3m
 
     Args:
-        frame: samples of a signal that make one frame; a quarter of a second of a signal if left out, else 1.
-        length: frames of the window that an answer rests on.
-        future: frames to foresee.
+        frame: samples of a signal per frame; by default a quarter of a second of a signal, else 1.
+        length: frames of the window.
+        future: frames to anticipate.
         width: channels of a frame.
         depth: layers of the encoder.
         heads: of attention; the decoder has half as many.
         decoder_depth: layers of the decoder.
-        dropout: share of the activations that are hidden while training.
-        noise: deviation of the noise added to the frames while training, in units of theirs.
-        attention: full is the paper's; causal keeps what it has computed, so that a step is cheap.
-        future_weight: of the loss of what is foreseen.
-        batch_size: windows a step.
+        dropout: dropout rate.
+        noise: standard deviation of the noise added to training frames, relative to that of the frames.
+        attention: full is the paper's; causal caches keys and values, so that a step is cheap.
+        future_weight: weight of the anticipation loss.
+        batch_size: windows per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the budget over which the learning rate rises.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small, why = machine_of(on)
@@ -93,7 +93,7 @@ def _against_overfitting(
 
 
 def windowed(noise: float = 0.0) -> Views:
-    """Windows as :class:`sensorium.data.streams.open.Windows` gives them, with ``noise`` on the frames."""
+    """Windows of :class:`sensorium.data.streams.open.Windows`, with ``noise`` on the frames."""
 
     @reads("frames", "actions", "future", "missing")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
