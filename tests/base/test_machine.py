@@ -114,3 +114,15 @@ def test_a_burst_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.measure(2, seconds=0.0) == 0.1
     readings = iter([0.2])
     assert machine.measure(2, seconds=0.0) == 0.2
+
+
+def test_the_time_since_a_recent_moment_is_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, slept = [], []
+    monkeypatch.setattr(machine.time, "sleep", slept.append)
+    monkeypatch.setattr(machine, "busy_between", lambda before, *_, **__: asked.append(before) or 0.1)
+    recent, old = machine.Moment(time.monotonic() - 1, {}, 0.0), machine.Moment(time.monotonic() - 60, {}, 0.0)
+    assert machine.measure(2, since=recent) == 0.1
+    assert (asked, slept) == ([recent], [])
+    machine.measure(2, since=old)
+    assert old not in asked
+    assert slept == [0.5]

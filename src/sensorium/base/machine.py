@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+RECENT = 5.0  # seconds: over more, a program that has just started would not show
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -158,17 +159,19 @@ def busy_between(before: Moment, after: Moment, *, usable: int, processes: int =
     return max(0.0, min(busy, float(usable)))
 
 
-def measure(usable: int, *, seconds: float = 0.5) -> float:
+def measure(usable: int, *, seconds: float = 0.5, since: Moment | None = None) -> float:
     """How many of ``usable`` cores other programs use now. Takes ``seconds``, twice if the first reading is busy.
 
+    since: an earlier moment; if it is recent, the time since then is the first reading, which costs no waiting.
     A short burst (a compiler, a page that loads) must not slow down hours of training, so the lower of two readings
     counts.
     """
     found = float(usable)
     for _ in range(2):
-        before = now()
-        time.sleep(seconds)
-        found = min(found, busy_between(before, now(), usable=usable))
+        if since is None or not seconds <= time.monotonic() - since.at <= RECENT:
+            since = now()
+            time.sleep(seconds)
+        found, since = min(found, busy_between(since, now(), usable=usable)), None
         if found < 0.5:
             break
     return found

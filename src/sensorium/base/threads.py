@@ -40,6 +40,7 @@ _VARIABLE = "GOMP_SPINCOUNT"
 _in_force = os.environ.get(_VARIABLE)
 _set_here: int | None = None
 _set_by_others: int | None = None
+_begun: machine.Moment | None = None  # how busy the machine is shows while torch is being imported
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def before_torch() -> None:
 
     The user's ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` takes precedence.
     """
-    global _in_force
+    global _in_force, _begun
+    _begun = machine.now()
     if decided_by_user():
         return
     os.environ[_VARIABLE] = str(SPIN)
@@ -100,7 +102,7 @@ def choose(*, asked: int | None = None, kept: Mapping[str, Any] | None = None) -
     machine.
 
     asked: the user's ``--threads``. kept: ``run.json``'s number, for a run that is resumed. Measuring the machine's
-    load takes half a second, one second if it is busy.
+    load takes half a second if it is busy, or if ``before_torch`` was not called in the last seconds.
 
     Raises SensoriumError if ``asked`` or ``kept`` isn't a number of threads.
     """
@@ -118,7 +120,7 @@ def choose(*, asked: int | None = None, kept: Mapping[str, Any] | None = None) -
         return Threads(most, spin(), "OMP_NUM_THREADS")
     if most == 1:
         return decide(1, 0.0)
-    return decide(most, machine.measure(most), live.others())
+    return decide(most, machine.measure(most, since=_begun), live.others())
 
 
 def usable() -> int:

@@ -264,6 +264,7 @@ def _child(job: Job) -> None:
     folder = job.folder
     (folder / "error.json").unlink(missing_ok=True)
     try:
+        threads.before_torch()
         live.register()
         ready = kind(kind_name(job.method)).prepare(job.source)
         run = train_with(job.method, job.options, job.settings, prepared=ready, cache_folder=job.source.cache)
