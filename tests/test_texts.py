@@ -76,7 +76,7 @@ def test_exported_it_opens_in_transformers(trained: Path, tmp_path: Path, comman
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     code, _, err = command("export", str(trained), "--to", "onnx", "--out", str(tmp_path / "x"))
     assert code == 1
-    assert "exported to hf" in err
+    assert "formats are hf" in err
 
 
 def test_the_same_command_returns_the_run_and_another_setting_is_refused(
@@ -159,7 +159,7 @@ def test_other_parts_train_and_write(more: tuple[str, ...], book: Path, tmp_path
         (("train", "causal_lm", "--data", "BOOK", "--shared", "16"), "give --experts"),
         (("compare", "causal_lm", "mae", "--data", "BOOK"), "can't be compared"),
         (("compare", "causal_lm,wide=3", "--data", "BOOK"), "'wide=3' is not a setting of causal_lm"),
-        (("generate", "nowhere"), "is no run"),
+        (("generate", "nowhere"), "is not a run"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_path: Path, command: Command) -> None:

@@ -95,7 +95,7 @@ def test_calibration_does_not_see_how_much_background_there_is() -> None:
 
 
 def test_what_cannot_be_judged() -> None:
-    with pytest.raises(SensoriumError, match="nothing can be judged"):
+    with pytest.raises(SensoriumError, match="nothing can be scored"):
         online_map(np.zeros((3, 2)), np.array([0, -1, 0]))
     with pytest.raises(SensoriumError, match="not finite"):
         online_map(np.array([[0.0, np.nan]]), np.array([1]))

@@ -244,7 +244,7 @@ def test_compiled_parts_and_shards(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": where}))
     assert equal(network, load(tmp_path))
     index.write_text(json.dumps({"weight_map": where | {"x": "../part0.bin"}}))
-    with pytest.raises(SensoriumError, match=r"'\.\./part0\.bin' is no bin file beside it"):
+    with pytest.raises(SensoriumError, match=r"'\.\./part0\.bin' is not a bin file beside it"):
         load(tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
         ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 pictures can be read"),
-        ((run, picture, "--threshold", "30"), "between 0 and 1"),
+        ((run, picture, "--threshold", "30"), "from 0 to 1"),
         ((run, picture, "--out", picture), "this is a file"),
     ):
         code, _, err = command("detect", *words)

@@ -48,8 +48,9 @@ def compare(
 
     Args:
         methods: names of systems (`sensorium list`), or recipes FILE.py:FUNCTION; settings may follow:
-        causal_lm,width=64,experts=4. By default the systems that `sensorium demo` compares. backbone: a name or a
-        checkpoint, for every method; by default chosen by method and machine. jobs: how many methods to train at once.
+            causal_lm,width=64,experts=4. By default the systems that `sensorium demo` compares.
+        backbone: a name or a checkpoint, for every method; by default chosen by method and machine.
+        jobs: how many methods to train at once.
     """
     from sensorium.runs.compare import compare_all
 

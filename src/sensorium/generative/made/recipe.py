@@ -38,7 +38,10 @@ def made(
         masks: sets of masks, used in turn; averaged in evaluation.
         natural: pixels in reading order; otherwise in a random order.
         stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
-        as always in evaluation. batch_size: pictures per step. lr: peak learning rate of AdamW. weight_decay: of AdamW.
+            as always in evaluation.
+        batch_size: pictures per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()

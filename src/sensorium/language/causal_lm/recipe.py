@@ -78,14 +78,20 @@ def causal_lm(
         routing: mixtral is top-k, switch top-1, gshard top-2; deepseek balances experts by a bias instead of a loss.
         shared: hidden channels of one more expert, which processes every token.
         capacity: capacity factor of an expert, 1 being just enough at uniform load; unlimited by default. All first
-        choices of a row precede its second ones (GShard), so with two experts a token may be dropped in favor of later
-        ones in training. tied: the output head shares the embedding's weights. positions: kind of position encoding.
+            choices of a row precede its second ones (GShard), so with two experts a token may be dropped in favor of
+            later ones in training.
+        tied: the output head shares the embedding's weights.
+        positions: kind of position encoding.
         attention: softmax; linear (with elu + 1), relu, performer or cosformer, whose cost is linear in the length;
-        gau, a gated unit, and flash, the same in chunks. ffn: kind of feed-forward layer; plain ones have as many
-        weights as gated ones. norm: kind of normalization. placement: of the norm, or what replaces it. init: initial
-        weights; normal is a standard deviation of 0.02 everywhere, which needs a norm before each layer. batch_size:
-        rows per step. lr: peak learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for
-        learning rate warm-up.
+            gau, a gated unit, and flash, the same in chunks.
+        ffn: kind of feed-forward layer; plain ones have as many weights as gated ones.
+        norm: kind of normalization.
+        placement: of the norm, or what replaces it.
+        init: initial weights; normal is a standard deviation of 0.02 everywhere, which needs a norm before each layer.
+        batch_size: rows per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small, why = note_text(on, vocab, length, s)

@@ -38,10 +38,15 @@ def flash(
         width: channels of a token embedding.
         depth: units, about two for each layer of a transformer.
         mixed: attend within chunks, and by linear attention to earlier ones, at a cost linear in the length; without
-        it, attend to all earlier tokens. chunk: tokens of a chunk, if mixed. expansion: channels of the values, as a
-        multiple of the width. shared: channels of queries and keys. norm: kind of normalization. batch_size: rows per
-        step. lr: peak learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for learning rate
-        warm-up.
+            it, attend to all earlier tokens.
+        chunk: tokens of a chunk, if mixed.
+        expansion: channels of the values, as a multiple of the width.
+        shared: channels of queries and keys.
+        norm: kind of normalization.
+        batch_size: rows per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     small, why = note_text(on, vocab, length, s)

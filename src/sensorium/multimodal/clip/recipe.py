@@ -57,13 +57,20 @@ def clip(
 
     Args:
         backbone: image encoder: clip-micro ... clip-huge, which can be exported; any other by name; or a checkpoint's
-        path. text_width: channels of the text tower. text_depth: layers of the text tower. embed_dim: dimension of the
-        common embedding space. tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; by default
-        learned from the captions. vocab: size of the vocabulary learned from the captions. context: maximum tokens of a
-        caption; longer ones are truncated. batch_size: pairs per step, each contrasted with all others. lr: peak
-        learning rate of AdamW. weight_decay: of AdamW. warmup: fraction of the budget for learning rate warm-up.
-        temperature: initial value; it is learned. crop_min: minimum area of a crop, as a fraction of the picture. flip:
-        also flip pictures horizontally; not for captions with left or right, or pictures of text.
+            path.
+        text_width: channels of the text tower.
+        text_depth: layers of the text tower.
+        embed_dim: dimension of the common embedding space.
+        tokenizer: CLIP's own list of merges (.txt.gz), or a Hugging Face folder; by default learned from the captions.
+        vocab: size of the vocabulary learned from the captions.
+        context: maximum tokens of a caption; longer ones are truncated.
+        batch_size: pairs per step, each contrasted with all others.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        temperature: initial value; it is learned.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        flip: also flip pictures horizontally; not for captions with left or right, or pictures of text.
     """
     s = Settings()
     small, why = machine_of(on)
