@@ -154,7 +154,7 @@ def built(system: str, backbone: str, ready: Any) -> Recipe:
 
 def rows_of(recipe: Recipe, ready: Any) -> Any:
     """What a recipe learns from: the data, or what it makes of them."""
-    return ready.train if recipe.derive is None else recipe.derive(ready.train, Path(_made.name))
+    return ready.train if recipe.derive is None else recipe.derive(ready.train, Path(_made.name), False)
 
 
 def batch_of(recipe: Recipe, ready: Any, step: int = 0) -> dict:

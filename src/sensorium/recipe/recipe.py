@@ -49,7 +49,8 @@ class Recipe:
     ``optimizers`` builds the optimizer of a method of one phase, or maps each phase to its builder. A parameter group's
     ``lr_scale`` multiplies its learning rate. ``schedule``: fraction of the budget spent -> factor on each rate. With
     an ``average``, the moving average of the weights is evaluated and saved. ``derive``: preprocesses the rows before
-    training into a folder, for example images into the codes of another run's tokenizer.
+    training into a folder, for example images into the codes of another run's tokenizer; the third argument: show
+    progress.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Recipe:
     batch_size: int
     settings: Settings
     average: EMA | None = None
-    derive: Callable[[Rows, Path], Rows] | None = None
+    derive: Callable[[Rows, Path, bool], Rows] | None = None
 
 
 class Machine(Protocol):

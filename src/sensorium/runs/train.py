@@ -117,7 +117,7 @@ def _train(
             check(recipe, ready, options.budget, folder, progress=progress)
     held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
     bound = replace(recipe, settings=Settings(recipe.settings | held))  # resumes only with the same inputs
-    rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache)
+    rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, progress)
     training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready))
     run = Run(folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():

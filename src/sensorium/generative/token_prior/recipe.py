@@ -13,6 +13,7 @@ from sensorium.abilities import Tokenizer
 from sensorium.base.draw import Draw, Views
 from sensorium.base.files import replace, write_json
 from sensorium.base.precision import device_name
+from sensorium.base.terminal import bar
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import ArrayRows, Rows, reads
 from sensorium.errors import SensoriumError
@@ -75,7 +76,7 @@ def token_prior(
     optimizer = adamw(rate, weight_decay, (0.9, 0.95))
     return Recipe(
         "token_prior", method, code_views(count > 0), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
-        derive=lambda rows, cache: codes_of(rows, run, cache),
+        derive=lambda rows, cache, progress: codes_of(rows, run, cache, progress=progress),
     )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def code_views(labeled: bool) -> Views:
 
 
 @torch.no_grad()
-def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64) -> Rows:
+def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64, progress: bool = False) -> Rows:
     """Rows of ``image`` -> rows of their ``codes`` int32 [h, w] by a run's tokenizer, with their ``label``.
 
     Computed once and kept in ``cache``, with a record of the run and the data.
@@ -113,10 +114,14 @@ def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64) -> 
         device = device_name()
         tokenizer: Any = run.method.to(device)
         parts = []
-        for start in range(0, len(rows), batch_size):
-            image = rows.take(np.arange(start, min(start + batch_size, len(rows))), ("image",))["image"]
-            assert isinstance(image, torch.Tensor)
-            parts.append(tokenizer.encode(image.to(device).float() / 127.5 - 1).to("cpu", torch.int32))
+        with bar("encoding images", progress) as report:
+            for start in range(0, len(rows), batch_size):
+                end = min(start + batch_size, len(rows))
+                image = rows.take(np.arange(start, end), ("image",))["image"]
+                assert isinstance(image, torch.Tensor)
+                parts.append(tokenizer.encode(tokenizer.from_pixels(image.to(device))).to("cpu", torch.int32))
+                if report:
+                    report(end, len(rows))
         found = torch.cat(parts).numpy()
         cache.mkdir(parents=True, exist_ok=True)
         replace(path, lambda temporary: _save(temporary, found))
