@@ -99,7 +99,7 @@ def test_a_teacher_that_is_none_is_named(runs: Path, tmp_path: Path, command: Co
     words = ["train", "rectified_flow", *FEW, "--budget", "2steps", "--out", str(tmp_path)]
     assert "--teacher" in command(*words, "--one-step")[2]
     assert "must be a run of rectified_flow" in command(*words, "--teacher", str(runs / "made"))[2]
-    assert "is no run" in command(*words, "--teacher", "nowhere")[2]
+    assert "is not a run" in command(*words, "--teacher", "nowhere")[2]
 
 
 def test_exported_it_draws_with_the_schedulers_of_diffusers(runs: Path, tmp_path: Path, command: Command) -> None:

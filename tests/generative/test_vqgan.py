@@ -290,7 +290,7 @@ def test_a_patch_of_the_discriminator_is_as_large_as_it_says(depth: int) -> None
     logits[0, 0, middle, middle].backward()
     rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert int(rows[-1] - rows[0]) + 1 == {1: 16, 2: 34, 3: 70}[depth]
-    with pytest.raises(ValueError, match=f"{judge.smallest} pixels or more"):
+    with pytest.raises(ValueError, match=f"at least {judge.smallest} pixels"):
         judge(images(1, (judge.smallest - 1, 99)))
     assert judge(images(1, (judge.smallest, judge.smallest))).shape == (1, 1, 1, 1)
 
@@ -316,7 +316,7 @@ def test_own_features_make_a_distance() -> None:
     assert y.grad.abs().sum() > 0
     assert all(p.grad is None for p in net.parameters())
     assert torch.equal(distance(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)), torch.zeros(1))
-    with pytest.raises(ValueError, match="2 pixels or more"):
+    with pytest.raises(ValueError, match="at least 2 pixels"):
         LPIPS([[4], [4]])(images(1, (1, 4)), images(1, (1, 4)))
 
 
@@ -391,7 +391,7 @@ def test_samples() -> None:
     assert torch.equal(model.sample_codes(6, top_k=1), model.sample_codes(6, torch.tensor([0, 1, 2, 0, 1, 2]), top_k=1))
     assert prior().sample_codes(2, seed=1).shape == (2, 3, 4)
     for wrong in (3, torch.tensor([0, 5])):
-        with pytest.raises(ValueError, match="not one of the 3"):
+        with pytest.raises(ValueError, match="must be less than 3"):
             model.sample_codes(2, wrong)
     with pytest.raises(ValueError, match="need a decoder of"):
         TokenPrior(token_decoder(11, 24, 1, 4), Words(11, (3, 4)), (3, 3, 4))
@@ -403,7 +403,7 @@ def test_a_prior_draws_pictures_of_the_class_that_is_asked_for() -> None:
     assert drawn.shape == (6, 3, 3, 4)
     codes = model.sample_codes(6, torch.tensor([0, 0, 1, 1, 2, 2]), seed=2)
     assert torch.equal(drawn, model.tokenizer.decode(codes))
-    with pytest.raises(ValueError, match="no guidance"):
+    with pytest.raises(ValueError, match="not support guidance"):
         model.sample(2, guidance=2.0)
     assert not any(parameter.requires_grad for parameter in model.tokenizer.parameters())
 

@@ -257,7 +257,7 @@ def test_a_published_backbone_is_kept_still_and_learns_slowly(recipe: Any, tmp_p
     learnt = [p for group in still.optimizers(still.method).param_groups for p in group["params"]]
     assert learnt
     assert not {id(p) for p in learnt} & {id(p) for p in body.parameters()}
-    with pytest.raises(SensoriumError, match="0 or more"):
+    with pytest.raises(SensoriumError, match="at least 0"):
         recipe(situation(), backbone_lr=-1.0)
     fresh = recipe(situation())
     assert {group["lr_scale"] for group in fresh.optimizers(fresh.method).param_groups} == {1.0}

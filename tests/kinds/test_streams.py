@@ -281,7 +281,7 @@ def test_a_timeline_shows_what_is_true_and_what_is_likely() -> None:
     [
         (("--image-size", "32"), "--image-size is for pictures"),
         (("--limit", "9"), "--limit is for pictures"),
-        (("--length", "0"), "--length 0: 1 is the least"),
+        (("--length", "0"), "--length 0: must be at least 1"),
         (("--frame", "5000"), "no stream is as long as a frame of 5000 samples"),
         (("--heads", "3", "--width", "16"), "heads 3"),
         (("--depth", "0"), "at least 1"),

@@ -107,7 +107,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
     ]
     torch.testing.assert_close(near[0], near[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(near[0], near[2], atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(ValueError, match="even number"):
         rotary_table(torch.arange(3), 7)
 
 

@@ -99,7 +99,7 @@ def test_no_norm_sees_later_tokens_while_training(norm: Any, placement: Any) -> 
     "recipe, settings, said",
     [
         (causal_lm, {"norm": "batch"}, "choose norm layer, rms, scale or none"),
-        (flash, {"width": 7}, "width 7 is odd"),
+        (flash, {"width": 7}, "even width, got 7"),
         (flash, {"shared": 9}, "shared 9 is odd"),
         (flash, {"norm": "batch"}, "layer or scale"),
         (flash, {"chunk": 0}, "1 or more tokens"),

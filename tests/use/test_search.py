@@ -141,7 +141,7 @@ def test_a_published_directory_searches_too(folder: Path, tmp_path: Path, comman
         (("--text", "a", "--image", "b.png"), "not both"),
         (("--text", "  "), "--text is empty"),
         (("--image", "nowhere.png"), "no picture 'nowhere.png'"),
-        (("--text", "a", "--k", "0"), "one is the least"),
+        (("--text", "a", "--k", "0"), "must be at least 1"),
         (("--text", "a", "--data", "nowhere"), "nowhere"),
         (("--text", "a", "--data", "EMPTY"), "empty"),
     ],
