@@ -52,7 +52,7 @@ def test_classes_sort_naturally_and_litter_is_ignored(tmp_path):
     assert len(opened.train) == 12
     assert opened.test.labels.tolist() == [0, 1, 2]
     assert sorted(s.reason for s in opened.skipped) == ["broken link", "zero bytes"]
-    assert any("1 file that" in note and ".txt" in note for note in opened.notes)
+    assert any("1 file without" in note and ".txt" in note for note in opened.notes)
 
 
 def test_split_folders_in_any_case(tmp_path):

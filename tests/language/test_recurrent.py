@@ -183,5 +183,5 @@ def test_gradients_are_clipped_to_a_norm(clip: float) -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="rnn, lstm, gru"):
         small("mgu")
-    with pytest.raises(ValueError, match="behind a cache"):
+    with pytest.raises(ValueError, match="can't be combined"):
         small().logits(torch.zeros(1, 2).long(), torch.zeros(1, 2), Cache())

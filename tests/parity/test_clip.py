@@ -267,7 +267,7 @@ def test_every_source_key_is_used_once_or_refused(tmp_path: Path):
         ({"logit_bias": torch.zeros(())}, "not of its class CLIP"),
         ({"visual.attnpool.c_proj.weight": torch.zeros(1)}, "ResNet"),
         ({"visual.something": torch.zeros(1)}, "'visual.something' is unknown"),
-        ({"ln_final.weight": torch.zeros(31)}, r"'ln_final.weight' has shape \[31\], its place \[32\]"),
+        ({"ln_final.weight": torch.zeros(31)}, r"'ln_final.weight' has shape \[31\], expected \[32\]"),
         ({"visual.conv1.weight": torch.zeros(3)}, "dimensions"),
         ({"visual.positional_embedding": torch.zeros(18, 48)}, "not a square grid"),
     ):

@@ -271,7 +271,7 @@ def test_heads_are_read_from_the_files_arguments(tmp_path: Path) -> None:
         ({"linear_encoding.weight": None}, "is this the authors' OadTR"),
         ({"decoder.layers.0.conv3.weight": torch.zeros(1)}, "'decoder.layers.0.conv3.weight' is unknown"),
         ({"decoder_extra": torch.zeros(1)}, "'decoder_extra' is unknown"),
-        ({"mlp_head.bias": torch.zeros(6)}, r"'mlp_head.bias' has shape \[6\], its place \[5\]"),
+        ({"mlp_head.bias": torch.zeros(6)}, r"'mlp_head.bias' has shape \[6\], expected \[5\]"),
         ({"linear_encoding.weight": torch.zeros(13, 10)}, "must divide the width 13"),
         ({"position_encoding.pe.weight": torch.zeros(1, 12)}, "length"),
         ({"decoder_cls_token": torch.zeros(3, 12)}, "expected 3 dimensions"),
