@@ -23,12 +23,13 @@ class System:
     """A system's description, from ``<family>/<name>/__init__.py``. ``needs`` and ``abilities`` are names of
     ``sensorium.abilities``; the contract test checks them.
 
-    ``title`` and ``paper``: of the publication; ``short``: what people call the system. ``needs``: the backbone's ability,
-    "" where it takes none by name. ``data``: one of ``sensorium.data.wings``. ``loads``: the formats of others that its
-    ``formats.py`` reads, by their names. ``exports``: what ``sensorium export --to`` writes of it. ``parity``: "PACKAGE NAME,
-    NAME (TEST)", what it was held equal to and the test that holds it; "its own ... (TEST)" where nobody else has it.
-    ``labels``: it learns from them. ``caveat``: what a reader of a comparison should know. ``starter``: compared where nobody
-    names systems; all starters learn from one kind of data. ``name`` and ``family`` are those of the folders.
+    ``title`` and ``paper``: of the publication; ``short``: the system's usual name. ``needs``: the ability that its
+    backbone must have, "" if it takes no backbone by name. ``data``: one of ``sensorium.data.wings``. ``loads``: names of
+    the formats of others that its ``formats.py`` reads. ``exports``: what ``sensorium export --to`` writes. ``parity``:
+    "PACKAGE NAME, NAME (TEST)", the reference implementation and the test that compares with it; "its own ... (TEST)" if
+    there is no other. ``labels``: it learns from labels. ``caveat``: what a reader of a comparison should know.
+    ``starter``: compared by default; all starters learn from one kind of data. ``name`` and ``family`` are those of the
+    folders.
     """
 
     title: str

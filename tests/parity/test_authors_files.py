@@ -228,7 +228,7 @@ def test_maes_published_encoders(numbers: tuple[int, int, int, int], heads: int,
     close(ours.tokens(images(numbers[0])), timm_vit(state, *numbers, heads).forward_features(images(numbers[0])))
     tuned = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: x for name, x in state.items()}
     torch.save({"model": tuned | filled(linear("head", numbers[2], 7), 2)}, tmp_path / "mae_finetuned.pth")
-    with pytest.raises(SensoriumError, match=r"mae_finetuned\.pth: .*norms the mean of its patches"):
+    with pytest.raises(SensoriumError, match=r"mae_finetuned\.pth: .*a norm after mean pooling"):
         load(tmp_path / "mae_finetuned.pth", heads=heads)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-RECENT = 5.0  # seconds: over more, a program that has just started would not show
+RECENT = 5.0  # seconds; averaged over more, a program that has just started would not show
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -162,7 +162,7 @@ def busy_between(before: Moment, after: Moment, *, usable: int, processes: int =
 def measure(usable: int, *, seconds: float = 0.5, since: Moment | None = None) -> float:
     """How many of ``usable`` cores other programs use now. Takes ``seconds``, twice if the first reading is busy.
 
-    since: an earlier moment; if it is recent, the time since then is the first reading, which costs no waiting.
+    since: an earlier moment; if recent, the first reading is of the time since then, without waiting.
     A short burst (a compiler, a page that loads) must not slow down hours of training, so the lower of two readings
     counts.
     """

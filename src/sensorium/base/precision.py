@@ -32,5 +32,5 @@ def resolve_precision(asked: str, device: torch.device | str) -> str:
 
 
 def precise(x: Tensor) -> Tensor:
-    """At least float32, in which losses, norms and the statistics of a softmax are taken."""
+    """In float32 or better, for losses, norms and softmax statistics."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -27,7 +27,7 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class Display:
-    """Shows ``fraction`` of the budget, how many of ``unit`` a second, loss and time left; nothing when not ``shown``."""
+    """Shows ``fraction`` of the budget, ``unit`` (images, tokens ...) per second, loss and time left; silent if not ``shown``."""
 
     def __init__(self, title: str, *, unit: str, shown: bool, stream: TextIO | None = None) -> None:
         self.shown, self.title, self.unit = shown, title, unit

@@ -40,7 +40,7 @@ _VARIABLE = "GOMP_SPINCOUNT"
 _in_force = os.environ.get(_VARIABLE)
 _set_here: int | None = None
 _set_by_others: int | None = None
-_begun: machine.Moment | None = None  # how busy the machine is shows while torch is being imported
+_begun: machine.Moment | None = None  # the load is measured while torch is imported
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Predicting the next token: what every language model's loss and log-probabilities are, and how it writes.
+"""Next-token prediction: loss, log-probabilities and generation of every language model.
 
 Shapes: B batch, T tokens, V vocabulary.
 """
@@ -44,18 +44,18 @@ def log_prob(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class NextTokenModel(LanguageModel):
-    """A language model by its ``logits`` and by what it keeps of the tokens that it has read, its cache."""
+    """A language model defined by its ``logits`` and its cache of earlier tokens."""
 
     @abstractmethod
     def logits(self, tokens: Tensor, documents: Tensor | None = None, cache: Any = None) -> Tensor:
-        """[B, T] -> of the token after each, [B, T, V]. With a ``cache`` the tokens follow those that it has seen.
+        """[B, T] -> logits of the next token at each position [B, T, V]. With a ``cache`` the tokens follow those in it.
 
-        Raises ValueError where both ``documents`` and a ``cache`` are given.
+        Raises ValueError if both ``documents`` and a ``cache`` are given.
         """
 
     @abstractmethod
     def new_cache(self, batch: int, length: int) -> Any:
-        """For ``batch`` texts of ``length`` tokens at most; it counts those that it has ``seen``."""
+        """A cache for ``batch`` texts of up to ``length`` tokens; ``seen`` counts those in it."""
 
     def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Natural logarithm of the probability of each token after the first, given those before: [B, T] -> [B, T - 1]."""
@@ -73,9 +73,9 @@ class NextTokenModel(LanguageModel):
     ) -> Iterator[Tensor]:
         """Tokens after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
 
-        temperature: 0 takes the likeliest. top_k: choose among so many. The text is read once: what the model keeps of it
-        is cached. window: most tokens to look back on, for at lengths that it never learnt a model writes nonsense; when
-        they are full, the later half of them is read anew.
+        temperature: 0 takes the most likely token. top_k: sample among the k most likely. The text is read once, into the
+        cache. window: the maximum context, because a model fails at lengths beyond its training; when it is full, its later
+        half is read again.
         """
         how = {"temperature": temperature, "top_k": top_k, "generator": generator, "most": most, "window": window}
         return write_tokens(

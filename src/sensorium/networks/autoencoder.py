@@ -67,11 +67,11 @@ def autoencoder(size: str, image_size: int, *, channels: int = 3, dropout: float
 
 
 class Coder(nn.Module, ABC):
-    """What an encoder and its decoder have in common: their numbers.
+    """The arguments that an encoder and its decoder share.
 
     width: channels of the first level. mults: channels of each level, in widths, the finest first. latent: Z. layers:
-    blocks a level, of which a decoder has one more. attention: at which levels, after each block; none where left out.
-    groups: of the norms, fewer where they don't divide the channels. middle_attention: between the two blocks in the middle.
+    blocks per level, of which a decoder has one more. attention: levels with attention after each block; none by default.
+    groups: of the norms, fewer if they don't divide the channels. middle_attention: between the two blocks in the middle.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Coder(nn.Module, ABC):
 
     @abstractmethod
     def _build(self, dropout: float, middle_attention: bool) -> None:
-        """The modules, in the order in which data pass them."""
+        """Build the modules, in the order of the forward pass."""
 
 
 class Encoder(Coder):

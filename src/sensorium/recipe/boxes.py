@@ -121,6 +121,6 @@ def pick_backbone_lr(given: float | None, body: Any, published: bool, s: Setting
         default, why = 0.0, "kept as it is: a CPU sees more pictures so"
     rate: float = s.pick("backbone_lr", given, default, why)
     if rate < 0:
-        raise SensoriumError(f"--backbone-lr {rate}: a share of the learning rate is 0 or more.")
+        raise SensoriumError(f"--backbone-lr {rate}: a factor of the learning rate, must be at least 0.")
     body.requires_grad_(rate > 0)
     return rate

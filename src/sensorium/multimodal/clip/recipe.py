@@ -56,8 +56,7 @@ def clip(
     folder per class, the class names are the captions.
 
     Args:
-        backbone: image encoder: clip-micro ... clip-huge, which can be exported; any other by name; or a checkpoint's
-            path.
+        backbone: image encoder: clip-micro ... clip-huge (which can be exported), another name, or a checkpoint's path.
         text_width: channels of the text tower.
         text_depth: layers of the text tower.
         embed_dim: dimension of the common embedding space.
@@ -77,17 +76,16 @@ def clip(
     image = _image_tower(backbone, on, s)
     text = _text_tower(text_width, text_depth, on, s)
     shared: int = s.pick("embed_dim", embed_dim, 128 if small else 512, why)
-    s.pick("tokenizer", tokenizer, "byte pairs", "learnt from the captions")
+    s.pick("tokenizer", tokenizer, "byte pairs", "learned from the captions")
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
     s.pick("context", context, on.context, "the longest caption, 77 at most")
     batch = _batch_size(batch_size, on, s)
-    patches = isinstance(image, TokenEncoder)
-    usual = 5e-4 if not small else 1e-3 if patches else 2e-3  # convolutions bear more
+    usual = 5e-4 if not small else 1e-3 if isinstance(image, TokenEncoder) else 2e-3  # higher for convolutions
     rate = pick_lr(lr, usual, batch, s)
     side = pick_view_size(None, image, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
     method = CLIP(image, text, shared, temperature=temperature)
-    # What goes with the weights wherever they go, as in published ones.
+    # saved with the weights, as in published ones
     method.normalization, method.resample = (on.mean, on.std), int(Image.Resampling.BILINEAR)
     views, optimizer = pair_views(on, side, crop_min=crop_min, flip=flip), adamw(rate, weight_decay, (0.9, 0.98))
     return Recipe("clip", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)

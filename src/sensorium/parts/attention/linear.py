@@ -121,7 +121,7 @@ def cosine_features(x: Tensor, length: int, start: int = 0) -> Tensor:
     cos a cos b + sin a sin b. Raises ValueError beyond ``length``, where the cosine would turn negative.
     """
     if start < 0 or start + x.shape[-2] > length:
-        raise ValueError(f"cosFormer was given room for {length} tokens, not for {start} to {start + x.shape[-2]}")
+        raise ValueError(f"cosFormer has a length of {length} tokens, got {start} to {start + x.shape[-2]}")
     x = precise(x).relu()
     angle = torch.arange(start, start + x.shape[-2], device=x.device, dtype=x.dtype)[:, None] * (math.pi / 2 / length)
     return torch.cat([x * angle.cos(), x * angle.sin()], dim=-1)
