@@ -74,7 +74,7 @@ VQGAN = (
 )
 EMOJI = (
     "sensorium train vqgan --data {emoji} --image-size 32 --budget 1500steps --judge",
-    "sensorium train token_prior --tokens sensorium-runs/vqgan --data {emoji} --image-size 32 --budget 60s --judge",
+    "sensorium train token_prior --tokens sensorium-runs/vqgan --data {emoji} --image-size 32 --budget 3000steps --judge",
 )
 DETR = (
     "sensorium train fcos --data scenes:5000 --image-size 64 --budget 4m --out fcos --judge",
@@ -183,7 +183,7 @@ ROWS = (
         Score("sensorium-runs/token_prior", "Fréchet distance", "held-out pictures")), 14),
     Row("vqgan-emoji", "generative", "VQGAN on emoji at 32 px, 1,500 steps of 32", EMOJI, "PSNR {} dB, SSIM {}, rFID {}",
         tuple(Score("sensorium-runs/vqgan", name) for name in ("PSNR", "SSIM", "rFID")), 12),
-    Row("token_prior-emoji", "generative", "token_prior on the codes of that run, one minute, Fréchet distance in a ResNet of random weights",
+    Row("token_prior-emoji", "generative", "token_prior on the codes of that run, 3,000 steps of 32, Fréchet distance in a ResNet of random weights",
         EMOJI, "{} (held-out images: {})", (Score("sensorium-runs/token_prior", "Fréchet distance"),
         Score("sensorium-runs/token_prior", "Fréchet distance", "held-out pictures")), 12),
     system("unet", "generative", "U-Net against diffusers", "U-Net 32-64-128, 32 px, batch 8"),
