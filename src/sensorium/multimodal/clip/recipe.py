@@ -80,8 +80,8 @@ def clip(
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
     s.pick("context", context, on.context, "the longest caption, 77 at most")
     batch = _batch_size(batch_size, on, s)
-    usual = 5e-4 if not small else 1e-3 if isinstance(image, TokenEncoder) else 2e-3  # higher for convolutions
-    rate = pick_lr(lr, usual, batch, s)
+    patches = isinstance(image, TokenEncoder)
+    rate = pick_lr(lr, 5e-4 if not small else 1e-3 if patches else 2e-3, batch, s)  # higher for convolutions
     side = pick_view_size(None, image, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, crop_min=crop_min, flip=flip)
     method = CLIP(image, text, shared, temperature=temperature)
