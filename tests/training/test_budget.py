@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+import sensorium
 from sensorium.errors import SensoriumError
 from sensorium.training.budget import Budget, Clock
 
@@ -74,3 +75,13 @@ def test_the_clock_counts_training_only():
         assert clock.elapsed == before
     clock.stop()
     assert 100.02 <= clock.elapsed < 100.05
+
+
+@pytest.mark.parametrize("budget, says", [("10tokens", "write 10images"), ("5parsecs", "parsecs")])
+def test_a_budget_that_does_not_fit_is_refused_before_anything_is_written(budget, says, tmp_path):
+    with pytest.raises(SensoriumError, match=says):
+        sensorium.train("mae", data="digits", budget=budget, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SensoriumError, match=says):
+        sensorium.compare(["mae", "simclr"], data="digits", budget=budget, out=tmp_path / "both", progress=False)
+    assert not (tmp_path / "both" / "mae").exists()

@@ -113,6 +113,7 @@ def compare_all(
         options = replace(options, threads=count)
     todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone)
     plan = _plan(todo, progress)
+    spend.of(plan.ready.train.unit)
     for one in plan.evaluators:
         if one.check is not None:
             one.check(plan.ready, asked)

@@ -72,6 +72,7 @@ def train_with(
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
     allow(name)
+    Budget.parse(options.budget)  # before the data are read
     folder = run_folder(name, options)
     if options.fresh and folder.exists():
         _clear(folder)
@@ -96,6 +97,7 @@ def _train(
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
         raise SensoriumError(f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8.")
+    Budget.parse(options.budget).of(ready.train.unit)  # before anything is written
     chosen = _threads(folder, options.threads)
     given = {key: value for key, value in settings.items() if value is not None}
     torch.manual_seed(options.seed)
