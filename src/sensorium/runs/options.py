@@ -42,7 +42,7 @@ class RunOptions(Common):
     test: str | None = None
     """the test set, if it is not inside --data."""
     budget: str = "10m"
-    """of each run: 10m, 90s, 2h, 500steps, 100000images or 20epochs."""
+    """of each run: 10m, 90s, 2h, 500steps, 100000images (or tokens, pairs, frames) or 20epochs."""
     devices: int = 1
     """number of processes or GPUs that share a run's batch."""
     strategy: str = "auto"
@@ -62,7 +62,7 @@ class AblationOptions(RunOptions):
     """Options to train; the default budget is shorter, because there are many runs."""
 
     budget: str = "3m"
-    """of each run: 3m, 90s, 500steps, 100000images or 20epochs."""
+    """of each run: 3m, 90s, 500steps, 100000images (or tokens, pairs, frames) or 20epochs."""
 
 
 @dataclass(frozen=True)
