@@ -97,7 +97,7 @@ def system(id: str, family: str, what: str, name: str, *, more: str = "", picks:
         f"forward {{}}, training step {{}}{more}",
         (Ratio(f"{name}: forward"), Ratio(f"{name}: training step")),
     )
-    return Row(id, family, what, (f"python -m benchmarks.systems --only {id}",), figure, (*own, *picks), 3)
+    return Row(id, family, what, (f"python -m benchmarks.systems --only {id} --rounds 25",), figure, (*own, *picks), 3)
 
 
 def parts(varied: str) -> str:
