@@ -216,7 +216,7 @@ def measure(group: list[Row], folder: Path, kept: Kept, *, smoke: bool) -> list[
     """Run a group's commands and keep its rows' figures; what went wrong, a line each."""
     if smoke or (folder / "done").is_file():  # what is left of an earlier measurement would only be read back
         shutil.rmtree(folder, ignore_errors=True)
-    begin, failed = time.monotonic(), []
+    begin, failed, code = time.monotonic(), [], commit()  # of the start: it may go on while this is measured
     try:
         printed = run([short(one) for one in group[0].commands] if smoke else group[0].commands, folder)
     except Missing as error:
@@ -231,7 +231,7 @@ def measure(group: list[Row], folder: Path, kept: Kept, *, smoke: bool) -> list[
             continue
         print(f"    {row.id}: {value if not row.title else chr(10) + value}", flush=True)
         if not smoke:
-            about = {"date": date.today().isoformat(), "seconds": spent, "machine": machine(), "commit": commit()}
+            about = {"date": date.today().isoformat(), "seconds": spent, "machine": machine(), "commit": code}
             kept[row.id] = {"value": value, "commands": list(row.commands), "figure": row.figure, **about}
     if not smoke:
         write(kept)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.base.precision import precise
 from sensorium.errors import SensoriumError
 
 QUERIES = 64  # per head and sequence, evenly spaced: enough for a mean, whatever the length
@@ -209,7 +210,7 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def _precise(x: Tensor) -> Tensor:
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    return precise(x.detach())
 
 
 def _variance(x: Tensor) -> float:

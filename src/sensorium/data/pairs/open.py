@@ -39,7 +39,6 @@ _LOOKED_FOR = (
     "tars of KEY.png or .jpg with KEY.txt or .json, a folder with a .csv, .tsv or .jsonl of file and caption, "
     "or .parquet"
 )
-_Row = tuple[str, Any]  # location of an image, and its captions: str, bytes, a list of these, or None
 
 
 class Pairs(EncodedImages):
