@@ -16,7 +16,8 @@ from rich.console import Console
 from sensorium.data.images.diagnose import diagnose
 from sensorium.data.images.duplicates import difference_hashes, groups_of_equal, near_pairs, resize_weights, thumbnails
 from sensorium.data.images.open import open_data
-from sensorium.data.images.sets import ArrayImages, Numbered, Opened, Skipped, subset
+from sensorium.data.images.sets import ArrayImages, Numbered, Opened, subset
+from sensorium.data.log import Skipped
 
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not at {DATA}; set SENSORIUM_DATA")

@@ -18,9 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sensorium.data.images.folders import split_of
 from sensorium.data.images.open import open_data
-from sensorium.data.images.sets import natural_key
+from sensorium.data.names import natural_key, split_of
 from sensorium.errors import SensoriumError
 
 QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -264,7 +263,7 @@ def test_sizes_that_files_state_are_not_believed(tmp_path):
 
 
 def test_zip_bomb_is_refused_before_it_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr("sensorium.data.images.arrays.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("sensorium.base.memory.available_memory", lambda: 1 << 20)
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 128, 128, 3), np.uint8))
     with pytest.raises(SensoriumError, match="free memory"):
         open_data(tmp_path / "a.npz")

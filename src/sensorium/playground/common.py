@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sensorium.base.reading import printable
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
-from sensorium.data.images.decode import printable, rgb
+from sensorium.data.images.decode import rgb
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged

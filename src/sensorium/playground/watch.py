@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sensorium.abilities import OnlineDetector
-from sensorium.data.images.decode import printable
+from sensorium.base.reading import printable
 from sensorium.data.streams.files import UNKNOWN, read_values
 from sensorium.data.streams.open import AnyStream, Framed, Scaled, Stream
 from sensorium.errors import SensoriumError

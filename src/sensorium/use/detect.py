@@ -22,11 +22,12 @@ from sensorium.abilities import Detector
 from sensorium.base.files import replace as write
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.catalogue import a_run_of
 from sensorium.data.augment.boxes import collate, to_original
-from sensorium.data.images.decode import EXTENSIONS, BadImage, printable, rgb, to_array
-from sensorium.data.images.sets import natural_key
+from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, to_array
+from sensorium.data.names import natural_key
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipe.boxes import divisor_of

@@ -21,10 +21,11 @@ from sensorium.abilities import Encoder, ImageText
 from sensorium.base.files import replace as write
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, content_hash
-from sensorium.data.images.decode import BadImage, printable, rgb, square
+from sensorium.data.images.decode import BadImage, rgb, square
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
 from sensorium.data.pairs.open import Pairs

@@ -21,8 +21,10 @@ from PIL import Image
 from sensorium.abilities import Encoder
 from sensorium.base.files import replace
 from sensorium.base.precision import device_name
-from sensorium.data.images.decode import printable, square
-from sensorium.data.images.sets import Skipped, natural_key
+from sensorium.base.reading import printable
+from sensorium.data.images.decode import square
+from sensorium.data.log import Skipped
+from sensorium.data.names import natural_key
 from sensorium.data.streams.clips import MOTION, motion
 from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames

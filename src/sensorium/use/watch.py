@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sensorium.abilities import OnlineDetector
-from sensorium.data.images.decode import printable
+from sensorium.base.reading import printable
 from sensorium.data.streams.files import read_values
 from sensorium.data.streams.open import Framed, Scaled, Stream
 from sensorium.data.streams.prepare import StreamSituation

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.boxes.open import Listed, Log, Raw, number, size_stated
-from sensorium.data.images.decode import printable
-from sensorium.data.images.folders import Files, split_of
+from sensorium.base.reading import printable
+from sensorium.data.boxes.open import Listed, Raw, number, size_stated
+from sensorium.data.images.folders import Files
 from sensorium.data.images.sets import Found, Source
 from sensorium.data.images.shards import Slices, _members
+from sensorium.data.log import Log
+from sensorium.data.names import split_of
 from sensorium.errors import SensoriumError
 
 _OTHER_JSON = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")

@@ -22,11 +22,13 @@ from xml.parsers import expat
 
 import numpy as np
 
+from sensorium.base.reading import printable
 from sensorium.data.boxes.coco import coco_files, read_coco
-from sensorium.data.boxes.open import Listed, Log, Raw, number, size_stated
-from sensorium.data.images.decode import EXTENSIONS, printable
-from sensorium.data.images.folders import Files, litter, split_of
-from sensorium.data.images.sets import natural_key
+from sensorium.data.boxes.open import Listed, Raw, number, size_stated
+from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.folders import Files
+from sensorium.data.log import Log
+from sensorium.data.names import litter, natural_key, split_of
 from sensorium.errors import SensoriumError
 
 _SMALL = 16 << 20  # maximum bytes of an image's annotation

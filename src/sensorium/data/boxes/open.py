@@ -14,7 +14,6 @@ without one is its box). Boxes are known without decoding an image, and are comp
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.reading import printable
 from sensorium.data.boxes.masks import Outline, drawn, outline_of
 from sensorium.data.images import decode
-from sensorium.data.images.decode import BadImage, printable
+from sensorium.data.images.decode import BadImage
 from sensorium.data.images.decode import _reason as reason_of
-from sensorium.data.images.sets import EncodedImages, Skipped, Source
+from sensorium.data.images.sets import EncodedImages, Source
+from sensorium.data.log import Log, Skipped
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.errors import SensoriumError
 
@@ -57,20 +58,6 @@ class Listed:
 
     source: Source
     raws: list[Raw]
-
-
-@dataclass
-class Log:
-    """Skipped entries, by file and counted by reason, and notes about choices."""
-
-    skipped: list[Skipped] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-
-    def skip(self, file: str, reason: str, detail: str = "") -> None:
-        """Count ``reason``; ``detail`` is for this one case."""
-        self.counts[reason] += 1
-        self.skipped.append(Skipped(printable(file), f"{reason}{f': {printable(detail)}' if detail else ''}"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.data.boxes.cache import Boxed, cache_boxes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
-from sensorium.data.images.decode import printable
 from sensorium.data.images.prepare import Situation
-from sensorium.data.images.sets import Skipped
+from sensorium.data.log import Skipped
 from sensorium.data.scenes.boxes import is_scenes, open_scene_boxes
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError

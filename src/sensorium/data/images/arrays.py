@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -17,33 +16,18 @@ from typing import IO
 
 import numpy as np
 
-from sensorium.data.images.decode import printable
-from sensorium.data.images.folders import SPLITS, list_folder, split_of
+from sensorium.base.memory import affordable
+from sensorium.base.reading import printable
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
+from sensorium.data.names import SPLITS, list_folder, split_of
 from sensorium.errors import SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 _CLASSES = ("class_names", "classes", "label_names", "categories")
 _NAMES = ("source_path", "paths", "filenames", "names")
+_STORE = "store the images as files or as .tar shards, which are read one at a time."
 _IDX_TYPES = {0x08: np.dtype("u1"), 0x09: np.dtype("i1"), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4")}
-
-
-def available_memory() -> int:
-    """Bytes that can still be allocated: the machine's, or the container's if less."""
-    free = 8 << 30
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(free, 0)
 
 
 def read_npz(path: Path) -> Found:
@@ -140,7 +124,7 @@ def _idx(path: Path) -> np.ndarray:
             raise SensoriumError(f"{where}: truncated in its header; fetch the file again.")
         shape = struct.unpack(f">{rank}I", head)
         size = math.prod(shape) * dtype.itemsize
-        _affordable(size, where)
+        affordable(size, where, _STORE)
         if not zipped and size != (held := path.stat().st_size - 4 - 4 * rank):
             raise SensoriumError(
                 f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again."
@@ -174,7 +158,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.n
             raise SensoriumError(
                 f"{field}: the header gives {size:,} bytes, the file has {info.file_size - file.tell():,}."
             )
-        _affordable(size, field)
+        affordable(size, field, _STORE)
         values = _read(file, size, field)
         if file.read(1):
             raise SensoriumError(f"{field}: has more bytes than in its header.")
@@ -192,15 +176,6 @@ def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str) -> bytearray:
             raise SensoriumError(f"{where}: truncated, {len(values):,} of {size:,} bytes; fetch the file again.")
         values += block
     return values
-
-
-def _affordable(size: int, where: str) -> None:
-    free = available_memory()
-    if size > 0.8 * free:
-        raise SensoriumError(
-            f"{where}: needs {size / 2**30:,.1f} GiB, more than the {free / 2**30:,.1f} GiB of free memory; "
-            "store the images as files or as .tar shards, which are read one at a time."
-        )
 
 
 def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: str) -> ArrayImages:

@@ -24,7 +24,8 @@ import numpy as np
 
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
-from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Skipped, View, header, picture
+from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
+from sensorium.data.log import Skipped
 from sensorium.data.rows import ArrayRows, Field, Rows, Taken, sampled_digest
 from sensorium.errors import SensoriumError
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
@@ -72,13 +73,6 @@ class BadImage(SensoriumError):
 
     def __reduce__(self):
         return BadImage, (self.name, self.reason)
-
-
-def printable(name: str) -> str:
-    """A file name that is safe to print: control characters and undecodable bytes are escaped."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
 
 
 def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.Image:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
-from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, Skipped, View, header, picture
+from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, View, header, picture
+from sensorium.data.log import Skipped
 
 MAX_ENCODED = 20_000
 MAX_ARRAYS = 200_000

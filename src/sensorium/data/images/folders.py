@@ -8,39 +8,18 @@ folder is skipped. Hidden files and those of operating systems are ignored.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sensorium.data.images.decode import EXTENSIONS, printable
-from sensorium.data.images.sets import (
-    ArrayImages,
-    Digest,
-    EncodedImages,
-    Found,
-    ImageSet,
-    Numbered,
-    Skipped,
-    natural_key,
-    numbered,
-)
+from sensorium.base.reading import printable
+from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
+from sensorium.data.log import Skipped
+from sensorium.data.names import SPLITS, list_folder, split_of
 from sensorium.errors import SensoriumError
-
-SPLITS = {
-    "train": ("train", "training", "trainset"),
-    "val": ("val", "valid", "validation", "dev", "valset"),
-    "test": ("test", "testing", "t10k", "testset", "eval"),
-}
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
-
-
-def split_of(name: str) -> str | None:
-    """The split in a folder's or a file's name: "train-00001.tar" -> "train"; None if there is none."""
-    words = re.findall(r"t10k|[a-z]+", name.casefold())
-    return next((split for word in words for split, known in SPLITS.items() if word in known), None)
 
 
 class Files:
@@ -101,20 +80,6 @@ def read_digits() -> Found:
     labels = np.asarray(target).astype(np.int64)
     classes = tuple(str(i) for i in range(10))
     return Found("digits", {"train": ArrayImages(pixels, Numbered("digits", len(pixels)), labels, classes)})
-
-
-def litter(name: str) -> bool:
-    """Whether it is a hidden file or one of an operating system."""
-    return name.startswith(".") or name.casefold() in _LITTER
-
-
-def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """Entries in natural order, without ignored ones. Raises SensoriumError if the folder can't be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not litter(e.name)), key=lambda e: natural_key(e.name))
-    except OSError as error:
-        raise SensoriumError(f"{printable(str(folder))}: {error.strerror or error}; cannot list this folder.") from None
 
 
 def _unwrap(folder: Path, found: Found) -> Path:

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sensorium.base.reading import printable
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
-from sensorium.data.images.decode import EXTENSIONS, printable
-from sensorium.data.images.folders import list_folder, read_digits, read_folder, split_of
+from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.folders import read_digits, read_folder
 from sensorium.data.images.sets import Found, ImageSet, Opened, View, subset
 from sensorium.data.images.shards import read_tars
-from sensorium.data.images.tables import group_by_split, read_csv, read_parquet
+from sensorium.data.images.tables import read_csv, read_parquet
+from sensorium.data.names import divide, list_folder, split_of
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -140,10 +142,10 @@ def _read_folder(folder: Path) -> Found:
     if pairs := idx_pairs(folder):
         return read_idx(pairs)
     if tars := having(".tar"):
-        return read_tars(group_by_split(tars))
+        return read_tars(divide(tars, folder))
     inner = folder / "data"
     if parquets := having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else []):
-        return read_parquet(group_by_split(parquets))
+        return read_parquet(divide(parquets, folder))
     if arrays := _by_split(having(".npz")):
         return _several(arrays, read_npz)
     pictures = any(f.suffix.lower() in EXTENSIONS for f in files)

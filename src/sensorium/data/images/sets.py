@@ -7,7 +7,6 @@ several threads.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,8 @@ from PIL import Image
 
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that could not be used, and why."""
-
-    file: str
-    reason: str
+from sensorium.data.log import Skipped
+from sensorium.data.names import natural_key
 
 
 @runtime_checkable
@@ -200,13 +193,6 @@ def header(images: ImageSet, index: int) -> tuple[int, int, str]:
         return base.header(at)
     height, width = base[at]["image"].shape[1:]
     return int(width), int(height), "RGB"
-
-
-def natural_key(text: str) -> tuple:
-    """Sorting key under which "img2" precedes "img10"."""
-    parts = re.split(r"(\d+)", text)
-    # A number sorts by its length and then its digits: no int(), which refuses very long ones.
-    return tuple((0, len(n := p.lstrip("0")), n) if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p), text
 
 
 def numbered(values: Iterable[str | None], names: tuple[str, ...] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

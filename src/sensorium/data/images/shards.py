@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sensorium.data.images.decode import EXTENSIONS, printable
-from sensorium.data.images.sets import Digest, EncodedImages, Found, Skipped, numbered
+from sensorium.base.reading import printable
+from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.sets import Digest, EncodedImages, Found, numbered
+from sensorium.data.log import Skipped
 from sensorium.errors import SensoriumError
 
 _SMALL = 1 << 20

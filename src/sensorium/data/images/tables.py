@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.images.decode import printable
-from sensorium.data.images.folders import Files, split_of
-from sensorium.data.images.sets import Digest, EncodedImages, Found, Skipped, numbered
+from sensorium.base.reading import printable
+from sensorium.data.images.folders import Files
+from sensorium.data.images.sets import Digest, EncodedImages, Found, numbered
+from sensorium.data.log import Skipped
+from sensorium.data.names import split_of
 from sensorium.errors import SensoriumError
 
 _PATHS = ("path", "file", "image", "filename", "file_name", "filepath", "image_path", "img", "images")
@@ -242,13 +244,3 @@ def _word(value: Any) -> str | None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(printable(name) for name in names[:12]) or "none"
-
-
-def group_by_split(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split prefix of their names; without a prefix, training data."""
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(split_of(path.name) or "train", []).append(path)
-    if "train" not in groups:
-        groups = {"train": [path for paths in groups.values() for path in paths]}
-    return groups

@@ -23,11 +23,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sensorium.data.images.decode import EXTENSIONS, BadImage, printable
-from sensorium.data.images.folders import SPLITS, Files, list_folder, split_of
-from sensorium.data.images.sets import Digest, EncodedImages, Found, Skipped, Source
+from sensorium.base.reading import printable
+from sensorium.data.images.decode import EXTENSIONS, BadImage
+from sensorium.data.images.folders import Files
+from sensorium.data.images.sets import Digest, EncodedImages, Found, Source
 from sensorium.data.images.shards import Slices, _samples
-from sensorium.data.images.tables import Cells, group_by_split
+from sensorium.data.images.tables import Cells
+from sensorium.data.log import Skipped
+from sensorium.data.names import SPLITS, divide, list_folder, split_of
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.1
@@ -162,7 +165,7 @@ def _read(place: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Pairs]]:
     ):
         if files := [file for file in entries if file.is_file() and file.name.lower().endswith(endings)]:
             layout = name
-            for split, group in group_by_split(files).items():
+            for split, group in divide(files, place if place.is_dir() else place.parent).items():
                 sets |= {part: pairs for part, pairs in read(group, split, skipped).items() if len(pairs)}
             break
     else:

@@ -15,11 +15,11 @@ import torch
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.data.images.cache import Pixels, cache, natural_size
-from sensorium.data.images.decode import printable
 from sensorium.data.images.prepare import Situation
-from sensorium.data.images.sets import Skipped
+from sensorium.data.log import Skipped
 from sensorium.data.pairs.open import OpenedPairs, Pairs
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.scenes.pairs import open_captioned, plain_images

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sensorium.base.reading import printable
 from sensorium.data.images import open as opening
 from sensorium.data.images import sets as fields
-from sensorium.data.images.decode import printable
 from sensorium.data.images.open import open_data
-from sensorium.data.images.sets import Digest, EncodedImages, ImageSet, Skipped
+from sensorium.data.images.sets import Digest, EncodedImages, ImageSet
+from sensorium.data.log import Skipped
 from sensorium.data.pairs import open as reading
 from sensorium.data.pairs.open import OpenedPairs, Pairs, open_pairs
 from sensorium.data.scenes.layout import lay_out, text_draws

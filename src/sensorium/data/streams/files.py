@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.reading import printable
 from sensorium.data.images.arrays import _member
-from sensorium.data.images.decode import printable
-from sensorium.data.images.sets import Skipped, natural_key
+from sensorium.data.log import Skipped
+from sensorium.data.names import natural_key
 from sensorium.errors import SensoriumError
 
 UNKNOWN = -1

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from sensorium.base.draw import Draw
-from sensorium.data.images.decode import printable
-from sensorium.data.images.folders import split_of
-from sensorium.data.images.sets import Skipped
+from sensorium.base.reading import printable
+from sensorium.data.log import Skipped
+from sensorium.data.names import split_of
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.streams.files import LOOKED_FOR, UNKNOWN, Recordings, read_folder, read_npz
 from sensorium.errors import SensoriumError

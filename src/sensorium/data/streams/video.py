@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.images.decode import MAX_PIXELS, printable
+from sensorium.base.reading import printable
+from sensorium.data.images.decode import MAX_PIXELS
 from sensorium.errors import SensoriumError
 
 _GAP = 3600.0  # seconds without a frame that indicate a damaged file

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sensorium.data.images.decode import printable
+from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.1

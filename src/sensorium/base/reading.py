@@ -1,0 +1,270 @@
+"""Reading files that others wrote: text, lines, tables and JSON.
+
+Every reader of text goes through here, so that the same things are understood everywhere: gzip by its first bytes, byte
+order marks, UTF-16 with and without one, quotes that are never closed, commas that are not quoted. Files are read as a
+stream of UTF-8 bytes whatever the locale; bytes that are no UTF-8 pass unchanged, and the reader of a row decides. Only
+regular files are opened, never a pipe or a device, and what a file unpacks to is compared with its size and with the
+free memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import os
+import stat
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sensorium.base.memory import affordable, available_memory
+from sensorium.errors import SensoriumError
+
+MOST_RATIO = 100
+"""A gzip stream that unpacks to more than this many times its size, and to more than ``SMALL`` bytes, is refused."""
+SMALL = 64 << 20
+LONGEST_LINE = 64 << 20
+_LONGEST_QUOTE = 1000  # lines
+_JSON_SPREAD = 8  # bytes of Python objects per byte of JSON, about
+_OPEN = sum(vars(os).get(flag, 0) for flag in ("O_NONBLOCK", "O_BINARY"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def printable(name: str) -> str:
+    """A name that is safe to print: control characters and undecodable bytes are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
+
+
+def brief(error: BaseException) -> str:
+    """An error in one printable line of at most 160 characters."""
+    return printable(" ".join(str(error).split()))[:160] or type(error).__name__
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises SensoriumError that names the path."""
+    where = printable(str(path))
+    try:
+        # A pipe would block at once without O_NONBLOCK.
+        handle = os.open(path, os.O_RDONLY | _OPEN)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or brief(error)
+        raise SensoriumError(f"{where}: cannot be read ({reason}).") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise SensoriumError(f"{where}: not a regular file; only files and folders are read.")
+    return os.fdopen(handle, "rb")
+
+
+def stream(path: Path, *, most: int | None = None) -> BinaryIO:
+    """A file as a stream of UTF-8: unpacked if it is gzip, without a byte order mark, UTF-16 and UTF-32 converted.
+
+    ``most``: the maximum number of bytes; if not given, what fits in memory. Reading raises SensoriumError that names
+    the file if it is damaged, or unpacks to too much.
+    """
+    return io.BufferedReader(_Stream(path, most), 1 << 16)  # pyright: ignore[reportReturnType]
+
+
+def read_bytes(path: Path, *, most: int | None = None) -> bytes:
+    """The whole :func:`stream`."""
+    with stream(path, most=most) as file:
+        return file.read()
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line without its end) of each line, read as a stream; \\n, \\r\\n and \\r end a line.
+
+    Raises SensoriumError for a line of more than ``LONGEST_LINE`` bytes.
+    """
+    number = 0
+    with stream(path) as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise SensoriumError(f"{printable(str(path))}, line {number + 1}: longer than {LONGEST_LINE >> 20} MB.")
+            for part in line.rstrip(b"\r\n").split(b"\r") if b"\r" in line else (line.rstrip(b"\n"),):
+                number += 1
+                yield number, part
+
+
+def parse_json(data: bytes | str, where: str, hint: str = "") -> Any:
+    """A value of JSON text; ``where`` begins the message and ``hint`` ends it. Raises SensoriumError."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except ValueError as error:
+        reason = brief(error)
+    raise SensoriumError(f"{where}: not readable as JSON ({reason}).{f' {hint}' if hint else ''}") from None
+
+
+def read_json(path: Path, *, most: int = 1 << 31, hint: str = "") -> Any:
+    """A JSON file of at most ``most`` bytes that fits in memory. Raises SensoriumError that names the file."""
+    where = printable(str(path))
+    data = read_bytes(path, most=most)
+    affordable(len(data) * _JSON_SPREAD, where, "split it into smaller files.")
+    return parse_json(data, where, hint)
+
+
+def read_object(path: Path, *, most: int = 1 << 26, hint: str = "") -> dict[str, Any]:
+    """A JSON file that is an object. Raises SensoriumError that names the file."""
+    found = read_json(path, most=most, hint=hint)
+    if not isinstance(found, dict):
+        raise SensoriumError(f"{printable(str(path))}: should be a JSON object.{f' {hint}' if hint else ''}")
+    return found
+
+
+class CSV:
+    """A table of text: ``header``, and rows by iteration; ``odd`` counts rows that were not as the header says.
+
+    The delimiter (comma, tab, semicolon, bar) is the most frequent of the header. A row with more fields than the
+    header has the rest joined to its last field; a quote that is never closed ends with its line. Both are counted.
+    """
+
+    def __init__(self, path: Path, delimiters: str = ",\t;|") -> None:
+        self.path, self.odd = path, Counter[str]()
+        self._lines = ((n, line.decode("utf-8", "surrogateescape")) for n, line in lines(path))
+        first = next(self._lines, (0, ""))[1]
+        self.delimiter = max(delimiters, key=first.count)
+        self.header = [name.strip() for name in self._split(first) or []]
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, fields) of each row that isn't empty. Bytes that are no UTF-8 are lone surrogates (:func:`is_text`)."""
+        ahead: list[tuple[int, str]] = []
+        while (here := ahead.pop(0) if ahead else next(self._lines, None)) is not None:
+            number, text = here
+            if not text.strip():
+                continue
+            fields = self._split(text)
+            if fields is None:  # within quotes: the row goes on in the next lines, or the quote is a stray one
+                fields, used = self._across(text, ahead)
+                del ahead[:used]
+            if len(fields) > len(self.header):
+                self.odd["row with more fields than the header (is a comma unquoted?)"] += 1
+                fields = [*fields[: len(self.header) - 1], self.delimiter.join(fields[len(self.header) - 1 :])]
+            yield number, fields
+
+    def _across(self, text: str, ahead: list[tuple[int, str]]) -> tuple[list[str], int]:
+        """(fields, further lines used) of a row with a line break in quotes."""
+        used, whole = 0, [text]
+        while used < _LONGEST_QUOTE and sum(map(len, whole)) < 1 << 20:
+            if used == len(ahead):
+                more = next(self._lines, None)
+                if more is None:
+                    break
+                ahead.append(more)
+            whole.append(ahead[used][1])
+            used += 1
+            if '"' in whole[-1] and (fields := self._split("\n".join(whole))) is not None:
+                return fields, used
+        self.odd["row with a quote that is never closed"] += 1
+        return text.replace('"', "").split(self.delimiter), 0
+
+    def _split(self, text: str) -> list[str] | None:
+        """Fields of a row; None if it ends within quotes."""
+        if '"' not in text:
+            return text.split(self.delimiter)
+        for strict in (True, False):
+            try:
+                return next(csv.reader([text], delimiter=self.delimiter, strict=strict), [])
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    return None
+                if "field larger" in str(error):
+                    break
+        return text.replace('"', "").split(self.delimiter)
+
+
+def is_text(value: str) -> bool:
+    """Whether a string of a :class:`CSV` was valid UTF-8."""
+    return not any("\udc80" <= c <= "\udcff" for c in value) if not value.isascii() else True
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of :func:`stream`."""
+
+    def __init__(self, path: Path, most: int | None) -> None:
+        super().__init__()
+        self.where = printable(str(path))
+        self._file: Any = open_regular(path)
+        self.size = os.fstat(self._file.fileno()).st_size
+        zipped = self._file.read(2) == b"\x1f\x8b"
+        self._file.seek(0)
+        self.most = available_memory() // 2 if most is None else most
+        self._packed = self._file if zipped else None
+        if self._packed is not None:
+            self._file = gzip.GzipFile(fileobj=self._packed)
+            if most is None:
+                self.most = min(self.most, max(SMALL, MOST_RATIO * self.size))
+        elif self.size > self.most:
+            self._too_large()
+        self.done, self._rest = 0, b""
+        head = self._read(4096)
+        mark, encoding = next(((m, e) for m, e in _MARKS if head.startswith(m)), (b"", _unmarked(head)))
+        self._decode = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
+        self._rest = self._converted(head[len(mark) :], not head)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            block = self._read(1 << 16)
+            self._rest = self._converted(block, not block)
+            if not block:
+                break
+        part = self._rest[: len(buffer)]
+        self._rest = self._rest[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            if self._packed is not None:
+                self._packed.close()
+        super().close()
+
+    def _read(self, size: int) -> bytes:
+        try:
+            block = self._file.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SensoriumError(f"{self.where}: not readable ({brief(error)}).") from None
+        self.done += len(block)
+        if self.done > self.most:
+            self._too_large()
+        return block
+
+    def _converted(self, block: bytes, last: bool) -> bytes:
+        return block if self._decode is None else self._decode.decode(block, last).encode("utf-8", "replace")
+
+    def _too_large(self) -> None:
+        does, remedy = ("unpacks to", "unpack it and ") if self._packed is not None else ("has", "")
+        raise SensoriumError(
+            f"{self.where}: {does} more than {self.most / 2**20:,.0f} MB, which is not read at once; "
+            f"{remedy}split it into smaller files."
+        )
+
+
+def _unmarked(head: bytes) -> str:
+    """The encoding of text without a byte order mark: UTF-16 if every other byte is zero (Latin letters), else UTF-8."""
+    even, odd = head[: len(head) // 2 * 2 : 2], head[1::2]
+    if len(odd) >= 4:
+        if odd.count(0) > 0.7 * len(odd) and even.count(0) < 0.1 * len(even):
+            return "utf-16-le"
+        if even.count(0) > 0.7 * len(even) and odd.count(0) < 0.1 * len(odd):
+            return "utf-16-be"
+    return "utf-8"

@@ -1,0 +1,40 @@
+"""What a reader did not use, and why: listed, counted by reason, and told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sensorium.base.reading import printable
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or an entry that could not be used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass
+class Log:
+    """What a reader did not use: entries by file, counted by reason; and notes about its choices."""
+
+    skipped: list[Skipped] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def skip(self, file: str, reason: str, detail: str = "") -> None:
+        """Count ``reason``; ``detail`` is for this one entry."""
+        self.counts[reason] += 1
+        self.skipped.append(Skipped(printable(file), f"{reason}{f': {printable(detail)}' if detail else ''}"))
+
+    def sentences(self) -> list[str]:
+        """The counts in words, with the first entry of each reason."""
+        first = {
+            reason: next((s.file for s in self.skipped if s.reason.startswith(reason)), "") for reason in self.counts
+        }
+        return [
+            f"{count:,} skipped: {reason}{f' (the first: {first[reason]})' if first[reason] else ''}."
+            for reason, count in self.counts.most_common()
+        ]

@@ -1,0 +1,250 @@
+"""What names of files and folders say: which are litter, and which split they belong to. One rule for all readers.
+
+A name is *of* a split if it is one of its words and nothing else but numbers and neutral words: "train", "Test",
+"val2017", "training_set", "test_images", "train-00000-of-00001.parquet". A name with further words ("wiki.test.txt",
+"imagenet_train") counts only beside another that has the same further words and is of the training split, so that a
+class called "test tube" stays a class, and a document with that title a document.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sensorium.base.reading import printable
+from sensorium.data.log import Log
+from sensorium.errors import SensoriumError
+
+SPLITS = {
+    "train": ("train", "training", "trainset", "trainval"),
+    "val": ("val", "valid", "validation", "validate", "dev", "valset", "validset", "minival"),
+    "test": ("test", "testing", "t10k", "testset", "eval", "evaluation", "evalset"),
+}
+_OF = {word: split for split, words in SPLITS.items() for word in words}
+_NEUTRAL = frozenset(
+    [
+        "set",
+        "sets",
+        "split",
+        "splits",
+        "data",
+        "dataset",
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "pictures",
+        "pics",
+        "photos",
+        "frames",
+        "files",
+        "text",
+        "texts",
+        "txt",
+        "labels",
+        "annotations",
+        "annotation",
+        "ann",
+        "instances",
+        "captions",
+        "shard",
+        "shards",
+        "part",
+        "parts",
+        "of",
+        "full",
+        "all",
+        "original",
+        "raw",
+        "jpegs",
+        "jpeg",
+        "jpg",
+        "png",
+        "x",
+        "y",
+        "rgb",
+    ]
+)
+_LITTER = frozenset(
+    {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
+     "lost+found", "system volume information", "__pycache__", "node_modules"}
+)  # fmt: skip
+
+
+def litter(name: str) -> bool:
+    """Whether it is hidden, or made by an operating system or an editor: never data."""
+    return name.startswith((".", "~$")) or name.casefold() in _LITTER or name.endswith(("~", ".crdownload", ".swp"))
+
+
+def natural_key(text: str) -> tuple:
+    """Sorting key under which "img2" precedes "img10"."""
+    parts = re.split(r"(\d+)", text)
+    # A number sorts by its length and then its digits: no int(), which refuses very long ones.
+    return tuple((0, len(n := p.lstrip("0")), n) if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p), text
+
+
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """Entries in natural order, without litter. Raises SensoriumError if the folder can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not litter(e.name)), key=lambda e: natural_key(e.name))
+    except OSError as error:
+        raise SensoriumError(f"{printable(str(folder))}: {error.strerror or error}; cannot list this folder.") from None
+
+
+def files_below(folder: Path, log: Log) -> Iterator[Path]:
+    """The files of a folder and those below it, in natural order, without litter. Links are followed, loops are not; a
+    folder below that can't be read is logged."""
+    stack, seen = [folder], set()
+    while stack:
+        here = stack.pop()
+        try:
+            place = here.stat()
+            entries = list_folder(here) if (place.st_dev, place.st_ino) not in seen else []
+        except (OSError, SensoriumError):
+            if here == folder:
+                raise
+            log.skip(str(here), "folder cannot be read")
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        yield from (Path(e.path) for e in entries if not e.is_dir())
+        stack.extend(Path(e.path) for e in reversed(entries) if e.is_dir())
+
+
+def split_of(name: str) -> str | None:
+    """The split whose word is in a name, with whatever else: "train-00001.tar" -> "train"; None without one."""
+    return next((_OF[word] for word in _words(name) if word in _OF), None)
+
+
+def is_split(name: str) -> str | None:
+    """The split that a name is of, having nothing but its word, numbers and neutral words; None if it is of none."""
+    words = _words(name)
+    found = {_OF[word] for word in words if word in _OF}
+    return found.pop() if len(found) == 1 and all(word in _OF or word in _NEUTRAL for word in words) else None
+
+
+def split_names(names: Iterable[str]) -> dict[str, str]:
+    """The split of each name that has one, by the rule above; empty if none is of the training split."""
+    names = list(names)
+    found = {name: split for name in names if (split := is_split(name))}
+    kin: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        if name not in found and (split := split_of(name)):
+            rest = tuple(word for word in _words(name) if word not in _OF and word not in _NEUTRAL)
+            kin.setdefault(rest, {})[name] = split
+    for alike in kin.values():
+        if "train" in alike.values() and len(set(alike.values())) > 1:
+            found |= alike
+    return found if "train" in found.values() else {}
+
+
+def split_folders(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """(folders of each split, names of the other folders) if a folder is organized by splits, else ({}, []).
+
+    It is if it has a training folder and one of another split, or a training folder and nothing else.
+    """
+    entries = list_folder(folder)
+    folders = [e for e in entries if e.is_dir()]
+    of = split_names(e.name for e in folders)
+    splits: dict[str, list[Path]] = {}
+    for entry in folders:
+        if entry.name in of:
+            splits.setdefault(of[entry.name], []).append(Path(entry.path))
+    others = [e.name for e in folders if e.name not in of]
+    return (splits, others) if len(splits) > 1 or (splits and not others) else ({}, [])
+
+
+def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[str, list[Path]]:
+    """Files below ``root`` by split: the one of the first folder on their way that is organized by splits, else that of
+    their own name. All are training data if none is by name; ``log`` gets a note that says which names decided."""
+    files = list(files)
+    splits: dict[str, list[Path]] = {}
+    by_folder = _folder_splits(files, root)
+    by_name: dict[Path, dict[str, str]] = {}
+    for file in files:
+        by_name.setdefault(file.parent, {})[file.name] = ""
+    for parent, names in by_name.items():
+        of = split_names(_stem(name) for name in names)
+        if not of:  # a lone "test.txt" beside others is a test set; a lone "the test of time.txt" is not
+            of = {stem: split for name in names if (split := is_split(stem := _stem(name)))}
+        by_name[parent] = {name: of.get(_stem(name), "") for name in names}
+    for file in files:
+        split = by_folder.get(file) or by_name[file.parent][file.name] or "train"
+        splits.setdefault(split, []).append(file)
+    if "train" not in splits:
+        return {"train": files}
+    if log is not None and len(splits) > 1:
+        told = ", ".join(f"{len(splits[s]):,} {s}" for s in SPLITS if s in splits)
+        log.notes.append(f"Files are divided by the splits in their names: {told}.")
+    return splits
+
+
+def _folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
+    """The split of each file that lies in a folder of one, at any depth."""
+    children: dict[Path, set[str]] = {}
+    for file in files:
+        here = root
+        for part in file.relative_to(root).parts[:-1]:
+            children.setdefault(here, set()).add(part)
+            here /= part
+    splits = {here / name: split for here, names in children.items() for name, split in split_names(names).items()}
+    found = {}
+    for file in files:
+        split = next((splits[place] for place in reversed(file.parents) if place in splits), None)
+        if split is not None:
+            found[file] = split
+    return found
+
+
+class Index:
+    """Finds files by names that other tools wrote: absolute, with backslashes, or with folders of another machine."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+        self.outside = 0  # files found that lie below none of the folders
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: str) -> Path | None:
+        """The file of that name: below one of the folders as it says, else the only one with its last part."""
+        plain = name.strip().replace("\\", "/")
+        for folder in self.folders:
+            if (path := _file(folder, plain)) or (path := _file(folder, name.strip())):
+                self.outside += Path(plain).is_absolute() or ".." in plain.split("/")
+                return path
+        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+        alike = self._all().get(parts[-1], []) if parts else []
+        for length in range(len(parts), 0, -1):  # as many of its folders as one file shares
+            fit = [path for path in alike if path.parts[-length:] == tuple(parts[-length:])]
+            if fit:
+                return fit[0] if len(fit) == 1 else None
+        return None
+
+    def _all(self) -> dict[str, list[Path]]:
+        if self._by_name is None:
+            self._by_name = {}
+            for folder in dict.fromkeys(self.folders):
+                for path in files_below(folder, Log()) if folder.is_dir() else ():
+                    known = self._by_name.setdefault(path.name, [])
+                    if path not in known:
+                        known.append(path)
+        return self._by_name
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """The file of a relative name that stays below ``folder``; an absolute one as it is."""
+    try:
+        path = folder / name
+        return path if name and path.is_file() else None
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"t10k|[^\W\d_]+", name.casefold())
+
+
+def _stem(name: str) -> str:
+    """A file's name without its known endings: "train.csv.gz" -> "train"; "wiki.test.txt" -> "wiki.test"."""
+    return re.sub(r"(\.[a-z]\w{0,6})(\.gz)?$", "", name, flags=re.IGNORECASE) if "." in name else name
