@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from sensorium.base.memory import affordable
-from sensorium.base.reading import printable
+from sensorium.base.reading import open_regular, printable
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.names import SPLITS, list_folder, split_of
+from sensorium.data.npy import damage, member, npz, read_exactly
 from sensorium.errors import SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
@@ -33,28 +33,27 @@ _IDX_TYPES = {0x08: np.dtype("u1"), 0x09: np.dtype("i1"), 0x0B: np.dtype(">i2"),
 def read_npz(path: Path) -> Found:
     """An .npz with images, labels and class names; one set, or one per split ("x_train", "train_images", ...)."""
     where = printable(str(path))
-    with zipfile.ZipFile(path) as archive:
-        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+    with npz(path) as (archive, members):
         keys = {key.casefold(): key for key in members}
         class_key = next((keys[k] for k in _CLASSES if k in keys), None)
-        names = None if class_key is None else _class_names(_member(archive, members[class_key], where), where)
+        names = None if class_key is None else _class_names(member(archive, members[class_key], where, _STORE), where)
         sets: dict[str, ImageSet] = {}
         for split in ("", *SPLITS):
             image_key = _key(keys, split, _IMAGES)
             if image_key is None:
                 continue
-            pixels = _member(archive, members[image_key], where)
+            pixels = member(archive, members[image_key], where, _STORE)
             label_key = _key(keys, split, _LABELS)
-            raw = None if label_key is None else _member(archive, members[label_key], where)
+            raw = None if label_key is None else member(archive, members[label_key], where, _STORE)
             name_key = next((keys[k] for k in _NAMES if k in keys), None) if not split else None
-            titles = None if name_key is None else _member(archive, members[name_key], where)
+            titles = None if name_key is None else member(archive, members[name_key], where, _STORE)
             field = f"{where}: '{image_key}'"
             images = _images(pixels, field, titles, f"{path.name}{':' + split if split else ''}")
             if raw is not None:
                 images.labels, images.classes = _labels(raw, len(images), names, f"{where}: '{label_key}'")
             sets[split or "train"] = images
     if not sets:
-        held = ", ".join(sorted(members)[:12]) or "nothing"
+        held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
         raise SensoriumError(
             f"{where}: no images. Looked for a uint8 array called 'images' [N, H, W, 3] or [N, H, W] (or x, data, "
             f"x_train, train_images); it holds {held}."
@@ -95,7 +94,22 @@ def read_idx(files: dict[str, Path]) -> Found:
         else:
             images.labels, images.classes = _labels(_idx(labels), len(images), None, printable(str(labels)))
         sets[split] = images
+    notes += _passed_over(files)
     return Found("idx", sets, [], notes)
+
+
+def _passed_over(files: dict[str, Path]) -> list[str]:
+    """Notes about further IDX images in the folder, such as a second training set."""
+    used = {_plain(path.name) for path in files.values()}
+    folder = next(iter(files.values())).parent
+    others = {_plain(e.name) for e in list_folder(folder) if e.is_file() and is_idx_images(e.name)} - used
+    if not others:
+        return []
+    return [f"{len(others)} further IDX files of images are not used (the first: {printable(min(others))})."]
+
+
+def _plain(name: str) -> str:
+    return name.casefold().removesuffix(".gz")
 
 
 def _labels_beside(path: Path) -> Path | None:
@@ -110,72 +124,35 @@ def _labels_beside(path: Path) -> Path | None:
 def _idx(path: Path) -> np.ndarray:
     """Magic (two zero bytes, type, rank), the dimensions as big-endian 32-bit, then the values."""
     where = printable(str(path))
-    with path.open("rb") as raw:
+    with damage(where, "IDX"), open_regular(path) as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as file:
-        magic = file.read(4)
-        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or not 1 <= magic[3] <= 4:
-            raise SensoriumError(
-                f"{where}: not an IDX file of bytes or integers (its magic number is {magic.hex() or 'missing'})."
-            )
-        dtype, rank = _IDX_TYPES[magic[2]], magic[3]
-        head = file.read(4 * rank)
-        if len(head) < 4 * rank:
-            raise SensoriumError(f"{where}: truncated in its header; fetch the file again.")
-        shape = struct.unpack(f">{rank}I", head)
-        size = math.prod(shape) * dtype.itemsize
-        affordable(size, where, _STORE)
-        if not zipped and size != (held := path.stat().st_size - 4 - 4 * rank):
-            raise SensoriumError(
-                f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again."
-            )
-        values = _read(file, size, where)
-        if file.read(1):
-            raise SensoriumError(
-                f"{where}: has more than the {size:,} bytes of values in its header; fetch the file again."
-            )
+        raw.seek(0)
+        with gzip.GzipFile(fileobj=raw) if zipped else raw as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or not 1 <= magic[3] <= 4:
+                raise SensoriumError(
+                    f"{where}: not an IDX file of bytes or integers (its magic number is {magic.hex() or 'missing'})."
+                )
+            dtype, rank = _IDX_TYPES[magic[2]], magic[3]
+            head = file.read(4 * rank)
+            if len(head) < 4 * rank:
+                raise SensoriumError(f"{where}: truncated in its header; fetch the file again.")
+            shape = struct.unpack(f">{rank}I", head)
+            size = math.prod(shape) * dtype.itemsize
+            if not size:
+                raise SensoriumError(f"{where} has shape {list(shape)}: it is empty.")
+            affordable(size, where, _STORE)
+            if not zipped and size != (held := os.fstat(raw.fileno()).st_size - 4 - 4 * rank):
+                raise SensoriumError(
+                    f"{where}: header gives {size:,} bytes of values, but the file has {held:,}; fetch the file again."
+                )
+            values = read_exactly(file, size, where)
+            if file.read(1):
+                raise SensoriumError(
+                    f"{where}: has more than the {size:,} bytes of values in its header; fetch the file again."
+                )
     array = np.frombuffer(values, dtype).reshape(shape)
     return array if dtype.itemsize == 1 else array.astype(np.int64)
-
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.ndarray:
-    """One array of an .npz, after checking its header's size."""
-    field = f"{where}: '{info.filename.removesuffix('.npy')}'"
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise SensoriumError(
-                f"{field}: .npy format {version[0]}.{version[1]} is not supported; save it again with np.savez."
-            )
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        if dtype.hasobject or dtype.names:
-            raise SensoriumError(
-                f"{field} holds Python objects, which are never loaded; save plain numbers or strings."
-            )
-        size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or size != info.file_size - file.tell():
-            raise SensoriumError(
-                f"{field}: the header gives {size:,} bytes, the file has {info.file_size - file.tell():,}."
-            )
-        affordable(size, field, _STORE)
-        values = _read(file, size, field)
-        if file.read(1):
-            raise SensoriumError(f"{field}: has more bytes than in its header.")
-    if not size:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str) -> bytearray:
-    """Exactly ``size`` bytes, allocated as they are read."""
-    values = bytearray()
-    while len(values) < size:
-        block = file.read(min(size - len(values), 1 << 24))
-        if not block:
-            raise SensoriumError(f"{where}: truncated, {len(values):,} of {size:,} bytes; fetch the file again.")
-        values += block
-    return values
 
 
 def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: str) -> ArrayImages:
@@ -218,7 +195,7 @@ def _labels(
         if names is not None and (odd := sorted(set(words) - set(names))):
             raise SensoriumError(f"{field} has '{odd[0]}', which is not a class name.")
         return numbered(words, names)
-    if raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.round(raw)).all():
+    if raw.dtype.kind == "f" and (np.abs(raw) < 2**53).all() and (raw == np.round(raw)).all():
         raw = raw.astype(np.int64)
     if raw.dtype.kind not in "iub":
         raise SensoriumError(f"{field} is {raw.dtype}; expected integers or strings.")

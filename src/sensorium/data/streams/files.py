@@ -6,11 +6,7 @@ header are compared with the file's length; nothing is unpickled.
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-import tempfile
-import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.base.reading import printable
-from sensorium.data.images.arrays import _member
-from sensorium.data.log import Skipped
-from sensorium.data.names import natural_key
+from sensorium.base.reading import brief, printable, read_object
+from sensorium.data.log import Log, Skipped
+from sensorium.data.names import list_folder
+from sensorium.data.npy import mapped, mapped_file, member, npz
 from sensorium.errors import SensoriumError
 
 UNKNOWN = -1
-LOOKED_FOR = "an .npz with 'signal' and 'label', or a folder of .npy files with a labels.json"
+_MOST_CLASSES = 1 << 16
+_RATES = 1e-6, 1e9  # steps per second; anything else is a mistake
+LOOKED_FOR = "an .npz with 'signal' and 'label', a folder of these, or a folder of .npy files with a labels.json"
 _FIELDS = {
     "values": ("signal", "features", "frames", "values", "x", "data"),
     "labels": ("label", "labels", "y", "targets"),
@@ -58,9 +56,8 @@ class Recordings:
     encoder: str = ""
 
 
-def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
-    """An .npz of concatenated recordings. Raises SensoriumError that names the file and the
-    field."""
+def read_npz(path: Path) -> Recordings:
+    """An .npz of concatenated recordings. Raises SensoriumError that names the file and the field."""
     where = printable(str(path))
     values, small, keys = _arrays(path, "labels")
     labels, classes = small["labels"], _class_names(small)
@@ -80,7 +77,7 @@ def read_npz(path: Path, skipped: list[Skipped]) -> Recordings:
 
 def _rate(small: dict[str, np.ndarray]) -> float | None:
     rate = small.get("rate")
-    told = rate is not None and rate.ndim == 0 and rate.dtype.kind in "fiu" and 0 < rate < math.inf
+    told = rate is not None and rate.ndim == 0 and rate.dtype.kind in "fiu" and _RATES[0] <= rate <= _RATES[1]
     return float(rate) if told and rate is not None else None
 
 
@@ -92,12 +89,7 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
     path = Path(path)
     where = printable(str(path))
     if path.suffix == ".npy":
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SensoriumError(f"{where}: not readable as .npy ({printable(str(error))[:160]}).") from None
-        if values.ndim < 1 or values.dtype.kind not in "fiub" or not values.size:
-            raise SensoriumError(f"{where} is {values.dtype} of shape {list(values.shape)}; expected numbers [N, ...].")
+        values = mapped_file(path)
         return [(printable(path.name), values[:, None] if values.ndim == 1 else values)]
     values, small, _ = _arrays(path)
     told = _rate(small)
@@ -112,19 +104,15 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
 def _arrays(path: Path, *needed: str) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
     """The values of an .npz, mapped, its other arrays by our names, and their names in the file."""
     where = printable(str(path))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
-            keys = {field: next((n for n in names if n in members), "") for field, names in _FIELDS.items()}
-            if not all(keys[field] for field in ("values", *needed)):
-                held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
-                looked = " and ".join(f"'{_FIELDS[field][0]}'" for field in ("values", *needed))
-                raise SensoriumError(f"{where}: no streams. Looked for {looked}; it holds {held}.")
-            values = _mapped(path, archive, members[keys["values"]], f"{where}: '{keys['values']}'")
-            small = {f: _member(archive, members[k], where) for f, k in keys.items() if k and f != "values"}
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, RuntimeError, EOFError) as error:
-        raise SensoriumError(f"{where}: not readable as .npz ({printable(str(error))[:160]}).") from None
-    return values, small, keys
+    with npz(path) as (archive, members):
+        keys = {field: next((n for n in names if n in members), "") for field, names in _FIELDS.items()}
+        if not all(keys[field] for field in ("values", *needed)):
+            held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
+            looked = " and ".join(f"'{_FIELDS[field][0]}'" for field in ("values", *needed))
+            raise SensoriumError(f"{where}: no streams. Looked for {looked}; it holds {held}.")
+        values = mapped(path, archive, members[keys["values"]], where)
+        small = {f: member(archive, members[k], where) for f, k in keys.items() if k and f != "values"}
+    return values[:, None] if values.ndim == 1 else values, small, keys
 
 
 def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -132,6 +120,8 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
     if names is not None and names.ndim == 1 and names.dtype.kind == "U":
         return tuple(printable(str(name)) for name in names)
     labels = small["labels"]
+    if labels.size and labels.dtype.kind in "iu" and int(labels.max()) >= _MOST_CLASSES:
+        return ()
     return tuple(map(str, range(int(labels.max()) + 1))) if labels.size and labels.dtype.kind in "iu" else ()
 
 
@@ -156,73 +146,66 @@ def _offsets(offsets: np.ndarray | None, steps: int, where: str) -> list[int]:
     raise SensoriumError(f"{where}: 'offsets' must be integers that rise from 0 to the {steps:,} steps.")
 
 
-def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, field: str) -> np.ndarray:
-    """One array of an .npz as a memory map [N, ...]."""
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise SensoriumError(f"{field}: .npy format {version} is not supported; save it again with np.savez.")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(member)
-        size, begin = math.prod(shape) * dtype.itemsize, member.tell()
-        if dtype.kind not in "fiub" or not shape or min(shape) < 1:
-            raise SensoriumError(f"{field} is {dtype} of shape {list(shape)}; expected numbers [N, ...].")
-        if size != info.file_size - begin:
-            raise SensoriumError(
-                f"{field}: the header gives {size:,} bytes of values, the file has {info.file_size - begin:,}."
-            )
-        order: Any = "F" if fortran else "C"
-        if info.compress_type == zipfile.ZIP_STORED:
-            with path.open("rb") as raw:
-                raw.seek(info.header_offset + 26)  # the local header's lengths of its name and extra field
-                begin += info.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4)))
-            values = np.memmap(path, dtype, "r", begin, shape, order)
-        else:
-            unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the map)
-            while block := member.read(min(1 << 22, size - unpacked.tell())):
-                unpacked.write(block)
-            unpacked.flush()
-            values = np.memmap(unpacked, dtype, "r", 0, shape, order)
-    return values[:, None] if values.ndim == 1 else values
-
-
-def read_folder(folder: Path, skipped: list[Skipped]) -> Recordings:
-    """A folder of .npy files with a labels.json beside or above them; a file that does not match is skipped and
-    listed."""
-    where = printable(str(folder))
-    table = next((at / "labels.json" for at in (folder, folder.parent) if (at / "labels.json").is_file()), None)
-    files = sorted(folder.glob("*.npy"), key=lambda file: natural_key(file.name))
+def read_folder(folder: Path, log: Log, files: list[Path] | None = None) -> Recordings:
+    """A folder of .npy files (or ``files`` of it) with a labels.json beside or above them; a file that does not match is
+    skipped and counted."""
+    table = table_of(folder)
+    files = values_in(folder) if files is None else files
     if table is None or not files:
-        raise SensoriumError(f"'{where}' has no streams. Looked for {LOOKED_FOR}.")
+        raise SensoriumError(f"'{printable(str(folder))}' has no streams. Looked for {LOOKED_FOR}.")
     classes, labels, rate = read_table(table)
     found = []
     for file in files:
         name = printable(file.name)
+        if file.stem not in labels:
+            log.skip(name, "labels.json has no labels for it")
+            continue
         try:
-            values = np.load(file, mmap_mode="r", allow_pickle=False)
-            if values.ndim < 1 or values.dtype.kind not in "fiub":
-                raise ValueError(f"{values.dtype} of shape {list(values.shape)}, expected numbers [N, ...]")
-            if file.stem not in labels:
-                raise ValueError("labels.json has no labels for it")
+            values = mapped_file(file)
             values = values[:, None] if values.ndim == 1 else values
+        except SensoriumError as error:
+            _skip(log, name, "not an array of numbers [N, ...]", str(error))
+            continue
+        try:
             found.append(Recording(name, values, numbered(labels[file.stem], len(values), classes), name))
-        except (OSError, ValueError, EOFError, TypeError, IndexError, OverflowError) as error:
-            skipped.append(Skipped(name, printable(str(error))[:160]))
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            _skip(log, name, "its labels do not fit", brief(error))
     return Recordings(classes, found, rate)
+
+
+def _skip(log: Log, name: str, kind: str, reason: str) -> None:
+    """Counted by kind, listed with its own reason."""
+    log.counts[kind] += 1
+    log.skipped.append(Skipped(name, reason))
+
+
+def table_of(folder: Path) -> Path | None:
+    """The labels.json in a folder or above it."""
+    return next((at / "labels.json" for at in (folder, folder.parent) if (at / "labels.json").is_file()), None)
+
+
+def values_in(folder: Path) -> list[Path]:
+    """The .npy files in a folder, in natural order."""
+    return [Path(e.path) for e in list_folder(folder) if e.name.casefold().endswith(".npy") and not e.is_dir()]
 
 
 def read_table(path: Path) -> tuple[tuple[str, ...], dict[str, Any], float | None]:
     """A labels.json: the classes, the labels of each stream (see :func:`numbered`), and the rate."""
-    try:
-        said = json.loads(path.read_text())
-        classes, labels, rate = tuple(map(str, said["classes"])), said["labels"], said.get("rate")
-        if not classes or not isinstance(labels, dict) or not (rate is None or 0 < rate < math.inf):
-            raise ValueError("one of them has the wrong type")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SensoriumError(
-            f"{printable(str(path))}: expected 'classes' (a list), 'labels' (a list a stream) and 'rate' ({error})."
-        ) from None
-    return classes, labels, None if rate is None else float(rate)
+    where = printable(str(path))
+    said = read_object(path, hint="It needs 'classes' (a list), 'labels' (a list a stream) and, if known, 'rate'.")
+    classes, labels, rate = said.get("classes"), said.get("labels"), said.get("rate")
+    if not isinstance(classes, list) or not 0 < len(classes) <= _MOST_CLASSES:
+        raise SensoriumError(f"{where}: expected 'classes', a list of the names of classes.")
+    if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in classes):
+        raise SensoriumError(f"{where}: 'classes' must be a list of strings.")
+    names = tuple(printable(str(name)) for name in classes)
+    if len(set(names)) < len(names):
+        raise SensoriumError(f"{where}: 'classes' has '{Counter(names).most_common(1)[0][0]}' twice.")
+    if not isinstance(labels, dict):
+        raise SensoriumError(f"{where}: expected 'labels', an object with a list of labels for each stream.")
+    if rate is not None and (type(rate) not in (int, float) or not _RATES[0] <= rate <= _RATES[1]):
+        raise SensoriumError(f"{where}: 'rate' must be a positive number of steps per second.")
+    return names, labels, None if rate is None else float(rate)
 
 
 def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:

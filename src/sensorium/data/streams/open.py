@@ -2,8 +2,8 @@
 
 open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where
 one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S], ``encoder``), a
-folder of such files named train and test (or val), and a folder of .npy files [N, ...] (or one with train and
-test in it) with a labels.json:
+folder of such files, and a folder of .npy files [N, ...] with a labels.json (or folders of them; files and folders are
+training or test data by their names, see :mod:`sensorium.data.names`):
     {"classes": ["background", "jump"], "rate": 25, "labels": {"a": [0, 0, 1, ...], "b": [[120, 180, "jump"], ...]}}
 where a stream has a number or name per frame, or a list of [first frame, frame after the last, class] (the first class
 elsewhere). Without a test set whole recordings are held out, all of a subject together.
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw
 from sensorium.base.reading import printable
-from sensorium.data.log import Skipped
-from sensorium.data.names import split_of
+from sensorium.data.log import Log, Skipped
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
-from sensorium.data.streams.files import LOOKED_FOR, UNKNOWN, Recordings, read_folder, read_npz
+from sensorium.data.streams.files import UNKNOWN, Recordings
+from sensorium.data.streams.sets import read_sets
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -290,60 +290,52 @@ class Windows(Rows):
 
 def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams:
     """Read ``path``, and ``test`` as the test set. Raises SensoriumError that names the file and the field."""
-    shown, skipped, notes = printable(str(path)), list[Skipped](), list[str]()
-    layout, sets = _sets(Path(path), skipped)
+    shown, log = printable(str(path)), Log()
+    layout, sets = read_sets(Path(path), log)
     if test is not None:
-        second = _sets(Path(test), skipped)[1]
+        second = read_sets(Path(test), log)[1]
         sets["test"] = second.get("test") or second.get("val") or second["train"]
     held_out = sets.get("test") or sets.get("val")
-    train = _usable(sets["train"], skipped, shown)
+    train = _usable(sets["train"], log, shown)
     if held_out is None:
         count = len(train)
         train, held = _hold_out(train, shown)
-        notes.append(f"No test set was given: {len(held)} of {count} recordings are held out.")
+        log.notes.append(f"No test set was given: {len(held)} of {count} recordings are held out.")
     else:
-        held = _usable(held_out, skipped, shown)
+        held = _usable(held_out, log, shown)
         if held_out.classes != sets["train"].classes:
             raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
+    if "val" in sets and (sets["val"].found and held_out is not sets["val"]):
+        log.notes.append(f"The validation set of {len(sets['val'].found)} recordings is not used.")
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
         raise SensoriumError(
             f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number."
         )
-    about = sets["train"]
+    about, notes = sets["train"], (*log.notes, *log.sentences())
     return Streams(
-        shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(skipped), tuple(notes), about.encoder
+        shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(log.skipped), notes, about.encoder
     )
 
 
-def _sets(path: Path, skipped: list[Skipped]) -> tuple[str, dict[str, Recordings]]:
-    """The layout, and its content by split, including "train"."""
-    if path.is_file() and path.suffix == ".npz":
-        return "npz", {"train": read_npz(path, skipped)}
-    if not path.is_dir():
-        raise SensoriumError(f"'{printable(str(path))}' has no streams. Give {LOOKED_FOR}.")
-    entries = sorted(path.iterdir(), reverse=True)
-    files = {split_of(file.stem): file for file in entries if file.suffix == ".npz"}
-    if "train" in files:
-        return "npz", {split: read_npz(file, skipped) for split, file in files.items() if split}
-    folders = {split_of(folder.name): folder for folder in entries if folder.is_dir()}
-    if "train" not in folders:
-        folders = {"train": path}
-    return "folder of npy", {split: read_folder(folder, skipped) for split, folder in folders.items() if split}
-
-
-def _usable(recordings: Recordings, skipped: list[Skipped], where: str) -> list[Stream]:
-    streams = []
+def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
+    streams, holes = [], 0
     for recording in recordings.found:
         try:
             streams.append(Stream(recording.name, recording.values, recording.labels, recording.group))
         except ValueError as error:
-            skipped.append(Skipped(recording.name, str(error)))
+            log.skip(recording.name, str(error))
             continue
         if broken := streams[-1].broken:
-            skipped.append(Skipped(recording.name, f"{broken:,} of {len(streams[-1]):,} frames are not finite"))
+            log.skipped.append(Skipped(recording.name, f"{broken:,} of {len(streams[-1]):,} frames are not finite"))
+            holes += 1
+    if holes:
+        log.notes.append(
+            f"{holes} of {len(recordings.found)} recordings have frames that are not finite: each is replaced by the last "
+            "finite one, and has no label."
+        )
     if not streams:
-        why = f" ({skipped[-1].file}: {skipped[-1].reason})" if skipped else ""
+        why = f" ({log.skipped[-1].file}: {log.skipped[-1].reason})" if log.skipped else ""
         raise SensoriumError(f"{where}: no stream can be used{why}.")
     return streams
 

@@ -133,8 +133,6 @@ def describe(ready: Prepared) -> dict[str, Any]:
     opened = ready.opened
     lasting = "" if opened.rate is None else f" of {1 / opened.rate:.3g} s"
     notes = [*opened.notes, *(f"{skip.file}: {skip.reason}" for skip in opened.skipped[:5])]
-    if len(opened.skipped) > 5:
-        notes.append(f"{len(opened.skipped)} recordings were skipped or have broken frames.")
     if ready.background is None:
         notes.append(f"No class is treated as background: '{opened.classes[0]}' counts as an action.")
     return {
