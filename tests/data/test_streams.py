@@ -167,7 +167,7 @@ def test_damaged_files_and_empty_places(tmp_path: Path) -> None:
         ("bits.npz", "not readable as .npz"),
         ("nothing", "has no streams"),
         ("none", "has no streams"),
-        ("json", "labels.json: expected 'classes'"),
+        ("json", "labels.json: should be a JSON object"),
     ):
         with pytest.raises(SensoriumError, match=said):
             open_streams(tmp_path / name)

@@ -12,12 +12,10 @@ truncated before its end token.
 
 from __future__ import annotations
 
-import gzip
 import html
 import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +23,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from sensorium.base.files import write_text
+from sensorium.base.reading import brief, printable, read_bytes, read_object
+from sensorium.data.text.foreign import (
+    MOST_BYTES,
+    Parts,
+    build,
+    byte_level,
+    checked_merges,
+    checked_vocabulary,
+    read_tokenizer_file,
+)
 from sensorium.errors import SensoriumError
 
 if TYPE_CHECKING:
@@ -39,8 +48,6 @@ _WORDS = {  # the authors' code ignores case here as well: it matters to the lon
     "plain": r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     "authors": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
 }
-_MOST_BYTES = 64 << 20
-_MOST_TOKENS = 1 << 24
 _MOST_REPAIRS = 16  # an entity may be escaped several times over, but not a thousand
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 
@@ -70,14 +77,14 @@ class CLIPTokens:
     ) -> CLIPTokens:
         """The authors' file (.txt or .txt.gz: a header, then one merge per line), of which the first ``merges`` are
         used."""
-        where, lines = Path(path), _lines(Path(path))
+        where, lines = printable(str(path)), _lines(Path(path))
         pairs = [tuple(line.split()) for line in lines[1 : 1 + merges]]
         for number, pair in enumerate(pairs, start=2):
             if len(pair) != 2:
                 raise SensoriumError(f"{where}, line {number}: a merge is two words, found {len(pair)}.")
         if len(pairs) < merges:
             raise SensoriumError(f"{where}: {len(pairs):,} merges, but {merges:,} are needed.")
-        return cls._of(pairs, clean, pad, str(where))
+        return cls._of(pairs, clean, pad, where)
 
     @classmethod
     def learn(cls, captions: Iterable[str], vocab: int, *, clean: Clean = "authors") -> CLIPTokens:
@@ -108,7 +115,9 @@ class CLIPTokens:
         try:
             inner = _tokenizer(vocabulary, merges, clean)
         except Exception as error:
-            raise SensoriumError(f"{where}: a merge of a token that no earlier merge has made ({error}).") from None
+            raise SensoriumError(
+                f"{where}: a merge of a token that no earlier merge has made ({brief(error)})."
+            ) from None
         return cls(inner, vocabulary[START], vocabulary[END], pad=pad, clean=clean)
 
     @classmethod
@@ -120,17 +129,21 @@ class CLIPTokens:
         """
         folder = Path(folder)
         whole = folder / "tokenizer.json"
-        inner = _hf_whole(whole) if whole.is_file() else _hf_pair(folder)
-        told = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-        if not isinstance(told, dict):
-            raise SensoriumError(f"{folder / 'tokenizer_config.json'}: expected an object.")
+        if whole.is_file():
+            inner = build(read_tokenizer_file(whole), printable(str(whole)), _parts(), whole=False)
+        else:
+            inner = _hf_pair(folder)
+        config = folder / "tokenizer_config.json"
+        told = read_object(config, most=MOST_BYTES) if config.is_file() else {}
 
         def number(field: str, usual: str) -> int:
             name = told.get(field) or usual
             name = name.get("content") if isinstance(name, dict) else name
-            token = inner.token_to_id(str(name))
+            token = inner.token_to_id(name) if isinstance(name, str) and name.isprintable() else None
             if token is None:
-                raise SensoriumError(f"{folder}: the vocabulary lacks the {field} '{name}'.")
+                raise SensoriumError(
+                    f"{printable(str(folder))}: the vocabulary lacks the {field} '{printable(str(name))[:80]}'."
+                )
             return token
 
         start, end, pad = number("bos_token", START), number("eos_token", END), number("pad_token", END)
@@ -166,23 +179,21 @@ class CLIPTokens:
     def save(self, path: str | Path) -> None:
         """Write the tokenizer for :func:`read_clip_tokens`."""
         told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
-        Path(path).write_text(json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
+        write_text(Path(path), json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
 
 
 def read_clip_tokens(path: str | Path) -> CLIPTokens:
     """Read the file of :meth:`CLIPTokens.save`. Raises SensoriumError for anything else."""
-    from tokenizers import Tokenizer
-
+    where = printable(str(path))
+    told = read_tokenizer_file(Path(path))
+    numbers = [told.get(field) for field in ("start", "end", "pad")]
+    if told.get("kind") != "clip" or not all(type(number) is int for number in numbers):
+        raise SensoriumError(f"{where}: not a tokenizer of captions.")
+    inner = build(told.get("tokenizer"), where, _parts(), whole=False)
     try:
-        told = _json(Path(path))
-        if told["kind"] != "clip":
-            raise ValueError(f"its kind is {told['kind']!r}")
-        inner = Tokenizer.from_str(json.dumps(told["tokenizer"]))
-        return CLIPTokens(inner, told["start"], told["end"], pad=told["pad"], clean=told["clean"])
-    except SensoriumError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise SensoriumError(f"{path}: not a tokenizer of captions ({error}).") from None
+        return CLIPTokens(inner, told["start"], told["end"], pad=told["pad"], clean=told.get("clean", ""))
+    except (ValueError, TypeError) as error:
+        raise SensoriumError(f"{where}: not a tokenizer of captions ({brief(error)}).") from None
 
 
 def cleaned(text: str, clean: Clean) -> str:
@@ -262,45 +273,38 @@ def _pre_tokenizer(clean: Clean) -> Any:
 
 
 def _lines(path: Path) -> list[str]:
+    where = printable(str(path))
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        text = data.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise SensoriumError(f"{path}: not readable as a list of merges ({error}).") from None
-    if len(data) > _MOST_BYTES:
-        raise SensoriumError(f"{path}: more than {_MOST_BYTES >> 20} MiB, too large for a list of merges.")
-    return text.split("\n")
+        return read_bytes(path, most=MOST_BYTES).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise SensoriumError(f"{where}: not readable as a list of merges ({brief(error)}).") from None
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SensoriumError(f"{path}: not readable as JSON ({error}).") from None
-
-
-def _hf_whole(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise SensoriumError(f"{path}: not a tokenizer ({error}).") from None
+def _parts() -> Parts:
+    """CLIP's parts as the package tokenizers writes them, in the forms that are published."""
+    spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
+    plain = {"type": "Sequence", "normalizers": [{"type": "NFC"}, spaces, {"type": "Lowercase"}]}
+    words = (*_WORDS.values(), rf"<\|startoftext\|>|<\|endoftext\|>|{_WORDS['plain']}")
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True} for pattern in words
+    ]
+    pre_tokenizers = [
+        {"type": "Sequence", "pretokenizers": [split, byte_level(twice)]} for split in splits for twice in (True, False)
+    ]
+    return Parts((plain, None), pre_tokenizers, None, "", _END_OF_WORD)
 
 
 def _hf_pair(folder: Path) -> Any:
     path = folder / "vocab.json"
     if not path.is_file() or not (folder / "merges.txt").is_file():
         raise SensoriumError(f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt.")
-    vocabulary = _json(path)
-    if not isinstance(vocabulary, dict) or not all(
-        isinstance(n, int) and 0 <= n < _MOST_TOKENS for n in vocabulary.values()
-    ):
-        raise SensoriumError(f"{path}: expected an object of token: number.")
+    vocabulary = checked_vocabulary(read_object(path, most=MOST_BYTES), printable(str(path)))
+    if max(vocabulary.values()) >= 2 * len(vocabulary) + 1024:
+        raise SensoriumError(f"{printable(str(path))}: {len(vocabulary):,} tokens with numbers far above.")
     lines = [line for line in _lines(folder / "merges.txt") if line.strip() and not line.startswith("#version")]
-    pairs = [tuple(line.split()) for line in lines]
+    where = printable(str(folder / "merges.txt"))
+    merges = [tuple(pair) for pair in checked_merges([line.split() for line in lines], vocabulary, where)]
     try:
-        return _tokenizer(vocabulary, pairs, "plain")
+        return _tokenizer(vocabulary, merges, "plain")
     except Exception as error:
-        raise SensoriumError(f"{folder / 'merges.txt'}: does not match vocab.json ({error}).") from None
+        raise SensoriumError(f"{where}: does not match vocab.json ({brief(error)}).") from None

@@ -1,44 +1,53 @@
 """Text as tokens: documents from a path, tokenizers, and rows of tokens for training and evaluation.
 
-open_text reads .txt and .md files (also .gz), .jsonl and Parquet with a column "text", and folders of these; with
-train/val/test sub-folders or a second path as the test set, else the end of the text is held out: the last tenth of the
-documents, or of a single document. Documents are bytes, decoded as UTF-8 for tokenizers of characters.
+open_text reads .txt and .md files (also .gz), .jsonl and Parquet with a column "text", and folders of these. Files and
+folders named train, valid or test are those splits (see :mod:`sensorium.data.names`); with no test set, neither there
+nor as a second path, the end of the text is held out: the last tenth of the documents, or of a single document.
+Documents are bytes, decoded as UTF-8 for tokenizers of characters.
 Tokens of all documents are concatenated in a memory map, each document after a boundary token; a row is a window of it,
 so there is no padding, and a document may begin anywhere in a row.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
+import os
+import re
+import secrets
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from sensorium.base.files import disk_errors, write_text
 from sensorium.base.reading import printable
+from sensorium.data.log import Log, Skipped
+from sensorium.data.text.documents import Room, read_sets
+from sensorium.data.text.foreign import Parts, build, byte_level, read_tokenizer_file
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.1
-_PLAIN = (".txt", ".md", ".text")
-_ROWS = (".jsonl", ".ndjson")
-_LOOKED_FOR = "a .txt or .md file (also .gz), .jsonl or .parquet with a column 'text', or a folder of these"
 BOUNDARY = "<|end|>"
+_PIECE = 1 << 20  # bytes of a document that are encoded at once
+_WORD = re.compile(rb"[!-~](?= [0-9A-Za-z])")
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Opened text: the documents of both sets as bytes, the layout, and notes about choices."""
+    """Opened text: the documents of both sets as bytes, the layout, what was skipped and why, and notes: about choices,
+    and counts of what was skipped."""
 
     path: str
     layout: str
     train: tuple[bytes, ...]
     test: tuple[bytes, ...]
     notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Tokenizer(Protocol):
@@ -52,94 +61,34 @@ class Tokenizer(Protocol):
 
 
 def open_text(path: str | Path, *, test: str | Path | None = None) -> Texts:
-    """Read ``path``, and ``test`` as the test set. Raises SensoriumError that names the file and the line or column."""
-    layout, sets = _sets(Path(path))
-    notes: list[str] = []
+    """Read ``path``, and ``test`` as the test set. Raises SensoriumError that names the file if there is no text."""
+    shown, log, room = printable(str(path)), Log(), Room.now()
+    layout, sets = read_sets(Path(path), log, room)
     if test is not None:
-        second = _sets(Path(test))[1]
-        sets["test"] = second.get("test") or second["train"]
+        second = read_sets(Path(test), log, room)[1]
+        sets["test"] = second.get("test") or second.get("val") or second["train"]
     train, held = sets["train"], sets.get("test") or sets.get("val")
     if held is None:
         train, held = _hold_out(train)
-        notes.append("No test set was given: the last tenth of the text is held out.")
+        log.notes.append("No test set was given: the last tenth of the text is held out.")
+    elif "val" in sets:
+        used = "used as the test set" if held is sets["val"] else "neither trained on nor judged by"
+        log.notes.append(f"The validation set ({len(sets['val']):,} documents) is {used}.")
+    known = set(held)
+    if both := len(known.intersection(train)):
+        log.notes.append(f"{both:,} of the {len(known):,} test documents are also in the training set.")
     for name, documents in (("train", train), ("test", held)):
         if sum(map(len, documents)) < 64:
-            raise SensoriumError(f"{printable(str(path))}: the {name} set has fewer than 64 bytes of text.")
-    return Texts(printable(str(path)), layout, tuple(train), tuple(held), tuple(notes))
-
-
-def _sets(path: Path) -> tuple[str, dict[str, list[bytes]]]:
-    where = printable(str(path))
-    if not path.exists():
-        raise SensoriumError(f"there is nothing at '{where}'. Give {_LOOKED_FOR}.")
-    if path.is_file():
-        return path.name.removesuffix(".gz").rsplit(".", 1)[-1], {"train": list(_documents(path))}
-    parts = {name: path / name for name in ("train", "val", "test") if (path / name).is_dir()}
-    if "train" not in parts:
-        parts = {"train": path}
-    sets = {name: [document for file in _files(part) for document in _documents(file)] for name, part in parts.items()}
-    if not sets["train"]:
-        raise SensoriumError(f"'{where}' has no text. Looked for {_LOOKED_FOR}.")
-    return "folder", {name: documents for name, documents in sets.items() if documents}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and _kind(file))
-
-
-def _kind(file: Path) -> str | None:
-    name = file.name.lower().removesuffix(".gz")
-    if name.endswith(_PLAIN):
-        return "plain"
-    if name.endswith(_ROWS):
-        return "rows"
-    return "parquet" if name.endswith(".parquet") else None
-
-
-def _documents(file: Path) -> Iterator[bytes]:
-    where, kind = printable(str(file)), _kind(file)
-    if kind is None:
-        raise SensoriumError(f"'{where}' is not text in a known format. Give {_LOOKED_FOR}.")
-    try:
-        if kind == "parquet":
-            yield from _parquet(file, where)
-            return
-        data = gzip.decompress(file.read_bytes()) if file.name.lower().endswith(".gz") else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise SensoriumError(f"{where}: not readable ({error}).") from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if kind == "plain":
-        if data:
-            yield data
-        return
-    for number, line in enumerate(data.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)["text"].encode()
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise SensoriumError(f"{where}, line {number}: not a JSON object with a string 'text'.") from None
-
-
-def _parquet(file: Path, where: str) -> Iterator[bytes]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-        if "text" not in table.schema_arrow.names:
-            listed = ", ".join(table.schema_arrow.names)
-            raise SensoriumError(f"{where}: no column 'text'; it has {listed}.")
-        for batch in table.iter_batches(columns=["text"]):
-            yield from (text.encode() for text in batch.column(0).to_pylist() if text)
-    except (pa.ArrowException, AttributeError) as error:
-        raise SensoriumError(f"{where}: not readable as Parquet ({error}).") from None
+            told = f" {' '.join(log.sentences())}" if log.counts else ""
+            raise SensoriumError(f"{shown}: the {name} set has fewer than 64 bytes of text.{told}")
+    return Texts(shown, layout, tuple(train), tuple(held), (*log.notes, *log.sentences()), tuple(log.skipped))
 
 
 def _hold_out(documents: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     if len(documents) >= 10:
         cut = len(documents) - round(len(documents) * HELD_OUT)
         return documents[:cut], documents[cut:]
-    whole = b"\n".join(documents)
+    whole = b"\n".join(documents) if len(documents) > 1 else documents[0]
     cut = len(whole) - round(len(whole) * HELD_OUT)
     return [whole[:cut]], [whole[cut:]]
 
@@ -157,7 +106,7 @@ class Bytes:
         return bytes(token for token in tokens if token < 256)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"kind": "bytes"}))
+        write_text(path, json.dumps({"kind": "bytes"}))
 
 
 class BPE:
@@ -177,9 +126,8 @@ class BPE:
         inner = Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        trainer = trainers.BpeTrainer(vocab_size=vocab - 1, initial_alphabet=alphabet, show_progress=False)
-        inner.train_from_iterator((d.decode(errors="replace") for d in documents), trainer)
+        trainer = trainers.BpeTrainer(vocab_size=vocab - 1, initial_alphabet=_alphabet(), show_progress=False)
+        inner.train_from_iterator((part.decode(errors="replace") for d in documents for part in _pieces(d)), trainer)
         inner.add_special_tokens([BOUNDARY])  # the last token
         return cls(inner)
 
@@ -191,37 +139,106 @@ class BPE:
         return self.inner.decode([int(t) for t in tokens if t < self.vocab - 1]).encode()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"kind": "bpe", "tokenizer": json.loads(self.inner.to_str())}))
+        write_text(path, json.dumps({"kind": "bpe", "tokenizer": json.loads(self.inner.to_str())}))
 
 
 def read_tokenizer(path: Path) -> Bytes | BPE:
-    """Read the file of ``save``."""
-    from tokenizers import Tokenizer as Inner
+    """Read the file of ``save``. Raises SensoriumError that names the file for anything else."""
+    where, told = printable(str(path)), read_tokenizer_file(path)
+    if told.get("kind") == "bytes":
+        return Bytes()
+    if told.get("kind") != "bpe":
+        raise SensoriumError(f"{where}: not a tokenizer of text.")
+    words = byte_level(True)
+    parts = Parts((None,), (words,), words | {"add_prefix_space": True}, None, None)
+    inner = build(told.get("tokenizer"), where, parts, whole=True)
+    found, known = BPE(inner), inner.get_vocab()
+    if known.get(BOUNDARY) != found.vocab - 1 or not all(symbol in known for symbol in _alphabet()):
+        raise SensoriumError(
+            f"{where}: not a tokenizer of text: it lacks some bytes, or the boundary as its last token."
+        )
+    return found
 
-    try:
-        found = json.loads(path.read_text())
-        return BPE(Inner.from_str(json.dumps(found["tokenizer"]))) if found["kind"] == "bpe" else Bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{path}: not a tokenizer ({error}).") from None
+
+def _alphabet() -> list[str]:
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, name: str) -> np.ndarray:
-    """All documents' tokens, each document after a boundary: a read-only memory map in ``folder``, made once."""
+    """All documents' tokens, each document after a boundary: a read-only memory map in ``folder``, made once.
+
+    Processes may do so at the same time; what a killed one left behind is removed."""
     documents = list(documents)
     seal = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab}".encode())
+    if isinstance(tokenizer, BPE):
+        seal.update(tokenizer.inner.to_str().encode())
     for document in documents:
-        seal.update(len(document).to_bytes(8, "little") + document)
-    dtype = np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32
-    path = folder / f"tokens-{name}-{seal.hexdigest()[:16]}.{np.dtype(dtype).name}"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            for document in documents:
-                file.write(np.array([tokenizer.vocab - 1], dtype).tobytes())
-                file.write(tokenizer.encode(document).astype(dtype).tobytes())
-        temporary.replace(path)
+        seal.update(len(document).to_bytes(8, "little"))
+        seal.update(document)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
+    path = folder / f"tokens-{name}-{seal.hexdigest()[:16]}.{dtype.name}"
+    if not path.is_file() or path.stat().st_size < dtype.itemsize * len(documents):
+        with disk_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+            _write_tokens(documents, tokenizer, path, dtype)
     return np.memmap(path, dtype, "r")
+
+
+def _write_tokens(documents: list[bytes], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> None:
+    temporary = path.with_name(f"{path.name}.{_here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    boundary = np.array([tokenizer.vocab - 1], dtype).tobytes()
+    try:
+        with temporary.open("xb") as file:
+            for document in documents:
+                file.write(boundary)
+                for piece in _pieces(document):
+                    file.write(tokenizer.encode(piece).astype(dtype).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pieces(document: bytes) -> Iterator[bytes]:
+    """Parts of at most two ``_PIECE`` that are encoded as the whole is: a space after a visible character begins a word.
+
+    Only text with no such space for that long is cut elsewhere."""
+    start = 0
+    while len(document) - start > _PIECE:
+        space = _WORD.search(document, start + _PIECE, start + 2 * _PIECE)
+        cut = space.end() if space else min(start + 2 * _PIECE, len(document))
+        while not space and cut < len(document) and document[cut] & 0xC0 == 0x80 and cut > start + _PIECE:
+            cut -= 1  # not within a character
+        yield document[start:cut]
+        start = cut
+    yield document[start:]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes of this machine that are no more."""
+    for file in folder.glob("tokens-*.tmp"):
+        *_, host, process, _, _ = ["", *file.name.split(".")[-4:]]
+        if host == _here() and process.isdecimal() and not _alive(int(process)):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _here() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "here"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def rows_of(tokens: np.ndarray, length: int) -> np.ndarray:
