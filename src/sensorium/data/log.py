@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sensorium.base.reading import printable
@@ -16,6 +17,10 @@ class Skipped:
     reason: str
 
 
+MOST_LISTED = 10_000
+"""Entries that a log lists; further ones are only counted."""
+
+
 @dataclass
 class Log:
     """What a reader did not use: entries by file, counted by reason; and notes about its choices."""
@@ -27,7 +32,8 @@ class Log:
     def skip(self, file: str, reason: str, detail: str = "") -> None:
         """Count ``reason``; ``detail`` is for this one entry."""
         self.counts[reason] += 1
-        self.skipped.append(Skipped(printable(file), f"{reason}{f': {printable(detail)}' if detail else ''}"))
+        if len(self.skipped) < MOST_LISTED or self.counts[reason] == 1:
+            self.skipped.append(Skipped(printable(file), f"{reason}{f': {printable(detail)}' if detail else ''}"))
 
     def sentences(self) -> list[str]:
         """The counts in words, with the first entry of each reason."""
@@ -38,3 +44,12 @@ class Log:
             f"{count:,} skipped: {reason}{f' (the first: {first[reason]})' if first[reason] else ''}."
             for reason, count in self.counts.most_common()
         ]
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print what was found, on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    for line in lines:
+        console.print(printable(line), markup=False, style="dim")

@@ -17,6 +17,7 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.images.open import open_data
+from sensorium.data.log import tell
 from sensorium.data.source import Source
 from sensorium.data.streams.clips import open_clips
 from sensorium.data.streams.open import AnyStream, Streams, Windows, open_streams
@@ -96,6 +97,9 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     opened = opened.scaled(np.array(mean), np.array(std))
     windows = Windows(opened.train, length, future, classes=opened.classes)
     background = 0 if opened.classes[0].strip().casefold() in NO_ACTION else None
+    if progress:
+        found = f"{opened.layout}: {len(opened.train):,} training and {len(opened.test):,} test recordings"
+        tell([found, *opened.notes])
     return Prepared(opened, windows, frame, mean, std, background)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.data.log import tell
 from sensorium.data.rows import ArrayRows
 from sensorium.data.source import Source
 from sensorium.data.text.open import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
@@ -68,6 +69,9 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         tokens_of(documents, tokenizer, source.cache, name)
         for name, documents in (("train", opened.train), ("test", opened.test))
     )
+    if progress:
+        found = f"{opened.layout}: {len(opened.train):,} training and {len(opened.test):,} test documents"
+        tell([found, *opened.notes])
     return Prepared(
         opened,
         tokenizer,
