@@ -169,11 +169,11 @@ def _unpacked(file: IO[bytes], header: Header, field: str) -> np.ndarray:
             f"{field}: unpacks to {header.size / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB are free in "
             f"{tempfile.gettempdir()}; save it uncompressed with np.savez."
         )
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the map)
-    while block := file.read(min(1 << 22, header.size - unpacked.tell())):
-        unpacked.write(block)
-    unpacked.flush()
-    return np.memmap(unpacked, header.dtype, "r", 0, header.shape, header.order)
+    with tempfile.TemporaryFile() as unpacked:  # the map keeps its own handle
+        while block := file.read(min(1 << 22, header.size - unpacked.tell())):
+            unpacked.write(block)
+        unpacked.flush()
+        return np.memmap(unpacked, header.dtype, "r", 0, header.shape, header.order)
 
 
 def _valid(values: np.ndarray, field: str) -> np.ndarray:

@@ -112,6 +112,7 @@ def embed_video(
     classes, said, told = read_table(table) if data.is_dir() and table.is_file() else ((), {}, None)
     rate = rate or told or _rate_of(videos, single=not data.is_dir())
     encode, skipped = read_encoder(encoder, together=_TOGETHER), list[Skipped]()
+    holes: list[str] = []
     ends, labels, names, width = [0], [np.zeros(0, np.int32)], [], 0
     target = Path(out) if out is not None else _beside(encoder, data)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def embed_video(
         for path in videos:
             shown, start = printable(path.name), raw.tell()
             try:
-                width, count = _write(encode, path, rate, limit, raw)
+                width, count = _write(encode, path, rate, limit, raw, holes)
                 marks = said.get(path.stem)
                 mine = np.full(count, UNKNOWN, np.int32) if marks is None else numbered(marks, count, classes)
             except (SensoriumError, ValueError, TypeError, IndexError) as error:
@@ -147,13 +148,16 @@ def embed_video(
         replace(target, lambda temporary: _save(temporary, arrays))
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
+    lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
     return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
 
 
-def _write(encode: Encode, path: Path, rate: float, limit: int | None, raw: BinaryIO) -> tuple[int, int]:
+def _write(
+    encode: Encode, path: Path, rate: float, limit: int | None, raw: BinaryIO, notes: list[str]
+) -> tuple[int, int]:
     """Append a video's features to ``raw``: (their width, number of frames)."""
     width = count = 0
-    frames = (frame.image for frame in islice(video_frames(path, rate=rate), limit))
+    frames = (frame.image for frame in islice(video_frames(path, rate=rate, notes=notes), limit))
     for found in encode(frames):
         width, count = found.shape[1], count + len(found)
         raw.write(np.ascontiguousarray(found, np.float32).tobytes())

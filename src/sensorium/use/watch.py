@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -136,7 +137,9 @@ def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterato
                 f"sensorium embed RUN --data {shown}, and train on the result."
             )
         encode = read_encoder(on.encoder)
-        yield "", _checked(encode(frame.image for frame in video_frames(path, rate=on.rate)), on, shown)
+        holes: list[str] = []
+        frames = video_frames(path, rate=on.rate, notes=holes)
+        yield "", chain(_checked(encode(frame.image for frame in frames), on, shown), holes)
     elif path.suffix in (".npz", ".npy"):
         recordings = read_values(path, step_rate(on))
         for name, values in recordings:
