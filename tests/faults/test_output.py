@@ -29,7 +29,21 @@ def pets(tmp_path, monkeypatch):
 
 def test_38_brackets_are_not_markup(pets, capsys):
     """A class "[bold]x" lost its name, and a run "y[/b]" crashed after the training."""
-    main(["train", "supervised", "--data", "pets", "--budget", "2steps", "--batch-size", "8", "--out", "runs/y[/b]", "--quiet"])
+    main(
+        [
+            "train",
+            "supervised",
+            "--data",
+            "pets",
+            "--budget",
+            "2steps",
+            "--batch-size",
+            "8",
+            "--out",
+            "runs/y[/b]",
+            "--quiet",
+        ]
+    )
     assert "runs/y[/b]/model.safetensors" in capsys.readouterr().out
     main(["neighbors", "runs/y[/b]", "pets/[bold]x/0.png", "--k", "3"])
     assert "[bold]x/0.png" in capsys.readouterr().out
