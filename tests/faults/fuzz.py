@@ -237,7 +237,7 @@ def _attempt(
     except SensoriumError as error:
         refused = True
         if "\n" in str(error).strip() or len(str(error)) > 2000:
-            what = f"an error of several lines: {str(error)[:300]}"
+            what = f"an error of several lines: {str(error)[:300]!r}"
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -294,7 +294,7 @@ def _worker(
 
 
 def _one_process(
-    name: str, cases: range, seed: int, limit: float, make: Callable, read: Callable
+    name: str, cases: range, seed: int, limit: float, hang: float, make: Callable, read: Callable
 ) -> Iterator[Failure | tuple[int, int]]:
     """The failures of the cases in one process that is watched, then (done, refused)."""
     state = mmap.mmap(-1, _STATE.size)
@@ -314,7 +314,7 @@ def _one_process(
     hung = False
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         started = _STATE.unpack_from(state)[1]
-        if started and time.monotonic() - started > SECONDS:
+        if started and time.monotonic() - started > hang:
             hung = True
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
@@ -326,9 +326,9 @@ def _one_process(
     case, _, done, refused = _STATE.unpack_from(state)
     yield done, refused
     if hung or status < 0:
-        yield Failure(name, case, f"more than {SECONDS:g} s" if hung else f"killed by {signal.Signals(-status).name}")
+        yield Failure(name, case, f"more than {hang:g} s" if hung else f"killed by {signal.Signals(-status).name}")
         if case + 1 < cases.stop:
-            yield from _one_process(name, range(case + 1, cases.stop), seed, limit, make, read)
+            yield from _one_process(name, range(case + 1, cases.stop), seed, limit, hang, make, read)
 
 
 def run(
@@ -338,6 +338,7 @@ def run(
     start: int = 0,
     only: tuple[str, ...] = (),
     seconds: float = float("inf"),
+    hang: float = SECONDS,
     progress: bool = False,
 ) -> tuple[list[Failure], dict[str, tuple[int, int]]]:
     """(failures, {reader: (cases, refused)}) of ``count`` cases over all readers, at most ``seconds``."""
@@ -347,7 +348,7 @@ def run(
     for number, name in enumerate(names):
         limit = time.monotonic() + (seconds - (time.monotonic() - began)) / (len(names) - number)
         done = refused = 0
-        for found in _one_process(name, range(start, start + each), seed, limit, seeds[name], opens[name]):
+        for found in _one_process(name, range(start, start + each), seed, limit, hang, seeds[name], opens[name]):
             if isinstance(found, Failure):
                 failures.append(found)
                 if progress:
@@ -370,6 +371,8 @@ def main() -> None:
     ask.add_argument("--count", type=int, default=100_000)
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--start", type=int, default=0)
+    ask.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, each reader a part of it")
+    ask.add_argument("--hang", type=float, default=SECONDS, help="seconds after which a case has failed")
     ask.add_argument("--only", default="", help="readers, separated by commas")
     ask.add_argument("--list", action="store_true", help="the readers")
     given = ask.parse_args()
@@ -380,7 +383,15 @@ def main() -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree("fuzz-failures")
     only = tuple(filter(None, given.only.split(",")))
-    failures, table = run(count=given.count, seed=given.seed, start=given.start, only=only, progress=True)
+    failures, table = run(
+        count=given.count,
+        seed=given.seed,
+        start=given.start,
+        only=only,
+        seconds=given.seconds,
+        hang=given.hang,
+        progress=True,
+    )
     cases, refused = (sum(row[i] for row in table.values()) for i in (0, 1))
     print(
         f"{cases:,} cases over {len(table)} readers, seed {given.seed}: {refused:,} refused in one line, {cases - refused - len(failures):,} read, {len(failures):,} failed"
