@@ -191,21 +191,21 @@ def _read_video(path: Path) -> object:
 
 
 SEEDS: dict[str, Callable[[Path], Path]] = {
-    "txt": _txt, "txt.gz": _txt_gz, "utf-16": _utf16, "jsonl": _jsonl, "parquet": _parquet, "folder of text": _splits,
-    "tokenizer bpe": _bpe, "tokenizer clip": _clip, "tokenizer hf": _hf, "tokenizer hf pair": _hf_pair,
-    "npz images": _npz_images, "idx": _idx, "npz streams": _npz_streams, "npz streams packed": _npz_packed,
-    "npz values": _npz_streams, "npy folder": _npy_folder, "npy": _npy,
+    "txt": _txt, "txt.gz": _txt_gz, "utf-16": _utf16, "jsonl": _jsonl, "parquet": _parquet, "folder-of-text": _splits,
+    "tokenizer-bpe": _bpe, "tokenizer-clip": _clip, "tokenizer-hf": _hf, "tokenizer-hf-pair": _hf_pair,
+    "npz-images": _npz_images, "idx": _idx, "npz-streams": _npz_streams, "npz-streams-packed": _npz_packed,
+    "npz-values": _npz_streams, "npy-folder": _npy_folder, "npy": _npy,
     "mp4": lambda folder: _video(folder, "mp4"), "mkv": lambda folder: _video(folder, "mkv"),
     "avi": lambda folder: _video(folder, "avi"),
 }  # fmt: skip
 """name -> writes a small valid input below a folder, and gives the path to open."""
 
 OPEN: dict[str, Callable[[Path], object]] = {
-    **dict.fromkeys(("txt", "txt.gz", "utf-16", "jsonl", "parquet", "folder of text"), _read_text),
-    "tokenizer bpe": _read_bpe, "tokenizer clip": lambda path: _encode(read_clip_tokens(path)),
-    **dict.fromkeys(("tokenizer hf", "tokenizer hf pair"), lambda path: _encode(CLIPTokens.from_hf(path))),
-    **dict.fromkeys(("npz images", "idx"), _read_images),
-    **dict.fromkeys(("npz streams", "npz streams packed", "npy folder"), _read_streams),
-    **dict.fromkeys(("npz values", "npy"), _read_values), **dict.fromkeys(("mp4", "mkv", "avi"), _read_video),
+    **dict.fromkeys(("txt", "txt.gz", "utf-16", "jsonl", "parquet", "folder-of-text"), _read_text),
+    "tokenizer-bpe": _read_bpe, "tokenizer-clip": lambda path: _encode(read_clip_tokens(path)),
+    **dict.fromkeys(("tokenizer-hf", "tokenizer-hf-pair"), lambda path: _encode(CLIPTokens.from_hf(path))),
+    **dict.fromkeys(("npz-images", "idx"), _read_images),
+    **dict.fromkeys(("npz-streams", "npz-streams-packed", "npy-folder"), _read_streams),
+    **dict.fromkeys(("npz-values", "npy"), _read_values), **dict.fromkeys(("mp4", "mkv", "avi"), _read_video),
 }  # fmt: skip
 """name -> reads all of such an input."""
