@@ -26,7 +26,8 @@ from sensorium.base.memory import affordable, available_memory
 from sensorium.errors import SensoriumError
 
 MOST_RATIO = 100
-"""A gzip stream that unpacks to more than this many times its size, and to more than ``SMALL`` bytes, is refused."""
+"""A gzip stream of which a part unpacks to more than this many times its size, and to more than ``SMALL`` bytes, is
+refused as soon as it does."""
 SMALL = 64 << 20
 LONGEST_LINE = 64 << 20
 _LONGEST_QUOTE = 1000  # lines
@@ -207,10 +208,8 @@ class _Stream(io.RawIOBase):
         self._packed = self._file if zipped else None
         if self._packed is not None:
             self._file = gzip.GzipFile(fileobj=self._packed)
-            if most is None:
-                self.most = min(self.most, max(SMALL, MOST_RATIO * self.size))
         elif self.size > self.most:
-            self._too_large()
+            self._too_large(self.most)
         self.done, self._rest = 0, b""
         head = self._read(4096)
         mark, encoding = next(((m, e) for m, e in _MARKS if head.startswith(m)), (b"", _unmarked(head)))
@@ -244,17 +243,20 @@ class _Stream(io.RawIOBase):
         except (OSError, EOFError, zlib.error) as error:
             raise SensoriumError(f"{self.where}: not readable ({brief(error)}).") from None
         self.done += len(block)
-        if self.done > self.most:
-            self._too_large()
+        bound = self.most
+        if self._packed is not None:
+            bound = min(bound, max(SMALL, MOST_RATIO * self._packed.tell()))
+        if self.done > bound:
+            self._too_large(bound)
         return block
 
     def _converted(self, block: bytes, last: bool) -> bytes:
         return block if self._decode is None else self._decode.decode(block, last).encode("utf-8", "replace")
 
-    def _too_large(self) -> None:
+    def _too_large(self, bound: int) -> None:
         does, remedy = ("unpacks to", "unpack it and ") if self._packed is not None else ("has", "")
         raise SensoriumError(
-            f"{self.where}: {does} more than {self.most / 2**20:,.0f} MB, which is not read at once; "
+            f"{self.where}: {does} more than {bound / 2**20:,.0f} MB, which is not read at once; "
             f"{remedy}split it into smaller files."
         )
 
