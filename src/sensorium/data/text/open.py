@@ -221,8 +221,8 @@ def _pieces(document: bytes) -> Iterator[bytes]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of processes of this machine that are no more."""
     for file in folder.glob("tokens-*.tmp"):
-        *_, host, process, _, _ = ["", *file.name.split(".")[-4:]]
-        if host == _here() and process.isdecimal() and not _alive(int(process)):
+        made = re.search(r"\.([\w-]+)\.(\d{1,18})\.[0-9a-f]{8}\.tmp$", file.name)
+        if made and made[1] == _here() and not _alive(int(made[2])):
             with suppress(OSError):
                 file.unlink()
 
