@@ -164,7 +164,7 @@ def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[st
     their own name. All are training data if none is by name; ``log`` gets a note that says which names decided."""
     files = list(files)
     splits: dict[str, list[Path]] = {}
-    by_folder = _folder_splits(files, root)
+    by_folder = folder_splits(files, root)
     by_name: dict[Path, dict[str, str]] = {}
     for file in files:
         by_name.setdefault(file.parent, {})[file.name] = ""
@@ -184,8 +184,8 @@ def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[st
     return splits
 
 
-def _folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
-    """The split of each file that lies in a folder of one, at any depth."""
+def folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
+    """The split of each file that lies in a folder of one, at any depth; none if no folder is of the training split."""
     children: dict[Path, set[str]] = {}
     for file in files:
         here = root
