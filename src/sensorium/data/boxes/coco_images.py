@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def images_of(file: Path, names: list[str], log: Log) -> tuple[Source, dict[str,
         raise SensoriumError(f"{printable(str(file))}: none of its images was found{first}; looked in {looked}.")
     if best.outside:
         log.notes.append(f"{best.outside:,} images lie outside {printable(str(best.path))}, where their paths say.")
-    distinct = {place: i for i, place in enumerate(dict.fromkeys(places.values()))}
+    distinct: dict[Any, int] = {place: i for i, place in enumerate(dict.fromkeys(places.values()))}
     return best.source(distinct), {name: distinct[place] for name, place in places.items()}
 
 

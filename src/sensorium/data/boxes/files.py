@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from sensorium.base.reading import printable
@@ -30,19 +31,34 @@ def find_boxes(path: Path, log: Log, classes: tuple[str, ...] = ()) -> tuple[str
         if not path.is_dir() and config is None and not path.name.lower().endswith((".json", ".json.gz")):
             raise SensoriumError(f"'{where}' has no boxes in a known format. Give one of {_LOOKED_FOR}.")
         folder = unwrapped(path, log) if path.is_dir() else path
-        if config is None and (found := read_coco(folder, log)):
-            return "COCO json", *found
-        scan = Scan(folder if config is None else config.parent, log)
-        if config is None and (found := read_voc(scan, log)):
-            return _with_training("Pascal VOC", found, where)
-        if found := read_yolo(scan, log, classes, config):
-            return _with_training("YOLO text", found, where)
+        failed: SensoriumError | None = None
+        if config is None:
+            try:
+                if found := read_coco(folder, log):
+                    return "COCO json", *found
+            except SensoriumError as error:
+                if path.is_file():
+                    raise
+                failed = error
+        for layout, found in _texts(folder if config is None else config.parent, log, classes, config):
+            if failed is not None:
+                log.notes.append(f"{failed} It is passed over.")
+            if "train" not in found[1]:
+                raise SensoriumError(f"'{where}': no training images; there are {', '.join(found[1])}.")
+            return layout, *found
+        if failed is not None:
+            raise failed
     except OSError as error:
         raise SensoriumError(f"'{where}' cannot be read ({error.strerror or error}).") from None
     raise SensoriumError(f"'{where}' has no boxes. Looked for {_LOOKED_FOR}.")
 
 
-def _with_training(layout: str, found: tuple[tuple[str, ...], Sets], where: str) -> tuple[str, tuple[str, ...], Sets]:
-    if "train" not in found[1]:
-        raise SensoriumError(f"'{where}': no training images; there are {', '.join(found[1])}.")
-    return layout, *found
+def _texts(
+    folder: Path, log: Log, classes: tuple[str, ...], config: Path | None
+) -> Iterator[tuple[str, tuple[tuple[str, ...], Sets]]]:
+    """(layout, (classes, splits)) of the layouts with one text for each picture."""
+    scan = Scan(folder, log)
+    if config is None and (found := read_voc(scan, log)):
+        yield "Pascal VOC", found
+    elif found := read_yolo(scan, log, classes, config):
+        yield "YOLO text", found

@@ -1,4 +1,4 @@
-"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML or YOLO text (see :mod:`coco` and :mod:`files`).
+"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML or YOLO text (:mod:`coco`, :mod:`voc`, :mod:`yolo`).
 
 A sample is ``{"image": uint8 [3, H, W], "boxes": float32 [N, 4] absolute (x1, y1, x2, y2), "labels": int64 [N],
 "crowd": bool [N], "area": float32 [N], "id"}``, and if the files have outlines "masks": bool [N, H, W] (an object
@@ -14,6 +14,7 @@ without one is its box). Boxes are known without decoding an image, and are comp
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,7 +50,8 @@ class OpenedBoxes:
 def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedBoxes:
     """Find the layout of ``path`` and open its images with their boxes.
 
-    ``path`` is a COCO JSON (its images in a folder or a .tar near it), or a folder of any of the three layouts.
+    ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, or a folder of any of the three
+    layouts. Training pictures that are also in the test or validation set are not trained on.
     ``test`` opens a second path as the test set; its classes are matched by name. Without one the validation set is the
     test set, and without that a fifth of the images is held out, the same fifth every time. ``limit`` keeps at most
     that many images of each set. Every image's header is read here, no image is decoded.
@@ -64,8 +66,7 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
         known = () if all(name.isdecimal() for name in classes) else classes
         second = find_boxes(Path(test).expanduser(), log, known)[2]
         listed = {k: v for k, v in listed.items() if k != "test"} | {"test": second.get("test") or second["train"]}
-    else:
-        listed = _apart(listed, log)
+    listed = _apart(listed, log, given=test is not None)
     if not classes:
         raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations.")
     sets = {split: checked_set(part, classes, log) for split, part in listed.items()}
@@ -82,19 +83,22 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
     return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes))
 
 
-def _apart(listed: Sets, log: Log) -> Sets:
+def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
     """The splits without training pictures that the test or validation set has, too; without a validation or test set
-    that is the training set itself."""
-    paths = {split: _paths(part) for split, part in listed.items()}
+    that is the training set itself, unless the test set is ``given`` as such."""
+    if len(listed) == 1:
+        return listed
+    paths = {split: _files(part) for split, part in listed.items()}
     train = set(paths["train"].values())
     kept = dict(listed)
     for split in ("test", "val"):
         held = set(paths.get(split, {}).values())
-        if held and held >= train:
+        if held and held >= train and given and split == "test":
+            log.notes.append("The test pictures are the training pictures.")
+        elif held and held >= train:
             log.notes.append(f"The {split} pictures are the training pictures; they are not used as a {split} set.")
             del kept[split]
-            continue
-        if shared := held & train:
+        elif shared := held & train:
             train -= shared
             log.notes.append(f"{len(shared):,} training pictures are also {split} pictures; they are not trained on.")
     if len(train) < len(set(paths["train"].values())):
@@ -103,10 +107,14 @@ def _apart(listed: Sets, log: Log) -> Sets:
     return kept
 
 
-def _paths(part: Listed) -> dict[int, str]:
-    """The file of each picture by its index, if pictures are files."""
-    source = part.source
-    return {raw.at: os.path.realpath(source.paths[raw.at]) for raw in part.raws} if isinstance(source, Files) else {}
+def _files(part: Listed) -> dict[int, tuple[int, int]]:
+    """(device, inode) of each picture by its index, if pictures are files: links to one file are that file."""
+    found = {}
+    for raw in part.raws if isinstance(part.source, Files) else ():
+        with suppress(OSError, ValueError):
+            place = os.stat(part.source.paths[raw.at])  # type: ignore[attr-defined]  # noqa: PTH116
+            found[raw.at] = place.st_dev, place.st_ino
+    return found
 
 
 def _with_test(sets: dict[str, BoxSet], log: Log) -> dict[str, BoxSet]:

@@ -6,7 +6,6 @@ splits. Corners are pixel indices from 1, inclusive: the edges of a box are (xmi
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +45,8 @@ def read_voc(scan: Scan, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     log.skipped += mine.skipped
     log.counts += mine.counts
     log.notes += mine.notes
-    if unused := [picture for picture in scan.pictures if picture not in used and _beside_used(picture, used)]:
+    beside = {picture.parent for picture in used}
+    if unused := [picture for picture in scan.pictures if picture not in used and picture.parent in beside]:
         log.notes.append(
             f"{len(unused):,} pictures have no annotation that is used, the first is {printable(unused[0].name)}."
         )
@@ -57,10 +57,6 @@ def read_voc(scan: Scan, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     return tuple(sorted(found, key=natural_key)), {
         s: listed for s, listed in sets.items() if listed.raws or s == "train"
     }
-
-
-def _beside_used(picture: Path, used: set[Path]) -> bool:
-    return picture.parent in {path.parent for path in itertools.islice(used, 1000)}
 
 
 def _places(scan: Scan, log: Log) -> dict[str, list[Path]]:

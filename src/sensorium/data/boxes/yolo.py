@@ -8,7 +8,7 @@ objects; how many have none is noted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def read_yolo(
     """(classes, splits) of pictures with texts; None if no picture has one. ``classes``: names of the numbers if the
     files have none; ``given``: the configuration to use."""
     texts = Texts(scan.root)
-    if given is None and not any(texts.of(picture) for picture in scan.pictures) and not scan.others:
+    if given is None and not any(texts.of(picture)[0] for picture in scan.pictures) and not scan.others:
         return None
     config = read_config(scan, given, log)
     pairs = _paired(config.parts or parted(scan.pictures, scan.root, log), texts, bool(config.parts), log)
@@ -59,20 +59,27 @@ class Texts:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._stems: dict[Path, dict[str, Path]] = {}
-        self._near: dict[Path, list[Path]] = {}
+        self._near: dict[Path, list[tuple[Path, bool]]] = {}
 
-    def of(self, picture: Path) -> Path | None:
-        """The text file of a picture; None if there is none."""
+    def of(self, picture: Path) -> tuple[Path | None, bool]:
+        """The text file of a picture, None if there is none; and whether their folders correspond, so that it is of no
+        picture of that name in another folder."""
         stem = picture.stem
-        for folder in self._folders(picture.parent):
+        for folder, sure in self._folders(picture.parent):
             stems = self._in(folder)
             if found := stems.get(stem) or stems.get(folded(stem)):
-                return found
-        return None
+                return found, sure
+        return None, False
 
-    def _folders(self, here: Path) -> list[Path]:
+    def of_all(self, pictures: Iterable[Path]) -> dict[Path, Path | None]:
+        """The text of each picture. One that is surely of a picture is of no other that is only near it."""
+        found = {picture: self.of(picture) for picture in pictures}
+        taken = {text for text, sure in found.values() if sure}
+        return {picture: None if text in taken and not sure else text for picture, (text, sure) in found.items()}
+
+    def _folders(self, here: Path) -> list[tuple[Path, bool]]:
         if here not in self._near:
-            near = []
+            near, flat = [], []
             parts = here.parts
             for i in range(len(parts) - 1, max(len(parts) - 1 - _DEEP, 0), -1):
                 if parts[i].casefold() in _PICTURES:
@@ -82,8 +89,10 @@ class Texts:
                 if not above.is_relative_to(self.root) and above != here:
                     break
                 names = self._names(above)
-                near += [above / name / here.relative_to(above) for name in names] + [above / name for name in names]
-            self._near[here] = [place for place in dict.fromkeys(near) if self._in(place)]
+                near += [above / name / here.relative_to(above) for name in names]
+                flat += [above / name for name in names]
+            places = dict.fromkeys(flat, False) | dict.fromkeys(near, True)
+            self._near[here] = [(place, places[place]) for place in dict.fromkeys([*near, *flat]) if self._in(place)]
         return self._near[here]
 
     @staticmethod
@@ -113,7 +122,7 @@ def _paired(parts: Mapping[str, list[Path]], texts: Texts, listed: bool, log: Lo
     so is a split without any."""
     pairs: Pairs = {}
     for split, pictures in parts.items():
-        mine = {picture: texts.of(picture) for picture in pictures}
+        mine = texts.of_all(pictures)
         full = {picture.parent for picture, text in mine.items() if text}
         apart = {
             picture.parent: None

@@ -20,6 +20,7 @@ import numpy as np
 
 from sensorium.data.boxes.listed import number, whole
 
+_PLAIN = re.compile(r"[0-9.eE+\- \t]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -56,9 +57,14 @@ def row_of(line: str, numbered: Mapping[str, int]) -> Row:
         label = numbered.get(words[0]) if words else None
     if label is None:
         raise ValueError(f"'{(words or [''])[0][:20]}' is not a class number")
-    numbers = np.array([number(word) for word in words[1:]], np.float64)
-    if wrong := [w for w, n in zip(words[1:], numbers, strict=True) if n != n and "nan" not in w.casefold()]:
-        raise ValueError(f"'{wrong[0][:20]}' is not a number")
+    try:
+        if not _PLAIN.fullmatch(line):
+            raise ValueError
+        numbers = np.array(list(map(float, words[1:])), np.float64)
+    except ValueError:
+        numbers = np.array([number(word) for word in words[1:]], np.float64)
+        if wrong := [w for w, n in zip(words[1:], numbers, strict=True) if n != n and "nan" not in w.casefold()]:
+            raise ValueError(f"'{wrong[0][:20]}' is not a number") from None
     return Row(label, numbers, len(words) > 1 and words[-1].isascii() and words[-1].isdecimal())
 
 
@@ -71,10 +77,11 @@ def form_of(rows: Iterable[Row], points: tuple[int, int] | None) -> Form:
         tracked &= n != 6 or (row.counted and _is_box(row.numbers))
         if n > 6:
             visible &= _is_pose(row.numbers)
-    long = {n for n in counts if n > 6}
+    tracked &= 6 in counts
+    long = {n for n in counts if n > (6 if tracked else 5)}
     if points is None and visible and len(long) == 1 and counts <= {4, *long}:
         points = ((next(iter(long)) - 4) // 3, 3)
-    return Form(points, tracked and 6 in counts, bool(long) and all(n % 2 == 1 for n in long))
+    return Form(points, tracked, bool(long) and all(n % 2 == 1 for n in long))
 
 
 def shape_of(row: Row, form: Form) -> Shape:
