@@ -558,7 +558,7 @@ def test_one_folder_as_both_sets_is_not_tested_on(tmp_path: Path) -> None:
     opened = open_boxes(root)
     assert opened.test is not None
     assert (len(opened.train), len(opened.test)) == (4, 1)
-    assert told(opened, "val pictures are the training pictures")
+    assert told(opened, "val pictures include all training pictures")
 
 
 def test_lists_of_darknet(tmp_path: Path) -> None:
@@ -705,3 +705,32 @@ def test_pictures_of_a_given_test_set_are_not_trained_on(tmp_path: Path) -> None
     assert opened.test is not None
     assert (len(opened.train), len(opened.test)) == (3, 2)
     assert told(opened, "2 training pictures are also test pictures")
+
+
+def test_a_folder_around_the_data_is_never_walked(tmp_path: Path) -> None:
+    outside = tmp_path / "other"
+    pic(outside / "9.jpg")
+    root = yolo(tmp_path / "set", "0 0.5 0.5 0.2 0.2\n")
+    for said in ("/", "..", "../..", str(tmp_path), "\\\\"):
+        (root / "data.yaml").write_text(f"names: [cat]\ntrain: {said}\n")
+        assert totals(open_boxes(root)) == (5, 5), said
+        (root / "data.yaml").write_text(f"names: [cat]\npath: {said}\ntrain: images\n")
+        assert totals(open_boxes(root)) == (5, 5), said
+    (tmp_path / "secret.txt").write_text("secret\n")
+    (root / "data.yaml").write_text(f"names: {tmp_path}/secret.txt\n")
+    with pytest.raises(SensoriumError, match="outside the folder"):
+        open_boxes(root)
+
+
+def test_why_nothing_was_found_is_said(tmp_path: Path) -> None:
+    root = coco(tmp_path / "a", change=lambda stored: stored.pop("categories"))
+    with pytest.raises(SensoriumError, match=r"has no boxes\. .*annotations\.json: .* no list 'categories'"):
+        open_boxes(root)
+    (root / "annotations.json").write_text('{"images": [')
+    with pytest.raises(SensoriumError, match="not readable as JSON"):
+        open_boxes(root)
+    pic(tmp_path / "b" / "1.jpg")
+    (tmp_path / "b" / "1.txt").write_text("a caption of a picture\n")
+    with pytest.raises(SensoriumError, match=r"no box has a class.*'a' is not a class number"):
+        open_boxes(tmp_path / "b")
+    assert told(open_boxes(yolo(tmp_path / "c", "1 20 30 40 50\n")), "are they pixels?")

@@ -46,8 +46,7 @@ def read_coco(path: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
             classes = _in_order(names)
     if foreign and sets:
         log.notes.append(f"JSON files that are passed over: {len(foreign):,}, the first because {foreign[0]}")
-    named = [file for file in groups.get("train", ()) if is_split(file.stem) or file.name.startswith("_annotations")]
-    if not sets and foreign and named:
+    if not sets and foreign:
         raise foreign[0]
     if sets and "train" not in sets:
         raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.")

@@ -47,7 +47,7 @@ def find_boxes(path: Path, log: Log, classes: tuple[str, ...] = ()) -> tuple[str
                 raise SensoriumError(f"'{where}': no training images; there are {', '.join(found[1])}.")
             return layout, *found
         if failed is not None:
-            raise failed
+            raise SensoriumError(f"'{where}' has no boxes. {failed} Looked for {_LOOKED_FOR}.")
     except OSError as error:
         raise SensoriumError(f"'{where}' cannot be read ({error.strerror or error}).") from None
     raise SensoriumError(f"'{where}' has no boxes. Looked for {_LOOKED_FOR}.")

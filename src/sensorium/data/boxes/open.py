@@ -68,19 +68,22 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
         listed = {k: v for k, v in listed.items() if k != "test"} | {"test": second.get("test") or second["train"]}
     listed = _apart(listed, log, given=test is not None)
     if not classes:
-        raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations.")
+        raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations{_first(log)}.")
     sets = {split: checked_set(part, classes, log) for split, part in listed.items()}
     if "val" in sets and not len(sets["val"]):
         del sets["val"]
     for split in ("train", "test"):
         if split in sets and not len(sets[split]):
-            first = f"; the first is {log.skipped[0].file}: {log.skipped[0].reason}" if log.skipped else ""
-            raise SensoriumError(f"{where}: none of the {split} images can be used{first}.")
+            raise SensoriumError(f"{where}: none of the {split} images can be used{_first(log)}.")
     sets = _with_test(sets, log)
     if limit is not None:
         sets = {split: _limited(images, limit) for split, images in sets.items()}
     opened = OpenedBoxes(where, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped))
     return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes))
+
+
+def _first(log: Log) -> str:
+    return f"; the first problem is of {log.skipped[0].file}: {log.skipped[0].reason}" if log.skipped else ""
 
 
 def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
@@ -96,7 +99,7 @@ def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
         if held and held >= train and given and split == "test":
             log.notes.append("The test pictures are the training pictures.")
         elif held and held >= train:
-            log.notes.append(f"The {split} pictures are the training pictures; they are not used as a {split} set.")
+            log.notes.append(f"The {split} pictures include all training pictures; they are not used as a {split} set.")
             del kept[split]
         elif shared := held & train:
             train -= shared

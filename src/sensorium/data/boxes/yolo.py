@@ -186,6 +186,11 @@ def _set(
             raw.outlines.append([] if shape.polygon is None else [shape.polygon])
         raw.boxes = np.array(boxes, np.float64).reshape(-1, 4)
         raws.append(raw)
+    edges = np.concatenate([raw.boxes for raw in raws] or [np.zeros((0, 4))])
+    if len(edges) and np.median(edges[:, 2:]) > 2:
+        log.notes.append(
+            "Most boxes of the label files are no fractions of their images, but numbers above 2: are they pixels?"
+        )
     if unused:
         what = "key points" if form.points else "a confidence or the number of a track"
         log.notes.append(f"{unused:,} lines have {what} after the box, which is not used.")

@@ -9,7 +9,7 @@ what they stand for, so that a short text never becomes a large or endless one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sensorium.data.boxes.listed import whole
 from sensorium.data.boxes.places import Scan
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.log import Log
-from sensorium.data.names import Index, files_below, is_split, name_parts
+from sensorium.data.names import Index, file_at, files_below, is_split, name_parts
 from sensorium.errors import SensoriumError
 
 NAME_LISTS = frozenset({"classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "classes.names"})
@@ -107,6 +107,10 @@ def _names(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> tuple[st
         names = [numbers[i] for i in range(len(numbers))]
     elif isinstance(names, str) and names.strip():
         there = Index(file.parent).find(names)
+        if there is not None and not there.resolve().is_relative_to(file.parent.resolve()):
+            raise SensoriumError(
+                f"{printable(str(file))}: 'names' is a file outside the folder: {printable(names)[:80]}."
+            )
         lines = scan.lines(there, log) if there is not None else names.split(",")
         names = [line.strip() for line in lines]
     count = whole(stored.get("nc"), _MOST_CLASSES)
@@ -160,16 +164,18 @@ def _parts(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> dict[str
     return parts
 
 
-def _place(entry: str, bases: Iterable[Path]) -> Path | None:
+def _place(entry: str, bases: Sequence[Path]) -> Path | None:
     """The file or folder that an entry means: as it says, else by as many of its last parts as lead to one."""
     said, parts = entry.strip().replace("\\", "/"), name_parts(entry)
+    here = bases[-1].resolve()
     tried = [base / said for base in bases]
     below = [base.joinpath(*parts[k:]) for k in range(len(parts)) for base in bases]
     # "../train/images" of an exporter means a folder beside its file; what is really outside comes last.
     tried = below + tried if ".." in said.split("/") else tried + below
     for path in tried:
         with contextlib.suppress(OSError, ValueError):
-            if path.is_file() or path.is_dir():
+            # A folder around the data is never meant: walking "/" would take forever.
+            if path.is_file() or (path.is_dir() and path.resolve() not in here.parents):
                 return path.resolve() if ".." in path.parts else path
     return None
 
@@ -180,10 +186,11 @@ def _pictures(place: Path, bases: list[Path], log: Log) -> list[Path]:
         return [path for path in files_below(place, log) if path.suffix.lower() in EXTENSIONS]
     if place.suffix.lower() in EXTENSIONS:
         return [place]
-    index = Index(*dict.fromkeys([place.parent, *bases]))
+    index = Index(*dict.fromkeys(bases))
     found = []
     for line in Scan.lines(place, log):
-        if (picture := index.find(line)) is None:
+        picture = file_at(place.parent, line.strip().replace("\\", "/")) or index.find(line)
+        if picture is None:
             log.skip(line.strip()[:200], "image is missing", f"listed in {place.name}")
         else:
             found.append(picture)
