@@ -83,6 +83,8 @@ def drawn(
 def _at_centers(runs: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> np.ndarray:
     """A mask of run lengths at the pixels nearest to the centers of a grid: bool [h, w], without drawing the whole."""
     (height, width), (h, w) = size, at
+    if size == at:
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     y = np.minimum((np.arange(h) + 0.5) * height / h, height - 1).astype(np.int64)
     x = np.minimum((np.arange(w) + 0.5) * width / w, width - 1).astype(np.int64)
     return np.searchsorted(np.cumsum(runs), y[:, None] + height * x, side="right") % 2 == 1
