@@ -110,3 +110,12 @@ def test_the_log_counts_by_reason():
     for name in "ab":
         log.skip(name, "no such file", f"{name}.jpg")
     assert log.sentences() == ["2 skipped: no such file (the first: a)."]
+
+
+def test_files_are_found_in_another_case_and_normal_form(tmp_path):
+    touch(tmp_path, "images/IMG.JPG", "images/caf\u00e9.jpg", "b/x.png", "b/X.png")
+    index = Index(tmp_path)
+    assert index.find("img.jpg") == tmp_path / "images/IMG.JPG"
+    assert index.find("C:\\set\\cafe\u0301.jpg") == tmp_path / "images/caf\u00e9.jpg"
+    assert index.find("a/X.png") == tmp_path / "b/X.png"
+    assert index.find("a/X.PNG") is None

@@ -8,10 +8,13 @@ class called "test tube" stays a class, and a document with that title a documen
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sensorium.base.reading import printable
 from sensorium.data.log import Log
@@ -161,7 +164,7 @@ def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[st
     their own name. All are training data if none is by name; ``log`` gets a note that says which names decided."""
     files = list(files)
     splits: dict[str, list[Path]] = {}
-    by_folder = _folder_splits(files, root)
+    by_folder = folder_splits(files, root)
     by_name: dict[Path, dict[str, str]] = {}
     for file in files:
         by_name.setdefault(file.parent, {})[file.name] = ""
@@ -181,8 +184,8 @@ def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[st
     return splits
 
 
-def _folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
-    """The split of each file that lies in a folder of one, at any depth."""
+def folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
+    """The split of each file that lies in a folder of one, at any depth; none if no folder is of the training split."""
     children: dict[Path, set[str]] = {}
     for file in files:
         here = root
@@ -198,42 +201,72 @@ def _folder_splits(files: list[Path], root: Path) -> dict[Path, str]:
     return found
 
 
+class Tails:
+    """Things by the last parts of their names, in any case and any Unicode normal form."""
+
+    def __init__(self) -> None:
+        self._by_last: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+
+    def add(self, parts: Iterable[str], thing: Any) -> None:
+        parts = tuple(parts)
+        self._by_last.setdefault(folded(parts[-1]), []).append((parts, thing))
+
+    def find(self, parts: Sequence[str]) -> Any:
+        """The thing that shares most of the last ``parts``; None if there is none, or more than one."""
+        alike = [
+            (their, tuple(map(folded, their)), thing)
+            for their, thing in (self._by_last.get(folded(parts[-1]), ()) if parts else ())
+        ]
+        wanted = tuple(map(folded, parts))
+        for length in range(len(parts), 0, -1):
+            fit = [one for one in alike if one[1][-length:] == wanted[-length:]]
+            if len(fit) > 1:  # two that differ by their case
+                fit = [one for one in fit if one[0][-length:] == tuple(parts[-length:])] or fit
+            if fit:
+                return fit[0][2] if len(fit) == 1 else None
+        return None
+
+
 class Index:
-    """Finds files by names that other tools wrote: absolute, with backslashes, or with folders of another machine."""
+    """Finds files by names that other tools wrote: absolute, with backslashes, in another case, or with folders of
+    another machine."""
 
     def __init__(self, *folders: Path) -> None:
         self.folders = folders
         self.outside = 0  # files found that lie below none of the folders
-        self._by_name: dict[str, list[Path]] | None = None
+        self._tails: Tails | None = None
 
     def find(self, name: str) -> Path | None:
         """The file of that name: below one of the folders as it says, else the only one with its last part."""
         plain = name.strip().replace("\\", "/")
         for folder in self.folders:
-            if (path := _file(folder, plain)) or (path := _file(folder, name.strip())):
+            if (path := file_at(folder, plain)) or (path := file_at(folder, name.strip())):
                 self.outside += Path(plain).is_absolute() or ".." in plain.split("/")
                 return path
-        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
-        alike = self._all().get(parts[-1], []) if parts else []
-        for length in range(len(parts), 0, -1):  # as many of its folders as one file shares
-            fit = [path for path in alike if path.parts[-length:] == tuple(parts[-length:])]
-            if fit:
-                return fit[0] if len(fit) == 1 else None
-        return None
+        return self._all().find(name_parts(name))
 
-    def _all(self) -> dict[str, list[Path]]:
-        if self._by_name is None:
-            self._by_name = {}
-            for folder in dict.fromkeys(self.folders):
-                for path in files_below(folder, Log()) if folder.is_dir() else ():
-                    known = self._by_name.setdefault(path.name, [])
-                    if path not in known:
-                        known.append(path)
-        return self._by_name
+    def _all(self) -> Tails:
+        if self._tails is None:
+            self._tails = Tails()
+            each = (files_below(folder, Log()) for folder in dict.fromkeys(self.folders) if folder.is_dir())
+            for path in dict.fromkeys(itertools.chain.from_iterable(each)):
+                self._tails.add(path.parts, path)
+        return self._tails
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    """The file of a relative name that stays below ``folder``; an absolute one as it is."""
+def name_parts(name: str) -> list[str]:
+    """Folders and file of a name of any system: "C:\\set\\..\\a.jpg" -> ["set", "a.jpg"]."""
+    parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return parts[1:] if parts and re.fullmatch(r"[A-Za-z]+:", parts[0]) else parts
+
+
+def folded(name: str) -> str:
+    """A key under which names are equal that differ in case or Unicode normal form alone."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def file_at(folder: Path, name: str) -> Path | None:
+    """The file of a name, if there is one: below ``folder`` if it is relative."""
     try:
         path = folder / name
         return path if name and path.is_file() else None

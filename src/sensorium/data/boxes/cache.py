@@ -16,26 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sensorium.data.boxes.open import BoxSet, _Moved
+from sensorium.data.boxes.sets import BoxSet, Moved, StoredImages
 from sensorium.data.images.cache import Pixels, Progress, cache
 from sensorium.data.images.decode import BadImage
-from sensorium.data.images.sets import Digest, EncodedImages
+from sensorium.data.images.sets import Digest
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest, stacked
 from sensorium.data.scenes.scenes import Scenes
 
 REDUCED = (1, 2, 4, 8)  # reduced scales of a JPEG decoder
 
 
-class Letterboxed(EncodedImages):
+class Letterboxed(StoredImages):
     """The images of ``boxed`` as squares of ``size``; the label of an image is its index."""
 
     def __init__(self, boxed: BoxSet, size: int) -> None:
-        source = _Moved(boxed.images.source, np.asarray(boxed.rows).tolist())
-        super().__init__(source, boxed.names, np.arange(len(boxed)))
+        source = Moved(boxed.images.source, np.asarray(boxed.rows).tolist())
+        super().__init__(source, boxed.names, boxed.images.unturned[boxed.rows], np.arange(len(boxed)))
         self.sizes, self.size = boxed.sizes, size
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
@@ -128,8 +127,7 @@ class Boxed(Rows):
         if "labels" in wanted:
             sample["labels"] = torch.from_numpy(self.truth.labels[rows][kept])
         if "masks" in wanted and self.truth.masked:
-            masks = self.truth.masks(index)[torch.from_numpy(kept)]
-            sample["masks"] = F.interpolate(masks[None].float(), (height, width), mode="nearest-exact")[0] > 0
+            sample["masks"] = self.truth.masks(index, (height, width), kept)
         return sample
 
     def boxes_in(self, index: int) -> np.ndarray:

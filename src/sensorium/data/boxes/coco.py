@@ -1,89 +1,138 @@
 """COCO JSON: every image, category and box of a set in one file.
 
 {"images": [{id, file_name, width, height}], "categories": [{id, name}], "annotations": [{image_id, category_id, bbox,
-iscrowd, area, segmentation}]}, a bbox being left, top, width and height in pixels. Images lie in a folder or an uncompressed .tar
-near the file. "instances_train.json" is the training set, "valid/_annotations.coco.json" the validation set. Classes
-are numbered in the order of their ids, which need not be dense; two ids of one name are one class.
+iscrowd, area, segmentation}]}, a bbox being left, top, width and height in pixels. "instances_train.json" is the
+training set, "valid/_annotations.coco.json" the validation set. Classes are numbered in the order of their ids, which
+need not be dense; two ids of one name are one class. What other tools write is understood, too: numbers as text, a bbox
+as an object or in fractions of the image, one that is missing beside polygons. Images: :mod:`coco_images`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sensorium.base.reading import printable
-from sensorium.data.boxes.open import Listed, Raw, number, size_stated
-from sensorium.data.images.folders import Files
-from sensorium.data.images.sets import Found, Source
-from sensorium.data.images.shards import Slices, _members
+from sensorium.base.reading import printable, read_json
+from sensorium.data.boxes.coco_images import images_of
+from sensorium.data.boxes.listed import Listed, Raw, Sets, number, size_stated, whole
+from sensorium.data.boxes.masks import polygons_of
 from sensorium.data.log import Log
-from sensorium.data.names import split_of
+from sensorium.data.names import divide, is_split, list_folder
 from sensorium.errors import SensoriumError
 
-_OTHER_JSON = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
+_OTHER_JSON = ("captions", "panoptic", "stuff", "image_info")
+_KEYPOINTS = "person_keypoints"
+_MANY = 50  # so many JSON files in one folder are of one picture each, not of a set
+_EDGES = (("x", "y", "width", "height"), ("left", "top", "width", "height"), ("x", "y", "w", "h"))
+_CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
 
 
-def coco_files(folder: Path) -> dict[str, Path]:
-    """Annotation files by split: named after splits, in folders of splits, or a single one."""
-    found: dict[str, Path] = {}
-    below = [folder / "annotations", *(e for e in sorted(folder.iterdir()) if e.is_dir() and split_of(e.name))]
-    files = [file for place in (folder, *below) if place.is_dir() for file in sorted(place.glob("*.json"))]
-    files = [f for f in files if not f.name.startswith((*_OTHER_JSON, "."))]
+def read_coco(path: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
+    """(classes, splits) of a COCO file, or of those in a folder; None if the folder has none."""
+    if path.is_file():
+        names, listed = _read(path, _lists(read_json(path), path), log)
+        return _in_order(names), {"train": listed}
+    groups = _by_split(path)
+    sets: Sets = {}
+    classes: tuple[str, ...] = ()
+    foreign: list[SensoriumError] = []
+    for split in sorted(groups, key="train".__ne__):
+        if (chosen := _chosen(split, groups[split], path, foreign, log)) is None:
+            continue
+        names, sets[split] = _read(*chosen, log)
+        if split == "train":
+            classes = _in_order(names)
+    if foreign and sets:
+        log.notes.append(f"JSON files that are passed over: {len(foreign):,}, the first because {foreign[0]}")
+    if not sets and foreign:
+        raise foreign[0]
+    if sets and "train" not in sets:
+        raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.")
+    return (classes, sets) if sets else None
+
+
+def _by_split(folder: Path) -> dict[str, list[Path]]:
+    """Files that may be COCO files, by the splits in their names and in those of their folders."""
+    candidates = _candidates(folder)
+    files = [f for f in candidates if not f.name.startswith(_KEYPOINTS)] or candidates
+    groups = divide(files, folder)
+    if list(groups) == ["train"] and len(files) > 1:
+        told = {file: is_split(file.stem) or is_split(file.parent.name) for file in files}
+        if told and all(told.values()) and "train" not in told.values():
+            return {split: [file for file in files if told[file] == split] for split in set(told.values()) if split}
+    return groups
+
+
+def _chosen(
+    split: str, files: list[Path], folder: Path, foreign: list[SensoriumError], log: Log
+) -> tuple[Path, dict[str, list]] | None:
+    """The COCO file of a split, and its content. Those that are none are added to ``foreign``."""
+    chosen: tuple[Path, dict[str, list]] | None = None
+    others = []
     for file in files:
-        split = split_of(file.stem) or (split_of(file.parent.name) if file.parent != folder else None)
-        if split is not None and split not in found:
-            found[split] = file
-    if "train" not in found:
-        return {"train": files[0]} if len(files) == 1 and _is_coco(files[0]) else {}
-    return found
+        if chosen is not None and is_split(chosen[0].stem):
+            others.append(file)
+            continue
+        try:
+            stored = _lists(read_json(file), file)
+        except SensoriumError as error:
+            foreign.append(error)
+            continue
+        if chosen is None:
+            chosen = file, stored
+        else:
+            others.append(file)
+    if chosen is not None and others:
+        names = ", ".join(printable(file.name) for file in others[:4])
+        if is_split(chosen[0].stem) is None and chosen[0].parent == others[0].parent:
+            names = f"{printable(chosen[0].name)}, {names}"
+            raise SensoriumError(
+                f"'{printable(str(folder))}': it isn't clear which COCO file to use: {names}. Give one."
+            )
+        log.notes.append(f"{printable(chosen[0].name)} is used as the {split} set, not {names}.")
+    return chosen
 
 
-def _is_coco(file: Path) -> bool:
-    """Whether a JSON file of any name is an annotation file, by its content."""
-    try:
-        return isinstance(_coco_json(file)["annotations"], list)
-    except SensoriumError:
-        return False
+def _candidates(folder: Path) -> list[Path]:
+    """JSON files of a folder and of the two levels below it that may be COCO files."""
+    found, level = [], [folder]
+    for _ in range(3):
+        below = []
+        for place in level:
+            try:
+                entries = list_folder(place)
+            except SensoriumError:
+                if place == folder:
+                    raise
+                continue
+            files = [Path(e.path) for e in entries if e.is_file() and e.name.lower().endswith((".json", ".json.gz"))]
+            found += files if len(files) < _MANY else []
+            below += [Path(e.path) for e in entries if e.is_dir()]
+        level = below if len(below) < 1000 else []
+    return [file for file in found if not file.name.startswith(_OTHER_JSON)]
 
 
-def _coco_json(file: Path) -> dict[str, list]:
-    where = printable(str(file))
-    try:
-        stored = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SensoriumError(f"{where}: not readable as JSON ({printable(str(error))[:120]}).") from None
+def _lists(stored: Any, file: Path) -> dict[str, list]:
     for name in ("images", "annotations", "categories"):
         if not isinstance(stored, dict) or not isinstance(stored.get(name), list):
-            raise SensoriumError(f"{where}: not a COCO detection file: it has no list '{name}'.")
+            raise SensoriumError(f"{printable(str(file))}: not a COCO detection file: it has no list '{name}'.")
     return stored
 
 
-def read_coco(files: dict[str, Path], log: Log) -> tuple[tuple[str, ...], dict[str, Listed]]:
-    sets, classes = {}, ()
-    for split, file in files.items():
-        stored = _coco_json(file)
-        names = _categories(stored["categories"], file, log)
-        if split == "train":
-            classes = tuple(dict.fromkeys(names[key] for key in sorted(names, key=lambda k: (isinstance(k, str), k))))
-        sets[split] = _coco_set(stored, names, file, log)
-    return classes, sets
+def _in_order(names: dict[Any, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names[key] for key in sorted(names, key=lambda k: (isinstance(k, str), k))))
 
 
-def _categories(rows: list, file: Path, log: Log) -> dict[Any, str]:
-    names = {}
-    for row in rows:
-        if _key(row, "id") is None or not isinstance(row.get("name"), str) or row["id"] in names:
+def _read(file: Path, stored: dict[str, list], log: Log) -> tuple[dict[Any, str], Listed]:
+    names: dict[Any, str] = {}
+    for row in stored["categories"]:
+        key, name = _key(row, "id"), row.get("name") if isinstance(row, dict) else None
+        if key is None or key in names or not isinstance(name, str | int) or isinstance(name, bool):
             log.skip(file.name, "category without its own id and a name", repr(row)[:80])
         else:
-            names[row["id"]] = printable(row["name"])
-    return names
-
-
-def _coco_set(stored: dict[str, list], names: dict[Any, str], file: Path, log: Log) -> Listed:
+            names[key] = printable(str(name))
     entries: dict[Any, dict] = {}
     for row in stored["images"]:
         key = _key(row, "id")
@@ -91,93 +140,83 @@ def _coco_set(stored: dict[str, list], names: dict[Any, str], file: Path, log: L
             log.skip(file.name, "image entry without its own id and a file_name", repr(row)[:80])
         else:
             entries[key] = row
-    source, places = _images_of(file, [row["file_name"] for row in entries.values()], log)
+    source, places = images_of(file, [row["file_name"] for row in entries.values()], log)
     raws: dict[Any, Raw] = {}
+    first: dict[int, Raw] = {}
     for key, row in entries.items():
         at = places.get(row["file_name"])
         if at is None:
             log.skip(row["file_name"], "image is missing", f"listed in {file.name}")
+            continue
+        if at in first:
+            log.counts["image entry of the same file as another; their boxes are joined"] += 1
         else:
-            raws[key] = Raw(row["file_name"], key, at, size_stated(row.get("width"), row.get("height")))
-    boxes: dict[Any, list] = {key: [] for key in raws}
-    for row in stored["annotations"]:
+            first[at] = Raw(row["file_name"], key, at, size_stated(row.get("width"), row.get("height")))
+        raws[key] = first[at]
+    _add_boxes(file, stored["annotations"], names, entries, raws, log)
+    return names, Listed(source, list(first.values()))
+
+
+def _add_boxes(
+    file: Path, rows: list, names: dict[Any, str], entries: dict[Any, dict], raws: dict[Any, Raw], log: Log
+) -> None:
+    boxes: dict[int, list] = {id(raw): [] for raw in raws.values()}
+    seen = set()
+    for row in rows:
         key = _key(row, "image_id")
         if key is None or key not in entries:
             log.skip(file.name, "annotation of an unknown image", repr(row)[:80])
-        elif key in raws:
-            box = row.get("bbox")
-            if not isinstance(box, list) or len(box) != 4:
-                log.skip(raws[key].name, "annotation without a box", repr(row)[:80])
+        elif (raw := raws.get(key)) is not None:
+            box = _box(row, log)
+            if box is None:
+                log.skip(raw.name, "annotation without a box", repr(row)[:80])
                 continue
-            boxes[key].append([number(x) for x in box])
-            raws[key].labels.append(names.get(_key(row, "category_id")))
-            raws[key].crowd.append(bool(row.get("iscrowd")))
-            raws[key].areas.append(number(row.get("area")))
-            raws[key].outlines.append(row.get("segmentation"))
-    for key, rows in boxes.items():
-        raws[key].boxes = np.array(rows, np.float64).reshape(-1, 4)
-        with np.errstate(invalid="ignore", over="ignore"):
-            raws[key].boxes[:, 2:] += raws[key].boxes[:, :2]
-    return Listed(source, list(raws.values()))
+            category = _key(row, "category_id")
+            this = (_key(row, "id"), key, category, *box)
+            if this[0] is not None and this in seen:
+                log.skip(raw.name, "annotation that is given twice", repr(row)[:80])
+                continue
+            seen.add(this)
+            boxes[id(raw)].append(box)
+            raw.labels.append(names.get(category))
+            raw.crowd.append(number(row.get("iscrowd")) > 0)
+            raw.areas.append(number(row.get("area")))
+            raw.outlines.append(row.get("segmentation"))
+    every = {id(raw): raw for raw in raws.values()}
+    for one, raw in every.items():
+        raw.boxes = np.array(boxes[one], np.float64).reshape(-1, 4)
+    edges = np.concatenate([raw.boxes for raw in every.values()] or [np.zeros((0, 4))])
+    edges = edges[np.isfinite(edges).all(1)]
+    if (edges > 0).any() and (edges <= 1).all():
+        log.notes.append(f"The boxes of {printable(file.name)} are fractions of their images.")
+        for raw in every.values():
+            raw.relative, raw.areas = True, []
+
+
+def _box(row: dict, log: Log) -> list[float] | None:
+    """Left, top, right and bottom of an annotation; None if it has no box."""
+    box = row.get("bbox")
+    if isinstance(box, dict):
+        sides = next((names for names in (*_EDGES, *_CORNERS) if box.keys() >= set(names)), None)
+        if sides is None:
+            return None
+        values = [number(box[name]) for name in sides]
+        if sides in _CORNERS:
+            return values
+    elif isinstance(box, list) and len(box) == 4:
+        values = [number(value) for value in box]
+    elif not box and (parts := polygons_of(row.get("segmentation"))):
+        points = np.concatenate(parts).reshape(-1, 2)
+        log.counts["box that is missing, taken from its outline"] += 1
+        return [*points.min(0).tolist(), *points.max(0).tolist()]
+    else:
+        return None
+    left, top, width, height = values
+    return [left, top, left + width, top + height]
 
 
 def _key(row: Any, field: str) -> int | str | None:
+    """An id of a file: a number, also as text ("1" is 1), or another text."""
     value = row.get(field) if isinstance(row, dict) else None
-    return value if isinstance(value, int | str) else None
-
-
-def _images_of(file: Path, names: list[str], log: Log) -> tuple[Source, dict[str, int]]:
-    """The folder or tar of a COCO file's images, and the image of each listed name: of the usual places, the one that
-    has most of the first names."""
-    stem = re.sub(r"^_?(instances|annotations)[_.]?|\.coco$", "", file.stem)
-    wanted = [name for name in dict.fromkeys([stem, f"images_{stem}", f"images/{stem}", "images", "."]) if name]
-    near = [base / name for base in (file.parent, file.parent.parent) for name in wanted]
-    tars = (place.with_name(f"{place.name}.tar") for place in near if place.name)
-    stores = [_Folder(p) for p in near if p.is_dir()] + [_Tar(tar, log) for tar in tars if tar.is_file()]
-    best = max(stores, key=lambda store: sum(name in store for name in names[:50]), default=None)
-    there = [] if best is None else [name for name in dict.fromkeys(names) if name in best]
-    if best is None or (names and not there):
-        looked = ", ".join(dict.fromkeys(printable(str(store.path)) for store in stores)) or "no folder"
-        raise SensoriumError(f"{printable(str(file))}: none of its images was found; looked in {looked}.")
-    return best.source(there), {name: i for i, name in enumerate(there)}
-
-
-class _Folder:
-    """Images in a folder, by the names in a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __contains__(self, name: str) -> bool:
-        try:
-            return _inside(name) and (self.path / name).is_file()
-        except OSError:  # an invalid file name
-            return False
-
-    def source(self, names: list[str]) -> Source:
-        return Files([str(self.path / name) for name in names])
-
-
-class _Tar:
-    """Images in a tar, by their full name or its last part."""
-
-    def __init__(self, path: Path, log: Log):
-        self.path, self.members = path, {}
-        found = Found("tar", {})
-        for name, offset, size in _members(path, found):
-            self.members[name.removeprefix("./")] = (offset, size)
-            self.members.setdefault(name.rpartition("/")[2], (offset, size))
-        for skipped in found.skipped:
-            log.skip(skipped.file, "tar is damaged", skipped.reason)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.members
-
-    def source(self, names: list[str]) -> Source:
-        return Slices([self.path], np.array([(0, *self.members[name]) for name in names], np.int64).reshape(-1, 3))
-
-
-def _inside(name: str) -> bool:
-    """Whether a file name stays inside its folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and not re.match(r"[A-Za-z]:", name)
+    found = whole(value)
+    return found if found is not None else value if isinstance(value, int | str) else None

@@ -13,8 +13,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from sensorium.data.boxes.listed import whole
+
 Outline = list[np.ndarray] | np.ndarray  # polygons, float64 [2 n] each; or run lengths, int64 [n]
 _MOST = 1 << 20  # maximum numbers of one outline
+_LONGEST = 4e6  # maximum length of an outline in pixels: drawing one takes about 80 bytes a pixel
 
 
 def outline_of(said: Any, size: tuple[int, int], *, relative: bool = False) -> Outline | None:
@@ -27,36 +30,75 @@ def outline_of(said: Any, size: tuple[int, int], *, relative: bool = False) -> O
         if isinstance(said, dict):
             counts = said.get("counts")
             runs = _runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
-            fits = said.get("size") == [height, width] and runs.ndim == 1 and 0 < len(runs) <= _MOST
+            fits = _size_of(said) == (height, width) and runs.ndim == 1 and 0 < len(runs) <= _MOST
             return runs if fits and (runs >= 0).all() and runs.sum(dtype=object) == width * height else None
-        polygons = [np.array(one, np.float64) for one in said]
+        limits = np.array([width, height], np.float64)
+        parts = polygons_of(said)
+        if parts is not None and all(len(one) >= 6 for one in parts):
+            clipped = [np.clip(p.reshape(-1, 2) * (limits if relative else 1), 0, limits).ravel() for p in parts]
+            return clipped if sum(map(_length, clipped)) <= _LONGEST else None
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return None
+
+
+def polygons_of(said: Any) -> list[np.ndarray] | None:
+    """Polygons float64 [2 n] of a ``segmentation``: a list of lists of numbers or of points, or one list of numbers.
+    None if it has none, or one with an odd count of numbers, too many, or one that isn't finite."""
+    try:
+        if not isinstance(said, list | tuple) or not said:
+            return None
+        alone = all(isinstance(one, int | float | str) for one in said)
+        parts = [np.array(one, np.float64) for one in ([said] if alone else said)]
     except (TypeError, ValueError, OverflowError):
         return None
-    good = polygons and all(
-        p.ndim == 1 and 6 <= len(p) <= _MOST and len(p) % 2 == 0 and np.isfinite(p).all() for p in polygons
-    )
-    limits = np.array([width, height], np.float64)
-    return (
-        [np.clip(p.reshape(-1, 2) * (limits if relative else 1), 0, limits).ravel() for p in polygons] if good else None
-    )
+    parts = [one.ravel() if one.ndim == 2 and one.shape[1] == 2 else one for one in parts]
+    good = all(p.ndim == 1 and 0 < len(p) <= _MOST and len(p) % 2 == 0 and np.isfinite(p).all() for p in parts)
+    return parts if good else None
 
 
-def drawn(outlines: Sequence[Outline | None], boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks bool [N, H, W] of an image of ``size`` (height, width). An object without an outline is its box, float
-    [4]."""
+def drawn(
+    outlines: Sequence[Outline | None], boxes: np.ndarray, size: tuple[int, int], at: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Masks bool [N, h, w] of an image of ``size`` (height, width), resized to ``at`` (h, w) if given. An object without
+    an outline is its box, float [4]."""
     height, width = size
-    masks = np.zeros((len(outlines), height, width), bool)
-    for mask, outline, (x1, y1, x2, y2) in zip(masks, outlines, boxes, strict=True):
+    h, w = at or size
+    by = np.array([w / width, h / height])
+    masks = np.zeros((len(outlines), h, w), bool)
+    for mask, outline, box in zip(masks, outlines, boxes, strict=True):
         if outline is None:
+            x1, y1, x2, y2 = (box.reshape(2, 2) * by).ravel().tolist()
             mask[round(y1) : max(round(y2), round(y1) + 1), round(x1) : max(round(x2), round(x1) + 1)] = True
         elif isinstance(outline, np.ndarray):
-            inside = np.repeat(np.arange(len(outline)) % 2 == 1, outline)
-            mask[:] = inside.reshape(width, height).T
+            mask[:] = _at_centers(outline, size, (h, w))
         else:
             from faster_coco_eval.core.mask import decode, frPyObjects, merge
 
-            mask[:] = decode(merge(cast(Any, frPyObjects([p.tolist() for p in outline], height, width)))) > 0
+            scaled = [(p.reshape(-1, 2) * by).ravel().tolist() for p in outline]
+            mask[:] = decode(merge(cast(Any, frPyObjects(scaled, h, w)))) > 0
     return masks
+
+
+def _at_centers(runs: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> np.ndarray:
+    """A mask of run lengths at the pixels nearest to the centers of a grid: bool [h, w], without drawing the whole."""
+    (height, width), (h, w) = size, at
+    if size == at:
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    y = np.minimum((np.arange(h) + 0.5) * height / h, height - 1).astype(np.int64)
+    x = np.minimum((np.arange(w) + 0.5) * width / w, width - 1).astype(np.int64)
+    return np.searchsorted(np.cumsum(runs), y[:, None] + height * x, side="right") % 2 == 1
+
+
+def _length(polygon: np.ndarray) -> float:
+    """The length of a closed polygon in steps of a pixel, float64 [2 n] -> sum of max(|dx|, |dy|)."""
+    points = polygon.reshape(-1, 2)
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(1).sum())
+
+
+def _size_of(said: dict) -> tuple[int | None, ...]:
+    sides = said.get("size")
+    return tuple(whole(side) for side in sides) if isinstance(sides, list) and len(sides) == 2 else ()
 
 
 def _runs(text: str) -> np.ndarray:

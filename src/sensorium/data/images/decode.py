@@ -75,8 +75,8 @@ class BadImage(SensoriumError):
         return BadImage, (self.name, self.reason)
 
 
-def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.Image:
-    """Decode an image file (its bytes, or its path) to an RGB image.
+def rgb(source: bytes | Path, name: str, at_least: int | None = None, *, upright: bool = True) -> Image.Image:
+    """Decode an image file (its bytes, or its path) to an RGB image, turned by its EXIF orientation if ``upright``.
 
     ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same image, in
     a fraction of the time. Raises :class:`BadImage` and nothing else.
@@ -85,7 +85,7 @@ def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.I
         with _open(source, name) as image:
             _bound(image, name, at_least)
             image.load()
-            return _upright(_to_rgb(image), image)
+            return _upright(_to_rgb(image), image, 0 if upright else 1)
     except BadImage:
         raise
     except (
@@ -96,12 +96,16 @@ def rgb(source: bytes | Path, name: str, at_least: int | None = None) -> Image.I
 
 def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
     """(width, height, mode) of an image file, read from its header only. Raises :class:`BadImage`."""
+    width, height, mode, turn = stored_header(source, name)
+    return (height, width, mode) if turn >= 5 else (width, height, mode)
+
+
+def stored_header(source: bytes | Path, name: str) -> tuple[int, int, str, int]:
+    """(width, height, mode, EXIF orientation 1 to 8) of the pixels as they are stored; 5 to 8 exchange the sides of the
+    upright image. Raises :class:`BadImage`."""
     try:
         with _open(source, name) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
-                width, height = height, width
-            return width, height, image.mode
+            return *image.size, image.mode, _orientation(image)
     except BadImage:
         raise
     except Exception as error:
@@ -192,14 +196,19 @@ def _wide_grey(image: Image.Image) -> np.ndarray:
     return np.round(values * (255.0 / top)).astype(np.uint8)
 
 
-def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
+def _upright(picture: Image.Image, source: Image.Image, orientation: int = 0) -> Image.Image:
+    turn = _TURNS.get(orientation or _orientation(source))
+    if turn is not None:
+        return picture.transpose(turn)
+    return picture.copy() if picture is source else picture
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        turn = _TURNS.get(source.getexif().get(_EXIF_ORIENTATION, 1))
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # damaged EXIF: the pixels are still readable
-        turn = None
-    return (
-        picture.copy() if turn is None and picture is source else picture if turn is None else picture.transpose(turn)
-    )
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _reason(error: Exception) -> str:

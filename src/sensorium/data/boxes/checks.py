@@ -1,0 +1,142 @@
+"""What files say of boxes, compared with the pictures: which can be used, and in which frame they are.
+
+A picture whose EXIF orientation exchanges its sides has two sizes, upright and as its pixels are stored. The one that
+its annotation states is the frame of its boxes, and the picture is used in it. Where an orientation doesn't show in
+the size (turned by 180 degrees, mirrored, square, no size stated), the frame is the one that most of the other pictures
+of the set are in, upright if there are none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sensorium.base.reading import printable
+from sensorium.data.boxes.listed import Listed, Raw
+from sensorium.data.boxes.masks import Outline, outline_of
+from sensorium.data.boxes.sets import BoxSet, Moved, StoredImages
+from sensorium.data.images import decode
+from sensorium.data.images.decode import BadImage
+from sensorium.data.images.decode import _reason as reason_of
+from sensorium.data.images.sets import Source
+from sensorium.data.log import Log
+
+_MOVED = 0.01  # pixels: rounding moves an edge by less, clipping by more
+
+
+def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
+    """A file's entries, compared with the images' headers."""
+    labels_of = {name: i for i, name in enumerate(classes)}
+    kept: list[Raw] = []
+    sizes, boxes, labels = [], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+    crowd, areas = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
+    outlines: list[Outline | None] = []
+    unturned = []
+    for raw, frame in zip(listed.raws, _frames(listed, log), strict=True):
+        if frame is None:
+            continue
+        size = frame.size
+        mine = np.array([-1 if name is None else labels_of.get(name, -1) for name in raw.labels], np.int64)
+        found, good = checked_boxes(raw, mine, size, log)
+        stated = np.array(raw.areas or [np.nan] * len(mine), np.float64)[good]
+        own = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        said = [raw.outlines[i] for i in np.flatnonzero(good)] if raw.outlines else [None] * len(found)
+        mine_outlined = [outline_of(one, size, relative=raw.relative) if one else None for one in said]
+        for one, outline in zip(said, mine_outlined, strict=True):
+            if one and outline is None:
+                log.skip(raw.name, "outline does not match the image; the box is kept")
+        outlines += mine_outlined
+        kept.append(raw)
+        unturned.append(frame.unturned)
+        sizes.append((size[1], size[0]))
+        boxes.append(found)
+        labels.append(mine[good])
+        crowd.append(np.array(raw.crowd, bool)[good])
+        areas.append(np.where(np.isfinite(stated) & (stated > 0), stated, own).astype(np.float32))
+    source = Moved(listed.source, [raw.at for raw in kept])
+    images = StoredImages(source, [printable(raw.name) for raw in kept], np.array(unturned, bool))
+    columns = (np.concatenate(parts) for parts in (boxes, labels, crowd, areas))
+    starts = np.cumsum([len(rows) for rows in labels])  # starts with 0
+    height_width = np.array(sizes, np.int64).reshape(-1, 2)
+    has_masks = any(outline is not None for outline in outlines)
+    ids = [raw.id for raw in kept]
+    return BoxSet(
+        images, np.arange(len(kept)), ids, classes, height_width, starts, *columns,
+        outlines=outlines if has_masks else None,
+    )  # fmt: skip
+
+
+def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """Usable boxes, clipped to an image of ``size`` (width, height), float32 [n, 4]; and their mask, bool [N]."""
+    limits = np.array([*size, *size], np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        stated = raw.boxes * limits if raw.relative else raw.boxes
+        boxes = np.clip(stated, 0, limits).astype(np.float32)
+        faults = {
+            "box not finite": ~np.isfinite(stated).all(1),
+            "box without width or height": (stated[:, 2:] <= stated[:, :2]).any(1),
+            "box outside the image": (boxes[:, 2:] <= boxes[:, :2]).any(1),
+            "box of an unknown class": labels < 0,
+        }
+        cut = (np.abs(boxes - stated) > _MOVED).any(1)
+    good = np.ones(len(boxes), bool)
+    for reason, where in faults.items():
+        for i in np.flatnonzero(where & good):
+            edges = ", ".join(f"{edge:.6g}" for edge in stated[i])
+            log.skip(raw.name, reason, f"box {i + 1}, {raw.labels[i] if reason.endswith('class') else edges}")
+        good &= ~where
+    if (cut & good).any():
+        log.counts["box cut to the image"] += int((cut & good).sum())
+    return boxes[good], good
+
+
+class _Frame(NamedTuple):
+    """Size (width, height) in which a picture is used, whether that is as its pixels are stored, and whether it has an
+    EXIF orientation at all."""
+
+    size: tuple[int, int]
+    unturned: bool
+    turned: bool
+
+
+def _frames(listed: Listed, log: Log) -> list[_Frame | None]:
+    """The frame of each entry; None if its picture can't be used."""
+    found = [_header(raw, listed.source, log) for raw in listed.raws]
+    votes = 0  # for "as stored" minus "upright"
+    for raw, seen in zip(listed.raws, found, strict=True):
+        if seen is not None and seen[0] != seen[1] and raw.size in seen[:2]:
+            votes += 1 if raw.size == seen[0] else -1
+    frames = [None if f is None else _frame(raw, f, votes > 0, log) for raw, f in zip(listed.raws, found, strict=True)]
+    unturned = sum(frame is not None and frame.unturned for frame in frames)
+    upright = sum(frame is not None and frame.turned and not frame.unturned for frame in frames)
+    if unturned:
+        log.notes.append(
+            f"{unturned:,} pictures are used as their pixels are stored, without their EXIF orientation: their "
+            "annotations state that size."
+        )
+    if upright:
+        log.notes.append(f"{upright:,} pictures are turned upright by their EXIF orientation, as are their boxes.")
+    return frames
+
+
+def _header(raw: Raw, source: Source, log: Log) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    """(width, height) as stored, the same upright, and the EXIF orientation; None if the header can't be read."""
+    try:
+        width, height, _, turn = decode.stored_header(source.read(raw.at), raw.name)
+    except (BadImage, OSError, ValueError) as error:
+        log.skip(raw.name, "image cannot be read", error.reason if isinstance(error, BadImage) else reason_of(error))
+        return None
+    return (width, height), (height, width) if turn >= 5 else (width, height), turn
+
+
+def _frame(raw: Raw, seen: tuple[tuple[int, int], tuple[int, int], int], as_stored: bool, log: Log) -> _Frame | None:
+    stored, upright, turn = seen
+    if raw.size is not None and raw.size not in (stored, upright):
+        width, height = upright
+        swapped = ", with width and height exchanged" if raw.size == (height, width) else ""
+        stated = f"{raw.size[0]} x {raw.size[1]} stated, {width} x {height} found{swapped}"
+        log.skip(raw.name, "image of another size than its annotation says", stated)
+        return None
+    unturned = turn > 1 and (as_stored if stored == upright or raw.size is None else raw.size == stored)
+    return _Frame(stored if unturned else upright, unturned, turn > 1)

@@ -1,0 +1,69 @@
+"""What the readers of boxes give: the entries of a file as it says them, not yet compared with the pictures."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sensorium.data.images.sets import Source
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+
+
+@dataclass
+class Raw:
+    """One image's entry in a file. ``at``: its index in ``source``; ``size`` (width, height) in the file, None if not
+    given; ``boxes`` float64 [N, 4], edges in pixels, or in fractions of the image if ``relative``."""
+
+    name: str
+    id: Any
+    at: int
+    size: tuple[int, int] | None
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: list[str | None] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    outlines: list[Any] = field(default_factory=list)  # COCO's "segmentation"; none at all, or one per box
+    relative: bool = False
+
+
+@dataclass
+class Listed:
+    """One split from a reader."""
+
+    source: Source
+    raws: list[Raw]
+
+
+Sets = dict[str, Listed]
+
+
+def number(value: Any) -> float:
+    """A number of a file, of JSON or as text; NaN for anything else."""
+    try:
+        if isinstance(value, str):
+            word = value.strip()
+            return float(word) if len(word) < 400 and _NUMBER.fullmatch(word) else math.nan
+        return float(value) if isinstance(value, int | float) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def whole(value: Any, most: int = 1 << 62) -> int | None:
+    """A number of a file that is an integer from 0 to ``most``, also as "1" or "1.0"; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if 0 <= value <= most else None
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+        return int(value) if int(value) <= most else None
+    found = number(value) if isinstance(value, str | float) else math.nan
+    return int(found) if math.isfinite(found) and found == int(found) and 0 <= found <= min(most, 1 << 52) else None
+
+
+def size_stated(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height from a file; None if it doesn't say them."""
+    sides = number(width), number(height)
+    return (int(sides[0]), int(sides[1])) if all(1 <= side < 1e9 for side in sides) else None
