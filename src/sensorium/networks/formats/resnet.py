@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats.vit import CLASSIFIER, processor
-from sensorium.networks.resnet import Bottleneck, ResNet
+from sensorium.networks.resnet import Bottleneck, ResNet, Stem
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
 from sensorium.published.source import Source
 
@@ -45,23 +45,22 @@ def hf_table(counted: bool = True) -> tuple[Entry, ...]:
     )
 
 
-def hf_numbers(source: Source, config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The arguments of a ResNet that Hugging Face's ``config`` describes. prefix: of its tensors' names, a pattern."""
+def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
+    """The arguments of a ResNet that Hugging Face's configuration describes. prefix: of its tensors' names, a pattern."""
     for field, *legal in (("hidden_act", "relu"), ("num_channels", 3), ("layer_type", "bottleneck", "basic")):
-        source.only(field, *legal, of=config)
-    widths, depths = config.get("hidden_sizes", [256, 512, 1024, 2048]), config.get("depths", [3, 4, 6, 3])
-    if not isinstance(widths, list) or not all(isinstance(w, int) and 0 < w < 1 << 20 for w in widths):
-        raise SensoriumError(f"{source.told}: hidden_sizes {str(widths)[:80]} is not a list of positive numbers.")
+        source.only(field, *legal)
+    widths = source.wholes("hidden_sizes", (256, 512, 1024, 2048))
+    depths = source.wholes("depths", (3, 4, 6, 3))
     stage = rf"{prefix}encoder\.stages\.{{}}\.layers\.(\d+)\."
-    source.agree(depths, [source.count(stage.format(i)) for i in range(len(widths))], "depths")
-    bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
+    source.agree(list(depths), [source.count(stage.format(i)) for i in range(len(widths))], "depths")
+    bottleneck = source.config.get("layer_type", "bottleneck") == "bottleneck"
     return {
-        "layers": tuple(depths),
-        "width": tuple(w // 4 for w in widths) if bottleneck else tuple(widths),
+        "layers": depths,
+        "width": tuple(w // 4 for w in widths) if bottleneck else widths,
         "bottleneck": bottleneck,
-        "stem_width": source.whole("embedding_size", 64, of=config),
-        "first_stride": 2 if config.get("downsample_in_first_stage") else 1,
-        "early_stride": bool(config.get("downsample_in_bottleneck")),
+        "stem_width": source.whole("embedding_size", 64),
+        "first_stride": 2 if source.flag("downsample_in_first_stage", False) else 1,
+        "early_stride": source.flag("downsample_in_bottleneck", False),
     }
 
 
@@ -99,7 +98,7 @@ HF = Format(
     table=hf_table(),
     spellings=((r"^resnet\.", ""),),  # if a head was saved with it
     dropped=(Dropped(r"classifier\.1\.(weight|bias)", CLASSIFIER),),
-    numbers=lambda source: hf_numbers(source, source.config),
+    numbers=hf_numbers,
     normalization=HALF,
     to="hf",
     fits=_hf_fits,
@@ -136,8 +135,8 @@ def sniffed(source: Source, prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(source: Source) -> dict[str, Any]:
-    told = source.config.get("model_args")
-    return own_numbers(source, told) if isinstance(told, Mapping) and "stem" in told else sniffed(source)
+    ours = "sensorium" if source.config.get("sensorium") else "model_args"  # older exports have them there
+    return own_numbers(source, ours) if "stem" in source.object(ours) else sniffed(source)
 
 
 TIMM = Format(
@@ -157,9 +156,17 @@ TIMM = Format(
 # --- ours ---
 
 
-def own_numbers(source: Source, told: Any) -> dict[str, Any]:
+_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+    **dict.fromkeys(("layers", "width"), Source.wholes),
+    **dict.fromkeys(("stem_width", "patch", "first_stride"), Source.whole),
+    **dict.fromkeys(("bottleneck", "early_stride"), Source.flag),
+    "stem": lambda source, name: source.word(name, get_args(Stem)),
+}
+
+
+def own_numbers(source: Source, name: str = "numbers") -> dict[str, Any]:
     """The arguments in our own files."""
-    numbers = source.arguments(told, "numbers")
+    numbers = source.arguments(name, _FIELDS)
     stages = source.count(r"layer(\d+)\.")
     source.agree(numbers["layers"], tuple(source.count(rf"layer{i + 1}\.(\d+)\.") for i in range(stages)), "layers")
     return numbers
@@ -171,7 +178,7 @@ OWN = Format(
     kinds=("sensorium_resnet",),
     keys=(r"conv1\.weight",),
     table=table(),
-    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    numbers=own_numbers,
     normalization=HALF,
     to="safetensors",
     config=lambda net: {"model_type": "sensorium_resnet", "numbers": resnet_numbers(net)},
