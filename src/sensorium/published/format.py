@@ -122,7 +122,7 @@ class Preparation:
     image_size: int | None = None
 
 
-def _anything(network: Any) -> None:
+def anything(network: Any) -> None:
     """The default ``fits``: every network of the class can be written."""
 
 
@@ -161,7 +161,7 @@ class Format:
     normalization: Statistics | None = IMAGENET
     to: str = ""
     of: Callable[[Any], Any] | None = None
-    fits: Callable[[Any], None] = _anything
+    fits: Callable[[Any], None] = anything
     config: Callable[[Any], dict[str, Any]] | None = None
     beside: Callable[[Any, Preparation], dict[str, dict[str, Any]]] | None = None
     config_name: str = "config.json"

@@ -144,6 +144,8 @@ def _open_fits(clip: CLIP) -> None:
         raise SensoriumError(
             f"OpenCLIP has gelu or quick_gelu in both towers, not {image.activation}, {text.activation}."
         )
+    if image.eps != 1e-5 or text.eps != 1e-5:
+        raise SensoriumError(f"OpenCLIP's norms have an epsilon of 1e-05, not {image.eps:g}, {text.eps:g}.")
     if image.grid[0] != image.grid[1]:
         raise SensoriumError(f"OpenCLIP's state dict has square images only; this one has {image.grid} patches.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.vit import CLASSIFIER, processor
+from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
 from sensorium.networks.resnet import Bottleneck, ResNet, Stem
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
 from sensorium.published.source import Source
@@ -86,7 +86,7 @@ def _hf_fits(net: ResNet) -> None:
     if net.stem != "imagenet":
         raise SensoriumError(
             f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures. "
-            "Use --to safetensors, timm or onnx."
+            "Use --to safetensors or onnx."
         )
 
 
@@ -139,6 +139,25 @@ def _numbers(source: Source) -> dict[str, Any]:
     return own_numbers(source, ours) if "stem" in source.object(ours) else sniffed(source)
 
 
+def _timm_fits(net: ResNet) -> None:
+    n = resnet_numbers(net)
+    for wrong, said in (
+        (n["stem"] != "imagenet", f"a 7x7 stem, this network the '{n['stem']}' one for small pictures"),
+        (n["stem_width"] != 64, f"64 channels in its stem, this network {n['stem_width']}"),
+        (len(n["layers"]) != 4, f"four stages, this network {len(n['layers'])}"),
+        (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
+    ):
+        if wrong:
+            raise SensoriumError(f"timm's ResNet has {said}. Use --to safetensors or onnx.")
+
+
+def _timm_config(net: ResNet) -> dict[str, Any]:
+    n = resnet_numbers(net)
+    name = "resnet50" if n["bottleneck"] else "resnet18"  # names that timm knows, overridden by the arguments
+    arguments = {"layers": n["layers"], "channels": n["width"], "num_classes": 0}
+    return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": n}
+
+
 TIMM = Format(
     name="torchvision and timm ResNet",
     network=ResNet,
@@ -148,8 +167,9 @@ TIMM = Format(
     numbers=_numbers,
     normalization=IMAGENET,
     to="timm",
-    config=lambda net: {"architecture": "resnet", "num_classes": 0, "model_args": resnet_numbers(net)},
-    beside=processor,
+    fits=_timm_fits,
+    config=_timm_config,
+    beside=lambda net, how: timm_beside(net, how, _timm_config(net)),
 )
 
 

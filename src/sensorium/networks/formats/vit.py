@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from sensorium.published.source import Source
 
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
+TIMM_EPS = 1e-6
 WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
 
 
@@ -248,7 +250,31 @@ def _timm_config(vit: ViT) -> dict[str, Any]:
         "num_heads": n["heads"], "mlp_ratio": n["mlp_ratio"], "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
         "num_classes": 0, "no_embed_class": False, "global_pool": "avg" if mean else "token", "fc_norm": False,
     }  # fmt: skip
-    return {"architecture": "vision_transformer", "num_classes": 0, "model_args": arguments, "sensorium": n}
+    # a name that timm knows, every argument of which is overridden
+    return {"architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": arguments, "sensorium": n}
+
+
+def _timm_fits(vit: ViT) -> None:
+    published(vit, "timm's")
+    if vit.norm.eps != TIMM_EPS:
+        warnings.warn(
+            f"timm's norms have an epsilon of {TIMM_EPS:g}, which its files can't hold; this network's is "
+            f"{vit.norm.eps:g}: its outputs in timm differ slightly",
+            stacklevel=2,
+        )
+
+
+def _timm_beside(vit: ViT, how: Preparation) -> dict[str, dict[str, Any]]:
+    return timm_beside(vit, how, _timm_config(vit))
+
+
+def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The processor's file, and timm's configuration with the same numbers: ``timm.create_model("local-dir:...")``."""
+    files = processor(network, how)
+    told = files["preprocessor_config.json"]
+    side = told["size"]["height"], told["size"]["width"]
+    seen = {"input_size": [3, *side], "mean": told["image_mean"], "std": told["image_std"], "num_classes": 0}
+    return files | {"config.json": config | {"pretrained_cfg": seen}}
 
 
 TIMM = Format(
@@ -267,9 +293,9 @@ TIMM = Format(
     prepare=timm_prepared,
     normalization=IMAGENET,
     to="timm",
-    fits=lambda vit: published(vit, "timm's"),
+    fits=_timm_fits,
     config=_timm_config,
-    beside=processor,
+    beside=_timm_beside,
 )
 
 
