@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.base.memory import affordable
 from sensorium.errors import SensoriumError
 from sensorium.published.source import Source, Statistics
 
@@ -251,6 +252,8 @@ def read(
     if strange:
         more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
         raise SensoriumError(f"{where}: '{strange[0]}' is unknown to the format {form.name}{more}.")
+    size = sum(target.numel() * target.element_size() for _, target, _ in found.values())
+    affordable(size, where, "load it on a machine with more memory.")
     return {name: _ours(*what, network) for name, what in found.items()}
 
 

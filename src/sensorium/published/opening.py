@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.base.files import write_text
-from sensorium.base.memory import affordable
 from sensorium.base.reading import brief, printable, read_object
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
@@ -143,8 +142,6 @@ def fill(form: Format, source: Source) -> Any:
         numbers = form.numbers(spelled)
         with torch.device("meta"):
             network: Any = (form.build or form.network)(**numbers)
-        size = sum(x.numel() * x.element_size() for x in network.state_dict().values())
-        affordable(size, source.told, "free memory, or load a smaller network.")
         state = form.prepare(spelled) if form.prepare else source.state
         where = source.where
         weights = read(form, state, network, source.where)

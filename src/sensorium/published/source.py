@@ -155,7 +155,8 @@ class Source:
         return default if value is None else value
 
     def _wrong(self, name: str, value: Any, expected: str) -> SensoriumError:
-        return SensoriumError(f"{self.told}: {self.inside}{name} {shown(value)} is not {expected}.")
+        told = shown(value, "'" if isinstance(value, str) else "")
+        return SensoriumError(f"{self.told}: {self.inside}{name} {told} is not {expected}.")
 
     def argument(self, *names: str) -> Any:
         """The first of ``names`` among the arguments that a training script stored with its weights."""
