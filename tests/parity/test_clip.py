@@ -241,7 +241,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
 
     for kind, field, value, said in (
         ("vision_config", "hidden_size", 3 << 18, "shape"),
-        ("vision_config", "num_hidden_layers", 1 << 19, "vision_config.num_hidden_layers says 524288, the weights have 2"),
+        (
+            "vision_config",
+            "num_hidden_layers",
+            1 << 19,
+            "vision_config.num_hidden_layers says 524288, the weights have 2",
+        ),
         ("vision_config", "patch_size", 0, "patch_size 0"),
         ("vision_config", "image_size", 33, "patch_size 8 does not divide"),
         ("vision_config", "num_attention_heads", 7, "heads 7"),

@@ -306,10 +306,8 @@ def _check_stored(tensor: Tensor, target: Tensor, where: str) -> None:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
         raise SensoriumError(f"{where} is not a dense tensor with data; save the weights dense.")
-    if tensor.is_quantized or (target.is_floating_point() and tensor.dtype not in _FLOATS):
+    if tensor.is_quantized or tensor.is_complex() or (target.is_floating_point() and tensor.dtype not in _FLOATS):
         raise SensoriumError(f"{where} is stored as {dtype}; quantized weights must be converted to floats first.")
-    if not target.is_floating_point() and (tensor.is_floating_point() or tensor.is_complex()):
-        raise SensoriumError(f"{where} is stored as {dtype}, but holds integers in this format.")
 
 
 def write(form: Format, network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -60,6 +60,8 @@ def _open(where: Path, among: Sequence[Format], options: dict[str, Any]) -> Any:
         field = "model_type" if "model_type" in source.config else "_class_name"
         one = f"not '{kinds[0]}'" if len(kinds) == 1 else f"not one of {', '.join(kinds)}"
         raise SensoriumError(f"{config_file}: {field} '{kind}' is {one if kinds else 'not that of this format'}.")
+    if kind is None and "numbers" in config:  # ours, and no other's
+        raise SensoriumError(f"{config_file}: the field 'model_type' is missing.")
     return _opened(replace(source, beside=read_weights(weights)), among)
 
 
@@ -88,7 +90,8 @@ def _opened(source: Source, among: Sequence[Format]) -> Any:
     if first is not None and nearest and (kind is not None or len(nearest) == len(among) == 1):
         return fill(nearest[0], replace(source, state=first.state))  # its error names what is missing
     if first is not None and (meant := [form for form in among if form.kinds and form.knows(first.state)]):
-        raise SensoriumError(f"{where}: has the names of {meant[0].name}, which needs its config.json beside it.")
+        needs = f"model_type '{meant[0].kinds[0]}' in its config.json" if source.config else "its config.json beside it"
+        raise SensoriumError(f"{where}: has the names of {meant[0].name}, which needs {needs}.")
     known = ", ".join(form.name for form in nearest)
     raise SensoriumError(f"{where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}.")
 

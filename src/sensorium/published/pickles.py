@@ -12,6 +12,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which protocol 2 has
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +32,6 @@ _KEPT = re.compile(
 _MAPPINGS = re.compile(r"[\w.]+\.AttributeDict|yacs\.config\.CfgNode|easydict\.EasyDict")
 _ALLOCATING = "builtins.bytearray"  # torch would call it with a size from the file
 _LEGACY_PICKLES = 4  # before the names of the storages: a magic number, the protocol, the platform, the content
-_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Kept:
@@ -99,7 +99,8 @@ def _looked_up(file: Any) -> list[str]:
     for code, argument, _ in pickletools.genops(file):
         if code.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            found.append(f"{_OLD_MODULES.get(module, module)}.{name}")
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            found.append(f"{module}.{name}")
     return found
 
 

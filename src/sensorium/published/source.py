@@ -123,7 +123,7 @@ class Source:
             return self.whole(name, default)
         if not _is_list(value) or len(value) != 2:
             raise self._wrong(name, value, "one number of pixels, or height and width")
-        height, width = self.wholes(name, default)
+        height, width = self.wholes(name)
         return height if height == width else (height, width)
 
     def object(self, name: str) -> Mapping[str, Any]:
