@@ -1,8 +1,8 @@
 """Seeds of a mutation test: small valid checkpoints, and how each is opened.
 
 ``SEEDS[name](folder)`` writes a checkpoint below ``folder`` and returns the path to open, ``OPEN[name](path)`` opens it.
-Whatever bytes of the written files are changed, opening returns or raises SensoriumError. ``python -m
-tests.faults.fuzz_published [COUNT [NAME ...]]`` tries COUNT mutations of each.
+Whatever bytes of the written files are changed, opening returns or raises SensoriumError. ``python
+tests/faults/fuzz_published.py [COUNT [NAME ...]]`` tries COUNT mutations of each.
 """
 
 from __future__ import annotations

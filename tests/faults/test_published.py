@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fuzz_published as fuzz
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.faults import fuzz_published as fuzz
 from torch import Tensor
 
 import sensorium

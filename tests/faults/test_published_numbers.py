@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import fuzz_published as fuzz
 import pytest
-from tests.faults import fuzz_published as fuzz
 
 from sensorium.errors import SensoriumError
 from sensorium.published import load
