@@ -97,6 +97,15 @@ def test_a_network_beside_other_parts_of_a_module(state: State, tmp_path: Path) 
         assert same(load(path), state)
 
 
+def test_averaged_weights_inside_a_module(state: State, tmp_path: Path) -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    both = under("model.", zeros) | under("ema_model.module.", state) | {"ema_model.n_averaged": torch.tensor(7)}
+    with pytest.warns(
+        UserWarning, match=r"read the network in 'state_dict > ema_model > module'; not read: 'model\.cls_token'"
+    ):
+        assert same(load(saved({"state_dict": both}, tmp_path / "l.ckpt")), state)
+
+
 def test_what_is_not_recognized_names_what_the_file_has(tmp_path: Path) -> None:
     strange = {f"layer_{i}\n.weight": torch.zeros(1) for i in range(9)}
     with pytest.raises(
@@ -183,6 +192,12 @@ def test_code_is_refused_by_its_name(
     ):
         load("e.pth")
     assert not Path("evil-was-here").exists()
+
+
+def test_other_pickle_protocols(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "p.pth", pickle_protocol=4)
+    with pytest.raises(SensoriumError, match=r"p\.pth: refused\. It has another pickle protocol than 2"):
+        load(tmp_path / "p.pth")
 
 
 def test_archives_that_unpack_to_more_than_they_are(state: State, tmp_path: Path) -> None:

@@ -226,7 +226,11 @@ def _whole(loaded: Mapping[Any, Any], place: str, deep: int) -> Iterator[Candida
     for name in (*CONTAINERS, *(k for k in others if not k.lower().startswith(_OTHER))):
         if deep and isinstance(loaded.get(name), Mapping):
             yield from _whole(loaded[name], _joined(place, name), deep - 1)
-    state = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor) and k != _COUNTER}
+    state = {
+        k: v
+        for k, v in loaded.items()
+        if isinstance(k, str) and isinstance(v, Tensor) and k.rpartition(".")[2] != _COUNTER
+    }
     clean = {_INFIX.sub("", name): tensor for name, tensor in state.items()}
     yield from (Candidate(s, _joined(place, p)) for s, p in _stripped(clean if len(clean) == len(state) else state))
 

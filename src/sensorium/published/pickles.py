@@ -26,7 +26,7 @@ _KEPT = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|typing\.Any|datetime\.\w+"
     r"|pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path"
     r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|ndarray|dtype|dtypes\.\w+|(float|u?int|bool|complex|str)\d*_?)"
-    r"|builtins\.(int|float|str|bool|list|dict|tuple|range|slice)"
+    r"|builtins\.(int|float|str|bool|list|dict|tuple|range|slice|frozenset)"
     r"|(omegaconf|pytorch_lightning|lightning|lightning_fabric)\.[\w.]+"
 )
 _MAPPINGS = re.compile(r"[\w.]+\.AttributeDict|yacs\.config\.CfgNode|easydict\.EasyDict")
@@ -110,5 +110,7 @@ def _reason(error: BaseException) -> str:
     wanted = re.search(r"GLOBAL (\S{1,100})", said)
     if wanted:
         return f"It wants to run '{printable(wanted[1])}', and is not a PyTorch file of plain tensors"
-    inner = re.search(r"WeightsUnpickler error: (.+)", said)
+    if "Unsupported operand" in said:
+        return "It has another pickle protocol than 2, torch.save's default: save it again with that"
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", said)
     return f"It is not a PyTorch file of plain tensors ({printable(inner[1][:120]) if inner else brief(error)})"
