@@ -240,8 +240,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         path.write_text(json.dumps(honest | {kind: honest[kind] | {field: value}}))
 
     for kind, field, value, said in (
-        ("vision_config", "hidden_size", 3 << 19, "shape"),
-        ("vision_config", "num_hidden_layers", 1 << 30, "num_hidden_layers says 1073741824, the weights have 2"),
+        ("vision_config", "hidden_size", 3 << 18, "shape"),
+        (
+            "vision_config",
+            "num_hidden_layers",
+            1 << 19,
+            "vision_config.num_hidden_layers says 524288, the weights have 2",
+        ),
         ("vision_config", "patch_size", 0, "patch_size 0"),
         ("vision_config", "image_size", 33, "patch_size 8 does not divide"),
         ("vision_config", "num_attention_heads", 7, "heads 7"),

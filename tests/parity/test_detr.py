@@ -307,7 +307,7 @@ def test_lying_configurations_cost_an_error(tmp_path):
         ({"model_type": "rt_detr"}, "model_type 'rt_detr'"),
         ({"dropout": "no"}, "dropout 'no' is not a number"),
         ({"backbone_config": None}, "backbone_config"),
-        ({"backbone_config": inner | {"depths": [10**9, 1]}}, "depths says"),
+        ({"backbone_config": inner | {"depths": [10**9, 1]}}, "depths .* is not a list of integers"),
         ({"backbone_config": inner | {"hidden_sizes": [8, -1]}}, "hidden_sizes"),
         ({"backbone_config": inner | {"out_features": ["stage1"]}}, "out_features"),
         ({"backbone_config": inner | {"embedding_size": 9}}, "has shape"),

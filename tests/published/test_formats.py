@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sensorium.base.reading import read_object
 from sensorium.detection.detr.method import DETR
 from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
@@ -32,7 +33,7 @@ from sensorium.networks.vit import ViT
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
-from sensorium.published.files import read_json, read_weights, unwrap
+from sensorium.published.files import read_weights, unwrap
 from sensorium.published.format import Format, read, write
 from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
@@ -74,7 +75,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True),
-    "torchvision and timm ResNet": lambda: ResNet((2, 1), (8, 16), stem="half"),
+    "torchvision and timm ResNet": lambda: ResNet((2, 1, 1, 1), (8, 16, 8, 16), stem_width=64),
     "Sensorium ResNet": lambda: ResNet((1, 1), 8, stem="patch", patch=2),
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
@@ -156,7 +157,7 @@ def source_of(path: Path) -> Source:
     folder = path.parent if path.is_file() else path
     config = next((f for n in ("config.json", "open_clip_config.json") if (f := folder / n).is_file()), None)
     state = next(unwrap(read_weights(path)))
-    return Source(str(path), state, path, read_json(config) if config else {}, str(config or ""))
+    return Source(str(path), state, path, read_object(config) if config else {}, str(config or ""))
 
 
 def test_it_is_recognized_and_no_other_is(form: Format, tmp_path: Path) -> None:

@@ -126,8 +126,10 @@ def test_open_clip_by_path(quick: bool, tmp_path: Path) -> None:
     save_file(state, tmp_path / "open_clip_model.safetensors")
     trained = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
     torch.save(trained, tmp_path / "epoch_3.pt")
-    with pytest.raises(SensoriumError, match=r"epoch_3\.pt: .*does not contain its activation.*open_clip_config\.json"):
-        load(tmp_path / "epoch_3.pt")
+    with pytest.warns(
+        UserWarning, match=r"epoch_3\.pt: .*does not contain its activation; assumed gelu.*open_clip_config"
+    ):
+        assert load(tmp_path / "epoch_3.pt").backbone.activation == "gelu"
     assert load(tmp_path / "epoch_3.pt", activation="quick_gelu").backbone.activation == "quick_gelu"
     (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
     images, tokens = torch.randn(2, 3, 32, 32), torch.randint(100, (2, 16))

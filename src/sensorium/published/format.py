@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.base.memory import affordable
 from sensorium.errors import SensoriumError
 from sensorium.published.source import Source, Statistics
 
@@ -122,7 +123,7 @@ class Preparation:
     image_size: int | None = None
 
 
-def _anything(network: Any) -> None:
+def anything(network: Any) -> None:
     """The default ``fits``: every network of the class can be written."""
 
 
@@ -161,7 +162,7 @@ class Format:
     normalization: Statistics | None = IMAGENET
     to: str = ""
     of: Callable[[Any], Any] | None = None
-    fits: Callable[[Any], None] = _anything
+    fits: Callable[[Any], None] = anything
     config: Callable[[Any], dict[str, Any]] | None = None
     beside: Callable[[Any, Preparation], dict[str, dict[str, Any]]] | None = None
     config_name: str = "config.json"
@@ -236,28 +237,35 @@ def read(
         if (files.setdefault(form.spelled(name), name)) != name:
             raise SensoriumError(f"{where}: '{name}' and '{files[form.spelled(name)]}' are the same tensor twice.")
     used: set[str] = set()
-    ours: dict[str, Tensor] = {}
+    found: dict[str, tuple[Entry, Tensor, list[Tensor]]] = {}  # nothing is copied until all shapes and names are right
     for name, target in (network.state_dict() if wanted is None else wanted).items():
-        entry, found = _entry(form, name)
-        sources = entry.sources(found, target, network)
+        entry, match = _entry(form, name)
+        sources = entry.sources(match, target, network)
         if entry.otherwise and not any(source in files for source in sources):
-            ours[name] = entry.otherwise(target, network)
+            found[name] = entry, target, []
             continue
-        parts = list(
-            _checked(entry, sources, {s: state[files[s]] for s in sources if s in files}, target, network, where)
-        )
+        given = {source: state[files[source]] for source in sources if source in files}
         assert not used & set(sources), f"{form.name}: {name} takes what another has"
         used.update(sources)
-        tensor = entry.joined(parts, target, network).to(target.dtype)
-        # Convolutions may need another memory format; and kernels round differently for unusual strides of a file's tensors.
-        if tensor.stride() != target.stride() or tensor.data_ptr() % ALIGNED:
-            tensor = torch.empty_like(target, device=tensor.device).copy_(tensor)
-        ours[name] = tensor
+        found[name] = entry, target, list(_checked(entry, sources, given, target, network, where))
     strange = [files[n] for n in files if n not in used and not any(one.fits(n) for one in form.dropped)]
     if strange:
         more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
         raise SensoriumError(f"{where}: '{strange[0]}' is unknown to the format {form.name}{more}.")
-    return ours
+    size = sum(target.numel() * target.element_size() for _, target, _ in found.values())
+    affordable(size, where, "load it on a machine with more memory.")
+    return {name: _ours(*what, network) for name, what in found.items()}
+
+
+def _ours(entry: Entry, target: Tensor, parts: list[Tensor], network: nn.Module) -> Tensor:
+    """A tensor of ours from the checked ones of theirs; without any, from what the entry has otherwise."""
+    if not parts and entry.otherwise:
+        return entry.otherwise(target, network)
+    tensor = entry.joined(parts, target, network).to(target.dtype)
+    # Convolutions may need another memory format; and kernels round differently for unusual strides of a file's tensors.
+    if tensor.stride() != target.stride() or tensor.data_ptr() % ALIGNED:
+        tensor = torch.empty_like(target, device=tensor.device).copy_(tensor)
+    return tensor
 
 
 def refuse(form: Format, state: Mapping[str, Any], where: str) -> None:
@@ -280,6 +288,7 @@ def _checked(
     for source, part in zip(sources, entry.parts(target.to("meta"), len(sources), network), strict=True):
         if source not in state:
             raise SensoriumError(f"{where}: '{source}' is missing.")
+        _check_stored(state[source], target, f"{where}: '{source}'")
         if state[source].shape != part.shape and not (part.ndim == 0 and state[source].numel() == 1):
             raise SensoriumError(
                 f"{where}: '{source}' has shape {list(state[source].shape)}, expected {list(part.shape)}."
@@ -287,6 +296,18 @@ def _checked(
         if entry.copies and not torch.equal(state[source], state[sources[0]]):
             raise SensoriumError(f"{where}: '{source}' is not equal to '{sources[0]}': {entry.why}.")
         yield state[source].reshape(part.shape)
+
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def _check_stored(tensor: Tensor, target: Tensor, where: str) -> None:
+    """SensoriumError for tensors that no plain conversion makes ours: sparse, quantized, of integers, complex."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        raise SensoriumError(f"{where} is not a dense tensor with data; save the weights dense.")
+    if tensor.is_quantized or tensor.is_complex() or (target.is_floating_point() and tensor.dtype not in _FLOATS):
+        raise SensoriumError(f"{where} is stored as {dtype}; quantized weights must be converted to floats first.")
 
 
 def write(form: Format, network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -16,10 +16,14 @@ def load(path: str | Path, *, heads: int | None = None, activation: str | None =
     """A checkpoint's network in evaluation mode; ``.normalization`` is the (mean, std) of pixels, if it takes images.
 
     path: a directory with config.json and weights, whole or in shards, or a pipeline's; a .safetensors, .pth, .pt, .bin or
-    .ckpt file, also of training code (containers are unwrapped; averaged weights take precedence); or a hub id. All
-    formats of this package are supported (:func:`sensorium.published.registry.formats`). heads, activation: of
-    attention and of CLIP, if a file does not contain them (by default 64 channels per head). Raises SensoriumError that
-    names the file and the error.
+    .ckpt file, also of training code; or a hub id. All formats of this package are supported
+    (:func:`sensorium.published.registry.formats`). heads, activation: of attention and of CLIP, if a file does not
+    contain them (by default 64 channels per head).
+
+    Containers and prefixes of training code are taken off. Averaged weights (``model_ema``, ``teacher`` ...) take
+    precedence over others in the same file, and of a larger module only the network in it is read; both are told by a
+    warning. Weights of float16, bfloat16 and float64 become float32; quantized, sparse, NaN and infinite ones are
+    refused. Raises SensoriumError, in one line, that names the file and the error.
     """
     return open_path(path, formats(), heads=heads, activation=activation)
 

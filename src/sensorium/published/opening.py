@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sensorium.base.files import write_text
+from sensorium.base.reading import brief, printable, read_object
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
+    AVERAGED,
+    CONTAINERS,
     PARTS,
     TORCH,
+    WEIGHTS,
+    Candidate,
+    candidates,
     config_of,
     keys_of,
     locate,
-    read_json,
     read_weights,
-    short,
-    unwrap,
+    some,
+    weights_of,
     write_weights,
 )
 from sensorium.published.format import Format, Preparation, read, refuse, write
-from sensorium.published.source import Source
+from sensorium.published.source import Source, shown
 
 
 def open_path(path: str | Path, among: Sequence[Format], **options: Any) -> Any:
     """A checkpoint's network in evaluation mode; ``options``: values that the files may not contain, by format.
 
-    Raises SensoriumError that names the file, and the field or tensor that is wrong with it.
+    Raises SensoriumError, in one line, that names the file, and the field or tensor that is wrong with it.
     """
-    where = locate(path)
-    if not where.is_dir():
-        config_file = next((f for f in _sidecars(where) if f.is_file()), None)
-        config = {} if config_file is None else read_json(config_file)
-        loaded = read_weights(where)
-        return _opened(Source(str(where), {}, where, config, str(config_file or ""), loaded, options), among)
-    folder = _component(where, among)
-    config_file = config_of(folder)
-    source = Source(str(folder), {}, folder, read_json(config_file), str(config_file), options=options)
+    try:
+        return _open(locate(path), among, options)
+    except SensoriumError as error:
+        told = printable(str(error))  # names in it are a file's
+        raise SensoriumError(told if len(told) < 800 else f"{told[:500]} ... {told[-250:]}") from error.__cause__
+
+
+def _open(where: Path, among: Sequence[Format], options: dict[str, Any]) -> Any:
+    weights = where
+    if where.is_dir():
+        where = _component(where, among)
+        weights = weights_of(where) if config_of(where) is None else where
+    config_file = config_of(where) if weights.is_dir() else next((f for f in _sidecars(weights) if f.is_file()), None)
+    config = {} if config_file is None else read_object(config_file)
+    source = Source(str(weights), {}, weights, config, str(config_file or ""), options=options)
     kind, kinds = kind_of(source), list(dict.fromkeys(kind for form in among for kind in form.kinds))
     if kind is not None and kind not in kinds:
         field = "model_type" if "model_type" in source.config else "_class_name"
         one = f"not '{kinds[0]}'" if len(kinds) == 1 else f"not one of {', '.join(kinds)}"
-        raise SensoriumError(f"{config_file}: {field} '{kind}' is {one}.")
-    return _opened(replace(source, beside=read_weights(folder)), among)
+        raise SensoriumError(f"{config_file}: {field} '{kind}' is {one if kinds else 'not that of this format'}.")
+    if kind is None and "numbers" in config:  # ours, and no other's
+        raise SensoriumError(f"{config_file}: the field 'model_type' is missing.")
+    return _opened(replace(source, beside=read_weights(weights)), among)
 
 
 def kind_of(source: Source) -> str | None:
     """The kind of network that a configuration names."""
     kind = source.config.get("model_type", source.config.get("_class_name"))
-    return None if kind is None else str(kind)[:80]
+    return None if kind is None else shown(kind, "")
 
 
 def recognized(source: Source, among: Sequence[Format]) -> list[Format]:
@@ -65,54 +80,97 @@ def recognized(source: Source, among: Sequence[Format]) -> list[Format]:
 def _opened(source: Source, among: Sequence[Format]) -> Any:
     """The first candidate state dict of ``source.beside`` that matches a format, as a network."""
     first = None
-    for state in unwrap(source.beside):
-        first = first or state
-        if found := recognized(replace(source, state=state), among):
-            return fill(found[0], replace(source, state=state))
-    kind = kind_of(source)
+    for one in candidates(source.beside):
+        first = first or one
+        if found := recognized(replace(source, state=one.state), among):
+            _tell(source, one)
+            return fill(found[0], replace(source, state=one.state))
+    kind, where = kind_of(source), source.where
     nearest = [form for form in among if (kind in form.kinds if form.kinds else kind is None)]
     if first is not None and nearest and (kind is not None or len(nearest) == len(among) == 1):
-        return fill(nearest[0], replace(source, state=first))  # its error names what is missing
+        return fill(nearest[0], replace(source, state=first.state))  # its error names what is missing
+    if first is not None and (meant := [form for form in among if form.kinds and form.knows(first.state)]):
+        needs = f"model_type '{meant[0].kinds[0]}' in its config.json" if source.config else "its config.json beside it"
+        raise SensoriumError(f"{where}: has the names of {meant[0].name}, which needs {needs}.")
     known = ", ".join(form.name for form in nearest)
-    raise SensoriumError(f"{source.where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}.")
+    raise SensoriumError(f"{where}: unknown network; it holds {keys_of(source.beside)}. Supported are {known}.")
+
+
+def _tell(source: Source, taken: Candidate) -> None:
+    """Warn of a choice: averaged weights where there are others, or a part of a larger network."""
+    if taken.beside:
+        warnings.warn(
+            f"{printable(source.where)}: read the network in '{printable(taken.place)}'; not read: {some(taken.beside, 3)}",
+            stacklevel=5,
+        )
+    outer = taken.place.split(" > ")[0]
+    plain = [name for name in source.beside if isinstance(source.beside[name], Mapping) and name in CONTAINERS]
+    if outer in AVERAGED and (plain := [name for name in plain if name not in AVERAGED]):
+        warnings.warn(
+            f"{printable(source.where)}: read the averaged weights, '{outer}'; the others, '{plain[0]}', were not read",
+            stacklevel=5,
+        )
 
 
 def _component(folder: Path, among: Sequence[Format]) -> Path:
     """The directory itself, or the part of a pipeline that matches a format; of several, the generator."""
     if (folder / "config.json").is_file():
         return folder
-    kinds = {kind for form in among for kind in form.kinds}
-    parts = [
-        p.parent for p in sorted(folder.glob("*/config.json")) if kind_of(Source("", {}, config=read_json(p))) in kinds
-    ]
+    kinds, parts = {kind for form in among for kind in form.kinds}, []
+    for config in sorted(folder.glob("*/config.json")):
+        try:
+            kind = kind_of(Source("", {}, config=read_object(config)))
+        except SensoriumError:
+            if config.parent.name in PARTS:
+                raise
+            continue
+        parts += [config.parent] if kind in kinds else []
     parts = [part for part in parts if part.name in PARTS] if len(parts) > 1 else parts
     return parts[0] if len(parts) == 1 else folder
 
 
 def _sidecars(path: Path) -> tuple[Path, ...]:
-    """Configuration files beside a file of weights: only OpenCLIP's has a name of its own."""
-    return (path.parent / "open_clip_config.json",)
+    """Configuration files that belong to a file of weights: OpenCLIP's by its own name, config.json if the weights have
+    the name that goes with it."""
+    named = ("config.json",) if path.name.removesuffix(".index.json") in WEIGHTS else ()
+    return tuple(path.parent / name for name in ("open_clip_config.json", *named))
 
 
 def fill(form: Format, source: Source) -> Any:
     """The network of a ``source`` in this format, in evaluation mode; built on the meta device, then filled."""
     refuse(form, source.state, source.where)
     spelled = replace(source, state={form.spelled(name): tensor for name, tensor in source.state.items()})
+    where = source.told
     try:
         numbers = form.numbers(spelled)
         with torch.device("meta"):
             network: Any = (form.build or form.network)(**numbers)
         state = form.prepare(spelled) if form.prepare else source.state
+        where = source.where
+        weights = read(form, state, network, source.where)
+        _finite(weights, form, network, source.where)
+        network.load_state_dict(weights, assign=True)
+        if form.normalization is not None:
+            network.normalization = source.normalization(form.normalization)
+        if form.settle:
+            form.settle(network, spelled)
     except KeyError as error:
-        raise SensoriumError(f"{source.told}: the field {error} is missing.") from None
-    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise SensoriumError(f"{source.told}: {short(error)}.") from None
-    network.load_state_dict(read(form, state, network, source.where), assign=True)
-    if form.normalization is not None:
-        network.normalization = source.normalization(form.normalization)
-    if form.settle:
-        form.settle(network, spelled)
+        raise SensoriumError(f"{where}: the field {error} is missing.") from None
+    except (TypeError, ValueError, IndexError, ArithmeticError, AttributeError, RuntimeError, MemoryError) as error:
+        raise SensoriumError(f"{where}: {brief(error)}.") from error
     return network.eval()
+
+
+def _finite(weights: Mapping[str, Tensor], form: Format, network: nn.Module, where: str) -> None:
+    """SensoriumError if a weight is NaN or infinite: everything that such a network computes would be NaN."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            theirs = (*form.theirs(name, network), name)[0]
+            count = int((~torch.isfinite(tensor)).sum())
+            raise SensoriumError(
+                f"{where}: '{theirs}' has {count:,} numbers that are NaN or infinite (did training diverge?): take an "
+                "earlier checkpoint."
+            )
 
 
 def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | None = None) -> Path:
@@ -125,5 +183,5 @@ def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | N
     told |= form.beside(network, how) if form.beside else {}
     write_weights(state, path, form.container)
     for name, content in told.items():
-        (path.parent / name.format(stem=path.stem)).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(path.parent / name.format(stem=path.stem), json.dumps(content, indent=1))
     return path if config is None else out

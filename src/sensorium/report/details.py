@@ -59,7 +59,7 @@ def failures(results: Results) -> list[Html]:
     return lines
 
 
-FORMATS = ("timm", "hf", "torchvision", "safetensors", "onnx")  # the widest used first
+FORMATS = ("safetensors", "hf", "timm", "torchvision", "onnx")  # first what holds every backbone of a system
 USES = {  # by ability
     "Encoder": (
         ("One feature vector per image, as Parquet", "sensorium embed {run} --data {path}"),

@@ -20,7 +20,7 @@ from sensorium.networks.formats import resnet
 from sensorium.networks.resnet import ResNet
 from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Preparation, layers, under
 from sensorium.published.opening import open_path, save
-from sensorium.published.source import Source
+from sensorium.published.source import Source, shown
 
 SIDES = (800, 1333)  # pixels of the shorter side, and maximum of the longer one
 _HINT = "this is not a DETR for detection in this format"
@@ -120,7 +120,10 @@ def _hf_numbers(source: Source) -> dict[str, Any]:
     for field, ours in _SAID.items():
         if field in config:
             source.agree(config[field], sizes[ours], field)
-    number = source.number
+
+    def number(name: str, default: float) -> float:
+        return source.number(name, default, low=0, high=1e6)
+
     training = {
         "dropout": number("dropout", 0.1),
         "no_object": number("eos_coefficient", 0.1),
@@ -134,15 +137,15 @@ def _hf_resnet(source: Source) -> dict[str, Any]:
     """The arguments of the ResNet that a configuration describes; its depths are those of the weights."""
     if f"{_HF_BACKBONE}conv1.weight" in source.state:  # timm's
         return resnet.sniffed(source, _HF_BACKBONE)
-    inner: Any = source.config.get("backbone_config")
-    if not isinstance(inner, dict) or inner.get("model_type") != "resnet":
+    body = source.within("backbone_config")
+    if body.config.get("model_type") != "resnet":
         raise SensoriumError(f"{source.told}: backbone_config is not that of a ResNet, and the weights are not timm's.")
-    numbers = resnet.hf_numbers(source, inner, _HF_BACKBONE.replace(".", r"\."))
+    numbers = resnet.hf_numbers(body, _HF_BACKBONE.replace(".", r"\."))
     stages = len(numbers["layers"])
-    last, given = f"stage{stages}", inner.get("out_features") or inner.get("out_indices")
+    last, given = f"stage{stages}", body.config.get("out_features") or body.config.get("out_indices")
     if given and (not isinstance(given, list) or given[-1] not in (last, stages)):
         raise SensoriumError(
-            f"{source.told}: out_features {str(given)[:80]} does not end with '{last}', which DETR needs."
+            f"{source.told}: out_features {shown(given, '')} does not end with '{last}', which DETR needs."
         )
     return numbers
 
@@ -152,8 +155,8 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
         source, "query_embed.weight", "class_embed.weight", "transformer.decoder.layers.0.linear1.weight",
         r"transformer\.{}\.layers\.(\d+)\.",
     )  # fmt: skip
-    heads = source.options.get("heads") or source.argument("nheads") or 8
-    return {"backbone": resnet.sniffed(source, _AUTHORS_BACKBONE)} | sizes | {"heads": int(heads)}
+    heads = source.options.get("heads") or source.argued("nheads") or 8
+    return {"backbone": resnet.sniffed(source, _AUTHORS_BACKBONE)} | sizes | {"heads": heads}
 
 
 def _build(backbone: dict[str, Any], **numbers: Any) -> DETR:
@@ -173,7 +176,7 @@ def _settle(network: Any, source: Source) -> None:
     network.class_names = tuple(map(str, found)) if all(isinstance(name, str) for name in found) else ()
     size = (source.json("preprocessor_config.json") or {}).get("size")
     stated = [size.get(side) for side in ("shortest_edge", "longest_edge")] if isinstance(size, Mapping) else []
-    good = stated and all(isinstance(side, int) and 0 < side < 1 << 14 for side in stated)
+    good = stated and all(type(side) is int and 0 < side < 1 << 14 for side in stated)
     network.sides = tuple(stated) if good else SIDES
 
 

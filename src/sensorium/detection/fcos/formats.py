@@ -10,17 +10,18 @@ category id, where 0 and a few others are unused. An export writes its normaliza
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from sensorium.base.reading import brief, read_object
 from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats import resnet
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
-from sensorium.published.files import read_json
 from sensorium.published.format import IMAGENET, Entry, Format, Preparation, under, write
 from sensorium.published.opening import fill, open_path
 from sensorium.published.source import Source
@@ -57,17 +58,15 @@ def _settle(network: Any, source: Source) -> None:
     beside = source.path.with_suffix(".json") if source.path is not None and source.path.is_file() else None
     if beside is None or not beside.is_file():
         return
-    told = read_json(beside)
+    own = replace(source, where=str(beside), config=read_object(beside), config_file=str(beside))
     try:
-        network.normalization = source.statistics(told["image_mean"], told["image_std"])
-        sides, names = (int(told["min_size"]), int(told["max_size"])), tuple(map(str, told["classes"]))
-    except (SensoriumError, ValueError, KeyError, TypeError) as error:
+        network.normalization = own.statistics(own.config["image_mean"], own.config["image_std"])
+        network.sides = tuple(own.whole(name, high=(1 << 14) - 1) for name in ("min_size", "max_size"))
+        names = tuple(map(str, own.config["classes"]))
+    except (KeyError, TypeError, RecursionError) as error:
         raise SensoriumError(
-            f"{beside}: not the file that an export of FCOS writes beside its weights ({error})."
+            f"{beside}: not the file that an export of FCOS writes beside its weights ({brief(error)})."
         ) from None
-    if not all(0 < n < 1 << 14 for n in sides):
-        raise SensoriumError(f"{beside}: min_size and max_size must be pixels, 1 to {(1 << 14) - 1}.")
-    network.sides = sides
     network.class_names = names if len(names) == network.classes else ()
 
 

@@ -23,7 +23,7 @@ from sensorium.parts.quantize import Quantizer
 from sensorium.published.files import read_weights, unwrap
 from sensorium.published.format import Change, Dropped, Entry, Format, under, zero
 from sensorium.published.opening import fill, recognized
-from sensorium.published.source import Source
+from sensorium.published.source import Source, shown
 
 PIXELS = 256  # per side, of the authors' images
 GROUPS = 32  # of the authors' norms
@@ -134,7 +134,7 @@ def _build(
 def _multiples(source: Source, widths: list[int]) -> dict[str, Any]:
     """The channels of the levels as a width and its multiples."""
     if not widths or any(width < 1 or width % widths[0] for width in widths):
-        raise SensoriumError(f"{source.told}: levels of {str(widths)[:80]} channels are not multiples of the first.")
+        raise SensoriumError(f"{source.told}: levels of {shown(widths, '')} channels are not multiples of the first.")
     return {"width": widths[0], "mults": tuple(width // widths[0] for width in widths)}
 
 
@@ -267,17 +267,7 @@ _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 def _hf_attention(source: Source) -> tuple[bool, ...]:
     """The levels with attention, finest first."""
-    down, up = source.config["down_block_types"], source.config["up_block_types"]
-    if (
-        not isinstance(down, list)
-        or not isinstance(up, list)
-        or {*map(str, down)} - {*_DOWN}
-        or {*map(str, up)} - {*_UP}
-    ):
-        raise SensoriumError(
-            f"{source.told}: down_block_types {str(down)[:80]} and up_block_types {str(up)[:80]} must be lists of "
-            f"{' or '.join(_DOWN)}, and {' or '.join(_UP)}."
-        )
+    down, up = source.words("down_block_types", tuple(_DOWN)), source.words("up_block_types", tuple(_UP))
     attention = tuple(_DOWN[kind] for kind in down)
     if attention != tuple(_UP[kind] for kind in reversed(up)):
         raise SensoriumError(f"{source.told}: attention must be at the same levels of encoder and decoder.")
@@ -287,10 +277,8 @@ def _hf_attention(source: Source) -> tuple[bool, ...]:
 def _hf_numbers(source: Source) -> dict[str, Any]:
     for field, *legal in (("act_fn", "silu", "swish"), ("norm_type", "group")):
         source.only(field, *legal)
-    config, attention, layers = source.config, _hf_attention(source), source.whole("layers_per_block", 1)
-    widths, side = config["block_out_channels"], config.get("sample_size") or PIXELS
-    if not isinstance(widths, list) or not all(isinstance(width, int) for width in widths):
-        raise SensoriumError(f"{source.told}: block_out_channels {str(widths)[:80]} is not a list of integers.")
+    attention, layers = _hf_attention(source), source.whole("layers_per_block", 1)
+    widths, side = source.wholes("block_out_channels"), source.side("sample_size", PIXELS)
     codes, dim = source.shape("quantize.embedding.weight", 2)
     width, channels = source.shape("encoder.conv_in.weight", 4)[:2]
     latent = source.shape("encoder.conv_out.weight", 4)[0]
@@ -298,27 +286,26 @@ def _hf_numbers(source: Source) -> dict[str, Any]:
         ("down_block_types", len(attention), source.count(r"encoder\.down_blocks\.(\d+)\.")),
         ("up_block_types", len(attention), source.count(r"decoder\.up_blocks\.(\d+)\.")),
         ("block_out_channels", len(widths), len(attention)),
-        ("block_out_channels", widths[:1], [width]),
+        ("block_out_channels", widths[0], width),
         ("layers_per_block", layers, source.count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.")),
         ("in_channels", source.whole("in_channels", 3), channels),
         ("out_channels", source.whole("out_channels", 3), channels),
         ("latent_channels", source.whole("latent_channels", 3), latent),
         ("num_vq_embeddings", source.whole("num_vq_embeddings", 256), codes),
-        ("vq_embed_dim", latent if config.get("vq_embed_dim") is None else config["vq_embed_dim"], dim),
+        ("vq_embed_dim", source.whole("vq_embed_dim", latent), dim),
     ):
         source.agree(claimed, found, name)
     groups = source.whole("norm_num_groups", 32)
     if any(width % groups for width in widths):
-        raise SensoriumError(f"{source.told}: norm_num_groups {groups} does not divide {str(widths)[:80]}.")
-    height, across = side if isinstance(side, list) else (side, side)
+        raise SensoriumError(f"{source.told}: norm_num_groups {groups} does not divide {shown(widths, '')}.")
     return {
-        "size": (int(height), int(across)),
+        "size": (side, side) if isinstance(side, int) else side,
         "codes": codes,
         "dim": dim,
-        **_multiples(source, widths),
+        **_multiples(source, list(widths)),
         "layers": layers,
         "attention": attention,
-        "middle_attention": bool(config.get("mid_block_add_attention", True)),
+        "middle_attention": source.flag("mid_block_add_attention", True),
         "channels": channels,
         "latent": latent,
         "groups": groups,

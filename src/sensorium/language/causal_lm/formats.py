@@ -46,36 +46,34 @@ _EXPERTS = (
 
 
 def _numbers(source: Source) -> dict[str, Any]:
-    config = source.config
     source.only("hidden_act", "silu")
     source.only("attention_bias", False, None)
     source.only("mlp_bias", False, None)
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise SensoriumError(f"{source.told}: rope_type '{kind}' is not supported; it must be 'default'.")
-    window, longest = config.get("sliding_window"), int(config.get("max_position_embeddings", 0))
-    if window is not None and int(window) < longest:
+    rope = source.within("rope_parameters" if source.object("rope_parameters") else "rope_scaling")
+    rope.only("rope_type" if "rope_type" in rope.config else "type", "default")
+    longest = source.whole("max_position_embeddings", 0, low=0, high=1 << 30)
+    window = source.whole("sliding_window", longest, high=1 << 30, low=0)
+    if window < longest:
         raise SensoriumError(f"{source.told}: sliding_window {window} is not supported; it must be null.")
-    depth, experts = int(config["num_hidden_layers"]), int(config.get("num_local_experts", 0))
+    depth, experts = source.whole("num_hidden_layers"), source.whole("num_local_experts", 0, low=0)
     source.agree(depth, source.count(r"model\.layers\.(\d+)\."), "num_hidden_layers")
     found = source.count(r"model\.layers\.0\.block_sparse_moe\.experts\.(\d+)\.")
     source.agree(experts, found, "num_local_experts")
-    heads = int(config["num_attention_heads"])
+    heads, width = source.whole("num_attention_heads"), source.whole("hidden_size")
     return {
-        "vocab": int(config["vocab_size"]),
-        "width": int(config["hidden_size"]),
+        "vocab": source.whole("vocab_size"),
+        "width": width,
         "depth": depth,
         "heads": heads,
-        "hidden": int(config["intermediate_size"]),
-        "kv_heads": int(config.get("num_key_value_heads") or heads),
-        "head_dim": int(config.get("head_dim") or int(config["hidden_size"]) // max(1, heads)),
+        "hidden": source.whole("intermediate_size"),
+        "kv_heads": source.whole("num_key_value_heads", heads),
+        "head_dim": source.whole("head_dim", max(1, width // heads)),
         "experts": experts,
-        "active": int(config.get("num_experts_per_tok", 2)),
-        "balance": float(config.get("router_aux_loss_coef", 0.01)),
-        "tied": bool(config.get("tie_word_embeddings", False)),
-        "theta": float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-        "eps": float(config.get("rms_norm_eps", 1e-6)),
+        "active": source.whole("num_experts_per_tok", 2),
+        "balance": source.number("router_aux_loss_coef", 0.01),
+        "tied": source.flag("tie_word_embeddings", False),
+        "theta": rope.number("rope_theta", source.number("rope_theta", 10_000.0, low=1), low=1, high=1e12),
+        "eps": source.eps("rms_norm_eps", 1e-6),
     }
 
 

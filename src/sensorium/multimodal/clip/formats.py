@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,51 +47,40 @@ _HF_BLOCK = {
 
 
 def _hf_numbers(source: Source) -> dict[str, Any]:
-    said = {}
-    for kind, usual in (("vision", _VISION_USUAL), ("text", _TEXT_USUAL)):
-        part = said[kind] = _part(source.config, kind, usual)
-        if part["hidden_act"] not in ACTIVATIONS:
-            legal = ", ".join(ACTIVATIONS)
-            raise ValueError(f"{kind}_config: hidden_act '{part['hidden_act']}' is not supported, only {legal} are")
-        depth = source.count(rf"{kind}_model\.encoder\.layers\.(\d+)\.")
-        source.agree(int(part["num_hidden_layers"]), depth, f"{kind}_config: num_hidden_layers")
-    vision, text = said["vision"], said["text"]
-    if vision["num_channels"] != 3:
-        raise ValueError(f"vision_config: num_channels {vision['num_channels']} is not supported; it must be 3")
-    size, end = vision["image_size"], text["eos_token_id"]
-    image = {
-        "image_size": size if isinstance(size, int) else (int(size[0]), int(size[1])),
-        "patch_size": int(vision["patch_size"]),
-    }
+    vision, text = _part(source, "vision", _VISION_USUAL), _part(source, "text", _TEXT_USUAL)
+    vision.only("num_channels", 3)
+    image = {"image_size": vision.side("image_size"), "patch_size": vision.whole("patch_size")}
+    end = text.config["eos_token_id"]
     words = {
-        "vocab": int(text["vocab_size"]),
-        "context": int(text["max_position_embeddings"]),
-        "eot": None if end is None or end == _OLD_EOS else int(end),
+        "vocab": text.whole("vocab_size"),
+        "context": text.whole("max_position_embeddings"),
+        "eot": None if end is None or end == _OLD_EOS else text.whole("eos_token_id", low=0),
     }
-    embed_dim = int(source.config.get("projection_dim") or 512)
-    return {"image": image | _hf_tower(vision), "text": words | _hf_tower(text), "embed_dim": embed_dim}
-
-
-def _hf_tower(part: Mapping[str, Any]) -> dict[str, Any]:
+    embed_dim = source.whole("projection_dim", 512)
     return {
-        "width": int(part["hidden_size"]),
-        "depth": int(part["num_hidden_layers"]),
-        "heads": int(part["num_attention_heads"]),
-        "hidden": int(part["intermediate_size"]),
-        "activation": part["hidden_act"],
-        "eps": float(part["layer_norm_eps"]),
+        "image": image | _hf_tower(vision, "vision"),
+        "text": words | _hf_tower(text, "text"),
+        "embed_dim": embed_dim,
     }
 
 
-def _part(config: Mapping[str, Any], kind: str, usual: Mapping[str, Any]) -> dict[str, Any]:
+def _hf_tower(part: Source, kind: str) -> dict[str, Any]:
+    depth = part.whole("num_hidden_layers")
+    part.agree(depth, part.count(rf"{kind}_model\.encoder\.layers\.(\d+)\."), "num_hidden_layers")
+    return {
+        "width": part.whole("hidden_size"),
+        "depth": depth,
+        "heads": part.whole("num_attention_heads"),
+        "hidden": part.whole("intermediate_size"),
+        "activation": part.word("hidden_act", tuple(ACTIVATIONS)),
+        "eps": part.eps("layer_norm_eps"),
+    }
+
+
+def _part(source: Source, kind: str, usual: Mapping[str, Any]) -> Source:
     """A tower's configuration: defaults are transformers'; an older file's ``_config_dict`` takes precedence."""
-    found = dict(usual)
-    for field in (f"{kind}_config", f"{kind}_config_dict"):
-        told = config.get(field) or {}
-        if not isinstance(told, dict):
-            raise TypeError(f"{field} is not an object")
-        found |= told
-    return found
+    told = source.within(f"{kind}_config", f"{kind}_config_dict")
+    return replace(told, config={**usual, **told.config})
 
 
 def _hf_fits(clip: CLIP) -> None:
@@ -194,13 +184,19 @@ def tower_numbers(tower: CLIPVision) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_TOWER_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
+    "image_size": Source.side,
+    "activation": lambda source, name: source.word(name, tuple(ACTIVATIONS)),
+    "eps": Source.eps,
+}
 TOWER = Format(
     name="Sensorium CLIP image tower",
     network=CLIPVision,
     kinds=("sensorium_clip_vision",),
     keys=(r"patch_embed\.proj\.weight",),
     table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    numbers=lambda source: own_numbers(source, fields=_TOWER_FIELDS),
     normalization=HALF,
     to="safetensors",
     config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": tower_numbers(tower)},

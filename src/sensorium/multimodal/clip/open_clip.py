@@ -1,20 +1,24 @@
 """Formats of CLIP: state dicts of OpenCLIP's class ``CLIP`` and of OpenAI's code, which have the same names.
 
 Activation and pixel statistics are in OpenCLIP's ``open_clip_config.json``, not in a state dict: OpenAI's, recognized
-by its three sizes, were trained with "quick_gelu"; most of OpenCLIP's with "gelu", some not, so without the
-configuration the caller must give it. OpenAI's published TorchScript archives hold code and are not read.
+by its three sizes, were trained with "quick_gelu"; most of OpenCLIP's with "gelu", some not. Without the configuration
+the activation is the caller's, or that of the run's ``params.txt`` or of its name in a training checkpoint, else
+OpenCLIP's default, "gelu", with a warning. OpenAI's published TorchScript archives hold code and are not read.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sensorium.base.reading import lines
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
@@ -61,23 +65,20 @@ def _open_blocks(ours: str, theirs: str) -> tuple[Entry, ...]:
 
 def _open_numbers(source: Source) -> dict[str, Any]:
     """Sizes from the tensors; activation, heads and pixel statistics from OpenCLIP's configuration or the caller."""
-    told = source.config.get("model_cfg") or {}
-    if told and (told.get("custom_text") or "hf_model_name" in (told.get("text_cfg") or {})):
+    told, options = source.within("model_cfg"), source.options
+    vision, words = told.within("vision_cfg"), told.within("text_cfg")
+    if told.config.get("custom_text") or "hf_model_name" in words.config:
         raise SensoriumError(f"{source.told}: a model of OpenCLIP, but not of its class CLIP with its own two towers.")
-    vision, words, options = told.get("vision_cfg") or {}, told.get("text_cfg") or {}, source.options
-    activation = options.get("activation") or (_ACTIVATION[bool(told.get("quick_gelu", False))] if told else None)
+    activation = options.get("activation") or _activation(source, told)
     if activation not in ACTIVATIONS:
-        raise SensoriumError(
-            f"{source.where}: an OpenCLIP state dict does not contain its activation. Put its open_clip_config.json beside it, "
-            "or give activation='gelu' (most of OpenCLIP's) or 'quick_gelu' (OpenAI's, and names that end in -quickgelu)."
-        )
+        raise SensoriumError(f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}.")
     width, _, patch, _ = source.shape("visual.conv1.weight", 4)
     places = source.shape("visual.positional_embedding", 2)[0]
     side = math.isqrt(max(0, places - 1))
     if side * side != places - 1 or not side:
         raise SensoriumError(f"{source.where}: {places} positions are not a square grid plus a class token.")
     context, text_width = source.shape("positional_embedding", 2)
-    head_width = int(vision.get("head_width", 64))
+    head_width = vision.whole("head_width", 64)
 
     def tower(at: str) -> dict[str, Any]:
         return {
@@ -87,20 +88,20 @@ def _open_numbers(source: Source) -> dict[str, Any]:
             "eps": options.get("eps", 1e-5),
         }
 
-    text_heads = options.get("text_heads") or words.get("heads") or max(1, text_width // 64)
+    text_heads = options.get("text_heads") or words.whole("heads", max(1, text_width // 64))
     return {
         "image": {
             "image_size": side * patch,
             "patch_size": patch,
             "width": width,
-            "heads": int(options.get("heads") or max(1, width // head_width)),
+            "heads": options.get("heads") or max(1, width // head_width),
         }
         | tower(_OPEN_TOWERS["image"]),
         "text": {
             "vocab": source.shape("token_embedding.weight", 2)[0],
             "context": context,
             "width": text_width,
-            "heads": int(text_heads),
+            "heads": text_heads,
             "eot": options.get("eot"),
         }
         | tower(_OPEN_TOWERS["text"]),
@@ -111,18 +112,46 @@ def _open_numbers(source: Source) -> dict[str, Any]:
 _ACTIVATION = {True: "quick_gelu", False: "gelu"}
 
 
+def _activation(source: Source, told: Source) -> str:
+    """From the configuration; else from what OpenCLIP's training wrote with the weights; else OpenCLIP's default."""
+    if told.config:
+        return _ACTIVATION[told.flag("quick_gelu", False)]
+    run, folder = source.beside.get("name"), source.path.parent if source.path is not None else None
+    if folder is not None and (kept := _parameters(folder)):
+        return _ACTIVATION[kept.get("force_quick_gelu") == "True" or "quickgelu" in kept.get("model", "").lower()]
+    if isinstance(run, str) and "model_" in run:  # OpenCLIP's name of a run contains that of its model
+        return _ACTIVATION["quickgelu" in run.lower()]
+    warnings.warn(
+        f"{source.where}: an OpenCLIP state dict does not contain its activation; assumed gelu, OpenCLIP's default. Put "
+        "its open_clip_config.json beside it, or give activation='quick_gelu' (OpenAI's, and names that end in -quickgelu)",
+        stacklevel=2,
+    )
+    return "gelu"
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    """OpenCLIP's ``params.txt``, which is above the folder of a run's checkpoints."""
+    for path in (folder / "params.txt", folder.parent / "params.txt"):
+        if path.is_file():
+            pairs = (line.decode("utf-8", "replace").partition(": ") for _, line in lines(path))
+            return {name.strip(): value.strip() for name, _, value in pairs}
+    return {}
+
+
 def _open_fits(clip: CLIP) -> None:
     image, text = towers(clip)
     if image.activation != text.activation or image.activation not in _ACTIVATION.values():
         raise SensoriumError(
             f"OpenCLIP has gelu or quick_gelu in both towers, not {image.activation}, {text.activation}."
         )
+    if image.eps != 1e-5 or text.eps != 1e-5:
+        raise SensoriumError(f"OpenCLIP's norms have an epsilon of 1e-05, not {image.eps:g}, {text.eps:g}.")
     if image.grid[0] != image.grid[1]:
         raise SensoriumError(f"OpenCLIP's state dict has square images only; this one has {image.grid} patches.")
 
 
 def _settle_open(clip: Any, source: Source) -> None:
-    told = source.config.get("preprocess_cfg") or {}
+    told = source.object("preprocess_cfg")
     clip.normalization = source.options.get("normalization") or OPENAI
     if told.get("mean") is not None and told.get("std") is not None:
         clip.normalization = source.statistics(told["mean"], told["std"])

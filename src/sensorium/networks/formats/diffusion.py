@@ -59,7 +59,7 @@ _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
 
 
 def _unet_numbers(source: Source) -> dict[str, Any]:
-    config = source.config
+    config, widths = source.config, source.wholes("block_out_channels")
     for field, *legal in (
         ("time_embedding_type", "positional"),
         ("act_fn", "silu", "swish"),
@@ -71,37 +71,37 @@ def _unet_numbers(source: Source) -> dict[str, Any]:
         ("center_input_sample", False),
         ("class_embed_type", None),
         ("attn_norm_num_groups", None, config.get("norm_num_groups", 32)),
-        ("time_embedding_dim", None, 4 * int(config["block_out_channels"][0])),
+        ("time_embedding_dim", None, 4 * widths[0]),
         ("downsample_padding", 1, 0),
     ):
         source.only(field, *legal)
-    down, up = config["down_block_types"], config["up_block_types"]
-    legal = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
-    strange = [kind for kind in (*down, *up) if kind not in legal]
-    attention = tuple(legal.get(kind, False) for kind in down)
-    if strange or attention != tuple(legal.get(kind, False) for kind in reversed(up)):
+    down = source.words("down_block_types", ("DownBlock2D", "AttnDownBlock2D"))
+    up = source.words("up_block_types", ("UpBlock2D", "AttnUpBlock2D"))
+    attention = tuple(kind.startswith("Attn") for kind in down)
+    if attention != tuple(kind.startswith("Attn") for kind in reversed(up)):
         raise SensoriumError(
             f"{source.told}: down_block_types {str(list(down))[:200]} with up_block_types {str(list(up))[:200]} is not "
             "supported: DownBlock2D or AttnDownBlock2D, and the same in the decoder."
         )
-    count = int(config.get("layers_per_block", 2))
+    count = source.whole("layers_per_block", 2)
     source.agree(len(down), source.count(r"down_blocks\.(\d+)\."), "down_block_types")
     source.agree(count, source.count(r"down_blocks\.0\.resnets\.(\d+)\."), "layers_per_block")
     return {
-        "widths": tuple(int(width) for width in config["block_out_channels"]),
-        "channels": int(config["in_channels"]),
-        "out_channels": int(config["out_channels"]),
+        "widths": widths,
+        "channels": source.whole("in_channels"),
+        "out_channels": source.whole("out_channels"),
         "layers": count,
         "attention": attention,
-        "middle_attention": bool(config.get("add_attention", True)),
-        "labels": int(config.get("num_class_embeds") or 0),
-        "head_dim": config.get("attention_head_dim", 8),
-        "groups": int(config.get("norm_num_groups", 32)),
-        "eps": float(config.get("norm_eps", 1e-5)),
-        "dropout": float(config.get("dropout", 0.0)),
+        "middle_attention": source.flag("add_attention", True),
+        "labels": source.whole("num_class_embeds", 0, low=0),
+        # null is one head, and not the default
+        "head_dim": None if config.get("attention_head_dim", 8) is None else source.whole("attention_head_dim", 8),
+        "groups": source.whole("norm_num_groups", 32),
+        "eps": source.eps("norm_eps", 1e-5),
+        "dropout": source.number("dropout", 0.0, low=0, high=1),
         "pad_after": config.get("downsample_padding", 1) == 0,
-        "cos_first": bool(config.get("flip_sin_to_cos", True)),
-        "freq_shift": float(config.get("freq_shift", 0)),
+        "cos_first": source.flag("flip_sin_to_cos", True),
+        "freq_shift": source.number("freq_shift", 0, low=0, high=8),
     }
 
 
@@ -174,7 +174,6 @@ def _positions(target: Tensor, net: Any) -> Tensor:
 
 
 def _dit_numbers(source: Source) -> dict[str, Any]:
-    config = source.config
     for field, *legal in (
         ("norm_type", "ada_norm_zero"),
         ("activation_fn", "gelu-approximate"),
@@ -182,17 +181,17 @@ def _dit_numbers(source: Source) -> dict[str, Any]:
         ("dropout", 0.0),
     ):
         source.only(field, *legal)
-    heads, channels = int(config["num_attention_heads"]), int(config["in_channels"])
-    size, patch, depth = int(config["sample_size"]), int(config["patch_size"]), int(config["num_layers"])
+    heads, channels = source.whole("num_attention_heads"), source.whole("in_channels")
+    size, patch, depth = source.whole("sample_size"), source.whole("patch_size"), source.whole("num_layers")
     source.agree(depth, source.count(r"transformer_blocks\.(\d+)\."), "num_layers")
-    if patch < 1 or size % patch or not 1 <= size // patch <= LARGEST_GRID:
+    if size % patch or not 1 <= size // patch <= LARGEST_GRID:
         raise SensoriumError(
             f"{source.told}: sample_size {size}, patch_size {patch}: must give 1 to {LARGEST_GRID} whole patches per side."
         )
-    width, claimed = source.shape("pos_embed.proj.weight", 4)[0], heads * int(config["attention_head_dim"])
+    width, claimed = source.shape("pos_embed.proj.weight", 4)[0], heads * source.whole("attention_head_dim")
     if claimed != width:
         raise SensoriumError(
-            f"{source.told}: attention_head_dim {config['attention_head_dim']} and {heads} heads make {claimed} "
+            f"{source.told}: attention_head_dim {claimed // heads} and {heads} heads make {claimed} "
             f"channels, the weights have {width}."
         )
     return {
@@ -202,10 +201,10 @@ def _dit_numbers(source: Source) -> dict[str, Any]:
         "depth": depth,
         "heads": heads,
         "channels": channels,
-        "out_channels": int(config.get("out_channels") or channels),
-        "labels": int(config["num_embeds_ada_norm"]) + 1,
-        "qkv_bias": bool(config.get("attention_bias", True)),
-        "mlp_eps": float(config.get("norm_eps", 1e-5)),
+        "out_channels": source.whole("out_channels", channels),
+        "labels": source.whole("num_embeds_ada_norm") + 1,
+        "qkv_bias": source.flag("attention_bias", True),
+        "mlp_eps": source.eps("norm_eps", 1e-5),
         "freq_shift": 1.0,
     }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.vit import CLASSIFIER, processor
-from sensorium.networks.resnet import Bottleneck, ResNet
+from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
+from sensorium.networks.resnet import Bottleneck, ResNet, Stem
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
 from sensorium.published.source import Source
 
@@ -45,23 +45,22 @@ def hf_table(counted: bool = True) -> tuple[Entry, ...]:
     )
 
 
-def hf_numbers(source: Source, config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The arguments of a ResNet that Hugging Face's ``config`` describes. prefix: of its tensors' names, a pattern."""
+def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
+    """The arguments of a ResNet that Hugging Face's configuration describes. prefix: of its tensors' names, a pattern."""
     for field, *legal in (("hidden_act", "relu"), ("num_channels", 3), ("layer_type", "bottleneck", "basic")):
-        source.only(field, *legal, of=config)
-    widths, depths = config.get("hidden_sizes", [256, 512, 1024, 2048]), config.get("depths", [3, 4, 6, 3])
-    if not isinstance(widths, list) or not all(isinstance(w, int) and 0 < w < 1 << 20 for w in widths):
-        raise SensoriumError(f"{source.told}: hidden_sizes {str(widths)[:80]} is not a list of positive numbers.")
+        source.only(field, *legal)
+    widths = source.wholes("hidden_sizes", (256, 512, 1024, 2048))
+    depths = source.wholes("depths", (3, 4, 6, 3))
     stage = rf"{prefix}encoder\.stages\.{{}}\.layers\.(\d+)\."
-    source.agree(depths, [source.count(stage.format(i)) for i in range(len(widths))], "depths")
-    bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
+    source.agree(list(depths), [source.count(stage.format(i)) for i in range(len(widths))], "depths")
+    bottleneck = source.config.get("layer_type", "bottleneck") == "bottleneck"
     return {
-        "layers": tuple(depths),
-        "width": tuple(w // 4 for w in widths) if bottleneck else tuple(widths),
+        "layers": depths,
+        "width": tuple(w // 4 for w in widths) if bottleneck else widths,
         "bottleneck": bottleneck,
-        "stem_width": source.whole("embedding_size", 64, of=config),
-        "first_stride": 2 if config.get("downsample_in_first_stage") else 1,
-        "early_stride": bool(config.get("downsample_in_bottleneck")),
+        "stem_width": source.whole("embedding_size", 64),
+        "first_stride": 2 if source.flag("downsample_in_first_stage", False) else 1,
+        "early_stride": source.flag("downsample_in_bottleneck", False),
     }
 
 
@@ -87,7 +86,7 @@ def _hf_fits(net: ResNet) -> None:
     if net.stem != "imagenet":
         raise SensoriumError(
             f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures. "
-            "Use --to safetensors, timm or onnx."
+            "Use --to safetensors or onnx."
         )
 
 
@@ -99,7 +98,7 @@ HF = Format(
     table=hf_table(),
     spellings=((r"^resnet\.", ""),),  # if a head was saved with it
     dropped=(Dropped(r"classifier\.1\.(weight|bias)", CLASSIFIER),),
-    numbers=lambda source: hf_numbers(source, source.config),
+    numbers=hf_numbers,
     normalization=HALF,
     to="hf",
     fits=_hf_fits,
@@ -136,8 +135,27 @@ def sniffed(source: Source, prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(source: Source) -> dict[str, Any]:
-    told = source.config.get("model_args")
-    return own_numbers(source, told) if isinstance(told, Mapping) and "stem" in told else sniffed(source)
+    ours = "sensorium" if source.config.get("sensorium") else "model_args"  # older exports have them there
+    return own_numbers(source, ours) if "stem" in source.object(ours) else sniffed(source)
+
+
+def _timm_fits(net: ResNet) -> None:
+    n = resnet_numbers(net)
+    for wrong, said in (
+        (n["stem"] != "imagenet", f"a 7x7 stem, this network the '{n['stem']}' one for small pictures"),
+        (n["stem_width"] != 64, f"64 channels in its stem, this network {n['stem_width']}"),
+        (len(n["layers"]) != 4, f"four stages, this network {len(n['layers'])}"),
+        (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
+    ):
+        if wrong:
+            raise SensoriumError(f"timm's ResNet has {said}. Use --to safetensors or onnx.")
+
+
+def _timm_config(net: ResNet) -> dict[str, Any]:
+    n = resnet_numbers(net)
+    name = "resnet50" if n["bottleneck"] else "resnet18"  # names that timm knows, overridden by the arguments
+    arguments = {"layers": n["layers"], "channels": n["width"], "num_classes": 0}
+    return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": n}
 
 
 TIMM = Format(
@@ -149,17 +167,26 @@ TIMM = Format(
     numbers=_numbers,
     normalization=IMAGENET,
     to="timm",
-    config=lambda net: {"architecture": "resnet", "num_classes": 0, "model_args": resnet_numbers(net)},
-    beside=processor,
+    fits=_timm_fits,
+    config=_timm_config,
+    beside=lambda net, how: timm_beside(net, how, _timm_config(net)),
 )
 
 
 # --- ours ---
 
 
-def own_numbers(source: Source, told: Any) -> dict[str, Any]:
+_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+    **dict.fromkeys(("layers", "width"), Source.wholes),
+    **dict.fromkeys(("stem_width", "patch", "first_stride"), Source.whole),
+    **dict.fromkeys(("bottleneck", "early_stride"), Source.flag),
+    "stem": lambda source, name: source.word(name, get_args(Stem)),
+}
+
+
+def own_numbers(source: Source, name: str = "numbers") -> dict[str, Any]:
     """The arguments in our own files."""
-    numbers = source.arguments(told, "numbers")
+    numbers = source.arguments(name, _FIELDS)
     stages = source.count(r"layer(\d+)\.")
     source.agree(numbers["layers"], tuple(source.count(rf"layer{i + 1}\.(\d+)\.") for i in range(stages)), "layers")
     return numbers
@@ -171,7 +198,7 @@ OWN = Format(
     kinds=("sensorium_resnet",),
     keys=(r"conv1\.weight",),
     table=table(),
-    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    numbers=own_numbers,
     normalization=HALF,
     to="safetensors",
     config=lambda net: {"model_type": "sensorium_resnet", "numbers": resnet_numbers(net)},

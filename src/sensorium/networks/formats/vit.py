@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from sensorium.abilities import HasBackbone, SeesImages
 from sensorium.errors import SensoriumError
-from sensorium.networks.vit import ViT
+from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, Pool, Positions, ViT
 from sensorium.published.format import (
     HALF,
     IMAGENET,
@@ -28,6 +29,7 @@ from sensorium.published.source import Source
 
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
+TIMM_EPS = 1e-6
 WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
 
 
@@ -100,21 +102,17 @@ def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
     """The arguments of a ViT that Hugging Face's configuration describes. prefix: of the encoder's names."""
     source.only("hidden_act", "gelu")
     source.only("num_channels", 3)
-    config = source.config
-    width, patch, size = int(config["hidden_size"]), config["patch_size"], config["image_size"]
-    if not isinstance(patch, int):
-        raise SensoriumError(f"{source.told}: patch_size {str(patch)[:80]} is not one number.")
-    depth = int(config["num_hidden_layers"])
+    width, depth = source.whole("hidden_size"), source.whole("num_hidden_layers")
     source.agree(depth, source.count(rf"{prefix}encoder\.layer\.(\d+)\."), "num_hidden_layers")
     return {
-        "image_size": size if isinstance(size, int) else tuple(size),
-        "patch_size": patch,
+        "image_size": source.side("image_size"),
+        "patch_size": source.whole("patch_size"),
         "width": width,
         "depth": depth,
-        "heads": int(config["num_attention_heads"]),
-        "mlp_ratio": int(config["intermediate_size"]) / width,
-        "eps": float(config.get("layer_norm_eps", 1e-12)),
-        "qkv_bias": bool(config.get("qkv_bias", True)),
+        "heads": source.whole("num_attention_heads"),
+        "mlp_ratio": source.whole("intermediate_size") / width,
+        "eps": source.eps("layer_norm_eps", 1e-12),
+        "qkv_bias": source.flag("qkv_bias", True),
     }
 
 
@@ -142,7 +140,7 @@ HF = Format(
         Dropped(r"embeddings\.mask_token", MASKED),
         Dropped(r"decoder\.0\.(weight|bias)", MASKED),
     ),
-    numbers=lambda source: hf_numbers(source) | {"pool": source.config.get("sensorium_pool", "cls")},
+    numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", get_args(Pool), "cls")},
     normalization=HALF,
     to="hf",
     fits=lambda vit: plain(vit, "Hugging Face's"),
@@ -178,15 +176,18 @@ TIMM_REFUSED = (
 
 def timm_numbers(source: Source) -> dict[str, Any]:
     """The arguments of a ViT from its tensors; heads from the configuration or the caller, else of 64 channels."""
-    if told := source.config.get("sensorium"):
-        numbers = own_numbers(source, told)
+    if source.config.get("sensorium"):
+        numbers = own_numbers(source, "sensorium")
         timm_grid(source)
         return numbers
-    arguments = source.config.get("model_args") or {}
+    arguments = source.within("model_args")
+    if arguments.config.get("num_heads") is not None:
+        arguments.whole("num_heads")
+    pooled = arguments.config.get("global_pool", source.config.get("global_pool"))
     width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
     if patch != across:
         raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
-    heads = source.options.get("heads") or arguments.get("num_heads")
+    heads = source.options.get("heads") or arguments.config.get("num_heads")
     hidden = source.shape("blocks.0.mlp.fc1.weight", 2)[0]
     grid, _ = timm_grid(source)
     size = (grid[0] * patch, grid[1] * patch)
@@ -199,7 +200,7 @@ def timm_numbers(source: Source) -> dict[str, Any]:
         "mlp_ratio": hidden / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in source.state,
         "registers": source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0,
-        "pool": "mean" if arguments.get("global_pool") == "avg" else "cls",
+        "pool": "mean" if pooled == "avg" else "cls",
     }
 
 
@@ -210,7 +211,8 @@ def timm_grid(source: Source) -> tuple[tuple[int, int], int]:
             raise SensoriumError(f"{source.where}: a ViT without '{name}', which ours needs.")
     places = source.shape("pos_embed", 3)[1]
     registers = source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0
-    size = (source.config.get("model_args") or {}).get("img_size")
+    arguments = source.within("model_args")
+    size = None if arguments.config.get("img_size") is None else arguments.side("img_size")
     patch = source.shape("patch_embed.proj.weight", 4)[-1]
     ways = dict.fromkeys((1 + registers, 0, 1))  # timm's, timm's no_embed_class, DINOv2's
     if size is not None:
@@ -248,7 +250,31 @@ def _timm_config(vit: ViT) -> dict[str, Any]:
         "num_heads": n["heads"], "mlp_ratio": n["mlp_ratio"], "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
         "num_classes": 0, "no_embed_class": False, "global_pool": "avg" if mean else "token", "fc_norm": False,
     }  # fmt: skip
-    return {"architecture": "vision_transformer", "num_classes": 0, "model_args": arguments, "sensorium": n}
+    # a name that timm knows, every argument of which is overridden
+    return {"architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": arguments, "sensorium": n}
+
+
+def _timm_fits(vit: ViT) -> None:
+    published(vit, "timm's")
+    if vit.norm.eps != TIMM_EPS:
+        warnings.warn(
+            f"timm's norms have an epsilon of {TIMM_EPS:g}, which its files can't hold; this network's is "
+            f"{vit.norm.eps:g}: its outputs in timm differ slightly",
+            stacklevel=2,
+        )
+
+
+def _timm_beside(vit: ViT, how: Preparation) -> dict[str, dict[str, Any]]:
+    return timm_beside(vit, how, _timm_config(vit))
+
+
+def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The processor's file, and timm's configuration with the same numbers: ``timm.create_model("local-dir:...")``."""
+    files = processor(network, how)
+    told = files["preprocessor_config.json"]
+    side = told["size"]["height"], told["size"]["width"]
+    seen = {"input_size": [3, *side], "mean": told["image_mean"], "std": told["image_std"], "num_classes": 0}
+    return files | {"config.json": config | {"pretrained_cfg": seen}}
 
 
 TIMM = Format(
@@ -267,19 +293,34 @@ TIMM = Format(
     prepare=timm_prepared,
     normalization=IMAGENET,
     to="timm",
-    fits=lambda vit: published(vit, "timm's"),
+    fits=_timm_fits,
     config=_timm_config,
-    beside=processor,
+    beside=_timm_beside,
 )
 
 
 # --- ours ---
 
 
-def own_numbers(source: Source, told: Any) -> dict[str, Any]:
+VIT_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+    **dict.fromkeys(("patch_size", "width", "depth", "heads"), Source.whole),
+    **dict.fromkeys(("qkv_bias", "antialias"), Source.flag),
+    "image_size": Source.side,
+    "mlp_ratio": lambda source, name: source.number(name, low=0, high=1 << 10),
+    "eps": Source.eps,
+    "registers": lambda source, name: source.whole(name, low=0),
+    "pool": lambda source, name: source.word(name, get_args(Pool)),
+    "positions": lambda source, name: source.word(name, get_args(Positions)),
+    "parts": lambda source, name: source.words(name, ATTENTION_PARTS + FEED_PARTS),
+}
+
+
+def own_numbers(
+    source: Source, name: str = "numbers", fields: Mapping[str, Callable[[Source, str], Any]] = VIT_FIELDS
+) -> dict[str, Any]:
     """The arguments in our own files."""
-    numbers = source.arguments(told, "numbers")
-    source.agree(int(numbers["depth"]), source.count(r"blocks\.(\d+)\."), "depth")
+    numbers = source.arguments(name, fields)
+    source.agree(numbers["depth"], source.count(r"blocks\.(\d+)\."), "depth")
     return numbers
 
 
@@ -289,7 +330,7 @@ OWN = Format(
     kinds=("sensorium_vit",),
     keys=(r"patch_embed\.proj\.weight",),
     table=(Entry("{rest}", "{rest}", SAME),),
-    numbers=lambda source: own_numbers(source, source.config["numbers"]),
+    numbers=own_numbers,
     normalization=HALF,
     to="safetensors",
     config=lambda vit: {"model_type": "sensorium_vit", "numbers": vit_numbers(vit)},

@@ -13,13 +13,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from sensorium.networks.formats import resnet, vit
-from sensorium.published.format import Dropped, Entry, Format, under
+from sensorium.published.format import Dropped, Entry, Format, anything, under
 
 _CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # another network, entirely under this prefix
 _PROJECTION = "the projection head is only used by the loss in training"
 _HEAD = (
     Dropped(r"head\.mlp(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)", _PROJECTION),
-    Dropped(r"head\.last_layer\.(weight_g|weight_v)", _PROJECTION),
+    Dropped(r"head\.last_layer\.(weight_g|weight_v|parametrizations\.weight\.original[01])", _PROJECTION),
 )
 
 VIT = replace(
@@ -47,6 +47,7 @@ RESNET = replace(
     dropped=_HEAD,
     numbers=lambda source: resnet.sniffed(source, "backbone."),
     to="",
+    fits=anything,
     config=None,
     beside=None,
     file="dino.pth",

@@ -29,17 +29,17 @@ HF_ENCODER = replace(
 
 
 def _hf_numbers(source: Source) -> dict[str, Any]:
-    config, encoder = source.config, vit.hf_numbers(source, r"vit\.")
-    width, depth = int(config["decoder_hidden_size"]), int(config["decoder_num_hidden_layers"])
+    encoder = vit.hf_numbers(source, r"vit\.")
+    width, depth = source.whole("decoder_hidden_size"), source.whole("decoder_num_hidden_layers")
     source.agree(depth, source.count(r"decoder\.decoder_layers\.(\d+)\."), "decoder_num_hidden_layers")
     return {
         "encoder": encoder,
         "decoder_width": width,
         "decoder_depth": depth,
-        "decoder_heads": int(config["decoder_num_attention_heads"]),
-        "decoder_mlp_ratio": int(config["decoder_intermediate_size"]) / width,
-        "mask_ratio": float(config.get("mask_ratio", 0.75)),
-        "normalize_targets": bool(config.get("norm_pix_loss", False)),
+        "decoder_heads": source.whole("decoder_num_attention_heads"),
+        "decoder_mlp_ratio": source.whole("decoder_intermediate_size") / width,
+        "mask_ratio": source.number("mask_ratio", 0.75, low=0, high=1),
+        "normalize_targets": source.flag("norm_pix_loss", False),
         "eps": encoder["eps"],
         "qkv_bias": encoder["qkv_bias"],
     }
@@ -93,8 +93,8 @@ HF = Format(
 def _authors_numbers(source: Source) -> dict[str, Any]:
     width = source.shape("decoder_embed.weight", 2)[0]
     encoder = vit.timm_numbers(source)
-    heads = source.argument("decoder_num_heads") or (16 if width % 16 == 0 and width >= 256 else max(1, width // 32))
-    normed = source.argument("norm_pix_loss")
+    heads = source.argued("decoder_num_heads") or (16 if width % 16 == 0 and width >= 256 else max(1, width // 32))
+    normed, ratio = source.argument("norm_pix_loss"), source.argument("mask_ratio")
     return {
         "encoder": {key: encoder[key] for key in encoder if key != "pool"},
         "decoder_width": width,
@@ -102,7 +102,7 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
         "decoder_heads": heads,
         "decoder_mlp_ratio": source.shape("decoder_blocks.0.mlp.fc1.weight", 2)[0] / width,
         "normalize_targets": True if normed is None else bool(normed),
-        "mask_ratio": float(source.argument("mask_ratio") or 0.75),
+        "mask_ratio": ratio if isinstance(ratio, float) and 0 < ratio < 1 else 0.75,
     }
 
 

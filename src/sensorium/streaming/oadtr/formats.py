@@ -30,8 +30,7 @@ def _numbers(source: Source) -> dict[str, Any]:
         return source.shape(name, dims, _HINT)[at]
 
     def heads(option: str, argument: str, usual: int) -> int:
-        said = source.argument(argument)
-        return source.options.get(option) or (said if isinstance(said, int) else usual)
+        return source.options.get(option) or source.argued(argument) or usual
 
     return {
         "features": size("linear_encoding.weight", 2, 1),
