@@ -190,7 +190,7 @@ def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> g
     return gallery
 
 
-def markup(name: str, **heights: int) -> gr.Markdown:
+def markup(name: str, **heights: Any) -> gr.Markdown:
     """Where HTML of our own is shown, without blank lines. gr.HTML would have the browser evaluate templates, which the
     page's security policy forbids."""
     return gr.Markdown(elem_classes=name, sanitize_html=False, latex_delimiters=[], container=False, **heights)
