@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import secrets
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +31,8 @@ API = "/gradio_api"
 MOST_JSON = 1 << 16  # bytes of a request of the page besides uploads
 UPLOAD_EXTRA = 1 << 16  # bytes of a request besides the file that it uploads
 UPLOAD_TIME = 300  # seconds
-UPLOADS_AT_ONCE = 8
+UPLOAD_WAIT = 30  # seconds
+UPLOADS_AT_ONCE, UPLOADS_OF_ONE, UPLOADS_WAITING = 8, 6, 128
 STREAMS, STREAMS_EACH = 512, 384  # open event streams, of all and of one address
 EVENTS_EACH, EVENTS_OF_A_SESSION = 96, 16  # waiting events of an address, and of one opened page
 SESSIONS = 2000
@@ -56,7 +58,7 @@ class Guard:
         self.sessions: OrderedDict[str, tuple[str, str]] = OrderedDict()  # session -> (visitor, address)
         self.streams: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
-        self.held = 0
+        self.held = self.waiting_uploads = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -157,8 +159,7 @@ class Guard:
         said = f"Larger than the maximum size of an upload, {self.upload >> 20} MB."
         if request.length() > most:
             raise Refused(413, said)
-        if self.uploads[request.client] >= UPLOADS_AT_ONCE // 2 or self.uploads.total() >= UPLOADS_AT_ONCE:
-            raise Refused(429, "Others are uploading; try again in a moment.", ("retry-after", "2"))
+        await self._turn(request.client)
         self.uploads[request.client] += 1
         try:
             await asyncio.to_thread(self.folder.sweep, most, request.client)
@@ -180,6 +181,18 @@ class Guard:
             names = parse_json(answer.kept or b"[]", "")
             if isinstance(names, list):
                 self.folder.owned([name for name in names if isinstance(name, str)], request.client)
+
+    async def _turn(self, client: str) -> None:
+        """Wait for a place among the uploads under way; nothing of the body is read so far. Raises Refused."""
+        begun = time.monotonic()
+        while self.uploads[client] >= UPLOADS_OF_ONE or self.uploads.total() >= UPLOADS_AT_ONCE:
+            if self.waiting_uploads >= UPLOADS_WAITING or time.monotonic() - begun > UPLOAD_WAIT:
+                raise Refused(429, "Others are uploading; try again in a moment.", ("retry-after", "5"))
+            self.waiting_uploads += 1
+            try:
+                await asyncio.sleep(0.05)
+            finally:
+                self.waiting_uploads -= 1
 
     async def _reset(self, request: Request, answer: Answer) -> None:
         """What the page sends besides the end of an event, and gradio does nothing for."""

@@ -29,7 +29,7 @@ WAITING = 128  # maximum queued events
 AT_ONCE = 8  # events of one kind that run at the same time
 CONNECTIONS = 900  # fewer than the files that a process may open on most systems
 UPLOADS, UPLOADS_EACH = 16, 8  # times the size of one upload: of all files of the page, of the uploads of one address
-_STATES = 256  # pages whose changed controls are remembered
+_STATES = 128  # pages whose changed controls are remembered
 _SWEPT = 30.0  # seconds
 processing_utils.hash_seed = secrets.token_bytes(32)  # names of files can't be computed from what is in them
 
@@ -59,9 +59,10 @@ class Page:
                 h11_max_incomplete_event_size=1 << 15,
             )
         )
-        self._thread = threading.Thread(target=self.server.run, args=([self._socket],), daemon=True)
-        self._thread.start()
-        while not self.server.started and self._thread.is_alive():
+        # Not Thread.join: interrupted by Ctrl-C, it takes a thread that runs for one that has ended.
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+        while not self.server.started and not self._ended.is_set():
             time.sleep(0.005)
         if not self.server.started:
             self.close()
@@ -69,7 +70,7 @@ class Page:
 
     def wait(self) -> None:
         """Return when it has ended."""
-        self._thread.join()
+        self._ended.wait()
 
     def close(self, verbose: bool = False) -> None:
         """End it: no visitor is waited for, and its files are removed."""
@@ -77,12 +78,18 @@ class Page:
         self.blocks.is_running = False
         self.server.should_exit = True
         READERS.close()
-        self._thread.join(timeout=5)
+        self._ended.wait(5)
         self._socket.close()
         if self.guard.folder.path.exists():
             self.guard.folder.close()
         if verbose:
             print(f"{self.local_url} has ended")
+
+    def _run(self) -> None:
+        try:
+            self.server.run([self._socket])
+        finally:
+            self._ended.set()
 
 
 def application(
