@@ -174,7 +174,13 @@ def watch(
 
 
 def play(
-    *runs: Path, host: str = "127.0.0.1", port: int = 7860, password: str | None = None, upload_mb: int = 16
+    *runs: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    password: Annotated[bool, Parameter(negative="")] = False,
+    password_file: Path | None = None,
+    upload_mb: int = 16,
+    allow_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
 ) -> None:
     """A web page to try trained runs: look, search, detect, sample, write, watch.
 
@@ -184,12 +190,16 @@ def play(
         runs: folders of runs, or a folder of them.
         host: the address to listen on; any but localhost requires a password.
         port: of the page.
-        password: required of visitors (user name: sensorium).
+        password: ask for a password, required of visitors then (user name: sensorium). Also from SENSORIUM_PASSWORD.
+        password_file: read the password from the first line of a file.
         upload_mb: maximum size of an upload in megabytes.
+        allow_host: a further name of the page, NAME or NAME:PORT, for visitors behind a proxy or a tunnel; repeatable.
     """
     from sensorium.playground import serve
+    from sensorium.playground.secret import chosen_password
 
-    serve(runs, host=host, port=port, password=password, upload_mb=upload_mb)
+    word = chosen_password(password, password_file, runs)
+    serve(runs, host=host, port=port, password=word, upload_mb=upload_mb, allow_host=allow_host)
 
 
 def export(

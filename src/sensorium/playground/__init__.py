@@ -6,9 +6,11 @@ unless a host is given, which requires a password.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import pkgutil
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,14 +19,11 @@ from typing import TYPE_CHECKING, Any
 from sensorium.errors import SensoriumError
 
 if TYPE_CHECKING:
-    import gradio as gr
-
     from sensorium.playground.common import Played
+    from sensorium.playground.inputs import CheckedBlocks
+    from sensorium.playground.server import Page
     from sensorium.runs.run import Run
 
-USER = "sensorium"
-WAITING = 32  # maximum queued requests
-KEPT = 3600  # seconds that an upload and its results are kept
 CSS = """
 .gradio-container{max-width:1180px!important;width:100%!important;margin:0 auto!important}
 .crisp img,.found img,.examples img{image-rendering:pixelated}
@@ -50,16 +49,28 @@ def serve(
     port: int = 7860,
     password: str | None = None,
     upload_mb: int = 16,
+    allow_host: Sequence[str] = (),
 ) -> None:
-    """Show the page until Ctrl-C. See :func:`open_page`."""
-    page = open_page(runs, host=host, port=port, password=password, upload_mb=upload_mb)
-    print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
+    """Show the page until Ctrl-C or SIGTERM. See :func:`open_page`."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            if name in signal.Signals.__members__:
+                signal.signal(signal.Signals[name], _stop)
+    page = None
     try:
-        page.server.thread.join()
+        page = open_page(runs, host=host, port=port, password=password, upload_mb=upload_mb, allow_host=allow_host)
+        print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
+        page.wait()
     except KeyboardInterrupt:
         print()
     finally:
-        page.close(verbose=False)
+        if page is not None:
+            page.close()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        # a model at work for a visitor who is gone: Python would wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def open_page(
@@ -69,36 +80,47 @@ def open_page(
     port: int = 7860,
     password: str | None = None,
     upload_mb: int = 16,
-) -> Any:
+    allow_host: Sequence[str] = (),
+) -> Page:
     """The page, listening at ``host:port`` (``.local_url``) until its ``close()``.
 
     ``password``: with the user name "sensorium"; any host but localhost requires one. ``upload_mb``: maximum size of an
-    upload in megabytes. Raises SensoriumError for wrong arguments.
+    upload in megabytes. ``allow_host``: further names (NAME or NAME:PORT) that visitors reach the page by, through a
+    proxy or a tunnel. Raises SensoriumError for wrong arguments.
     """
-    if not password and not _is_loopback(host):
-        raise SensoriumError(f"--host {host} shows the page to others: give a --password too.")
-    if upload_mb < 1:
-        raise SensoriumError(f"--upload-mb {upload_mb}: must be at least 1.")
+    _gradio()
+    from sensorium.playground.hosts import is_loopback
+    from sensorium.playground.server import Page, application
+
+    if not password and not is_loopback(host):
+        raise SensoriumError(
+            f"--host {host} shows the page to others: set a password too (--password asks for it, --password-file FILE, "
+            "or SENSORIUM_PASSWORD)."
+        )
+    if not 1 <= upload_mb <= 4096:
+        raise SensoriumError(f"--upload-mb {upload_mb}: must be at least 1 and at most 4096.")
     if not 0 < port < 65536:
         raise SensoriumError(f"--port {port}: must be from 1 to 65535.")
-    page = build(runs)
+    guard, blocks = application(
+        lambda: build(runs), host=host, port=port, password=password, upload_mb=upload_mb, allowed=allow_host,
+        theme=_theme(), css=CSS,
+    )  # fmt: skip
     try:
-        page.queue(max_size=WAITING, api_open=False).launch(
-            server_name=host, server_port=port, auth=(USER, password) if password else None,
-            share=False, quiet=True, inbrowser=False, prevent_thread_lock=True, show_error=True,
-            max_file_size=upload_mb * 2**20, run_history=False, enable_monitoring=False, mcp_server=False,
-            ssr_mode=False, pwa=False, footer_links=["settings"], theme=_theme(), css=CSS,
-        )  # fmt: skip
-    except OSError as error:
-        raise SensoriumError(
-            f"cannot listen at {host}:{port} ({error.strerror or 'it is taken'}); try --port {port + 1}."
-        ) from None
-    return page
+        return Page(guard, blocks, host, port)
+    except BaseException:
+        guard.folder.close()
+        raise
 
 
-def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def build(runs: Sequence[str | Path | Run]) -> CheckedBlocks:
     """The page of these runs (or of folders of runs), one tab per ability that any of them has."""
     gradio = _gradio()
+    from sensorium.playground.inputs import CheckedBlocks
+
     played = _played(runs)
     offered = []
     for module in tabs():
@@ -106,7 +128,7 @@ def build(runs: Sequence[str | Path | Run]) -> gr.Blocks:
             offered.append((module, able))
     if not offered:
         raise SensoriumError(f"{', '.join(one.run.name for one in played)}: no tab of the page fits it.")
-    with gradio.Blocks(title="Sensorium", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
+    with CheckedBlocks(title="Sensorium", analytics_enabled=False) as page:
         gradio.Markdown("# Sensorium\nTry trained runs. Nothing that you upload leaves this machine.")
         with gradio.Tabs():
             for module, able in offered:
@@ -127,6 +149,7 @@ def tabs() -> list[Any]:
 def _gradio() -> Any:
     """Import gradio with telemetry off; SensoriumError if it is missing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         import gradio
     except ImportError:
@@ -165,12 +188,3 @@ def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
         )
         found += [Played(Run(each)) for each in [each for each in inner if (each / "run.json").is_file()] or [folder]]
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,13 +21,15 @@ from PIL import Image
 from sensorium.base.reading import printable
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
-from sensorium.data.images.decode import rgb
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged
+from sensorium.playground.reader import Readers
 from sensorium.runs.run import Run
 
 EXAMPLES = 8
+READERS = Readers()
+_FOLDERS = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:)?[/\\](?:[^/\\\s:'\"<>]+[/\\])+")
 HIGH = 320  # pixels of an upload on the page
 
 
@@ -77,6 +80,11 @@ class Upload(NamedTuple):
     name: str
 
 
+def public(error: SensoriumError) -> str:
+    """What visitors are told of an error: one line, of paths only the last part."""
+    return _FOLDERS.sub("", " ".join(str(error).split()))[:600]
+
+
 def told(function: Callable) -> Callable:
     """A handler whose errors are one line on the page; unexpected ones are also printed by the server."""
 
@@ -85,9 +93,8 @@ def told(function: Callable) -> Callable:
             return error
         if not isinstance(error, SensoriumError):
             traceback.print_exception(error, file=sys.stderr)
-            first = (str(error).splitlines() or [""])[0]
-            error = SensoriumError(f"{type(error).__name__}: {first}" if first else type(error).__name__)
-        return gr.Error(escape(str(error)), print_exception=False)
+            error = SensoriumError(f"this did not work ({type(error).__name__}); the terminal of the page says why.")
+        return gr.Error(escape(public(error)), print_exception=False)
 
     if inspect.isgeneratorfunction(function):
 
@@ -146,9 +153,18 @@ def _upload(payload: Any) -> Upload | None:
 
 def decoded(upload: Upload | None) -> Image.Image:
     """The upload as an RGB picture; SensoriumError if it isn't an image."""
+    return Image.fromarray(READERS.picture(*_given(upload)))
+
+
+def center(upload: Upload | None, side: int) -> np.ndarray:
+    """The center of the upload, uint8 [3, side, side]; SensoriumError if it isn't an image."""
+    return READERS.picture(*_given(upload), side)
+
+
+def _given(upload: Upload | None) -> Upload:
     if upload is None:
         raise SensoriumError("give a picture first: drop it, paste it or choose one below.")
-    return rgb(upload.path, upload.name)
+    return upload
 
 
 def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> gr.Gallery:
@@ -158,7 +174,10 @@ def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> g
         return [as_image(one) for one in runs[index].examples]
 
     def taken(index: int, event: gr.SelectData) -> Image.Image:
-        return Image.fromarray(runs[index].examples[event.index].transpose(1, 2, 0))
+        shown = runs[index].examples
+        if type(event.index) is not int or not 0 <= event.index < len(shown):
+            raise SensoriumError("choose one of the pictures shown.")
+        return Image.fromarray(shown[event.index].transpose(1, 2, 0))
 
     gr.Markdown("Or choose one from its test set:")
     gallery = gr.Gallery(
@@ -169,6 +188,12 @@ def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> g
     gr.on(None, told(offered), [which], [gallery], show_progress="hidden", trigger_mode="always_last")
     gallery.select(told(taken), [which], [picture], show_progress="hidden")
     return gallery
+
+
+def markup(name: str, **heights: Any) -> gr.Markdown:
+    """Where HTML of our own is shown, without blank lines. gr.HTML would have the browser evaluate templates, which the
+    page's security policy forbids."""
+    return gr.Markdown(elem_classes=name, sanitize_html=False, latex_delimiters=[], container=False, **heights)
 
 
 def found_pictures(title: str) -> gr.Gallery:

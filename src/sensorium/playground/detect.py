@@ -13,7 +13,7 @@ from sensorium.abilities import Detector
 from sensorium.base.precision import device_name
 from sensorium.data.images.decode import to_array
 from sensorium.pictures.boxes import class_name, enlarged, with_boxes
-from sensorium.playground.common import Played, Upload, chooser, decoded, examples, picture_input, told
+from sensorium.playground.common import Played, Upload, chooser, decoded, examples, markup, picture_input, told
 from sensorium.use.detect import Finder
 
 TITLE = "Detect"
@@ -40,7 +40,7 @@ def tab(runs: Sequence[Played]) -> None:
                 interactive=False,
                 elem_classes="whole",
             )
-            table = gr.HTML(max_height=340, elem_classes="objects")
+            table = markup("objects", max_height=340)
 
     def shown(index: int, upload: Upload | None, threshold: float) -> list[Any]:
         if upload is None:

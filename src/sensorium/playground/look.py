@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sensorium.abilities import Classifier, Encoder
 from sensorium.base.precision import device_name
-from sensorium.data.images.decode import square
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.pictures.images import enlarged, looks
@@ -21,11 +20,12 @@ from sensorium.playground.common import (
     Played,
     Upload,
     as_image,
+    center,
     chooser,
-    decoded,
     examples,
     found_pictures,
     picture_input,
+    public,
     told,
 )
 from sensorium.use import class_of, most_similar
@@ -58,7 +58,7 @@ def tab(runs: Sequence[Played]) -> None:
         if upload is None:
             return [hidden, *[hidden] * 2 * WAYS, None]
         played = runs[index]
-        query = square(decoded(upload), played.run.situation.image_size)
+        query = center(upload, played.run.situation.image_size)
         with played.lock:
             said = classes(played, query)
             seen = []
@@ -73,7 +73,7 @@ def tab(runs: Sequence[Played]) -> None:
                 nearest = most_similar(played.method, pixels, query, min(FOUND, len(pixels)), features)
                 alike = [(as_image(np.array(pixels.images[one.index]), 128), caption(pixels, one)) for one in nearest]
             except SensoriumError as error:  # the data no longer exist: show the rest
-                gr.Warning(escape(str(error)))
+                gr.Warning(escape(public(error)))
         return [
             gr.update(value=said, visible=True) if said else hidden,
             *seen,

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from sensorium.abilities import ImageText
-from sensorium.data.images.decode import BadImage, square
+from sensorium.data.images.decode import BadImage
 from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.errors import SensoriumError
-from sensorium.playground.common import Played, Upload, chooser, decoded, examples, found_pictures, picture_input, told
+from sensorium.playground.common import Played, Upload, center, chooser, examples, found_pictures, picture_input, told
 from sensorium.use.search import Album, Looker, open_album
 
 TITLE = "Search"
@@ -52,9 +52,10 @@ def tab(runs: Sequence[Played]) -> None:
     def by_picture(index: int, upload: Upload | None) -> Any:
         if upload is None:
             return gr.skip()
+        query = center(upload, runs[index].run.situation.image_size)
         with runs[index].lock:
             pictures = album(index)
-            return shown(pictures, pictures.looker.of_picture(square(decoded(upload), pictures.looker.size)))
+            return shown(pictures, pictures.looker.of_picture(query))
 
     text.submit(told(by_text), [which, text], [found])
     picture.change(told(by_picture), [which, picture], [found], trigger_mode="always_last")

@@ -13,10 +13,10 @@ import torch
 
 from sensorium.abilities import OnlineDetector
 from sensorium.base.reading import printable
-from sensorium.data.streams.files import UNKNOWN, read_values
+from sensorium.data.streams.files import UNKNOWN
 from sensorium.data.streams.open import AnyStream, Framed, Scaled, Stream
 from sensorium.errors import SensoriumError
-from sensorium.playground.common import Played, chooser, told
+from sensorium.playground.common import READERS, Played, chooser, markup, told
 from sensorium.playground.timeline import timeline
 from sensorium.use.watch import channels, step_rate
 
@@ -44,7 +44,7 @@ def tab(runs: Sequence[Played]) -> None:
                 start = gr.Button("Play", variant="primary", min_width=80)
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=5, min_width=420):
-            drawn = gr.HTML(elem_classes="timeline", min_height=340)
+            drawn = markup("timeline", min_height=340)
 
     def changed(index: int) -> list[Any]:
         names = listed(runs[index])
@@ -85,16 +85,16 @@ def held_out(run: Played, chosen: int | None) -> AnyStream:
     """One of the recordings to choose from."""
     if chosen is None:
         raise SensoriumError("choose a recording first, or upload one.")
-    return run.ready.test[chosen]
+    streams = run.ready.test
+    if not 0 <= chosen < min(len(streams), LISTED):
+        raise SensoriumError("choose one of the recordings of this run.")
+    return streams[chosen]
 
 
 def opened(run: Played, path: Path) -> AnyStream:
     """An uploaded recording (the first of the file) in the frames and units of the training data."""
     on, name = run.run.situation, printable(path.name)
-    try:
-        values = read_values(path, step_rate(on))[0][1]
-    except SensoriumError as error:
-        raise SensoriumError(str(error).replace(str(path), name)) from None
+    values = READERS.recording(path, name, step_rate(on), LONGEST * on.frame)
     try:
         stream = Stream(name, values, np.full(len(values), UNKNOWN))
     except ValueError as error:
