@@ -213,15 +213,16 @@ class Index:
             if (path := _file(folder, plain)) or (path := _file(folder, name.strip())):
                 self.outside += Path(plain).is_absolute() or ".." in plain.split("/")
                 return path
-        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
-        alike = self._all().get(parts[-1], []) if parts else []
-        for length in range(len(parts), 0, -1):  # as many of its folders as one file shares
-            fit = [path for path in alike if path.parts[-length:] == tuple(parts[-length:])]
-            if fit:
-                return fit[0] if len(fit) == 1 else None
-        return None
+        fit = self.alike(name)
+        return fit[0] if len(fit) == 1 else None
 
-    def _all(self) -> dict[str, list[Path]]:
+    def alike(self, name: str) -> list[Path]:
+        """The files with its last part, and with as many of its folders as one of them shares."""
+        parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        return sharing(self.files().get(parts[-1], []), parts) if parts else []
+
+    def files(self) -> dict[str, list[Path]]:
+        """All files below the folders, by name."""
         if self._by_name is None:
             self._by_name = {}
             for folder in dict.fromkeys(self.folders):
@@ -230,6 +231,14 @@ class Index:
                     if path not in known:
                         known.append(path)
         return self._by_name
+
+
+def sharing(paths: list[Path], parts: list[str]) -> list[Path]:
+    """Those of ``paths`` whose folders agree with the most of ``parts``, from the last; the names are not compared."""
+    for length in range(len(parts) - 1, 0, -1):
+        if fit := [path for path in paths if list(path.parts[-length - 1 : -1]) == parts[-length - 1 : -1]]:
+            return fit
+    return paths
 
 
 def _file(folder: Path, name: str) -> Path | None:
