@@ -85,10 +85,15 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
 
 
 def utf8(data: bytes) -> bytes:
-    """Text in memory as UTF-8 without a byte order mark, as :func:`stream` gives that of files."""
+    """Text in memory as UTF-8 without a byte order mark, as :func:`stream` gives that of files; what cannot be decoded
+    is left as it is."""
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", _unmarked(data[:4096])))
-    data = data[len(mark) :]
-    return data if encoding == "utf-8" else data.decode(encoding, "replace").encode("utf-8", "replace")
+    if encoding == "utf-8":
+        return data[len(mark) :]
+    try:
+        return data[len(mark) :].decode(encoding).encode()
+    except UnicodeError:
+        return data
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -136,7 +141,7 @@ def read_object(path: Path, *, most: int = 1 << 26, hint: str = "") -> dict[str,
 
 
 class CSV:
-    """A table of text: ``header``, and rows by iteration; ``odd`` counts rows that were not as the header says.
+    """A table of text: ``header`` (the line ``first``), and rows by iteration; ``odd`` counts rows that were not as the header says.
 
     The delimiter (comma, tab, semicolon, bar) is the most frequent of the header. A row with more fields than the
     header has the surplus joined to field ``spill``, by default its last; a quote that is never closed ends with its
@@ -150,7 +155,7 @@ class CSV:
         if (told := first.strip().casefold()).startswith("sep=") and len(told) <= 5:  # a line that Excel writes
             delimiters = told[4:] or "\t"
             number, first = next(self._lines, (0, ""))
-        self.delimiter = max(delimiters, key=first.count)
+        self.first, self.delimiter = first, max(delimiters, key=first.count)
         if header is None:
             header = [name.strip() for name in self._split(first) or first.replace('"', "").split(self.delimiter)]
         else:
