@@ -222,7 +222,7 @@ def test_what_is_broken_in_a_table_is_skipped_by_name(tmp_path):
     assert found.test is None
     assert any("share images or captions" in note for note in found.notes)
     assert [s.reason for s in found.skipped] == [
-        "not a JSON object", "not a JSON object", "caption is not UTF-8", "no file in this row", "no such file",
+        "not a JSON object", "not a JSON object", "caption is not UTF-8", "no file in this row", "not a path",
         "not a path",
     ]  # fmt: skip
 

@@ -49,28 +49,19 @@ class Parquet:
             self.types = list(self._file.schema_arrow.types)
             self.metadata: dict[bytes, bytes] = self._file.schema_arrow.metadata or {}
             meta = self._file.metadata
-            self.counts = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+            groups = [meta.row_group(group) for group in range(meta.num_row_groups)]
+            self.counts = [group.num_rows for group in groups]
+            # Of all columns: asking for one ends the process if its statistics are damaged.
+            self.sizes = [max(group.total_byte_size, 0) for group in groups]
         most = max(10_000, _MOST_ROWS * path.stat().st_size)
         if min(self.counts, default=0) < 0 or sum(self.counts) > most:
             raise SensoriumError(
                 f"{self.where}: claims {sum(self.counts):,} rows in {path.stat().st_size:,} bytes; fetch the file again."
             )
 
-    def size(self, group: int, column: int) -> int:
-        """Bytes of a column of one row group, uncompressed, as the file gives them."""
-        with told(self.where):
-            found, prefix = self._file.metadata.row_group(group), self.names[column]
-            chunks = [found.column(i) for i in range(found.num_columns)]
-            return sum(
-                max(c.total_uncompressed_size, 0)
-                for c in chunks
-                if c.path_in_schema == prefix or c.path_in_schema.startswith(f"{prefix}.")
-            )
-
-    def check_groups(self, column: int, copies: int = 3) -> None:
-        """Raise SensoriumError if ``copies`` of this column's largest row group do not fit in memory."""
-        largest = max((self.size(group, column) for group in range(len(self.counts))), default=0)
-        affordable(copies * largest, f"{self.where}: a row group", _GROUPS)
+    def check_groups(self, copies: int = 3) -> None:
+        """Raise SensoriumError if ``copies`` of the largest row group do not fit in memory."""
+        affordable(copies * max(self.sizes, default=0), f"{self.where}: a row group", _GROUPS)
 
     def column(self, group: int, column: int) -> Any:
         """A column of one row group, a pyarrow ChunkedArray."""
@@ -82,14 +73,13 @@ class Parquet:
 
     def rows(self, columns: Sequence[int]) -> Iterator[tuple[int, int, tuple]]:
         """(row group, row in it, values) of each row; text as bytes, what cannot be converted as None."""
-        for column in columns:
-            self.check_groups(column, 1)
         names = list(dict.fromkeys(self.names[column] for column in columns))
         if not names:
             yield from ((group, row, ()) for group, count in enumerate(self.counts) for row in range(count))
             return
         for group in range(len(self.counts)):
             done = 0
+            affordable(self.sizes[group], f"{self.where}: a row group", _GROUPS)
             for batch in self._batches(group, names):
                 held = batch.schema.names
                 at = [

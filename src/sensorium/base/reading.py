@@ -235,7 +235,9 @@ class _Stream(io.RawIOBase):
         zipped = self._file.read(2) == b"\x1f\x8b"
         self._file.seek(0)
         self.most = available_memory() // 2 if most is None else most
+        self.swells = SMALL if most is None else self.most  # what gzip may unpack to at any ratio
         self._packed = self._file if zipped else None
+        self.done, self._rest = 0, b""
         if self._packed is not None:
             self._file = gzip.GzipFile(fileobj=self._packed)
             if most is None:
@@ -244,7 +246,6 @@ class _Stream(io.RawIOBase):
                 self._too_large()
         elif self.size > self.most:
             self._too_large()
-        self.done, self._rest = 0, b""
         head = self._read(4096)
         mark, encoding = next(((m, e) for m, e in _MARKS if head.startswith(m)), (b"", _unmarked(head)))
         self._decode = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
@@ -277,7 +278,9 @@ class _Stream(io.RawIOBase):
         except (OSError, EOFError, zlib.error) as error:
             raise SensoriumError(f"{self.where}: not readable ({brief(error)}).") from None
         self.done += len(block)
-        if self.done > self.most:
+        if self.done > self.most or (
+            self._packed is not None and self.done > max(self.swells, MOST_RATIO * self._packed.tell())
+        ):
             self._too_large()
         return block
 
@@ -286,8 +289,9 @@ class _Stream(io.RawIOBase):
 
     def _too_large(self) -> None:
         does, remedy = ("unpacks to", "unpack it and ") if self._packed is not None else ("has", "")
+        size = self.done if self._packed is not None and 0 < self.done < self.most else self.most
         raise SensoriumError(
-            f"{self.where}: {does} more than {self.most / 2**20:,.0f} MB, which is not read at once; "
+            f"{self.where}: {does} more than {size / 2**20:,.0f} MB, which is not read at once; "
             f"{remedy}split it into smaller files."
         )
 

@@ -61,7 +61,7 @@ class Pictures:
         try:
             if found := self.index.find(name):
                 return found
-            fit = _of_split(self.index.alike(name), self.index.folders, split) or self._by_stem(name, split)
+            fit = self._narrowed(self.index.alike(name), split) or self._by_stem(name, split)
         except (OSError, ValueError, SensoriumError):
             return "not a path"
         if len(fit) == 1:
@@ -72,6 +72,19 @@ class Pictures:
             return "not a file"
         return "no such file" if is_text(name) else "no such file, and the name is not UTF-8"
 
+    def _narrowed(self, paths: list[Path], split: str) -> list[Path]:
+        """Of several files those below the table's own folder; of these those in a folder of the split, without one
+        those in no folder of another."""
+        if len(paths) < 2:
+            return paths
+        paths = [path for path in paths if path.is_relative_to(self.folder)] or paths
+        of = {}
+        for path in paths:
+            root = next((root for root in self.index.folders if path.is_relative_to(root)), path.parent)
+            parts = path.relative_to(root).parts[:-1]
+            of[path] = next((found for part in reversed(parts) if (found := is_split(part))), None)
+        return [p for p in paths if of[p] == split] or [p for p in paths if of[p] is None] or paths
+
     def _by_stem(self, name: str, split: str) -> list[Path]:
         if self._stems is None:
             self._stems = {}
@@ -81,7 +94,7 @@ class Pictures:
         parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
         if not parts:
             return []
-        fit = _of_split(sharing(self._stems.get(_stem(parts[-1]), []), parts), self.index.folders, split)
+        fit = self._narrowed(sharing(self._stems.get(_stem(parts[-1]), []), parts), split)
         self.renamed += len(fit) == 1 and bool(_ending(parts[-1]))
         return fit
 
@@ -102,18 +115,6 @@ def unnamed(paths: Iterable[str]) -> list[str]:
         left += len(others)
         first = first or (os.path.join(os.path.basename(folder), min(others)) if others else "")  # noqa: PTH118, PTH119
     return [f"{left:,} images beside these are in no row (the first: {printable(first)})."] if left else []
-
-
-def _of_split(paths: list[Path], roots: tuple[Path, ...], split: str) -> list[Path]:
-    """Of several files those in a folder of the split; without one those in no folder of another."""
-    if len(paths) < 2:
-        return paths
-    of = {}
-    for path in paths:
-        root = next((root for root in roots if path.is_relative_to(root)), path.parent)
-        parts = path.relative_to(root).parts[:-1]
-        of[path] = next((found for part in reversed(parts) if (found := is_split(part))), None)
-    return [p for p in paths if of[p] == split] or [p for p in paths if of[p] is None] or paths
 
 
 def _stem(name: str) -> str:

@@ -125,8 +125,10 @@ def read_samples(tar: Path, log: Log) -> list[Sample]:
     if shared:
         last = _grouped(names, _at_the_last)
         told = f"{shared:,} of {sum(map(_pictures, first.values())):,} pictures share a key with another"
-        if sum(map(_alone, last.values())) <= sum(map(_alone, first.values())) and all(
-            _pictures(members) <= 1 for members in last.values()
+        if (
+            sum(map(_alone, last.values())) <= sum(map(_alone, first.values()))
+            and all(_pictures(members) <= 1 for members in last.values())
+            and not any(map(_composed, first.values()))
         ):
             log.notes.append(f"{where}: keys end at the last dot; at the first, {told}.")
             first = last
@@ -174,9 +176,17 @@ def _pictures(members: dict[str, tuple[int, int]]) -> int:
 
 
 def _alone(members: dict[str, tuple[int, int]]) -> int:
-    """Annotations without a picture, or that several of one kind share."""
+    """Annotations without a picture, or that several of one kind share; and pictures without annotations."""
     kinds = Counter(kind for extension in members if (kind := extension.rpartition(".")[2]) in _ANNOTATIONS)
-    return sum(kinds.values()) if not _pictures(members) else sum(count - 1 for count in kinds.values())
+    if not kinds or not _pictures(members):
+        return sum(kinds.values()) + _pictures(members)
+    return sum(count - 1 for count in kinds.values())
+
+
+def _composed(members: dict[str, tuple[int, int]]) -> bool:
+    """Whether a sample has an image and others about it: "0001.jpg" and "0001.mask.png"."""
+    dots = [extension.count(".") for extension in members if _is_picture(extension)]
+    return 0 in dots and max(dots) > 0
 
 
 def _picture(members: dict[str, tuple[int, int]]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ _LOOKED = "looked for path, file, image or filename, and for label, class or tar
 _ENDINGS = "|".join(ending.removeprefix(".") for ending in sorted(EXTENSIONS))
 _ROW_OF_DATA = re.compile(rf"\s*\"?[^,\t;|\"]+\.({_ENDINGS})(#\d+)?\"?\s*([,\t;|]|$)", re.IGNORECASE)
 _PEEK = 20
-_SMALL_COLUMN = 64 << 20
+_SMALL_GROUP = 64 << 20
 
 
 class Gathered:
@@ -133,7 +134,8 @@ def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], p
     at = pick(header, means.PATHS)
     if at is not None:
         return at
-    for i, name in enumerate(header):
+    data = any(_ROW_OF_DATA.match(name) for name in header)
+    for i, name in enumerate(() if data else header):
         values = [value for row in rows if i < len(row) and (value := as_text(row[i]))]
         if values and 2 * sum(isinstance(pictures.find(value), Path) for value in values) > len(values):
             log.notes.append(
@@ -143,7 +145,7 @@ def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], p
     hint = ""
     if sum(key(name).startswith(("pixel", "px")) for name in header) > 16:
         hint = "; pixels in columns are not read: save them as .npz"
-    elif any(_ROW_OF_DATA.match(name) for name in header):
+    elif data:
         hint = "; its first line is a row, not a header: add one, such as path,label"
     raise SensoriumError(f"{printable(str(path))}: no column of image paths; {_LOOKED}; it has {listed(header)}{hint}.")
 
@@ -257,7 +259,7 @@ class _CellReader:
 
     def add(self, table: Parquet, at: int, split: str) -> None:
         log, number = self.gathered.log, self.files.index(table.path)
-        table.check_groups(at)
+        table.check_groups()
         self.columns[number] = table.names[at]
         label, text, own = (pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
         columns = [i for i in (label, text, own) if i is not None]
@@ -292,7 +294,7 @@ def _class_of(value: Any, classes: tuple[str, ...]) -> tuple[str | None, str]:
     text = as_text(value)
     if text is None or text == "-1":
         return None, ""
-    if text.isdecimal() and int(text[:12]) < len(classes):
+    if text.isdecimal() and len(text) < 12 and int(text) < len(classes):
         return classes[int(text)], ""
     return (text, "") if text in classes else (None, "label is not one of the class names in the schema")
 
@@ -300,14 +302,14 @@ def _class_of(value: Any, classes: tuple[str, ...]) -> tuple[str | None, str]:
 def _parquet_labels(table: Parquet, used: Sequence[int], label: int | None) -> list[str]:
     """Notes about columns that look like labels, from the first rows of the small ones."""
     free = [i for i in range(len(table.names)) if i not in used and holds(table.types[i]) != "bytes"]
-    try:
-        free = [i for i in free if max((table.size(g, i) for g in range(len(table.counts))), default=0) < _SMALL_COLUMN]
-        header = [table.names[i] for i in free]
-        unused = Unused(header, ())
-        for _, _, row in islice(table.rows(free), means.SAMPLE) if free else ():
-            unused.see(row)
-    except SensoriumError:  # of columns that are not needed
-        return []
+    header = [table.names[i] for i in free]
+    unused = Unused(header, ())
+    if free and max(table.sizes, default=0) < _SMALL_GROUP:
+        with suppress(SensoriumError):  # these columns are not needed
+            for _, _, row in islice(table.rows(free), means.SAMPLE):
+                unused.see(row)
+    else:
+        unused.see(["?"] * len(free))  # their names alone are judged
     like = unused.like_labels(labelled=label is not None)
     return means.about_labels(
         [*header, *([] if label is None else [table.names[label]])], None if label is None else len(header), like

@@ -105,7 +105,7 @@ def _parquet_rows(table: Parquet, at: int, kind: str, here: tuple[int, str], gat
     if not captions:
         raise SensoriumError(f"{table.where}: no column of captions; it has {listed(table.names)}.")
     if kind == "bytes":
-        table.check_groups(at)
+        table.check_groups()
     wanted = [*captions, *([at] if kind == "paths" else []), *([] if own is None else [own])]
     rows = _Rows(table.path, split, None if own is None else table.names[own], gathered)
     for group, row, values in table.rows(wanted):
