@@ -171,6 +171,28 @@ def test_pictures_without_captions_and_files_that_are_not_read_are_told(tmp_path
         assert part in said(opened)
 
 
+def test_texts_beside_pictures_of_their_names(tmp_path):
+    for folder in ("a", "b"):  # the same names in two folders are two pictures
+        pictures(tmp_path / folder, 3, ".jpg")
+        for i in range(3):
+            (tmp_path / folder / f"{i}.txt").write_text(f"{folder} {i}")
+    assert texts(open_pairs(tmp_path / "a")) == ["a 0", "a 1", "a 2"]
+    opened = open_pairs(tmp_path)
+    assert texts(opened) == ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2"]
+    assert len({*opened.train.names, *opened.test.names}) == 6
+
+
+def test_tables_of_addresses_and_of_pixels_are_told_the_way_out(tmp_path):
+    pictures(tmp_path, 2)
+    (tmp_path / "a.csv").write_text("url,caption\nhttp://example.com/0.jpg,a\n")
+    with pytest.raises(SensoriumError, match="fetch the images first"):
+        open_pairs(tmp_path / "a.csv")
+    pixels = ",".join(f"pixel{i}" for i in range(64))
+    (tmp_path / "b.csv").write_text(f"label,{pixels}\n1,{','.join('0' * 64)}\n")
+    with pytest.raises(SensoriumError, match=r"pixels in columns are not read: save them as \.npz"):
+        open_data(tmp_path / "b.csv")
+
+
 # the foundations
 
 

@@ -74,6 +74,16 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return ", ".join(printable(name[:80]) for name in names[:most]) + (" ..." if len(names) > most else "") or "none"
 
 
+def hint(header: Sequence[str]) -> str:
+    """The way out for tables that hold images otherwise, as the end of a message."""
+    keys = [key(name) for name in header]
+    if sum(name.startswith(("pixel", "px")) for name in keys) > 16 or "pixels" in keys:
+        return "; pixels in columns are not read: save them as .npz"
+    if "url" in keys or "imageurl" in keys:
+        return "; addresses on the web are not read: fetch the images first, for example with img2dataset"
+    return ""
+
+
 def doubled(header: Sequence[str], used: Iterable[int]) -> list[str]:
     """Notes about names of used columns that occur twice."""
     keys = [key(name) for name in header]

@@ -135,17 +135,18 @@ def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], p
     if at is not None:
         return at
     data = any(_ROW_OF_DATA.match(name) for name in header)
-    for i, name in enumerate(() if data else header):
+    other = (*means.LABELS, *means.CAPTIONS, *means.SPLITS)
+    hint = means.hint(header)
+    for i, name in enumerate(() if data or hint else header):
+        if key(name) in other:
+            continue
         values = [value for row in rows if i < len(row) and (value := as_text(row[i]))]
         if values and 2 * sum(isinstance(pictures.find(value), Path) for value in values) > len(values):
             log.notes.append(
                 f"Column '{printable(name)}' of {printable(path.name)} is used: its values name the images."
             )
             return i
-    hint = ""
-    if sum(key(name).startswith(("pixel", "px")) for name in header) > 16:
-        hint = "; pixels in columns are not read: save them as .npz"
-    elif data:
+    if data:
         hint = "; its first line is a row, not a header: add one, such as path,label"
     raise SensoriumError(f"{printable(str(path))}: no column of image paths; {_LOOKED}; it has {listed(header)}{hint}.")
 
@@ -236,7 +237,9 @@ def image_column(table: Parquet, path: Path, split: str, log: Log) -> tuple[int,
     try:
         return words[_path_column(path, names, rows, Pictures(path, split), log)], "paths"
     except SensoriumError:
-        raise SensoriumError(f"{table.where}: no column of images; {_LOOKED}; it has {listed(table.names)}.") from None
+        raise SensoriumError(
+            f"{table.where}: no column of images; {_LOOKED}; it has {listed(table.names)}{means.hint(table.names)}."
+        ) from None
 
 
 def _parquet_of_paths(gathered: Gathered, table: Parquet, at: int, split: str) -> None:
@@ -245,7 +248,7 @@ def _parquet_of_paths(gathered: Gathered, table: Parquet, at: int, split: str) -
     rows = ((f"{printable(table.path.name)}[{group}:{row}]", values) for group, row, values in table.rows(columns))
     header = [table.names[i] for i in columns]
     _add_paths(gathered, table.path, header, 0, rows, split, Pictures(table.path, split))
-    gathered.log.notes += _parquet_labels(table, columns, roles[0])
+    gathered.log.notes += means.doubled(table.names, columns) + _parquet_labels(table, columns, roles[0])
 
 
 class _CellReader:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sensorium.base.parquet import Parquet
-from sensorium.base.reading import lines, open_regular, parse_json, printable, read_json, utf8
+from sensorium.base.reading import lines, open_regular, parse_json, printable, read_bytes, read_json, utf8
 from sensorium.data import columns as means
 from sensorium.data.columns import CAPTIONS, SplitColumn, as_text, caption_columns, listed, pick
 from sensorium.data.images.cells import Cells
@@ -24,6 +24,7 @@ from sensorium.errors import SensoriumError
 Divided = Mapping[str, Sequence[Path]]
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 _CAPTIONS_TEXT = re.compile(r"(caption|\.token\.txt$|sentence)", re.IGNORECASE)
+_KINDS_BESIDE = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 _LOOKED = "file, path, image or filename, and caption, text or title"
 
 
@@ -145,7 +146,9 @@ def _csv(path: Path, split: str, gathered: Gathered) -> None:
     file, captions, own = pick(header, means.PATHS), caption_columns(header), pick(header, means.SPLITS)
     for role, found in (("file", file is not None), ("caption", captions)):
         if not found:
-            raise SensoriumError(f"{title}: no column of {role}s; looked for {_LOOKED}; it has {listed(header)}.")
+            raise SensoriumError(
+                f"{title}: no column of {role}s; looked for {_LOOKED}; it has {listed(header)}{means.hint(header)}."
+            )
     assert file is not None
     table.spill = captions[-1]
     rows = _Rows(path, split, None if own is None else header[own], gathered)
@@ -184,6 +187,27 @@ def _object(row: dict[str, Any], where: str, rows: _Rows) -> None:
     name = None if file is None else row[keys[file]]
     texts = [row[keys[i]] for i in caption_columns(keys)]
     rows.add(where, name if isinstance(name, str) else None, texts, None if own is None else row[keys[own]])
+
+
+def read_beside(files: Divided, gathered: Gathered) -> None:
+    """Texts beside pictures of their names: 0001.txt beside 0001.jpg."""
+    for split, part in files.items():
+        for path in part:
+            picture = _picture_beside(path)
+            try:
+                caption = read_bytes(path, most=2 * MOST_BYTES)
+            except SensoriumError as error:
+                gathered.log.skip(str(path), "file cannot be read", str(error))
+            else:
+                gathered.add(split, picture.name if picture else path.name, str(picture), caption)
+    _as_files(gathered)
+
+
+def _picture_beside(file: Path) -> Path | None:
+    """The picture with the name of a .txt."""
+    if file.suffix.casefold() != ".txt":
+        return None
+    return next((path for kind in _KINDS_BESIDE if (path := file.with_suffix(kind)).is_file()), None)
 
 
 def read_objects(files: Divided, gathered: Gathered) -> None:
@@ -299,4 +323,5 @@ KINDS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
     ("parquet", _ends(".parquet"), read_parquet),
     ("captions file", _is_text_of_captions, read_tables),
     ("captions JSON", _ends(".json"), read_objects),
+    ("images with texts", lambda file: _picture_beside(file) is not None, read_beside),
 )

@@ -89,6 +89,13 @@ class Gathered:
             self.rows["train"] = self.rows.pop(only)
         found = {}
         for split, rows in self.rows.items():
-            names, places, texts = (list(column) for column in zip(*rows, strict=True))
+            names, places, texts = (list(column) for column in zip(*_distinct(rows), strict=True))
             found[split] = self.source(places), names, texts
         return found
+
+
+def _distinct(rows: list[tuple[str, Any, str]]) -> list[tuple[str, Any, str]]:
+    """Rows whose names tell their images apart: of files of one name in several folders, the whole paths."""
+    place: dict[str, Any] = {}
+    alike = {name for name, where, _ in rows if place.setdefault(name, where) != where and isinstance(where, str)}
+    return [(printable(where) if name in alike else name, where, text) for name, where, text in rows] if alike else rows

@@ -2,7 +2,7 @@
 
 open_pairs reads WebDataset tars (KEY.png or .jpg beside KEY.txt, or KEY.json with a "caption"), a folder with a
 captions file (.csv, .tsv, .jsonl or .txt of file and caption, or .json as of COCO; paths relative to it, or found in
-the folders beside it) and Parquet (paths or image bytes, and a caption); several files, or folders called train, val
+the folders beside it), KEY.txt beside KEY.jpg, and Parquet (paths or image bytes, and a caption); several files, or folders called train, val
 and test, are splits by name. A "caption" may be a list, or several columns with numbers: its image then gives several
 pairs. Without a test set the validation set is used, or a tenth of the pairs is held out, which share no image or
 caption with the rest. Broken entries are skipped and counted: captions missing or not UTF-8 when a path is opened,
@@ -33,7 +33,7 @@ HELD_OUT = 0.1
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".rar", ".7z")
 _LOOKED_FOR = (
     "tars of KEY.png or .jpg with KEY.txt or .json, a folder with a .csv, .tsv or .jsonl of file and caption, "
-    "a .json of captions as of COCO, or .parquet"
+    "a .json of captions as of COCO, .txt files beside images of their names, or .parquet"
 )
 
 
