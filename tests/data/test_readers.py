@@ -311,7 +311,7 @@ def test_csv_variants(tmp_path):
     assert opened.train.labels.tolist() == [1, 0]
     assert opened.test.labels.tolist() == [0]
     assert [(s.file, s.reason) for s in opened.skipped] == [("no.png", "no such file")]
-    (tmp_path / "b.csv").write_text("id;name\n1;x\n")
+    (tmp_path / "b.csv").write_text("id;name\n17;x\n")
     with pytest.raises(SensoriumError, match="it has id, name"):
         open_data(tmp_path / "b.csv")
     (tmp_path / "c.csv").write_bytes(b"path,label\n\xff\xfe,1\n")

@@ -35,6 +35,21 @@ def affordable(size: int, where: str, remedy: str, *, share: float = 0.8) -> Non
         )
 
 
+class Headroom:
+    """Watches over what is gathered: raises SensoriumError once three quarters of the memory that was free are used."""
+
+    def __init__(self, where: str, remedy: str) -> None:
+        self.where, self.remedy, self.free, self.seen = where, remedy, available_memory(), 0
+
+    def check(self) -> None:
+        """Call this for each entry; memory is measured at every 16,384th."""
+        self.seen += 1
+        if not self.seen % 16_384 and (left := available_memory()) < self.free // 4:
+            raise SensoriumError(
+                f"{self.where}: {self.seen:,} entries leave only {left / 2**30:,.1f} GiB of free memory; {self.remedy}"
+            )
+
+
 def _within_the_process_limit() -> int:
     """Bytes left under `ulimit -v`; unlimited is a very large number."""
     try:

@@ -18,7 +18,8 @@ import os
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,6 +85,18 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
         return file.read()
 
 
+def utf8(data: bytes) -> bytes:
+    """Text in memory as UTF-8 without a byte order mark, as :func:`stream` gives that of files; what cannot be decoded
+    is left as it is."""
+    mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", _unmarked(data[:4096])))
+    if encoding == "utf-8":
+        return data[len(mark) :]
+    try:
+        return data[len(mark) :].decode(encoding).encode()
+    except UnicodeError:
+        return data
+
+
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line without its end) of each line, read as a stream; \\n, \\r\\n and \\r end a line.
 
@@ -129,18 +142,26 @@ def read_object(path: Path, *, most: int = 1 << 26, hint: str = "") -> dict[str,
 
 
 class CSV:
-    """A table of text: ``header``, and rows by iteration; ``odd`` counts rows that were not as the header says.
+    """A table of text: ``header`` (the line ``first``), and rows by iteration; ``odd`` counts rows that were not as the header says.
 
     The delimiter (comma, tab, semicolon, bar) is the most frequent of the header. A row with more fields than the
-    header has the rest joined to its last field; a quote that is never closed ends with its line. Both are counted.
+    header has the surplus joined to field ``spill``, by default its last; a quote that is never closed ends with its
+    line. Both are counted, and rows with fewer fields. ``header``: for a table whose first line is a row already.
     """
 
-    def __init__(self, path: Path, delimiters: str = ",\t;|") -> None:
-        self.path, self.odd = path, Counter[str]()
+    def __init__(self, path: Path, delimiters: str = ",\t;|", header: Sequence[str] | None = None) -> None:
+        self.path, self.odd, self.spill = path, Counter[str](), -1
         self._lines = ((n, line.decode("utf-8", "surrogateescape")) for n, line in lines(path))
-        first = next(self._lines, (0, ""))[1]
-        self.delimiter = max(delimiters, key=first.count)
-        self.header = [name.strip() for name in self._split(first) or []]
+        number, first = next(((n, line) for n, line in self._lines if line.strip()), (0, ""))
+        if (told := first.strip().casefold()).startswith("sep=") and len(told) <= 5:  # a line that Excel writes
+            delimiters = told[4:] or "\t"
+            number, first = next(self._lines, (0, ""))
+        self.first, self.delimiter = first, max(delimiters, key=first.count)
+        if header is None:
+            header = [name.strip() for name in self._split(first) or first.replace('"', "").split(self.delimiter)]
+        else:
+            self._lines = chain([(number, first)], self._lines)
+        self.header = list(header)
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """(line, fields) of each row that isn't empty. Bytes that are no UTF-8 are lone surrogates (:func:`is_text`)."""
@@ -153,10 +174,20 @@ class CSV:
             if fields is None:  # within quotes: the row goes on in the next lines, or the quote is a stray one
                 fields, used = self._across(text, ahead)
                 del ahead[:used]
-            if len(fields) > len(self.header):
-                self.odd["row with more fields than the header (is a comma unquoted?)"] += 1
-                fields = [*fields[: len(self.header) - 1], self.delimiter.join(fields[len(self.header) - 1 :])]
-            yield number, fields
+            yield number, fields if len(fields) == len(self.header) else self._fitted(fields)
+
+    def _fitted(self, fields: list[str]) -> list[str]:
+        """A row with another number of fields than the header."""
+        count = len(self.header)
+        while len(fields) > count and not fields[-1].strip():  # a delimiter at the end of the line
+            fields = fields[:-1]
+        if len(fields) < count:
+            self.odd["row with fewer fields than the header"] += 1
+        if len(fields) > count:
+            self.odd["row with more fields than the header (is a comma unquoted?)"] += 1
+            at, surplus = self.spill % max(count, 1), len(fields) - count
+            fields = [*fields[:at], self.delimiter.join(fields[at : at + surplus + 1]), *fields[at + surplus + 1 :]]
+        return fields
 
     def _across(self, text: str, ahead: list[tuple[int, str]]) -> tuple[list[str], int]:
         """(fields, further lines used) of a row with a line break in quotes."""

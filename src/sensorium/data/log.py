@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from sensorium.base.reading import printable
 
+MOST_LISTED = 100_000
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -28,28 +30,27 @@ class Log:
     skipped: list[Skipped] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
 
     def skip(self, file: str, reason: str, detail: str = "") -> None:
-        """Count ``reason``; ``detail`` is for this one entry."""
+        """Count ``reason``; ``detail`` is for this one entry. At most ``MOST_LISTED`` entries are listed."""
         self.counts[reason] += 1
+        self.first.setdefault(reason, printable(file))
         if len(self.skipped) < MOST_LISTED or self.counts[reason] == 1:
             self.skipped.append(Skipped(printable(file), f"{reason}{f': {printable(detail)}' if detail else ''}"))
 
     def sentences(self) -> list[str]:
         """The counts in words, with the first entry of each reason."""
-        first = {
-            reason: next((s.file for s in self.skipped if s.reason.startswith(reason)), "") for reason in self.counts
-        }
         return [
-            f"{count:,} skipped: {reason}{f' (the first: {first[reason]})' if first[reason] else ''}."
+            f"{count:,} skipped: {reason}{f' (the first: {first[:200]})' if (first := self.first.get(reason)) else ''}."
             for reason, count in self.counts.most_common()
         ]
 
 
 def tell(lines: Iterable[str]) -> None:
     """Print what was found, on standard error."""
-    from rich.console import Console
+    from sensorium.base.terminal import terminal
 
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     for line in lines:
-        console.print(printable(line), markup=False, style="dim")
+        console.print(printable(line), style="dim")

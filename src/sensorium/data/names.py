@@ -211,8 +211,8 @@ class Tails:
         parts = tuple(parts)
         self._by_last.setdefault(folded(parts[-1]), []).append((parts, thing))
 
-    def find(self, parts: Sequence[str]) -> Any:
-        """The thing that shares most of the last ``parts``; None if there is none, or more than one."""
+    def alike(self, parts: Sequence[str]) -> list[Any]:
+        """The things with the last of ``parts`` that share most of those before it."""
         alike = [
             (their, tuple(map(folded, their)), thing)
             for their, thing in (self._by_last.get(folded(parts[-1]), ()) if parts else ())
@@ -223,8 +223,17 @@ class Tails:
             if len(fit) > 1:  # two that differ by their case
                 fit = [one for one in fit if one[0][-length:] == tuple(parts[-length:])] or fit
             if fit:
-                return fit[0][2] if len(fit) == 1 else None
-        return None
+                return [thing for _, _, thing in fit]
+        return []
+
+    def find(self, parts: Sequence[str]) -> Any:
+        """The thing that shares most of the last ``parts``; None if there is none, or more than one."""
+        fit = self.alike(parts)
+        return fit[0] if len(fit) == 1 else None
+
+    def things(self) -> Iterator[Any]:
+        """All that was added."""
+        return (thing for same in self._by_last.values() for _, thing in same)
 
 
 class Index:
@@ -245,6 +254,14 @@ class Index:
                 return path
         return self._all().find(name_parts(name))
 
+    def alike(self, name: str) -> list[Path]:
+        """The files with its last part, and with as many of its folders as one of them shares."""
+        return self._all().alike(name_parts(name))
+
+    def files(self) -> list[Path]:
+        """All files below the folders."""
+        return list(self._all().things())
+
     def _all(self) -> Tails:
         if self._tails is None:
             self._tails = Tails()
@@ -252,6 +269,14 @@ class Index:
             for path in dict.fromkeys(itertools.chain.from_iterable(each)):
                 self._tails.add(path.parts, path)
         return self._tails
+
+
+def sharing(paths: list[Path], parts: list[str]) -> list[Path]:
+    """Those of ``paths`` whose folders agree with the most of ``parts``, from the last; the names are not compared."""
+    for length in range(len(parts) - 1, 0, -1):
+        if fit := [path for path in paths if list(path.parts[-length - 1 : -1]) == parts[-length - 1 : -1]]:
+            return fit
+    return paths
 
 
 def name_parts(name: str) -> list[str]:

@@ -1,246 +1,329 @@
 """Tables of images: CSV of paths and labels, Parquet of paths or of image bytes.
 
-Columns are recognized by name, case-insensitively. Paths are relative to the table. A Parquet image column may hold
-bytes, or the {bytes, path} of the Hugging Face hub, whose class names are read too; row groups are read on demand.
+Columns are recognized by name (:mod:`sensorium.data.columns`). Paths are relative to the table, or found by
+:class:`sensorium.data.images.named.Pictures`. A Parquet image column may hold bytes, or the {bytes, path} of the
+Hugging Face hub, whose class names are read too; row groups are read on demand.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import threading
-from collections import OrderedDict
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sensorium.base.reading import printable
+from sensorium.base.memory import Headroom
+from sensorium.base.parquet import Parquet
+from sensorium.base.reading import CSV, parse_json, printable
+from sensorium.data import columns as means
+from sensorium.data.columns import SplitColumn, Unused, as_label, as_text, key, listed, pick
+from sensorium.data.images.cells import Cells, holds
+from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import Files
-from sensorium.data.images.sets import Digest, EncodedImages, Found, numbered
-from sensorium.data.log import Skipped
-from sensorium.data.names import split_of
+from sensorium.data.images.named import Pictures, unnamed
+from sensorium.data.images.sets import EncodedImages, Found, Source, numbered
+from sensorium.data.log import Log
 from sensorium.errors import SensoriumError
 
-_PATHS = ("path", "file", "image", "filename", "file_name", "filepath", "image_path", "img", "images")
-_LABELS = ("label", "class", "target", "labels", "class_name", "category", "y")
-_SPLITS = ("split", "subset", "set")
-_TEXTS = ("text", "caption")
-_ROLES = {"path": _PATHS, "label": _LABELS, "split": _SPLITS, "text": _TEXTS}
 _LOOKED = "looked for path, file, image or filename, and for label, class or target"
+_ENDINGS = "|".join(ending.removeprefix(".") for ending in sorted(EXTENSIONS))
+_ROW_OF_DATA = re.compile(rf"\s*\"?[^,\t;|\"]+\.({_ENDINGS})(#\d+)?\"?\s*([,\t;|]|$)", re.IGNORECASE)
+_PEEK = 20
+_SMALL_GROUP = 64 << 20
 
 
-def read_csv(files: dict[str, Path]) -> Found:
-    """Tables of paths and labels by split; a column "split" divides one table. Commas, semicolons or tabs."""
-    found = Found("csv", {})
-    for split, path in files.items():
-        header, rows = _csv_rows(path)
-        _add_rows(found, split, header, [(path, rows)])
-    return found
+class Gathered:
+    """Rows that become image sets by split; what is kept is watched against the free memory."""
+
+    def __init__(self, layout: str, where: str, log: Log) -> None:
+        self.layout, self.where, self.log = layout, where, log
+        self.rows: dict[str, list[tuple[str, Any, str | None, str | None]]] = {}
+        self.unlabeled = Counter[str]()
+        self.labelled = False
+        self._room = Headroom(where, "split the data.")
+
+    def add(self, name: str, place: Any, label: Any, text: Any, split: str, reason: str = "") -> None:
+        """``label`` is as it was stored, ``reason`` why it is None, ``place`` what the source of the images needs."""
+        self._room.check()
+        label, why = as_label(label)
+        self.labelled |= label is not None or bool(reason or why)
+        if label is None:
+            self.unlabeled[reason or why or "label is empty, NaN or null"] += 1
+        self.rows.setdefault(split, []).append((printable(name), place, label, as_text(text)))
+
+    def found(self, source: Callable[[list[Any]], Source], classes: tuple[str, ...] | None = None) -> Found:
+        """The sets; ``source`` makes the images of the places. Raises SensoriumError if there are none."""
+        log = self.log
+        if not self.rows:
+            raise SensoriumError(f"{self.where}: no row names an existing image{first_skipped(log)}.")
+        if "train" not in self.rows:
+            only = next(iter(self.rows))
+            log.notes.append(f"All images are of the {only} split; as there are no others, they are used for training.")
+            self.rows["train"] = self.rows.pop(only)
+        if self.labelled:
+            log.notes += [f"{count:,} images are unlabeled: {reason}." for reason, count in self.unlabeled.items()]
+        found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()])
+        every = [row[2] for rows in self.rows.values() for row in rows]
+        short = dict(zip(every, means.whole_numbers(every), strict=True)) if classes is None else {}
+        for split, rows in self.rows.items():
+            names, places, labels, texts = (list(column) for column in zip(*rows, strict=True))
+            images = EncodedImages(source(places), names)
+            if any(label is not None for label in labels):
+                images.labels, images.classes = numbered([short.get(label, label) for label in labels], classes)
+            images.texts = texts if any(texts) else None
+            found.sets[split] = images
+        return found
 
 
-def read_parquet(files: dict[str, list[Path]]) -> Found:
-    """Parquet files by split."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = Found("parquet", {})
-    for split, paths in files.items():
-        schema = pq.read_schema(paths[0])
-        column = _column(schema.names, _PATHS)
-        where = printable(str(paths[0]))
-        if column is None:
-            raise SensoriumError(f"{where}: no column of images; {_LOOKED}; it has {_listed(schema.names)}.")
-        kind = schema.field(column).type
-        other = {role: _column(schema.names, names) for role, names in _ROLES.items() if role != "path"}
-        wanted = [name for name in other.values() if name is not None]
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            header = [column, *wanted]
-            tables = []
-            for path in paths:
-                lists = [pq.read_table(path, columns=header).column(name).to_pylist() for name in header]
-                tables.append((path, [[_word(v) for v in row] for row in zip(*lists, strict=True)]))
-            _add_rows(found, split, header, tables)
-        elif pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            _add_cells(found, split, paths, column, other, _hub_classes(schema.metadata, other["label"]))
-        else:
-            raise SensoriumError(
-                f"{where}: column '{column}' is {kind}; expected paths, image bytes or {{bytes, path}}."
-            )
-    return found
+def first_skipped(log: Log) -> str:
+    """The most frequent reason and its first entry, for a message."""
+    if not log.counts:
+        return ""
+    ((reason, count),) = log.counts.most_common(1)
+    return f"; {count:,} skipped; the first: {log.first[reason][:200]}: {reason}"
 
 
-class Cells:
-    """Encoded images in a column of Parquet files. Two row groups are cached, enough for sequential reading."""
-
-    def __init__(self, files: list[Path], column: str, rows: np.ndarray):
-        self.files, self.column, self.rows = files, column, rows  # rows: int64 [N, 3] of (file, row group, row in it)
-        self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> tuple:
-        return self.files, self.column, self.rows
-
-    def __setstate__(self, state: tuple) -> None:
-        Cells.__init__(self, *state)
-
-    def read(self, index: int) -> bytes | Path:
-        file, group, row = (int(v) for v in self.rows[index])
-        value = self._group(file, group)[row].as_py()
-        if isinstance(value, dict):
-            path = value.get("path")
-            value = value.get("bytes") or (self.files[file].parent / path if path else None)
-        if value is None:
-            raise ValueError("empty cell")
-        return value
-
-    def sign(self, digest: Digest, indices: np.ndarray) -> None:
-        for path in self.files:
-            stat = path.stat()
-            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
-        digest.update(np.ascontiguousarray(self.rows[indices]).data)
-
-    def _group(self, file: int, group: int):
-        import pyarrow.parquet as pq
-
-        with self._lock:
-            if (file, group) in self._kept:
-                self._kept.move_to_end((file, group))
-                return self._kept[file, group]
-            column = pq.ParquetFile(self.files[file]).read_row_group(group, columns=[self.column]).column(0)
-            self._kept[file, group] = column
-            if len(self._kept) > 2:
-                self._kept.popitem(last=False)
-            return column
+def read_csv(files: Mapping[str, Path | Sequence[Path]]) -> Found:
+    """Tables of paths and labels by split; a column "split" divides one table. Commas, semicolons, tabs or bars."""
+    pairs = [(s, path) for s, paths in files.items() for path in ([paths] if isinstance(paths, Path) else paths)]
+    log = Log()
+    gathered = Gathered("csv", printable(str(pairs[0][1])), log)
+    for split, path in pairs:
+        table, pictures = headed(path, "label", log), Pictures(path, split)
+        rows = ((f"{printable(str(path))} line {number}", row) for number, row in table)
+        ahead = list(islice(rows, _PEEK))
+        at = _path_column(path, table.header, [row for _, row in ahead], pictures, log)
+        text, label = pick(table.header, means.TEXTS), pick(table.header, means.LABELS)
+        spill = text if text is not None else label
+        table.spill = -1 if spill is None else spill
+        _add_paths(gathered, path, table.header, at, chain(ahead, rows), split, pictures)
+        log.notes += odd_rows(table)
+    log.notes += unnamed(str(row[1]) for rows in gathered.rows.values() for row in rows)
+    return gathered.found(Files)
 
 
-def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    where = printable(str(path))
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as raw:
-        text = io.TextIOWrapper(raw, "utf-8-sig", newline="")
-        try:
-            first = text.readline(1 << 20)
-            delimiter = max(",\t;", key=first.count)
-            header = next(csv.reader([first], delimiter=delimiter), [])
-            rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
-        except UnicodeDecodeError:
-            raise SensoriumError(f"{where}: not UTF-8 text; save the table as UTF-8.") from None
-        except csv.Error as error:
-            raise SensoriumError(f"{where}: {error}; save the table again as plain CSV.") from None
-    return [name.strip() for name in header], rows
-
-
-def _add_rows(found: Found, split: str, header: list[str], tables: list[tuple[Path, list[list[str]]]]) -> None:
-    """Rows of paths, converted to sets; missing files are skipped and listed."""
-    where = printable(str(tables[0][0]))
-    found_at = {role: _column(header, names) for role, names in _ROLES.items()}
-    at = {role: header.index(name) for role, name in found_at.items() if name is not None}
-    if "path" not in at:
-        raise SensoriumError(f"{where}: no column of image paths; {_LOOKED}; it has {_listed(header)}.")
-    gathered: dict[str, list[tuple[str, str, str | None, str | None]]] = {}
-    for table, rows in tables:
-        for line, row in enumerate(rows, 2):
-            name, own, label, text = (_cell(row, at.get(role)) for role in ("path", "split", "label", "text"))
-            reason = _missing(table.parent, name)
-            if name is None or reason is not None:
-                place = printable(name) if name else f"{printable(str(table))} line {line}"
-                found.skipped.append(Skipped(place, reason or "no path in this row"))
-                continue
-            part = (split_of(own) if own else None) or split
-            gathered.setdefault(part, []).append((name, str(table.parent / name), label, text))
-    if not gathered and split == "train":
-        why = f"; the first: {found.skipped[0].file}: {found.skipped[0].reason}" if found.skipped else ""
-        raise SensoriumError(f"{where}: no row names an existing image{why}.")
-    for part, items in gathered.items():
-        names, paths, labels, texts = zip(*items, strict=True)
-        images = EncodedImages(Files(paths), [printable(name) for name in names])
-        if any(label is not None for label in labels):
-            images.labels, images.classes = numbered(None if label is None else printable(label) for label in labels)
-        images.texts = texts if any(texts) else None
-        found.sets[part] = images
-
-
-def _cell(row: list[str] | list[str | None], column: int | None) -> str | None:
-    value = None if column is None or column >= len(row) else row[column]
-    return (value.strip() or None) if value else None
-
-
-def _missing(folder: Path, name: str | None) -> str | None:
-    if not name:
-        return "no path in this row"
-    try:
-        path = folder / name
-        return None if path.is_file() else "no such file" if not path.exists() else "not a file"
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        return "not a path"
-
-
-def _add_cells(
-    found: Found,
-    split: str,
-    paths: list[Path],
-    column: str,
-    other: dict[str, str | None],
-    classes: tuple[str, ...] | None,
-) -> None:
-    """Rows of image bytes; only the other columns are read now."""
-    import pyarrow.parquet as pq
-
-    wanted = [name for name in other.values() if name is not None]
-    places, extras = [], {name: [] for name in wanted}
-    for number, path in enumerate(paths):
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            places.append(np.stack([np.full(count, number), np.full(count, group), np.arange(count)], 1))
-            if wanted:
-                table = file.read_row_group(group, columns=wanted)
-                for name in wanted:
-                    extras[name] += table.column(name).to_pylist()
-    rows = np.concatenate(places) if places else np.zeros((0, 3), np.int64)
-    if not len(rows):
-        raise SensoriumError(f"{printable(str(paths[0]))}: no rows.")
-    values = [_word(v) for v in extras[other["label"]]] if other["label"] else None
-    if values is not None and classes is not None:
-        values = [classes[int(v)] if v and v.isdecimal() and int(v) < len(classes) else None for v in values]
-    texts = [_word(v) for v in extras[other["text"]]] if other["text"] else None
-    owns = (
-        [split_of(_word(v) or "") or split for v in extras[other["split"]]] if other["split"] else [split] * len(rows)
+def headed(path: Path, second: str, log: Log) -> CSV:
+    """A table of text with a header. If its first line is data already ("a.jpg,cat"), its columns are taken as "path"
+    and ``second``, and a note says so."""
+    table = CSV(path)
+    match = _ROW_OF_DATA.match(table.first)
+    if match is None:
+        return table
+    delimiter = match.group(3) or ","
+    count, where = table.first.count(delimiter) + 1, printable(path.name)
+    if count > 2 and second == "label":
+        raise SensoriumError(f"{printable(str(path))}: its first line is a row, not a header; add one: path,label,...")
+    log.notes.append(
+        f"{where} has no header: its first column is taken as images{f', the second as {second}s' * (count > 1)}."
     )
-    for part in dict.fromkeys(owns):
-        keep = np.array([i for i, own in enumerate(owns) if own == part])
-        names = [f"{printable(paths[f].name)}[{g}:{r}]" for f, g, r in rows[keep]]
-        images = EncodedImages(Cells(paths, column, rows[keep]), names)
-        if values is not None and any(value is not None for value in values):
-            images.labels, images.classes = numbered([values[i] for i in keep], classes)
-        images.texts = [texts[i] for i in keep] if texts else None
-        found.sets[part] = images
+    return CSV(path, delimiter, ["path", second][:count])
 
 
-def _hub_classes(metadata: dict[bytes, bytes] | None, label: str | None) -> tuple[str, ...] | None:
+def odd_rows(table: CSV) -> list[str]:
+    """Notes about rows that were not as the header says."""
+    return [f"{printable(table.path.name)}: {count:,} times a {what}." for what, count in table.odd.items()]
+
+
+def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], pictures: Pictures, log: Log) -> int:
+    """The column of paths: by its name, else the one whose values are found as images."""
+    at = pick(header, means.PATHS)
+    if at is not None:
+        return at
+    data = any(_ROW_OF_DATA.match(name) for name in header)
+    other = (*means.LABELS, *means.CAPTIONS, *means.SPLITS)
+    hint = means.hint(header)
+    for i, name in enumerate(() if data or hint else header):
+        if key(name) in other:
+            continue
+        values = [value for row in rows if i < len(row) and (value := as_text(row[i]))]
+        if values and 2 * sum(isinstance(pictures.find(value), Path) for value in values) > len(values):
+            log.notes.append(
+                f"Column '{printable(name)}' of {printable(path.name)} is used: its values name the images."
+            )
+            return i
+    if data:
+        hint = "; its first line is a row, not a header: add one, such as path,label"
+    raise SensoriumError(f"{printable(str(path))}: no column of image paths; {_LOOKED}; it has {listed(header)}{hint}.")
+
+
+def _add_paths(
+    gathered: Gathered,
+    path: Path,
+    header: list[str],
+    at: int,
+    rows: Iterable[tuple[str, Sequence[Any]]],
+    split: str,
+    pictures: Pictures,
+) -> None:
+    """Rows of paths; missing files are skipped and counted."""
+    log = gathered.log
+    label, text, own = (pick(header, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+    used = [i for i in (at, label, text, own) if i is not None]
+    unused, splits = Unused(header, used), SplitColumn(None if own is None else header[own], log)
+    for where, row in rows:
+        unused.see(row)
+        name, stored, words, part = (None if i is None or i >= len(row) else row[i] for i in (at, label, text, own))
+        name, of = as_text(name), splits.of(part, split)
+        if of is None:
+            log.skip(where, splits.reason(part))
+            continue
+        found = pictures.find(name, None if part is None else of)
+        if isinstance(found, str):
+            log.skip(name[:300] if name else where, found)
+        elif label is not None and "UTF-8" in (reason := as_label(stored)[1]):
+            log.skip(where, reason)
+        else:
+            gathered.add(name or "", str(found), stored, words, of)
+    log.notes += means.doubled(header, used) + pictures.notes(printable(path.name))
+    log.notes += means.about_labels(header, label, unused.like_labels(labelled=label is not None))
+
+
+def read_parquet(files: Mapping[str, Sequence[Path]]) -> Found:
+    """Parquet files by split. One that cannot be read is skipped, if another can."""
+    pairs = [(split, path) for split, paths in files.items() for path in paths]
+    log, errors = Log(), []
+    gathered = Gathered("parquet", printable(str(pairs[0][1])), log)
+    cells = _CellReader(gathered, [path for _, path in pairs])
+    named = False
+    for split, path in pairs:
+        try:
+            table = Parquet(path)
+            at, kind = image_column(table, path, split, log)
+            if (cells.columns and kind == "paths") or (named and kind == "bytes"):
+                raise SensoriumError(f"{table.where}: its images are not stored as in {printable(pairs[0][1].name)}.")
+            if kind == "bytes":
+                cells.add(table, at, split)
+            else:
+                named = True
+                _parquet_of_paths(gathered, table, at, split)
+        except SensoriumError as error:
+            errors.append(error)
+            log.skip(str(path), "file cannot be read", str(error))
+    if errors and not gathered.rows:
+        raise errors[0]
+    log.notes = list(dict.fromkeys(log.notes))
+    if cells.columns:
+        return gathered.found(cells.source, cells.all_classes())
+    log.notes += unnamed(str(row[1]) for rows in gathered.rows.values() for row in rows)
+    return gathered.found(Files)
+
+
+def image_column(table: Parquet, path: Path, split: str, log: Log) -> tuple[int, str]:
+    """(column of images, "bytes" or "paths"): of a known name, with bytes before paths; else the only one of bytes."""
+    kinds = [holds(kind) for kind in table.types]
+    known = [i for i, name in enumerate(table.names) if key(name) in means.PATHS]
+    order = sorted(known, key=lambda i: (kinds[i] != "bytes", means.PATHS.index(key(table.names[i]))))
+    for at in order:
+        if (kind := kinds[at]) is not None:
+            return at, kind
+    if known:
+        at = known[0]
+        name, kind = printable(table.names[at]), str(table.types[at])[:80]
+        raise SensoriumError(
+            f"{table.where}: column '{name}' is {kind}; expected paths, image bytes or {{bytes, path}}."
+        )
+    only = [i for i, kind in enumerate(kinds) if kind == "bytes"]
+    if len(only) == 1:
+        log.notes.append(f"Column '{printable(table.names[only[0]])}' is used: it alone holds bytes.")
+        return only[0], "bytes"
+    words = [i for i, kind in enumerate(kinds) if kind == "paths"]
+    rows = [row for _, _, row in islice(table.rows(words), _PEEK)] if words else []
+    names = [table.names[i] for i in words]
+    try:
+        return words[_path_column(path, names, rows, Pictures(path, split), log)], "paths"
+    except SensoriumError:
+        raise SensoriumError(
+            f"{table.where}: no column of images; {_LOOKED}; it has {listed(table.names)}{means.hint(table.names)}."
+        ) from None
+
+
+def _parquet_of_paths(gathered: Gathered, table: Parquet, at: int, split: str) -> None:
+    roles = [pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS)]
+    columns = [at, *(i for i in roles if i is not None and i != at)]
+    rows = ((f"{printable(table.path.name)}[{group}:{row}]", values) for group, row, values in table.rows(columns))
+    header = [table.names[i] for i in columns]
+    _add_paths(gathered, table.path, header, 0, rows, split, Pictures(table.path, split))
+    gathered.log.notes += means.doubled(table.names, columns) + _parquet_labels(table, columns, roles[0])
+
+
+class _CellReader:
+    """Rows of image bytes of several files; only their other columns are read now."""
+
+    def __init__(self, gathered: Gathered, files: list[Path]) -> None:
+        self.gathered, self.files = gathered, files
+        self.columns: dict[int, str] = {}
+        self.classes: list[str] = []
+        self.hub = False
+
+    def add(self, table: Parquet, at: int, split: str) -> None:
+        log, number = self.gathered.log, self.files.index(table.path)
+        table.check_groups()
+        self.columns[number] = table.names[at]
+        label, text, own = (pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+        columns = [i for i in (label, text, own) if i is not None]
+        splits = SplitColumn(None if own is None else table.names[own], log)
+        classes = None if label is None else _hub_classes(table.metadata, table.names[label])
+        self.hub |= classes is not None
+        self.classes += [name for name in classes or () if name not in self.classes]
+        for group, row, values in table.rows(columns):
+            given = dict(zip(columns, values, strict=True))
+            name = f"{printable(table.path.name)}[{group}:{row}]"
+            stored, words, part = (None if i is None else given[i] for i in (label, text, own))
+            if (of := splits.of(part, split)) is None:
+                log.skip(name, splits.reason(part))
+                continue
+            stored, reason = (stored, "") if classes is None else _class_of(stored, classes)
+            self.gathered.add(name, (number, group, row), stored, words, of, reason)
+        log.notes += means.doubled(table.names, [at, *columns]) + _parquet_labels(table, [at, *columns], label)
+
+    def source(self, places: list[tuple[int, int, int]]) -> Cells:
+        return Cells(self.files, self.columns, np.array(places, np.int64).reshape(-1, 3))
+
+    def all_classes(self) -> tuple[str, ...] | None:
+        if not self.hub:
+            return None
+        known = set(self.classes)
+        rows = chain.from_iterable(self.gathered.rows.values())
+        return (*self.classes, *sorted({row[2] for row in rows if row[2] is not None} - known))
+
+
+def _class_of(value: Any, classes: tuple[str, ...]) -> tuple[str | None, str]:
+    """The class that a label of the hub is: by number, else by name."""
+    text = as_text(value)
+    if text is None or text == "-1":
+        return None, ""
+    if text.isdecimal() and len(text) < 12 and int(text) < len(classes):
+        return classes[int(text)], ""
+    return (text, "") if text in classes else (None, "label is not one of the class names in the schema")
+
+
+def _parquet_labels(table: Parquet, used: Sequence[int], label: int | None) -> list[str]:
+    """Notes about columns that look like labels, from the first rows of the small ones."""
+    free = [i for i in range(len(table.names)) if i not in used and holds(table.types[i]) != "bytes"]
+    header = [table.names[i] for i in free]
+    unused = Unused(header, ())
+    if free and max(table.sizes, default=0) < _SMALL_GROUP:
+        with suppress(SensoriumError):  # these columns are not needed
+            for _, _, row in islice(table.rows(free), means.SAMPLE):
+                unused.see(row)
+    else:
+        unused.see(["?"] * len(free))  # their names alone are judged
+    like = unused.like_labels(labelled=label is not None)
+    return means.about_labels(
+        [*header, *([] if label is None else [table.names[label]])], None if label is None else len(header), like
+    )
+
+
+def _hub_classes(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
     """Class names in the Hugging Face hub's schema, if valid."""
     try:
-        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]
+        feature = parse_json(metadata[b"huggingface"], "")["info"]["features"][label]
         names = tuple(printable(str(name)) for name in feature["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, SensoriumError):
         return None
-    return names if len(set(names)) == len(names) else None
-
-
-def _column(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    lower = {name.casefold().strip(): name for name in reversed(names)}
-    return next((lower[name] for name in wanted if name in lower), None)
-
-
-def _word(value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return printable(str(value))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:12]) or "none"
+    return names if names and len(set(names)) == len(names) else None

@@ -18,7 +18,7 @@ from sensorium.data.images import open as opening
 from sensorium.data.images import sets as fields
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import Digest, EncodedImages, ImageSet
-from sensorium.data.log import Skipped
+from sensorium.data.log import Log
 from sensorium.data.pairs import open as reading
 from sensorium.data.pairs.open import OpenedPairs, Pairs, open_pairs
 from sensorium.data.scenes.layout import lay_out, text_draws
@@ -136,22 +136,22 @@ def _picked(pairs: Pairs, indices: np.ndarray, texts: Sequence[str]) -> Pairs:
 
 def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> OpenedPairs:
     """``first`` with the test set of ``path``, another layout; its own test set is ignored."""
-    skipped: list[Skipped] = []
+    log = Log()
     if _is_scenes(path):
         held = _scenes(str(path), None).test
     else:
         try:
-            sets = reading._read(Path(path).expanduser(), skipped)[1]
+            sets = reading.read(Path(path).expanduser(), log)[1]
             held = sets.get("test") or sets["train"]
         except SensoriumError as error:
             held = _all_named(path, error)
     assert held is not None
     if limit is not None:
         held = held.subset(np.arange(min(limit, len(held))))
-    notes = list(first.notes)
+    notes = [*first.notes, *log.notes, *log.sentences()]
     if first.test is not None:
         notes.append(f"The test set is {printable(str(path))}; {first.path} has its own, which is ignored.")
-    return replace(first, test=held, val=first.test, skipped=(*first.skipped, *skipped), notes=tuple(notes))
+    return replace(first, test=held, val=first.test, skipped=(*first.skipped, *log.skipped), notes=tuple(notes))
 
 
 def _all_named(path: str | Path, error: SensoriumError) -> Pairs:
