@@ -217,7 +217,7 @@ def measure(sets: Iterable[ImageSet]) -> str | None:
     with ThreadPoolExecutor(4) as pool:
         spans = [found for found in pool.map(lambda i: _range(*wide[i]), _spaced(len(wide), _MEASURED)) if found]
     largest, smallest = max(high for _, high in spans), min(low for low, _ in spans)
-    top = top_of(largest, largest != int(largest))
+    top = top_of(largest, floating=True)
     if smallest < 0 or top is None:
         return "Values of float images are negative or beyond 16 bits: each image is scaled by its own range."
     for base in bases.values():
