@@ -288,13 +288,13 @@ def _values(image: Image.Image, again: Callable[[], Image.Image]) -> np.ndarray 
     return wide_values(image, again)
 
 
-def _pnm(image: Image.Image, tile: Any) -> np.ndarray:
+def _pnm(image: Any, tile: Any) -> np.ndarray:
     """A binary PNM that states where its values end, other than at 255: uint8. Pillow decodes it number by number."""
     most = tile.args[-1] if isinstance(tile.args, tuple) else tile.args
     width, height = image.size
     bands = max(len(image.getbands()), 1)
     kind = np.dtype(">u2" if most > 255 else "u1")
-    file: Any = image.fp
+    file = image.fp
     file.seek(tile.offset)
     data = file.read(width * height * bands * kind.itemsize)
     if len(data) < width * height * bands * kind.itemsize:
