@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint format clean evidence
+.PHONY: install demo test fuzz lint format clean evidence
 
 # Not compiled: of twenty thousand files a run imports few, and Python compiles those itself, once, if it may keep them:
 # else every process of the tests would compile torch anew.
@@ -25,6 +25,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Damage valid files at random, 100,000 times over all readers: each must be read, or refused in one line. FUZZ="--count 1000 --seed 7".
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py $(FUZZ)
 
 # Measure what the docs claim, in hours: all of it, or one family (make evidence-detection). SENSORIUM_DATA names the folder of data sets.
 evidence: install

@@ -1,18 +1,35 @@
-"""Progress of a run: a bar on a terminal, a line every half minute elsewhere."""
+"""The terminal, and the progress of a run: a bar on a terminal, a line every half minute elsewhere.
+
+Names of files and classes are foreign text, so no text is ever markup: style is given by ``style=`` and ``Text``.
+"""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:  # a bar is imported when one is drawn, so that help is quick
+    from rich.progress import Progress, TaskID
 
 BAR_EVERY, LINE_EVERY = 0.25, 30.0
+
+
+def terminal(*, stderr: bool = True, width: int | None = None, file: TextIO | None = None) -> Console:
+    """A console on standard error (or output, or ``file``) that prints every text as it is."""
+    return Console(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+def any_encoding() -> None:
+    """Let standard output and error replace what their encoding can't express, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager
@@ -21,7 +38,9 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     if not shown or not sys.stderr.isatty():
         yield None
         return
-    with Bar(console=Console(stderr=True), transient=True) as progress:
+    from rich.progress import Progress
+
+    with Progress(*_columns(), console=terminal(), transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -31,9 +50,9 @@ class Display:
 
     def __init__(self, title: str, *, unit: str, shown: bool, stream: TextIO | None = None) -> None:
         self.shown, self.title, self.unit = shown, title, unit
-        self.console = Console(file=stream or sys.stderr)
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
+        self.console = terminal(file=stream or sys.stderr)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
         self._told = self._measured = time.perf_counter()
         self._seen: int | None = None
         self._rate = 0.0
@@ -43,8 +62,10 @@ class Display:
             text = (
                 f"{{task.fields[rate]:,.0f}} {self.unit}/s  loss {{task.fields[loss]:.4g}}  {{task.fields[left]}} left"
             )
-            columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TextColumn(text))
-            self._bar = Bar(*columns, console=self.console, auto_refresh=False, expand=True)
+            from rich.progress import Progress, TextColumn
+
+            columns = (*_columns(None), TextColumn(text, markup=False))
+            self._bar = Progress(*columns, console=self.console, auto_refresh=False, expand=True)
             self._task = self._bar.add_task(self.title, total=1.0, rate=0.0, loss=float("nan"), left="?")
             self._bar.start()
 
@@ -60,7 +81,7 @@ class Display:
         self._told = self._measured = now
         self._seen = seen
         left = duration(seconds / fraction * (1 - fraction)) if fraction > 0 else "?"
-        if self._bar:
+        if self._bar and self._task is not None:
             self._bar.update(self._task, completed=fraction, rate=self._rate, loss=loss, left=left)
             self._bar.refresh()
         else:
@@ -72,12 +93,18 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line above the bar, or nothing when quiet."""
         if self.shown:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text)
 
     def stop(self) -> None:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def _columns(width: int | None = 40) -> tuple[Any, ...]:
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
+    return TextColumn("{task.description}", markup=False), BarColumn(width), TaskProgressColumn()
 
 
 def duration(seconds: float) -> str:

@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import Any
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
+from rich.text import Text
 
 import sensorium.cli
 from sensorium import __version__
 from sensorium.base import live, threads
+from sensorium.base.reading import printable
+from sensorium.base.terminal import any_encoding, terminal
 from sensorium.catalogue import allow, find, starters
 from sensorium.errors import SensoriumError
 
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: a user's error is one line and exit code 1 (2 for a wrong command line)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    any_encoding()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # like Ctrl-C: a training run writes a checkpoint
     words = [word for word in words if word != "--debug"]
@@ -62,26 +65,18 @@ def main(arguments: list[str] | None = None) -> None:
         app(words, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         raise SystemExit(2) from None
-    except SensoriumError as error:
-        if debug:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
     except BrokenPipeError:  # the reader closed the pipe: `sensorium watch ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if debug:
             raise
-        Console(stderr=True).print("stopped; the same command resumes it.")
+        terminal().print("stopped; the same command resumes it.")
         raise SystemExit(130) from None
     except Exception as error:
         if debug:
             raise
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {_escape(f'{type(error).__name__}: {error}')} (--debug shows where)",
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = Text("error: ", "bold red").append(_in_words(error), "not bold default")
+        terminal().print(line, soft_wrap=True)
         raise SystemExit(1) from None
     finally:
         live.release()
@@ -120,10 +115,16 @@ def _recipe_after(words: list[str], at: int) -> str:
     return words[at + 1]
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _in_words(error: Exception) -> str:
+    """One line that says the cause and the way out, whatever was raised."""
+    said = " ".join(str(error).split())
+    if isinstance(error, SensoriumError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{printable(str(error.filename or 'a file'))}: {error.strerror}."
+    if isinstance(error, MemoryError) or "allocate memory" in said or type(error).__name__ == "OutOfMemoryError":
+        return "there is not enough memory for this; a smaller --batch-size, --image-size or --limit needs less."
+    return f"{type(error).__name__}: {said} (a fault of Sensorium; --debug shows where)"
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import sys
 from typing import Annotated
 
 from cyclopts import Group, Parameter
-from rich.console import Console
 
+from sensorium.base.terminal import terminal
 from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
 
 # Without a terminal, a wide table is more useful than one cut to 80 columns.
-console = Console(width=None if sys.stdout.isatty() else 160)
+console = terminal(stderr=False, width=None if sys.stdout.isatty() else 160)
 
 # Flags in the order in which `--help` shows them.
 SYSTEM = Group("The system", sort_key=1)

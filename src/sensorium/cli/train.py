@@ -76,7 +76,7 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        console.print(lines(run.judge(progress=not options.quiet).scores), markup=False, highlight=False)
+        console.print(lines(run.judge(progress=not options.quiet).scores))
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.records import decode
+from sensorium.base.terminal import terminal
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
@@ -335,7 +336,5 @@ def _labels(pixels: Pixels) -> Tensor:
 def _sayer(progress: bool, who: str) -> Callable[[str], None]:
     if not progress:
         return lambda what: None
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return lambda what: console.print(f"[dim]{who}: {what}[/]", highlight=False)
+    console = terminal()
+    return lambda what: console.print(f"{who}: {what}", style="dim")

@@ -22,6 +22,7 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.files import replace as write_file
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
+from sensorium.base.terminal import terminal
 from sensorium.data.augment.boxes import without_crowd
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared, boxes_a_picture
@@ -166,14 +167,12 @@ def _to(value: Any, device: str) -> Any:
 
 
 def _say(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     first, last = found["loss"]
     console.print(
         f"check: overfit {found['pictures']} pictures for {found['seconds']:.0f} s: AP50 {found['ap50']:.2f}, loss "
         f"{first:.3g} -> {last:.3g}",
-        style="dim", markup=False,
+        style="dim",
     )  # fmt: skip
     if found["note"]:
-        console.print(f"Warning: {found['note']}", style="bold", markup=False)
+        console.print(f"Warning: {found['note']}", style="bold")

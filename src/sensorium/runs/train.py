@@ -13,6 +13,7 @@ import torch
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.base import live, threads
 from sensorium.base.files import write_json
+from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
@@ -28,16 +29,16 @@ from sensorium.training.budget import Budget
 
 def show_settings(recipe: Recipe, chosen: threads.Threads) -> None:
     """Print every resolved setting and where it came from, on standard error."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, setting in recipe.settings.items():
         value = f"{setting.value:g}" if isinstance(setting.value, float) else str(setting.value)
-        table.add_row(f"  {name}", value, f"[dim]{setting.source}[/]")
-    table.add_row("  threads", str(chosen.count), f"[dim]{chosen.reason}[/]")
-    console = Console(stderr=True)
-    console.print(f"[bold]{recipe.name}[/]")
+        table.add_row(f"  {name}", value, Text(setting.source, "dim"))
+    table.add_row("  threads", str(chosen.count), Text(chosen.reason, "dim"))
+    console = terminal()
+    console.print(recipe.name, style="bold")
     console.print(table)
 
 

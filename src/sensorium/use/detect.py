@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.markup import escape
 from torch import Tensor
 
 from sensorium.abilities import Detector
@@ -27,7 +26,8 @@ from sensorium.base.terminal import bar
 from sensorium.catalogue import a_run_of
 from sensorium.data.augment.boxes import collate, to_original
 from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, to_array
-from sensorium.data.names import natural_key
+from sensorium.data.log import Log
+from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.recipe.boxes import divisor_of
@@ -117,7 +117,7 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
     if len(skipped) == len(wanted):
         raise SensoriumError(f"none of {len(wanted):,} pictures can be read: {skipped[0].removeprefix('skipped ')}.")
     write_json(target / "detections.json", rows)
-    return escape("\n".join(_told(rows, len(wanted) - len(skipped), skipped, target)))
+    return "\n".join(_told(rows, len(wanted) - len(skipped), skipped, target))
 
 
 def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
@@ -155,10 +155,9 @@ def rows_of(found: dict[str, Tensor], finder: Finder, number: int, name: str) ->
 
 def _below(folder: Path, out: Path | None) -> Iterator[Path]:
     left = None if out is None else out.resolve()
-    for path in sorted(folder.rglob("*"), key=lambda p: natural_key(str(p))):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    for path in files_below(folder, Log()):
         own = left is not None and path.resolve().is_relative_to(left)
-        if path.suffix.lower() in EXTENSIONS and not hidden and not own and path.is_file():
+        if path.suffix.lower() in EXTENSIONS and not own and path.is_file():
             yield path
 
 

@@ -24,7 +24,7 @@ from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
-from sensorium.data.names import natural_key
+from sensorium.data.names import list_folder
 from sensorium.data.streams.clips import MOTION, motion
 from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames
@@ -45,7 +45,7 @@ def is_video(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return 2 * len(_videos(path)) > sum(
-            1 for entry in path.iterdir() if entry.is_file() and entry.suffix != ".json"
+            1 for entry in list_folder(path) if entry.is_file() and not entry.name.endswith(".json")
         )
     return path.suffix.casefold() in VIDEOS
 
@@ -166,8 +166,8 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _videos(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix.casefold() in VIDEOS and path.is_file()]
-    return sorted(found, key=lambda path: natural_key(path.name))
+    found = [Path(entry.path) for entry in list_folder(folder) if entry.is_file()]
+    return [path for path in found if path.suffix.casefold() in VIDEOS]
 
 
 def _rate_of(videos: list[Path], *, single: bool) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
-from sensorium.base.terminal import bar
+from sensorium.base.terminal import bar, terminal
 from sensorium.data.boxes.cache import Boxed, cache_boxes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
 from sensorium.data.images.prepare import Situation
@@ -204,8 +204,6 @@ def _first(skipped: Sequence[Skipped]) -> str:
 
 def _say(ready: Prepared) -> None:
     """Print what was found, on standard error, with the first skipped entries."""
-    from rich.console import Console
-
     train, test = ready.train, ready.test
     held = "" if test is None else f", {len(test):,} test pictures with {len(test.truth.boxes):,}"
     told = [
@@ -214,6 +212,6 @@ def _say(ready: Prepared) -> None:
         *findings(ready),
         *(f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]),
     ]
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     for line in told:
-        console.print(printable(line), markup=False, style="dim")
+        console.print(printable(line), style="dim")

@@ -86,6 +86,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Headed(Protocol):
+    """Images whose size and mode are known without decoding or drawing them."""
+
+    def header(self, index: int) -> tuple[int, int, str]:
+        """(width, height, mode)."""
+        ...
+
+
 class EncodedImages:
     """Images that are decoded on demand: files, slices of tars, cells of a table."""
 
@@ -201,7 +210,7 @@ def picture(images: ImageSet, index: int, at_least: int | None = None) -> Image.
 def header(images: ImageSet, index: int) -> tuple[int, int, str]:
     """(width, height, mode) of image ``index`` of any set, without decoding it if possible."""
     base, at = root(images, index)
-    if isinstance(base, EncodedImages | ArrayImages):
+    if isinstance(base, Headed):
         return base.header(at)
     height, width = base[at]["image"].shape[1:]
     return int(width), int(height), "RGB"

@@ -16,7 +16,7 @@ import torch
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
-from sensorium.base.terminal import bar
+from sensorium.base.terminal import bar, terminal
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
 from sensorium.data.log import Skipped
@@ -244,11 +244,9 @@ def _enough(texts: Sequence[str]) -> int:
 
 def _say(ready: Prepared) -> None:
     """Print what was found, on standard error, with the first skipped entries."""
-    from rich.console import Console
-
     held = "" if ready.test is None else f", {len(ready.test):,} test pairs"
     told = [f"{ready.opened.layout}: {len(ready.train):,} training pairs{held}", *ready.opened.notes]
     told += [f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]]
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     for line in told:
-        console.print(printable(line), markup=False, style="dim")
+        console.print(printable(line), style="dim")

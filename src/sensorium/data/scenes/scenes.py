@@ -112,6 +112,11 @@ class Scenes:
             "questions": questions(layout, words),
         }
 
+    def header(self, index: int) -> tuple[int, int, str]:
+        """(width, height, mode); nothing is drawn."""
+        self._check(index)
+        return self.size, self.size, "RGB"
+
     def image(self, index: int) -> Tensor:
         """The image alone: uint8 [3, S, S]."""
         return self.images([index])[0]
