@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,10 +21,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sensorium.base.memory import affordable
 from sensorium.base.reading import open_regular, printable
-from sensorium.data.images.structure import Structure, check_icon, inspect
+from sensorium.data.images.structure import Structure, inspect, orientation
 from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
@@ -77,7 +79,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXIF_ORIENTATION = 274
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)([0-9])""")
 
 # The size is checked here against MAX_PIXELS, with a named error; Pillow's warning is redundant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -103,17 +105,14 @@ def rgb(source: bytes | Path, name: str, at_least: int | None = None, top: float
     time; of others, if they are very large. ``top``: the value of a 16-bit or float file that is white, see
     :mod:`values`; None follows from the picture itself. Raises :class:`BadImage` and nothing else.
     """
-    with _opened(source, name) as (image, structure, again):
-        if structure.format == "ICO" and (inner := _icon(image)) is not None:
-            return rgb(inner, name, at_least, top)
-        with _room(_bound(image, structure, name, at_least)):
-            values = _values(image, again)
-            picture = _to_rgb(image) if values is None else _of_values(image, values, top)
-            picture = _upright(picture, image)
-            side = min(picture.size)
-            if at_least and picture.width * picture.height > _LARGE and side >= 2 * at_least:
-                picture = picture.reduce(side // at_least)
-            return picture
+    with _opened(source, name) as (image, structure, again), _room(_bound(image, structure, name, at_least)):
+        values = _values(image, again)
+        picture = _to_rgb(image) if values is None else _of_values(image, values, top)
+        picture = _upright(picture, image)
+        side = min(picture.size)
+        if at_least and picture.width * picture.height > _LARGE and side >= 2 * at_least:
+            picture = picture.reduce(side // at_least)
+        return picture
 
 
 def peak(source: bytes | Path, name: str) -> tuple[float, float] | None:
@@ -136,7 +135,8 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
         mode = f"{image.mode};16" if is_wide(image) and len(image.getbands()) > 1 else image.mode
         if structure.format == "PNG":
             if structure.profile:  # it may stand behind the pixels: they are decoded to see
-                _bound(image, structure, name, None)
+                with _room(_bound(image, structure, name, None)):
+                    image.load()
             else:
                 image.info["exif"] = structure.exif
         if _orientation(image) in (5, 6, 7, 8):
@@ -267,22 +267,13 @@ def _room(need: int) -> Iterator[None]:
             _free.notify_all()
 
 
-def _icon(image: Image.Image) -> bytes | None:
-    """The largest picture of an ICO if it is a PNG file; None if it is a bitmap."""
-    entry: Any = image.ico.entry[0]  # pyright: ignore[reportAttributeAccessIssue]
-    file: Any = image.ico.buf  # pyright: ignore[reportAttributeAccessIssue]
-    if not check_icon(file, entry.offset):
-        return None
-    file.seek(entry.offset)
-    return file.read(max(0, int(entry.size)))
-
-
 def _values(image: Image.Image, again: Callable[[], Image.Image]) -> np.ndarray | None:
     """The values of an image of more than 8 bits; None if Pillow's 8 bits are all. Loads the image."""
+    bands = len(image.getbands())
     tiles = _tiles(image)
     if len(tiles) == 1 and tiles[0].codec_name == "ppm":
         return _pnm(image, tiles[0])
-    if not is_wide(image):
+    if not is_wide(image) or (bands > 1 and image.width * image.height > _LARGE):
         image.load()
         return None
     return wide_values(image, again)
@@ -335,12 +326,25 @@ def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8. Damaged EXIF counts as none: the pixels are still readable."""
+    """The orientation, 1..8: of EXIF data, else of XMP. Damaged ones count as none: the pixels are still readable."""
     try:
-        found = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return found if found in _TURNS else 1
+        if isinstance(image, TiffImageFile):
+            found = 1  # Pillow turns these itself
+        elif exif := image.info.get("exif") or _profile(image.info.get("Raw profile type exif")):
+            found = orientation(exif)
+        else:
+            xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+            xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+            turned = _XMP_ORIENTATION.search(xmp)
+            found = int(turned[1]) if turned else 1
     except Exception:
         return 1
+    return found if found in _TURNS else 1
+
+
+def _profile(text: str | None) -> bytes:
+    """The EXIF data that some programs keep in a PNG as text: a name, a length, and hexadecimal digits."""
+    return bytes.fromhex("".join(text.split("\n")[3:])) if text else b""
 
 
 def _reason(error: Exception) -> str:

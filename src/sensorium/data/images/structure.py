@@ -22,12 +22,22 @@ _MOST_STRIPS = 200_000
 _MOST_TILES = 20_000  # of JPEG 2000, each of which costs kilobytes
 _MOST_BLOCKS = 4_000  # of a GIF before its first frame, of 255 bytes each
 _MOST_METADATA = 64 << 20
-_MOST_SLOW = 8 << 20  # bytes of the kinds that are decoded in a slow loop
+_MOST_SLOW = 4 << 20  # bytes of the kinds that are decoded in a slow loop
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
+_EXIF = re.compile(rb"II[*+]\0|MM\0[*+]")
+_MOST_EXIF = 16
+_ORIENTATION = 274
+_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+_MOST_DIRECTORIES = 8
 _STRIPS = (273, 279, 324, 325)  # offsets and sizes of strips and of tiles
 _LARGE_ICON = 4096
+_MOST_ICONS = 256
+_LONG_HEADER = 1 << 16
+_MOST_COMMENTS = 1000
+_COMMENT = re.compile(rb"#[^\r\n]*")
+_MOST_SAMPLES = 80_000_000  # of JPEG 2000, which is slow to decode
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ def inspect(file: BinaryIO, name: str) -> Structure:
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(file, size)
     if head.startswith(_TIFF):
-        check_tags(file, size, 0)
+        check_tags(file, size)
         return Structure("TIFF")
     if head.startswith((b"GIF87a", b"GIF89a")):
         _gif(file, head)
@@ -68,61 +78,109 @@ def inspect(file: BinaryIO, name: str) -> Structure:
         _jpeg2000(file, size)
         return Structure("JPEG2000")
     if head[4:8] == b"ftyp":
+        _avif(file)
         return Structure("AVIF")
     if head.startswith(b"\0\0\1\0"):
+        _icons(file, int.from_bytes(head[4:6], "little"))
         return Structure("ICO")
     if head[:1] == b"P" and head[1:2] in b"123456fy":
-        if head[1:2] in b"123" and size > _MOST_SLOW:
-            raise ValueError(f"a PNM of more than {_MOST_SLOW >> 20} MB of decimal numbers: store it as PNG")
+        _pnm(file, head[1:2], size)
         return Structure("PPM")
     if name.lower().endswith(".tga"):  # it has no signature: any bytes would pass for one
         return Structure("TGA")
     raise ValueError("not an image in a known format")
 
 
+def orientation(exif: bytes) -> int:
+    """The orientation, 1..8, in EXIF data; 1 if they have none or are damaged. Nothing else in them is read."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    try:
+        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        start = struct.unpack_from(order + "I", exif, 4)[0]
+        for entry in range(struct.unpack_from(order + "H", exif, start)[0]):
+            tag, kind, count, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * entry)
+            if tag == _ORIENTATION and kind == 3 and count == 1:
+                return value if 1 <= value <= 8 else 1
+    except (KeyError, struct.error):
+        pass
+    return 1
+
+
 def check_exif(exif: bytes) -> None:
     """Raise ValueError if the tags of EXIF data ask for much more than the data."""
-    start = 6 if exif.startswith(b"Exif\0\0") else 0
-    if exif[start : start + 4] in _TIFF:
-        check_tags(io.BytesIO(exif), len(exif), start)
+    exif = exif.removeprefix(b"Exif\0\0")
+    if exif[:4] in _TIFF:
+        check_tags(io.BytesIO(exif), len(exif))
 
 
-def check_tags(file: BinaryIO, size: int, start: int) -> None:
-    """The same for the first directory of a TIFF that begins at ``start``, and for its strips."""
-    file.seek(start)
+def check_tags(file: BinaryIO, size: int) -> None:
+    """The same for the first directory of a TIFF and those that it points to, and for its strips."""
+    file.seek(0)
     head = file.read(16)
-    if len(head) < 8:
+    big = b"+" in head[:4]
+    if len(head) < (16 if big else 8):
         raise ValueError("truncated")
     order = "<" if head[:2] == b"II" else ">"
-    big = b"+" in head[:4]
-    if big and len(head) < 16:
-        raise ValueError("truncated")
-    file.seek(start + struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0])
-    count = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
-    entry, inline = (20, 8) if big else (12, 4)
-    entries = file.read(min(count, 1 << 16) * entry)
+    places = [struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]]
     wanted = 0
+    for number, place in enumerate(places):  # grows while it is walked
+        bytes_, more = _directory(file, place, size, order, big)
+        wanted += bytes_
+        places += more if number < _MOST_DIRECTORIES else []
+        if wanted > 4 * size + (1 << 20):
+            raise ValueError("damaged: its tags ask for more than the file has")
+
+
+def _directory(file: BinaryIO, place: int, size: int, order: str, big: bool) -> tuple[int, list[int]]:
+    """(bytes that the tags of one directory name, places of further directories)."""
+    if place > size:
+        return 0, []
+    file.seek(place)
+    count = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
+    entry, inline, word = (20, 8, "Q") if big else (12, 4, "I")
+    entries = file.read(min(count, 1 << 16) * entry)
+    wanted, places = len(entries), []
     for at in range(0, len(entries) - entry + 1, entry):
         tag, kind = struct.unpack_from(order + "HH", entries, at)
-        number = struct.unpack_from(order + ("Q" if big else "I"), entries, at + 4)[0]
+        number, value = struct.unpack_from(order + 2 * word, entries, at + 4)
         if tag in _STRIPS and number > _MOST_STRIPS:
             raise ValueError(f"{number:,} strips; at most {_MOST_STRIPS:,} are read")
+        if tag in _DIRECTORIES:
+            places.append(value)
         bytes_ = number * (_TYPE_BYTES[kind] if kind < len(_TYPE_BYTES) else 1)
         wanted += min(bytes_, size) if bytes_ > inline else 0
-    if wanted > 4 * size + (1 << 20):
-        raise ValueError("damaged: its tags ask for more than the file has")
+    return wanted, places
 
 
-def check_icon(file: BinaryIO, at: int) -> bool:
-    """Whether the image at an offset of an ICO is a PNG. Raises ValueError if it is a bitmap of an unlikely size."""
-    file.seek(at)
-    head = file.read(40).ljust(40, b"\0")
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return True
-    width, height = struct.unpack_from("<ii", head, 4)
-    if not (0 < width <= _LARGE_ICON and 0 < abs(height) <= 2 * _LARGE_ICON) or head[16] not in (0, 3):
-        raise ValueError("damaged: an icon of an unlikely size")
-    return False
+def _icons(file: BinaryIO, count: int) -> None:
+    """Compare the images of an ICO with the size of an icon: its directory can't say more than 256, but they can."""
+    if count > _MOST_ICONS:
+        raise ValueError(f"an ICO of {count:,} images: store it again")
+    file.seek(6)
+    for at in [int.from_bytes(file.read(16)[12:], "little") for _ in range(count)]:
+        file.seek(at)
+        head = file.read(40).ljust(40, b"\0")
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack_from(">II", head, 16)
+        else:
+            width, height = struct.unpack_from("<ii", head, 4)
+            if head[16] in (1, 2):
+                raise ValueError("a run-length coded icon, which is not read")
+        if not (abs(width) <= _LARGE_ICON and abs(height) <= 2 * _LARGE_ICON):
+            raise ValueError("damaged: an icon of an unlikely size")
+
+
+def _pnm(file: BinaryIO, kind: bytes, size: int) -> None:
+    """Bound the header, which Pillow reads byte by byte, and comments and numbers, which it reads one by one."""
+    file.seek(0)
+    head = file.read(_LONG_HEADER)
+    if len(head) == _LONG_HEADER and len(_COMMENT.sub(b" ", head).split(None, 4)) < 4:
+        raise ValueError("a PNM of little but comments: store it again")
+    if kind in b"123":
+        if size > _MOST_SLOW:
+            raise ValueError(f"a PNM of more than {_MOST_SLOW >> 20} MB of decimal numbers: store it as PNG")
+        if (head + file.read()).count(b"#") > _MOST_COMMENTS:
+            raise ValueError("a PNM of little but comments: store it again")
 
 
 def _jpeg(data: bytes) -> Structure:
@@ -149,6 +207,8 @@ def _jpeg(data: bytes) -> Structure:
             metadata += length
             if kind == 0xE1 and data[at + 2 : at + 6] == b"Exif":
                 exif += data[at + (8 if exif else 2) : at + length]
+            elif kind == 0xE2 and data[at + 2 : at + 6] == b"MPF\0":
+                check_exif(data[at + 6 : at + length])
             if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
                 height, width = struct.unpack(">HH", data[at + 3 : at + 7].ljust(4, b"\0"))
                 pixels, components = max(pixels, width * height), int.from_bytes(data[at + 7 : at + 8], "big")
@@ -198,6 +258,16 @@ def _gif(file: BinaryIO, head: bytes) -> None:
         return  # the decoder says what is wrong
 
 
+def _avif(file: BinaryIO) -> None:
+    """Check what looks like EXIF data, wherever they are: the decoder parses them on opening."""
+    file.seek(0)
+    data = file.read()
+    for number, found in enumerate(_EXIF.finditer(data)):
+        if number == _MOST_EXIF:
+            raise ValueError("an AVIF of many EXIF blocks: store it again")
+        check_exif(data[found.start() :])
+
+
 def _jpeg2000(file: BinaryIO, size: int) -> None:
     """Bound tiles, components and precincts, of which the decoder allocates a record each."""
     file.seek(0)
@@ -211,6 +281,11 @@ def _jpeg2000(file: BinaryIO, size: int) -> None:
         wide and high and right > left and bottom > top and across <= left and down <= top and 1 <= components <= 4
     ):
         raise ValueError("damaged: its JPEG 2000 header gives an impossible size")
+    samples = (right - left) * (bottom - top) * components
+    if samples > _MOST_SAMPLES:
+        raise ValueError(
+            f"{right - left} x {bottom - top} with {components} channels: too large a JPEG 2000; store it smaller"
+        )
     tiles = -(-(right - across) // wide) * -(-(bottom - down) // high)
     if tiles > _MOST_TILES:
         raise ValueError(f"{tiles:,} tiles; at most {_MOST_TILES:,} are read")

@@ -63,6 +63,8 @@ def to_eight(values: np.ndarray, top: float | None) -> np.ndarray:
     base = 0.0
     if low < 0 or high > TOPS[-1] or top is None:
         base, top = low, max(high - low, 1e-12)
+    if values.dtype == np.uint16:
+        return np.round(np.minimum(np.arange(1 << 16) * (255.0 / top), 255)).astype(np.uint8)[values]
     out = np.empty(values.shape, np.uint8)
     step = max(1, _ROWS // max(1, int(np.prod(values.shape[1:]))))
     for start in range(0, len(values), step):
