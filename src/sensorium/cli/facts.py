@@ -9,23 +9,22 @@ from sensorium.cli.shared import Json, console
 
 
 def data(path: str, *, test: str | None = None, limit: int | None = None, as_json: Json = False) -> None:
-    """Diagnose a data set: counts, sizes, imbalance, duplicates, overlap of training and test set, broken files.
+    """What lies at a path, of any kind: counts, what is skipped and why, duplicates, overlap of training and test set,
+    broken files, and the commands that use it.
 
     Example: sensorium data photos/ --json
 
     Args:
-        path: a folder of images, .npz, IDX, CSV, Parquet, tars, or 'scenes' or 'digits'.
+        path: images, images with boxes or captions, recordings or text: a folder or file, or 'scenes' or 'digits'.
         test: a second path, the test set.
         limit: only the first N pictures.
         as_json: print JSON.
     """
     from sensorium.base.terminal import bar
-    from sensorium.data.images.diagnose import diagnose
-    from sensorium.data.images.open import open_data
+    from sensorium.data.look import look
 
-    opened = open_data(path, test=test, limit=limit)
     with bar("looking", not as_json) as advance:
-        found = diagnose(opened, progress=advance)
+        found = look(path, test=test, limit=limit, progress=advance)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     else:

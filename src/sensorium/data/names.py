@@ -128,6 +128,12 @@ def is_split(name: str) -> str | None:
     return found.pop() if len(found) == 1 and all(word in _OF or word in _NEUTRAL for word in words) else None
 
 
+def is_neutral(name: str) -> bool:
+    """Whether a name says no more than that data lie there: "images", "All_Pictures", "data-1"."""
+    words = _words(name)
+    return bool(words) and all(word in _NEUTRAL for word in words)
+
+
 def split_names(names: Iterable[str]) -> dict[str, str]:
     """The split of each name that has one, by the rule above; empty if none is of the training split."""
     names = list(names)

@@ -2,7 +2,8 @@
 
 The shorter side is resized to S (antialiased bilinear), the center cropped, and [N, 3, S, S] written beside the run.
 The file's name has a hash of its sources, its side file a checksum of its content: a cache is reused if both match, and
-rebuilt if the images changed or the file is damaged. Writing is sequential and atomic.
+rebuilt if the images changed or the file is damaged. Writing is sequential and atomic, and removes what a process that
+was killed while writing has left.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.partial import sweep, writing
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
@@ -29,7 +31,7 @@ from sensorium.data.log import Skipped
 from sensorium.data.rows import ArrayRows, Field, Rows, Taken, sampled_digest
 from sensorium.errors import SensoriumError
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 40 * 10**9
 SIZES = (32, 64, 96, 128, 224)
 _CHUNK = 256
@@ -111,6 +113,7 @@ def cache(
     folder = Path(folder)
     key = content_hash(images, size)
     data, side = folder / f"pixels-{size}-{key[:16]}.u8", folder / f"pixels-{size}-{key[:16]}.json"
+    sweep(folder)
     stored = _stored(data, side, key, size, len(images))
     if stored is None:
         try:
@@ -189,40 +192,33 @@ def _build(
     images: ImageSet, size: int, key: str, data: Path, side: Path, progress: Progress | None, workers: int
 ) -> dict[str, Any]:
     """Decode everything, write the two files, return the content of the side file."""
-    part = data.with_name(f"{data.name}.part-{os.getpid()}")
     dropped: list[int] = []
     skipped: list[tuple[str, str]] = []
     counts = np.zeros((3, 256), np.int64)
     done = 0
-    try:
-        with part.open("wb") as file:
-            for squares, bad in _squares(images, size, workers):
-                for index, error in bad:
-                    dropped.append(index)
-                    skipped.append((error.name, error.reason))
-                if len(squares):
-                    for channel in range(3):
-                        counts[channel] += np.bincount(squares[:, channel].reshape(-1), minlength=256)
-                    squares.tofile(file)
-                done += len(squares) + len(bad)
-                if progress is not None:
-                    progress(done, len(images))
-            file.flush()
-            os.fsync(file.fileno())
+    with writing(data) as file:
+        for squares, bad in _squares(images, size, workers):
+            for index, error in bad:
+                dropped.append(index)
+                skipped.append((error.name, error.reason))
+            if len(squares):
+                for channel in range(3):
+                    counts[channel] += np.bincount(squares[:, channel].reshape(-1), minlength=256)
+                file.write(squares.data)
+            done += len(squares) + len(bad)
+            if progress is not None:
+                progress(done, len(images))
         if len(dropped) == len(images):
             first = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise SensoriumError(f"none of the {len(images):,} images can be decoded{first}.")
         mean, std = _moments(counts)
+        file.flush()
         stored = {
             "version": VERSION, "hash": key, "size": size, "count": len(images) - len(dropped), "total": len(images),
-            "checksum": _checksum(part), "mean": mean, "std": std, "dropped": dropped, "skipped": skipped,
+            "checksum": _checksum(Path(file.name)), "mean": mean, "std": std, "dropped": dropped, "skipped": skipped,
         }  # fmt: skip
-        notes = side.with_name(f"{side.name}.part-{os.getpid()}")
-        notes.write_text(json.dumps(stored))
-        part.replace(data)
-        notes.replace(side)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(side) as file:
+        file.write(json.dumps(stored).encode())
     return stored
 
 
@@ -283,13 +279,13 @@ def _moments(counts: np.ndarray) -> tuple[list[float], list[float]]:
 def _stored(data: Path, side: Path, key: str, size: int, total: int) -> dict[str, Any] | None:
     """The content of the side file, if it and the pixels are intact and made from these images; else None."""
     try:
-        stored = json.loads(side.read_text())
+        stored = json.loads(side.read_bytes())
         agrees = (stored["version"], stored["hash"], stored["size"], stored["total"]) == (VERSION, key, size, total)
         whole = data.stat().st_size == stored["count"] * 3 * size * size and stored["count"] > 0
         numbers = len(stored["mean"]) == len(stored["std"]) == 3 and stored["count"] + len(stored["dropped"]) == total
         named = all(len(pair) == 2 for pair in stored["skipped"])
         return stored if agrees and whole and numbers and named and stored["checksum"] == _checksum(data) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -1,21 +1,32 @@
 """Decoding image files to square uint8 RGB, for any mode, orientation or damage.
 
-Gray is repeated, transparency is composited on white, CMYK and palettes are converted, 16-bit and float gray is scaled
-by its value range, EXIF rotation is applied, and of an animation the first frame is used. A file that can't be decoded,
-or would need gigabytes, raises :class:`BadImage` with a reason, whatever the decoder raised.
+Gray is repeated, transparency is composited on white, CMYK and palettes are converted, files of 16 bits and floats are
+scaled (:mod:`values`), EXIF rotation is applied, and of an animation the first frame is used. A file that can't be
+decoded, or would need gigabytes or minutes (:mod:`structure`), raises :class:`BadImage` with a reason, whatever the
+decoder raised. Threads that decode together share a bound of memory.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import re
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from sensorium.base.reading import printable
+from sensorium.base.memory import affordable
+from sensorium.base.reading import open_regular, printable
+from sensorium.data.images.structure import Structure, inspect, orientation
+from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
@@ -35,7 +46,11 @@ EXTENSIONS = frozenset(
         "pgm",
         "pbm",
         "pnm",
+        "pfm",
+        "apng",
         "jp2",
+        "j2k",
+        "jpx",
         "avif",
         "tga",
         "ico",
@@ -44,9 +59,17 @@ EXTENSIONS = frozenset(
 MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
-
-# Readers of EPS and similar formats run external programs; the list of formats excludes them.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+_LARGE = 16_000_000  # pixels of images that are reduced on request, whatever their format
+_BYTES_A_PIXEL = {
+    "WEBP": 28,
+    "JPEG2000": 36,
+    "AVIF": 28,
+    "TIFF": 24,
+    "PNG": 20,
+}  # at the peak of decoding; 12 otherwise
+_TOGETHER = 1 << 30  # bytes that the threads of a process decode in at once
+_ALWAYS = 64 << 20  # less is never compared with the free memory
+_IN_MEMORY = 64 << 20
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,7 +79,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXIF_ORIENTATION = 274
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)([0-9])""")
 
 # The size is checked here against MAX_PIXELS, with a named error; Pillow's warning is redundant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -75,41 +98,56 @@ class BadImage(SensoriumError):
         return BadImage, (self.name, self.reason)
 
 
-def rgb(source: bytes | Path, name: str, at_least: int | None = None, *, upright: bool = True) -> Image.Image:
-    """Decode an image file (its bytes, or its path) to an RGB image, turned by its EXIF orientation if ``upright``.
+def rgb(
+    source: bytes | Path, name: str, at_least: int | None = None, top: float | None = None, *, upright: bool = True
+) -> Image.Image:
+    """Decode an image file (its bytes, or its path) to an RGB image, turned by its orientation if ``upright``.
 
-    ``at_least`` allows a JPEG to be decoded at a reduced scale whose shorter side is no smaller: the same image, in
-    a fraction of the time. Raises :class:`BadImage` and nothing else.
+    ``at_least`` allows a reduced scale whose shorter side is no smaller: of a JPEG, the same image in a fraction of the
+    time; of others, if they are very large. ``top``: the value of a 16-bit or float file that is white, see
+    :mod:`values`; None follows from the picture itself. Raises :class:`BadImage` and nothing else.
     """
-    try:
-        with _open(source, name) as image:
-            _bound(image, name, at_least)
-            image.load()
-            return _upright(_to_rgb(image), image, 0 if upright else 1)
-    except BadImage:
-        raise
-    except (
-        Exception
-    ) as error:  # decoders raise anything on damaged bytes: OSError, SyntaxError, struct.error, KeyError ...
-        raise BadImage(name, _reason(error)) from None
+    with _opened(source, name) as (image, structure, again), _room(_bound(image, structure, name, at_least)):
+        values = _values(image, again)
+        picture = _to_rgb(image) if values is None else _of_values(image, values, top)
+        picture = _upright(picture, image, 0 if upright else 1)
+        side = min(picture.size)
+        if at_least and picture.width * picture.height > _LARGE and side >= 2 * at_least:
+            picture = picture.reduce(side // at_least)
+        return picture
+
+
+def peak(source: bytes | Path, name: str) -> tuple[float, float] | None:
+    """(smallest, largest) value of a 16-bit or float file; None for one of 8 bits. Raises :class:`BadImage`."""
+    with _opened(source, name) as (image, structure, again):
+        if structure.format == "ICO" or not is_wide(image):
+            return None
+        with _room(_bound(image, structure, name, None)):
+            values = _values(image, again)
+            return (0.0, TOPS[-1]) if values is None else None if values.dtype == np.uint8 else span(values)
 
 
 def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
-    """(width, height, mode) of an image file, read from its header only. Raises :class:`BadImage`."""
+    """(width, height, mode) of an image file, read from its header only. Raises :class:`BadImage`.
+
+    The mode is Pillow's, or for example "RGB;16" for colors of 16 bits.
+    """
     width, height, mode, turn = stored_header(source, name)
     return (height, width, mode) if turn >= 5 else (width, height, mode)
 
 
 def stored_header(source: bytes | Path, name: str) -> tuple[int, int, str, int]:
-    """(width, height, mode, EXIF orientation 1 to 8) of the pixels as they are stored; 5 to 8 exchange the sides of the
+    """(width, height, mode, orientation 1 to 8) of the pixels as they are stored; 5 to 8 exchange the sides of the
     upright image. Raises :class:`BadImage`."""
-    try:
-        with _open(source, name) as image:
-            return *image.size, image.mode, _orientation(image)
-    except BadImage:
-        raise
-    except Exception as error:
-        raise BadImage(name, _reason(error)) from None
+    with _opened(source, name) as (image, structure, _):
+        mode = f"{image.mode};16" if is_wide(image) and len(image.getbands()) > 1 else image.mode
+        if structure.format == "PNG":
+            if structure.profile:  # it may stand behind the pixels: they are decoded to see
+                with _room(_bound(image, structure, name, None)):
+                    image.load()
+            else:
+                image.info["exif"] = structure.exif
+        return *image.size, mode, _orientation(image)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -142,58 +180,148 @@ def flatten(array: np.ndarray) -> np.ndarray:
     return np.array(array.transpose(2, 0, 1), order="C")
 
 
-def _open(source: bytes | Path, name: str) -> Image.Image:
+@contextmanager
+def _opened(source: bytes | Path, name: str) -> Iterator[tuple[Image.Image, Structure, Callable[[], Image.Image]]]:
+    """(the image with its header read, its structure, a function that opens it again). Whatever goes wrong, here or
+    within, is a BadImage."""
     if isinstance(source, bytes) and not source:
         raise BadImage(name, "zero bytes")
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
-    except Image.DecompressionBombError:
-        # Only a JPEG can be decoded at a reduced scale; opened directly, it skips Pillow's check and gets ours.
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        if data[:2] != b"\xff\xd8":
-            raise BadImage(name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller") from None
-        return JpegImageFile(io.BytesIO(data))
+        with io.BytesIO(source) if isinstance(source, bytes) else _file(source, name) as file:
+            structure = inspect(file, name)
+
+            def again() -> Image.Image:
+                file.seek(0)
+                return Image.open(file, formats=(structure.format,))
+
+            try:
+                image = again()
+            except Image.DecompressionBombError:
+                # Only a JPEG can be decoded at a reduced scale; opened directly, it skips Pillow's check and gets ours.
+                if structure.format != "JPEG":
+                    raise BadImage(name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller") from None
+                file.seek(0)
+                image = JpegImageFile(file)
+            with image:
+                yield image, structure, again
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes: OSError, struct.error, KeyError ...
+        raise BadImage(name, _reason(error)) from None
 
 
-def _bound(image: Image.Image, name: str, at_least: int | None) -> None:
-    """Raise for images that would need gigabytes; let a JPEG decode at a reduced scale if requested or needed."""
+def _file(path: Path, name: str) -> BinaryIO:
+    """A regular file; a small one in memory, since decoders read in small pieces."""
+    try:
+        file = open_regular(path)
+    except SensoriumError as error:
+        if not path.exists():
+            raise FileNotFoundError from None
+        raise BadImage(name, str(error).removeprefix(f"{printable(str(path))}: ").rstrip(".")) from None
+    if os.fstat(file.fileno()).st_size > _IN_MEMORY:
+        return file
+    with file:
+        return io.BytesIO(file.read())
+
+
+def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | None) -> int:
+    """Bytes that decoding needs. Raise for images that would need too many; let a JPEG decode at a reduced scale if
+    requested or needed."""
     width, height = image.size
     large = width * height > MAX_PIXELS
-    # A progressive JPEG keeps all coefficients in memory, whatever the scale.
-    reducible = isinstance(image, JpegImageFile) and not image.info.get("progressive")
+    # A JPEG of several scans keeps all coefficients in memory, whatever the scale.
+    reducible = isinstance(image, JpegImageFile) and structure.scans == 1 and not image.info.get("progressive")
     if large and not (reducible and width * height <= MAX_JPEG_PIXELS):
         reason = f"{width} x {height} = {width * height // 10**6} megapixels; at most {MAX_PIXELS // 10**6} are decoded"
         raise BadImage(name, reason + ": store it smaller")
     if isinstance(image, JpegImageFile) and (large or at_least):
         scale = 8 if large or not at_least else max(1, min(width, height) // at_least)
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in _tiles(image) if tile.extents))
+    if covered > max(len(image.getbands()), 1) * width * height * 2 + 1:
+        raise BadImage(name, "damaged: its parts cover it more than once")
+    need = image.size[0] * image.size[1] * _BYTES_A_PIXEL.get(structure.format, 12 if reducible else 20)
+    if need > _ALWAYS:
+        try:
+            affordable(need, name, "store it smaller.", share=0.6)
+        except SensoriumError as error:
+            raise BadImage(name, str(error).removeprefix(f"{name}: ").rstrip(".")) from None
+    return need
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _tiles(image: Image.Image) -> list[Any]:
+    return getattr(image, "tile", None) or []
+
+
+_free = threading.Condition()
+_in_use = 0
+
+
+@contextmanager
+def _room(need: int) -> Iterator[None]:
+    """Wait until ``need`` bytes are left of what the threads of this process may use together; one image is always
+    decoded."""
+    global _in_use
+    with _free:
+        _free.wait_for(lambda: not _in_use or _in_use + need <= _TOGETHER)
+        _in_use += need
+    try:
+        yield
+    finally:
+        with _free:
+            _in_use -= need
+            _free.notify_all()
+
+
+def _values(image: Image.Image, again: Callable[[], Image.Image]) -> np.ndarray | None:
+    """The values of an image of more than 8 bits; None if Pillow's 8 bits are all. Loads the image."""
+    bands = len(image.getbands())
+    tiles = _tiles(image)
+    if len(tiles) == 1 and tiles[0].codec_name == "ppm":
+        return _pnm(image, tiles[0])
+    if not is_wide(image) or (bands > 1 and image.width * image.height > _LARGE):
+        image.load()
+        return None
+    return wide_values(image, again)
+
+
+def _pnm(image: Any, tile: Any) -> np.ndarray:
+    """A binary PNM that states where its values end, other than at 255: uint8. Pillow decodes it number by number."""
+    most = tile.args[-1] if isinstance(tile.args, tuple) else tile.args
+    width, height = image.size
+    bands = max(len(image.getbands()), 1)
+    kind = np.dtype(">u2" if most > 255 else "u1")
+    file = image.fp
+    file.seek(tile.offset)
+    data = file.read(width * height * bands * kind.itemsize)
+    if len(data) < width * height * bands * kind.itemsize:
+        raise ValueError("truncated")
+    image.tile = []  # nothing is left to decode
+    values = np.minimum(np.frombuffer(data, kind), most).reshape((height, width, bands)[: 2 if bands == 1 else 3])
+    table = np.round(np.arange(most + 1) * (255.0 / most)).astype(np.uint8)
+    return table[values]
+
+
+def _of_values(image: Image.Image, values: np.ndarray, top: float | None) -> Image.Image:
+    eight = values if values.dtype == np.uint8 else to_eight(values, top)
+    return _to_rgb(Image.fromarray(eight), image if image.mode == "RGBA" else None)
+
+
+def _to_rgb(image: Image.Image, alpha: Image.Image | None = None) -> Image.Image:
+    """RGB, composited on white by its own transparency or that of ``alpha``."""
     mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_wide_grey(image)).convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if alpha is not None:
         layer = image.convert("RGBA")
-        paper = Image.new("RGB", image.size, (255, 255, 255))
-        paper.paste(layer, mask=layer.getchannel("A"))
-        return paper
-    return image.convert("RGB")
-
-
-def _wide_grey(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float gray -> uint8 [H, W], scaled by the value range of its type, or by its own if beyond."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F":
-        top = 1.0 if high <= 1 else 255.0
+        layer.putalpha(alpha.getchannel("A"))
+    elif mode == "RGB" and "transparency" not in image.info:
+        return image
+    elif mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
     else:
-        top = 65535.0
-    if low < 0 or high > top:
-        values, top = values - low, max(high - low, 1e-12)
-    return np.round(values * (255.0 / top)).astype(np.uint8)
+        return image.convert("RGB")
+    paper = Image.new("RGB", image.size, (255, 255, 255))
+    paper.paste(layer, mask=layer.getchannel("A"))
+    return paper
 
 
 def _upright(picture: Image.Image, source: Image.Image, orientation: int = 0) -> Image.Image:
@@ -204,11 +332,25 @@ def _upright(picture: Image.Image, source: Image.Image, orientation: int = 0) ->
 
 
 def _orientation(image: Image.Image) -> int:
+    """The orientation, 1..8: of EXIF data, else of XMP. Damaged ones count as none: the pixels are still readable."""
     try:
-        found = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged EXIF: the pixels are still readable
+        if isinstance(image, TiffImageFile):
+            found = 1  # Pillow turns these itself
+        elif exif := image.info.get("exif") or _profile(image.info.get("Raw profile type exif")):
+            found = orientation(exif)
+        else:
+            xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+            xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+            turned = _XMP_ORIENTATION.search(xmp)
+            found = int(turned[1]) if turned else 1
+    except Exception:
         return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return found if found in _TURNS else 1
+
+
+def _profile(text: str | None) -> bytes:
+    """The EXIF data that some programs keep in a PNG as text: a name, a length, and hexadecimal digits."""
+    return bytes.fromhex("".join(text.split("\n")[3:])) if text else b""
 
 
 def _reason(error: Exception) -> str:

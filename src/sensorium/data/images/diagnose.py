@@ -26,6 +26,7 @@ MAX_ENCODED = 20_000
 MAX_ARRAYS = 200_000
 MAX_GENERATED = 2_000
 SHOWN = 20
+_DARK = 31  # an eighth of the range
 _FLAT = 2  # maximum range of gray levels of a constant image
 
 Progress = Callable[[int, int], None]
@@ -34,7 +35,11 @@ Progress = Callable[[int, int], None]
 @dataclass
 class Findings:
     """The result of :func:`diagnose`. Names are those of the images; lists of examples have at most 20, counts are
-    complete."""
+    complete.
+
+    :func:`sensorium.data.look.look` adds the ``kind`` of data, the ``unit`` in which classes are counted, further
+    ``facts``, what was ``skipped`` by reason, and the ``commands`` that use the data, ``also`` as other kinds.
+    """
 
     path: str
     layout: str
@@ -50,8 +55,15 @@ class Findings:
     conflicts: dict[str, Any] = field(default_factory=dict)
     constant: dict[str, Any] = field(default_factory=dict)
     broken: list[dict[str, str]] = field(default_factory=list)
+    dark: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    kind: str = "images"
+    unit: str = "images"
+    facts: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    also: dict[str, list[str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -74,12 +86,16 @@ class _Survey:
     digests: np.ndarray
     thumbs: np.ndarray
     flat: np.ndarray
+    dark: np.ndarray
     broken: list[Skipped]
     sampled: int
 
 
-def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: int = MAX_ENCODED) -> Findings:
-    """Diagnose all sets of ``opened``. A broken image does not raise: it is listed in ``broken``."""
+def diagnose(
+    opened: Opened, *, progress: Progress | None = None, max_encoded: int = MAX_ENCODED, labels: bool = True
+) -> Findings:
+    """Diagnose all sets of ``opened``. A broken image does not raise: it is listed in ``broken``. Without ``labels``
+    there is no advice about classes."""
     sets = {split: images for split in ("train", "test", "val") if (images := getattr(opened, split)) is not None}
     surveys: dict[str, _Survey] = {}
     total = sum(len(_sample_of(images, max_encoded)) for images in sets.values())
@@ -105,9 +121,11 @@ def diagnose(opened: Opened, *, progress: Progress | None = None, max_encoded: i
     _sizes_and_modes(findings, list(surveys.values()))
     _classes(findings, sets)
     _copies(findings, sets, surveys)
+    dark = [sets[s].names[int(i)] for s, survey in surveys.items() for i in survey.indices[survey.dark]]
+    findings.dark = _some(dark[:SHOWN], len(dark))
     from sensorium.data.images.findings import advise
 
-    findings.advice = advise(findings)
+    findings.advice = advise(findings, labels=labels)
     return findings
 
 
@@ -134,10 +152,11 @@ def _survey(images: ImageSet, max_encoded: int, progress: Callable[[int], None])
         np.zeros(0, np.uint64),
         np.zeros((0, THUMB, THUMB, 3), np.uint8),
         np.zeros(0, bool),
+        np.zeros(0, bool),
         [],
         len(sample),
     )
-    indices, digests, thumbs, flat = [], [], [], []
+    indices, digests, thumbs, flat, dark = [], [], [], [], []
     done = 0
     for part in _looks(images, sample):
         for look in part:
@@ -150,19 +169,21 @@ def _survey(images: ImageSet, max_encoded: int, progress: Callable[[int], None])
             digests.append(look[3])
             thumbs.append(look[4])
             flat.append(look[5])
+            dark.append(look[6])
         done += len(part)
         progress(done)
     if indices:
         survey.indices, survey.digests = np.array(indices), np.array(digests, np.uint64)
-        survey.thumbs, survey.flat = np.stack(thumbs), np.array(flat)
+        survey.thumbs, survey.flat, survey.dark = np.stack(thumbs), np.array(flat), np.array(dark)
     return survey
 
 
-_Look = tuple[int, tuple[int, int], str, int, np.ndarray, bool]
+_Look = tuple[int, tuple[int, int], str, int, np.ndarray, bool, bool]
 
 
 def _looks(images: ImageSet, sample: np.ndarray) -> Iterator[Sequence[_Look | Skipped]]:
-    """(index, (width, height), mode, digest, thumbnail, whether it is constant) of each image, in chunks."""
+    """(index, (width, height), mode, digest, thumbnail, whether it is constant, whether it is a nearly black one of more
+    than 8 bits) of each image, in chunks."""
     base = images.base if isinstance(images, View) else images
     chunks = [sample[start : start + 512] for start in range(0, len(sample), 512)]
     if isinstance(base, ArrayImages):
@@ -187,7 +208,8 @@ def _look(images: ImageSet, index: int) -> _Look | Skipped:
     pixels = np.asarray(image)
     thumb = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=3.0))
     flat = bool((pixels.max((0, 1)).astype(np.int16) - pixels.min((0, 1)) <= _FLAT).all())
-    return index, image.size, mode, _digest(pixels), thumb, flat
+    dark = (mode.startswith("I") or mode == "F" or ";16" in mode) and int(pixels.max()) <= _DARK
+    return index, image.size, mode, _digest(pixels), thumb, flat, dark
 
 
 def _look_at_arrays(base: ArrayImages, where: np.ndarray, indices: np.ndarray) -> list[_Look | Skipped]:
@@ -200,7 +222,7 @@ def _look_at_arrays(base: ArrayImages, where: np.ndarray, indices: np.ndarray) -
     thumbs = thumbnails(rgb)
     flat = (rgb.max((1, 2)).astype(np.int16) - rgb.min((1, 2)) <= _FLAT).all(1)
     return [
-        (int(index), (width, height), mode, _digest(rgb[k]), thumbs[k], bool(flat[k]))
+        (int(index), (width, height), mode, _digest(rgb[k]), thumbs[k], bool(flat[k]), False)
         for k, index in enumerate(indices)
     ]
 

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 _FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
 
 
-def advise(findings: Findings) -> list[str]:
-    """Advice before training, the most serious first."""
+def advise(findings: Findings, *, labels: bool = True) -> list[str]:
+    """Advice before training, the most serious first; without ``labels``, none about classes."""
     advice = [*_leaks(findings), *_damage(findings), *_balance(findings)]
     counts, sizes = findings.counts, findings.sizes
-    if not findings.classes:
+    if not labels:
+        pass
+    elif not findings.classes:
         advice.append(
             "There are no labels: methods can be trained, but compared only visually and by RankMe, not by accuracy."
         )
@@ -76,6 +78,11 @@ def _damage(findings: Findings) -> list[str]:
         advice.append(
             "So many images are similar that the search for near copies stopped early: the counts are lower bounds."
         )
+    if dark := findings.dark.get("count"):
+        advice.append(
+            f"{_images(dark)} of 16 bits or floats use{'s' if dark == 1 else ''} less than an eighth of the range that the "
+            f"others have: nearly black when read; scale the values of {findings.dark['examples'][0]} and store it again."
+        )
     if blank := findings.constant.get("count"):
         advice.append(
             f"{_images(blank)} {_are(blank)} of one color only: nothing can be learned from {'it' if blank == 1 else 'them'}."
@@ -123,25 +130,37 @@ def render(findings: Findings) -> Any:
     table.add_column(overflow="fold")
     for left, right in _rows(findings):
         table.add_row(Text(left), Text(right))
-    parts: list[Any] = [Text(f"{findings.path}: {findings.layout}", style="bold"), table]
+    title = f"{findings.path}: {findings.layout}" + ("" if findings.kind in findings.layout else f" ({findings.kind})")
+    parts: list[Any] = [Text(title, style="bold"), table]
     if findings.classes:
         parts += [Text(), _class_table(findings)]
+    told = " ".join(findings.notes)
+    skipped = [f"{count:,} {reason}" for reason, count in findings.skipped.items() if reason not in told]
+    broken = [f"{b['file']}: {b['reason']}" for b in findings.broken]
+    also = [f"{kind}: {command}" for kind, commands in findings.also.items() for command in commands]
     for title, lines, style in (
         ("Notes", findings.notes, ""),
         ("Advice", findings.advice, "yellow"),
-        ("Broken files", [f"{b['file']}: {b['reason']}" for b in findings.broken[:20]], "red"),
+        ("Skipped or changed", skipped, ""),
+        ("Broken files", broken[:20], "red"),
+        ("What uses these data", findings.commands, "cyan"),
+        ("They can also be read as", also, ""),
     ):
         if lines:
             parts += [Text(), Text(title, style="bold"), *(Text(f"- {line}", style=style) for line in lines)]
-    if len(findings.broken) > 20:
-        parts.append(Text(f"  and {len(findings.broken) - 20:,} more", style="red"))
-    if not findings.advice:
+            if lines == broken[:20] and len(broken) > 20:
+                parts.append(Text(f"  and {len(broken) - 20:,} more", style="red"))
+    if not findings.advice and not skipped and not broken:
         parts += [Text(), Text("No problems found in this data.", style="green")]
     return Group(*parts)
 
 
 def _rows(findings: Findings) -> list[tuple[str, str]]:
-    rows = [("images", ", ".join(f"{count:,} {split}" for split, count in findings.counts.items()))]
+    unit = "images" if findings.decoded else findings.unit
+    rows = [(unit, ", ".join(f"{count:,} {split}" for split, count in findings.counts.items()))]
+    rows += findings.facts.items()
+    if not findings.decoded:
+        return rows
     if sizes := findings.sizes:
         if sizes["different"] == 1:
             rows.append(("size", f"{_size(sizes['min'])}, all of them"))
@@ -176,7 +195,13 @@ def _class_table(findings: Findings, most: int = 20) -> Any:
     from rich.text import Text
 
     splits = [split for split in findings.counts if split in findings.classes[0]]
-    table = Table(title=f"{len(findings.classes):,} classes", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    of = "" if findings.kind == "images" else f", by {findings.unit}"
+    table = Table(
+        title=f"{len(findings.classes):,} class{'' if len(findings.classes) == 1 else 'es'}{of}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("class")
     for split in splits:
         table.add_column(split, justify="right")
@@ -188,9 +213,25 @@ def _class_table(findings: Findings, most: int = 20) -> Any:
         if c is None:
             table.add_row(f"... {len(ranked) - most:,} more")
             continue
-        bar = "█" * max(1, round(20 * c["train"] / top)) if c["train"] else ""
-        table.add_row(Text(c["name"]), *(f"{c[split]:,}" for split in splits), Text(bar, style="cyan"))
+        table.add_row(Text(c["name"]), *(f"{c[split]:,}" for split in splits), _Bar(c["train"] / top))
     return table
+
+
+class _Bar:
+    """A bar of a fraction of 20 columns, of characters that the terminal has."""
+
+    def __init__(self, fraction: float) -> None:
+        self.length = max(1, round(20 * fraction)) if fraction else 0
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich.text import Text
+
+        yield Text(("#" if options.ascii_only else "█") * self.length, style="cyan")
+
+    def __rich_measure__(self, console: Any, options: Any) -> Any:
+        from rich.measure import Measurement
+
+        return Measurement(self.length, self.length)
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -1,15 +1,16 @@
 """Image files in folders, and scikit-learn's digits.
 
-A folder is one of: images flat (unlabeled), one folder per class (images at any depth below it), or one folder per
-split (train, val, test in any of their usual names and any case) holding either. A folder whose only content is one
-folder is skipped. Hidden files and those of operating systems are ignored.
+A folder is one of: images flat (unlabeled), one folder per class (images at any depth below it), or folders of splits
+(:mod:`sensorium.data.names` says which names are) holding either; several folders of one split are read together. A
+folder whose only content is one folder is skipped. Hidden files and those of operating systems are ignored; whatever
+else lies there and is not read is told.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,18 @@ from sensorium.base.reading import printable
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
-from sensorium.data.names import SPLITS, list_folder, split_of
+from sensorium.data.names import is_neutral, is_split, list_folder, split_folders
 from sensorium.errors import SensoriumError
+
+UNREAD = frozenset(
+    {".heic", ".heif", ".hif", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".eps", ".ai", ".pdf", ".exr", ".hdr",
+     ".dds", ".pcx", ".djvu", ".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
+     ".vsi", ".fits", ".fit", ".raw", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".dng", ".orf",
+     ".rw2", ".raf", ".pef", ".x3f", ".rwl", ".3fr", ".iiq", ".webm", ".mp4", ".mov", ".avi", ".mkv"}
+)  # fmt: skip
+"""Kinds of pictures and videos that are not read as images."""
+_VIDEO = frozenset({".webm", ".mp4", ".mov", ".avi", ".mkv"})
+_NAMED = 8  # names in a note
 
 
 class Files:
@@ -44,31 +55,36 @@ class Files:
 
 
 def read_folder(folder: Path) -> Found:
-    """A folder of images in any of the layouts above. Raises SensoriumError if it has no image at all."""
+    """A folder of images in any of the layouts above. Raises SensoriumError if it has no training image."""
     found = Found("folder of images", {})
     folder = _unwrap(folder, found)
-    splits = _split_folders(folder)
+    splits = _splits(folder, found)
     tally: Counter[str] = Counter()
-    if splits:
-        for split, at in splits.items():
-            images = _one_set(at, folder, found, tally)
-            if images is not None:
-                found.sets[split] = images
-    elif (images := _one_set(folder, folder, found, tally)) is not None:
-        found.sets["train"] = images
-    if tally:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.most_common(4))
-        found.notes.append(f"{_count(sum(tally.values()), 'file')} without an image extension ignored ({kinds}).")
+    for split, places in splits.items():
+        images = _one_set(places, folder, found, tally)
+        if images is not None:
+            found.sets[split] = images
+    found.notes += ignored(tally)
     if "train" not in found.sets:
-        where = "its train folder" if splits else "it and the folders below"
-        broken = f"; {_count(len(found.skipped), 'file')} could not be read" if found.skipped else ""
-        raise SensoriumError(
-            f"{printable(str(folder))}: no images in {where}{broken}. Looked for {' '.join(sorted(EXTENSIONS))} files, flat or "
-            "one folder per class; .npz; IDX pairs; .parquet; .csv; .tar shards."
-        )
+        raise SensoriumError(_nothing(folder, found, tally, splits))
     if any(images.classes for images in found.sets.values()):
         found.layout = "folder of classes"
     return found
+
+
+def ignored(tally: Counter[str]) -> list[str]:
+    """Sentences about files of no image extension, from their number by suffix."""
+    unread = {kind: count for kind, count in tally.most_common() if kind in UNREAD}
+    rest = Counter({kind: count for kind, count in tally.items() if kind not in UNREAD})
+    notes = [
+        f"{_count(count, f'{kind} file')} {'is' if count == 1 else 'are'} not read: "
+        f"{'extract frames to JPEG' if kind in _VIDEO else 'convert to JPEG or PNG'}."
+        for kind, count in unread.items()
+    ]
+    if rest:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in rest.most_common(4))
+        notes.append(f"{_count(sum(rest.values()), 'file')} without an image extension ignored ({kinds}).")
+    return notes
 
 
 def read_digits() -> Found:
@@ -87,7 +103,7 @@ def _unwrap(folder: Path, found: Found) -> Path:
     while True:
         entries = list_folder(folder)
         folders = [e for e in entries if e.is_dir()]
-        if len(folders) != 1 or any(_is_image(e.name) for e in entries) or split_of(folders[0].name) == "train":
+        if len(folders) != 1 or any(_is_image(e.name) for e in entries) or is_split(folders[0].name) == "train":
             return folder
         inner = list_folder(Path(folders[0].path))
         if any(_is_image(e.name) for e in inner) or not any(e.is_dir() for e in inner):
@@ -96,45 +112,75 @@ def _unwrap(folder: Path, found: Found) -> Path:
         folder = Path(folders[0].path)
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Split folders by split; empty if the folder is not organized by splits (a class may also be called "train")."""
-    splits: dict[str, Path] = {}
-    others = 0
-    for entry in list_folder(folder):
-        if not entry.is_dir():
-            others += _is_image(entry.name)
-            continue
-        split = split_of(entry.name)
-        exact = split is not None and entry.name.casefold() in SPLITS[split]
-        if split is not None and exact and split not in splits:
-            splits[split] = Path(entry.path)
-        else:
-            others += 1
-    return splits if "train" in splits and (not others or len(splits) > 1) else {}
+def _splits(folder: Path, found: Found) -> dict[str, list[Path]]:
+    """The folders of each split; the folder itself as "train" if it is not organized by splits."""
+    splits, others = split_folders(folder)
+    if not splits:
+        entries = [e for e in list_folder(folder) if e.is_dir()]
+        named = {e.name: split for e in entries if (split := is_split(e.name))}
+        if len(named) < 2 or len(named) < len(entries) or "train" in named.values():
+            return {"train": [folder]}
+        splits = {}  # of other sets alone: never classes
+        for name, split in named.items():
+            splits.setdefault(split, []).append(folder / name)
+    for split, places in splits.items():
+        if len(places) > 1:
+            found.notes.append(f"The folders {_names(p.name for p in places)} are read together as the {split} set.")
+    loose = sum(not e.is_dir() and _is_image(e.name) for e in list_folder(folder))
+    beside = [*others, *([f"{loose:,} images"] if loose else [])]
+    if beside:
+        found.notes.append(f"Beside the folders of splits, not read: {_names(beside)}.")
+    return splits
 
 
-def _one_set(folder: Path, top: Path, found: Found, tally: Counter[str]) -> ImageSet | None:
+def _nothing(folder: Path, found: Found, tally: Counter[str], splits: dict[str, list[Path]]) -> str:
+    """Why a folder has no training images."""
+    organized = splits != {"train": [folder]}
+    if organized and "train" not in splits:
+        names = _names(p.name for places in splits.values() for p in places)
+        return f"{printable(str(folder))}: no training set; its folders are {names}. Name the training folder 'train'."
+    where = "its train folder" if organized else "it and the folders below"
+    broken = ""
+    if found.skipped:
+        first = found.skipped[0]
+        broken = f"; {_count(len(found.skipped), 'file')} could not be read (the first: {first.file}: {first.reason})"
+    told = "".join(f" {note}" for note in ignored(tally))
+    return (
+        f"{printable(str(folder))}: no images in {where}{broken}.{told} Looked for {' '.join(sorted(EXTENSIONS))} files, "
+        "flat or one folder per class; .npz; IDX pairs; .parquet; .csv; .tar shards."
+    )
+
+
+def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str]) -> ImageSet | None:
     paths: list[str] = []
     owners: list[str | None] = []
-    loose = 0
-    for path, below in _walk(folder, found, tally, set()):
-        paths.append(path)
-        owners.append(below[0] if below else None)
-        loose += not below
+    folders: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for place in places:
+        folders += [e.name for e in list_folder(place) if e.is_dir()]
+        for path, below in _walk(place, found, tally, seen):
+            paths.append(path)
+            owners.append(below[0] if below else None)
     if not paths:
         return None
+    if len(named := set(owners) - {None}) == 1 and is_neutral(str(*named)):
+        owners = [None] * len(owners)  # "images" is no class
+    loose = owners.count(None)
     names = [printable(os.path.relpath(path, top)) for path in paths]
     if loose == len(paths):
         return EncodedImages(Files(paths), names)
+    what = _names(printable(place.name) for place in places)
     if loose:
-        found.notes.append(
-            f"{_count(loose, 'image')} beside the class folders of {printable(folder.name)} are unlabeled."
-        )
+        found.notes.append(f"{_count(loose, 'image')} beside the class folders of {what} are unlabeled.")
+    if empty := sorted(set(folders) - set(owners)):
+        found.notes.append(f"{_count(len(empty), 'class folder')} of {what} {_is(empty)} empty: {_names(empty)}.")
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))
 
 
-def _walk(folder: Path, found: Found, tally: Counter[str], seen: set[tuple[int, int]]):
+def _walk(
+    folder: Path, found: Found, tally: Counter[str], seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Image files below a folder with the folders that lead to them. Links are followed, loops are not."""
     stack: list[tuple[Path, tuple[str, ...]]] = [(folder, ())]
     while stack:
@@ -176,3 +222,12 @@ def _is_image(name: str) -> bool:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _names(names: Iterable[str]) -> str:
+    names = [printable(name) for name in names]
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+
+
+def _is(what: Sequence[str]) -> str:
+    return "is" if len(what) == 1 else "are"

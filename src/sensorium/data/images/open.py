@@ -1,6 +1,6 @@
 """open_data: detect the layout of a path and open its images.
 
-The layouts are those of :mod:`readers` (folders), :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
+The layouts are those of :mod:`folders`, :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
 :mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. If a labeled set has no test
 images, a fifth of it is held out, always the same.
 """
@@ -22,10 +22,11 @@ from sensorium.base.reading import printable
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import read_digits, read_folder
-from sensorium.data.images.sets import Found, ImageSet, Opened, View, subset
+from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, subset
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
-from sensorium.data.names import divide, list_folder, split_of
+from sensorium.data.log import Log, Skipped
+from sensorium.data.names import divide, list_folder, split_folders, split_of
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -47,18 +48,27 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     if limit is not None and limit < 1:
         raise SensoriumError(f"limit: {limit} images is too few; must be at least 1.")
     found = _read(path)
+    if "train" not in found.sets:
+        raise SensoriumError(f"{printable(str(path))}: no training images, only {', '.join(found.sets)}.")
     train = found.sets["train"]
     notes = list(found.notes)
     sets = {
-        split: _agree(train, images, f"{path}: {split}") for split, images in found.sets.items() if split != "train"
+        split: _agree(train, _of_known_classes(train, images, split, notes), f"{path}: {split}")
+        for split, images in found.sets.items()
+        if split != "train"
     }
     if test is not None:
         second = _read(test)
         if "test" in sets:
             notes.append("The test set given replaces the one found beside the training set.")
-        sets["test"] = _agree(train, second.sets.get("test", second.sets["train"]), str(test))
+        sets["test"] = _agree(train, second.sets.get("test") or second.sets["train"], str(test))
         notes += second.notes
         found.skipped += second.skipped
+    notes += _skips(found.skipped)
+    if alike := _alike(train.classes):
+        notes.append(f"Names of classes differ only in case or spaces: {alike}; are they one class?")
+    if scaled := measure([train, *sets.values()]):
+        notes.append(scaled)
     opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
     opened = _with_test(opened, notes, given=test is not None)
     if len(train.classes) == 1:
@@ -146,17 +156,29 @@ def _read_folder(folder: Path) -> Found:
     inner = folder / "data"
     if parquets := having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else []):
         return read_parquet(divide(parquets, folder))
-    if arrays := _by_split(having(".npz")):
-        return _several(arrays, read_npz)
+    arrays, rest = _by_split(having(".npz"), folder)
+    if arrays:
+        return _told(_several(arrays, read_npz), rest)
     pictures = any(f.suffix.lower() in EXTENSIONS for f in files)
-    tables = _by_split(having(*_TABLES))
-    if tables and not pictures and not any(e.is_dir() and split_of(e.name) for e in list_folder(folder)):
-        return read_csv(tables)
-    found = read_folder(folder)
-    if having(*_TABLES) and not any(images.classes for images in found.sets.values()):
-        found.notes.append(
-            f"{printable(having(*_TABLES)[0].name)} is beside the images; open it instead to use its labels."
-        )
+    written = having(*_TABLES)
+    tables, rest = _by_split(written, folder)
+    told = ""
+    if tables and not pictures and not split_folders(folder)[0]:
+        try:
+            return _told(read_csv(tables), rest)
+        except SensoriumError as error:
+            told = str(error)
+    try:
+        found = read_folder(folder)
+    except SensoriumError:
+        if told:
+            raise SensoriumError(told) from None
+        raise
+    if told:
+        found.notes.append(f"{told} The images are read without it.")
+    elif written and not any(images.classes for images in found.sets.values()):
+        table = next((file for file in written if split_of(file.name) == "train"), written[0])
+        found.notes.append(f"{printable(table.name)} is beside the images; open it instead to use its labels.")
     return found
 
 
@@ -196,15 +218,26 @@ def _scenes(text: str) -> Found:
     return Found("scenes", {"train": Scenes(count, 0), "test": Scenes(min(2_000, max(1, count // 5)), 1)})
 
 
-def _by_split(files: list[Path]) -> dict[str, Path]:
-    """Files named after splits ("train.npz"); a single file of another name is the training set."""
-    splits: dict[str, Path] = {}
-    for file in files:
-        if (split := split_of(file.name)) is not None:
-            splits.setdefault(split, file)
-    if "train" not in splits:
-        return {"train": files[0]} if len(files) == 1 else {}
-    return splits
+def _by_split(files: list[Path], folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """(one file for each split, sentences about the others) by their names; a single file of another name is the
+    training set, and none of several is."""
+    chosen: dict[str, Path] = {}
+    left: list[Path] = []
+    if not files:
+        return {}, []
+    for split, group in divide(files, folder).items():
+        named = [file for file in group if split_of(file.name) == split]
+        if split == "train" and not named and len(group) > 1:
+            return {}, []
+        chosen[split] = (named or group)[0]
+        left += [file for file in group if file != chosen[split]]
+    listed = ", ".join(printable(file.name) for file in left[:8]) + (" ..." if len(left) > 8 else "")
+    return chosen, [f"Beside {printable(chosen['train'].name)}, not read: {listed}."] if left else []
+
+
+def _told(found: Found, notes: list[str]) -> Found:
+    found.notes += notes
+    return found
 
 
 def _several(files: dict[str, Path], read: Callable[[Path], Found]) -> Found:
@@ -265,6 +298,40 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
             return replace(opened, train=kept, test=held)
         notes.append("There is no test set, and no class has enough images to hold one out.")
     return replace(opened, test=test)
+
+
+def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[str]) -> ImageSet:
+    """``other`` without the images of classes that the training set beside it has not, if it has some of the others."""
+    if other.labels is None or not train.classes or not set(other.classes) & set(train.classes):
+        return other
+    unknown = [i for i, name in enumerate(other.classes) if name not in train.classes]
+    lost = np.isin(other.labels, unknown)
+    if not lost.any():
+        return other
+    names = [other.classes[i] for i in unknown if (other.labels == i).any()]
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+    notes.append(
+        f"{lost.sum():,} {split} images are left aside: the training set has no image of {listed} "
+        f"({len(names):,} class{'' if len(names) == 1 else 'es'})."
+    )
+    return subset(other, np.flatnonzero(~lost))
+
+
+def _alike(classes: tuple[str, ...]) -> str:
+    """Names of classes that are the same but for case and spaces: "Cat = cat, dog = dog "."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return ", ".join(" = ".join(f"'{n}'" for n in names) for names in groups.values() if len(names) > 1)
+
+
+def _skips(skipped: list[Skipped]) -> list[str]:
+    """Sentences about skipped entries, counted by reason."""
+    log = Log()
+    for skip in skipped:
+        reason, _, detail = skip.reason.partition(": ")
+        log.skip(skip.file, reason, detail)
+    return log.sentences()
 
 
 def _limited(images: ImageSet, limit: int) -> ImageSet:

@@ -8,6 +8,7 @@ several threads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +18,12 @@ from PIL import Image
 
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
+from sensorium.data.images.values import TOPS, top_of
 from sensorium.data.log import Skipped
 from sensorium.data.names import natural_key
+
+_WIDE = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2")  # what may have more than 8 bits
+_PROBED, _MEASURED = 32, 256
 
 
 @runtime_checkable
@@ -102,6 +107,7 @@ class EncodedImages:
         texts: Sequence[str | None] | None = None,
     ):
         self.source, self.names, self.labels, self.classes, self.texts = source, names, labels, classes, texts
+        self.top: float | None = None  # the value of 16-bit and float files that is white, if it was measured
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,7 +122,7 @@ class EncodedImages:
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
         """The decoded image, RGB; a JPEG may come at a reduced scale with its shorter side >= ``at_least``."""
-        return decode.rgb(self._read(index), self.names[index], at_least)
+        return decode.rgb(self._read(index), self.names[index], at_least, self.top)
 
     def header(self, index: int) -> tuple[int, int, str]:
         """(width, height, mode) without decoding."""
@@ -128,7 +134,13 @@ class EncodedImages:
         except (OSError, ValueError) as error:
             raise BadImage(self.names[index], decode._reason(error)) from None
 
+    def peak(self, index: int) -> tuple[float, float] | None:
+        """(smallest, largest) value of a 16-bit or float file; None for one of 8 bits."""
+        return decode.peak(self._read(index), self.names[index])
+
     def sign(self, digest: Digest, indices: np.ndarray) -> None:
+        if self.top is not None:
+            digest.update(f"top {self.top};".encode())
         self.source.sign(digest, indices)
 
 
@@ -202,6 +214,41 @@ def header(images: ImageSet, index: int) -> tuple[int, int, str]:
         return base.header(at)
     height, width = base[at]["image"].shape[1:]
     return int(width), int(height), "RGB"
+
+
+def measure(sets: Iterable[ImageSet]) -> str | None:
+    """Find the value that is white in the 16-bit and float files of all ``sets``, so that they are scaled alike; a
+    sentence about it, or None if there are none. At most ``_MEASURED`` files are decoded, evenly spaced."""
+    bases = {id(base): base for images in sets if len(images) and isinstance(base := root(images, 0)[0], EncodedImages)}
+    wide = [(base, i) for base in bases.values() for i, name in enumerate(base.names) if name.lower().endswith(_WIDE)]
+    if not any(_range(*wide[i]) for i in _spaced(len(wide), _PROBED)):
+        return None
+    with ThreadPoolExecutor(4) as pool:
+        spans = [found for found in pool.map(lambda i: _range(*wide[i]), _spaced(len(wide), _MEASURED)) if found]
+    largest, smallest = max(high for _, high in spans), min(low for low, _ in spans)
+    top = top_of(largest, floating=True)
+    if smallest < 0 or top is None:
+        return "Values of float images are negative or beyond 16 bits: each image is scaled by its own range."
+    for base in bases.values():
+        base.top = top
+    if top in (1.0, TOPS[-1]):
+        return None
+    bits = round(np.log2(top + 1))
+    return (
+        f"The largest value of {len(spans):,} 16-bit or float images is {largest:,.0f}: all are read as images of "
+        f"{bits} bits, in which {top:,.0f} is white."
+    )
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64)).tolist() if count else []
+
+
+def _range(images: EncodedImages, index: int) -> tuple[float, float] | None:
+    try:
+        return images.peak(index)
+    except BadImage:
+        return None
 
 
 def numbered(values: Iterable[str | None], names: tuple[str, ...] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

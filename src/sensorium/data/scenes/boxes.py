@@ -6,7 +6,6 @@ hidden by more than five sixths are marked ``crowd``: they are ignored in traini
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from sensorium.base.partial import writing
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes
 from sensorium.data.images.open import open_data
 from sensorium.data.scenes.layout import lay_out
@@ -67,10 +67,8 @@ def box_set(scenes: Scenes, folder: Path, progress: Callable[[int, int], None] |
     if columns is None:
         columns = find_boxes(scenes, progress)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with writing(path) as file:
             np.savez(file, **columns)
-        temporary.replace(path)
     count = len(scenes)
     return BoxSet(
         cast(Any, scenes), np.arange(count), range(1, count + 1), scenes.classes, np.full((count, 2), scenes.size),

@@ -9,7 +9,6 @@ for brightness that moves by v has d = -g v, so d g = -(g g^T) v: the right side
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sensorium.base.partial import writing
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.data.streams.open import Stream, Streams
 
@@ -65,7 +65,5 @@ def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | Non
         if progress is not None:
             progress(i + 1, len(scenes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with writing(path) as file:
         np.savez(file, features=values, label=labels)
-    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""Pictures of more than 8 bits: 16-bit and float files, as 8 bits.
+
+Cameras and microscopes store 10, 12 or 14 bits in files of 16: scaled by 65,535 they would be nearly black. The values
+are scaled by a ``top``, the smallest of ``TOPS`` that holds the largest value: of the whole set if it was measured
+(:func:`sensorium.data.images.sets.measure`), so that all its pictures are scaled alike, else of the one picture. Values
+beyond all of them, or negative, are scaled by the picture's own range.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+"""The largest values of 8, 10, 12, 14 and 16 bits; floats may also end at 1."""
+_ROWS = 1 << 22  # values converted at a time
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Whether an opened, not yet loaded image has more than 8 bits that its decoded mode may lose."""
+    return image.mode.startswith("I") or image.mode == "F" or _wide_raw(image) is not None
+
+
+def wide_values(image: Image.Image, again: Any) -> np.ndarray | None:
+    """All bits of a wide image: [H, W], or uint16 [H, W, 3] of a color one; None if only 8 bits can be had.
+
+    ``again()`` opens the same file a second time: Pillow decodes one of the two bytes of a 16-bit color at a time.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image.load()
+        return np.asarray(image)
+    raw = _wide_raw(image)
+    image.load()
+    high = np.asarray(image)
+    if raw is None or high.ndim != 3 or high.shape[2] < 3:
+        return None
+    if high[..., :3].max(initial=0) >= 64:  # 16 bits: the lower byte doesn't show
+        return None
+    try:
+        other = again()
+        other.tile = [tile._replace(args=_swapped(tile.args)) for tile in other.tile]
+        other.load()
+        low = np.asarray(other)
+    except Exception:  # a kind of which Pillow reads only one byte
+        return None
+    return (high[..., :3].astype(np.uint16) << 8) | low[..., :3] if low.shape == high.shape else None
+
+
+def top_of(largest: float, floating: bool) -> float | None:
+    """The smallest of ``TOPS`` (and 1 of floats) that holds ``largest``; None beyond all of them."""
+    return next((top for top in ((1.0,) if floating else ()) + TOPS if largest <= top), None)
+
+
+def to_eight(values: np.ndarray, top: float | None) -> np.ndarray:
+    """Values [H, W(, 3)] -> uint8 of the same shape: 0..``top`` to 0..255; see the head of this file."""
+    floating = values.dtype.kind == "f"
+    low, high = span(values)
+    if top is None:
+        top = top_of(high, floating)
+    base = 0.0
+    if low < 0 or high > TOPS[-1] or top is None:
+        base, top = low, max(high - low, 1e-12)
+    if values.dtype == np.uint16:
+        return np.round(np.minimum(np.arange(1 << 16) * (255.0 / top), 255)).astype(np.uint8)[values]
+    out = np.empty(values.shape, np.uint8)
+    step = max(1, _ROWS // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), step):
+        part = values[start : start + step].astype(np.float32)
+        if floating:
+            np.nan_to_num(part, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        out[start : start + step] = np.round(np.clip((part - base) * (255.0 / top), 0, 255)).astype(np.uint8)
+    return out
+
+
+def span(values: np.ndarray) -> tuple[float, float]:
+    """(smallest, largest) value; what is not finite counts as 0."""
+    if values.dtype.kind == "f":
+        low = high = 0.0
+        known = False
+        for row in np.array_split(values, max(1, values.size // _ROWS)):
+            finite = np.where(np.isfinite(row), row, 0)
+            a, b = float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf))
+            low, high, known = (min(low, a), max(high, b), True) if known else (a, b, True)
+        return low, high
+    return float(values.min()), float(values.max())
+
+
+def _wide_raw(image: Image.Image) -> str | None:
+    """The raw mode of a file whose colors have 16 bits, such as "RGB;16B"."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return None
+    args = tiles[0].args
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return raw if isinstance(raw, str) and ";16" in raw and len(image.getbands()) >= 2 else None
+
+
+def _swapped(args: Any) -> Any:
+    """The decoder's arguments with a raw mode that reads the other byte."""
+    raw = args[0] if isinstance(args, tuple) else args
+    order = raw[-1]
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    raw = raw[: raw.index(";16")] + (";16B" if order == "L" else ";16L")
+    return (raw, *args[1:]) if isinstance(args, tuple) else raw

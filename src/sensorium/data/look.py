@@ -1,0 +1,209 @@
+"""What lies at a path: the kinds of data that can be read from it, its diagnosis, and the commands that use it.
+
+A path is tried as boxes, captioned images, images, streams and text, the more specific first; pictures of any kind get
+the diagnosis of :mod:`sensorium.data.images.diagnose`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.catalogue import systems
+from sensorium.data.images.diagnose import Findings, diagnose
+from sensorium.data.images.sets import ImageSet, Opened, View
+from sensorium.data.log import Skipped
+from sensorium.errors import SensoriumError
+
+_READ = {
+    "boxes": "sensorium.data.boxes.open:open_boxes",
+    "pairs": "sensorium.data.pairs.open:open_pairs",
+    "images": "sensorium.data.images.open:open_data",
+    "streams": "sensorium.data.streams.open:open_streams",
+    "text": "sensorium.data.text.open:open_text",
+}
+_WORDS = {"boxes": "boxes", "pairs": "captions", "images": "images", "streams": "recordings", "text": "text"}
+_LABELED = ("webdataset", "parquet", "csv")  # layouts whose labels are written, not names of folders
+_OWN_ERROR = {
+    ".txt": "text", ".md": "text", ".text": "text", ".jsonl": "pairs", ".ndjson": "text", ".json": "boxes",
+    ".csv": "pairs", ".tsv": "pairs",
+}  # fmt: skip
+Progress = Callable[[int, int], None]
+
+
+def look(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, progress: Progress | None = None
+) -> Findings:
+    """Read ``path`` as whatever it is, and diagnose it. Raises SensoriumError if it is nothing that can be read."""
+    found, failed = _readable(path, test, limit)
+    if not found:
+        raise failed[_the_error(Path(path), failed)]
+    name, *others = found
+    findings = _DESCRIBE[name](found[name], progress)
+    findings.kind = name
+    findings.notes += [f"Not read as {_WORDS[kind]}: {error}" for kind, error in failed.items() if _is_damage(error)]
+    where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
+    findings.commands = _commands(name, where)
+    findings.also = {_WORDS[kind]: _commands(kind, where)[:1] for kind in others}
+    return findings
+
+
+def _readable(
+    path: str | Path, test: str | Path | None, limit: int | None
+) -> tuple[dict[str, Any], dict[str, SensoriumError]]:
+    """What each kind's reader opened, the most specific first, and the errors of the others."""
+    found: dict[str, Any] = {}
+    failed: dict[str, SensoriumError] = {}
+    built_in = str(path) == "digits" or str(path).partition(":")[0] == "scenes"
+    for kind in ("images",) if built_in or not _exists(path) else _READ:
+        if found and (kind in ("streams", "text") or (kind == "images" and "boxes" in found)):
+            continue
+        module, _, function = _READ[kind].partition(":")
+        limits = {} if kind in ("streams", "text") else {"limit": limit}
+        try:
+            found[kind] = getattr(import_module(module), function)(path, test=test, **limits)
+        except SensoriumError as error:
+            failed[kind] = error
+    if "boxes" in found:
+        found.pop("pairs", None)
+    if {"pairs", "images"} <= found.keys():
+        images = found["images"]
+        if len(images.train.classes) > 1 and images.layout in _LABELED:
+            found = {"images": images, "pairs": found["pairs"]}
+        else:
+            del found["images"]
+    return found, failed
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
+    """The kind whose error is told when none could read the path."""
+    damaged = [kind for kind, error in failed.items() if _is_damage(error) and kind != "images"]
+    own = _OWN_ERROR.get(Path(path.name.lower().removesuffix(".gz")).suffix, "images")
+    return own if own in failed else damaged[0] if damaged else "images"
+
+
+def _is_damage(error: SensoriumError) -> bool:
+    """Whether a reader found its kind of data and could not use it, rather than nothing of its kind."""
+    told = str(error).casefold()
+    return "the first" in told or not ("looked for" in told or "give " in told or " no streams" in told)
+
+
+def _commands(kind: str, where: str) -> list[str]:
+    names = [system.name for system in sorted(systems(), key=lambda s: not s.starter) if system.data == kind]
+    starters = [system.name for system in systems() if system.data == kind and system.starter]
+    compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m"] if len(starters) > 1 else []
+    others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""
+    return [*compared, *(f"sensorium train {name} {where}{others}" for name in names[:1])]
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of data
+
+
+def _images(opened: Opened, progress: Progress | None) -> Findings:
+    findings = diagnose(opened, progress=progress)
+    findings.skipped = _reasons(opened.skipped)
+    return findings
+
+
+def _boxes(opened: Any, progress: Progress | None) -> Findings:
+    sets = _sets(opened)
+    pictures = {split: View(part.images, part.rows, None, ()) for split, part in sets.items()}
+    findings = _of_pictures(opened, pictures, progress)
+    counts = {split: np.bincount(part.labels[~part.crowd], minlength=len(part.classes)) for split, part in sets.items()}
+    findings.unit = "boxes"
+    findings.classes = [
+        {"name": name, **{split: int(each[k]) for split, each in counts.items()}}
+        for k, name in enumerate(opened.train.classes)
+    ]
+    empty = sum(int((np.diff(part.starts) == 0).sum()) for part in sets.values())
+    findings.facts = {
+        "boxes": ", ".join(f"{len(part.boxes):,} {split}" for split, part in sets.items()),
+        "images without a box": f"{empty:,}",
+        "masks": "yes" if any(part.outlines is not None for part in sets.values()) else "no",
+    }
+    findings.skipped = dict(opened.counts)
+    return findings
+
+
+def _pairs(opened: Any, progress: Progress | None) -> Findings:
+    sets = _sets(opened)
+    pictures: dict[str, ImageSet] = {}
+    for split, part in sets.items():  # an image of several captions counts once
+        first = np.sort(np.unique(np.array(list(part.names), dtype=object), return_index=True)[1])
+        pictures[split] = View(part, first, None, ())
+    findings = _of_pictures(opened, pictures, progress)
+    findings.unit = "pairs"
+    lengths = np.array([len(text.split()) for text in sets["train"].texts])
+    findings.facts = {
+        "pairs": ", ".join(f"{len(part):,} {split}" for split, part in sets.items()),
+        "different captions": f"{len(set(sets['train'].texts)):,} of {len(lengths):,} in train",
+        "words a caption": f"{lengths.min():,} to {lengths.max():,}, median {np.median(lengths):,.0f}",
+    }
+    findings.skipped = _reasons(opened.skipped)
+    return findings
+
+
+def _streams(opened: Any, progress: Progress | None) -> Findings:
+    sets = {"train": opened.train, "test": opened.test}
+    counts = {split: sum(map(len, streams)) for split, streams in sets.items()}
+    known: dict[str, np.ndarray] = {}
+    for split, streams in sets.items():
+        labels = np.concatenate([np.zeros(0, np.int64), *(stream.labels for stream in streams)])
+        known[split] = np.bincount(labels[labels >= 0], minlength=len(opened.classes))
+    findings = Findings(opened.path, opened.layout, counts, {}, unit="steps", notes=list(opened.notes))
+    findings.classes = [
+        {"name": name, **{split: int(each[k]) for split, each in known.items()}}
+        for k, name in enumerate(opened.classes)
+    ]
+    findings.facts = {
+        "recordings": ", ".join(f"{len(streams):,} {split}" for split, streams in sets.items()),
+        "values a step": f"{opened.train[0].width:,}" + (f" ({opened.encoder})" if opened.encoder else ""),
+        "steps a second": f"{opened.rate:g}" if opened.rate else "not given",
+    }
+    findings.skipped = _reasons(opened.skipped)
+    findings.broken = [{"file": one.file, "reason": one.reason} for one in opened.skipped]
+    return findings
+
+
+def _text(opened: Any, progress: Progress | None) -> Findings:
+    sets = {"train": opened.train, "test": opened.test}
+    findings = Findings(
+        opened.path, opened.layout, {split: sum(map(len, part)) for split, part in sets.items()}, {}, unit="bytes"
+    )
+    findings.notes = list(opened.notes)
+    findings.facts = {"documents": ", ".join(f"{len(part):,} {split}" for split, part in sets.items())}
+    findings.skipped = _reasons(getattr(opened, "skipped", ()))
+    return findings
+
+
+_DESCRIBE: dict[str, Callable[[Any, Progress | None], Findings]] = {
+    "boxes": _boxes, "pairs": _pairs, "images": _images, "streams": _streams, "text": _text,
+}  # fmt: skip
+
+
+def _sets(opened: Any) -> dict[str, Any]:
+    return {split: part for split in ("train", "test", "val") if (part := getattr(opened, split)) is not None}
+
+
+def _of_pictures(opened: Any, pictures: dict[str, Any], progress: Progress | None) -> Findings:
+    """The diagnosis of the pictures of other data, without advice that is about labels of pictures."""
+    plain = Opened(opened.path, opened.layout, pictures["train"], pictures.get("test"), pictures.get("val"))
+    return diagnose(replace(plain, notes=tuple(opened.notes)), progress=progress, labels=False)
+
+
+def _reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
+    return dict(Counter(one.reason.partition(": ")[0] for one in skipped).most_common())
