@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sensorium.base.files import write_bytes, write_file
 from sensorium.errors import SensoriumError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -167,14 +169,25 @@ def keys_of(loaded: Mapping[Any, Any]) -> str:
 
 def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") -> Path:
     """Write a file of tensors: safetensors, or a PyTorch file, in that case under the key ``container`` if given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        return write_file(path, lambda partial: save_tensors(state, partial, {"format": "pt"}))
+    return write_bytes(path, lambda file: torch.save({container: dict(state)} if container else dict(state), file))
 
-        save_file(dict(state), path, metadata={"format": "pt"})
-    else:
-        torch.save({container: dict(state)} if container else dict(state), path)
-    return path
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
+    """Write safetensors with the metadata ``about`` in order: the library's own order is another in every process."""
+    from safetensors.torch import save_file
+
+    save_file(dict(state), path, metadata=dict(about))
+    with path.open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:  # never seen: the same words in another order
+            return
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def short(error: Exception) -> str:

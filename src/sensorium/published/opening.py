@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensorium.base.files import write_json
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
     PARTS,
@@ -125,5 +125,5 @@ def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | N
     told |= form.beside(network, how) if form.beside else {}
     write_weights(state, path, form.container)
     for name, content in told.items():
-        (path.parent / name.format(stem=path.stem)).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_json(path.parent / name.format(stem=path.stem), content)
     return path if config is None else out

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from sensorium.base.files import Table
+from sensorium.base.table import Table
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
@@ -35,7 +35,8 @@ class Record:
         self._metrics = self._online = self._board = None
         if first:
             self._metrics = Table(out / "metrics.csv", before=step)
-            self._online = Table(out / "online.csv", before=step + 1)
+            # A checkpoint comes after the look at its step; a run that starts again looks again.
+            self._online = Table(out / "online.csv", before=step + 1 if step else 0)
             self._board = _Board(out / "tensorboard", step)
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
@@ -92,6 +93,11 @@ class Record:
         for table in (self._metrics, self._online):
             if table is not None:
                 table.sync()
+
+    @property
+    def damage(self) -> list[str]:
+        """What was wrong with the tables as they were found."""
+        return [table.damage for table in (self._metrics, self._online) if table is not None and table.damage]
 
     def losses(self) -> list[float]:
         return self._metrics.column("loss") if self._metrics is not None else []

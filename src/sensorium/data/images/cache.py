@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.files import cache_for, write_file, write_json
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
@@ -108,9 +109,10 @@ def cache(
     """
     if not 1 <= size <= 4096:
         raise SensoriumError(f"image size {size}: must be from 1 to 4096 pixels.")
-    folder = Path(folder)
     key = content_hash(images, size)
-    data, side = folder / f"pixels-{size}-{key[:16]}.u8", folder / f"pixels-{size}-{key[:16]}.json"
+    names = f"pixels-{size}-{key[:16]}.u8", f"pixels-{size}-{key[:16]}.json"
+    folder = cache_for(Path(folder), *names)
+    data, side = (folder / name for name in names)
     stored = _stored(data, side, key, size, len(images))
     if stored is None:
         try:
@@ -189,12 +191,13 @@ def _build(
     images: ImageSet, size: int, key: str, data: Path, side: Path, progress: Progress | None, workers: int
 ) -> dict[str, Any]:
     """Decode everything, write the two files, return the content of the side file."""
-    part = data.with_name(f"{data.name}.part-{os.getpid()}")
     dropped: list[int] = []
     skipped: list[tuple[str, str]] = []
     counts = np.zeros((3, 256), np.int64)
-    done = 0
-    try:
+    stored: dict[str, Any] = {}
+
+    def write(part: Path) -> None:
+        done = 0
         with part.open("wb") as file:
             for squares, bad in _squares(images, size, workers):
                 for index, error in bad:
@@ -207,22 +210,17 @@ def _build(
                 done += len(squares) + len(bad)
                 if progress is not None:
                     progress(done, len(images))
-            file.flush()
-            os.fsync(file.fileno())
         if len(dropped) == len(images):
             first = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise SensoriumError(f"none of the {len(images):,} images can be decoded{first}.")
         mean, std = _moments(counts)
-        stored = {
+        stored.update({
             "version": VERSION, "hash": key, "size": size, "count": len(images) - len(dropped), "total": len(images),
             "checksum": _checksum(part), "mean": mean, "std": std, "dropped": dropped, "skipped": skipped,
-        }  # fmt: skip
-        notes = side.with_name(f"{side.name}.part-{os.getpid()}")
-        notes.write_text(json.dumps(stored))
-        part.replace(data)
-        notes.replace(side)
-    finally:
-        part.unlink(missing_ok=True)
+        })  # fmt: skip
+
+    write_file(data, write)
+    write_json(side, stored)
     return stored
 
 

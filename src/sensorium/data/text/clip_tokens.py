@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from sensorium.base.files import write_text
 from sensorium.errors import SensoriumError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class CLIPTokens:
     def save(self, path: str | Path) -> None:
         """Write the tokenizer for :func:`read_clip_tokens`."""
         told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
-        Path(path).write_text(json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
+        write_text(Path(path), json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
 
 
 def read_clip_tokens(path: str | Path) -> CLIPTokens:

@@ -16,10 +16,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from sensorium.base.files import cache_for, write_bytes, write_text
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 
@@ -157,7 +158,7 @@ class Bytes:
         return bytes(token for token in tokens if token < 256)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"kind": "bytes"}))
+        write_text(path, json.dumps({"kind": "bytes"}))
 
 
 class BPE:
@@ -191,7 +192,7 @@ class BPE:
         return self.inner.decode([int(t) for t in tokens if t < self.vocab - 1]).encode()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"kind": "bpe", "tokenizer": json.loads(self.inner.to_str())}))
+        write_text(path, json.dumps({"kind": "bpe", "tokenizer": json.loads(self.inner.to_str())}))
 
 
 def read_tokenizer(path: Path) -> Bytes | BPE:
@@ -212,15 +213,16 @@ def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, na
     for document in documents:
         seal.update(len(document).to_bytes(8, "little") + document)
     dtype = np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32
-    path = folder / f"tokens-{name}-{seal.hexdigest()[:16]}.{np.dtype(dtype).name}"
+    file_name = f"tokens-{name}-{seal.hexdigest()[:16]}.{np.dtype(dtype).name}"
+    path = cache_for(folder, file_name) / file_name
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+
+        def write(file: BinaryIO) -> None:
             for document in documents:
                 file.write(np.array([tokenizer.vocab - 1], dtype).tobytes())
                 file.write(tokenizer.encode(document).astype(dtype).tobytes())
-        temporary.replace(path)
+
+        write_bytes(path, write)
     return np.memmap(path, dtype, "r")
 
 
