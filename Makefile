@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint format clean evidence
+.PHONY: install demo test torture lint format clean evidence
 
 # Not compiled: of twenty thousand files a run imports few, and Python compiles those itself, once, if it may keep them:
 # else every process of the tests would compile torch anew.
@@ -25,6 +25,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Kill runs of every family at random moments, fill the disk at every write: in hours (make torture TORTURE="--kills 10").
+torture: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --kills 100 $(TORTURE)
 
 # Measure what the docs claim, in hours: all of it, or one family (make evidence-detection). SENSORIUM_DATA names the folder of data sets.
 evidence: install

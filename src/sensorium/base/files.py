@@ -135,7 +135,10 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
         partial = _partial_of(path)
         try:
             partial.mkdir()
-            write(partial)
+            try:
+                write(partial)
+            except SensoriumError as error:  # of a file in it
+                raise SensoriumError(str(error).replace(str(partial), str(path))) from error
             files = sorted(one for one in partial.rglob("*") if one.is_file())
             for one in files:
                 _sync(one)
