@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -215,7 +216,8 @@ def forked(family: str, work: Path, out: Path, how: str = "", at: int = -1, most
         except SensoriumError as error:
             said = str(error)
         except BaseException as error:
-            said = f"{type(error).__name__}:\n{error}"
+            frame = traceback.extract_tb(error.__traceback__)[-2:]
+            said = f"{type(error).__name__}:\n{error} {[(f.filename[-40:], f.lineno, f.line) for f in frame]}"
         os.write(writer, json.dumps([said[:4000], moments.count]).encode())
         os._exit(code)
     os.close(writer)

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from sensorium.base.files import disk_errors
 from sensorium.base.table import Table
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
@@ -118,16 +120,18 @@ class _Board:
         self._writer: Any = None
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        with disk_errors(self.folder):
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.step)
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.step)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # its own thread met a full disk: these curves are in the tables too
+                self._writer.close()
 
 
 def reset_peak_memory(device: torch.device) -> None:
