@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test fuzz lint format clean evidence
+.PHONY: install demo test fuzz torture lint format clean evidence
 
 # Not compiled: of twenty thousand files a run imports few, and Python compiles those itself, once, if it may keep them:
 # else every process of the tests would compile torch anew.
@@ -29,6 +29,10 @@ test: install
 # Damage valid files at random, 100,000 times over all readers: each must be read, or refused in one line. FUZZ="--count 1000 --seed 7".
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py $(FUZZ)
+
+# Kill runs of every family at random moments, fill the disk at every write: in hours (make torture TORTURE="--kills 10").
+torture: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --kills 100 $(TORTURE)
 
 # Measure what the docs claim, in hours: all of it, or one family (make evidence-detection). SENSORIUM_DATA names the folder of data sets.
 evidence: install

@@ -33,9 +33,13 @@ class Method(nn.Module):
     ``forward(batch)``. An adversarial one declares ("generator", "discriminator"), for example, and gets
     ``forward(batch, phase)`` for each of them, on the same micro-batches; the second sees the weights that the first
     updated.
+
+    ``least_batch``: how many samples of all processes a ``forward`` needs at once; a method that tells the samples of a
+    batch apart learns nothing from one.
     """
 
     phases: tuple[str, ...] = ("train",)
+    least_batch: int = 1
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return ``{"loss": scalar, ...}``; every further entry is a detached scalar that gets logged."""

@@ -1,23 +1,42 @@
-"""Atomic writes: a crash, a kill or a full disk leaves the previous file intact.
+"""The one way to write a file: a crash, a kill or a full disk leaves the former file intact.
 
-A file is written to a temporary path, flushed to disk and then renamed over the old one. Errors of the operating system
-(no space, a size limit, no permission) become one line that names the path.
+A file is written beside its place under a name of its own, flushed to disk and then renamed over the former one; a folder
+likewise. Leftovers of processes that were killed are removed by the next that writes into that folder. Errors of the
+operating system (no space, a size limit, no permission) become one line that names the path.
 """
 
 from __future__ import annotations
 
-import csv
+import errno
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
+import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from sensorium.errors import SensoriumError
+
+_PARTIAL = re.compile(r"\..*\.(?P<pid>\d+)-(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.partial", re.DOTALL)
+_NAME_BYTES = 200  # a file's name has at most 255, and the partial one's is longer
+_FOREIGN = 24 * 3600.0  # seconds after which a partial file of another machine is a leftover
+_MANY = 256  # entries of a folder from which on it is swept once only
+NO_LINK: int = vars(os).get("O_NOFOLLOW", 0)  # Windows has no such flag
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_being_written: set[str] = set()
+_swept: set[str] = set()
 
 
 @contextmanager
@@ -28,13 +47,15 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _by_the_disk(error):
             raise
-        free = ""
-        with suppress(OSError):
-            free = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MB are free there"
-        reason = " ".join(str(error).split())[:200]
-        raise SensoriumError(
-            f"could not write {path}: {reason}{free}. {kept}Free some space and run the same command again."
-        ) from error
+        cause = error if isinstance(error, OSError) else error.__context__
+        number = cause.errno if isinstance(cause, OSError) else None
+        reason = os.strerror(number) if number else " ".join(str(error).split())[:200]
+        full = number in (*_FULL, None)
+        free = f"; {_free(path) / 2**20:,.0f} MB are free there" if full else ""
+        way = (
+            "Free some space and run the same command again." if full else "Choose another --out, or make it writable."
+        )
+        raise SensoriumError(f"could not write {path}: {reason}{free}. {kept}{way}") from error
 
 
 def _by_the_disk(error: BaseException) -> bool:
@@ -45,104 +66,210 @@ def _by_the_disk(error: BaseException) -> bool:
     return isinstance(error.__context__, OSError) or any(sign in str(error) for sign in signs)
 
 
-def replace(path: Path, write: Callable[[Path], object], *, former: Path | None = None, kept: str = "") -> None:
-    """Call ``write(temporary path)``, then move the result to ``path``; an existing file moves to ``former``."""
-    temporary = path.with_name(path.name + ".tmp")
+def _free(path: Path) -> int:
+    """Bytes that are free where ``path`` is or would be."""
+    for folder in (path, *path.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return 0
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, former: Path | None = None, kept: str = "") -> Path:
+    """Call ``write(partial path)``, then rename the result to ``path``; an existing file is renamed to ``former``.
+
+    ``path`` itself is never opened: a link is replaced, not followed. What isn't a file (a folder, a device) is an error.
+    """
     with disk_errors(path, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        mode = _mode(path)
+        partial = _partial_of(path)
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # some writers create files that only the owner can read
-            write(temporary)
-            temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | NO_LINK, 0o666)
+            made = os.fstat(handle).st_mode
+            os.close(handle)
+            write(partial)
+            partial.chmod(stat.S_IMODE(mode or made))  # some writers create files that only the owner can read
+            _sync(partial)
             if former is not None and path.exists():
                 path.replace(former)
-            temporary.replace(path)
+            partial.replace(path)
             _sync_folder(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """``value`` as JSON at ``path``, atomically."""
-    replace(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def write_text(path: Path, content: str) -> Path:
-    """Write a file atomically: a reader sees the old file or the new one, never a partial one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise SensoriumError(
-            f"{path}: can't be written ({error.strerror}); free space or choose another --out"
-        ) from error
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            _being_written.discard(str(partial))
     return path
 
 
-class Table:
-    """An append-only CSV file; its first column is ``step``. New columns are added at the end."""
+def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """:func:`write_file` for a writer that takes an open file."""
 
-    def __init__(self, path: Path, *, before: int) -> None:
-        """Open ``path`` and drop rows of steps ``>= before``, and an incomplete last row."""
-        self.path = path
-        self.columns: list[str] = []
-        rows: list[dict[str, str]] = []
-        if path.exists() and before > 0:
-            self.columns, found = _read(path)
-            rows = [row for row in found if int(row["step"]) < before]
-        self._rewrite(rows)
+    def through(partial: Path) -> None:
+        with partial.open("wb") as file:
+            write(file)
 
-    def extend(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows and pass them to the operating system: a killed process loses none of them."""
-        new = list(dict.fromkeys(name for row in rows for name in row if name not in self.columns))
-        if new:
-            self._file.close()
-            old = _read(self.path)[1] if self.columns else []
-            self.columns += new
-            self._rewrite(old)
-        with disk_errors(self.path):
-            csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n").writerows(rows)
-            self._file.flush()
-
-    def sync(self) -> None:
-        """Flush the rows to disk."""
-        with disk_errors(self.path):
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-    def column(self, name: str) -> list[float]:
-        return [float(row[name]) for row in _read(self.path)[1] if row.get(name)]
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        def write(temporary: Path) -> None:
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
-                if self.columns:
-                    writer.writeheader()
-                writer.writerows(rows)
-
-        replace(self.path, write)
-        self._file = self.path.open("a", newline="")
+    return write_file(path, through)
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and complete rows of a table; a last line without a newline is not a row."""
-    text = path.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    reader = csv.DictReader(lines)
-    columns = list(reader.fieldnames or [])
-    return columns, [row for row in reader if None not in row.values() and (row.get("step") or "").isdigit()]
+def write_text(path: Path, content: str) -> Path:
+    """``content`` at ``path`` as UTF-8; lone surrogates are escaped."""
+    return write_bytes(path, lambda file: file.write(content.encode("utf-8", "backslashreplace")))
+
+
+def write_json(path: Path, value: Any, *, ascii: bool = True) -> Path:
+    """``value`` as JSON at ``path``."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=ascii) + "\n")
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
+    """Call ``write(empty partial folder)``, then rename it to ``path``.
+
+    If ``path`` is a folder with content, the new files replace those of the same names one by one, and others stay.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        if path.exists() and not path.is_dir():
+            raise SensoriumError(f"{path}: this is a file; give a folder.")
+        partial = _partial_of(path)
+        try:
+            partial.mkdir()
+            try:
+                write(partial)
+            except SensoriumError as error:  # of a file in it
+                raise SensoriumError(str(error).replace(str(partial), str(path))) from error
+            files = sorted(one for one in partial.rglob("*") if one.is_file())
+            for one in files:
+                _sync(one)
+            if path.is_dir() and any(path.iterdir()):
+                for one in files:
+                    place = path / one.relative_to(partial)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    one.replace(place)
+            else:
+                with suppress(FileNotFoundError):
+                    path.rmdir()
+                partial.rename(path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            _being_written.discard(str(partial))
+    return path
+
+
+def can_write(folder: Path) -> bool:
+    """Whether a file could be created in ``folder``, or in the nearest folder above it that exists."""
+    for one in (folder, *folder.absolute().parents):
+        if one.is_dir():
+            try:
+                tempfile.TemporaryFile(dir=one).close()
+            except OSError:
+                return False
+            return True
+        if one.exists():
+            return False
+    return False
+
+
+def check_writable(path: Path) -> Path:
+    """``path``, if a file could be written there. Raises SensoriumError that names the way out, before any work."""
+    if (path.exists() or path.is_symlink()) and not path.is_file() and not path.is_symlink():
+        raise SensoriumError(f"{path}: this isn't a file; give another --out.")
+    if not can_write(path.parent):
+        raise SensoriumError(f"{path}: {path.parent} can't be written; give another --out.")
+    return path
+
+
+def scratch() -> Path:
+    """A private folder of this user for what can't be kept where it belongs."""
+    user = vars(os).get("getuid", int)()
+    path = Path(tempfile.gettempdir()) / f"sensorium-cache-{user}"
+    with disk_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_symlink() or path.stat().st_uid != user:
+            raise SensoriumError(f"{path}: belongs to another user; set TMPDIR to a folder of your own.")
+    return path
+
+
+def cache_for(folder: Path, *names: str) -> Path:
+    """The folder of cached files: ``folder`` if it has them or can be written, else one of this user."""
+    kept = all((folder / name).is_file() for name in names)
+    return folder if kept or can_write(folder) else scratch()
+
+
+def _mode(path: Path) -> int | None:
+    """Permissions of the file that is replaced, None if there is none. An error if it isn't a file."""
+    try:
+        found = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(found):
+        return None
+    if not stat.S_ISREG(found):
+        what = "a folder" if stat.S_ISDIR(found) else "not a file"
+        raise SensoriumError(f"could not write {path}: this is {what}. Give another path.")
+    return found
+
+
+def _partial_of(path: Path) -> Path:
+    name = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    partial = path.with_name(f".{name}.{os.getpid()}-{_host()}{secrets.token_hex(4)}.partial")
+    _being_written.add(str(partial))
+    return partial
+
+
+@cache
+def _host() -> str:
+    """Of the machine and its process ids: containers may share a host's name, and each counts its own."""
+    with suppress(OSError):
+        name = f"{socket.gethostname()} {Path('/proc/self/ns/pid').stat().st_ino}"
+        return hashlib.sha256(name.encode()).hexdigest()[:8]
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in ``folder``."""
+    if str(folder) in _swept:
+        return
+    count = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for count, entry in enumerate(entries, 1):  # noqa: B007
+            found = _PARTIAL.fullmatch(entry.name)
+            if found and str(folder / entry.name) not in _being_written and _left(entry, found):
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        Path(entry.path).unlink()
+    if count > _MANY:
+        _swept.add(str(folder))
+
+
+def _left(entry: os.DirEntry[str], found: re.Match[str]) -> bool:
+    if found["host"] == _host():
+        return int(found["pid"]) == os.getpid() or not alive(int(found["pid"]))
+    with suppress(OSError):
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _FOREIGN
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # another user's
+    with suppress(OSError, IndexError):  # Linux: one that ended, and whose parent has not asked how
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    return True
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

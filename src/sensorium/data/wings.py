@@ -19,6 +19,7 @@ class Kind(Protocol):
     SITUATION: type
     UNIT: str
     SHAPED_BY: tuple[str, ...]  # settings of a recipe that the prepared data depend on
+    KEPT: tuple[str, ...]  # the files that ``keep`` writes
 
     def prepare(self, source: Source, *, progress: bool = False) -> Any:
         """Open and prepare the data: an object with ``train``, the training rows."""

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sensorium.base.files import replace as write_file
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.boxes.cache import Boxed
@@ -27,6 +26,7 @@ from sensorium.judge.cost import parameters
 from sensorium.judge.evaluator import Kept
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
+from sensorium.pictures.images import save_picture
 
 SHOWN = 8
 SURE = 0.3  # minimum score of a drawn detection
@@ -108,7 +108,6 @@ def _baseline(ready: Prepared) -> dict[str, Any]:
 def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """Test images spread over all, and those with the most misses: ground truth beside detections."""
     folder = run.folder / "pictures"
-    folder.mkdir(exist_ok=True)
     spread = np.linspace(0, len(held) - 1, min(SHOWN, len(held))).astype(int).tolist()
     worst = {one["index"]: one["lost"] for one in lost}
     told = f"Left: ground truth; right: detections with a score of at least {SURE:.1f}."
@@ -120,8 +119,7 @@ def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dic
         panels = [_panel(held, i, seen[i], worst.get(i, []) if chosen is not spread else []) for i in chosen]
         drawn = [panel for panel in panels if panel is not None]
         if drawn:
-            picture = sheet(drawn)
-            write_file(folder / file, lambda temporary, picture=picture: picture.save(temporary, "PNG"))
+            save_picture(sheet(drawn), folder / file)
             made.append({"title": title, "caption": caption, "file": f"{run.folder.name}/pictures/{file}"})
     return made
 

@@ -10,20 +10,23 @@ test sample's outcome to ``RUN/outcomes.npz``.
 
 from __future__ import annotations
 
+import copy
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from sensorium.base.files import replace as write_file
-from sensorium.base.files import write_json
+from sensorium.base.files import can_write, write_bytes, write_json
+from sensorium.base.lock import locked
 from sensorium.base.records import decode, encode
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked, Judgement, Score, Trained
@@ -116,10 +119,34 @@ def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
 
 
 def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated."""
+    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated.
+
+    If the folder can't be written, a line on standard error says so first, and nothing is kept.
+    """
     chosen = fitting(run.method, ready.train)
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
+    if can_write(run.folder):
+        with locked(run.folder, verb="trains or evaluates", way="wait until it has ended"):
+            return _judge(chosen, run, ready, asked)
+    print(f"{run.folder} can't be written: the scores are shown, and not kept.", file=sys.stderr)
+    with TemporaryDirectory() as temporary:
+        return replace(_judge(chosen, _mirror(run, Path(temporary)), ready, asked), pictures=())
+
+
+def _mirror(run: Any, into: Path) -> Any:
+    """The run with a folder of links to its files, where other files can be written."""
+    folder = into / run.folder.name
+    folder.mkdir()
+    for one in run.folder.iterdir():
+        if one.is_file() or one.name == "inputs":
+            (folder / one.name).symlink_to(one.absolute())
+    mirrored = copy.copy(run)
+    mirrored.folder = folder
+    return mirrored
+
+
+def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) -> Judgement:
     path = run.folder / FILE
     before = _stored(path)
     details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
@@ -127,7 +154,7 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
 
     def write(found: dict[str, Any] | None = None) -> None:
         if outcomes:  # first, so that every saved piece has its outcomes
-            write_file(run.folder / OUTCOMES, lambda temporary: _save(temporary, outcomes))
+            write_bytes(run.folder / OUTCOMES, lambda file: np.savez_compressed(file, **outcomes))  # type: ignore[arg-type]
         write_json(path, found or {"version": VERSION, "details": details})
 
     whole = Judgement()
@@ -183,11 +210,6 @@ def judged_by(method: object, rows: Any) -> str:
     return "can't be judged: " + "; ".join(
         f"{name} needs the field {what} of the data" for name, what in lacking.items()
     )
-
-
-def _save(path: Path, outcomes: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **outcomes)  # type: ignore[arg-type]
 
 
 def _stored(path: Path) -> dict[str, Any]:

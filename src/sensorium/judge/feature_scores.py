@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
-from sensorium.base.files import write_json
+from sensorium.base.files import write_bytes, write_json
 from sensorium.base.precision import device_name
+from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.base.terminal import terminal
 from sensorium.data.augment.views import supervised_views
@@ -193,7 +195,9 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         return {}
     assert ready.test is not None
     path = folder / "baselines.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    found: dict[str, Any] = {}
+    with suppress(SensoriumError):  # damaged: made again
+        found = read_object(path) if path.is_file() else {}
     if found.get("asked") != asked.key():
         found = {"asked": asked.key(), "random": {}, "scratch": {}}
     spans = {"fractions": parse_fractions(asked.labels), "seeds": tuple(range(asked.label_seeds))}
@@ -269,15 +273,14 @@ def _features(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
-        kept = np.load(path)
-        if len(kept["train"]) == len(ready.train):
-            return [torch.from_numpy(kept[name]) for name in kept.files]
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as kept:
+            found = [kept[name] for name in kept.files]
+            if len(kept["train"]) == len(ready.train) and all(np.isfinite(one).all() for one in found):
+                return [torch.from_numpy(one) for one in found]
     device = device_name()
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
     features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
-    temporary = path.with_name("features.tmp.npz")
-    np.savez(temporary, **features)  # type: ignore[arg-type]
-    temporary.replace(path)
+    write_bytes(path, lambda file: np.savez(file, **features))  # type: ignore[arg-type]
     return [torch.from_numpy(value) for value in features.values()]
 
 

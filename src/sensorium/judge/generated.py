@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sensorium.abilities import Generator
+from sensorium.base.lock import locked
 from sensorium.base.precision import device_name
 from sensorium.catalogue import offering, resolve
 from sensorium.data.images.cache import Pixels
@@ -65,7 +66,6 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     method = run.method
     drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
     folder = run.folder / "pictures"
-    folder.mkdir(exist_ok=True)
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
     real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
@@ -125,8 +125,9 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
 
     torch.manual_seed(0)
     recipe = resolve(offering("Classifier", data="images")[0].name)(situate(ready))
-    folder = cache / f"classifier-{ready.size}-{len(ready.train)}"
-    fit(recipe, ready.train, budget=CLASSIFIER, out=folder)
+    folder = cache / f"classifier-{ready.size}-{ready.train.digest.replace(' ', '-')}"
+    with locked(folder, wait=True):  # runs that are judged at once share it
+        fit(recipe, ready.train, budget=CLASSIFIER, out=folder)
     recipe.method.load_state_dict(load_file(folder / "model.safetensors"))
     return recipe.method.eval()
 

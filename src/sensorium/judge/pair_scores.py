@@ -24,6 +24,7 @@ from sensorium.judge.evaluator import Kept
 from sensorium.judge.retrieval import embed_images, embed_texts, retrieval, retrieval_ranks
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.judge.zero_shot import zero_shot
+from sensorium.pictures.images import save_picture
 from sensorium.pictures.pairs import shelf
 
 KS = (1, 5, 10)
@@ -169,8 +170,7 @@ def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
         for q, found in zip(chosen, best, strict=True)
     ]
     path = Path(run.folder) / "pictures" / "found.png"
-    path.parent.mkdir(exist_ok=True)
-    shelf(rows).save(path)
+    save_picture(shelf(rows), path)
     return [
         {
             "title": "Search by caption",

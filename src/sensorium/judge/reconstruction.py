@@ -81,7 +81,6 @@ def _judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> dict[str,
     counts = torch.bincount(codes.flatten(), minlength=run.method.codes).double()
     share = counts / counts.sum()
     folder = run.folder / "pictures"
-    folder.mkdir(exist_ok=True)
     rows = zip(raw[:SHOWN].split(8), drawn[:SHOWN].split(8), strict=True)
     pairs = torch.cat([torch.cat([F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % 8)) for x in pair]) for pair in rows])
     save(grid(pairs.float() / 255), folder / "reconstructions.png")

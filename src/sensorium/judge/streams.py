@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sensorium.abilities import OnlineDetector
-from sensorium.base.files import replace as write_file
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.streams.open import UNKNOWN, Stream
@@ -18,6 +17,7 @@ from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.online_map import actions_of, online_map, online_scores, scored
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.judge.window_baseline import window_baseline
+from sensorium.pictures.images import save_picture
 from sensorium.pictures.streams import timeline
 
 MAP = "per-frame mAP"
@@ -152,8 +152,7 @@ def _picture(run: Trained, scores: list[np.ndarray], ready: Prepared) -> dict[st
         joints=ends[:-1].tolist(),
     )
     folder = run.folder / "pictures"
-    folder.mkdir(exist_ok=True)
-    write_file(folder / "timeline.png", lambda temporary: drawn.save(temporary, "PNG"))
+    save_picture(drawn, folder / "timeline.png")
     names = ready.test[chosen[0]].name + (f" and {len(chosen) - 1} after it" if chosen[1:] else "")
     return {
         "title": "Predictions, frame by frame",

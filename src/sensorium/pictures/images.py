@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import AttentionMaps, MapEncoder, Reconstructor
+from sensorium.base.files import write_file
+from sensorium.errors import SensoriumError
 from sensorium.judge.score import Trained
 
 SHOWN = 8
@@ -58,7 +60,6 @@ def run_pictures(run: Trained, ready: Any) -> list[dict[str, str]]:
     pixels = ready.test if ready.test is not None else ready.train
     chosen = np.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).astype(int)
     folder = run.folder / "pictures"
-    folder.mkdir(exist_ok=True)
     made = []
     for look in looks(run, torch.from_numpy(np.array(pixels.images[chosen]))):
         rows = [torch.cat(list(half), 2) for half in look.panels.chunk(2, 3)]
@@ -89,7 +90,15 @@ def stack(pictures: Tensor) -> Tensor:
 
 def save(picture: Tensor, path: Path) -> None:
     """[3, H, W] in 0..1 -> PNG; small images are enlarged."""
-    enlarged(picture).save(path)
+    save_picture(enlarged(picture), path)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """An image as a file in the format of its name, PNG if that has none."""
+    named = Image.registered_extensions().get(path.suffix.lower())
+    if path.suffix and (named is None or named not in Image.SAVE):
+        raise SensoriumError(f"{path}: '{path.suffix}' is no format of pictures that can be written; use .png.")
+    write_file(path, lambda partial: picture.save(partial, named or "PNG"))
 
 
 def enlarged(picture: Tensor, least: int = 3 * LEAST, most: int = 4) -> Image.Image:

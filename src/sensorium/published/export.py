@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import Detector, Encoder, HasBackbone, HasBody, SeesImages
+from sensorium.base.files import write_file
 from sensorium.errors import SensoriumError
 from sensorium.published.format import Format, Preparation
 from sensorium.published.opening import save
@@ -85,17 +86,18 @@ def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
     except ImportError as error:
         raise SensoriumError(f"--to onnx needs the package '{error.name}': pip install 'sensorium[export]'") from None
     path = out if out.suffix == ".onnx" else out / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
     side = size or network.image_size or 224
     side = side if isinstance(side, int) else side[0]
     example = torch.zeros(2, 3, side, side)
     batch = torch.export.Dim("batch", min=1)
     training = network.training
     try:
-        torch.onnx.export(
-            _Features(network).eval(), (example,), path, dynamo=True, external_data=False, verbose=False,
+        made = torch.onnx.export(
+            _Features(network).eval(), (example,), dynamo=True, verbose=False,
             input_names=["images"], output_names=["features"], dynamic_shapes={"images": {0: batch}},
         )  # fmt: skip
+        assert made is not None  # of dynamo
+        write_file(path, lambda partial: made.save(partial, external_data=False))
     finally:
         network.train(training)
     return path

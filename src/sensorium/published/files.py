@@ -6,7 +6,9 @@ not from its name.
 
 from __future__ import annotations
 
+import json
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.base.files import replace
+from sensorium.base.files import write_bytes, write_file
 from sensorium.base.reading import brief, open_regular, printable, read_object
 from sensorium.errors import SensoriumError
 from sensorium.published.pickles import read_torch
@@ -271,12 +273,22 @@ def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") 
 
     A file of that name is replaced at the end: a network that was loaded from it keeps its weights.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        return write_file(path, lambda partial: save_tensors(state, partial, {"format": "pt"}))
+    return write_bytes(path, lambda file: torch.save({container: dict(state)} if container else dict(state), file))
 
-        replace(path, lambda there: save_file(dict(state), there, metadata={"format": "pt"}))
-    else:
-        content = {container: dict(state)} if container else dict(state)
-        replace(path, lambda there: torch.save(content, there))
-    return path
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
+    """Write safetensors with the metadata ``about`` in order: the library's own order is another in every process."""
+    from safetensors.torch import save_file
+
+    save_file(dict(state), path, metadata=dict(about))
+    with path.open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:  # never seen: the same words in another order
+            return
+        file.seek(8)
+        file.write(text.ljust(length))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.base.files import write_text
+from sensorium.base.files import write_folder, write_json
 from sensorium.base.reading import brief, printable, read_object
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
@@ -178,10 +177,16 @@ def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | N
     out, how = Path(out), how or Preparation()
     state, config = write(form, network), form.config(network) if form.config else None
     alone = config is None and out.suffix in (*TORCH, ".safetensors")
-    path = out if alone else out / form.file
     told = {} if config is None else {form.config_name: config}
     told |= form.beside(network, how) if form.beside else {}
-    write_weights(state, path, form.container)
-    for name, content in told.items():
-        write_text(path.parent / name.format(stem=path.stem), json.dumps(content, indent=1))
-    return path if config is None else out
+
+    def put(path: Path) -> None:
+        write_weights(state, path, form.container)
+        for name, content in told.items():
+            write_json(path.parent / name.format(stem=path.stem), content)
+
+    if alone:
+        put(out)
+        return out
+    write_folder(out, lambda into: put(into / form.file))
+    return out / form.file if config is None else out

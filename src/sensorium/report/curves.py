@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sensorium.base.table import finite, read_table
 from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, bars, line_chart, nice_ticks, time_ticks
@@ -31,15 +31,8 @@ def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
     path = inside(folder, f"{name}/metrics.csv")
     if path is None or not path.is_file():
         return []
-    found: list[tuple[float, float, float]] = []
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for row in csv.DictReader(file):
-                step, loss = number(row.get("step")), number(row.get("loss"))
-                if step is not None and loss is not None:
-                    found.append((step, number(row.get("seconds")) or 0.0, loss))
-    except (OSError, csv.Error):
-        return []
+    rows = [finite(row) for row in read_table(path).rows]
+    found = [(row["step"], row.get("seconds", 0.0), row["loss"]) for row in rows if "loss" in row]
     size = math.ceil(len(found) / MAX_POINTS) or 1
     parts = [found[i : i + size] for i in range(0, len(found), size)]
     return [(part[-1][0], part[-1][1], sum(p[2] for p in part) / len(part)) for part in parts]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sensorium.base.files import write_json
+from sensorium.base.lock import locked
 from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
@@ -57,6 +58,11 @@ def ablate_with(
     folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
     if seeds < 1:
         raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
+    with locked(folder, verb="compares"):
+        return _ablate(methods, vary, options, folder, seeds, jobs), folder
+
+
+def _ablate(methods: list[str], vary: str, options: AblationOptions, folder: Path, seeds: int, jobs: int) -> Results:
     each, numbers = [], [options.seed + i for i in range(seeds)]
     for i, seed in enumerate(numbers):
         where = folder / f"seed-{seed}" if i else folder
@@ -68,7 +74,7 @@ def ablate_with(
     merged = results_now(first.data, replace(first.asked, vary=vary, seeds=tuple(numbers)), runs)
     write_results(merged, folder)
     write_report(merged, folder)
-    return merged, folder
+    return merged
 
 
 def variants(system: str, vary: str) -> list[str]:

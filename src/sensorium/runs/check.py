@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from sensorium.base.bf16 import fast_bf16
-from sensorium.base.files import replace as write_file
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import terminal
@@ -32,6 +31,7 @@ from sensorium.judge.coco_ap import coco_ap
 from sensorium.judge.encode import autocast
 from sensorium.method import Method, Progress
 from sensorium.pictures.boxes import enlarged, sheet, with_boxes
+from sensorium.pictures.images import save_picture
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.budget import Budget
 from sensorium.training.step import Step
@@ -53,9 +53,8 @@ def check(recipe: Recipe, ready: Prepared, budget: str, folder: Path, *, progres
     seconds = min(SECONDS, SHARE * spend.amount)
     found = by_heart(recipe, part, seconds=seconds)
     found["note"] = verdict(found, ready.size)
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
     if (picture := look(part)) is not None:
-        write_file(folder / "pictures" / "check.png", lambda temporary: picture.save(temporary, "PNG"))
+        save_picture(picture, folder / "pictures" / "check.png")
         if found["note"] and not found["learnt"]:
             found["note"] += f" Check that the boxes fit the objects: {folder / 'pictures' / 'check.png'}."
     write_json(folder / "check.json", found)

@@ -25,7 +25,9 @@ from typing import Any
 
 from sensorium.abilities import abilities_of
 from sensorium.base import live, threads
-from sensorium.base.files import write_json
+from sensorium.base.files import write_json, write_text
+from sensorium.base.lock import locked
+from sensorium.base.table import read_table
 from sensorium.catalogue import allow, find, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.source import Source
@@ -40,6 +42,7 @@ from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, wr
 from sensorium.runs.train import run_folder, train_with
 from sensorium.runs.verdict import decide
 from sensorium.training.budget import Budget
+from sensorium.training.options import check_batch
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,14 @@ def compare_all(
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
         options = replace(options, threads=count)
     todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone)
-    plan = _plan(todo, progress)
+    with locked(folder, verb="compares"):
+        return _compare(todo, options, judging, jobs, asked, progress), folder
+
+
+def _compare(
+    todo: list[Job], options: RunOptions, judging: Judging, jobs: int, asked: Asked, progress: bool
+) -> Results:
+    plan, spend, folder = _plan(todo, progress), Budget.parse(options.budget), Path(options.out or "sensorium-compare")
     spend.of(plan.ready.train.unit)
     for one in plan.evaluators:
         if one.check is not None:
@@ -124,7 +134,7 @@ def compare_all(
     results = results_now(about, request, runs)
     write_results(results, folder)
     write_report(results, folder, pixels=_pixels(plan.ready))
-    return results, folder
+    return results
 
 
 def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Asked, backbone: str | None) -> list[Job]:
@@ -195,7 +205,9 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         shape = repr([job.source.settings.get(name) for name in wing.SHAPED_BY])
         if shape not in ready:
             ready[shape] = wing.prepare(job.source, progress=progress)
-        method = make_recipe(job.method, wing.situate(ready[shape]), job.source.settings).method
+        recipe = make_recipe(job.method, wing.situate(ready[shape]), job.source.settings)
+        method = recipe.method
+        check_batch(recipe, job.options.accumulate)
         told.append(f"{job.name} {judged_by(method, ready[shape].train)}")
         able = fitting(method, ready[shape].train)
         shared = able if shared is None else tuple(one for one in shared if one in able)
@@ -246,7 +258,6 @@ def _in_own_process(job: Job, children: list[Any]) -> None:
     child.join()
     folder = job.folder
     if child.exitcode and child.exitcode < 0 and not (folder / "error.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         cause = signal.Signals(-child.exitcode).name
         hint = " (out of memory? try a smaller --image-size or --backbone)" if cause == "SIGKILL" else ""
         write_json(folder / "error.json", {"error": f"the run's process was ended by {cause}{hint}."})
@@ -276,8 +287,7 @@ def _child(job: Job) -> None:
     except Exception as error:
         import traceback
 
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.log").write_text(traceback.format_exc())
+        write_text(folder / "error.log", traceback.format_exc())
         said = (
             str(error)
             if isinstance(error, SensoriumError)
@@ -368,9 +378,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _curve(path: Path) -> tuple[dict[str, float | None], ...]:
-    import csv
-
-    if not path.is_file():
-        return ()
-    with path.open() as file:
-        return tuple({key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file))
+    return tuple({name: float(text) for name, text in row.items() if text} for row in read_table(path).rows)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ import torch
 
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.base import live, threads
-from sensorium.base.files import write_json
+from sensorium.base.files import write_folder, write_json
+from sensorium.base.lock import NAME as LOCK
+from sensorium.base.lock import locked
+from sensorium.base.reading import read_object
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -25,6 +28,11 @@ from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
+from sensorium.training.launch import rank_and_world
+from sensorium.training.options import check_batch
+
+# What a folder may hold before its run.json says that it is a run.
+_BEFORE_A_RUN = {LOCK, "inputs", "tokenizer.json", "error.json", "error.log"}
 
 
 def show_settings(recipe: Recipe, chosen: threads.Threads) -> None:
@@ -74,13 +82,16 @@ def train_with(
     """
     allow(name)
     Budget.parse(options.budget)  # before the data are read
-    folder = run_folder(name, options)
-    if options.fresh and folder.exists():
-        _clear(folder)
+    folder, first = run_folder(name, options), rank_and_world()[0] == 0
     live.register()  # before the data are prepared, so that parallel runs count it
     before = torch.get_num_threads()
+    done = (folder / "outcome.json").is_file() and not options.fresh
     try:
-        return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
+        # The processes that torchrun or srun started share the first one's lock.
+        with locked(folder, optional=done) if first else nullcontext():
+            if options.fresh and first:
+                _clear(folder)
+            return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
     finally:
         live.release()
         torch.set_num_threads(before)
@@ -104,28 +115,53 @@ def _train(
     torch.manual_seed(options.seed)
     situation = how.situate(ready)
     recipe, opened = make_recipe(name, situation, given), inputs(name, given)
-    folder.mkdir(parents=True, exist_ok=True)
-    if progress and not (folder / "outcome.json").is_file():
+    check_batch(recipe, options.accumulate)
+    done, first = (folder / "outcome.json").is_file(), rank_and_world()[0] == 0
+    if progress and not done:
         show_settings(recipe, chosen)
-    if not (folder / "run.json").is_file():
-        where = {"path": options.data, "test": options.test, "limit": options.limit, "cache": str(cache)}
+    if first and not (folder / "run.json").is_file():
+        where = _whereabouts(options) | {"limit": options.limit, "cache": str(cache)}
         asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": where}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
-        _write_info(folder, recipe, situation, asked)
-        _keep_inputs(opened, folder)
+        # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
-        if isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
-            from sensorium.runs.check import check
+        _keep_inputs(opened, folder)
+        _write_info(folder, recipe, situation, asked)
+    if first and not done and isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
+        from sensorium.runs.check import check
 
-            check(recipe, ready, options.budget, folder, progress=progress)
+        check(recipe, ready, options.budget, folder, progress=progress)
     held = {f"input.{role}": Setting(run["digest"], "weights of the run") for role, run in opened.items()}
     bound = replace(recipe, settings=Settings(recipe.settings | held))  # resumes only with the same inputs
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, progress)
-    training.fit(bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready))
+    training.fit(
+        bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready),
+        fresh=options.fresh and not first,
+    )  # fmt: skip
     run = Run(folder)
-    if run.finished and isinstance(recipe.method, HasBackbone) and not (folder / "backbone").is_dir():
-        _keep_backbone(run.backbone, folder, situation)
+    if first:
+        _complete(run, how, ready, opened, recipe)
     return run
+
+
+def _whereabouts(options: RunOptions) -> dict[str, Any]:
+    """Where the data are: as given, and in full, because a run may be read from another folder."""
+    where: dict[str, Any] = {}
+    for key, full, path in (("path", "absolute", options.data), ("test", "absolute_test", options.test)):
+        here = path is not None and Path(path).expanduser().exists()
+        where |= {key: path, full: str(Path(path).expanduser().absolute()) if here and path else None}
+    return where
+
+
+def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]], recipe: Recipe) -> None:
+    """Write what a run is read and used with and that is missing, now that its settings and its data are known to be
+    the same."""
+    if any(not (run.folder / name).is_file() for name in how.KEPT):
+        how.keep(ready, run.folder)
+    if any(not (run.folder / "inputs" / role / "run.json").is_file() for role in opened):
+        _keep_inputs(opened, run.folder)
+    if run.finished and isinstance(recipe.method, HasBackbone) and not (run.folder / "backbone").is_dir():
+        _keep_backbone(run.backbone, run.folder, run.situation)
 
 
 def _options(options: RunOptions) -> Any:
@@ -146,7 +182,7 @@ def _options(options: RunOptions) -> Any:
 def _threads(folder: Path, asked: int | None) -> threads.Threads:
     """Choose the threads of a new run, or those a resumed one started with, and set them in torch."""
     path = folder / "run.json"
-    kept = json.loads(path.read_text()).get("threads") if path.is_file() else None
+    kept = read_object(path).get("threads") if path.is_file() else None
     chosen = threads.choose(asked=asked, kept=kept)
     threads.use(chosen)
     return chosen
@@ -155,12 +191,17 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
 def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
     """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
     removed."""
-    for role, run in opened.items():
-        target = folder / "inputs" / role
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(run["folder"]) / "run.json", target / "run.json")
-        if (before := Path(run["folder"]) / "inputs").is_dir():
-            shutil.copytree(before, target / "inputs", dirs_exist_ok=True)
+    if not opened:
+        return
+
+    def write(into: Path) -> None:
+        for role, run in opened.items():
+            (into / role).mkdir(parents=True)
+            shutil.copyfile(Path(run["folder"]) / "run.json", into / role / "run.json")
+            if (before := Path(run["folder"]) / "inputs").is_dir():
+                shutil.copytree(before, into / role / "inputs")
+
+    write_folder(folder / "inputs", write)
 
 
 def run_folder(name: str, options: RunOptions) -> Path:
@@ -189,9 +230,13 @@ def _online_every(budget: str) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's folder, and nothing else."""
-    if not (folder / "run.json").is_file():
+    """Remove what a run's folder holds, but for the lock of this process."""
+    names = {one.name for one in folder.iterdir()}
+    if "run.json" not in names and names - _BEFORE_A_RUN:
         raise SensoriumError(
             f"--fresh: '{folder}' exists and is not a run of Sensorium, so it is not deleted. Give another --out."
         )
-    shutil.rmtree(folder)
+    for one in folder.iterdir():
+        if one.name == LOCK:
+            continue
+        shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()

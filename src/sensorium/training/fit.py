@@ -8,30 +8,32 @@ calling it again with the same arguments, with the same result as an uninterrupt
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sensorium.base.files import disk_errors, write_json
+from sensorium.base.reading import read_object
+from sensorium.base.records import decode
+from sensorium.base.table import set_aside
 from sensorium.base.terminal import Display
 from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.batches import Batches, Share
 from sensorium.training.budget import Budget
-from sensorium.training.checkpoints import OUTCOME, WRITTEN, check_settings, find_checkpoint, fingerprint
+from sensorium.training.checkpoints import OUTCOME, WEIGHTS, WRITTEN, check_settings, find_checkpoint, fingerprint
 from sensorium.training.fabric import fabric_for, quiet
 from sensorium.training.launch import launched, rank_and_world
 from sensorium.training.loop import Job, Loop
 from sensorium.training.monitor import Online, learned_nothing
-from sensorium.training.options import Options
+from sensorium.training.options import Options, check_batch
 from sensorium.training.record import Record
 
 __all__ = ["Options", "Outcome", "fit"]
@@ -56,7 +58,7 @@ class Outcome:
     augmenting: float
     precision: str
     status: str
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     parameters: int = 0
 
 
@@ -82,6 +84,7 @@ def fit(
     """
     out, budget = Path(out), Budget.parse(budget).of(rows.unit)
     options = (options or Options()).resolved(recipe.batch_size)
+    check_batch(recipe, options.accumulate)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     if fresh and rank_and_world()[0] == 0:
@@ -98,12 +101,15 @@ def fit(
             "precision": options.precision,
         },
     )
-    if not fresh and (done := _finished(out, now)):
+    notes: list[str] = []
+    given = _given(recipe)
+    if not fresh and (done := _finished(out, now, given, notes)):
         return done
-    found = None if fresh else find_checkpoint(out)
-    if found:
-        check_settings(found[1]["settings"], now, out)
-    path, state, notes = found or (None, {"steps": 0}, [])
+    found = None if fresh else find_checkpoint(out, recipe, now)
+    if found and found[1]["steps"]:
+        check_settings(found[1]["settings"], now, out, given)
+    path, state, told = found or (None, {"steps": 0}, [])
+    path, notes = path if state["steps"] else None, [*notes, *told]
     job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes))
     others = replace(job, online=None, options=replace(options, progress=False))
     with launched(_train, others, options.devices):
@@ -118,6 +124,7 @@ def _train(job: Job) -> Outcome:
     batches = Batches(job.rows, job.recipe.views, share, seed=options.seed, ahead=kind != "cpu")
     record = Record(job.out, step=job.steps, first=rank == 0, eager=world == 1 and kind == "cpu")
     display = Display(job.out.name, unit=job.rows.unit, shown=options.progress and rank == 0)
+    job = replace(job, notes=(*job.notes, *record.damage))
     for note in job.notes:
         display.say(note)
     if world > 1:
@@ -166,7 +173,7 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
         augmenting=loop.batches.augmented * per_second,
         precision=job.options.precision,
         status="finished" if finished else "interrupted",
-        notes=notes,
+        notes=tuple(notes),
         parameters=sum(p.numel() for p in job.recipe.method.parameters()),
     )
     if finished:
@@ -179,16 +186,29 @@ def _empty(job: Job) -> Outcome:
     return Outcome(0, job.rows.unit, 0, 0.0, 0.0, 0.0, 0.0, 0.0, job.options.precision, "finished")
 
 
-def _finished(out: Path, settings: Mapping[str, str]) -> Outcome | None:
+def _given(recipe: Recipe) -> tuple[str, ...]:
+    """The settings that a user gives: the run's own, and those of the recipe that were given."""
+    own = [name for name, setting in recipe.settings.items() if setting.source == "given"]
+    return tuple(dict.fromkeys([*own, "batch_size", "budget", "seed", "accumulate", "precision"]))
+
+
+def _finished(out: Path, settings: Mapping[str, str], given: tuple[str, ...], notes: list[str]) -> Outcome | None:
+    """The outcome of a run that is finished and whole; what is damaged is made again from its last checkpoint."""
     path = out / OUTCOME
     if not path.exists():
         return None
     try:
-        read = json.loads(path.read_text())
-        check_settings(read.pop("fingerprint"), settings, out)
-        return Outcome(**read)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{path} cannot be read ({error}): start over with --fresh.") from error
+        read = read_object(path)
+        former = decode(dict[str, str], read.pop("fingerprint", None), str(path))
+        outcome = decode(Outcome, read, str(path))
+    except SensoriumError as error:
+        notes.append(f"{error} It was set aside as {set_aside(path).name}.")
+        return None
+    check_settings(former, settings, out, given, finished=True)
+    if not (out / WEIGHTS).is_file():
+        notes.append(f"{out / WEIGHTS} is missing; it is made again from the last checkpoint.")
+        return None
+    return outcome
 
 
 @contextmanager

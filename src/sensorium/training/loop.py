@@ -207,9 +207,12 @@ class Loop:
             write_json(self.job.out / "nan_batch.json", {**bad, "indices": indices})
         raise SensoriumError(
             f"{self.job.out.name}: the loss is not a number at step {bad['step']} (terms: {', '.join(bad['terms'])}; learning "
-            f"rate {bad['lr']:.3g}; its rows are listed in {self.job.out / 'nan_batch.json'}). The last good checkpoint "
-            "was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
+            f"rate {bad['lr']:.3g}; its rows are listed in {self.job.out / 'nan_batch.json'}). {self._kept()}"
+            "Use a smaller learning rate, or --precision 32-true, with --fresh."
         )
+
+    def _kept(self) -> str:
+        return "The last good checkpoint was kept. " if (self.job.out / LAST).exists() else ""
 
     # -- evaluating and saving --
 
@@ -242,7 +245,7 @@ class Loop:
         if self._agree(0.0, not bool(finite))[1][0]:
             raise SensoriumError(
                 f"{self.job.out.name}: weights are not finite after step {self.steps - 1}, though the loss was. "
-                "The last good checkpoint was kept. Use a smaller learning rate, or --precision 32-true, with --fresh."
+                f"{self._kept()}Use a smaller learning rate, or --precision 32-true, with --fresh."
             )
         self.record.sync()
         watch = Clock()

@@ -9,6 +9,7 @@ import torch
 
 from sensorium.base.precision import resolve_precision
 from sensorium.errors import SensoriumError
+from sensorium.recipe.recipe import Recipe
 from sensorium.training.batches import Share
 from sensorium.training.launch import rank_and_world
 
@@ -38,6 +39,17 @@ class Options:
         Share(batch_size, self.accumulate, 0, max(self.devices, rank_and_world()[1]))
         _check_every(self.online_every)
         return replace(self, device=device, precision=precision)
+
+
+def check_batch(recipe: Recipe, accumulate: int = 1) -> None:
+    """Raise SensoriumError if the method can't learn from so few samples at once."""
+    least, batch = recipe.method.least_batch, recipe.batch_size
+    if batch // max(1, accumulate) < least:
+        parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+        raise SensoriumError(
+            f"{recipe.name}: --batch-size {batch}{parts}: it learns to tell the samples of a batch apart and needs at "
+            f"least {least} of them at once; use --batch-size {least * accumulate} or more."
+        )
 
 
 def _device(asked: str, count: int) -> str:

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from sensorium.base.files import Table
+from sensorium.base.files import disk_errors
+from sensorium.base.table import Table
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
@@ -35,7 +37,8 @@ class Record:
         self._metrics = self._online = self._board = None
         if first:
             self._metrics = Table(out / "metrics.csv", before=step)
-            self._online = Table(out / "online.csv", before=step + 1)
+            # A checkpoint comes after the look at its step; a run that starts again looks again.
+            self._online = Table(out / "online.csv", before=step + 1 if step else 0)
             self._board = _Board(out / "tensorboard", step)
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
@@ -93,6 +96,11 @@ class Record:
             if table is not None:
                 table.sync()
 
+    @property
+    def damage(self) -> list[str]:
+        """What was wrong with the tables as they were found."""
+        return [table.damage for table in (self._metrics, self._online) if table is not None and table.damage]
+
     def losses(self) -> list[float]:
         return self._metrics.column("loss") if self._metrics is not None else []
 
@@ -112,16 +120,18 @@ class _Board:
         self._writer: Any = None
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        with disk_errors(self.folder):
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.step)
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.step)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # its own thread met a full disk: these curves are in the tables too
+                self._writer.close()
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
+from sensorium.base.files import can_write, check_writable, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.catalogue import a_run_of, find
 from sensorium.data.images import prepare as images
@@ -50,6 +51,8 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         target = Path(out) if out is not None else thing.folder / f"export-{to}"
+        if not can_write(target):
+            raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info["recipe"]
         if ":" not in recipe and to not in (known := find(recipe).exports):
             can = (
@@ -113,9 +116,8 @@ def sample(
     written."""
     found = Run(run)
     method = generator_of(found)
+    target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
-    target = out or found.folder / ("trace.png" if trace else "samples.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
 
@@ -180,6 +182,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
     encoder, pixels = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
     labels = (
@@ -191,9 +194,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     table = pa.table(
         {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
     )
-    target = out or (run if run.is_dir() else run.parent) / "features.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, target)
+    write_bytes(target, lambda file: pq.write_table(table, file))
     return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (
         f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
     )
@@ -205,6 +206,8 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
 
     from sensorium.data.images.decode import rgb, square
 
+    if picture is not None:
+        check_writable(picture)
     encoder, pixels = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")

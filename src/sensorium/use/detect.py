@@ -18,8 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import Detector
-from sensorium.base.files import replace as write
-from sensorium.base.files import write_json
+from sensorium.base.files import check_writable, write_json
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
@@ -30,6 +29,7 @@ from sensorium.data.log import Log
 from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name, with_boxes
+from sensorium.pictures.images import save_picture
 from sensorium.recipe.boxes import divisor_of
 from sensorium.runs.run import Run
 
@@ -96,9 +96,9 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
     target = out or (run if run.is_dir() else run.parent) / "found"
     if target.exists() and not target.is_dir():
         raise SensoriumError(f"--out {printable(str(target))}: this is a file; give a folder.")
+    check_writable(target / "detections.json")
     wanted = pictures_of(images, target)
     finder = open_finder(run)
-    target.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     names: set[str] = set()
@@ -165,7 +165,7 @@ def _draw(image: Image.Image, found: dict[str, Tensor], finder: Finder, path: Pa
     drawn = with_boxes(
         image, found["boxes"].tolist(), found["labels"].tolist(), finder.classes, found["scores"].tolist()
     )
-    write(path, lambda temporary: drawn.save(temporary, "PNG"))
+    save_picture(drawn, path)
 
 
 def _free(stem: str, taken: set[str]) -> str:

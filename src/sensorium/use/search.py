@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from sensorium.abilities import Encoder, ImageText
-from sensorium.base.files import replace as write
-from sensorium.base.files import write_json
+from sensorium.base.files import can_write, check_writable, scratch, write_bytes, write_json
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
@@ -35,6 +34,7 @@ from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.judge.retrieval import embed_images, embed_texts
+from sensorium.pictures.images import save_picture
 from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
 from sensorium.runs.run import Run
@@ -131,7 +131,9 @@ class Album:
         if not _sealed(path, seal, self.told["key"]):
             graph = Index(ndim=self.vectors.shape[1], metric="ip", dtype="f32")
             graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self.vectors))
-            write(path, lambda temporary: graph.save(str(temporary)))
+            if not can_write(path.parent):
+                return graph
+            write_bytes(path, lambda file: file.write(graph.save() or b""))
             write_json(seal, {"key": self.told["key"], "checksum": _digest_of_file(path)})
         return Index.restore(str(path), view=True)
 
@@ -156,6 +158,8 @@ def search(
         raise SensoriumError(f"give a query: {many}.")
     if k < 1:
         raise SensoriumError(f"--k {k}: must be at least 1.")
+    if picture is not None:
+        check_writable(picture)
     looker = open_looker(run)
     if image is None:
         vector = looker.of_text(text or "")
@@ -208,8 +212,10 @@ def open_album(looker: Looker, run: Path, data: str | None) -> Album:
     key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
     key = hashlib.blake2b((key + json.dumps(captions)).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
     where = hashlib.blake2b(f"{data}:{run.resolve()}".encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
-    path = looker.home / "search" / f"{where}.npy"
-    seal = path.with_suffix(".json")
+    home = looker.home / "search"
+    if not _sealed(home / f"{where}.npy", home / f"{where}.json", key) and not can_write(home):
+        home = scratch()  # the index of a run that can't be written is kept elsewhere
+    path, seal = home / f"{where}.npy", home / f"{where}.json"
     if not _sealed(path, seal, key):
         _build(looker, sets, captions, key, path, seal)
     return Album(looker, sets, np.load(path, mmap_mode="r", allow_pickle=False), json.loads(seal.read_text()), path)
@@ -278,14 +284,9 @@ def _build(
         told["captions"] += [texts.get(name, "") for name in pixels.names]
         told["places"] += [(number, place[name]) for name in pixels.names]
         told["skipped"] += len(pixels.skipped)
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, np.concatenate(vectors).astype(np.float32), allow_pickle=False)
-
+    whole = np.concatenate(vectors).astype(np.float32)
     seal.unlink(missing_ok=True)
-    write(path, save)
+    write_bytes(path, lambda file: np.save(file, whole, allow_pickle=False))
     write_json(seal, told | {"key": key, "checksum": _digest_of_file(path)})
 
 
@@ -326,5 +327,4 @@ def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out
         part = shown[start : start + 9]
         marks = [image is not None and start + i == 0 for i in range(len(part))]
         rows.append((words if start == 0 else "", np.stack(part), marks))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shelf(rows).save(out if out.suffix else out.with_suffix(".png"))
+    save_picture(shelf(rows), out if out.suffix else out.with_suffix(".png"))

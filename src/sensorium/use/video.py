@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from sensorium.abilities import Encoder
-from sensorium.base.files import replace
+from sensorium.base.files import check_writable, disk_errors, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.data.images.decode import square
@@ -114,9 +115,8 @@ def embed_video(
     encode, skipped = read_encoder(encoder, together=_TOGETHER), list[Skipped]()
     holes: list[str] = []
     ends, labels, names, width = [0], [np.zeros(0, np.int32)], [], 0
-    target = Path(out) if out is not None else _beside(encoder, data)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile() as raw:
+    target = check_writable(Path(out) if out is not None else _beside(encoder, data))
+    with _beside_it(target) as raw:
         for path in videos:
             shown, start = printable(path.name), raw.tell()
             try:
@@ -135,7 +135,6 @@ def embed_video(
             names.append(shown)
         if not names:
             raise SensoriumError(f"{printable(str(data))}: no video can be used ({skipped[0].reason}).")
-        raw.flush()
         arrays = {
             "features": np.memmap(raw, np.float32, "r", 0, (ends[-1], width)),
             "label": np.concatenate(labels),
@@ -145,11 +144,20 @@ def embed_video(
             "names": np.array(names),
             "encoder": np.array(_whole(encoder)),
         }
-        replace(target, lambda temporary: _save(temporary, arrays))
+        write_bytes(target, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
     lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
     return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+
+
+@contextmanager
+def _beside_it(target: Path) -> Iterator[BinaryIO]:
+    """A nameless file where ``target`` will be; errors of the disk name ``target``."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as raw:
+            yield raw
 
 
 def _write(
@@ -162,11 +170,6 @@ def _write(
         width, count = found.shape[1], count + len(found)
         raw.write(np.ascontiguousarray(found, np.float32).tobytes())
     return width, count
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _videos(folder: Path) -> list[Path]:

@@ -39,6 +39,7 @@ class BoxSituation(Situation):
 SITUATION = BoxSituation
 UNIT = "readable training pictures"
 SHAPED_BY: tuple[str, ...] = ()
+KEPT: tuple[str, ...] = ()
 SIZES = (96, 128, 160, 192, 224, 256, 320, 416, 512, 640)
 MOST_SIZE = {"cpu": 256}
 SCENES_SIZE = 96

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.base.partial import sweep, writing
+from sensorium.base.files import cache_for, write_file, write_json
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
@@ -110,10 +110,10 @@ def cache(
     """
     if not 1 <= size <= 4096:
         raise SensoriumError(f"image size {size}: must be from 1 to 4096 pixels.")
-    folder = Path(folder)
     key = content_hash(images, size)
-    data, side = folder / f"pixels-{size}-{key[:16]}.u8", folder / f"pixels-{size}-{key[:16]}.json"
-    sweep(folder)
+    names = f"pixels-{size}-{key[:16]}.u8", f"pixels-{size}-{key[:16]}.json"
+    folder = cache_for(Path(folder), *names)
+    data, side = (folder / name for name in names)
     stored = _stored(data, side, key, size, len(images))
     if stored is None:
         try:
@@ -195,30 +195,33 @@ def _build(
     dropped: list[int] = []
     skipped: list[tuple[str, str]] = []
     counts = np.zeros((3, 256), np.int64)
-    done = 0
-    with writing(data) as file:
-        for squares, bad in _squares(images, size, workers):
-            for index, error in bad:
-                dropped.append(index)
-                skipped.append((error.name, error.reason))
-            if len(squares):
-                for channel in range(3):
-                    counts[channel] += np.bincount(squares[:, channel].reshape(-1), minlength=256)
-                file.write(squares.data)
-            done += len(squares) + len(bad)
-            if progress is not None:
-                progress(done, len(images))
+    stored: dict[str, Any] = {}
+
+    def write(part: Path) -> None:
+        done = 0
+        with part.open("wb") as file:
+            for squares, bad in _squares(images, size, workers):
+                for index, error in bad:
+                    dropped.append(index)
+                    skipped.append((error.name, error.reason))
+                if len(squares):
+                    for channel in range(3):
+                        counts[channel] += np.bincount(squares[:, channel].reshape(-1), minlength=256)
+                    squares.tofile(file)
+                done += len(squares) + len(bad)
+                if progress is not None:
+                    progress(done, len(images))
         if len(dropped) == len(images):
             first = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise SensoriumError(f"none of the {len(images):,} images can be decoded{first}.")
         mean, std = _moments(counts)
-        file.flush()
-        stored = {
+        stored.update({
             "version": VERSION, "hash": key, "size": size, "count": len(images) - len(dropped), "total": len(images),
-            "checksum": _checksum(Path(file.name)), "mean": mean, "std": std, "dropped": dropped, "skipped": skipped,
-        }  # fmt: skip
-    with writing(side) as file:
-        file.write(json.dumps(stored).encode())
+            "checksum": _checksum(part), "mean": mean, "std": std, "dropped": dropped, "skipped": skipped,
+        })  # fmt: skip
+
+    write_file(data, write)
+    write_json(side, stored)
     return stored
 
 

@@ -39,6 +39,7 @@ class Situation:
 SITUATION = Situation
 UNIT = "readable training images"
 SHAPED_BY: tuple[str, ...] = ()
+KEPT: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

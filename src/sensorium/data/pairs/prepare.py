@@ -43,6 +43,7 @@ class PairSituation(Situation):
 SITUATION = PairSituation
 UNIT = "readable training pairs"
 SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer")
+KEPT: tuple[str, ...] = ("tokenizer.json",)
 LONGEST = 77  # maximum tokens of a caption, as published
 MOST_TOKENS = 16_384  # maximum default vocabulary
 LEAST_TOKENS = 514

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from sensorium.base.partial import writing
+from sensorium.base.files import cache_for, write_bytes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes
 from sensorium.data.images.open import open_data
 from sensorium.data.scenes.layout import lay_out
@@ -62,13 +62,12 @@ def open_scene_boxes(
 
 def box_set(scenes: Scenes, folder: Path, progress: Callable[[int, int], None] | None = None) -> BoxSet:
     """``scenes`` as a set of images with boxes. ``id`` of a scene is its number, from 1."""
-    path = folder / f"scene-boxes-{_VERSION}-{scenes.seed}-{len(scenes)}-{scenes.size}.npz"
+    name = f"scene-boxes-{_VERSION}-{scenes.seed}-{len(scenes)}-{scenes.size}.npz"
+    path = cache_for(folder, name) / name
     columns = _read(path, len(scenes))
     if columns is None:
         columns = find_boxes(scenes, progress)
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing(path) as file:
-            np.savez(file, **columns)
+        write_bytes(path, lambda file: np.savez(file, **columns))
     count = len(scenes)
     return BoxSet(
         cast(Any, scenes), np.arange(count), range(1, count + 1), scenes.classes, np.full((count, 2), scenes.size),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sensorium.base.partial import writing
+from sensorium.base.files import cache_for, write_bytes
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.data.streams.open import Stream, Streams
 
@@ -47,7 +47,8 @@ def open_clips(train: int, test: int, folder: Path, *, progress: Callable[[int, 
     """Clips of ``train`` and ``test`` scenes as streams of :func:`motion`, rendered once and kept in ``folder``."""
     sets = []
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
-        path = folder / f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"
+        file = f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"
+        path = cache_for(folder, file) / file
         if not path.is_file():
             _draw(Scenes(count, seed, _SIDE), path, progress)
         with np.load(path, allow_pickle=False) as kept:
@@ -64,6 +65,4 @@ def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | Non
         values[i], labels[i] = motion(clip["frames"].numpy())[0], clip["actions"].numpy()
         if progress is not None:
             progress(i + 1, len(scenes))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path) as file:
-        np.savez(file, features=values, label=labels)
+    write_bytes(path, lambda file: np.savez(file, features=values, label=labels))

@@ -53,6 +53,7 @@ class StreamSituation:
 SITUATION = StreamSituation
 UNIT = "labeled frames"
 SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
+KEPT: tuple[str, ...] = ()
 LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8
 SIGNAL, FAST = 64, 20.0  # a signal, to be cut into frames: maximum values per step, minimum steps per second

@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import socket
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from sensorium.base.files import disk_errors, write_text
+from sensorium.base.files import cache_for, write_bytes, write_text
 from sensorium.base.reading import printable
 from sensorium.data.log import Log, Skipped
 from sensorium.data.text.documents import Room, read_sets
@@ -167,9 +163,7 @@ def _alphabet() -> list[str]:
 
 
 def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, name: str) -> np.ndarray:
-    """All documents' tokens, each document after a boundary: a read-only memory map in ``folder``, made once.
-
-    Processes may do so at the same time; what a killed one left behind is removed."""
+    """All documents' tokens, each document after a boundary: a read-only memory map in ``folder``, made once."""
     documents = list(documents)
     seal = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocab}".encode())
     if isinstance(tokenizer, BPE):
@@ -178,29 +172,19 @@ def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, na
         seal.update(len(document).to_bytes(8, "little"))
         seal.update(document)
     dtype = np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
-    path = folder / f"tokens-{name}-{seal.hexdigest()[:16]}.{dtype.name}"
+    file_name = f"tokens-{name}-{seal.hexdigest()[:16]}.{dtype.name}"
+    path = cache_for(folder, file_name) / file_name
     if not path.is_file() or path.stat().st_size < dtype.itemsize * len(documents):
-        with disk_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(folder)
-            _write_tokens(documents, tokenizer, path, dtype)
-    return np.memmap(path, dtype, "r")
+        boundary = np.array([tokenizer.vocab - 1], dtype).tobytes()
 
-
-def _write_tokens(documents: list[bytes], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> None:
-    temporary = path.with_name(f"{path.name}.{_here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    boundary = np.array([tokenizer.vocab - 1], dtype).tobytes()
-    try:
-        with temporary.open("xb") as file:
+        def write(file: BinaryIO) -> None:
             for document in documents:
                 file.write(boundary)
                 for piece in _pieces(document):
                     file.write(tokenizer.encode(piece).astype(dtype).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+        write_bytes(path, write)
+    return np.memmap(path, dtype, "r")
 
 
 def _pieces(document: bytes) -> Iterator[bytes]:
@@ -216,29 +200,6 @@ def _pieces(document: bytes) -> Iterator[bytes]:
         yield document[start:cut]
         start = cut
     yield document[start:]
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes of this machine that are no more."""
-    for file in folder.glob("tokens-*.tmp"):
-        made = re.search(r"\.([\w-]+)\.(\d{1,18})\.[0-9a-f]{8}\.tmp$", file.name)
-        if made and made[1] == _here() and not _alive(int(made[2])):
-            with suppress(OSError):
-                file.unlink()
-
-
-def _here() -> str:
-    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "here"
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def rows_of(tokens: np.ndarray, length: int) -> np.ndarray:

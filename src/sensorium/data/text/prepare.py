@@ -34,6 +34,7 @@ class TextSituation:
 SITUATION = TextSituation
 UNIT = "rows of text"
 SHAPED_BY: tuple[str, ...] = ("vocab", "length")
+KEPT: tuple[str, ...] = ("tokenizer.json",)
 LENGTHS = {"cpu": 128}
 USUAL_LENGTH = 1024
 

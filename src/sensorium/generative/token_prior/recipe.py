@@ -11,7 +11,7 @@ import torch
 
 from sensorium.abilities import Tokenizer
 from sensorium.base.draw import Draw, Views
-from sensorium.base.files import replace, write_json
+from sensorium.base.files import cache_for, write_bytes, write_json
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
 from sensorium.data.images.prepare import Situation
@@ -109,7 +109,8 @@ def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64, pro
 
     Computed once and kept in ``cache``, with a record of the run and the data.
     """
-    path = cache / f"codes-{run.digest}-{rows.digest.replace(' ', '-')}.npy"
+    name = f"codes-{run.digest}-{rows.digest.replace(' ', '-')}.npy"
+    path = cache_for(cache, name) / name
     if not path.is_file():
         device = device_name()
         tokenizer: Any = run.method.to(device)
@@ -123,15 +124,9 @@ def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64, pro
                 if report:
                     report(end, len(rows))
         found = torch.cat(parts).numpy()
-        cache.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda temporary: _save(temporary, found))
+        write_bytes(path, lambda file: np.save(file, found))
         write_json(path.with_suffix(".json"), {"run": str(run.folder), "weights": run.digest, "data": rows.digest})
         tokenizer.to("cpu")
     label = {"label": rows.take(np.arange(len(rows)), ("label",))["label"]} if "label" in rows.fields else {}
     columns = {"codes": np.load(path, mmap_mode="r"), **{name: np.asarray(value) for name, value in label.items()}}
     return ArrayRows(columns, rows.unit, classes=rows.classes)
-
-
-def _save(path: Path, codes: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, codes)

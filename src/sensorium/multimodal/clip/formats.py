@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sensorium.base.files import write_json, write_text
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import open_clip
@@ -239,9 +240,9 @@ def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:
         "unk_token": end, "pad_token": end,
     }  # fmt: skip
     vocabulary = sorted(tokens.inner.get_vocab().items(), key=lambda pair: pair[1])
-    (folder / "vocab.json").write_text(json.dumps(dict(vocabulary), ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=1))
+    write_text(folder / "vocab.json", json.dumps(dict(vocabulary), ensure_ascii=False))
+    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+    write_json(folder / "tokenizer_config.json", told)
 
 
 __all__ = [

@@ -38,6 +38,7 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
     """
 
     resample: int = 3  # bicubic, as the authors do
+    least_batch = 2
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class SimCLR(Method, HasBackbone, Encoder):
     after training. temperature: tau.
     """
 
+    least_batch = 2
+
     def __init__(self, backbone: nn.Module, head: nn.Module, *, temperature: float = 0.5):
         super().__init__()
         require(backbone, Encoder, by="SimCLR", choices="a ViT or a ResNet")
