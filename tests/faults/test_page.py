@@ -242,7 +242,9 @@ def test_55_the_right_password_waits_too(runs: list[Path], tmp_path: Path, monke
     now = [100.0]
     guard.login = Login("correct", clock=lambda: now[0])
     client = TestClient(guard, base_url=OWN, follow_redirects=False)
-    assert 'type="password"' in client.get("/").text
+    form = client.get("/")
+    assert 'type="password"' in form.text
+    assert form.headers["referrer-policy"] == "same-origin"  # else a browser sends the form as of no origin
     for path in ("/config", f"{API}/info", f"{API}/heartbeat/a", f"{API}/queue/data?session_hash=a", f"{API}/file=/x"):
         assert client.get(path).status_code == 401
     for path in ("upload", "queue/join", "cancel", "reset"):

@@ -192,7 +192,9 @@ class Answer:
         if not self._static:
             kept = [pair for pair in kept if pair[0].lower() != b"cache-control"]
             self.extra.append(("cache-control", "no-store"))
-        fixed = [*_HEADERS.items(), ("content-security-policy", policy), *self.extra]
+        # Without a referrer a browser sends a form with "Origin: null", which is nobody's.
+        common = _HEADERS | ({"referrer-policy": "same-origin"} if policy == _FORM else {})
+        fixed = [*common.items(), ("content-security-policy", policy), *self.extra]
         self.begun = True
         await self._send(self._start | {"headers": [*kept, *_bytes(fixed)]})
 
