@@ -3,3 +3,7 @@
 
 class SensoriumError(Exception):
     """Something the user can fix. The message names the cause (file and field, if there is one) and the remedy."""
+
+
+class NothingOfItsKind(SensoriumError):
+    """A reader found nothing of its kind at a path, damaged or not: another kind's may."""

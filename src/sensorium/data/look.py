@@ -20,7 +20,7 @@ from sensorium.catalogue import systems
 from sensorium.data.images.diagnose import Findings, diagnose
 from sensorium.data.images.sets import ImageSet, Opened, View
 from sensorium.data.log import Skipped
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _READ = {
     "boxes": "sensorium.data.boxes.open:open_boxes",
@@ -48,7 +48,11 @@ def look(
     name, *others = found
     findings = _DESCRIBE[name](found[name], progress)
     findings.kind = name
-    findings.notes += [f"Not read as {_WORDS[kind]}: {error}" for kind, error in failed.items() if _is_damage(error)]
+    findings.notes += [
+        f"Not read as {_WORDS[kind]}: {error}"
+        for kind, error in failed.items()
+        if not isinstance(error, NothingOfItsKind)
+    ]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
     findings.commands = _commands(name, where)
     findings.also = {_WORDS[kind]: _commands(kind, where)[:1] for kind in others}
@@ -91,15 +95,9 @@ def _exists(path: str | Path) -> bool:
 
 def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
     """The kind whose error is told when none could read the path."""
-    damaged = [kind for kind, error in failed.items() if _is_damage(error) and kind != "images"]
+    damaged = [kind for kind, error in failed.items() if not isinstance(error, NothingOfItsKind) and kind != "images"]
     own = _OWN_ERROR.get(Path(path.name.lower().removesuffix(".gz")).suffix, "images")
     return own if own in failed else damaged[0] if damaged else "images"
-
-
-def _is_damage(error: SensoriumError) -> bool:
-    """Whether a reader found its kind of data and could not use it, rather than nothing of its kind."""
-    told = str(error).casefold()
-    return "the first" in told or not ("looked for" in told or "give " in told or " no streams" in told)
 
 
 def _commands(kind: str, where: str) -> list[str]:

@@ -12,7 +12,7 @@ from sensorium.data.boxes.places import Scan, unwrapped
 from sensorium.data.boxes.voc import read_voc
 from sensorium.data.boxes.yolo import read_yolo
 from sensorium.data.log import Log
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _LOOKED_FOR = (
     "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files, or folders Annotations and "
@@ -29,7 +29,7 @@ def find_boxes(path: Path, log: Log, classes: tuple[str, ...] = ()) -> tuple[str
             raise SensoriumError(f"there is nothing at '{where}'. Give one of {_LOOKED_FOR}.")
         config = path if path.suffix.lower() in (".yaml", ".yml", ".data") and path.is_file() else None
         if not path.is_dir() and config is None and not path.name.lower().endswith((".json", ".json.gz")):
-            raise SensoriumError(f"'{where}' has no boxes in a known format. Give one of {_LOOKED_FOR}.")
+            raise NothingOfItsKind(f"'{where}' has no boxes in a known format. Give one of {_LOOKED_FOR}.")
         folder = unwrapped(path, log) if path.is_dir() else path
         failed: SensoriumError | None = None
         if config is None:
@@ -50,7 +50,7 @@ def find_boxes(path: Path, log: Log, classes: tuple[str, ...] = ()) -> tuple[str
             raise SensoriumError(f"'{where}' has no boxes. {failed} Looked for {_LOOKED_FOR}.")
     except OSError as error:
         raise SensoriumError(f"'{where}' cannot be read ({error.strerror or error}).") from None
-    raise SensoriumError(f"'{where}' has no boxes. Looked for {_LOOKED_FOR}.")
+    raise NothingOfItsKind(f"'{where}' has no boxes. Looked for {_LOOKED_FOR}.")
 
 
 def _texts(

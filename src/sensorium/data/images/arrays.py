@@ -20,7 +20,7 @@ from sensorium.base.reading import open_regular, printable
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.names import SPLITS, list_folder, split_of
 from sensorium.data.npy import damage, member, npz, read_exactly
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
@@ -54,7 +54,7 @@ def read_npz(path: Path) -> Found:
             sets[split or "train"] = images
     if not sets:
         held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
-        raise SensoriumError(
+        raise NothingOfItsKind(
             f"{where}: no images. Looked for a uint8 array called 'images' [N, H, W, 3] or [N, H, W] (or x, data, "
             f"x_train, train_images); it holds {held}."
         )

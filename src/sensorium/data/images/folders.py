@@ -20,7 +20,7 @@ from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
 from sensorium.data.names import is_neutral, is_split, list_folder, split_folders
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNREAD = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".eps", ".ai", ".pdf", ".exr", ".hdr",
@@ -66,7 +66,8 @@ def read_folder(folder: Path) -> Found:
             found.sets[split] = images
     found.notes += ignored(tally)
     if "train" not in found.sets:
-        raise SensoriumError(_nothing(folder, found, tally, splits))
+        kind = SensoriumError if found.skipped else NothingOfItsKind
+        raise kind(_nothing(folder, found, tally, splits))
     if any(images.classes for images in found.sets.values()):
         found.layout = "folder of classes"
     return found

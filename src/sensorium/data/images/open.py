@@ -27,7 +27,7 @@ from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import divide, list_folder, split_folders, split_of
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -203,7 +203,7 @@ def _read_file(path: Path) -> Found:
         raise SensoriumError(f"{where}: one image; give the folder that holds the images.")
     if "labels" in name and ("idx" in name or name.endswith("ubyte")):
         raise SensoriumError(f"{where}: only labels; give the images file, or the folder of both.")
-    raise SensoriumError(f"{where}: a file of unknown type. Looked for {_LOOKED_FOR}.")
+    raise NothingOfItsKind(f"{where}: a file of unknown type. Looked for {_LOOKED_FOR}.")
 
 
 def _scenes(text: str) -> Found:

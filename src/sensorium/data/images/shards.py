@@ -24,7 +24,7 @@ from sensorium.data.images.sets import Digest, Found
 from sensorium.data.images.tables import Gathered, first_skipped
 from sensorium.data.log import Log
 from sensorium.data.names import divide, litter
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _SMALL = 1 << 20
 _MOST_PICTURE = 1 << 30
@@ -87,7 +87,7 @@ def read_tars(files: Mapping[str, Sequence[Path]]) -> Found:
         told = ", ".join(f"{count:,} .{printable(kind[:20])}" for kind, count in others.most_common(4))
         log.notes.append(f"{sum(others.values()):,} members belong to no picture ({told}).")
     if not gathered.rows:
-        raise SensoriumError(
+        raise NothingOfItsKind(
             f"{where}: no images{first_skipped(log)}; looked for members such as 0001.jpg with 0001.cls, .txt or .json."
         )
     tars = [tar for _, tar in pairs]

@@ -28,7 +28,7 @@ from sensorium.data.images.folders import Files
 from sensorium.data.images.named import Pictures, unnamed
 from sensorium.data.images.sets import EncodedImages, Found, Source, numbered
 from sensorium.data.log import Log
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _LOOKED = "looked for path, file, image or filename, and for label, class or target"
 _ENDINGS = "|".join(ending.removeprefix(".") for ending in sorted(EXTENSIONS))
@@ -148,7 +148,9 @@ def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], p
             return i
     if data:
         hint = "; its first line is a row, not a header: add one, such as path,label"
-    raise SensoriumError(f"{printable(str(path))}: no column of image paths; {_LOOKED}; it has {listed(header)}{hint}.")
+    raise NothingOfItsKind(
+        f"{printable(str(path))}: no column of image paths; {_LOOKED}; it has {listed(header)}{hint}."
+    )
 
 
 def _add_paths(
@@ -237,7 +239,7 @@ def image_column(table: Parquet, path: Path, split: str, log: Log) -> tuple[int,
     try:
         return words[_path_column(path, names, rows, Pictures(path, split), log)], "paths"
     except SensoriumError:
-        raise SensoriumError(
+        raise NothingOfItsKind(
             f"{table.where}: no column of images; {_LOOKED}; it has {listed(table.names)}{means.hint(table.names)}."
         ) from None
 

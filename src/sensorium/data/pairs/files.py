@@ -19,7 +19,7 @@ from sensorium.data.images.named import Pictures, unnamed
 from sensorium.data.images.shards import Slices, read_samples, splits_within
 from sensorium.data.images.tables import headed, image_column, odd_rows
 from sensorium.data.pairs.gathered import MOST_BYTES, Gathered, unlisted
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 Divided = Mapping[str, Sequence[Path]]
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
@@ -146,7 +146,7 @@ def _csv(path: Path, split: str, gathered: Gathered) -> None:
     file, captions, own = pick(header, means.PATHS), caption_columns(header), pick(header, means.SPLITS)
     for role, found in (("file", file is not None), ("caption", captions)):
         if not found:
-            raise SensoriumError(
+            raise NothingOfItsKind(
                 f"{title}: no column of {role}s; looked for {_LOOKED}; it has {listed(header)}{means.hint(header)}."
             )
     assert file is not None

@@ -27,7 +27,7 @@ from sensorium.data.log import Log, Skipped
 from sensorium.data.names import divide, list_folder, litter
 from sensorium.data.pairs.files import KINDS, read_tables
 from sensorium.data.pairs.gathered import Gathered
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.1
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".rar", ".7z")
@@ -181,7 +181,9 @@ def read(place: Path, log: Log) -> tuple[str, dict[str, Pairs]]:
     hint = f" {printable(packed[0])} must be unpacked first (a tar to a plain .tar)." if packed else ""
     first = first_skipped(log).removeprefix("; ")
     told = f" {first[0].upper()}{first[1:]}." if first else ""
-    raise SensoriumError(f"'{where}' has no pictures with captions. Looked for {_LOOKED_FOR}.{told}{hint}")
+    raise (SensoriumError if first else NothingOfItsKind)(
+        f"'{where}' has no pictures with captions. Looked for {_LOOKED_FOR}.{told}{hint}"
+    )
 
 
 def _in_folders(place: Path) -> list[Path]:

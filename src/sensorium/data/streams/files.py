@@ -18,7 +18,7 @@ from sensorium.base.reading import brief, printable, read_object
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import list_folder
 from sensorium.data.npy import mapped, mapped_file, member, npz
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNKNOWN = -1
 _MOST_CLASSES = 1 << 16
@@ -109,7 +109,7 @@ def _arrays(path: Path, *needed: str) -> tuple[np.ndarray, dict[str, np.ndarray]
         if not all(keys[field] for field in ("values", *needed)):
             held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
             looked = " and ".join(f"'{_FIELDS[field][0]}'" for field in ("values", *needed))
-            raise SensoriumError(f"{where}: no streams. Looked for {looked}; it holds {held}.")
+            raise NothingOfItsKind(f"{where}: no streams. Looked for {looked}; it holds {held}.")
         values = mapped(path, archive, members[keys["values"]], where)
         small = {f: member(archive, members[k], where) for f, k in keys.items() if k and f != "values"}
     return values[:, None] if values.ndim == 1 else values, small, keys
@@ -152,7 +152,7 @@ def read_folder(folder: Path, log: Log, files: list[Path] | None = None) -> Reco
     table = table_of(folder)
     files = values_in(folder) if files is None else files
     if table is None or not files:
-        raise SensoriumError(f"'{printable(str(folder))}' has no streams. Looked for {LOOKED_FOR}.")
+        raise NothingOfItsKind(f"'{printable(str(folder))}' has no streams. Looked for {LOOKED_FOR}.")
     classes, labels, rate = read_table(table)
     found = []
     for file in files:

@@ -10,7 +10,7 @@ from sensorium.base.reading import printable
 from sensorium.data.log import Log
 from sensorium.data.names import divide, files_below, split_folders
 from sensorium.data.streams.files import LOOKED_FOR, Recordings, read_folder, read_npz, table_of, values_in
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 
 def read_sets(path: Path, log: Log) -> tuple[str, dict[str, Recordings]]:
@@ -18,7 +18,7 @@ def read_sets(path: Path, log: Log) -> tuple[str, dict[str, Recordings]]:
     counted. Raises SensoriumError if nothing is left."""
     if not path.is_dir():
         if path.suffix.casefold() != ".npz" or not path.exists():
-            raise SensoriumError(f"'{printable(str(path))}' has no streams. Give {LOOKED_FOR}.")
+            raise NothingOfItsKind(f"'{printable(str(path))}' has no streams. Give {LOOKED_FOR}.")
         return "npz", {"train": read_npz(path)}
     splits, others = split_folders(path)
     folders = {split: parts for split, parts in splits.items() if any(map(values_in, parts))}
@@ -33,7 +33,7 @@ def read_sets(path: Path, log: Log) -> tuple[str, dict[str, Recordings]]:
         return "folder of npy", _merged(folders, lambda folder: read_folder(folder, log), path, log)
     files = values_in(path)
     if not files or table_of(path) is None:
-        raise SensoriumError(f"'{printable(str(path))}' has no streams. Looked for {LOOKED_FOR}.")
+        raise NothingOfItsKind(f"'{printable(str(path))}' has no streams. Looked for {LOOKED_FOR}.")
     parts = divide(files, path)
     return "folder of npy", {split: read_folder(path, log, of) for split, of in parts.items()}
 
@@ -56,7 +56,7 @@ def _merged(
         if read_in:
             sets[split] = _together(read_in)
     if "train" not in sets:
-        raise last or SensoriumError(f"'{printable(str(path))}' has no streams. Looked for {LOOKED_FOR}.")
+        raise last or NothingOfItsKind(f"'{printable(str(path))}' has no streams. Looked for {LOOKED_FOR}.")
     return sets
 
 

@@ -17,7 +17,7 @@ from sensorium.base.memory import affordable, available_memory
 from sensorium.base.reading import brief, lines, open_regular, parse_json, printable, read_bytes
 from sensorium.data.log import Log
 from sensorium.data.names import divide, files_below
-from sensorium.errors import SensoriumError
+from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _PLAIN = (".txt", ".md", ".text")
 _ROWS = (".jsonl", ".ndjson")
@@ -64,7 +64,7 @@ def read_sets(path: Path, log: Log, room: Room) -> tuple[str, dict[str, list[byt
     if not path.is_dir():
         layout = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
         if kind_of(path) is None:
-            raise SensoriumError(f"'{where}' is not text in a known format. Give {LOOKED_FOR}.")
+            raise NothingOfItsKind(f"'{where}' is not text in a known format. Give {LOOKED_FOR}.")
         found = list(_documents(path, path.name, log, room))
         if not found:
             raise SensoriumError(" ".join([f"{where}: has no text.", *log.sentences()]))
@@ -84,7 +84,7 @@ def read_sets(path: Path, log: Log, room: Room) -> tuple[str, dict[str, list[byt
                 log.skip(name, "file that cannot be read as text", str(error))
     if not sets.get("train"):
         told = f" {' '.join(log.sentences())}" if log.counts else ""
-        raise SensoriumError(f"'{where}' has no text. Looked for {LOOKED_FOR}.{told}")
+        raise (SensoriumError if told else NothingOfItsKind)(f"'{where}' has no text. Looked for {LOOKED_FOR}.{told}")
     return "folder", {name: documents for name, documents in sets.items() if documents}
 
 
