@@ -71,7 +71,7 @@ def test_66_every_output_survives_a_limit_on_files(command, digits, tmp_path, mo
         how = {
             "embed": lambda: use.embed(digits.folder, None, path, None),
             "sample": lambda: use.save(picture, path),
-            "export": lambda: use.export(digits, "timm", path.parent),
+            "export": lambda: use.export(digits, "safetensors", path.parent),
             "neighbors": lambda: use.save(picture, path),
         }
         how[command]()
@@ -507,7 +507,7 @@ def test_43_outputs_into_a_closed_run_are_refused_before_the_work(digits, monkey
         use.embed(digits.folder, None, None, None)
     with pytest.raises(SensoriumError, match="can't be written; give another --out"):
         use.export(digits, "timm")
-    assert use.export(digits, "timm", tmp_path / "e.safetensors").exists()
+    assert use.export(digits, "safetensors", tmp_path / "e.safetensors").exists()
 
 
 def test_43_a_closed_cache_is_kept_elsewhere(tmp_path, monkeypatch):
@@ -530,7 +530,7 @@ def test_the_same_command_gives_the_same_bytes(digits, tmp_path):
         "run, out = load(sys.argv[1]), Path(sys.argv[2])\n"
         "use.embed(run.folder, None, out / 'e.parquet', None)\n"
         "use.save(torch.linspace(0, 1, 3 * 64 * 64).view(3, 64, 64), out / 's.png')\n"
-        "use.export(run, 'timm', out / 'timm'); use.export(run, 'onnx', out / 'm.onnx')\n"
+        "use.export(run, 'onnx', out / 'm.onnx')\n"
         "use.export(run, 'safetensors', out / 'own')\n"
         "write_bytes(out / 'a.npz', lambda f: np.savez_compressed(f, a=np.arange(9)))\n"
         "from sensorium.training.checkpoints import save_weights\n"

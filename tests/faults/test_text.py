@@ -3,9 +3,6 @@
 import gzip
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -259,22 +256,6 @@ def test_27_both_write_at_once_and_both_go_through(tmp_path):
     list_of = [b"one", b"two"]
     found = tokens_of(list_of, Slow(), tmp_path, "train")
     assert found.tolist() == inner[0].tolist() == [256, *b"one", 256, *b"two"]
-
-
-def test_27_leftovers_of_dead_processes_are_removed(tmp_path):
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    names = {
-        "dead": f"tokens-train-0.uint16.{text._here()}.{dead.stdout.strip()}.00c0ffee.tmp",
-        "alive": f"tokens-train-0.uint16.{text._here()}.{os.getppid()}.00c0ffee.tmp",
-        "elsewhere": f"tokens-train-0.uint16.another.{dead.stdout.strip()}.00c0ffee.tmp",
-        "other": "tokens-train.tmp",
-    }
-    for name in names.values():
-        write(tmp_path / name, b"x")
-    tokens_of([b"words"], Bytes(), tmp_path, "train")
-    assert {key for key, name in names.items() if (tmp_path / name).exists()} == {"alive", "elsewhere", "other"}
 
 
 def test_27_tokens_are_of_their_tokenizer(tmp_path):

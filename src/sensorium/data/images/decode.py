@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -250,7 +251,7 @@ def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | 
 
 
 def _tiles(image: Image.Image) -> list[Any]:
-    return getattr(image, "tile", None) or []
+    return image.tile if isinstance(image, ImageFile) else []
 
 
 _free = threading.Condition()

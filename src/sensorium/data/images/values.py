@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 """The largest values of 8, 10, 12, 14 and 16 bits; floats may also end at 1."""
@@ -90,7 +91,7 @@ def span(values: np.ndarray) -> tuple[float, float]:
 
 def _wide_raw(image: Image.Image) -> str | None:
     """The raw mode of a file whose colors have 16 bits, such as "RGB;16B"."""
-    tiles = getattr(image, "tile", None)
+    tiles = image.tile if isinstance(image, ImageFile) else []
     if not tiles:
         return None
     args = tiles[0].args
