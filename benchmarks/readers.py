@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from benchmarks._paired import Pair, arguments, paired, show
 from sensorium.data.boxes.open import open_boxes
 from sensorium.data.images.open import open_data
 from sensorium.data.pairs.open import open_pairs
-from sensorium.data.text.open import open_text
+from sensorium.data.text.open import Bytes, open_text, tokens_of
 
 WORDS = [
     "the",
@@ -90,9 +91,22 @@ def texts(root: Path) -> list[tuple[str, Callable[[], Any], Callable[[], Any]]]:
     plain, rows = root / "a.txt", root / "a.jsonl"
     plain.write_text("\n".join(sentence(i) for i in range(200_000)), "utf-8")
     rows.write_text("\n".join(json.dumps({"text": sentence(i)}) for i in range(50_000)), "utf-8")
+
+    def tokens(path: Path) -> None:
+        shutil.rmtree(root / "cache", ignore_errors=True)
+        tokens_of(open_text(path).train, Bytes(), root / "cache", "train")
+
+    def write(documents: list[bytes]) -> None:
+        for document in documents:
+            np.frombuffer(document, np.uint8).astype(np.uint16).tofile(root / "bare")
+
     return [
-        ("text, 12 MB", lambda: open_text(plain), plain.read_bytes),
-        ("JSONL, 50,000 rows", lambda: open_text(rows), lambda: [json.loads(line) for line in rows.open("rb")]),
+        ("text to tokens, 12 MB", lambda: tokens(plain), lambda: write([plain.read_bytes()])),
+        (
+            "JSONL to tokens, 50,000 rows",
+            lambda: tokens(rows),
+            lambda: write([b"".join(json.loads(line)["text"].encode() for line in rows.open("rb"))]),
+        ),
     ]
 
 

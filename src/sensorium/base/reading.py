@@ -32,6 +32,9 @@ refused as soon as it does."""
 SMALL = 64 << 20
 LONGEST_LINE = 64 << 20
 _LONGEST_QUOTE = 1000  # lines
+_DECODE = json.JSONDecoder().decode
+_HEAD = 4096  # bytes that tell the encoding
+_BLOCK = 1 << 18
 _JSON_SPREAD = 8  # bytes of Python objects per byte of JSON, about
 _OPEN = sum(vars(os).get(flag, 0) for flag in ("O_NONBLOCK", "O_BINARY"))
 _MARKS = (
@@ -76,7 +79,22 @@ def stream(path: Path, *, most: int | None = None) -> BinaryIO:
     ``most``: the maximum number of bytes; if not given, what fits in memory. Reading raises SensoriumError that names
     the file if it is damaged, or unpacks to too much.
     """
-    return io.BufferedReader(_Stream(path, most), 1 << 16)  # pyright: ignore[reportReturnType]
+    where, most_ = printable(str(path)), available_memory() // 2 if most is None else most
+    file = open_regular(path)
+    try:
+        head = file.read(_HEAD)
+        if head.startswith(b"\x1f\x8b"):
+            return io.BufferedReader(_Stream(file, where, most_), 1 << 16)  # pyright: ignore[reportReturnType]
+        if os.fstat(file.fileno()).st_size > most_:
+            raise _too_large(where, most_)
+        mark, encoding = _encoding(head)
+        if encoding != "utf-8":
+            return io.BufferedReader(_Stream(file, where, most_), 1 << 16)  # pyright: ignore[reportReturnType]
+        file.seek(len(mark))  # as it is, so at the speed of the disk
+        return file
+    except BaseException:
+        file.close()
+        raise
 
 
 def read_bytes(path: Path, *, most: int | None = None) -> bytes:
@@ -88,7 +106,7 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
 def utf8(data: bytes) -> bytes:
     """Text in memory as UTF-8 without a byte order mark, as :func:`stream` gives that of files; what cannot be decoded
     is left as it is."""
-    mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", _unmarked(data[:4096])))
+    mark, encoding = _encoding(data[:_HEAD])
     if encoding == "utf-8":
         return data[len(mark) :]
     try:
@@ -102,19 +120,31 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
     Raises SensoriumError for a line of more than ``LONGEST_LINE`` bytes.
     """
-    number = 0
+    number, rest, length = 0, list[bytes](), 0
     with stream(path) as file:
-        while line := file.readline(LONGEST_LINE + 1):
-            if len(line) > LONGEST_LINE:
+        while block := file.read(_BLOCK):
+            first, *others = block.split(b"\n")
+            rest.append(first)
+            length += len(first)
+            if length > LONGEST_LINE:
                 raise SensoriumError(f"{printable(str(path))}, line {number + 1}: longer than {LONGEST_LINE >> 20} MB.")
-            for part in line.rstrip(b"\r\n").split(b"\r") if b"\r" in line else (line.rstrip(b"\n"),):
-                number += 1
-                yield number, part
+            if others:
+                whole, rest, length = b"".join(rest), [others[-1]], len(others[-1])
+                for line in (whole, *others[:-1]):
+                    for part in line.removesuffix(b"\r").split(b"\r") if b"\r" in line else (line,):
+                        number += 1
+                        yield number, part
+    if last := b"".join(rest):
+        for part in last.removesuffix(b"\r").split(b"\r"):
+            number += 1
+            yield number, part
 
 
 def parse_json(data: bytes | str, where: str, hint: str = "") -> Any:
     """A value of JSON text; ``where`` begins the message and ``hint`` ends it. Raises SensoriumError."""
     try:
+        if isinstance(data, bytes) and data[:1] in b"{[":  # UTF-8, so its encoding need not be found
+            return _DECODE(data.decode())
         return json.loads(data)
     except RecursionError:
         reason = "it is nested too deeply"
@@ -226,24 +256,17 @@ def is_text(value: str) -> bool:
 
 
 class _Stream(io.RawIOBase):
-    """The bytes of :func:`stream`."""
+    """The bytes of :func:`stream` where they are not those of the file."""
 
-    def __init__(self, path: Path, most: int | None) -> None:
+    def __init__(self, file: BinaryIO, where: str, most: int) -> None:
         super().__init__()
-        self.where = printable(str(path))
-        self._file: Any = open_regular(path)
-        self.size = os.fstat(self._file.fileno()).st_size
-        zipped = self._file.read(2) == b"\x1f\x8b"
-        self._file.seek(0)
-        self.most = available_memory() // 2 if most is None else most
-        self._packed = self._file if zipped else None
-        if self._packed is not None:
-            self._file = gzip.GzipFile(fileobj=self._packed)
-        elif self.size > self.most:
-            self._too_large(self.most)
-        self.done, self._rest = 0, b""
-        head = self._read(4096)
-        mark, encoding = next(((m, e) for m, e in _MARKS if head.startswith(m)), (b"", _unmarked(head)))
+        self.where, self.most, self.done, self._rest = where, most, 0, b""
+        file.seek(0)
+        self._packed = file if file.read(2) == b"\x1f\x8b" else None
+        file.seek(0)
+        self._file: Any = file if self._packed is None else gzip.GzipFile(fileobj=file)
+        head = self._read(_HEAD)
+        mark, encoding = _encoding(head)
         self._decode = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
         self._rest = self._converted(head[len(mark) :], not head)
 
@@ -278,18 +301,24 @@ class _Stream(io.RawIOBase):
         if self._packed is not None:
             bound = min(bound, max(SMALL, MOST_RATIO * self._packed.tell()))
         if self.done > bound:
-            self._too_large(bound)
+            raise _too_large(self.where, bound, unpacked=self._packed is not None)
         return block
 
     def _converted(self, block: bytes, last: bool) -> bytes:
         return block if self._decode is None else self._decode.decode(block, last).encode("utf-8", "replace")
 
-    def _too_large(self, bound: int) -> None:
-        does, remedy = ("unpacks to", "unpack it and ") if self._packed is not None else ("has", "")
-        raise SensoriumError(
-            f"{self.where}: {does} more than {bound / 2**20:,.0f} MB, which is not read at once; "
-            f"{remedy}split it into smaller files."
-        )
+
+def _too_large(where: str, bound: int, *, unpacked: bool = False) -> SensoriumError:
+    does, remedy = ("unpacks to", "unpack it and ") if unpacked else ("has", "")
+    return SensoriumError(
+        f"{where}: {does} more than {bound / 2**20:,.0f} MB, which is not read at once; "
+        f"{remedy}split it into smaller files."
+    )
+
+
+def _encoding(head: bytes) -> tuple[bytes, str]:
+    """(byte order mark, encoding) of text by its first bytes."""
+    return next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", _unmarked(head)))
 
 
 def _unmarked(head: bytes) -> str:

@@ -6,6 +6,7 @@ A row without text is skipped and counted with its number, and so is a file of s
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +129,16 @@ def _documents(file: Path, name: str, log: Log, room: Room) -> Iterator[bytes]:
 
 def _plain(file: Path, name: str, log: Log) -> bytes:
     data = read_bytes(file)
-    if not data.strip(b"\0 \t\r\n"):
+    head = data[:_HEAD]
+    if not head.strip(b"\0 \t\r\n") and not data.strip(b"\0 \t\r\n"):
         log.skip(name, "empty file")
         return b""
-    head = data[:_HEAD]
     controls = len(head) - len(head.translate(None, _CONTROLS))
-    if data.startswith(_BINARY) or 100 * data.count(0) > max(len(data), 300) or 20 * controls > len(head):
+    if (
+        data.startswith(_BINARY)
+        or (0 in data and 100 * data.count(0) > max(len(data), 300))
+        or 20 * controls > len(head)
+    ):
         raise SensoriumError(f"{printable(str(file))}: is not text, whatever its name says.")
     if not _utf8(data):
         log.notes.append(f"{printable(name)} is not UTF-8: its bytes are kept as they are.")
@@ -141,6 +146,8 @@ def _plain(file: Path, name: str, log: Log) -> bytes:
 
 
 def _utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for at in range(0, len(data), 1 << 20):
@@ -152,7 +159,15 @@ def _utf8(data: bytes) -> bool:
 
 
 def _rows(file: Path, name: str, log: Log) -> Iterator[bytes]:
+    decode = json.JSONDecoder().decode
     for number, line in lines(file):
+        try:
+            text = decode(line.decode())["text"]
+            if type(text) is str and text and not text.isspace():
+                yield _encoded(text)
+                continue
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
         if not line.strip(b"\0 \t"):
             continue
         at = f"{name}, line {number}"

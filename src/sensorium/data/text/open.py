@@ -70,14 +70,20 @@ def open_text(path: str | Path, *, test: str | Path | None = None) -> Texts:
     elif "val" in sets:
         used = "used as the test set" if held is sets["val"] else "neither trained on nor judged by"
         log.notes.append(f"The validation set ({len(sets['val']):,} documents) is {used}.")
-    known = set(held)
-    if both := len(known.intersection(train)):
-        log.notes.append(f"{both:,} of the {len(known):,} test documents are also in the training set.")
+    if both := _shared(train, held):
+        log.notes.append(f"{both:,} of the {len(held):,} test documents are also in the training set.")
     for name, documents in (("train", train), ("test", held)):
         if sum(map(len, documents)) < 64:
             told = f" {' '.join(log.sentences())}" if log.counts else ""
             raise SensoriumError(f"{shown}: the {name} set has fewer than 64 bytes of text.{told}")
     return Texts(shown, layout, tuple(train), tuple(held), (*log.notes, *log.sentences()), tuple(log.skipped))
+
+
+def _shared(train: list[bytes], held: list[bytes]) -> int:
+    """How many different documents of ``held`` are in ``train``. Only those of a size in both are compared."""
+    sizes = set(map(len, train)).intersection(map(len, held))
+    known = {document for document in held if len(document) in sizes}
+    return len(known.intersection(document for document in train if len(document) in sizes)) if known else 0
 
 
 def _hold_out(documents: list[bytes]) -> tuple[list[bytes], list[bytes]]:
@@ -180,7 +186,7 @@ def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, na
         def write(file: BinaryIO) -> None:
             for document in documents:
                 file.write(boundary)
-                for piece in _pieces(document):
+                for piece in _pieces(document) if len(document) > _PIECE else (document,):
                     file.write(tokenizer.encode(piece).astype(dtype).tobytes())
 
         write_bytes(path, write)
