@@ -70,9 +70,9 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         raise KeyboardInterrupt
     o = run.outcome
     console.print(
-        f"{run.name}: {o['steps']:,} steps, {o['seen']:,} {o['unit']} in {o['seconds']:.0f} s ({o['per_second']:,.0f} {o['unit']}/s), {o['status']}"
+        f"{run.name}: {o.steps:,} steps, {o.seen:,} {o.unit} in {o.seconds:.0f} s ({o.per_second:,.0f} {o.unit}/s), {o.status}"
     )
-    for note in o.get("notes", []):
+    for note in o.notes:
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:

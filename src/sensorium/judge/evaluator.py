@@ -10,7 +10,6 @@ test sample's outcome to ``RUN/outcomes.npz``.
 
 from __future__ import annotations
 
-import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,18 +17,21 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from sensorium.base.files import replace as write_file
 from sensorium.base.files import write_json
+from sensorium.base.kept import read_arrays
+from sensorium.base.own import unlinked
+from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked, Judgement, Score, Trained
 from sensorium.method import Method
 
 VERSION = 2
+HINT = "delete the file and evaluate the run again"
 FILE, OUTCOMES = "evaluation.json", "outcomes.npz"
 
 Beside = dict[str, dict[str, tuple[float, float | None]]]  # baseline -> score's name -> value, standard error
@@ -116,24 +118,33 @@ def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
 
 
 def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated."""
+    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated on the same data."""
     chosen = fitting(run.method, ready.train)
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
-    path = run.folder / FILE
-    before = _stored(path)
-    details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
-    outcomes = read_outcomes(run.folder)
+    path, of = run.folder / FILE, _digest(ready)
+    unlinked(run.folder / "pictures")
+    before = _kept_before(path)
+    same = before.get("version") == VERSION and before.get("data", of) == of
+    details: dict[str, dict[str, Any]] = before["details"] if same else {}
+    outcomes = read_outcomes(run.folder) if same else {}
 
     def write(found: dict[str, Any] | None = None) -> None:
         if outcomes:  # first, so that every saved piece has its outcomes
             write_file(run.folder / OUTCOMES, lambda temporary: _save(temporary, outcomes))
-        write_json(path, found or {"version": VERSION, "details": details})
+        write_json(path, found or {"version": VERSION, "data": of, "details": details})
 
     whole = Judgement()
     for one in chosen:
         kept = Kept(run.folder, details.setdefault(one.name, {}), outcomes, write)
-        found = one.judge(run, ready, asked, kept)
+        resumed = bool(kept.pieces)
+        try:
+            found = one.judge(run, ready, asked, kept)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            if not resumed:
+                raise
+            kept.pieces.clear()  # what was saved is damaged
+            found = one.judge(run, ready, asked, kept)
         whole = Judgement(
             whole.scores + kept.with_outcomes(list(found.scores)),
             whole.pictures + found.pictures,
@@ -143,7 +154,7 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
             whole.flops_per_image or found.flops_per_image,
         )
     whole = replace(whole, details=details)
-    if (now := {"version": VERSION, **encode(whole)}) != before:
+    if (now := {"version": VERSION, "data": of, **encode(whole)}) != before:
         write(now)
     return whole
 
@@ -151,11 +162,15 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
 def read_judgement(folder: Path) -> Judgement | None:
     """The saved result of :func:`judge` on the run in ``folder``; None if it was not done or not finished. Raises
     SensoriumError that names a damaged field."""
-    found = _stored(folder / FILE)
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    found = read_object(path, hint=f"{HINT[:1].upper()}{HINT[1:]}.")
     if found.get("version") != VERSION or "scores" not in found:
         return None
-    del found["version"]
-    judgement = decode(Judgement, found, str(folder / FILE), "delete the file and evaluate the run again")
+    judgement = decode(
+        Judgement, {name: one for name, one in found.items() if name not in ("version", "data")}, str(path), HINT
+    )
     outcomes = read_outcomes(folder)
     return replace(
         judgement, scores=tuple(replace(score, outcomes=outcomes.get(score.name)) for score in judgement.scores)
@@ -164,11 +179,8 @@ def read_judgement(folder: Path) -> Judgement | None:
 
 def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
     """Each test sample's outcome by the score's name; {} if missing or damaged."""
-    try:
-        with np.load(folder / OUTCOMES, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
-    except (OSError, ValueError, BadZipFile, EOFError):
-        return {}
+    found = read_arrays(folder / OUTCOMES)
+    return {name: one for name, one in found.items() if one.ndim == 1 and one.dtype.kind in "bfiu"}
 
 
 def judged_by(method: object, rows: Any) -> str:
@@ -190,9 +202,19 @@ def _save(path: Path, outcomes: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **outcomes)  # type: ignore[arg-type]
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+def _digest(ready: Any) -> str:
+    """Of the data, so that scores on other data are not taken for these."""
+    found = [getattr(rows, "digest", None) for rows in (ready.train, getattr(ready, "test", None))]
+    return " ".join(str(one) for one in found if one is not None)
+
+
+def _kept_before(path: Path) -> dict[str, Any]:
+    """The file of an earlier evaluation; {} if there is none, or if it is damaged: it is then made again."""
+    if not path.is_file():
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = read_object(path)
+        details = decode(dict[str, dict[str, Any]], found.get("details"), str(path), field="details")
+    except SensoriumError:
+        return {}
+    return {**found, "details": details}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +14,11 @@ from torch import Tensor
 
 from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
+from sensorium.base.files import replace as write_file
 from sensorium.base.files import write_json
+from sensorium.base.kept import read_arrays
 from sensorium.base.precision import device_name
+from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
@@ -192,7 +194,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         return {}
     assert ready.test is not None
     path = folder / "baselines.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    found = read_object(path, hint="Delete it, it is made again.") if path.is_file() else {}
     if found.get("asked") != asked.key():
         found = {"asked": asked.key(), "random": {}, "scratch": {}}
     spans = {"fractions": parse_fractions(asked.labels), "seeds": tuple(range(asked.label_seeds))}
@@ -267,17 +269,22 @@ def check_fractions(ready: Any, asked: Asked) -> None:
 def _features(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
-    if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
-        kept = np.load(path)
-        if len(kept["train"]) == len(ready.train):
-            return [torch.from_numpy(kept[name]) for name in kept.files]
-    device = device_name()
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
+    of = np.array(" ".join(rows.digest for rows in sets.values()))
+    if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
+        kept = read_arrays(path)
+        shapes = {name: one.shape[:1] for name, one in kept.items() if one.ndim == 2 and one.dtype == np.float32}
+        if shapes == {name: (len(rows),) for name, rows in sets.items()} and str(kept.get("of")) == str(of):
+            return [torch.from_numpy(kept[name]) for name in sets]
+    device = device_name()
     features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
-    temporary = path.with_name("features.tmp.npz")
-    np.savez(temporary, **features)  # type: ignore[arg-type]
-    temporary.replace(path)
+    write_file(path, lambda temporary: _save(temporary, {**features, "of": of}))
     return [torch.from_numpy(value) for value in features.values()]
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:

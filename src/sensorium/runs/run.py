@@ -6,7 +6,7 @@ run.features(images)
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,27 +17,29 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import Encoder, HasBackbone
+from sensorium.base.reading import printable
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.trained import Trained
+from sensorium.training.fit import Outcome, read_outcome
 
 
 class Run(Trained):
     """A run's folder. The method is rebuilt from its settings, with the weights of ``model.safetensors``."""
 
     @cached_property
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> Outcome:
         """Steps, seconds, images per second ... as recorded after training."""
-        return json.loads((self.folder / "outcome.json").read_text())
+        return read_outcome(self.folder)[0]
 
     @property
     def backbone(self) -> Any:
         """The network that a method trained, if it is useful on its own."""
         method = self.method
         if not isinstance(method, HasBackbone):
-            raise SensoriumError(f"'{self.folder}' has no separate backbone: '{self.info['recipe']}' is one network.")
+            raise SensoriumError(f"'{self.folder}' has no separate backbone: '{self.info.recipe}' is one network.")
         return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Run(Trained):
         method = self.method
         if not isinstance(method, Encoder):
             raise SensoriumError(
-                f"'{self.folder}' gives no features of pictures: '{self.info['recipe']}' isn't an encoder."
+                f"'{self.folder}' gives no features of pictures: '{self.info.recipe}' isn't an encoder."
             )
         return method.features(self.prepare_images(images)).float()
 
@@ -71,8 +73,51 @@ class Run(Trained):
         """
         return evaluator.judge(self, self.data() if ready is None else ready, Asked(**asked))
 
-    def data(self) -> Any:
-        """The prepared data that the run was trained on, from the cache if it still exists."""
-        info = self.info["data"]
-        source = Source(info["path"], info["test"], Path(info["cache"]), limit=info["limit"], run=self.folder)
-        return self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
+    def data(self, path: str | None = None, test: str | None = None) -> Any:
+        """The prepared data that the run was trained on, from the cache if it still exists.
+
+        ``path`` (and ``test``): where they are now. Raises SensoriumError if they are gone, or have other classes.
+        """
+        told = self.info.data
+        if path is None:
+            path, test = found(told.path, told.absolute), test or (told.test and found(told.test, told.absolute_test))
+        source = Source(path, test, self.cache, limit=told.limit, run=self.folder)
+        try:
+            ready = self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
+        except SensoriumError as error:
+            gone = not any(os.path.exists(one) for one in (path, told.absolute or path))
+            if gone and path == told.path and not _named_set(path):
+                raise SensoriumError(self._gone()) from error
+            raise
+        self._same_classes(ready, path)
+        return ready
+
+    def _gone(self) -> str:
+        told, run = self.info.data, printable(str(self.folder))
+        where = told.absolute or os.path.abspath(told.path)
+        return (
+            f"the run's data '{printable(told.path)}' are gone: there is nothing at {printable(where)}. "
+            f"Say where they are now: sensorium evaluate {run} --data PATH (--data of other commands does the same)."
+        )
+
+    def _same_classes(self, ready: Any, path: str) -> None:
+        """Raise SensoriumError if the data have other classes than the run's."""
+        mine = tuple(getattr(self.situation, "classes", ()))
+        rows = getattr(ready, "train", None)
+        theirs = tuple(getattr(rows, "classes", ()) or getattr(getattr(ready, "opened", None), "classes", ()))
+        if mine and mine != theirs:
+            shown = [", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5) or "none" for names in (theirs, mine)]
+            raise SensoriumError(
+                f"{printable(path)}: its classes are {shown[0]}, and the run '{printable(str(self.folder))}' was "
+                f"trained on {shown[1]}. Give the data that it was trained on: --data PATH."
+            )
+
+
+def found(given: str, absolute: str | None) -> str:
+    """Where data are: the absolute path, unless there is nothing; then as it was given."""
+    return absolute if absolute is not None and os.path.exists(absolute) else given
+
+
+def _named_set(path: str) -> bool:
+    """Whether it is a built-in set, which needs no file."""
+    return path == "digits" or path.partition(":")[0] == "scenes"

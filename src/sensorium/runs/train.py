@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,12 +12,14 @@ import torch
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.base import live, threads
 from sensorium.base.files import write_json
+from sensorium.base.own import own_folder
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import look_at
+from sensorium.recipe.info import DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
@@ -71,7 +72,8 @@ def train_with(
 
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
-    allow(name)
+    for recipe in (*options.trust, name):
+        allow(recipe)
     Budget.parse(options.budget)  # before the data are read
     folder = run_folder(name, options)
     if options.fresh and folder.exists():
@@ -107,8 +109,8 @@ def _train(
     if progress and not (folder / "outcome.json").is_file():
         show_settings(recipe, chosen)
     if not (folder / "run.json").is_file():
-        where = {"path": options.data, "test": options.test, "limit": options.limit, "cache": str(cache)}
-        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": where}
+        where = DataOf(options.data, options.test, options.limit, absolute(options.data), absolute(options.test))
+        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": asdict(where)}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         _write_info(folder, recipe, situation, asked)
         _keep_inputs(opened, folder)
@@ -145,8 +147,8 @@ def _options(options: RunOptions) -> Any:
 def _threads(folder: Path, asked: int | None) -> threads.Threads:
     """Choose the threads of a new run, or those a resumed one started with, and set them in torch."""
     path = folder / "run.json"
-    kept = json.loads(path.read_text()).get("threads") if path.is_file() else None
-    chosen = threads.choose(asked=asked, kept=kept)
+    kept = read_info(folder).threads if path.is_file() else None
+    chosen = threads.choose(asked=asked, kept=None if kept is None else asdict(kept))
     threads.use(chosen)
     return chosen
 
@@ -168,17 +170,18 @@ def run_folder(name: str, options: RunOptions) -> Path:
 
 
 def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
-    """``run.json``, from which the method is rebuilt."""
+    """``run.json``, from which the method is rebuilt. Raises SensoriumError for what could not be read again."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
-    info = {"method": recipe.name, "situation": asdict(situation), "settings": settings}
-    write_json(folder / "run.json", asked | info)
+    info = asked | {"method": recipe.name, "situation": asdict(situation), "settings": settings}
+    check_info(info, asked["recipe"])
+    write_json(folder / "run.json", info)
 
 
 def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:
     """Save the network alone, as a checkpoint that any method or library can start from."""
     from sensorium.published import export
 
-    export(backbone, "safetensors", folder / "backbone", mean=on.mean, std=on.std, image_size=on.image_size)
+    export(backbone, "safetensors", own_folder(folder, "backbone"), mean=on.mean, std=on.std, image_size=on.image_size)
 
 
 def _online_every(budget: str) -> str:

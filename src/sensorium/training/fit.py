@@ -8,18 +8,19 @@ calling it again with the same arguments, with the same result as an uninterrupt
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from sensorium.base.files import disk_errors, write_json
+from sensorium.base.reading import read_object
+from sensorium.base.records import Amount, Count, decode
 from sensorium.base.terminal import Display
 from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
@@ -46,18 +47,18 @@ class Outcome:
     "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
     """
 
-    steps: int
+    steps: Count
     unit: str
-    seen: int
-    seconds: float
-    per_second: float
-    peak_memory_mb: float
-    waiting: float
-    augmenting: float
+    seen: Count
+    seconds: Amount
+    per_second: Amount
+    peak_memory_mb: Amount
+    waiting: Amount
+    augmenting: Amount
     precision: str
-    status: str
+    status: Literal["finished", "interrupted"]
     notes: list[str] = field(default_factory=list)
-    parameters: int = 0
+    parameters: Count = 0
 
 
 def fit(
@@ -180,15 +181,20 @@ def _empty(job: Job) -> Outcome:
 
 
 def _finished(out: Path, settings: Mapping[str, str]) -> Outcome | None:
-    path = out / OUTCOME
-    if not path.exists():
+    if not (out / OUTCOME).exists():
         return None
-    try:
-        read = json.loads(path.read_text())
-        check_settings(read.pop("fingerprint"), settings, out)
-        return Outcome(**read)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SensoriumError(f"{path} cannot be read ({error}): start over with --fresh.") from error
+    outcome, fingerprint = read_outcome(out)
+    check_settings(fingerprint, settings, out)
+    return outcome
+
+
+def read_outcome(folder: Path) -> tuple[Outcome, dict[str, str]]:
+    """``outcome.json`` of a finished run, and the settings that it was trained with. Raises SensoriumError that names
+    the damaged field."""
+    path, hint = folder / OUTCOME, "copy the run again, or start over with --fresh"
+    found = read_object(path, hint=f"{hint[:1].upper()}{hint[1:]}.")
+    fingerprint = decode(dict[str, str], found.pop("fingerprint", None), str(path), hint, field="fingerprint")
+    return decode(Outcome, found, str(path), hint), fingerprint
 
 
 @contextmanager
