@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sensorium.errors import SensoriumError
@@ -161,7 +162,7 @@ def resolve(recipe: str) -> Callable:
         raise SensoriumError(f"'{recipe}' is neither a system (`sensorium list`) nor FILE.py:FUNCTION.")
     import runpy
 
-    if not os.path.isfile(where):
+    if not Path(where).is_file():
         raise SensoriumError(f"{recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
     members = runpy.run_path(where)
     if not callable(members.get(function)):
@@ -197,7 +198,7 @@ def allowed(recipe: str) -> str | None:
     same = [one for one in _named if one.rpartition(":")[2] == function]
     paths = {one: os.path.realpath(one.rpartition(":")[0]) for one in same}
     exact = [one for one in same if one == recipe or paths[one] == os.path.realpath(where)]
-    alike = {path: one for one, path in paths.items() if os.path.basename(path) == os.path.basename(where)}
+    alike = {path: one for one, path in paths.items() if Path(path).name == Path(where).name}
     if exact:
         return exact[0]
     return next(iter(alike.values())) if len(alike) == 1 else None

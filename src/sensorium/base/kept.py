@@ -6,6 +6,7 @@ allocated, and nothing is unpickled.
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from pathlib import Path
@@ -34,8 +35,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return {name: one for name, one in found.items() if isinstance(one, np.ndarray)}
 
 
-def map_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-    """An .npy file of exactly this shape and type, memory-mapped; None if it is anything else."""
+def map_array(path: Path, shape: tuple[int | None, ...], dtype: str) -> np.ndarray | None:
+    """An .npy file of this type and this ``shape`` (None: any size), memory-mapped; None if it is anything else."""
     try:
         with open_regular(path) as file:
             version = np.lib.format.read_magic(file)
@@ -45,8 +46,9 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | No
             found, fortran, kind = read(file)
             size = os.fstat(file.fileno()).st_size - file.tell()
             wanted = np.dtype(dtype)
-            if (found, fortran, kind) != (shape, False, wanted) or size != int(np.prod(shape)) * wanted.itemsize:
+            fits = len(found) == len(shape) and all(b in (None, a) for a, b in zip(found, shape, strict=True))
+            if not fits or fortran or kind != wanted or size != math.prod(found) * wanted.itemsize:
                 return None
-            return np.memmap(file, wanted, "r", file.tell(), shape)
+            return np.memmap(file, wanted, "r", file.tell(), found)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except _DAMAGED:
         return None

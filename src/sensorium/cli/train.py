@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import App, Parameter
 
 from sensorium.catalogue import resolve, systems
-from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console
+from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console, whole
 from sensorium.runs.options import RunOptions
 
 FIRST = 8  # of a recipe's parameters
@@ -41,7 +41,7 @@ def train_command(recipe: str) -> Callable[..., None]:
     own = list(inspect.signature(function).parameters.values())[1:]
     for i, parameter in enumerate(own):
         group = Parameter(group=SYSTEM if i < FIRST else FURTHER)
-        hints[parameter.name] = Annotated[hints[parameter.name], group]  # type: ignore[valid-type]
+        hints[parameter.name] = Annotated[whole(hints[parameter.name]), group]  # type: ignore[valid-type]
     common = list(inspect.signature(_run).parameters.values())
 
     def command(**values: Any) -> None:

@@ -19,9 +19,8 @@ from sensorium.base.reading import brief, open_regular, printable
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 
-_SPARE, _EACH = 20_000, 400  # operations to build any system, and for each of its tensors
-_MOST_UNKNOWN = 20_000  # tensors, where there are no weights yet
-_LARGEST = 1 << 50  # bytes of one tensor
+_SPARE, _EACH = 5_000, 60  # operations to build any system, and for each of its tensors: three times what they take
+_MOST_UNKNOWN = 1_500  # tensors, where there are no weights yet
 
 
 class _Unbuildable(Exception):
@@ -99,7 +98,9 @@ def compare(method: Method, shapes: dict[str, tuple[int, ...]], told: str, file:
             )
     for name in shapes:
         if name not in wanted:
-            raise SensoriumError(f"{told}: {file} has the tensor '{printable(name)[:120]}', which its settings don't make.")
+            raise SensoriumError(
+                f"{told}: {file} has the tensor '{printable(name)[:120]}', which its settings don't make."
+            )
 
 
 def _bytes(tensor: torch.Tensor) -> int:

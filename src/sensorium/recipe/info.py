@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from sensorium.base.reading import printable, read_object
+from sensorium.base.reading import printable, read_object, there
 from sensorium.base.records import Count, Range, Seed, decode
 from sensorium.base.threads import Threads
 from sensorium.catalogue import allowed, resolve
@@ -101,7 +101,7 @@ def check_info(content: dict[str, Any], function: str) -> None:
 
 def absolute(path: str | None) -> str | None:
     """A path of data as an absolute one; None for a built-in set, which is none."""
-    return os.path.abspath(path) if path is not None and os.path.exists(path) else None
+    return str(Path(path).absolute()) if path is not None and there(path) else None
 
 
 def _info_of(content: dict[str, Any], where: Path) -> RunInfo:
@@ -164,5 +164,5 @@ def _inert(info: RunInfo, where: Path) -> None:
     named = [one for one in (*info.given.values(), *info.values.values()) if isinstance(one, str)]
     named += [info.data.path, info.data.test or "", info.data.absolute or "", info.data.absolute_test or ""]
     for name in named:
-        if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
+        if there(name) and not (Path(name).is_file() or Path(name).is_dir()):
             raise SensoriumError(f"{printable(str(where))}: '{printable(name)[:200]}' is neither a file nor a folder.")

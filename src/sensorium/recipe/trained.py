@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import torch
 
+from sensorium.base.own import own_folder
 from sensorium.base.reading import open_regular, printable
 from sensorium.catalogue import resolve
 from sensorium.data.wings import kind
@@ -26,7 +28,6 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipe.blueprint import compare, fitting, shapes_in
 from sensorium.recipe.info import FILE, RunInfo, function_of, parameters, read_info, typed
-from sensorium.base.own import own_folder
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 
 _ROLE = "the folder of a run"
@@ -135,7 +136,7 @@ class Trained:
     def digest(self) -> str:
         """Digest of the weights."""
         with open_regular(self.weights) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()[:16]
 
 
 _being_opened: ContextVar[tuple[Path, ...]] = ContextVar("being_opened", default=())

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from sensorium.base.whole import Positive, Seed, checked
 
-Trust = Annotated[tuple[str, ...], Parameter(name="--trust", negative="")]
+Trust = Annotated[tuple[str, ...], Parameter(name="--trust", negative="", show_default=False)]
 TRUSTED = (
     "FILE.py:FUNCTION: execute this file, which made the run that is opened; only for files that you wrote or read. "
     "May be repeated."
@@ -50,8 +50,7 @@ class Common(Taken):
     quiet: bool = False
     """no progress bars."""
     trust: Trust = ()
-    """FILE.py:FUNCTION: execute this file, which made a run that is opened as an input; only for files that you wrote or
-    read. May be repeated."""
+    """FILE.py:FUNCTION: execute this file, which made a run that is an input; only for files that you wrote or read. May be repeated."""
 
     def __post_init__(self) -> None:
         self._whole(0, "seed")

@@ -6,7 +6,6 @@ run.features(images)
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import Encoder, HasBackbone
-from sensorium.base.reading import printable
+from sensorium.base.reading import printable, there
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
@@ -80,24 +79,31 @@ class Run(Trained):
         """
         told = self.info.data
         if path is None:
-            path, test = found(told.path, told.absolute), test or (told.test and found(told.test, told.absolute_test))
+            path, held = self.where()
+            test = test or held
         source = Source(path, test, self.cache, limit=told.limit, run=self.folder)
-        try:
-            ready = self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
-        except SensoriumError as error:
-            gone = not any(os.path.exists(one) for one in (path, told.absolute or path))
-            if gone and path == told.path and not _named_set(path):
-                raise SensoriumError(self._gone()) from error
-            raise
+        ready = self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
         self._same_classes(ready, path)
         return ready
 
-    def _gone(self) -> str:
-        told, run = self.info.data, printable(str(self.folder))
-        where = told.absolute or os.path.abspath(told.path)
-        return (
-            f"the run's data '{printable(told.path)}' are gone: there is nothing at {printable(where)}. "
-            f"Say where they are now: sensorium evaluate {run} --data PATH (--data of other commands does the same)."
+    def where(self) -> tuple[str, str | None]:
+        """The run's data and their test set: their absolute paths, unless there is nothing; then as they were given.
+
+        Raises SensoriumError that says how to name them if they are gone.
+        """
+        told = self.info.data
+        return self._found(told.path, told.absolute), told.test and self._found(told.test, told.absolute_test)
+
+    def _found(self, given: str, absolute: str | None) -> str:
+        if absolute is not None and there(absolute):
+            return absolute
+        named = given == "digits" or given.partition(":")[0] == "scenes" or any(c in given for c in "*?[{")
+        if named or there(given):
+            return given
+        shown = printable(absolute or str(Path(given).absolute()))[:300]
+        raise SensoriumError(
+            f"the run's data '{printable(given)[:200]}' are gone: there is nothing at {shown}. Say where they are now: "
+            f"sensorium evaluate {printable(str(self.folder))} --data PATH (embed, neighbors and search have --data, too)."
         )
 
     def _same_classes(self, ready: Any, path: str) -> None:
@@ -106,18 +112,11 @@ class Run(Trained):
         rows = getattr(ready, "train", None)
         theirs = tuple(getattr(rows, "classes", ()) or getattr(getattr(ready, "opened", None), "classes", ()))
         if mine and mine != theirs:
-            shown = [", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5) or "none" for names in (theirs, mine)]
+            shown = [
+                ", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5) or "none"
+                for names in (theirs, mine)
+            ]
             raise SensoriumError(
                 f"{printable(path)}: its classes are {shown[0]}, and the run '{printable(str(self.folder))}' was "
                 f"trained on {shown[1]}. Give the data that it was trained on: --data PATH."
             )
-
-
-def found(given: str, absolute: str | None) -> str:
-    """Where data are: the absolute path, unless there is nothing; then as it was given."""
-    return absolute if absolute is not None and os.path.exists(absolute) else given
-
-
-def _named_set(path: str) -> bool:
-    """Whether it is a built-in set, which needs no file."""
-    return path == "digits" or path.partition(":")[0] == "scenes"

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from sensorium.base.files import Table
+from sensorium.base.own import unlinked
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
@@ -36,7 +37,7 @@ class Record:
         if first:
             self._metrics = Table(out / "metrics.csv", before=step)
             self._online = Table(out / "online.csv", before=step + 1)
-            self._board = _Board(out / "tensorboard", step)
+            self._board = _Board(unlinked(out / "tensorboard"), step)
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
         """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, seen, lr) describes."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from sensorium.abilities import Detector
 from sensorium.base.files import replace as write
 from sensorium.base.files import write_json
+from sensorium.base.own import unlinked
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
@@ -98,6 +99,8 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
         raise SensoriumError(f"--out {printable(str(target))}: this is a file; give a folder.")
     wanted = pictures_of(images, target)
     finder = open_finder(run)
+    if out is None:
+        unlinked(target)
     target.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
