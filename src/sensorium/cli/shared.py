@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Group, Parameter
 from rich.console import Console
@@ -51,4 +51,4 @@ def opens_runs(command: Callable[..., None]) -> Callable[..., None]:
 
 def whole(hint: Any) -> Any:
     """A type with ``Whole`` for ``int``, alone or beside None: a number like 1.5 is refused, not rounded."""
-    return Whole if hint is int else Whole | None if hint == (int | None) else hint
+    return Annotated[hint, *get_args(Whole)[1:]] if hint in (int, int | None) else hint

@@ -107,8 +107,9 @@ def absolute(path: str | None) -> str | None:
 def _info_of(content: dict[str, Any], where: Path) -> RunInfo:
     info = decode(RunInfo, content, str(where), HINT)
     situation = decode(kind(info.kind).SITUATION, info.situation, str(where), HINT, field="situation")
+    info = replace(info, situation=situation)
     _inert(info, where)
-    return replace(info, situation=situation)
+    return info
 
 
 def function_of(info: RunInfo, where: Path) -> str:
@@ -163,6 +164,7 @@ def _inert(info: RunInfo, where: Path) -> None:
     """Refuse a run whose settings name a pipe or a device, which would be read."""
     named = [one for one in (*info.given.values(), *info.values.values()) if isinstance(one, str)]
     named += [info.data.path, info.data.test or "", info.data.absolute or "", info.data.absolute_test or ""]
+    named += [str(getattr(info.situation, "encoder", ""))]
     for name in named:
         if there(name) and not (Path(name).is_file() or Path(name).is_dir()):
             raise SensoriumError(f"{printable(str(where))}: '{printable(name)[:200]}' is neither a file nor a folder.")
