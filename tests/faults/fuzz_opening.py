@@ -1,6 +1,7 @@
 """Runs whose files are changed at random: opening one returns, or raises SensoriumError of one line.
 
-``SEEDS`` write a small finished run below a folder; ``OPEN`` are the ways in which its files are read. ``mutate`` changes
+``SEEDS`` write a small finished run below a folder; ``READ`` are the ways in which its files are read, and ``OPEN`` does
+them all. ``mutate`` changes
 ``run.json`` or another of its JSON files in ways that a person, a disk or a stranger might.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 
 import sensorium
 from sensorium.base.records import encode as encode_record
+from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import read_judgement, read_outcomes
 from sensorium.judge.score import Score
 from sensorium.runs.results import Data, Results, RunResult, read_results, write_results
@@ -70,8 +72,7 @@ def _copy(system: str, below: Path) -> Path:
     return target
 
 
-SEEDS: dict[str, Callable[[Path], Path]] = {system: partial(_copy, system) for system in TINY}
-OPEN: dict[str, Callable[[Path], object]] = {
+READ: dict[str, Callable[[Path], object]] = {
     "method": lambda path: Run(path).method,
     "outcome": lambda path: Run(path).outcome,
     "evaluation": read_judgement,
@@ -80,19 +81,38 @@ OPEN: dict[str, Callable[[Path], object]] = {
 }
 
 
+def _read_all(run: Path) -> None:
+    """Read every file of a run, and raise the first error."""
+    errors = []
+    for read in READ.values():
+        try:
+            read(run)
+        except SensoriumError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+SEEDS: dict[str, Callable[[Path], Path]] = {f"run-{system}": partial(_copy, system) for system in TINY}
+OPEN: dict[str, Callable[[Path], object]] = dict.fromkeys(SEEDS, _read_all)
+
+
 def mutate(run: Path, rng: random.Random, file: str = "") -> str:
     """Change one JSON file of a run, and say how: bytes, or a value replaced, removed, moved or added."""
     path = run / (file or rng.choice(JSON))
-    if rng.random() < 0.15:
-        content = bytearray(path.read_bytes())
+    try:
+        whole = json.loads(path.read_text("utf-8"))
+        places = list(_places(whole))
+    except (ValueError, RecursionError):
+        places = []
+    if not places or rng.random() < 0.15:
+        content = bytearray(path.read_bytes() or b"{}")
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         if rng.random() < 0.3:
             del content[rng.randrange(len(content)) :]
         path.write_bytes(content)
         return f"{path.name}: bytes"
-    whole = json.loads(path.read_text())
-    places = list(_places(whole))
     inside, key = rng.choice(places)
     what = rng.choice(("replace", "replace", "replace", "remove", "swap", "scale", "add", "deep"))
     if what == "remove":
