@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 _LENGTH = 32
+_SAFELY = sum(vars(os).get(flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 def seal(content: bytes, purpose: str) -> str | None:
@@ -62,12 +63,12 @@ def _made(path: Path) -> bytes | None:
 
 def _read(path: Path) -> bytes | None:
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(path, os.O_RDONLY | _SAFELY)
     except OSError:
         return None
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(file.fileno())
-        mine = not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o077)
+        mine = "getuid" not in vars(os) or (about.st_uid == os.getuid() and not about.st_mode & 0o077)
         if not stat.S_ISREG(about.st_mode) or not mine:
             return None
         key = file.read(_LENGTH + 1)

@@ -6,8 +6,10 @@ An option annotated ``Whole``, ``Positive`` or ``Seed`` asks for one in one line
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -27,8 +29,11 @@ def checked(value: Any, name: str, *, least: int = -MOST, most: int = MOST) -> i
     if isinstance(value, str):
         # int() of more digits is an error of another kind
         whole = int(value) if _DIGITS.fullmatch(value) and len(value) < 40 else None
-    elif not isinstance(value, bool) and hasattr(value, "__index__"):
-        whole = int(value)
+    elif not isinstance(value, bool):
+        with suppress(TypeError):
+            whole = operator.index(value)
+    if whole is not None and whole < least == 1:
+        raise SensoriumError(f"{name} {whole}: must be at least 1.")
     if whole is None or not least <= whole <= most:
         shown = printable(str(value) if isinstance(value, str) else repr(value))
         shown = shown if len(shown) <= 40 else shown[:37] + "..."

@@ -26,6 +26,7 @@ from sensorium.base.kept import read_arrays
 from sensorium.base.own import unlinked
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
+from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked, Judgement, Score, Trained
 from sensorium.method import Method
@@ -204,8 +205,7 @@ def _save(path: Path, outcomes: Mapping[str, np.ndarray]) -> None:
 
 def _digest(ready: Any) -> str:
     """Of the data, so that scores on other data are not taken for these."""
-    found = [getattr(rows, "digest", None) for rows in (ready.train, getattr(ready, "test", None))]
-    return " ".join(str(one) for one in found if one is not None)
+    return " ".join(rows.digest for rows in (ready.train, ready.test) if isinstance(rows, Rows))
 
 
 def _kept_before(path: Path) -> dict[str, Any]:

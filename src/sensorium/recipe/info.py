@@ -164,7 +164,7 @@ def _inert(info: RunInfo, where: Path) -> None:
     """Refuse a run whose settings name a pipe or a device, which would be read."""
     named = [one for one in (*info.given.values(), *info.values.values()) if isinstance(one, str)]
     named += [info.data.path, info.data.test or "", info.data.absolute or "", info.data.absolute_test or ""]
-    named += [str(getattr(info.situation, "encoder", ""))]
+    named += [one for one in vars(info.situation).values() if isinstance(one, str)]
     for name in named:
         if there(name) and not (Path(name).is_file() or Path(name).is_dir()):
             raise SensoriumError(f"{printable(str(where))}: '{printable(name)[:200]}' is neither a file nor a folder.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sensorium.abilities import Encoder, HasBackbone
 from sensorium.base.reading import printable, there
+from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
@@ -108,15 +109,15 @@ class Run(Trained):
 
     def _same_classes(self, ready: Any, path: str) -> None:
         """Raise SensoriumError if the data have other classes than the run's."""
-        mine = tuple(getattr(self.situation, "classes", ()))
-        rows = getattr(ready, "train", None)
-        theirs = tuple(getattr(rows, "classes", ()) or getattr(getattr(ready, "opened", None), "classes", ()))
+        if not isinstance(self.situation, Situation):  # text has none; recordings are compared when they are judged
+            return
+        mine, theirs = self.situation.classes, tuple(ready.train.classes)
         if mine and mine != theirs:
-            shown = [
-                ", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5) or "none"
-                for names in (theirs, mine)
-            ]
             raise SensoriumError(
-                f"{printable(path)}: its classes are {shown[0]}, and the run '{printable(str(self.folder))}' was "
-                f"trained on {shown[1]}. Give the data that it was trained on: --data PATH."
+                f"{printable(path)}: its classes are {_few(theirs)}, and the run '{printable(str(self.folder))}' was "
+                f"trained on {_few(mine)}. Give the data that it was trained on: --data PATH."
             )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return (", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5)) or "none"
