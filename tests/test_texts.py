@@ -83,7 +83,7 @@ def test_the_same_command_returns_the_run_and_another_setting_is_refused(
     trained: Path, book: Path, command: Command
 ) -> None:
     before = (trained / "model.safetensors").stat().st_mtime_ns
-    vocab = sensorium.Run(trained).info["given"].get("vocab")
+    vocab = sensorium.Run(trained).info.given.get("vocab")
     words = ["train", "causal_lm", "--data", str(book), "--budget", "60steps", "--out", str(trained), *SMALL]
     words += [] if vocab is None else ["--vocab", str(vocab)]
     assert command(*words)[0] == 0

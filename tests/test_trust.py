@@ -32,7 +32,7 @@ COMMANDS = (
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in RUN, and nothing of one's own named so far."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "_allowed", set())
+    monkeypatch.setattr(catalogue, "_named", [])
     settings = {"data": "digits", "limit": 40, "budget": "1steps", "batch_size": 8, "progress": False}
     sensorium.train("simclr", **settings, out=tmp_path / "RUN")
     Image.new("RGB", (16, 16)).save("x.png")
@@ -60,14 +60,14 @@ def test_a_strangers_run_executes_no_file_beside_it(words: list[str], run: Path,
     forge(run, "RUN/net.py:simclr")
     code, _, said = command(*words)
     assert code == 1
-    assert "--recipe RUN/net.py:simclr" in said
+    assert "--trust RUN/net.py:simclr" in said
     assert not Path("EXECUTED").exists()
 
 
 def test_a_file_that_the_person_names_is_executed(run: Path, command: Command) -> None:
     (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.selfsup.simclr.recipe import simclr\n")
     forge(run, "RUN/net.py:simclr")
-    code, _, said = command("export", "RUN", "--out", "OUT", "--recipe", "RUN/net.py:simclr")
+    code, _, said = command("export", "RUN", "--out", "OUT", "--trust", "RUN/net.py:simclr")
     assert code == 0, said
     assert Path("EXECUTED").exists()
 

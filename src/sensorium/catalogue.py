@@ -6,11 +6,13 @@ A system is a folder inside its family's. Its description is in its ``__init__.p
 from __future__ import annotations
 
 import difflib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sensorium.errors import SensoriumError
@@ -159,24 +161,44 @@ def resolve(recipe: str) -> Callable:
     if not where.endswith(".py"):
         raise SensoriumError(f"'{recipe}' is neither a system (`sensorium list`) nor FILE.py:FUNCTION.")
     import runpy
-    from pathlib import Path
 
     if not Path(where).is_file():
-        raise SensoriumError(f"--recipe {recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
+        raise SensoriumError(f"{recipe}: there is no file '{where}'. Give FILE.py:FUNCTION.")
     members = runpy.run_path(where)
-    if function not in members:
-        raise SensoriumError(f"--recipe {recipe}: '{where}' has no function '{function}'.")
+    if not callable(members.get(function)):
+        raise SensoriumError(f"{recipe}: '{where}' has no function '{function}'.")
     return members[function]
 
 
-_allowed: set[str] = set()
+_named: list[str] = []
 
 
 def allow(recipe: str) -> None:
-    """Record that the user named ``FILE.py:FUNCTION`` in this process: runs of it may be opened."""
-    _allowed.add(recipe)
+    """Record that the user named ``FILE.py:FUNCTION`` in this process: runs of it may be opened, by executing that
+    file. A system's name changes nothing. Raises SensoriumError for anything else."""
+    if ":" not in recipe:
+        return
+    if not recipe.rpartition(":")[0].endswith(".py") or not recipe.rpartition(":")[2]:
+        raise SensoriumError(f"--trust {recipe}: should be FILE.py:FUNCTION.")
+    if recipe not in _named:
+        _named.append(recipe)
 
 
-def allowed(recipe: str) -> bool:
-    """Whether a run of ``recipe`` may be opened: systems always, a file only where :func:`allow` named it."""
-    return ":" not in recipe or recipe in _allowed
+def allowed(recipe: str) -> str | None:
+    """What is executed for a run of ``recipe``: a system's name, or the file that :func:`allow` was told, never the
+    run's own words; None if nothing is.
+
+    A file matches if its path is the same, or only its name and the function's: a run may have been made elsewhere.
+    """
+    if ":" not in recipe:
+        return find(recipe).name
+    if not recipe.isprintable():
+        return None
+    where, _, function = recipe.rpartition(":")
+    same = [one for one in _named if one.rpartition(":")[2] == function]
+    paths = {one: os.path.realpath(one.rpartition(":")[0]) for one in same}
+    exact = [one for one in same if one == recipe or paths[one] == os.path.realpath(where)]
+    alike = {path: one for one, path in paths.items() if Path(path).name == Path(where).name}
+    if exact:
+        return exact[0]
+    return next(iter(alike.values())) if len(alike) == 1 else None

@@ -137,7 +137,8 @@ _made = TemporaryDirectory()  # goes with the process
 
 def write_run(system: str, recipe: Recipe, on: Any, folder: Path) -> None:
     """run.json, the weights and the outcome of a run that made no step."""
-    asked = {"recipe": system, "kind": find(system).data, "seed": 0, "given": {}, "data": {}, "budget": "1steps"}
+    asked = {"recipe": system, "kind": find(system).data, "seed": 0, "given": {}, "budget": "1steps"}
+    asked |= {"data": {"path": "digits"}}
     _write_info(folder, recipe, on, asked)
     state = {k: v.contiguous().clone() for k, v in recipe.method.state_dict().items()}
     save_file(state, folder / "model.safetensors")

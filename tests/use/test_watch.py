@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 def signal_of(run: Run, recording: int = 0) -> np.ndarray:
-    with np.load(run.info["data"]["path"]) as kept:
+    with np.load(run.info.data.path) as kept:
         return kept["signal"][recording * STEPS : (recording + 1) * STEPS]
 
 
@@ -69,7 +69,7 @@ def said(lines: Iterator[str]) -> list[dict[str, Any]]:
 
 
 def test_a_file_is_watched_recording_by_recording(run: Run) -> None:
-    rows = said(watch(run.folder, run.info["data"]["path"], as_json=True))
+    rows = said(watch(run.folder, run.info.data.path, as_json=True))
     assert len(rows) == 3 * (STEPS // 12)
     for i in range(3):
         own, wanted = [row for row in rows if row["stream"] == f"a.npz[{i}]"], expected(run, i)
@@ -82,7 +82,7 @@ def test_a_file_is_watched_recording_by_recording(run: Run) -> None:
 
 def test_files_of_every_kind_say_the_same(run: Run, tmp_path: Path) -> None:
     signal = signal_of(run)
-    wanted = [row["probability"] for row in said(watch(run, run.info["data"]["path"], as_json=True))][:33]
+    wanted = [row["probability"] for row in said(watch(run, run.info.data.path, as_json=True))][:33]
     np.savez_compressed(tmp_path / "bare.npz", x=signal)  # no labels
     np.save(tmp_path / "a.npy", signal)
     np.savetxt(tmp_path / "a.csv", signal, delimiter=",", header="x,y")
@@ -133,7 +133,7 @@ def test_frames_are_judged_when_they_are_there(run: Run, monkeypatch: pytest.Mon
 
 
 def test_only_changes_and_every_so_many(run: Run) -> None:
-    path = run.info["data"]["path"]
+    path = run.info.data.path
     whole = said(watch(run, path, as_json=True))
     some = said(watch(run, path, every=10, as_json=True))
     wanted = [

@@ -158,6 +158,31 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def unlinked(path: Path) -> Path:
+    """``path``, to be written by code that follows links: it is removed if it is one, and so are those in it."""
+    with disk_errors(path):
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            for entry in path.iterdir():
+                if entry.is_symlink():
+                    entry.unlink()
+    return path
+
+
+def own_folder(run: Path, *names: str) -> Path:
+    """The folder ``run/names[0]/...``, for output alone: made where it is missing, links on the way and in it
+    removed."""
+    here = run
+    for name in names:
+        here = here / name
+        with disk_errors(here):
+            if here.is_symlink():
+                here.unlink()
+            here.mkdir(exist_ok=True)
+    return unlinked(here) if names else here
+
+
 def can_write(folder: Path) -> bool:
     """Whether a file could be created in ``folder``, or in the nearest folder above it that exists."""
     for one in (folder, *folder.absolute().parents):

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from sensorium.base.bf16 import fast_bf16
+from sensorium.base.records import Device
 from sensorium.errors import SensoriumError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
-def device_name() -> str:
+def device_name() -> Device:
     """The available device: "cuda", "mps" or "cpu"."""
     if torch.cuda.is_available():
         return "cuda"

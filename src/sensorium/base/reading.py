@@ -58,6 +58,14 @@ def brief(error: BaseException) -> str:
     return printable(" ".join(str(error).split()))[:160] or type(error).__name__
 
 
+def there(path: str | Path) -> bool:
+    """Whether something is at a path that others named: any string may be asked about."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises SensoriumError that names the path."""
     where = printable(str(path))

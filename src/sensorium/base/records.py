@@ -1,9 +1,9 @@
 """Frozen dataclasses to JSON and back, exactly: the round trip gives an equal object, and an error names the damaged
 field.
 
-Fields may be strings, numbers, booleans, ``None``, Literals, tuples, dictionaries with string keys, other such
-dataclasses and ``Any`` (plain JSON). ``Annotated[float, Range(0, 1)]`` bounds a number. ``metadata=NOT_WRITTEN``
-excludes a field.
+Fields may be strings, numbers, booleans, ``None``, Literals, tuples, lists, dictionaries with string keys, unions of
+these, other such dataclasses and ``Any`` (plain JSON); a value of any other type is taken as it is.
+``Annotated[float, Range(0, 1)]`` bounds a number. ``metadata=NOT_WRITTEN`` excludes a field.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 
 NOT_WRITTEN: Mapping[str, Any] = types.MappingProxyType({"written": False})
 T = TypeVar("T")
+_NAMED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Range(NamedTuple):
@@ -27,10 +29,20 @@ class Range(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
 
+    @property
+    def told(self) -> str:
+        """ "from 0 to 1", "at least 1", for messages."""
+        low, high = (f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in self)
+        return f"at least {low}" if self.high == math.inf else f"from {low} to {high}"
+
 
 Share = Annotated[float, Range(0, 1)]
 Amount = Annotated[float, Range(0)]
-Count = Annotated[int, Range(0)]
+Count = Annotated[int, Range(0, 2**63 - 1)]
+Seed = Count
+Size = Annotated[int, Range(1, 2**31 - 1)]
+Side = Annotated[int, Range(1, 2**14)]  # of a picture, in pixels
+Device = Literal["cpu", "cuda", "mps"]
 
 
 def encode(value: Any) -> Any:
@@ -50,13 +62,15 @@ def encode(value: Any) -> Any:
     return encode(value.tolist()) if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
-def decode(kind: type[T], value: Any, file: str, hint: str = "make it again") -> T:
-    """Decode what :func:`encode` made of a ``kind``. Raises SensoriumError: one line with the ``file``, the first
-    damaged field, and the ``hint``."""
+def decode(kind: type[T] | Any, value: Any, file: str, hint: str = "make it again", *, field: str = "") -> T:
+    """Decode what :func:`encode` made of a ``kind``, or of a value of a type, which is the ``field`` of the file.
+
+    Raises SensoriumError: one line with the ``file``, the first damaged field, and the ``hint``.
+    """
     try:
-        return _decode(kind, value, "")
+        return _decode(kind, value, field)
     except _Damaged as damaged:
-        raise SensoriumError(f"{file}: {damaged}; {hint}.") from None
+        raise SensoriumError(f"{printable(file)}: {damaged}; {hint}.") from None
 
 
 class _Damaged(Exception):
@@ -69,22 +83,40 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin is Annotated:
-        return _bounded(_decode(inside[0], value, where), inside[1], where)
+        found = _decode(inside[0], value, where)
+        return next((_bounded(found, one, where) for one in inside[1:] if isinstance(one, Range)), found)
     if origin is Literal:
         if value not in inside:
             raise _Damaged(where, f"is {_show(value)}, should be one of {', '.join(map(str, inside))}")
         return value
     if origin in (Union, types.UnionType):
-        return None if value is None else _decode(next(one for one in inside if one is not type(None)), value, where)
-    if origin is tuple:
+        return _one_of(inside, value, where)
+    if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise _Damaged(where, f"is {_show(value)}, should be a list")
-        return tuple(_decode(inside[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if origin is tuple and inside[-1] is not Ellipsis and len(value) != len(inside):
+            raise _Damaged(where, f"is a list of {len(value)}, should be one of {len(inside)}")
+        each = inside if origin is tuple and inside[-1] is not Ellipsis else inside[:1] * len(value)
+        found = (_decode(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(each, value, strict=True)))
+        return list(found) if origin is list else tuple(found)
     if origin is dict:
         if not isinstance(value, dict):
             raise _Damaged(where, f"is {_show(value)}, should be an object")
         return {key: _decode(inside[1], item, _in(where, key)) for key, item in value.items()}
     return _record(kind, value, where) if is_dataclass(kind) else _plain(kind, value, where)
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A value of the first of several types that takes it."""
+    if value is None and type(None) in kinds:
+        return None
+    damaged: _Damaged | None = None
+    for kind in (kind for kind in kinds if kind is not type(None)):
+        try:
+            return _decode(kind, value, where)
+        except _Damaged as error:
+            damaged = damaged or error
+    raise damaged or _Damaged(where, f"is {_show(value)}, should be null")
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:
@@ -107,19 +139,28 @@ def _record(kind: Any, value: Any, where: str) -> Any:
 
 
 def _plain(kind: type, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    named = _NAMED.get(kind)
+    if named is None:
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and _finite(value):
         return value
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, kind) and kind is not float and not (isinstance(value, bool) and kind is not bool):
         return value
-    named = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
     raise _Damaged(where, f"is {_show(value)}, should be {named}")
 
 
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
 def _bounded(value: Any, limits: Range, where: str) -> Any:
-    if value is not None and not limits.low <= value <= limits.high:
-        raise _Damaged(where, f"is {value}, should be from {limits.low:g} to {limits.high:g}")
+    if isinstance(value, int | float) and not limits.low <= value <= limits.high:
+        raise _Damaged(where, f"is {_show(value)}, should be {limits.told}")
     return value
 
 
@@ -129,7 +170,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _in(where: str, name: str) -> str:
-    return f"{where}.{name}".lstrip(".")
+    return printable(f"{where}.{name}".lstrip("."))[:200]
 
 
 def _show(value: Any) -> str:

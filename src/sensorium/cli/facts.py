@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+from sensorium.base.whole import Positive
 from sensorium.catalogue import NETWORKS, systems, tables
 from sensorium.cli.shared import Json, console
 
 
-def data(path: str, *, test: str | None = None, limit: int | None = None, as_json: Json = False) -> None:
+def data(path: str, *, test: str | None = None, limit: Positive | None = None, as_json: Json = False) -> None:
     """What lies at a path, of any kind: counts, what is skipped and why, duplicates, overlap of training and test set,
     broken files, and the commands that use it.
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sensorium.base.whole import Positive
 from sensorium.catalogue import starters
-from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console
+from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console, opens_runs
 from sensorium.errors import SensoriumError
 from sensorium.runs.options import AblationOptions, Common, Judging, RunOptions
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from sensorium.runs.results import Results
 
 
-def demo(*, out: Path = Path("sensorium-demo"), budget: str = "30s", images: int = 2000, quiet: bool = False) -> None:
+def demo(
+    *, out: Path = Path("sensorium-demo"), budget: str = "30s", images: Positive = 2000, quiet: bool = False
+) -> None:
     """Compare the default systems on the built-in scenes in a few minutes, and write the report.
 
     Example: sensorium demo --budget 2m
@@ -36,7 +39,7 @@ def compare(
     run: RunFlags = RunOptions(),
     judging: JudgingFlags = Judging(),
     backbone: str | None = None,
-    jobs: int = 1,
+    jobs: Positive = 1,
 ) -> None:
     """Train several systems on the same data under the same budget, judge them alike, and write one report.
 
@@ -57,7 +60,9 @@ def compare(
     _show(compare_all(methods or starters(), run, judging, backbone=backbone, jobs=jobs), "method")
 
 
-def ablate(system: str, *, vary: str, run: AblationFlags = AblationOptions(), seeds: int = 3, jobs: int = 1) -> None:
+def ablate(
+    system: str, *, vary: str, run: AblationFlags = AblationOptions(), seeds: Positive = 3, jobs: Positive = 1
+) -> None:
     """Vary one part of a system, all else equal, and compare the results over several seeds.
 
     Example: sensorium ablate causal_lm --vary positions=rope,alibi,t5,none --data book.txt --budget 3m
@@ -89,13 +94,24 @@ def _show(found: tuple[Results, Path], what: str) -> None:
         raise SensoriumError(f"no {what} finished; the report says why.")
 
 
-def evaluate(run: Path, *, judging: JudgingFlags = Judging(), as_json: Json = False) -> None:
+def evaluate(
+    run: Path,
+    *,
+    data: str | None = None,
+    test: str | None = None,
+    judging: JudgingFlags = Judging(),
+    as_json: Json = False,
+) -> None:
     """Evaluate a finished run by the standard metrics of its task, with simple baselines.
 
     Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
 
+    The data that it was trained on are read from the path that run.json names, as data and nothing else.
+
     Args:
         run: folder of a run.
+        data: where the run's data are now, if they were moved; they must have the run's classes.
+        test: the test set, if it is not inside --data.
         as_json: print JSON.
     """
     from sensorium.base.records import encode
@@ -103,11 +119,12 @@ def evaluate(run: Path, *, judging: JudgingFlags = Judging(), as_json: Json = Fa
     from sensorium.runs.run import Run
 
     loaded = Run(run)
-    found = loaded.judge(**asdict(judging), progress=not as_json)
+    ready = None if data is None and test is None else loaded.data(data, test)
+    found = loaded.judge(ready, **asdict(judging), progress=not as_json)
     print(json.dumps(encode(found), indent=1) if as_json else lines(found.scores))
 
 
-def signal(system: str, *, run: CommonFlags = Common(), steps: int = 20) -> None:
+def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) -> None:
     """Plot activations, gradients and attention by depth, at initialization and after a few steps.
 
     Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
@@ -133,6 +150,6 @@ COMMANDS = {
     "demo": demo,
     "compare": compare,
     "ablate": ablate,
-    "evaluate": evaluate,
+    "evaluate": opens_runs(evaluate),
     "signal": signal,
 }

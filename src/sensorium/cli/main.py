@@ -18,7 +18,7 @@ from sensorium import __version__
 from sensorium.base import live, threads
 from sensorium.base.reading import printable
 from sensorium.base.terminal import any_encoding, terminal
-from sensorium.catalogue import allow, find, starters
+from sensorium.catalogue import find, starters
 from sensorium.errors import SensoriumError
 
 app = App(
@@ -87,13 +87,7 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _own_recipe(words: list[str]) -> None:
-    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other. With other commands `--recipe`
-    allows opening runs of it, which executes the file."""
-    if words[:1] != ["train"] and "--recipe" in words:
-        at = words.index("--recipe")
-        allow(_recipe_after(words, at))
-        del words[at : at + 2]
-        return
+    """`train --recipe FILE.py:FUNCTION`: its signature becomes a command like any other."""
     if words[:1] != ["train"] or (len(words) > 1 and words[1].startswith("-") and "--recipe" not in words):
         return
     from sensorium.cli.train import train_app, train_command

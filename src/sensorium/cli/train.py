@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import App, Parameter
 
 from sensorium.catalogue import resolve, systems
-from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console
+from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console, whole
 from sensorium.runs.options import RunOptions
 
 FIRST = 8  # of a recipe's parameters
@@ -41,7 +41,7 @@ def train_command(recipe: str) -> Callable[..., None]:
     own = list(inspect.signature(function).parameters.values())[1:]
     for i, parameter in enumerate(own):
         group = Parameter(group=SYSTEM if i < FIRST else FURTHER)
-        hints[parameter.name] = Annotated[hints[parameter.name], group]  # type: ignore[valid-type]
+        hints[parameter.name] = Annotated[whole(hints[parameter.name]), group]  # type: ignore[valid-type]
     common = list(inspect.signature(_run).parameters.values())
 
     def command(**values: Any) -> None:
@@ -70,9 +70,9 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         raise KeyboardInterrupt
     o = run.outcome
     console.print(
-        f"{run.name}: {o['steps']:,} steps, {o['seen']:,} {o['unit']} in {o['seconds']:.0f} s ({o['per_second']:,.0f} {o['unit']}/s), {o['status']}"
+        f"{run.name}: {o.steps:,} steps, {o.seen:,} {o.unit} in {o.seconds:.0f} s ({o.per_second:,.0f} {o.unit}/s), {o.status}"
     )
-    for note in o.get("notes", []):
+    for note in o.notes:
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sensorium.cli.shared import Json, console
+from sensorium.base.whole import Positive, Seed
+from sensorium.cli.shared import Json, console, opens_runs
 
 
-def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: int | None = None) -> None:
+def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: Positive | None = None) -> None:
     """Write one feature vector per picture to a Parquet file (path, label, features), or per video frame to an .npz.
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
@@ -26,7 +27,7 @@ def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit:
     console.print(write(run, data, out, limit))
 
 
-def neighbors(run: Path, image: Path, *, data: str | None = None, k: int = 9, picture: Path | None = None) -> None:
+def neighbors(run: Path, image: Path, *, data: str | None = None, k: Positive = 9, picture: Path | None = None) -> None:
     """The pictures most similar to IMAGE, and its exact duplicates, in the run's data or in --data.
 
     Example: sensorium neighbors sensorium-runs/simclr photo.jpg --data photos/ --picture found.png
@@ -47,10 +48,10 @@ def generate(
     run: Path,
     *,
     prompt: str = "",
-    most: int = 400,
+    most: Positive = 400,
     temperature: float = 0.8,
-    top_k: int | None = None,
-    seed: int = 0,
+    top_k: Positive | None = None,
+    seed: Seed = 0,
 ) -> None:
     """Generate text from a prompt with a language model, streamed as it is generated.
 
@@ -75,11 +76,11 @@ def generate(
 def sample(
     run: Path,
     *,
-    n: int = 64,
-    steps: int | None = None,
+    n: Positive = 64,
+    steps: Positive | None = None,
     label: str | None = None,
     guidance: float = 1.0,
-    seed: int = 0,
+    seed: Seed = 0,
     trace: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -108,7 +109,7 @@ def search(
     data: str | None = None,
     text: str | None = None,
     image: Path | None = None,
-    k: int = 9,
+    k: Positive = 9,
     approximate: bool = False,
     picture: Path | None = None,
 ) -> None:
@@ -152,7 +153,7 @@ def watch(
     run: Path,
     stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *,
-    every: int = 1,
+    every: Positive = 1,
     as_json: Json = False,
 ) -> None:
     """Print the actions of a stream as its frames arrive.
@@ -176,10 +177,10 @@ def watch(
 def play(
     *runs: Path,
     host: str = "127.0.0.1",
-    port: int = 7860,
+    port: Positive = 7860,
     password: Annotated[bool, Parameter(negative="")] = False,
     password_file: Path | None = None,
-    upload_mb: int = 16,
+    upload_mb: Positive = 16,
     allow_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
 ) -> None:
     """A web page to try trained runs: look, search, detect, sample, write, watch.
@@ -223,13 +224,5 @@ def export(
 
 
 COMMANDS = {
-    "embed": embed,
-    "neighbors": neighbors,
-    "search": search,
-    "generate": generate,
-    "sample": sample,
-    "detect": detect,
-    "watch": watch,
-    "play": play,
-    "export": export,
+    one.__name__: opens_runs(one) for one in (embed, neighbors, search, generate, sample, detect, watch, play, export)
 }

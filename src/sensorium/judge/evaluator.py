@@ -11,7 +11,6 @@ test sample's outcome to ``RUN/outcomes.npz``.
 from __future__ import annotations
 
 import copy
-import json
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +20,21 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from sensorium.base.files import can_write, write_bytes, write_json
+from sensorium.base.files import can_write, unlinked, write_bytes, write_json
+from sensorium.base.kept import read_arrays
 from sensorium.base.lock import locked
+from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
+from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked, Judgement, Score, Trained
 from sensorium.method import Method
 
 VERSION = 2
+HINT = "delete the file and evaluate the run again"
 FILE, OUTCOMES = "evaluation.json", "outcomes.npz"
 
 Beside = dict[str, dict[str, tuple[float, float | None]]]  # baseline -> score's name -> value, standard error
@@ -119,7 +121,7 @@ def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
 
 
 def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated.
+    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated on the same data.
 
     If the folder can't be written, a line on standard error says so first, and nothing is kept.
     """
@@ -147,20 +149,29 @@ def _mirror(run: Any, into: Path) -> Any:
 
 
 def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) -> Judgement:
-    path = run.folder / FILE
-    before = _stored(path)
-    details: dict[str, dict[str, Any]] = before.get("details", {}) if before.get("version") == VERSION else {}
-    outcomes = read_outcomes(run.folder)
+    path, of = run.folder / FILE, _digest(ready)
+    unlinked(run.folder / "pictures")
+    before = _kept_before(path)
+    same = before.get("version") == VERSION and before.get("data", of) == of
+    details: dict[str, dict[str, Any]] = before["details"] if same else {}
+    outcomes = read_outcomes(run.folder) if same else {}
 
     def write(found: dict[str, Any] | None = None) -> None:
         if outcomes:  # first, so that every saved piece has its outcomes
             write_bytes(run.folder / OUTCOMES, lambda file: np.savez_compressed(file, **outcomes))  # type: ignore[arg-type]
-        write_json(path, found or {"version": VERSION, "details": details})
+        write_json(path, found or {"version": VERSION, "data": of, "details": details})
 
     whole = Judgement()
     for one in chosen:
         kept = Kept(run.folder, details.setdefault(one.name, {}), outcomes, write)
-        found = one.judge(run, ready, asked, kept)
+        resumed = bool(kept.pieces)
+        try:
+            found = one.judge(run, ready, asked, kept)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            if not resumed:
+                raise
+            kept.pieces.clear()  # what was saved is damaged
+            found = one.judge(run, ready, asked, kept)
         whole = Judgement(
             whole.scores + kept.with_outcomes(list(found.scores)),
             whole.pictures + found.pictures,
@@ -170,7 +181,7 @@ def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) 
             whole.flops_per_image or found.flops_per_image,
         )
     whole = replace(whole, details=details)
-    if (now := {"version": VERSION, **encode(whole)}) != before:
+    if (now := {"version": VERSION, "data": of, **encode(whole)}) != before:
         write(now)
     return whole
 
@@ -178,11 +189,15 @@ def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) 
 def read_judgement(folder: Path) -> Judgement | None:
     """The saved result of :func:`judge` on the run in ``folder``; None if it was not done or not finished. Raises
     SensoriumError that names a damaged field."""
-    found = _stored(folder / FILE)
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    found = read_object(path, hint=f"{HINT[:1].upper()}{HINT[1:]}.")
     if found.get("version") != VERSION or "scores" not in found:
         return None
-    del found["version"]
-    judgement = decode(Judgement, found, str(folder / FILE), "delete the file and evaluate the run again")
+    judgement = decode(
+        Judgement, {name: one for name, one in found.items() if name not in ("version", "data")}, str(path), HINT
+    )
     outcomes = read_outcomes(folder)
     return replace(
         judgement, scores=tuple(replace(score, outcomes=outcomes.get(score.name)) for score in judgement.scores)
@@ -191,11 +206,8 @@ def read_judgement(folder: Path) -> Judgement | None:
 
 def read_outcomes(folder: Path) -> dict[str, np.ndarray]:
     """Each test sample's outcome by the score's name; {} if missing or damaged."""
-    try:
-        with np.load(folder / OUTCOMES, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
-    except (OSError, ValueError, BadZipFile, EOFError):
-        return {}
+    found = read_arrays(folder / OUTCOMES)
+    return {name: one for name, one in found.items() if one.ndim == 1 and one.dtype.kind in "bfiu"}
 
 
 def judged_by(method: object, rows: Any) -> str:
@@ -212,9 +224,18 @@ def judged_by(method: object, rows: Any) -> str:
     )
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+def _digest(ready: Any) -> str:
+    """Of the data, so that scores on other data are not taken for these."""
+    return " ".join(rows.digest for rows in (ready.train, ready.test) if isinstance(rows, Rows))
+
+
+def _kept_before(path: Path) -> dict[str, Any]:
+    """The file of an earlier evaluation; {} if there is none, or if it is damaged: it is then made again."""
+    if not path.is_file():
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = read_object(path)
+        details = decode(dict[str, dict[str, Any]], found.get("details"), str(path), field="details")
+    except SensoriumError:
+        return {}
+    return {**found, "details": details}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.files import write_bytes, write_json
+from sensorium.base.kept import read_arrays
 from sensorium.base.precision import device_name
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode
@@ -272,16 +272,22 @@ def check_fractions(ready: Any, asked: Asked) -> None:
 def _features(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
-    if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
-        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as kept:
-            found = [kept[name] for name in kept.files]
-            if len(kept["train"]) == len(ready.train) and all(np.isfinite(one).all() for one in found):
-                return [torch.from_numpy(one) for one in found]
-    device = device_name()
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
+    of = np.array(" ".join(rows.digest for rows in sets.values()))
+    if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
+        kept = read_arrays(path)
+        shapes = {name: one.shape[:1] for name, one in kept.items() if one.ndim == 2 and one.dtype == np.float32}
+        if shapes == {name: (len(rows),) for name, rows in sets.items()} and str(kept.get("of")) == str(of):
+            return [torch.from_numpy(kept[name]) for name in sets]
+    device = device_name()
     features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
-    write_bytes(path, lambda file: np.savez(file, **features))  # type: ignore[arg-type]
+    write_bytes(path, lambda file: np.savez(file, **features, of=of))  # type: ignore[arg-type]
     return [torch.from_numpy(value) for value in features.values()]
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:

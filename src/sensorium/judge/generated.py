@@ -108,7 +108,7 @@ def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tupl
     else:
         name, network = (
             f"a classifier of these pictures, {CLASSIFIER}",
-            _classifier(ready, run.folder.parent / "cache"),
+            _classifier(ready, run.cache),
         )
 
     def embed(images: np.ndarray) -> Tensor:

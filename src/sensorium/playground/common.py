@@ -39,9 +39,9 @@ class Played:
     def __init__(self, run: Run) -> None:
         self.run, self.lock = run, RLock()
         self.method: Any = run.method
-        steps = f", {run.outcome['steps']:,} steps" if run.finished else ""
-        where = printable(str(run.info["data"]["path"])).rstrip("/").rpartition("/")[2]
-        self.about = f"{run.name}: {Path(run.info['recipe']).name} on {where}{steps}"
+        steps = f", {run.outcome.steps:,} steps" if run.finished else ""
+        where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]
+        self.about = f"{run.name}: {Path(run.info.recipe).name} on {where}{steps}"
 
     @cached_property
     def ready(self) -> Any:

@@ -64,7 +64,7 @@ def tab(runs: Sequence[Played]) -> None:
 def looker_of(played: Played) -> Looker:
     """A searcher from a loaded run."""
     run, on = played.run, played.run.situation
-    cache = run.folder.parent / "cache"
+    cache = run.cache
     return Looker(run.method, on.image_size, (on.mean, on.std), kept_tokens(run.folder), on.context, run.folder, cache)
 
 

@@ -9,21 +9,29 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import torch
 
-from sensorium.catalogue import allowed, resolve
+from sensorium.base.files import own_folder
+from sensorium.base.reading import open_regular, printable
+from sensorium.catalogue import resolve
 from sensorium.data.wings import kind
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.recipe.blueprint import compare, fitting, shapes_in
+from sensorium.recipe.info import FILE, RunInfo, function_of, parameters, read_info, typed
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 
 _ROLE = "the folder of a run"
+_DEEPEST = 16  # runs that are inputs of one another
 RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
 
 
@@ -48,32 +56,17 @@ def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
 
 
 class Trained:
-    """The folder of a run. Raises SensoriumError if it isn't one, or if opening it would execute a file."""
+    """The folder of a run. Raises SensoriumError if it isn't one, if a field of its ``run.json`` is damaged, or if
+    opening it would execute a file that the user did not name (:func:`sensorium.catalogue.allow`)."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        where = self.folder / "run.json"
-        try:
-            self.info: dict[str, Any] = json.loads(where.read_text())
-        except FileNotFoundError:
-            raise SensoriumError(
-                f"'{folder}' is not a run: it has no run.json. Train one: sensorium train SYSTEM --data DIR --out {folder}"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise SensoriumError(f"{where}: not readable as JSON ({error}).") from None
-        try:
-            kept = {k: tuple(v) if isinstance(v, list) else v for k, v in self.info["situation"].items()}
-            self.kind = kind(self.info["kind"])
-            self.situation: Any = self.kind.SITUATION(**kept)
-        except (KeyError, TypeError, AttributeError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise SensoriumError(f"{where}: not in this version's format ({said}). Train the run again.") from None
-        recipe = self.info.get("recipe")
-        if not isinstance(recipe, str) or not allowed(recipe):
-            raise SensoriumError(
-                f"{where}: opening this run would execute '{recipe}', the recipe that made it. If you trust it, name "
-                f"it in the same command: --recipe {recipe}"
-            )
+        where = self.folder / FILE
+        info = read_info(self.folder)
+        self.function = function_of(info, where)  # a system, or the user's own file
+        self.info: RunInfo = typed(info, self.function, where)
+        self.kind = kind(self.info.kind)
+        self.situation: Any = self.info.situation
 
     @property
     def name(self) -> str:
@@ -82,24 +75,40 @@ class Trained:
     @property
     def settings(self) -> dict[str, Any]:
         """Resolved settings by name."""
-        return {name: setting["value"] for name, setting in self.info["settings"].items()}
+        return self.info.values
 
     @property
     def finished(self) -> bool:
         return (self.folder / "outcome.json").is_file()
 
+    @property
+    def cache(self) -> Path:
+        """Where its data are kept once they are decoded: beside the run, or inside it if there is a link in that place,
+        because a link may lead anywhere."""
+        beside = self.folder.resolve().parent / "cache"
+        return own_folder(self.folder, "cache") if beside.is_symlink() else beside
+
     @cached_property
     def recipe(self) -> Recipe:
-        """Rebuilt from the values resolved at training time, so that later changes of defaults have no effect."""
-        known = inspect.signature(resolve(self.info["recipe"])).parameters
-        kept = {name: value for name, value in self.settings.items() if name in known} | self.info["given"]
-        for role in roles(self.info["recipe"]):
+        """Rebuilt from the values resolved at training time, so that later changes of defaults have no effect.
+
+        A system is built on the meta device first, and compared with the weights.
+        """
+        known = parameters(self.function)
+        kept = {name: value for name, value in self.settings.items() if name in known} | self.info.given
+        for role in roles(self.function):
             beside = self.folder / "inputs" / role
-            if kept.get(role) is not None and not (Path(kept[role]) / "run.json").is_file() and beside.is_dir():
+            if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
                 kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.info["seed"])
-            return make_recipe(self.info["recipe"], self.situation, kept)
+        with _opening(self.folder), torch.random.fork_rng(devices=[]):
+            if ":" not in self.function:  # a file of the user's own need not know the meta device
+                weights = self.weights if self.finished else None
+                fitting(lambda: self._made(kept).method, weights, self.folder / FILE)
+            return self._made(kept)
+
+    def _made(self, kept: dict[str, Any]) -> Recipe:
+        torch.manual_seed(self.info.seed)
+        return make_recipe(self.function, self.situation, kept)
 
     @property
     def weights(self) -> Path:
@@ -116,15 +125,34 @@ class Trained:
         """The trained method, in evaluation mode."""
         from safetensors.torch import load_file
 
-        weights, method = load_file(self.weights), self.recipe.method
-        method.load_state_dict(weights)
+        shapes, method = shapes_in(self.weights), self.recipe.method
+        if torch.get_default_device().type == "meta":  # an input of a run that is compared with its own weights
+            return method.eval()
+        compare(method, shapes, printable(str(self.folder / FILE)), self.weights.name)
+        method.load_state_dict(load_file(self.weights))
         return method.eval()
 
     @cached_property
     def digest(self) -> str:
         """Digest of the weights."""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        with open_regular(self.weights) as file:
+            return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()[:16]
+
+
+_being_opened: ContextVar[tuple[Path, ...]] = ContextVar("being_opened", default=())
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """Note that a run is being opened, and refuse one that is made of itself."""
+    here, before = folder.resolve(), _being_opened.get()
+    if here in before or len(before) > _DEEPEST:
+        raise SensoriumError(f"{printable(str(folder / FILE))}: the run is an input of itself.")
+    token = _being_opened.set((*before, here))
+    try:
+        yield
+    finally:
+        _being_opened.reset(token)
 
 
 def roles(recipe: str) -> tuple[str, ...]:
@@ -137,7 +165,7 @@ def inputs(recipe: str, given: dict[str, Any]) -> dict[str, dict[str, str]]:
     """The record of the runs that a recipe was given, by role: folder, recipe and digest of the weights."""
     opened = {role: Trained(given[role]) for role in roles(recipe) if given.get(role) is not None}
     return {
-        role: {"folder": str(run.folder), "recipe": run.info["recipe"], "digest": run.digest}
+        role: {"folder": str(run.folder), "recipe": run.info.recipe, "digest": run.digest}
         for role, run in opened.items()
     }
 

@@ -8,7 +8,6 @@ OUT/results.json, OUT/report.html         one entry per value: mean and standard
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sensorium.base.files import write_json
 from sensorium.base.lock import locked
+from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
 from sensorium.errors import SensoriumError
@@ -130,4 +130,5 @@ def _elsewhere(folder: Path) -> tuple[AtLength, ...]:
         if not rows:
             return ()
         write_json(path, {"lengths": encode(rows)})
-    return tuple(decode(AtLength, row, str(path)) for row in json.loads(path.read_text())["lengths"])
+    kept = read_object(path, hint="Delete it, it is made again.")
+    return decode(tuple[AtLength, ...], kept.get("lengths"), str(path), "delete it, it is made again", field="lengths")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import multiprocessing
 import os
 import signal
@@ -27,6 +26,8 @@ from sensorium.abilities import abilities_of
 from sensorium.base import live, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
+from sensorium.base.reading import read_object
+from sensorium.base.records import decode
 from sensorium.base.table import read_table
 from sensorium.catalogue import allow, find, resolve
 from sensorium.data.images.cache import Pixels
@@ -35,6 +36,7 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
+from sensorium.recipe.info import read_info
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs.options import Judging, RunOptions
@@ -42,6 +44,7 @@ from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, wr
 from sensorium.runs.train import run_folder, train_with
 from sensorium.runs.verdict import decide
 from sensorium.training.budget import Budget
+from sensorium.training.fit import read_outcome
 from sensorium.training.options import check_batch
 
 
@@ -101,6 +104,8 @@ def compare_all(
     methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
 ) -> tuple[Results, Path]:
     """:func:`compare` with its options in a record; also returns the folder: ``options.out``, or sensorium-compare."""
+    for recipe in options.trust:
+        allow(recipe)
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # report wrong weights before the training, not after it
@@ -301,13 +306,11 @@ def _beside(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) ->
     """The runs, with the baselines' scores where an evaluator computes these once for all runs."""
     fresh = {}
     for job in plan.jobs:
-        info = _read(job.folder / "run.json")
-        if not info or not (job.folder / "outcome.json").is_file():
+        if not (job.folder / "run.json").is_file() or not (job.folder / "outcome.json").is_file():
             continue
-        backbone = info["settings"].get("backbone", {}).get("value", job.name)
-        fresh.setdefault(
-            backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info["given"], info["seed"])
-        )
+        info = read_info(job.folder)
+        backbone = info.values.get("backbone", job.name)
+        fresh.setdefault(backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info.given, info.seed))
     beside: Beside = {}
     for one in plan.evaluators:
         if one.baselines is not None and fresh:
@@ -331,35 +334,37 @@ def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any
 
 def _collect(job: Job) -> RunResult:
     """A run's folder as results.json describes it."""
-    info, outcome, error = (_read(job.folder / f"{name}.json") for name in ("run", "outcome", "error"))
+    info = read_info(job.folder) if (job.folder / "run.json").is_file() else None
+    outcome = read_outcome(job.folder)[0] if (job.folder / "outcome.json").is_file() else None
     judgement = (read_judgement(job.folder) if outcome else None) or Judgement()
     status, said = "finished", None
-    if error:
-        status, said = "failed", error["error"]
+    if (job.folder / "error.json").is_file():
+        path = job.folder / "error.json"
+        status, said = "failed", decode(str, read_object(path).get("error"), str(path), field="error")
     elif not outcome:
         status = "interrupted"
         said = "stopped before its budget was spent; the same command resumes it from its last checkpoint."
-    settings = {name: Chosen(one["value"], one.get("source")) for name, one in info.get("settings", {}).items()}
+    settings = {} if info is None else {name: Chosen(one.value, one.source) for name, one in info.settings.items()}
     known = {f.name for f in fields(RunResult)} - {"notes", "status", "parameters"}
     return RunResult(
         job.name,
-        info.get("method", job.method),
+        job.method if info is None else info.method,
         status,  # type: ignore[arg-type]
         error=said,
-        notes=tuple(outcome.get("notes", ())),
+        notes=tuple(outcome.notes) if outcome else (),
         backbone=settings["backbone"].value if "backbone" in settings else None,
         settings=settings,
         abilities=job.abilities,
         **_told(job),
         checkpoint=f"{job.name}/model.safetensors" if outcome else None,
-        parameters=judgement.parameters or outcome.get("parameters"),
+        parameters=judgement.parameters or (outcome.parameters if outcome else None),
         flops_per_image=judgement.flops_per_image,
         scores=judgement.scores,
         curve=_curve(job.folder / "online.csv") if outcome else (),
         pictures=judgement.pictures,
         neighbors=judgement.neighbors,
         map=judgement.map,
-        **{name: value for name, value in outcome.items() if name in known},
+        **({name: value for name, value in asdict(outcome).items() if name in known} if outcome else {}),
     )
 
 
@@ -371,10 +376,6 @@ def _told(job: Job) -> dict[str, Any]:
     system = find(job.method)
     title = (system.short or None) if job.name == job.method else None
     return {"title": title, "by_labels": system.labels, "caveat": system.caveat, "exports": system.exports}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _curve(path: Path) -> tuple[dict[str, float | None], ...]:

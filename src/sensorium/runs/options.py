@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from cyclopts import Parameter
+
+from sensorium.base.whole import Positive, Seed, checked
+
+Trust = Annotated[tuple[str, ...], Parameter(name="--trust", negative="", show_default=False)]
+TRUSTED = (
+    "FILE.py:FUNCTION: execute this file, which made the run that is opened; only for files that you wrote or read. "
+    "May be repeated."
+)
 
 
 class Taken:
@@ -16,6 +26,12 @@ class Taken:
         names = [field.name for field in fields(cls)]  # pyright: ignore[reportArgumentType]
         return cls(**{name: keywords.pop(name) for name in names if name in keywords})
 
+    def _whole(self, least: int, *names: str) -> None:
+        """Raise SensoriumError unless the fields are None or whole numbers of at least ``least``."""
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                checked(value, f"--{name.replace('_', '-')}", least=least)
+
 
 @dataclass(frozen=True)
 class Common(Taken):
@@ -25,14 +41,20 @@ class Common(Taken):
     """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it."""
     out: Path | None = None
     """where to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate or signal.html."""
-    seed: int = 0
+    seed: Seed = 0
     """of initial weights, data order and augmentation."""
-    image_size: int | None = None
+    image_size: Positive | None = None
     """image side in pixels for training."""
-    limit: int | None = None
+    limit: Positive | None = None
     """use only the first N samples."""
     quiet: bool = False
     """no progress bars."""
+    trust: Trust = ()
+    """FILE.py:FUNCTION: execute this file, which made a run that is an input; only for files that you wrote or read. May be repeated."""
+
+    def __post_init__(self) -> None:
+        self._whole(0, "seed")
+        self._whole(1, "image_size", "limit")
 
 
 @dataclass(frozen=True)
@@ -43,18 +65,22 @@ class RunOptions(Common):
     """the test set, if it is not inside --data."""
     budget: str = "10m"
     """of each run: 10m, 90s, 2h, 500steps, 100000images (or tokens, pairs, frames) or 20epochs."""
-    devices: int = 1
+    devices: Positive = 1
     """number of processes or GPUs that share a run's batch."""
     strategy: str = "auto"
     """auto, ddp or fsdp."""
     precision: str = "auto"
     """auto, 32-true or bf16-mixed."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """micro-batches per step (gradient accumulation), to save memory."""
-    threads: int | None = None
+    threads: Positive | None = None
     """CPU threads; by default as many as the machine has free cores when a run starts."""
     fresh: bool = False
     """delete what is in a run's folder and start over."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole(1, "devices", "accumulate", "threads")
 
 
 @dataclass(frozen=True)
@@ -71,12 +97,15 @@ class Judging(Taken):
 
     labels: str = "1%,10%,100%"
     """label fractions at which to evaluate."""
-    label_seeds: int = 3
+    label_seeds: Positive = 3
     """number of label subsets to sample at each fraction."""
     finetune: bool = True
     """also evaluate by fine-tuning (the slowest part of evaluation)."""
-    tune_steps: int | None = None
+    tune_steps: Positive | None = None
     """maximum steps of one fine-tuning; by default 250 on a CPU and 2000 on a GPU."""
     inception: Path | None = None
     """pt_inception-2015-12-05-6726825d.pth, to evaluate samples by the standard FID; slow on a CPU. By default the
     Fréchet distance uses features of a classifier of the same data."""
+
+    def __post_init__(self) -> None:
+        self._whole(1, "label_seeds", "tune_steps")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sensorium.base.files import write_text
+from sensorium.base.reading import read_object
 from sensorium.base.records import Amount, Count, Share, decode, encode
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Map, Neighbors, Picture, Score
@@ -194,10 +195,6 @@ def read_results(folder: Path | str) -> Results:
     """Read and check ``folder/results.json`` (or the file itself)."""
     path = Path(folder)
     path = path / FILE if path.is_dir() or path.suffix != ".json" else path
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SensoriumError(f"{path}: no such file; make one with `sensorium compare --out {path.parent}`") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SensoriumError(f"{path}: can't be read ({error}); run `sensorium compare` again to rebuild it") from error
-    return results_of(found)
+    if not path.exists():
+        raise SensoriumError(f"{path}: no such file; make one with `sensorium compare --out {path.parent}`")
+    return decode(Results, read_object(path, hint="Run `sensorium compare` again to rebuild it."), str(path), HINT)

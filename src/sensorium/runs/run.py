@@ -6,7 +6,6 @@ run.features(images)
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,27 +16,30 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import Encoder, HasBackbone
+from sensorium.base.reading import printable, there
+from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.trained import Trained
+from sensorium.training.fit import Outcome, read_outcome
 
 
 class Run(Trained):
     """A run's folder. The method is rebuilt from its settings, with the weights of ``model.safetensors``."""
 
     @cached_property
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> Outcome:
         """Steps, seconds, images per second ... as recorded after training."""
-        return json.loads((self.folder / "outcome.json").read_text())
+        return read_outcome(self.folder)[0]
 
     @property
     def backbone(self) -> Any:
         """The network that a method trained, if it is useful on its own."""
         method = self.method
         if not isinstance(method, HasBackbone):
-            raise SensoriumError(f"'{self.folder}' has no separate backbone: '{self.info['recipe']}' is one network.")
+            raise SensoriumError(f"'{self.folder}' has no separate backbone: '{self.info.recipe}' is one network.")
         return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Run(Trained):
         method = self.method
         if not isinstance(method, Encoder):
             raise SensoriumError(
-                f"'{self.folder}' gives no features of pictures: '{self.info['recipe']}' isn't an encoder."
+                f"'{self.folder}' gives no features of pictures: '{self.info.recipe}' isn't an encoder."
             )
         return method.features(self.prepare_images(images)).float()
 
@@ -71,8 +73,51 @@ class Run(Trained):
         """
         return evaluator.judge(self, self.data() if ready is None else ready, Asked(**asked))
 
-    def data(self) -> Any:
-        """The prepared data that the run was trained on, from the cache if it still exists."""
-        info = self.info["data"]
-        source = Source(info["path"], info["test"], Path(info["cache"]), limit=info["limit"], run=self.folder)
-        return self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
+    def data(self, path: str | None = None, test: str | None = None) -> Any:
+        """The prepared data that the run was trained on, from the cache if it still exists.
+
+        ``path`` (and ``test``): where they are now. Raises SensoriumError if they are gone, or have other classes.
+        """
+        told = self.info.data
+        if path is None:
+            path, held = self.where()
+            test = test or held
+        source = Source(path, test, self.cache, limit=told.limit, run=self.folder)
+        ready = self.kind.prepare(replace(source, **self.kind.wanted(self.situation)))
+        self._same_classes(ready, path)
+        return ready
+
+    def where(self) -> tuple[str, str | None]:
+        """The run's data and their test set: their absolute paths, unless there is nothing; then as they were given.
+
+        Raises SensoriumError that says how to name them if they are gone.
+        """
+        told = self.info.data
+        return self._found(told.path, told.absolute), told.test and self._found(told.test, told.absolute_test)
+
+    def _found(self, given: str, absolute: str | None) -> str:
+        if absolute is not None and there(absolute):
+            return absolute
+        named = given == "digits" or given.partition(":")[0] == "scenes" or any(c in given for c in "*?[{")
+        if named or there(given):
+            return given
+        shown = printable(absolute or str(Path(given).absolute()))[:300]
+        raise SensoriumError(
+            f"the run's data '{printable(given)[:200]}' are gone: there is nothing at {shown}. Say where they are now: "
+            f"sensorium evaluate {printable(str(self.folder))} --data PATH (embed, neighbors and search have --data, too)."
+        )
+
+    def _same_classes(self, ready: Any, path: str) -> None:
+        """Raise SensoriumError if the data have other classes than the run's."""
+        if not isinstance(self.situation, Situation):  # text has none; recordings are compared when they are judged
+            return
+        mine, theirs = self.situation.classes, tuple(ready.train.classes)
+        if mine and mine != theirs:
+            raise SensoriumError(
+                f"{printable(path)}: its classes are {_few(theirs)}, and the run '{printable(str(self.folder))}' was "
+                f"trained on {_few(mine)}. Give the data that it was trained on: --data PATH."
+            )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return (", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5)) or "none"

@@ -17,6 +17,7 @@ import torch
 
 from sensorium.base.files import write_json, write_text
 from sensorium.base.precision import device_name
+from sensorium.catalogue import allow
 from sensorium.data.rows import Rows
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
@@ -64,6 +65,8 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     """:func:`signal` with its options in a record; also returns the page: ``options.out``, or signal.html."""
     if steps < 1:
         raise SensoriumError(f"--steps {steps}: must be at least 1.")
+    for recipe in (*options.trust, name):
+        allow(recipe)
     page, how, device = Path(options.out or "signal.html"), kind(kind_name(name)), torch.device(device_name())
     data, seed = options.data, options.seed
     source = Source(data, None, page.parent / "cache", options.image_size, options.limit, settings)

@@ -12,10 +12,9 @@ import torch
 
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.base import live, threads
-from sensorium.base.files import write_folder, write_json
+from sensorium.base.files import own_folder, write_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
-from sensorium.base.reading import read_object
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -23,6 +22,7 @@ from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import look_at
+from sensorium.recipe.info import DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
@@ -80,7 +80,8 @@ def train_with(
 
     ``options.out`` defaults to ``sensorium-runs/NAME``.
     """
-    allow(name)
+    for recipe in (*options.trust, name):
+        allow(recipe)
     Budget.parse(options.budget)  # before the data are read
     folder, first = run_folder(name, options), rank_and_world()[0] == 0
     live.register()  # before the data are prepared, so that parallel runs count it
@@ -120,8 +121,8 @@ def _train(
     if progress and not done:
         show_settings(recipe, chosen)
     if first and not (folder / "run.json").is_file():
-        where = _whereabouts(options) | {"limit": options.limit, "cache": str(cache)}
-        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": where}
+        where = DataOf(options.data, options.test, options.limit, absolute(options.data), absolute(options.test))
+        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": asdict(where)}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
@@ -142,15 +143,6 @@ def _train(
     if first:
         _complete(run, how, ready, opened, recipe)
     return run
-
-
-def _whereabouts(options: RunOptions) -> dict[str, Any]:
-    """Where the data are: as given, and in full, because a run may be read from another folder."""
-    where: dict[str, Any] = {}
-    for key, full, path in (("path", "absolute", options.data), ("test", "absolute_test", options.test)):
-        here = path is not None and Path(path).expanduser().exists()
-        where |= {key: path, full: str(Path(path).expanduser().absolute()) if here and path else None}
-    return where
 
 
 def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]], recipe: Recipe) -> None:
@@ -182,8 +174,8 @@ def _options(options: RunOptions) -> Any:
 def _threads(folder: Path, asked: int | None) -> threads.Threads:
     """Choose the threads of a new run, or those a resumed one started with, and set them in torch."""
     path = folder / "run.json"
-    kept = read_object(path).get("threads") if path.is_file() else None
-    chosen = threads.choose(asked=asked, kept=kept)
+    kept = read_info(folder).threads if path.is_file() else None
+    chosen = threads.choose(asked=asked, kept=None if kept is None else asdict(kept))
     threads.use(chosen)
     return chosen
 
@@ -199,7 +191,7 @@ def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
             (into / role).mkdir(parents=True)
             shutil.copyfile(Path(run["folder"]) / "run.json", into / role / "run.json")
             if (before := Path(run["folder"]) / "inputs").is_dir():
-                shutil.copytree(before, into / role / "inputs")
+                shutil.copytree(before, into / role / "inputs", symlinks=True)
 
     write_folder(folder / "inputs", write)
 
@@ -210,17 +202,18 @@ def run_folder(name: str, options: RunOptions) -> Path:
 
 
 def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
-    """``run.json``, from which the method is rebuilt."""
+    """``run.json``, from which the method is rebuilt. Raises SensoriumError for what could not be read again."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
-    info = {"method": recipe.name, "situation": asdict(situation), "settings": settings}
-    write_json(folder / "run.json", asked | info)
+    info = asked | {"method": recipe.name, "situation": asdict(situation), "settings": settings}
+    check_info(info, asked["recipe"])
+    write_json(folder / "run.json", info)
 
 
 def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> None:
     """Save the network alone, as a checkpoint that any method or library can start from."""
     from sensorium.published import export
 
-    export(backbone, "safetensors", folder / "backbone", mean=on.mean, std=on.std, image_size=on.image_size)
+    export(backbone, "safetensors", own_folder(folder, "backbone"), mean=on.mean, std=on.std, image_size=on.image_size)
 
 
 def _online_every(budget: str) -> str:

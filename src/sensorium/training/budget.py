@@ -57,6 +57,8 @@ class Budget:
             raise SensoriumError(f"budget {text!r} has the unknown unit {unit!r}: write {_FORMS}.")
         kind, scale = known
         amount = float(number) * scale
+        if amount > 1e15:
+            raise SensoriumError(f"budget {text[:40]!r} is too large: write {_FORMS}.")
         if amount <= 0:
             raise SensoriumError(f"budget {text!r} leaves no time to learn: it must be more than zero.")
         if kind in ("steps", *_SEEN) and amount != int(amount):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from sensorium.base.files import disk_errors, write_json
 from sensorium.base.reading import read_object
-from sensorium.base.records import decode
+from sensorium.base.records import Amount, Count, decode
 from sensorium.base.table import set_aside
 from sensorium.base.terminal import Display
 from sensorium.data.rows import Rows
@@ -48,18 +48,18 @@ class Outcome:
     "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
     """
 
-    steps: int
+    steps: Count
     unit: str
-    seen: int
-    seconds: float
-    per_second: float
-    peak_memory_mb: float
-    waiting: float
-    augmenting: float
+    seen: Count
+    seconds: Amount
+    per_second: Amount
+    peak_memory_mb: Amount
+    waiting: Amount
+    augmenting: Amount
     precision: str
-    status: str
+    status: Literal["finished", "interrupted"]
     notes: tuple[str, ...] = ()
-    parameters: int = 0
+    parameters: Count = 0
 
 
 def fit(
@@ -198,9 +198,7 @@ def _finished(out: Path, settings: Mapping[str, str], given: tuple[str, ...], no
     if not path.exists():
         return None
     try:
-        read = read_object(path)
-        former = decode(dict[str, str], read.pop("fingerprint", None), str(path))
-        outcome = decode(Outcome, read, str(path))
+        outcome, former = read_outcome(out)
     except SensoriumError as error:
         notes.append(f"{error} It was set aside as {set_aside(path).name}.")
         return None
@@ -209,6 +207,15 @@ def _finished(out: Path, settings: Mapping[str, str], given: tuple[str, ...], no
         notes.append(f"{out / WEIGHTS} is missing; it is made again from the last checkpoint.")
         return None
     return outcome
+
+
+def read_outcome(folder: Path) -> tuple[Outcome, dict[str, str]]:
+    """``outcome.json`` of a finished run, and the settings that it was trained with. Raises SensoriumError that names
+    the damaged field."""
+    path, hint = folder / OUTCOME, "copy the run again, or start over with --fresh"
+    found = read_object(path, hint=f"{hint[:1].upper()}{hint[1:]}.")
+    fingerprint = decode(dict[str, str], found.pop("fingerprint", None), str(path), hint, field="fingerprint")
+    return decode(Outcome, found, str(path), hint), fingerprint
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from sensorium.base.files import disk_errors
+from sensorium.base.files import disk_errors, unlinked
 from sensorium.base.table import Table
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
@@ -39,7 +39,7 @@ class Record:
             self._metrics = Table(out / "metrics.csv", before=step)
             # A checkpoint comes after the look at its step; a run that starts again looks again.
             self._online = Table(out / "online.csv", before=step + 1 if step else 0)
-            self._board = _Board(out / "tensorboard", step)
+            self._board = _Board(unlinked(out / "tensorboard"), step)
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
         """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, seen, lr) describes."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
-from sensorium.base.files import can_write, check_writable, write_bytes
+from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
-from sensorium.catalogue import a_run_of, find
+from sensorium.catalogue import a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
@@ -30,14 +30,18 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a pu
 FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, *, trust: str = "") -> Any:
     """Load a run's folder as a :class:`~sensorium.runs.run.Run`, or a published checkpoint (folder, file or hub id) as
     its network.
 
     A Hugging Face directory of ViT gives ``.tokens(images)`` [B, 1+N, D], of ResNet ``.maps(images)``, of ViTMAE the
-    whole method. Nothing is ever unpickled but plain tensors.
+    whole method. Nothing is ever unpickled but plain tensors, and nothing executed but ``trust``, the FILE.py:FUNCTION
+    that made a run of your own recipe.
     """
     from sensorium.published import load as load_published
+
+    if trust:
+        allow(trust)
 
     return Run(path) if (Path(path) / "run.json").is_file() else load_published(path)
 
@@ -50,10 +54,10 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
-        target = Path(out) if out is not None else thing.folder / f"export-{to}"
+        target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
         if not can_write(target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
-        s, recipe = thing.situation, thing.info["recipe"]
+        s, recipe = thing.situation, thing.info.recipe
         if ":" not in recipe and to not in (known := find(recipe).exports):
             can = (
                 f"its formats are {', '.join(known)}"
@@ -73,7 +77,7 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
 
 def _take_along(run: Run, to: str, out: Path) -> None:
     """Write the files that go with an exported run, such as a tokenizer, if its system's formats have any."""
-    recipe = run.info["recipe"]
+    recipe = run.info.recipe
     if ":" in recipe:
         return
     system = find(recipe)
@@ -262,8 +266,7 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
         if data is None:
             train = thing.data().train
             return _encoder(thing.method, run), train.pixels if isinstance(train, Captioned) else train
-        cache = thing.folder.parent / "cache"
-        pixels = images.prepare(Source(data, None, cache, thing.situation.image_size, limit)).train
+        pixels = images.prepare(Source(data, None, thing.cache, thing.situation.image_size, limit)).train
         return _encoder(thing.method, run), replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import Detector
-from sensorium.base.files import check_writable, write_json
+from sensorium.base.files import check_writable, unlinked, write_json
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
@@ -99,6 +99,8 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
     check_writable(target / "detections.json")
     wanted = pictures_of(images, target)
     finder = open_finder(run)
+    if out is None:
+        unlinked(target)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     names: set[str] = set()

@@ -13,6 +13,7 @@ import numpy as np
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
+from sensorium.base.records import Amount, Count
 from sensorium.base.terminal import bar, terminal
 from sensorium.data.boxes.cache import Boxed, cache_boxes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
@@ -31,9 +32,9 @@ class BoxSituation(Situation):
     sides (the root of width times height), in pixels at ``image_size``.
     """
 
-    most: int = 1
-    typical: float = 32.0
-    small: float = 16.0
+    most: Count = 1
+    typical: Amount = 32.0
+    small: Amount = 16.0
 
 
 SITUATION = BoxSituation

@@ -9,6 +9,7 @@ from typing import Any
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.base.records import Amount, Count, Device, Side, Size
 from sensorium.base.terminal import bar
 from sensorium.data.images import diagnose as diagnosis
 from sensorium.data.images.cache import Pixels, cache, natural_size
@@ -26,13 +27,13 @@ class Situation:
     bfloat16 units.
     """
 
-    image_size: int
-    images: int
+    image_size: Side
+    images: Count
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    device: str = "cpu"
-    cores: int = 1
+    std: tuple[Amount, Amount, Amount]
+    device: Device = "cpu"
+    cores: Size = 1
     bf16: bool = False
 
 

@@ -16,6 +16,7 @@ import torch
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
+from sensorium.base.records import Count
 from sensorium.base.terminal import bar, terminal
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
@@ -36,8 +37,8 @@ class PairSituation(Situation):
     end.
     """
 
-    vocab: int = 0
-    context: int = 0
+    vocab: Count = 0
+    context: Count = 0
 
 
 SITUATION = PairSituation

@@ -15,6 +15,7 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.base.records import Amount, Count, Device, Size
 from sensorium.base.terminal import bar
 from sensorium.data.images.open import open_data
 from sensorium.data.log import tell
@@ -34,20 +35,26 @@ class StreamSituation:
     of the features, a run's folder or "motion", "" for raw data.
     """
 
-    features: int
+    features: Size
     classes: tuple[str, ...]
-    frame: int
-    length: int
-    future: int
-    windows: int
+    frame: Size
+    length: Size
+    future: Count
+    windows: Count
     mean: tuple[float, ...]
-    std: tuple[float, ...]
-    rate: float | None = None
-    background: int | None = 0
+    std: tuple[Amount, ...]
+    rate: Amount | None = None
+    background: Count | None = 0
     encoder: str = ""
-    device: str = "cpu"
-    cores: int = 1
+    device: Device = "cpu"
+    cores: Size = 1
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"has {len(self.mean)} values of mean and {len(self.std)} of std")
+        if self.background is not None and self.background >= len(self.classes):
+            raise ValueError(f"has {len(self.classes)} classes, and background {self.background}")
 
 
 SITUATION = StreamSituation

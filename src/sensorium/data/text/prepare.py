@@ -11,6 +11,7 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
+from sensorium.base.records import Count, Device, Size
 from sensorium.data.log import tell
 from sensorium.data.rows import ArrayRows
 from sensorium.data.source import Source
@@ -23,11 +24,11 @@ class TextSituation:
     """What a recipe's defaults depend on: ``vocab`` with the boundary, ``length`` of a row, ``rows`` of training text,
     the machine."""
 
-    vocab: int
-    length: int
-    rows: int
-    device: str = "cpu"
-    cores: int = 1
+    vocab: Size
+    length: Size
+    rows: Count
+    device: Device = "cpu"
+    cores: Size = 1
     bf16: bool = False
 
 

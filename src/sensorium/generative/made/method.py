@@ -187,6 +187,6 @@ def degrees(inputs: int, hidden: Sequence[int], order: Order, seed: int) -> list
     places = torch.randperm(inputs, generator=generator) if order == "random" else torch.arange(inputs)
     found = [places + 1]
     for width in hidden:
-        low = int(found[-1].min())
+        low = 1 if found[-1].is_meta else int(found[-1].min())  # the shapes are the same
         found.append(torch.randint(low, max(inputs, low + 1), (width,), generator=generator))
     return found

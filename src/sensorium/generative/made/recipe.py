@@ -14,6 +14,8 @@ from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 
+MOST_LAYERS, MOST_MASKS = 100, 10_000
+
 
 def made(
     on: Situation,
@@ -49,8 +51,10 @@ def made(
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     s.note(layers=layers, masks=masks, natural=natural, stochastic=stochastic, weight_decay=weight_decay, warmup=warmup)
-    if layers < 1 or masks < 1:
-        raise SensoriumError(f"--layers {layers} and --masks {masks}: one is the least.")
+    if not (1 <= layers <= MOST_LAYERS and 1 <= masks <= MOST_MASKS):
+        raise SensoriumError(
+            f"--layers {layers} and --masks {masks}: from 1 to {MOST_LAYERS}, and from 1 to {MOST_MASKS:,}."
+        )
     shape, order = (1, on.image_size, on.image_size), "natural" if natural else "random"
     method = MADE(shape, (units,) * layers, order=order, seeds=range(masks))
     return Recipe(

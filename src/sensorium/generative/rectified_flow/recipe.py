@@ -115,7 +115,7 @@ def _teacher(folder: str, on: Situation) -> Trained | None:
     if not (Path(folder) / "model.safetensors").is_file():
         return None
     run = Trained(folder)
-    if run.info["recipe"] != "rectified_flow" or run.situation.image_size != on.image_size:
+    if run.info.recipe != "rectified_flow" or run.situation.image_size != on.image_size:
         raise SensoriumError(f"--teacher {folder}: must be a run of rectified_flow at {on.image_size} px.")
     return run
 

@@ -150,7 +150,7 @@ def _features(features: str) -> Perceptual:
     network = method.backbone if isinstance(method, HasBackbone) else None
     if not isinstance(network, MapEncoder):
         raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps.")
-    described = f"{run.info['recipe']}, trained on {run.info['data']['path']}"
+    described = f"{run.info.recipe}, trained on {run.info.data.path}"
     return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
 
 
