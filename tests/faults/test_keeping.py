@@ -265,12 +265,12 @@ def test_61_a_backbone_that_was_lost_is_written_again(tmp_path):
 def test_37_the_data_are_noted_in_full(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.txt").write_text("it was a dark night and some words " * 100)
-    found = sensorium.train("causal_lm", "t.txt", out=tmp_path / "r", **TEXT).info["data"]
-    assert (found["path"], found["absolute"]) == ("t.txt", str(tmp_path / "t.txt"))
+    found = sensorium.train("causal_lm", "t.txt", out=tmp_path / "r", **TEXT).info.data
+    assert (found.path, found.absolute) == ("t.txt", str(tmp_path / "t.txt"))
 
 
 def test_37_a_name_is_no_path(digits):
-    assert digits.info["data"]["absolute"] is None
+    assert digits.info.data.absolute is None
 
 
 # -- 64: one row a look; damaged tables --

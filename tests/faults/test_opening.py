@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import sensorium
 from sensorium import catalogue
-from sensorium.base import kept, own
+from sensorium.base import files, kept
 from sensorium.base.seal import seal, sealed
 from sensorium.base.whole import checked
 from sensorium.catalogue import systems
@@ -323,10 +323,10 @@ def test_74_links_inside_a_folder_for_output(tmp_path: Path) -> None:
     (run / "pictures").mkdir(parents=True)
     precious.write_text("mine")
     (run / "pictures" / "samples.png").symlink_to(precious)
-    own.own_folder(run, "pictures")
+    files.own_folder(run, "pictures")
     assert not (run / "pictures" / "samples.png").exists()
     (run / "found").symlink_to(tmp_path)
-    assert not own.own_folder(run, "found").is_symlink()
+    assert not files.own_folder(run, "found").is_symlink()
     assert precious.read_text() == "mine"
 
 
