@@ -171,13 +171,19 @@ def test_what_cannot_work_is_said_in_a_line(words, said: str, book: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "told", ["[]", "{}", '{"situation": {}, "kind": "os"}', '{"situation": {"x": 1}, "kind": "text"}']
+    ("told", "said"),
+    [
+        ("[]", "should be a JSON object"),
+        ("{}", "recipe is missing"),
+        ('{"recipe": "causal_lm", "situation": {}, "kind": "os"}', "kind is 'os', should be one of images, text"),
+        ('{"recipe": "causal_lm", "extra": 1}', "extra is not a field that this version knows"),
+    ],
 )
-def test_a_run_of_another_version_is_named(told: str, tmp_path: Path, command: Command) -> None:
+def test_a_run_of_another_version_is_named(told: str, said: str, tmp_path: Path, command: Command) -> None:
     (tmp_path / "run.json").write_text(told)
     code, _, err = command("generate", str(tmp_path))
     assert code == 1
-    assert "run.json: not in this version's format" in err
+    assert f"run.json: {said}" in err
 
 
 def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> None:

@@ -297,7 +297,7 @@ def test_the_published_vocabulary_serves_when_asked_for(data: Path, tmp_path: Pa
         (("--image-size", "4"), "8 pixels"),
         (("--backbone", "clip-mikro"), "Did you mean clip-micro?"),
         (("--text-width", "65"), "--text-width 65"),
-        (("--limit", "0"), "too few"),
+        (("--limit", "0"), "must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line(words, said: str, data: Path, tmp_path: Path, command: Command) -> None:

@@ -73,7 +73,7 @@ def change(found: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs/1/scores/1/n", "many", "runs[1].scores[1].n"),
         ("runs/1/parameters", 1.5, "runs[1].parameters"),
         ("runs/1/parameters", True, "runs[1].parameters"),
-        ("runs/1/seconds", -1, "runs[1].seconds is -1, should be from 0"),
+        ("runs/1/seconds", -1, "runs[1].seconds is -1, should be at least 0"),
         ("runs/1/by_labels", 1, "runs[1].by_labels is 1, should be true or false"),
         ("runs/1/settings/lr", 0.1, "runs[1].settings.lr"),
         ("runs/1/neighbors/0/found/2", -1, "runs[1].neighbors[0].found[2]"),
