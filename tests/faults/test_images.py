@@ -431,7 +431,7 @@ def test_58_threads_share_a_bound_of_memory(monkeypatch):
     inside, most = [], []
 
     def slow(need):
-        with decode._room(need):
+        with decode._Room(need):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.01)

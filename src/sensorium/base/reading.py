@@ -57,17 +57,37 @@ def brief(error: BaseException) -> str:
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises SensoriumError that names the path."""
-    where = printable(str(path))
+    return os.fdopen(_regular(path)[0], "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes | None:
+    """The bytes of a regular file, as they are; None if it has more than ``most``. Raises SensoriumError that names the
+    path, or OSError."""
+    handle, size = _regular(path)
+    try:
+        if size > most:
+            return None
+        data = os.read(handle, size)
+        while len(data) < size and (block := os.read(handle, size - len(data))):
+            data += block
+        return data
+    finally:
+        os.close(handle)
+
+
+def _regular(path: Path) -> tuple[int, int]:
+    """(descriptor, size) of a regular file."""
     try:
         # A pipe would block at once without O_NONBLOCK.
         handle = os.open(path, os.O_RDONLY | _OPEN)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or brief(error)
-        raise SensoriumError(f"{where}: cannot be read ({reason}).") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise SensoriumError(f"{printable(str(path))}: cannot be read ({reason}).") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise SensoriumError(f"{where}: not a regular file; only files and folders are read.")
-    return os.fdopen(handle, "rb")
+        raise SensoriumError(f"{printable(str(path))}: not a regular file; only files and folders are read.")
+    return handle, found.st_size
 
 
 def stream(path: Path, *, most: int | None = None) -> BinaryIO:
