@@ -101,8 +101,8 @@ def stream(path: Path, *, most: int | None = None) -> BinaryIO:
 
 def read_bytes(path: Path, *, most: int | None = None) -> bytes:
     """The whole :func:`stream`."""
-    with stream(path, most=most) as file:
-        return file.read()
+    with _Stream(path, most) as file:
+        return file.whole()
 
 
 def utf8(data: bytes) -> bytes:
@@ -280,6 +280,14 @@ class _Stream(io.RawIOBase):
         self._rest = self._rest[len(part) :]
         buffer[: len(part)] = part
         return len(part)
+
+    def whole(self) -> bytes:
+        """All that is left."""
+        parts = [self._rest]
+        self._rest = b""
+        while block := self._read(1 << 16):
+            parts.append(self._converted(block, False))
+        return b"".join([*parts, self._converted(b"", True)])
 
     def close(self) -> None:
         if not self.closed:

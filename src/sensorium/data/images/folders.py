@@ -165,9 +165,7 @@ def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str
         owners = [None] * len(owners)  # "images" is no class
     loose = owners.count(None)
     above = os.path.join(top, "")  # noqa: PTH118 (with the separator)
-    names = [
-        printable(path[len(above) :] if path.startswith(above) else os.path.relpath(path, top)) for path in paths
-    ]
+    names = [printable(path[len(above) :] if path.startswith(above) else os.path.relpath(path, top)) for path in paths]
     if loose == len(paths):
         return EncodedImages(Files(paths), names)
     what = _names(printable(place.name) for place in places)
