@@ -30,32 +30,10 @@ from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_val
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
-    f".{kind}"
-    for kind in (
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "bmp",
-        "gif",
-        "webp",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "pfm",
-        "apng",
-        "jp2",
-        "j2k",
-        "jpx",
-        "avif",
-        "tga",
-        "ico",
-    )
-)
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".apng", ".jp2", ".j2k", ".jpx", ".avif",
+     ".tga", ".ico"}
+)  # fmt: skip
 MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
