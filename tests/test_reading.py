@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sensorium.base import reading
-from sensorium.base.reading import CSV, is_text, lines, parse_json, read_bytes, read_object
+from sensorium.base.reading import CSV, is_text, lines, parse_json, read_bytes, read_object, read_regular
 from sensorium.errors import SensoriumError
 
 TEXT = "Ein schöner Tag, 猫 and a dog.\n" * 50
@@ -33,6 +33,18 @@ def test_bytes_that_are_no_utf8_pass_unchanged(tmp_path):
     data = bytes(range(1, 256)) * 500
     (tmp_path / "a.bin").write_bytes(data)
     assert read_bytes(tmp_path / "a.bin") == data
+
+
+def test_a_regular_file_is_read_as_it_is(tmp_path):
+    data = gzip.compress(b"packed") * 1000
+    (tmp_path / "a.gz").write_bytes(data)
+    assert read_regular(tmp_path / "a.gz", len(data)) == data
+    assert read_regular(tmp_path / "a.gz", len(data) - 1) is None
+    (tmp_path / "b").write_bytes(b"")
+    assert read_regular(tmp_path / "b", 10) == b""
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SensoriumError, match=path.name):
+            read_regular(path, 10)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sensorium.base.draw import Draw
 from sensorium.data.augment.boxes import BoxView, collate, plain_box_views, to_original, train_box_views, without_crowd
 from sensorium.data.boxes.masks import drawn, outline_of
 from sensorium.data.boxes.open import open_boxes
+from sensorium.data.boxes.yolo_lines import ordinary, row_of
 from sensorium.data.images.decode import BadImage
 from sensorium.data.scenes.boxes import open_scene_boxes
 from sensorium.errors import SensoriumError
@@ -34,6 +36,26 @@ TRUTH = [
     [(1, 5, 6, 7, 9)],
     [(0, 30, 1, 69, 19)],
 ]
+
+
+PLAIN = {"0", "2", "01", "0.5", ".25", "1e-2", "+1"}
+WORDS = st.sampled_from(
+    ["0", "2", "01", "0.5", ".25", "1e-2", "+1", "1.2.3", "-", "nan", "a", "1e999", "0,5", "1_0", "\u0663"]
+)
+
+
+@given(st.lists(st.lists(WORDS, min_size=5, max_size=6), max_size=4), st.sampled_from([" ", "\t", "  "]))
+@settings(max_examples=300, deadline=None)
+def test_ordinary_lines_of_yolo_read_together_are_what_they_are_one_by_one(rows: list[list[str]], between: str):
+    lines = [between.join(row) for row in rows]
+    found = ordinary(lines)
+    if found is None:
+        assert not all(re.fullmatch(r"[0-9]+", row[0]) and len(row) == 5 and set(row[1:]) <= PLAIN for row in rows)
+        return
+    for line, mine in zip(lines, found, strict=True):
+        row = row_of(line, {})
+        assert row.label == mine[0]
+        np.testing.assert_array_equal(row.numbers, mine[1:])
 
 
 def picture(i: int, folder: Path, name: str | None = None) -> Path:

@@ -311,6 +311,39 @@ def test_58_ordinary_jpegs_have_few_scans():
     assert 6 <= structure.inspect(io.BytesIO(thumbnail), "a").scans <= 12
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_short_way_through_a_plain_picture_finds_what_the_walk_finds(monkeypatch, kind):
+    """Whatever is in a small file: bytes changed and put in, markers and names of chunks among them."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (9, 14, 3), dtype=np.uint8))
+    parts = [b"\xff\xda", b"\xff\xff\xda", b"\xff\xe1\0\x08Exif\0\0", b"eXIf", b"tEXtRaw profile type ", b"\xff\xc2"]
+    files = [encoded(image, kind), encoded(image, kind, progressive=True)]
+    for _ in range(300):
+        data = bytearray(files[rng.integers(2)])
+        at = int(rng.integers(2, len(data)))
+        data[at : at + int(rng.integers(0, 9))] = parts[rng.integers(len(parts))]
+        files.append(bytes(data))
+
+    def found(data: bytes) -> object:
+        try:
+            return structure.inspect(io.BytesIO(data), "a")
+        except ValueError as error:
+            return str(error)
+
+    short = [found(data) for data in files]
+    monkeypatch.setattr(structure, "_SCAN", b"")  # which any file has more than one of
+    monkeypatch.setattr(structure, "_SMALL", -1)
+    assert short == [found(data) for data in files]
+    assert len({str(one) for one in short}) > 1
+
+
+def test_a_file_that_cannot_be_wide_has_no_peak_and_one_of_16_bits_has():
+    eight, sixteen = np.zeros((5, 6), np.uint8), np.full((5, 6), 3000, np.uint16)
+    assert decode.peak(encoded(Image.fromarray(eight), "PNG"), "a") is None
+    assert decode.peak(encoded(Image.fromarray(eight), "JPEG"), "a") is None
+    assert decode.peak(encoded(Image.fromarray(sixteen), "PNG"), "a") == (3000, 3000)
+
+
 def ifd(entries: int, size: int) -> bytes:
     """A TIFF of many tags, all of which are the same ``size`` bytes."""
     end = 8 + 2 + 12 * entries + 4
@@ -431,7 +464,7 @@ def test_58_threads_share_a_bound_of_memory(monkeypatch):
     inside, most = [], []
 
     def slow(need):
-        with decode._room(need):
+        with decode._Room(need):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.01)

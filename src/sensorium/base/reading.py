@@ -68,17 +68,37 @@ def there(path: str | Path) -> bool:
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises SensoriumError that names the path."""
-    where = printable(str(path))
+    return os.fdopen(_regular(path)[0], "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes | None:
+    """The bytes of a regular file, as they are; None if it has more than ``most``. Raises SensoriumError that names the
+    path, or OSError."""
+    handle, size = _regular(path)
+    try:
+        if size > most:
+            return None
+        data = os.read(handle, size)
+        while len(data) < size and (block := os.read(handle, size - len(data))):
+            data += block
+        return data
+    finally:
+        os.close(handle)
+
+
+def _regular(path: Path) -> tuple[int, int]:
+    """(descriptor, size) of a regular file."""
     try:
         # A pipe would block at once without O_NONBLOCK.
         handle = os.open(path, os.O_RDONLY | _OPEN)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or brief(error)
-        raise SensoriumError(f"{where}: cannot be read ({reason}).") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise SensoriumError(f"{printable(str(path))}: cannot be read ({reason}).") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise SensoriumError(f"{where}: not a regular file; only files and folders are read.")
-    return os.fdopen(handle, "rb")
+        raise SensoriumError(f"{printable(str(path))}: not a regular file; only files and folders are read.")
+    return handle, found.st_size
 
 
 def stream(path: Path, *, most: int | None = None) -> BinaryIO:
@@ -107,8 +127,8 @@ def stream(path: Path, *, most: int | None = None) -> BinaryIO:
 
 def read_bytes(path: Path, *, most: int | None = None) -> bytes:
     """The whole :func:`stream`."""
-    with stream(path, most=most) as file:
-        return file.read()
+    with _Stream(path, most) as file:
+        return file.whole()
 
 
 def utf8(data: bytes) -> bytes:
@@ -291,6 +311,14 @@ class _Stream(io.RawIOBase):
         self._rest = self._rest[len(part) :]
         buffer[: len(part)] = part
         return len(part)
+
+    def whole(self) -> bytes:
+        """All that is left."""
+        parts = [self._rest]
+        self._rest = b""
+        while block := self._read(1 << 16):
+            parts.append(self._converted(block, False))
+        return b"".join([*parts, self._converted(b"", True)])
 
     def close(self) -> None:
         if not self.closed:

@@ -74,6 +74,7 @@ _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
      "lost+found", "system volume information", "__pycache__", "node_modules"}
 )  # fmt: skip
+_NUMBERS = re.compile(r"(\d+)")
 
 
 def litter(name: str) -> bool:
@@ -83,9 +84,15 @@ def litter(name: str) -> bool:
 
 def natural_key(text: str) -> tuple:
     """Sorting key under which "img2" precedes "img10"."""
-    parts = re.split(r"(\d+)", text)
-    # A number sorts by its length and then its digits: no int(), which refuses very long ones.
-    return tuple((0, len(n := p.lstrip("0")), n) if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p), text
+    parts = _NUMBERS.split(text)  # every other one is a number
+    key: list[int | str] = [1, 0, parts[0].casefold()] if parts[0] else []
+    for at in range(1, len(parts), 2):
+        # A number sorts by its length and then its digits: no int(), which refuses very long ones.
+        digits = parts[at].lstrip("0")
+        key += 0, len(digits), digits
+        if parts[at + 1]:
+            key += 1, 0, parts[at + 1].casefold()
+    return tuple(key), text
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:

@@ -33,27 +33,35 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
     crowd, areas = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
     outlines: list[Outline | None] = []
     unturned = []
-    for raw, frame in zip(listed.raws, _frames(listed, log), strict=True):
-        if frame is None:
-            continue
+    framed = [(raw, frame) for raw, frame in zip(listed.raws, _frames(listed, log), strict=True) if frame is not None]
+    numbers = [
+        np.array([-1 if name is None else labels_of.get(name, -1) for name in raw.labels], np.int64)
+        for raw, _ in framed
+    ]
+    as_stated = _as_stated(framed, numbers)
+    for (raw, frame), mine, whole in zip(framed, numbers, as_stated, strict=True):
         size = frame.size
-        mine = np.array([-1 if name is None else labels_of.get(name, -1) for name in raw.labels], np.int64)
-        found, good = checked_boxes(raw, mine, size, log)
-        stated = np.array(raw.areas or [np.nan] * len(mine), np.float64)[good]
+        found, good = checked_boxes(raw, mine, size, log) if whole is None else (whole, slice(None))
         own = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
-        said = [raw.outlines[i] for i in np.flatnonzero(good)] if raw.outlines else [None] * len(found)
-        mine_outlined = [outline_of(one, size, relative=raw.relative) if one else None for one in said]
-        for one, outline in zip(said, mine_outlined, strict=True):
-            if one and outline is None:
-                log.skip(raw.name, "outline does not match the image; the box is kept")
-        outlines += mine_outlined
         kept.append(raw)
         unturned.append(frame.unturned)
         sizes.append((size[1], size[0]))
         boxes.append(found)
         labels.append(mine[good])
         crowd.append(np.array(raw.crowd, bool)[good])
-        areas.append(np.where(np.isfinite(stated) & (stated > 0), stated, own).astype(np.float32))
+        if raw.areas:
+            stated = np.array(raw.areas, np.float64)[good]
+            own = np.where(np.isfinite(stated) & (stated > 0), stated, own).astype(np.float32)
+        areas.append(own)
+        if not raw.outlines:
+            outlines += [None] * len(found)
+            continue
+        said = [raw.outlines[i] for i in np.arange(len(mine))[good]]
+        mine_outlined = [outline_of(one, size, relative=raw.relative) if one else None for one in said]
+        for one, outline in zip(said, mine_outlined, strict=True):
+            if one and outline is None:
+                log.skip(raw.name, "outline does not match the image; the box is kept")
+        outlines += mine_outlined
     source = Moved(listed.source, [raw.at for raw in kept])
     images = StoredImages(source, [printable(raw.name) for raw in kept], np.array(unturned, bool))
     columns = (np.concatenate(parts) for parts in (boxes, labels, crowd, areas))
@@ -72,14 +80,7 @@ def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log)
     limits = np.array([*size, *size], np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         stated = raw.boxes * limits if raw.relative else raw.boxes
-        boxes = np.clip(stated, 0, limits).astype(np.float32)
-        faults = {
-            "box not finite": ~np.isfinite(stated).all(1),
-            "box without width or height": (stated[:, 2:] <= stated[:, :2]).any(1),
-            "box outside the image": (boxes[:, 2:] <= boxes[:, :2]).any(1),
-            "box of an unknown class": labels < 0,
-        }
-        cut = (np.abs(boxes - stated) > _MOVED).any(1)
+    boxes, faults, cut = _compared(stated, labels, limits)
     good = np.ones(len(boxes), bool)
     for reason, where in faults.items():
         for i in np.flatnonzero(where & good):
@@ -89,6 +90,40 @@ def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log)
     if (cut & good).any():
         log.counts["box cut to the image"] += int((cut & good).sum())
     return boxes[good], good
+
+
+def _compared(
+    stated: np.ndarray, labels: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """(boxes clipped to ``limits``, float32 [N, 4]; where each fault is, bool [N]; where a box was cut, bool [N])."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        boxes = np.clip(stated, 0, limits).astype(np.float32)
+        faults = {
+            "box not finite": ~np.isfinite(stated).all(1),
+            "box without width or height": (stated[:, 2:] <= stated[:, :2]).any(1),
+            "box outside the image": (boxes[:, 2:] <= boxes[:, :2]).any(1),
+            "box of an unknown class": labels < 0,
+        }
+        return boxes, faults, np.any(np.abs(boxes - stated) > _MOVED, axis=1)
+
+
+def _as_stated(framed: list[tuple[Raw, _Frame]], labels: list[np.ndarray]) -> list[np.ndarray | None]:
+    """The boxes of each picture that has nothing to tell, float32 [n, 4], compared all at once; None for the others."""
+    if not framed:
+        return []
+    counts = [len(mine) for mine in labels]
+    limits = np.repeat([(*frame.size, *frame.size) for _, frame in framed], counts, 0).astype(np.float64)
+    relative = np.repeat([raw.relative for raw, _ in framed], counts)
+    stated = np.concatenate([raw.boxes for raw, _ in framed])
+    with np.errstate(invalid="ignore", over="ignore"):
+        stated[relative] *= limits[relative]
+    boxes, faults, told = _compared(stated, np.concatenate(labels), limits)
+    for where in faults.values():
+        told |= where
+    owners = np.repeat(np.arange(len(framed)), counts)
+    clear = np.bincount(owners[told], minlength=len(framed)) == 0
+    parts = np.split(boxes, np.cumsum(counts)[:-1])
+    return [part if sound else None for part, sound in zip(parts, clear, strict=True)]
 
 
 class _Frame(NamedTuple):

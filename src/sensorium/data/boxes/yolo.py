@@ -8,7 +8,7 @@ objects; how many have none is noted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from sensorium.base.reading import printable
 from sensorium.data.boxes.listed import Listed, Raw, Sets
 from sensorium.data.boxes.places import Scan, parted
 from sensorium.data.boxes.yolo_config import NAME_LISTS, read_config
-from sensorium.data.boxes.yolo_lines import Form, Row, form_of, row_of, shape_of
+from sensorium.data.boxes.yolo_lines import Form, Row, edges_of, form_of, ordinary, row_of, shape_of
 from sensorium.data.images.folders import Files
 from sensorium.data.log import Log
 from sensorium.data.names import folded, is_split, natural_key
@@ -26,6 +26,8 @@ _PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages", "pictures
 _TEXTS = ("labels", "label", "annotations", "txt", "txts")
 _DEEP = 4  # levels above a picture on which a folder "labels" is looked for
 Pairs = dict[str, dict[Path, Path | None]]
+Rows = np.ndarray | list[tuple[int, Row]]
+"""The lines of a file: float64 [n, 5] if all are ordinary, else (line, its class and numbers)."""
 
 
 def read_yolo(
@@ -43,7 +45,7 @@ def read_yolo(
     names = config.names or classes or None
     numbered = {} if names is None else {name: i for i, name in reversed(list(enumerate(names)))}
     rows = {text: _rows(text, numbered, scan, log) for part in pairs.values() for text in part.values() if text}
-    form = form_of((row for mine in rows.values() for _, row in mine), config.points)
+    form = form_of(_each(rows.values()), config.points)
     sets = {split: _set(part, rows, form, names, scan.root, log) for split, part in pairs.items()}
     _tell(pairs, rows, scan, numbered, log)
     if names is None:
@@ -146,10 +148,13 @@ def _is_of_images(folder: Path, root: Path) -> bool:
     return any(part.casefold() in _PICTURES for part in below)
 
 
-def _rows(text: Path, numbered: Mapping[str, int], scan: Scan, log: Log) -> list[tuple[int, Row]]:
-    """(line, its class and numbers) of the lines that have these."""
+def _rows(text: Path, numbered: Mapping[str, int], scan: Scan, log: Log) -> Rows:
+    """The lines that have a class and numbers."""
+    lines = scan.lines(text, log)
+    if (plain := ordinary(lines)) is not None:
+        return plain
     rows = []
-    for at, line in enumerate(scan.lines(text, log), 1):
+    for at, line in enumerate(lines, 1):
         try:
             rows.append((at, row_of(line, numbered)))
         except ValueError as error:
@@ -157,9 +162,18 @@ def _rows(text: Path, numbered: Mapping[str, int], scan: Scan, log: Log) -> list
     return rows
 
 
+def _each(rows: Iterable[Rows]) -> Iterator[Row]:
+    """The lines of all files; one ordinary line stands for all of its file, which have four numbers like it."""
+    for mine in rows:
+        if not isinstance(mine, np.ndarray):
+            yield from (row for _, row in mine)
+        elif len(mine):
+            yield Row(int(mine[0, 0]), mine[0, 1:], counted=False)
+
+
 def _set(
     part: Mapping[Path, Path | None],
-    rows: Mapping[Path, list[tuple[int, Row]]],
+    rows: Mapping[Path, Rows],
     form: Form,
     names: tuple[str, ...] | None,
     root: Path,
@@ -168,11 +182,22 @@ def _set(
     raws = []
     several = len({picture.parent for picture in part}) > 1
     unused = 0
+
+    def named(label: int) -> str | None:
+        return str(label) if names is None else names[label] if label < len(names) else None
+
     for picture, text in part.items():
         name = str(picture.relative_to(root)) if several and picture.is_relative_to(root) else picture.name
         raw = Raw(name, len(raws), len(raws), None, relative=True)
+        raws.append(raw)
+        mine: Rows = rows[text] if text else []
+        if isinstance(mine, np.ndarray):
+            raw.boxes = edges_of(mine[:, 1:])
+            raw.labels = [named(int(label)) for label in mine[:, 0]]
+            raw.crowd = [False] * len(mine)
+            continue
         boxes = []
-        for at, row in rows[text] if text else ():
+        for at, row in mine:
             try:
                 shape = shape_of(row, form)
             except ValueError as error:
@@ -180,12 +205,10 @@ def _set(
                 continue
             unused += shape.unused > 0
             boxes.append(shape.edges)
-            label = row.label
-            raw.labels.append(str(label) if names is None else names[label] if label < len(names) else None)
+            raw.labels.append(named(row.label))
             raw.crowd.append(False)
             raw.outlines.append([] if shape.polygon is None else [shape.polygon])
         raw.boxes = np.array(boxes, np.float64).reshape(-1, 4)
-        raws.append(raw)
     edges = np.concatenate([raw.boxes for raw in raws] or [np.zeros((0, 4))])
     if len(edges) and np.median(edges[:, 2:]) > 2:
         log.notes.append(
@@ -197,9 +220,7 @@ def _set(
     return Listed(Files([str(picture) for picture in part]), raws)
 
 
-def _tell(
-    pairs: Pairs, rows: Mapping[Path, list[tuple[int, Row]]], scan: Scan, numbered: Mapping[str, int], log: Log
-) -> None:
+def _tell(pairs: Pairs, rows: Mapping[Path, Rows], scan: Scan, numbered: Mapping[str, int], log: Log) -> None:
     """Note pictures without a text, texts of several pictures, and texts without a picture."""
     for split, part in pairs.items():
         if without := sum(text is None for text in part.values()):

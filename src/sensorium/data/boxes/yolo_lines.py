@@ -13,7 +13,7 @@ number is a confidence or a fault is decided for all lines at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from sensorium.data.boxes.listed import number, whole
 
 _PLAIN = re.compile(r"[0-9.eE+\- \t]+")
+_ORDINARY = re.compile(r"\d{1,9}(?:[ \t]+[0-9.eE+\-]+){4}[ \t]*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -47,6 +48,17 @@ class Shape(NamedTuple):
     edges: np.ndarray
     polygon: np.ndarray | None
     unused: int = 0
+
+
+def ordinary(lines: Sequence[str]) -> np.ndarray | None:
+    """Class and box of each line, float64 [n, 5], where all lines are the first of the forms above as most tools write
+    it; None where one is not. The same as :func:`row_of` of each."""
+    if not all(map(_ORDINARY.fullmatch, lines)):
+        return None
+    try:
+        return np.array(list(map(float, " ".join(lines).split())), np.float64).reshape(-1, 5)
+    except ValueError:  # such as "1.2.3"
+        return None
 
 
 def row_of(line: str, numbered: Mapping[str, int]) -> Row:
@@ -84,14 +96,19 @@ def form_of(rows: Iterable[Row], points: tuple[int, int] | None) -> Form:
     return Form(points, tracked, bool(long) and all(n % 2 == 1 for n in long))
 
 
+def edges_of(boxes: np.ndarray) -> np.ndarray:
+    """(cx, cy, w, h) -> (x1, y1, x2, y2), of [..., 4]."""
+    center, half = boxes[..., :2], boxes[..., 2:4] / 2
+    return np.concatenate([center - half, center + half], -1)
+
+
 def shape_of(row: Row, form: Form) -> Shape:
     """The box of a line. Raises ValueError that says what is wrong."""
     numbers = row.numbers
     n = len(numbers)
     extra = 0 if form.points is None else form.points[0] * form.points[1]
     if n in (4, 5) or (n == 6 and form.tracked) or (extra and 0 <= n - 4 - extra <= 2):
-        center, half = numbers[:2], numbers[2:4] / 2
-        return Shape(np.concatenate([center - half, center + half]), None, n - 4)
+        return Shape(edges_of(numbers[:4]), None, n - 4)
     if extra:
         raise ValueError(f"{n} numbers after the class, not 4, or 4 + {extra} of key points")
     unused = 0

@@ -9,57 +9,35 @@ decoder raised. Threads that decode together share a bound of memory.
 from __future__ import annotations
 
 import io
-import os
 import re
+import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sensorium.base.memory import affordable
-from sensorium.base.reading import open_regular, printable
+from sensorium.base.reading import open_regular, printable, read_regular
 from sensorium.data.images.structure import Structure, inspect, orientation
 from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
-    f".{kind}"
-    for kind in (
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "bmp",
-        "gif",
-        "webp",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "pfm",
-        "apng",
-        "jp2",
-        "j2k",
-        "jpx",
-        "avif",
-        "tga",
-        "ico",
-    )
-)
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".apng", ".jp2", ".j2k", ".jpx", ".avif",
+     ".tga", ".ico"}
+)  # fmt: skip
 MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
+_MOST_OPENED = 178_956_970  # pixels of formats other than JPEG, as Pillow's own bound
 _LARGE = 16_000_000  # pixels of images that are reduced on request, whatever their format
 _BYTES_A_PIXEL = {
     "WEBP": 28,
@@ -71,6 +49,7 @@ _BYTES_A_PIXEL = {
 _TOGETHER = 1 << 30  # bytes that the threads of a process decode in at once
 _ALWAYS = 64 << 20  # less is never compared with the free memory
 _IN_MEMORY = 64 << 20
+_MAKERS = {"JPEG": jpeg_factory, "PNG": PngImageFile}  # of small files, Image.open costs as much as the decoding
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -108,23 +87,24 @@ def rgb(
     time; of others, if they are very large. ``top``: the value of a 16-bit or float file that is white, see
     :mod:`values`; None follows from the picture itself. Raises :class:`BadImage` and nothing else.
     """
-    with _opened(source, name) as (image, structure, again), _room(_bound(image, structure, name, at_least)):
-        values = _values(image, again)
-        picture = _to_rgb(image) if values is None else _of_values(image, values, top)
-        picture = _upright(picture, image, 0 if upright else 1)
-        side = min(picture.size)
-        if at_least and picture.width * picture.height > _LARGE and side >= 2 * at_least:
-            picture = picture.reduce(side // at_least)
-        return picture
+    with _Opened(source, name) as opened:
+        image = opened.open()
+        picture = _picture(opened, image, at_least, top, upright)
+        loaded = opened.structure.format in _MAKERS  # others may come back to their file
+        return picture if loaded or picture is not image else picture.copy()
 
 
 def peak(source: bytes | Path, name: str) -> tuple[float, float] | None:
-    """(smallest, largest) value of a 16-bit or float file; None for one of 8 bits. Raises :class:`BadImage`."""
-    with _opened(source, name) as (image, structure, again):
-        if structure.format == "ICO" or not is_wide(image):
+    """(smallest, largest) value of a 16-bit or float file; None for one of 8 bits. Raises :class:`BadImage`; a
+    file that can't have more than 8 bits is not opened further to see whether it is damaged."""
+    with _Opened(source, name) as opened:
+        if not opened.structure.wide or opened.structure.format == "ICO":
             return None
-        with _room(_bound(image, structure, name, None)):
-            values = _values(image, again)
+        image = opened.open()
+        if not is_wide(image):
+            return None
+        with _Room(_bound(image, opened.structure, name, None)):
+            values = _values(image, opened)
             return (0.0, TOPS[-1]) if values is None else None if values.dtype == np.uint8 else span(values)
 
 
@@ -140,11 +120,12 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
 def stored_header(source: bytes | Path, name: str) -> tuple[int, int, str, int]:
     """(width, height, mode, orientation 1 to 8) of the pixels as they are stored; 5 to 8 exchange the sides of the
     upright image. Raises :class:`BadImage`."""
-    with _opened(source, name) as (image, structure, _):
+    with _Opened(source, name) as opened:
+        image, structure = opened.open(), opened.structure
         mode = f"{image.mode};16" if is_wide(image) and len(image.getbands()) > 1 else image.mode
         if structure.format == "PNG":
             if structure.profile:  # it may stand behind the pixels: they are decoded to see
-                with _room(_bound(image, structure, name, None)):
+                with _Room(_bound(image, structure, name, None)):
                     image.load()
             else:
                 image.info["exif"] = structure.exif
@@ -153,7 +134,9 @@ def stored_header(source: bytes | Path, name: str) -> tuple[int, int, str, int]:
 
 def to_array(image: Image.Image) -> np.ndarray:
     """RGB image -> uint8 [3, H, W]."""
-    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # a copy: Pillow's is read-only
+    width, height = image.size
+    values = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, -1)
+    return np.array(values.transpose(2, 0, 1), order="C")
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -181,48 +164,79 @@ def flatten(array: np.ndarray) -> np.ndarray:
     return np.array(array.transpose(2, 0, 1), order="C")
 
 
-@contextmanager
-def _opened(source: bytes | Path, name: str) -> Iterator[tuple[Image.Image, Structure, Callable[[], Image.Image]]]:
-    """(the image with its header read, its structure, a function that opens it again). Whatever goes wrong, here or
-    within, is a BadImage."""
-    if isinstance(source, bytes) and not source:
-        raise BadImage(name, "zero bytes")
+class _Opened:
+    """An image file and its ``structure``. Whatever goes wrong with it, in a block of it, is a BadImage."""
+
+    __slots__ = ("file", "name", "structure")
+
+    def __init__(self, source: bytes | Path, name: str) -> None:
+        self.name = name
+        try:
+            self.file = _file(source, name)
+            self.structure = inspect(self.file, name)
+        except Exception as error:
+            raise _bad(name, error) from None
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.file.close()
+        if isinstance(error, Exception) and not isinstance(error, BadImage):
+            raise _bad(self.name, error) from None
+
+    def open(self) -> ImageFile:
+        """The image with its header read."""
+        kind = self.structure.format
+        make = _MAKERS.get(kind)
+        self.file.seek(0)
+        try:
+            image = Image.open(self.file, formats=(kind,)) if make is None else make(self.file)
+            if kind == "JPEG" or image.width * image.height <= _MOST_OPENED:
+                return image
+        except Image.DecompressionBombError:
+            # Only a JPEG can be decoded at a reduced scale; opened directly, it skips Pillow's check and gets ours.
+            if kind == "JPEG":
+                self.file.seek(0)
+                return JpegImageFile(self.file)
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            raise UnidentifiedImageError from None
+        raise BadImage(self.name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller")
+
+
+def _bad(name: str, error: Exception) -> BadImage:
+    """Decoders raise anything on damaged bytes: OSError, struct.error, KeyError ..."""
+    return error if isinstance(error, BadImage) else BadImage(name, _reason(error))
+
+
+def _file(source: bytes | Path, name: str) -> BinaryIO:
+    """A regular file, not empty; a small one in memory, since decoders read in small pieces."""
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else _file(source, name) as file:
-            structure = inspect(file, name)
-
-            def again() -> Image.Image:
-                file.seek(0)
-                return Image.open(file, formats=(structure.format,))
-
-            try:
-                image = again()
-            except Image.DecompressionBombError:
-                # Only a JPEG can be decoded at a reduced scale; opened directly, it skips Pillow's check and gets ours.
-                if structure.format != "JPEG":
-                    raise BadImage(name, f"more than {MAX_PIXELS // 10**6} megapixels; store it smaller") from None
-                file.seek(0)
-                image = JpegImageFile(file)
-            with image:
-                yield image, structure, again
-    except BadImage:
-        raise
-    except Exception as error:  # decoders raise anything on damaged bytes: OSError, struct.error, KeyError ...
-        raise BadImage(name, _reason(error)) from None
-
-
-def _file(path: Path, name: str) -> BinaryIO:
-    """A regular file; a small one in memory, since decoders read in small pieces."""
-    try:
-        file = open_regular(path)
+        data = source if isinstance(source, bytes) else read_regular(source, _IN_MEMORY)
+        if data is None:
+            return open_regular(Path(source))  # pyright: ignore[reportArgumentType]
     except SensoriumError as error:
+        path = Path(source)  # pyright: ignore[reportArgumentType]
         if not path.exists():
             raise FileNotFoundError from None
         raise BadImage(name, str(error).removeprefix(f"{printable(str(path))}: ").rstrip(".")) from None
-    if os.fstat(file.fileno()).st_size > _IN_MEMORY:
-        return file
-    with file:
-        return io.BytesIO(file.read())
+    if not data:
+        raise BadImage(name, "zero bytes")
+    return io.BytesIO(data)
+
+
+def _picture(opened: _Opened, image: ImageFile, at_least: int | None, top: float | None, upright: bool) -> Image.Image:
+    """See :func:`rgb`; it may be ``image`` itself."""
+    with _Room(_bound(image, opened.structure, opened.name, at_least)):
+        values = _values(image, opened)
+        picture = _to_rgb(image) if values is None else _of_values(image, values, top)
+        turn = _TURNS.get(_orientation(image)) if upright else None
+        if turn is not None:
+            picture = picture.transpose(turn)
+        side = min(picture.size)
+        if at_least and picture.width * picture.height > _LARGE and side >= 2 * at_least:
+            picture = picture.reduce(side // at_least)
+        return picture
 
 
 def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | None) -> int:
@@ -238,9 +252,11 @@ def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | 
     if isinstance(image, JpegImageFile) and (large or at_least):
         scale = 8 if large or not at_least else max(1, min(width, height) // at_least)
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
-    covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in _tiles(image) if tile.extents))
-    if covered > max(len(image.getbands()), 1) * width * height * 2 + 1:
-        raise BadImage(name, "damaged: its parts cover it more than once")
+    tiles = _tiles(image)
+    if len(tiles) > 1:  # one that is larger than the image is refused by the decoder
+        covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in tiles if tile.extents))
+        if covered > max(len(image.getbands()), 1) * width * height * 2 + 1:
+            raise BadImage(name, "damaged: its parts cover it more than once")
     need = image.size[0] * image.size[1] * _BYTES_A_PIXEL.get(structure.format, 12 if reducible else 20)
     if need > _ALWAYS:
         try:
@@ -258,24 +274,34 @@ _free = threading.Condition()
 _in_use = 0
 
 
-@contextmanager
-def _room(need: int) -> Iterator[None]:
-    """Wait until ``need`` bytes are left of what the threads of this process may use together; one image is always
-    decoded."""
-    global _in_use
-    with _free:
-        _free.wait_for(lambda: not _in_use or _in_use + need <= _TOGETHER)
-        _in_use += need
-    try:
-        yield
-    finally:
+class _Room:
+    """Inside, ``need`` bytes are taken of what the threads of this process may use together; waits until they are left.
+    One image is always decoded."""
+
+    __slots__ = ("need",)
+
+    def __init__(self, need: int) -> None:
+        self.need = need
+
+    def __enter__(self) -> None:
+        global _in_use
         with _free:
-            _in_use -= need
+            while _in_use and _in_use + self.need > _TOGETHER:
+                _free.wait()
+            _in_use += self.need
+
+    def __exit__(self, *_: object) -> None:
+        global _in_use
+        with _free:
+            _in_use -= self.need
             _free.notify_all()
 
 
-def _values(image: Image.Image, again: Callable[[], Image.Image]) -> np.ndarray | None:
+def _values(image: ImageFile, opened: _Opened) -> np.ndarray | None:
     """The values of an image of more than 8 bits; None if Pillow's 8 bits are all. Loads the image."""
+    if not opened.structure.wide:
+        image.load()
+        return None
     bands = len(image.getbands())
     tiles = _tiles(image)
     if len(tiles) == 1 and tiles[0].codec_name == "ppm":
@@ -283,7 +309,7 @@ def _values(image: Image.Image, again: Callable[[], Image.Image]) -> np.ndarray 
     if not is_wide(image) or (bands > 1 and image.width * image.height > _LARGE):
         image.load()
         return None
-    return wide_values(image, again)
+    return wide_values(image, opened.open)
 
 
 def _pnm(image: Any, tile: Any) -> np.ndarray:
@@ -323,13 +349,6 @@ def _to_rgb(image: Image.Image, alpha: Image.Image | None = None) -> Image.Image
     paper = Image.new("RGB", image.size, (255, 255, 255))
     paper.paste(layer, mask=layer.getchannel("A"))
     return paper
-
-
-def _upright(picture: Image.Image, source: Image.Image, orientation: int = 0) -> Image.Image:
-    turn = _TURNS.get(orientation or _orientation(source))
-    if turn is not None:
-        return picture.transpose(turn)
-    return picture.copy() if picture is source else picture
 
 
 def _orientation(image: Image.Image) -> int:

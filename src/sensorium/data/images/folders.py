@@ -40,10 +40,7 @@ class Files:
         self.paths: Sequence[str] = paths
 
     def read(self, index: int) -> Path:
-        path = Path(self.paths[index])
-        if path.stat().st_size == 0:
-            raise ValueError("zero bytes")
-        return path
+        return Path(self.paths[index])
 
     def sign(self, digest: Digest, indices: np.ndarray) -> None:
         for index in indices:
@@ -167,7 +164,8 @@ def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str
     if len(named := set(owners) - {None}) == 1 and is_neutral(str(*named)):
         owners = [None] * len(owners)  # "images" is no class
     loose = owners.count(None)
-    names = [printable(os.path.relpath(path, top)) for path in paths]
+    above = os.path.join(top, "")  # noqa: PTH118 (with the separator)
+    names = [printable(path[len(above) :] if path.startswith(above) else os.path.relpath(path, top)) for path in paths]
     if loose == len(paths):
         return EncodedImages(Files(paths), names)
     what = _names(printable(place.name) for place in places)
@@ -218,7 +216,8 @@ def _unusable(entry: os.DirEntry[str]) -> str | None:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 (a million Path objects are slow)
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in EXTENSIONS
 
 
 def _count(number: int, what: str) -> str:

@@ -23,6 +23,8 @@ _MOST_TILES = 20_000  # of JPEG 2000, each of which costs kilobytes
 _MOST_BLOCKS = 4_000  # of a GIF before its first frame, of 255 bytes each
 _MOST_METADATA = 64 << 20
 _MOST_SLOW = 4 << 20  # bytes of the kinds that are decoded in a slow loop
+_SCAN = b"\xff\xda"
+_SMALL = 1 << 16  # bytes of a PNG that has fewer chunks than _MOST_CHUNKS, whatever they are
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
@@ -42,12 +44,18 @@ _MOST_SAMPLES = 80_000_000  # of JPEG 2000, which is slow to decode
 
 @dataclass(frozen=True)
 class Structure:
-    """``format``: Pillow's name; ``scans`` of a JPEG; ``exif`` of a PNG, and whether its text may hold EXIF too."""
+    """``format``: Pillow's name; ``scans`` of a JPEG; ``exif`` of a PNG, and whether its text may hold EXIF too;
+    ``wide``: whether it may have more than 8 bits."""
 
     format: str
     scans: int = 1
     exif: bytes = b""
     profile: bool = False
+    wide: bool = True
+
+
+_PLAIN_JPEG = Structure("JPEG", wide=False)
+_PLAIN_PNG = (Structure("PNG", wide=False), Structure("PNG"))
 
 
 def inspect(file: BinaryIO, name: str) -> Structure:
@@ -61,7 +69,7 @@ def inspect(file: BinaryIO, name: str) -> Structure:
         file.seek(0)
         return _jpeg(file.getvalue() if isinstance(file, io.BytesIO) else file.read())
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png(file, size)
+        return _png(file, size, wide=head[24] > 8)
     if head.startswith(_TIFF):
         check_tags(file, size)
         return Structure("TIFF")
@@ -185,6 +193,8 @@ def _pnm(file: BinaryIO, kind: bytes, size: int) -> None:
 
 def _jpeg(data: bytes) -> Structure:
     """Count the scans; check the EXIF data, which Pillow parses on opening."""
+    if len(data) < 2 * _MOST_SEGMENTS and data.count(_SCAN) <= 1 and b"Exif" not in data and b"MPF\0" not in data:
+        return _PLAIN_JPEG  # too short for too many segments, and nothing else is there to be found
     at, metadata, scans, pixels, components, progressive = 2, 0, 0, 0, 0, False
     exif = b""
     for _ in range(_MOST_SEGMENTS):
@@ -220,11 +230,15 @@ def _jpeg(data: bytes) -> Structure:
         raise ValueError(f"a JPEG of more than {_MOST_SEGMENTS:,} segments: store it again")
     if exif:
         check_exif(exif)
-    return Structure("JPEG", max(scans, 1))
+    return Structure("JPEG", max(scans, 1), wide=False)
 
 
-def _png(file: BinaryIO, size: int) -> Structure:
+def _png(file: BinaryIO, size: int, *, wide: bool) -> Structure:
     """Find EXIF data, so that they need no decoding; bound the number of chunks."""
+    if size <= _SMALL and isinstance(file, io.BytesIO):
+        data = file.getvalue()
+        if b"eXIf" not in data and b"tEXt" not in data and b"zTXt" not in data and b"iTXt" not in data:
+            return _PLAIN_PNG[wide]
     at, exif, profile = 8, b"", False
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -240,7 +254,7 @@ def _png(file: BinaryIO, size: int) -> Structure:
         at += 12 + length
     else:
         raise ValueError(f"a PNG of more than {_MOST_CHUNKS:,} chunks: store it again")
-    return Structure("PNG", exif=exif, profile=profile)
+    return Structure("PNG", exif=exif, profile=profile, wide=wide)
 
 
 def _gif(file: BinaryIO, head: bytes) -> None:
