@@ -280,8 +280,9 @@ def _worker(
     try:
         path = make(root)
         files = sorted(f for f in root.rglob("*") if f.is_file())
+        until = time.monotonic() + limit
         for case in cases:
-            if time.monotonic() > limit:
+            if done >= 3 and time.monotonic() > until:
                 break
             _STATE.pack_into(state, 0, case, time.monotonic(), done, no)
             refused, what = _attempt(name, case, seed, root, path, files, read, guard)
@@ -341,12 +342,13 @@ def run(
     hang: float = SECONDS,
     progress: bool = False,
 ) -> tuple[list[Failure], dict[str, tuple[int, int]]]:
-    """(failures, {reader: (cases, refused)}) of ``count`` cases over all readers, at most ``seconds``."""
+    """(failures, {reader: (cases, refused)}) of ``count`` cases over all readers, for ``seconds`` beside those in which
+    the inputs are made; at least three of each reader."""
     seeds, opens = readers()
     names = [name for name in seeds if not only or name in only]
     each, failures, table, began = -(-count // len(names)), [], {}, time.monotonic()
     for number, name in enumerate(names):
-        limit = time.monotonic() + (seconds - (time.monotonic() - began)) / (len(names) - number)
+        limit = seconds / len(names)
         done = refused = 0
         for found in _one_process(name, range(start, start + each), seed, limit, hang, seeds[name], opens[name]):
             if isinstance(found, Failure):
@@ -371,7 +373,12 @@ def main() -> None:
     ask.add_argument("--count", type=int, default=100_000)
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--start", type=int, default=0)
-    ask.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, each reader a part of it")
+    ask.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="for so long, beside making the inputs, each reader a part of it",
+    )
     ask.add_argument("--hang", type=float, default=SECONDS, help="seconds after which a case has failed")
     ask.add_argument("--only", default="", help="readers, separated by commas")
     ask.add_argument("--list", action="store_true", help="the readers")

@@ -106,5 +106,5 @@ def test_no_results_and_no_place_to_write(made, tmp_path):
         read_results(tmp_path)
     (tmp_path / "file").write_text("")
     for write in (write_results, write_report):
-        with pytest.raises(SensoriumError, match="can't be written"):
+        with pytest.raises(SensoriumError, match="could not write"):
             write(made[0], tmp_path / "file")

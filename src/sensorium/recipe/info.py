@@ -23,7 +23,8 @@ from sensorium.errors import SensoriumError
 FILE = "run.json"
 HINT = "copy the run again, or train it again"
 _LONGEST = 1 << 24  # bytes of run.json
-_WIDE = Range(-(2**48), 2**48)  # of any number in a setting: no width, count or rate is beyond
+_WIDE = Range(-(2**48), 2**48)  # of a whole number in a setting: no width or count is beyond
+_FINITE = Range(-1e38, 1e38)  # of any other: beyond, it is infinite in float32
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ def read_info(folder: str | Path) -> RunInfo:
 def check_info(content: dict[str, Any], function: str) -> None:
     """Raise SensoriumError unless :func:`read_info` and :func:`typed` would take this ``content`` of a run.json."""
     where = Path(FILE)
-    typed(_info_of(json.loads(json.dumps(content)), where), function, where)
+    try:
+        typed(_info_of(json.loads(json.dumps(content)), where), function, where)
+    except SensoriumError as error:  # of what the user gave now, not of a file
+        said = str(error).replace(f"{FILE}: given.", "--").removesuffix(f"; {HINT}.")
+        raise SensoriumError(f"{said.rstrip('.')}.") from None
 
 
 def absolute(path: str | None) -> str | None:
@@ -157,7 +162,8 @@ def parameters(function: str) -> dict[str, inspect.Parameter]:
 
 
 def _decoded(hint: Any, value: Any, where: Path, name: str) -> Any:
-    return decode(Annotated[hint, _WIDE], value, str(where), HINT, field=name)
+    limits = _FINITE if isinstance(value, float) else _WIDE
+    return decode(Annotated[hint, limits], value, str(where), HINT, field=name)
 
 
 def _inert(info: RunInfo, where: Path) -> None:

@@ -80,12 +80,12 @@ def _open_numbers(source: Source) -> dict[str, Any]:
     context, text_width = source.shape("positional_embedding", 2)
     head_width = vision.whole("head_width", 64)
 
-    def tower(at: str) -> dict[str, Any]:
+    def tower(at: str, how: Source) -> dict[str, Any]:
         return {
             "depth": source.count(rf"{at}\.(\d+)\."),
             "hidden": source.shape(f"{at}.0.mlp.c_fc.weight", 2)[0],
             "activation": activation,
-            "eps": options.get("eps", 1e-5),
+            "eps": options.get("eps", how.within("norm_kwargs").eps("eps", 1e-5)),
         }
 
     text_heads = options.get("text_heads") or words.whole("heads", max(1, text_width // 64))
@@ -96,7 +96,7 @@ def _open_numbers(source: Source) -> dict[str, Any]:
             "width": width,
             "heads": options.get("heads") or max(1, width // head_width),
         }
-        | tower(_OPEN_TOWERS["image"]),
+        | tower(_OPEN_TOWERS["image"], vision),
         "text": {
             "vocab": source.shape("token_embedding.weight", 2)[0],
             "context": context,
@@ -104,7 +104,7 @@ def _open_numbers(source: Source) -> dict[str, Any]:
             "heads": text_heads,
             "eot": options.get("eot"),
         }
-        | tower(_OPEN_TOWERS["text"]),
+        | tower(_OPEN_TOWERS["text"], words),
         "embed_dim": source.shape("visual.proj", 2)[1],
     }
 
@@ -144,8 +144,6 @@ def _open_fits(clip: CLIP) -> None:
         raise SensoriumError(
             f"OpenCLIP has gelu or quick_gelu in both towers, not {image.activation}, {text.activation}."
         )
-    if image.eps != 1e-5 or text.eps != 1e-5:
-        raise SensoriumError(f"OpenCLIP's norms have an epsilon of 1e-05, not {image.eps:g}, {text.eps:g}.")
     if image.grid[0] != image.grid[1]:
         raise SensoriumError(f"OpenCLIP's state dict has square images only; this one has {image.grid} patches.")
 
@@ -172,6 +170,8 @@ def _open_config(clip: Any, how: Preparation) -> dict[str, dict[str, Any]]:
             "layers": text.depth, "mlp_ratio": text.hidden / text.dim,
         },
     }  # fmt: skip
+    for tower, name in ((image, "vision_cfg"), (text, "text_cfg")):
+        model[name] |= {"norm_kwargs": {"eps": tower.eps}} if tower.eps != 1e-5 else {}
     return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": {"mean": list(mean), "std": list(std)}}}
 
 
