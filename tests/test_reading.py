@@ -62,6 +62,7 @@ def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
 
 def test_a_file_larger_than_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "available_memory", lambda: 1000)
+    monkeypatch.setattr(reading, "SMALL", 100)
     (tmp_path / "a.txt").write_bytes(b"x" * 501)
     with pytest.raises(SensoriumError, match=r"a\.txt: has more than"):
         read_bytes(tmp_path / "a.txt")

@@ -33,6 +33,7 @@ SMALL = 64 << 20
 LONGEST_LINE = 64 << 20
 _LONGEST_QUOTE = 1000  # lines
 _DECODE = json.JSONDecoder().decode
+_GZIP = b"\x1f\x8b"
 _HEAD = 4096  # bytes that tell the encoding
 _BLOCK = 1 << 18
 _JSON_SPREAD = 8  # bytes of Python objects per byte of JSON, about
@@ -107,17 +108,16 @@ def stream(path: Path, *, most: int | None = None) -> BinaryIO:
     ``most``: the maximum number of bytes; if not given, what fits in memory. Reading raises SensoriumError that names
     the file if it is damaged, or unpacks to too much.
     """
-    where, most_ = printable(str(path)), available_memory() // 2 if most is None else most
-    file = open_regular(path)
+    where, file = printable(str(path)), open_regular(path)
     try:
-        head = file.read(_HEAD)
-        if head.startswith(b"\x1f\x8b"):
-            return io.BufferedReader(_Stream(file, where, most_), 1 << 16)  # pyright: ignore[reportReturnType]
-        if os.fstat(file.fileno()).st_size > most_:
-            raise _too_large(where, most_)
+        head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
         mark, encoding = _encoding(head)
-        if encoding != "utf-8":
-            return io.BufferedReader(_Stream(file, where, most_), 1 << 16)  # pyright: ignore[reportReturnType]
+        zipped = head.startswith(_GZIP)
+        bound = most if most is not None else SMALL if size <= SMALL and not zipped else available_memory() // 2
+        if zipped or encoding != "utf-8":
+            return io.BufferedReader(_Stream(file, where, bound), 1 << 16)  # pyright: ignore[reportReturnType]
+        if size > bound:
+            raise _too_large(where, bound)
         file.seek(len(mark))  # as it is, so at the speed of the disk
         return file
     except BaseException:
@@ -127,8 +127,16 @@ def stream(path: Path, *, most: int | None = None) -> BinaryIO:
 
 def read_bytes(path: Path, *, most: int | None = None) -> bytes:
     """The whole :func:`stream`."""
-    with _Stream(path, most) as file:
-        return file.whole()
+    try:
+        data = read_regular(path, SMALL if most is None else min(most, SMALL))
+        if data is not None and not data.startswith(_GZIP):
+            mark, encoding = _encoding(data[:_HEAD])
+            if encoding == "utf-8":
+                return data[len(mark) :]
+        with stream(path, most=most) as file:
+            return file.read()
+    except OSError as error:
+        raise SensoriumError(f"{printable(str(path))}: not readable ({brief(error)}).") from None
 
 
 def utf8(data: bytes) -> bytes:
@@ -290,7 +298,7 @@ class _Stream(io.RawIOBase):
         super().__init__()
         self.where, self.most, self.done, self._rest = where, most, 0, b""
         file.seek(0)
-        self._packed = file if file.read(2) == b"\x1f\x8b" else None
+        self._packed = file if file.read(2) == _GZIP else None
         file.seek(0)
         self._file: Any = file if self._packed is None else gzip.GzipFile(fileobj=file)
         head = self._read(_HEAD)
