@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("fuzz.py")
 
 
@@ -67,3 +69,17 @@ SEEDS = dict.fromkeys(OPEN, seed)
         assert what in said, (what, said)
     assert "fine" not in said.partition("cases over")[2]
     assert (tmp_path / "fuzz-failures" / "trace-0" / "WHAT.txt").is_file()
+
+
+# What longer fuzzing found: (reader, seed, case).
+FOUND = [
+    ("captions json of COCO", 1, 1003), ("captions json of COCO", 1, 685), ("captions jsonl", 1, 1007),
+    ("boxes_voc", 1, 452), ("npy-folder", 1, 738),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reader", "seed", "case"), FOUND)
+def test_what_fuzzing_found_stays_mended(reader, seed, case, tmp_path):
+    words = ("--only", reader, "--seed", str(seed), "--start", str(case), "--count", "1")
+    done = fuzzed(tmp_path, *words)
+    assert done.returncode == 0, done.stdout[-2000:]

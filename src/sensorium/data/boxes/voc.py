@@ -75,7 +75,7 @@ def _places(scan: Scan, log: Log) -> dict[str, list[Path]]:
         by_stem.setdefault(xml.stem, []).append(xml)
     found: dict[str, list[Path]] = {}
     for split, file in lists.items():
-        words = [line.split()[0] for line in scan.lines(file, log)]
+        words = [parts[0] for line in scan.lines(file, log) if (parts := line.split())]
         stems = dict.fromkeys(
             word if word in by_stem else Path((name_parts(word) or [word])[-1]).stem for word in words
         )

@@ -56,7 +56,11 @@ class Pictures:
     def _find(self, name: str, split: str) -> Path | str:
         if "://" in name[:12]:
             return "an address on the web, not a file"
-        if "\0" in name or len(name) > 4096 or any(len(os.fsencode(part)) > 255 for part in name.split("/")):
+        if (
+            "\0" in name
+            or len(name) > 4096
+            or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in name.split("/"))
+        ):
             return "not a path"
         try:
             if found := self.index.find(name):

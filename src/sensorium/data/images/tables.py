@@ -85,7 +85,7 @@ def first_skipped(log: Log) -> str:
     if not log.counts:
         return ""
     ((reason, count),) = log.counts.most_common(1)
-    return f"; {count:,} skipped; the first: {log.first[reason][:200]}: {reason}"
+    return f"; {count:,} skipped; the first: {log.first.get(reason, '')[:200]}: {reason}"
 
 
 def read_csv(files: Mapping[str, Path | Sequence[Path]]) -> Found:

@@ -30,7 +30,10 @@ def captions_in(value: Any, depth: int = 0) -> tuple[list[str], str | None]:
         reasons = [reason for _, reason in parts if reason and reason != "no caption"]
         return found, None if found else next(iter(reasons), "no caption")
     if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
+        try:
+            value = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # half of a pair, which JSON may state
+            return [], "caption is not UTF-8"
     if not isinstance(value, bytes):
         return [], "no caption"
     if len(value) > MOST_BYTES:

@@ -215,8 +215,10 @@ def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
     if not isinstance(said, list):
         raise ValueError("its labels are not a list")
     segments = bool(said) and isinstance(said[0], list)
+    if segments and not all(isinstance(part, list) and len(part) == 3 for part in said):
+        raise ValueError("its segments are not all [first, stop, class]")
     for name in [part[2] for part in said] if segments else said:
-        if isinstance(name, bool | float) or name not in number:
+        if type(name) not in (str, int) or name not in number:
             raise ValueError(f"the label {name!r} is not one of the classes")
     if not segments:
         if len(said) != frames:
