@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sensorium.base.npy import mapped_file
 from sensorium.data.images.arrays import read_idx, read_npz
-from sensorium.data.npy import mapped_file
 from sensorium.data.streams import video
 from sensorium.data.streams.files import read_table, read_values
 from sensorium.data.streams.open import open_streams
@@ -107,7 +107,7 @@ def test_67_damage_of_every_kind_is_one_line(tmp_path):
 
 
 def test_67_nothing_larger_than_memory_or_disk_is_unpacked(tmp_path, monkeypatch):
-    from sensorium.data import npy
+    from sensorium.base import npy
 
     steps = 200_000
     members = {"signal": array(np.zeros((steps, 3), np.float32)), "label": array(np.zeros(steps, np.int8)),

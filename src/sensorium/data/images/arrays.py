@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.memory import affordable
+from sensorium.base.npy import damage, member, npz, read_exactly
 from sensorium.base.reading import open_regular, printable
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.names import SPLITS, list_folder, split_of
-from sensorium.data.npy import damage, member, npz, read_exactly
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")

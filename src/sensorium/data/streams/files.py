@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.npy import mapped, mapped_file, member, npz
 from sensorium.base.reading import brief, printable, read_object
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import list_folder
-from sensorium.data.npy import mapped, mapped_file, member, npz
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNKNOWN = -1
