@@ -138,7 +138,7 @@ def pending(row: Row, kept: Kept) -> bool:
 def machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file() and (found := re.search(r"model name\s*: (.*)", info.read_text())):
+    if info.is_file() and (found := re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8"))):
         name = found[1]
     from sensorium.base.bf16 import fast_bf16  # torch, which a look at the list does not need
 

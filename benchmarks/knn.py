@@ -63,7 +63,7 @@ def _rise(side: str, train: int, test: int) -> None:
 
 def _peak() -> float:
     """This process's largest resident memory so far, MiB (getrusage would count its parent's too)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 

@@ -285,7 +285,7 @@ def comparison(work: Path, kills: int, rng: random.Random) -> tuple[Counter[str]
         )
         time.sleep(rng.uniform(0, took))
         below = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        children = below.read_text().split() if below.exists() else []
+        children = below.read_text(encoding="utf-8").split() if below.exists() else []
         victim = int(children[-1]) if children and rng.random() < 0.5 else process.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)

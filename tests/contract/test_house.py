@@ -77,7 +77,7 @@ def room_of(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -103,7 +103,7 @@ def test_no_test_only_peer_is_imported(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nobody_guesses_by_attribute(path: Path) -> None:
     """A method or a network has an ability or it has not; what else may be missing is named here, file by file."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert "hasattr(" not in text or text.count("hasattr(") == ASKED.get(str(path.relative_to(PACKAGE))), path
     for node in ast.walk(ast.parse(text)):
         guess = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr"
@@ -114,7 +114,7 @@ def test_nobody_guesses_by_attribute(path: Path) -> None:
 
 def names_in(path: Path) -> set[str]:
     """Identifiers, and the words of string literals that are no docstrings."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docs = set()
     for node in ast.walk(tree):

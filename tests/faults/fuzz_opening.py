@@ -52,7 +52,7 @@ def _made(system: str) -> Path:
     data = settings.pop("data")
     if data == "TEXT":
         data = str(home / "book.txt")
-        Path(data).write_text("The cat sat on the mat, and the tired dog sat on it. " * 40)
+        Path(data).write_text("The cat sat on the mat, and the tired dog sat on it. " * 40, encoding="utf-8")
     run = sensorium.train(
         system, data, budget="1steps", batch_size=8, out=home / "run", progress=False, seed=3, **settings
     )

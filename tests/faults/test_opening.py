@@ -61,7 +61,7 @@ def test_52_what_is_executed_is_the_file_that_was_named(run: Path, command: Comm
     """The run's own path is only compared with it."""
     (run / "net.py").write_text("open('EXECUTED', 'w')\n")
     Path("mine").mkdir()
-    Path("mine/net.py").write_text("from sensorium.selfsup.simclr.recipe import simclr\n")
+    Path("mine/net.py").write_text("from sensorium.selfsup.simclr.recipe import simclr\n", encoding="utf-8")
     change(run, recipe="simclr/net.py:simclr")
     code, _, said = command("export", "simclr", "--out", "e", "--trust", "mine/net.py:simclr")
     assert code == 0, said

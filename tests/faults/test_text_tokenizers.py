@@ -51,7 +51,7 @@ def test_61_tokenizers_are_written_atomically(tmp_path, monkeypatch):
 
 def kept(path: Path, tokenizer) -> dict:
     tokenizer.save(path)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 SLOW = {"type": "Split", "pattern": {"Regex": r"(x+x+)+y"}, "behavior": "Removed", "invert": True}

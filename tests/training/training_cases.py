@@ -169,7 +169,7 @@ def run(out, method=None, rows=None, **changes):
 
 
 def table(path):
-    with Path(path).open() as file:
+    with Path(path).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -95,7 +95,7 @@ def test_files_of_every_kind_say_the_same(run: Run, tmp_path: Path) -> None:
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
 
 
 def test_standard_input_and_what_is_wrong_with_it(run: Run, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

@@ -26,7 +26,7 @@ def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not info.exists():
         return set()
-    for line in info.read_text(errors="replace").splitlines():
+    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
             return set(value.split())

@@ -140,7 +140,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     elif (handle := Path("/proc/self/clear_refs")).exists():
         try:
-            handle.write_text("5")  # Linux: resets VmHWM
+            handle.write_text("5", encoding="utf-8")  # Linux: resets VmHWM
         except OSError:
             return
 
@@ -151,7 +151,7 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     scale = 2**20 if sys.platform == "darwin" else 2**10
