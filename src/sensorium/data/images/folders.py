@@ -209,7 +209,8 @@ def _walk(
 def _unusable(entry: os.DirEntry[str]) -> str | None:
     try:
         if not entry.is_file():
-            return "broken link" if entry.is_symlink() else "not a regular file"
+            broken = entry.is_symlink() and not Path(entry.path).exists()
+            return "broken link" if broken else "not a regular file"
         return None if entry.stat().st_size else "zero bytes"
     except OSError as error:
         return error.strerror or str(error)
