@@ -654,3 +654,36 @@ def test_38_names_are_shown_as_they_are(tmp_path):
 def test_39_bars_are_of_characters_that_the_terminal_has(tmp_path, encoding):
     told = shown(look(fill(tmp_path, {"cat": 12, "dog": 6})), encoding)
     assert "#" * 20 in told
+
+
+def test_labels_of_minus_one_are_hidden_ones(tmp_path):
+    """Test sets are published with -1 for every label; it was taken for the first class."""
+    for i in range(6):
+        picture_at(tmp_path / f"{i}.png", i)
+    for name, labels in (("train", [0, 1, 0, 1, 0, 1]), ("test", [-1] * 6)):
+        rows = [f"{i}.png,{label}" for i, label in enumerate(labels)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+    with pytest.raises(SensoriumError, match="the test set has no labels"):
+        open_data(tmp_path / "train.csv", test=tmp_path / "test.csv")
+    (tmp_path / "test.csv").write_text("path,label\n0.png,-1\n1.png,1", "utf-8")
+    with pytest.raises(SensoriumError, match="class '-1' is unknown"):
+        open_data(tmp_path / "train.csv", test=tmp_path / "test.csv")
+
+
+def test_an_archive_is_told_to_be_unpacked(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(SensoriumError, match="unpack it"):
+        open_data(tmp_path / "a.zip")
+
+
+def test_names_that_differ_in_unicode_form_are_told(tmp_path):
+    for name in ("caf\u00e9", "cafe\u0301", "tea"):
+        for i in range(3):
+            picture_at(tmp_path / name / f"{i}.png", i)
+    assert any("are they one class" in note for note in open_data(tmp_path).notes)
+
+
+def test_a_run_length_coded_bmp_of_many_pixels_is_refused():
+    head = struct.pack("<2sIHHIIiiHHII", b"BM", 1096, 0, 0, 54, 40, 16_777_224, 4, 1, 8, 1, 1042)
+    with pytest.raises(BadImage, match="run-length coded BMP"):
+        rgb(head.ljust(1096, b"\0"), "a.bmp")

@@ -544,3 +544,16 @@ def test_the_same_command_gives_the_same_bytes(digits, tmp_path):
         found.append({str(p.relative_to(tmp_path / name)): hashlib.sha256(p.read_bytes()).hexdigest() for p in made})
     assert len(found[0]) >= 8, found[0]
     assert found[0] == found[1]
+
+
+def test_fresh_never_deletes_what_no_run_writes(tmp_path):
+    """A run's folder in which somebody keeps pictures, as `--out` of a folder of the data makes it."""
+    folder = tmp_path / "r"
+    sensorium.train("supervised", out=folder, budget="1steps", **DIGITS)
+    (folder / "mine.png").write_bytes(b"mine")
+    with pytest.raises(SensoriumError, match=r"also holds what no run writes \(the first: mine.png\)"):
+        sensorium.train("supervised", out=folder, budget="1steps", fresh=True, **DIGITS)
+    assert (folder / "mine.png").read_bytes() == b"mine"
+    assert (folder / "model.safetensors").is_file()
+    (folder / "mine.png").unlink()
+    assert sensorium.train("supervised", out=folder, budget="1steps", fresh=True, **DIGITS).finished

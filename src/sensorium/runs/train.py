@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from sensorium.base import live, threads
 from sensorium.base.files import own_folder, write_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
+from sensorium.base.reading import printable
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
@@ -32,6 +34,10 @@ from sensorium.training.launch import rank_and_world
 from sensorium.training.options import check_batch
 
 # What a folder may hold before its run.json says that it is a run.
+_OF_A_RUN = re.compile(
+    r"\..+\.partial|\.lock|.+\.(json|log|ckpt|csv|npz|parquet|safetensors|html)|(samples|trace|timeline|reconstructions)\.png"
+    r"|tensorboard|backbone|inputs|pictures|search|found|cache|export-.+"
+)
 _BEFORE_A_RUN = {LOCK, "inputs", "tokenizer.json", "error.json", "error.log"}
 
 
@@ -228,6 +234,11 @@ def _clear(folder: Path) -> None:
     if "run.json" not in names and names - _BEFORE_A_RUN:
         raise SensoriumError(
             f"--fresh: '{folder}' exists and is not a run of Sensorium, so it is not deleted. Give another --out."
+        )
+    if strange := sorted(name for name in names if not _OF_A_RUN.fullmatch(name)):
+        raise SensoriumError(
+            f"--fresh: '{folder}' also holds what no run writes (the first: {printable(strange[0])}), so it is not deleted. "
+            "Move that away, or give another --out."
         )
     for one in folder.iterdir():
         if one.name == LOCK:

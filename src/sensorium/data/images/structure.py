@@ -79,8 +79,12 @@ def inspect(file: BinaryIO, name: str) -> Structure:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return Structure("WEBP")
     if head.startswith(b"BM"):
-        if struct.unpack_from("<I", head, 30)[0] in (1, 2) and size > _MOST_SLOW:
-            raise ValueError(f"a run-length coded BMP of more than {_MOST_SLOW >> 20} MB: store it as PNG")
+        if struct.unpack_from("<I", head, 30)[0] in (1, 2):  # decoded in a loop over its pixels
+            width, height = struct.unpack_from("<ii", head, 18)
+            if max(size, abs(width * height)) > _MOST_SLOW:
+                raise ValueError(
+                    f"a run-length coded BMP of more than {_MOST_SLOW >> 20} million pixels: store it as PNG"
+                )
         return Structure("BMP")
     if head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")):
         _jpeg2000(file, size)
