@@ -158,7 +158,9 @@ def test_16_a_class_that_only_the_test_set_has(tmp_path):
 @pytest.mark.parametrize("names", [("Cat", "cat", "dog"), ("cat", "cat ", "dog")])
 def test_16_names_that_differ_in_case_or_spaces(tmp_path, names):
     opened = open_data(fill(tmp_path, dict.fromkeys(names, 2)))
-    assert any("differ only in case, spaces or Unicode form" in note and f"'{names[0]}'" in note for note in opened.notes)
+    assert any(
+        "differ only in case, spaces or Unicode form" in note and f"'{names[0]}'" in note for note in opened.notes
+    )
     assert not any("differ only" in note for note in open_data(fill(tmp_path / "x", {"a": 2, "b": 2})).notes)
 
 
