@@ -9,29 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from text_cases import TEST, TRAIN, VAL, refused, write
 
 from sensorium.base import reading
 from sensorium.base.reading import read_json
 from sensorium.data.text import documents
 from sensorium.data.text import open as text
 from sensorium.data.text.open import BPE, Bytes, open_text, tokens_of
-from sensorium.errors import SensoriumError
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def refused(function, *args, said: str) -> str:
-    with pytest.raises(SensoriumError, match=said) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-TRAIN, TEST, VAL = "the training words. " * 60, "TESTWORDS of the test. " * 10, "some validation words. " * 10
 
 
 def jsonl(*texts) -> str:

@@ -11,27 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from text_cases import refused, write
 
 from sensorium.base.npy import mapped_file
 from sensorium.data.images.arrays import read_idx, read_npz
 from sensorium.data.streams import video
 from sensorium.data.streams.files import read_table, read_values
 from sensorium.data.streams.open import open_streams
-from sensorium.errors import SensoriumError
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def refused(function, *args, said: str) -> str:
-    with pytest.raises(SensoriumError, match=said) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
 
 # 67
 

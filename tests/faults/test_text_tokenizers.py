@@ -6,27 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from text_cases import TRAIN, refused, write
 
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.data.text.open import BPE, Bytes, read_tokenizer
-from sensorium.errors import SensoriumError
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def refused(function, *args, said: str) -> str:
-    with pytest.raises(SensoriumError, match=said) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-TRAIN, TEST, VAL = "the training words. " * 60, "TESTWORDS of the test. " * 10, "some validation words. " * 10
-
 
 # 61: tokenizers' files
 

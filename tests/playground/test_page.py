@@ -207,6 +207,7 @@ def test_look_takes_a_picture_of_the_data(page: Any) -> None:
     panel.get_by_text("Where features are strong").wait_for()
     panel.get_by_test_id("label-output-value").wait_for()
     panel.locator(".found .grid-container img").nth(7).wait_for()
+    assert panel.get_by_test_id("label-output-value").inner_text().strip()
     shot(page, "look-supervised")
 
 
@@ -256,6 +257,7 @@ def test_write_goes_on_from_the_prompt(page: Any) -> None:
     page.wait_for_function(
         "() => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith('The cat') && t.value.length > 12)"
     )
+    assert panel.get_by_label("Prompt").input_value() == "The cat"
     shot(page, "write")
 
 
