@@ -117,9 +117,9 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, lambda file: file.write(content.encode("utf-8", "backslashreplace")))
 
 
-def write_json(path: Path, value: Any, *, ascii: bool = True) -> Path:
+def write_json(path: Path, value: Any) -> Path:
     """``value`` as JSON at ``path``."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=ascii) + "\n")
+    return write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> Path:

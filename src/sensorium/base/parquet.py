@@ -11,11 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sensorium.base.memory import affordable
 from sensorium.base.reading import brief, open_regular, printable
 from sensorium.errors import SensoriumError
 
 _AT_ONCE = 4096  # rows
+_TEXTS = 1024  # the same of text
 _MOST_ROWS = 64  # per byte of the file: even a column of one repeated value needs some
 _GROUPS = "write the file again with smaller row groups (row_group_size=1000)."
 
@@ -31,7 +34,17 @@ def told(where: str) -> Iterator[None]:
         raise
     except (MemoryError, pa.ArrowMemoryError):
         raise SensoriumError(f"{where}: does not fit in memory; {_GROUPS}") from None
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         raise SensoriumError(f"{where}: not readable as Parquet ({brief(error)}).") from None
 
 
@@ -92,6 +105,25 @@ class Parquet:
                     yield group, row, found
                 done += len(batch)
 
+    def texts(self, column: int) -> Iterator[bytes | None]:
+        """The rows of a column of strings. Equal ones of a batch are one object: a few bytes of the file may be a long text
+        in each of a million rows."""
+        import pyarrow.parquet as pq
+
+        name = self.names[column]
+        with told(self.where):
+            file = pq.ParquetFile(self.path, read_dictionary=[name])
+            batches = (
+                b for g in range(len(self.counts)) for b in file.iter_batches(_TEXTS, row_groups=[g], columns=[name])
+            )
+        while True:
+            with told(self.where):
+                batch = next(batches, None)
+                found = [] if batch is None else _texts(batch.column(0))
+            if batch is None:
+                return
+            yield from found
+
     def _batches(self, group: int, names: list[str]) -> Iterator[Any]:
         with told(self.where):
             batches = self._file.iter_batches(_AT_ONCE, row_groups=[group], columns=names)
@@ -101,6 +133,32 @@ class Parquet:
             if batch is None:
                 return
             yield batch
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a type of pyarrow is one of strings or bytes, or a dictionary of them."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    checks = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_string_view)
+    return any(check(kind) for check in checks)
+
+
+def _texts(column: Any) -> list[bytes | None]:
+    """The rows of a column of strings, equal ones as one object."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column.cast(pa.large_binary()).to_pylist()
+    places = column.indices.to_numpy(zero_copy_only=False)  # floating with NaN where there are nulls
+    valid = np.array(column.is_valid())
+    used, which = np.unique(places[valid].astype(np.int64), return_inverse=True)
+    affordable(int(column.dictionary.nbytes), "a batch of rows", "write smaller row groups.")
+    values = column.dictionary.take(pa.array(used)).cast(pa.large_binary()).to_pylist()
+    found: list[bytes | None] = [None] * len(valid)
+    for place, number in zip(np.flatnonzero(valid).tolist(), which.tolist(), strict=True):
+        found[place] = values[number]
+    return found
 
 
 def plain(array: Any) -> list[Any]:

@@ -62,8 +62,8 @@ def brief(error: BaseException) -> str:
 def there(path: str | Path) -> bool:
     """Whether something is at a path that others named: any string may be asked about."""
     try:
-        return Path(path).exists()
-    except (OSError, ValueError):
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
         return False
 
 

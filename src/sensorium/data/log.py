@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from sensorium.base.reading import printable
 
-MOST_LISTED = 100_000
+MOST_LISTED = 10_000
+"""Entries that a log lists; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,6 @@ class Skipped:
 
     file: str
     reason: str
-
-
-MOST_LISTED = 10_000
-"""Entries that a log lists; further ones are only counted."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.base.reading import there
 from sensorium.catalogue import systems
 from sensorium.data.images.diagnose import Findings, diagnose
 from sensorium.data.images.sets import ImageSet, Opened, View
@@ -66,7 +67,7 @@ def _readable(
     found: dict[str, Any] = {}
     failed: dict[str, SensoriumError] = {}
     built_in = str(path) == "digits" or str(path).partition(":")[0] == "scenes"
-    for kind in ("images",) if built_in or not _exists(path) else _READ:
+    for kind in ("images",) if built_in or not there(path) else _READ:
         if found and (kind in ("streams", "text") or (kind == "images" and "boxes" in found)):
             continue
         module, _, function = _READ[kind].partition(":")
@@ -84,13 +85,6 @@ def _readable(
         else:
             del found["images"]
     return found, failed
-
-
-def _exists(path: str | Path) -> bool:
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:

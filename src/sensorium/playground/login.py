@@ -15,7 +15,7 @@ LONGEST = 300.0  # seconds that one address waits at most
 LONGEST_FOR_ALL = 30.0  # seconds that everybody waits at most: whoever guesses must not lock others out for long
 SPARED = 8  # wrong guesses of all addresses together that nobody waits for
 FORGOTTEN = 60.0  # seconds after which one wrong guess of all is forgotten
-DAY = 12 * 3600.0  # seconds that a session lasts
+LASTS = 12 * 3600.0  # seconds of a session
 _MOST_ADDRESSES, _MOST_SESSIONS = 10_000, 1000
 
 
@@ -55,7 +55,7 @@ class Login:
             return None
         self._wrong.pop(network, None)
         token = secrets.token_urlsafe(32)
-        self._sessions[token] = now + DAY
+        self._sessions[token] = now + LASTS
         while len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
         return token

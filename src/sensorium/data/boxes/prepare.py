@@ -12,13 +12,12 @@ import numpy as np
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
-from sensorium.base.reading import printable
 from sensorium.base.records import Amount, Count
-from sensorium.base.terminal import bar, terminal
+from sensorium.base.terminal import bar
 from sensorium.data.boxes.cache import Boxed, cache_boxes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
 from sensorium.data.images.prepare import Situation
-from sensorium.data.log import Skipped
+from sensorium.data.log import Skipped, tell
 from sensorium.data.scenes.boxes import is_scenes, open_scene_boxes
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
@@ -214,6 +213,4 @@ def _say(ready: Prepared) -> None:
         *findings(ready),
         *(f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]),
     ]
-    console = terminal()
-    for line in told:
-        console.print(printable(line), style="dim")
+    tell(told)

@@ -31,10 +31,10 @@ _LOOKED = "file, path, image or filename, and caption, text or title"
 def read_tars(files: Divided, gathered: Gathered) -> None:
     """Samples of tars: .txt, else the caption in .json."""
     tars = [tar for part in files.values() for tar in part]
-    log = gathered.log
+    numbers, log = {tar: i for i, tar in enumerate(tars)}, gathered.log
     for split, part in files.items():
         for tar in part:
-            number, samples = tars.index(tar), read_samples(tar, log)
+            number, samples = numbers[tar], read_samples(tar, log)
             of = splits_within(samples)
             with open_regular(tar) as file:
                 for one in samples:
@@ -75,6 +75,7 @@ def _caption_in(file: BinaryIO, members: dict[str, tuple[int, int]]) -> Any:
 def read_parquet(files: Divided, gathered: Gathered) -> None:
     """Parquet of paths or of image bytes. A file that cannot be read is skipped, if another can."""
     paths = [path for part in files.values() for path in part]
+    numbers = {path: i for i, path in enumerate(paths)}
     columns: dict[int, str] = {}
     kinds: dict[str, Path] = {}
     errors = []
@@ -86,8 +87,8 @@ def read_parquet(files: Divided, gathered: Gathered) -> None:
                 kinds.setdefault(kind, path)
                 if len(kinds) > 1:
                     raise SensoriumError(f"{table.where}: its images are not stored as in {printable(paths[0].name)}.")
-                columns[paths.index(path)] = table.names[at]
-                _parquet_rows(table, at, kind, (paths.index(path), split), gathered)
+                columns[numbers[path]] = table.names[at]
+                _parquet_rows(table, at, kind, (numbers[path], split), gathered)
             except SensoriumError as error:
                 errors.append(error)
                 gathered.log.skip(str(path), "file cannot be read", str(error))

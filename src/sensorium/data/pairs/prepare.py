@@ -17,10 +17,10 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.records import Count
-from sensorium.base.terminal import bar, terminal
+from sensorium.base.terminal import bar
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
-from sensorium.data.log import Skipped
+from sensorium.data.log import Skipped, tell
 from sensorium.data.pairs.open import OpenedPairs, Pairs
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.scenes.pairs import open_captioned, plain_images
@@ -249,6 +249,4 @@ def _say(ready: Prepared) -> None:
     held = "" if ready.test is None else f", {len(ready.test):,} test pairs"
     told = [f"{ready.opened.layout}: {len(ready.train):,} training pairs{held}", *ready.opened.notes]
     told += [f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]]
-    console = terminal()
-    for line in told:
-        console.print(printable(line), style="dim")
+    tell(told)

@@ -10,12 +10,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from sensorium.base.memory import affordable, available_memory
-from sensorium.base.reading import brief, lines, open_regular, parse_json, printable, read_bytes
+from sensorium.base.memory import available_memory
+from sensorium.base.parquet import Parquet, is_text
+from sensorium.base.reading import lines, parse_json, printable, read_bytes
 from sensorium.data.log import Log
 from sensorium.data.names import divide, files_below
 from sensorium.errors import NothingOfItsKind, SensoriumError
@@ -26,7 +24,6 @@ LOOKED_FOR = "a .txt or .md file (also .gz), .jsonl or .parquet with a column 't
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "contributing")
 _SHARE = 0.4  # of the free memory, for the documents
 _OVERHEAD = 64  # bytes of memory per document
-_BATCH = 1024  # rows of Parquet
 _BINARY = (
     b"\x89PNG",
     b"\xff\xd8\xff",
@@ -195,68 +192,16 @@ def _encoded(text: str) -> bytes:
 
 
 def _parquet(file: Path, name: str, log: Log) -> Iterator[bytes]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    where, number = printable(str(file)), 0
-    try:
-        with open_regular(file) as raw:
-            table = pq.ParquetFile(raw)
-            if "text" not in table.schema_arrow.names:
-                listed = ", ".join(map(printable, table.schema_arrow.names[:12]))
-                raise SensoriumError(f"{where}: no column 'text'; it has {listed}.")
-            kind = table.schema_arrow.field("text").type
-            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not _is_string(kind):
-                raise SensoriumError(f"{where}: its column 'text' is {kind}; it must be of strings.")
-            # As a dictionary: a few bytes in the file may be a long text in each of a million rows.
-            table = pq.ParquetFile(raw, read_dictionary=["text"])
-            for group in range(table.metadata.num_row_groups):
-                for batch in table.iter_batches(_BATCH, row_groups=[group], columns=["text"]):
-                    for text in _texts(batch.column(0)):
-                        number += 1
-                        if text is None or not text.strip():
-                            log.skip(f"{name}, row {number}", "row with an empty text")
-                        elif not _utf8(text):
-                            log.skip(f"{name}, row {number}", "row that is not UTF-8")
-                        else:
-                            yield text
-    except SensoriumError:
-        raise
-    except (
-        pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
-        MemoryError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise SensoriumError(f"{where}: not readable as Parquet ({brief(error)}).") from None
-
-
-def _is_string(kind: Any) -> bool:
-    from pyarrow import types
-
-    return any(
-        check(kind)
-        for check in (
-            types.is_string,
-            types.is_large_string,
-            types.is_binary,
-            types.is_large_binary,
-            types.is_string_view,
-        )
-    )
-
-
-def _texts(column: Any) -> list[bytes | None]:
-    """The rows of a column of strings, equal ones as one object."""
-    import pyarrow as pa
-
-    if not pa.types.is_dictionary(column.type):
-        return column.cast(pa.large_binary()).to_pylist()
-    places = column.indices.to_numpy(zero_copy_only=False)  # floating with NaN where there are nulls
-    valid = np.array(column.is_valid())
-    used, which = np.unique(places[valid].astype(np.int64), return_inverse=True)
-    affordable(int(column.dictionary.nbytes), "a batch of rows", "write smaller row groups.")
-    values = column.dictionary.take(pa.array(used)).cast(pa.large_binary()).to_pylist()
-    found: list[bytes | None] = [None] * len(valid)
-    for place, number in zip(np.flatnonzero(valid).tolist(), which.tolist(), strict=True):
-        found[place] = values[number]
-    return found
+    table = Parquet(file)
+    if "text" not in table.names:
+        raise SensoriumError(f"{table.where}: no column 'text'; it has {', '.join(map(printable, table.names[:12]))}.")
+    column = table.names.index("text")
+    if not is_text(table.types[column]):
+        raise SensoriumError(f"{table.where}: its column 'text' is {table.types[column]}; it must be of strings.")
+    for number, text in enumerate(table.texts(column), 1):
+        if text is None or not text.strip():
+            log.skip(f"{name}, row {number}", "row with an empty text")
+        elif not _utf8(text):
+            log.skip(f"{name}, row {number}", "row that is not UTF-8")
+        else:
+            yield text

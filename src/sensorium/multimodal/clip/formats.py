@@ -22,7 +22,6 @@ from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format,
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
-BICUBIC = 3  # Pillow's constant: the resampling filter of published models
 _OLD_EOS = 2  # in older files; transformers then pools at the largest token, as OpenAI's code does
 
 
