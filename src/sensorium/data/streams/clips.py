@@ -10,6 +10,7 @@ for brightness that moves by v has d = -g v, so d g = -(g g^T) v: the right side
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sensorium.base.files import disk_errors
+from sensorium.data.npy import member, npz
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.data.streams.open import Stream, Streams
+from sensorium.errors import SensoriumError
 
 MOTION = "motion"  # the name of these features, in place of an encoder's
 FRAMES = 24  # per clip
@@ -48,12 +52,25 @@ def open_clips(train: int, test: int, folder: Path, *, progress: Callable[[int, 
     sets = []
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
         path = folder / f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"
-        if not path.is_file():
+        kept = _kept(path, count)
+        if kept is None:
             _draw(Scenes(count, seed, _SIDE), path, progress)
-        with np.load(path, allow_pickle=False) as kept:
-            values, labels = kept["features"], kept["label"]
+            kept = _kept(path, count)
+        if kept is None:
+            raise SensoriumError(f"{path}: cannot be read after it was written; is the disk full?")
+        values, labels = kept
         sets.append(tuple(Stream(f"{name} clip {i}", values[i], labels[i]) for i in range(count)))
     return Streams("scenes", "clips of scenes", Scenes.actions, sets[0], sets[1], RATE, encoder=MOTION)
+
+
+def _kept(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The features and labels that were kept, or None if there are none, or they are damaged."""
+    try:
+        with npz(path) as (archive, members):
+            values, labels = (member(archive, members[name], str(path)) for name in ("features", "label"))
+    except SensoriumError:
+        return None
+    return (values, labels) if values.shape == (count, FRAMES, WIDTH) and labels.shape == (count, FRAMES) else None
 
 
 def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -65,7 +82,11 @@ def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | Non
         if progress is not None:
             progress(i + 1, len(scenes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, features=values, label=labels)
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(path):
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, features=values, label=labels)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
