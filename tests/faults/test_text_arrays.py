@@ -8,6 +8,7 @@ import struct
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_67_idx_files(tmp_path):
 # streams
 
 
-def recordings(seed: int) -> dict[str, np.ndarray]:
+def recordings(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
         "signal": rng.normal(size=(60, 3)),

@@ -204,7 +204,7 @@ def _write_tokens(documents: list[bytes], tokenizer: Tokenizer, path: Path, dtyp
 
 
 def _pieces(document: bytes) -> Iterator[bytes]:
-    """Parts of at most two ``_PIECE`` that are encoded as the whole is: a space after a visible character begins a word.
+    """Parts of at most two ``_PIECE`` that are encoded as the whole is: a space after a visible one begins a word.
 
     Only text with no such space for that long is cut elsewhere."""
     start = 0
