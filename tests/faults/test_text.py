@@ -110,6 +110,10 @@ def test_02_other_encodings_and_a_stray_zero_are_still_text(tmp_path):
     found = open_text(write(tmp_path / "a.txt", latin + b"\0"))
     assert b"".join(found.train + found.test) == latin + b"\0"
     assert any("a.txt is not UTF-8" in note for note in found.notes)
+    for name in ("b.txt", "c.txt"):
+        write(tmp_path / "many" / name, latin)
+    notes = open_text(tmp_path / "many").notes
+    assert "2 files are not UTF-8 (the first: b.txt): their bytes are kept as they are." in notes
     for encoding in ("shift-jis", "iso2022_jp", "gb18030", "koi8-r"):
         words = "今日は良い日です。" if encoding != "koi8-r" else "Сегодня хороший день. "
         assert open_text(write(tmp_path / "b.txt", (words * 60).encode(encoding))).train

@@ -8,6 +8,7 @@ import struct
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from text_cases import refused, write
 from sensorium.base.npy import mapped_file
 from sensorium.data.images.arrays import read_idx, read_npz
 from sensorium.data.streams import video
+from sensorium.data.streams.clips import open_clips
 from sensorium.data.streams.files import read_table, read_values
 from sensorium.data.streams.open import open_streams
 
@@ -83,7 +85,7 @@ def test_67_damage_of_every_kind_is_one_line(tmp_path):
                 odd[place + at - 2 + shift] = value
         refused(read_npz, write(tmp_path / "b.npz", bytes(odd)), said=r"b\.npz")
     refused(read_npz, write(tmp_path / "c.npz", b"no zip"), said=r"c\.npz: not readable as \.npz")
-    refused(read_npz, archive(tmp_path / "d.npz", {"images": b""}), said="'images': not a NumPy array")
+    refused(read_npz, archive(tmp_path / "d.npz", {"images": b""}), said="'images': not readable as .npy")
     refused(read_npz, archive(tmp_path / "e.npz", {"images": pixels[:6] + b"\3\0" + pixels[8:]}), said=r"format 3\.0")
     refused(
         mapped_file,
@@ -117,7 +119,7 @@ def test_67_idx_files(tmp_path):
 # streams
 
 
-def recordings(seed: int) -> dict[str, np.ndarray]:
+def recordings(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
         "signal": rng.normal(size=(60, 3)),
@@ -255,3 +257,11 @@ def test_80_what_is_asked_for_is_bounded_and_lists_are_not_followed(tmp_path):
         refused(list, video.video_frames(write(tmp_path / "b.mp4", content)), said="a list of other files")
     os.mkfifo(tmp_path / "pipe.mp4")
     refused(list, video.video_frames(tmp_path / "pipe.mp4"), said="not a regular file")
+
+
+def test_clips_that_were_kept_and_damaged_are_drawn_again(tmp_path):
+    first = open_clips(2, 2, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    again = open_clips(2, 2, tmp_path)
+    assert np.array_equal(first.train[0].frames(0, 9), again.train[0].frames(0, 9))

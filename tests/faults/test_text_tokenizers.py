@@ -40,7 +40,7 @@ def kept(path: Path, tokenizer) -> dict:
 SLOW = {"type": "Split", "pattern": {"Regex": r"(x+x+)+y"}, "behavior": "Removed", "invert": True}
 
 
-def changes(told: dict) -> dict[str, dict]:
+def changes(told: dict) -> dict[str, dict | list]:
     inner, model = told["tokenizer"], told["tokenizer"]["model"]
     first = next(iter(model["vocab"]))
 

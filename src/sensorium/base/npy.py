@@ -72,7 +72,7 @@ def read_header(file: IO[bytes], whole: int, field: str) -> Header:
     """The header at the beginning of a .npy of ``whole`` bytes; ``field`` begins the message."""
     magic = file.read(8)
     if magic[:6] != b"\x93NUMPY":
-        raise SensoriumError(f"{field}: not a NumPy array; it is damaged or of another type: fetch it again.")
+        raise SensoriumError(f"{field}: not readable as .npy; it is damaged or of another type: fetch it again.")
     if magic[6:] not in (b"\1\0", b"\2\0"):
         raise SensoriumError(
             f"{field}: .npy format {'.'.join(map(str, magic[6:]))} is not supported; save it again with np.save."

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from sensorium.base.files import cache_for, write_bytes
+from sensorium.base.kept import read_arrays
 from sensorium.data.scenes.scenes import Scenes
 from sensorium.data.streams.open import Stream, Streams
+from sensorium.errors import SensoriumError
 
 MOTION = "motion"  # the name of these features, in place of an encoder's
 FRAMES = 24  # per clip
@@ -49,12 +51,22 @@ def open_clips(train: int, test: int, folder: Path, *, progress: Callable[[int, 
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
         file = f"clips-{name}-{count}-{FRAMES}-{MOTION}.npz"
         path = cache_for(folder, file) / file
-        if not path.is_file():
+        kept = _kept(path, count)
+        if kept is None:
             _draw(Scenes(count, seed, _SIDE), path, progress)
-        with np.load(path, allow_pickle=False) as kept:
-            values, labels = kept["features"], kept["label"]
+            kept = _kept(path, count)
+        if kept is None:
+            raise SensoriumError(f"{path}: cannot be read after it was written; is the disk full?")
+        values, labels = kept
         sets.append(tuple(Stream(f"{name} clip {i}", values[i], labels[i]) for i in range(count)))
     return Streams("scenes", "clips of scenes", Scenes.actions, sets[0], sets[1], RATE, encoder=MOTION)
+
+
+def _kept(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The features and labels that were kept, or None if there are none, or they are damaged."""
+    found = read_arrays(path)
+    values, labels = found.get("features", np.empty(0)), found.get("label", np.empty(0))
+    return (values, labels) if values.shape == (count, FRAMES, WIDTH) and labels.shape == (count, FRAMES) else None
 
 
 def _draw(scenes: Scenes, path: Path, progress: Callable[[int, int], None] | None) -> None:

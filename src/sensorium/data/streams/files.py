@@ -147,8 +147,8 @@ def _offsets(offsets: np.ndarray | None, steps: int, where: str) -> list[int]:
 
 
 def read_folder(folder: Path, log: Log, files: list[Path] | None = None) -> Recordings:
-    """A folder of .npy files (or ``files`` of it) with a labels.json beside or above them; a file that does not match is
-    skipped and counted."""
+    """A folder of .npy files (or ``files`` of it) with a labels.json beside or above them; a file that does not match
+    is skipped and counted."""
     table = table_of(folder)
     files = values_in(folder) if files is None else files
     if table is None or not files:

@@ -331,8 +331,8 @@ def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
             holes += 1
     if holes:
         log.notes.append(
-            f"{holes} of {len(recordings.found)} recordings have frames that are not finite: each is replaced by the last "
-            "finite one, and has no label."
+            f"{holes} of {len(recordings.found)} recordings have frames that are not finite: each is replaced by the "
+            "last finite one, and has no label."
         )
     if not streams:
         why = f" ({log.skipped[-1].file}: {log.skipped[-1].reason})" if log.skipped else ""

@@ -132,8 +132,8 @@ def _decoded(path: str | Path, shown: str, notes: list[str] | None) -> Iterator[
             _require_whole(stream, container, clock.last + clock.lost + clock.step, shown)
     if clock.holes and notes is not None:
         notes.append(
-            f"{shown}: {clock.holes:,} holes of more than {LONGEST:g} seconds between frames, each filled for {LONGEST:g}; "
-            f"{clock.lost:,.0f} seconds are left out."
+            f"{shown}: {clock.holes:,} holes of more than {LONGEST:g} seconds between frames, each filled for "
+            f"{LONGEST:g}; {clock.lost:,.0f} seconds are left out."
         )
 
 

@@ -36,6 +36,7 @@ _BINARY = (
 )
 _CONTROLS = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\b\x1b") + b"\x7f"
 _HEAD = 1 << 16
+_ODD = " is not UTF-8: its bytes are kept as they are."
 
 
 @dataclass
@@ -80,6 +81,11 @@ def read_sets(path: Path, log: Log, room: Room) -> tuple[str, dict[str, list[byt
                     raise
                 room.left = before
                 log.skip(name, "file that cannot be read as text", str(error))
+    odd = [note for note in log.notes if note.endswith(_ODD)]
+    if len(odd) > 1:
+        first = odd[0].removesuffix(_ODD)
+        log.notes[:] = [note for note in log.notes if not note.endswith(_ODD)]
+        log.notes.append(f"{len(odd):,} files are not UTF-8 (the first: {first}): their bytes are kept as they are.")
     if not sets.get("train"):
         told = f" {' '.join(log.sentences())}" if log.counts else ""
         raise (SensoriumError if told else NothingOfItsKind)(f"'{where}' has no text. Looked for {LOOKED_FOR}.{told}")
@@ -138,7 +144,7 @@ def _plain(file: Path, name: str, log: Log) -> bytes:
     ):
         raise SensoriumError(f"{printable(str(file))}: is not text, whatever its name says.")
     if not _utf8(data):
-        log.notes.append(f"{printable(name)} is not UTF-8: its bytes are kept as they are.")
+        log.notes.append(f"{printable(name)}{_ODD}")
     return data
 
 

@@ -194,7 +194,7 @@ def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, na
 
 
 def _pieces(document: bytes) -> Iterator[bytes]:
-    """Parts of at most two ``_PIECE`` that are encoded as the whole is: a space after a visible character begins a word.
+    """Parts of at most two ``_PIECE`` that are encoded as the whole is: a space after a visible one begins a word.
 
     Only text with no such space for that long is cut elsewhere."""
     start = 0
