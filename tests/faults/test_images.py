@@ -309,6 +309,10 @@ def test_58_ordinary_jpegs_have_few_scans():
     thumbnail = encoded(image, "JPEG", progressive=True)
     plain = encoded(image, "JPEG", exif=exif.tobytes() + thumbnail, restart_marker_blocks=1)
     assert structure.inspect(io.BytesIO(plain), "a").scans == 1
+    assert header(plain, "a")[:2] == (64, 64)
+    long = plain[:2] + segment(0xE2, bytes(65_000)) * 4 + plain[2:]  # more header than is read at first
+    assert structure.inspect(io.BytesIO(long), "a", header=True).scans == 1
+    assert header(long, "a")[:2] == rgb(long, "a").size == (64, 64)
     assert 6 <= structure.inspect(io.BytesIO(thumbnail), "a").scans <= 12
 
 
@@ -579,6 +583,14 @@ def test_45_data_knows_only_pictures(tmp_path, make, kind, lines):
     stored = json.loads(json.dumps(found.as_dict()))
     assert stored["kind"] == kind
     assert stored["counts"]["train"] > 0
+
+
+def test_45_without_labels_nothing_that_needs_them_is_named(tmp_path):
+    from sensorium.catalogue import systems
+
+    told = " ".join(look(fill(tmp_path, {"": 4})).commands).replace(",", " ").split()
+    assert told
+    assert not {system.name for system in systems() if system.labels and system.data == "images"} & set(told)
 
 
 def test_45_what_is_skipped_is_counted_by_reason(tmp_path):

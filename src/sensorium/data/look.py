@@ -50,8 +50,9 @@ def look(
     findings.kind = name
     findings.notes += [f"Not read as {_WORDS[kind]}: {error}" for kind, error in failed.items() if _is_damage(error)]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
-    findings.commands = _commands(name, where)
-    findings.also = {_WORDS[kind]: _commands(kind, where)[:1] for kind in others}
+    labeled = name != "images" or len(findings.classes) > 1
+    findings.commands = _commands(name, where, labeled)
+    findings.also = {_WORDS[kind]: _commands(kind, where, labeled)[-1:] for kind in others}
     return findings
 
 
@@ -102,9 +103,10 @@ def _is_damage(error: SensoriumError) -> bool:
     return "the first" in told or not ("looked for" in told or "give " in told or " no streams" in told)
 
 
-def _commands(kind: str, where: str) -> list[str]:
-    names = [system.name for system in sorted(systems(), key=lambda s: not s.starter) if system.data == kind]
-    starters = [system.name for system in systems() if system.data == kind and system.starter]
+def _commands(kind: str, where: str, labeled: bool) -> list[str]:
+    fitting = [system for system in systems() if system.data == kind and (labeled or not system.labels)]
+    names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
+    starters = [system.name for system in fitting if system.starter]
     compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m"] if len(starters) > 1 else []
     others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""
     return [*compared, *(f"sensorium train {name} {where}{others}" for name in names[:1])]

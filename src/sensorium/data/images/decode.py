@@ -130,7 +130,7 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
 
     The mode is Pillow's, or for example "RGB;16" for colors of 16 bits.
     """
-    with _opened(source, name) as (image, structure, _):
+    with _opened(source, name, header=True) as (image, structure, _):
         width, height = image.size
         mode = f"{image.mode};16" if is_wide(image) and len(image.getbands()) > 1 else image.mode
         if structure.format == "PNG":
@@ -175,14 +175,16 @@ def flatten(array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(source: bytes | Path, name: str) -> Iterator[tuple[Image.Image, Structure, Callable[[], Image.Image]]]:
+def _opened(
+    source: bytes | Path, name: str, *, header: bool = False
+) -> Iterator[tuple[Image.Image, Structure, Callable[[], Image.Image]]]:
     """(the image with its header read, its structure, a function that opens it again). Whatever goes wrong, here or
     within, is a BadImage."""
     if isinstance(source, bytes) and not source:
         raise BadImage(name, "zero bytes")
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else _file(source, name) as file:
-            structure = inspect(file, name)
+        with io.BytesIO(source) if isinstance(source, bytes) else _file(source, name, header) as file:
+            structure = inspect(file, name, header=header)
 
             def again() -> Image.Image:
                 file.seek(0)
@@ -204,15 +206,15 @@ def _opened(source: bytes | Path, name: str) -> Iterator[tuple[Image.Image, Stru
         raise BadImage(name, _reason(error)) from None
 
 
-def _file(path: Path, name: str) -> BinaryIO:
-    """A regular file; a small one in memory, since decoders read in small pieces."""
+def _file(path: Path, name: str, header: bool) -> BinaryIO:
+    """A regular file; a small one in memory, since decoders read in small pieces, unless its header is enough."""
     try:
         file = open_regular(path)
     except SensoriumError as error:
         if not path.exists():
             raise FileNotFoundError from None
         raise BadImage(name, str(error).removeprefix(f"{printable(str(path))}: ").rstrip(".")) from None
-    if os.fstat(file.fileno()).st_size > _IN_MEMORY:
+    if header or os.fstat(file.fileno()).st_size > _IN_MEMORY:
         return file
     with file:
         return io.BytesIO(file.read())
@@ -224,7 +226,7 @@ def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | 
     width, height = image.size
     large = width * height > MAX_PIXELS
     # A JPEG of several scans keeps all coefficients in memory, whatever the scale.
-    reducible = isinstance(image, JpegImageFile) and structure.scans == 1 and not image.info.get("progressive")
+    reducible = isinstance(image, JpegImageFile) and structure.scans <= 1 and not image.info.get("progressive")
     if large and not (reducible and width * height <= MAX_JPEG_PIXELS):
         reason = f"{width} x {height} = {width * height // 10**6} megapixels; at most {MAX_PIXELS // 10**6} are decoded"
         raise BadImage(name, reason + ": store it smaller")
