@@ -188,7 +188,7 @@ def _text(opened: Any, progress: Progress | None) -> Findings:
     )
     findings.notes = list(opened.notes)
     findings.facts = {"documents": ", ".join(f"{len(part):,} {split}" for split, part in sets.items())}
-    findings.skipped = _reasons(getattr(opened, "skipped", ()))
+    findings.skipped = _reasons(vars(opened).get("skipped", ()))
     return findings
 
 

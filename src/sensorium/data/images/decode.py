@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -246,7 +246,7 @@ def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | 
 
 
 def _tiles(image: Image.Image) -> list[Any]:
-    return getattr(image, "tile", None) or []
+    return list(image.tile) if isinstance(image, ImageFile.ImageFile) else []
 
 
 _free = threading.Condition()

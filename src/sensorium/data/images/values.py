@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 """The largest values of 8, 10, 12, 14 and 16 bits; floats may also end at 1."""
@@ -90,10 +90,9 @@ def span(values: np.ndarray) -> tuple[float, float]:
 
 def _wide_raw(image: Image.Image) -> str | None:
     """The raw mode of a file whose colors have 16 bits, such as "RGB;16B"."""
-    tiles = getattr(image, "tile", None)
-    if not tiles:
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return None
-    args = tiles[0].args
+    args = image.tile[0].args
     raw = args[0] if isinstance(args, tuple) and args else args
     return raw if isinstance(raw, str) and ";16" in raw and len(image.getbands()) >= 2 else None
 
