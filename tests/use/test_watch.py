@@ -200,7 +200,7 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
         (tmp_path / "other.npz", "Looked for 'signal'; it holds images"),
         (tmp_path / "fast.npz", "fast.npz has 100 steps per second, but the run was trained on 50"),
         (tmp_path / "cut.npz", "cut.npz: not readable as .npz"),
-        (tmp_path / "text.npy", "text.npy: not a NumPy array"),
+        (tmp_path / "text.npy", "text.npy: not readable as .npy"),
         (tmp_path / "a.mp4", "Embed videos first"),
         (tmp_path / "none.npz", "does not exist"),
         (tmp_path, "is a folder"),

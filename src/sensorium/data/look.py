@@ -55,8 +55,9 @@ def look(
         if not isinstance(error, NothingOfItsKind)
     ]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
-    findings.commands = _commands(name, where)
-    findings.also = {_WORDS[kind]: _commands(kind, where)[:1] for kind in others}
+    labeled = name != "images" or len(findings.classes) > 1
+    findings.commands = _commands(name, where, labeled)
+    findings.also = {_WORDS[kind]: _commands(kind, where, labeled)[-1:] for kind in others}
     return findings
 
 
@@ -94,9 +95,10 @@ def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
     return own if own in failed else damaged[0] if damaged else "images"
 
 
-def _commands(kind: str, where: str) -> list[str]:
-    names = [system.name for system in sorted(systems(), key=lambda s: not s.starter) if system.data == kind]
-    starters = [system.name for system in systems() if system.data == kind and system.starter]
+def _commands(kind: str, where: str, labeled: bool) -> list[str]:
+    fitting = [system for system in systems() if system.data == kind and (labeled or not system.labels)]
+    names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
+    starters = [system.name for system in fitting if system.starter]
     compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m"] if len(starters) > 1 else []
     others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""
     return [*compared, *(f"sensorium train {name} {where}{others}" for name in names[:1])]

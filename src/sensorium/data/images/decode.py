@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sensorium.base.memory import affordable
 from sensorium.base.reading import open_regular, printable, read_regular
-from sensorium.data.images.structure import Structure, inspect, orientation
+from sensorium.data.images.structure import HEADER, Structure, inspect, orientation
 from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
@@ -120,7 +120,7 @@ def header(source: bytes | Path, name: str) -> tuple[int, int, str]:
 def stored_header(source: bytes | Path, name: str) -> tuple[int, int, str, int]:
     """(width, height, mode, orientation 1 to 8) of the pixels as they are stored; 5 to 8 exchange the sides of the
     upright image. Raises :class:`BadImage`."""
-    with _Opened(source, name) as opened:
+    with _Opened(source, name, header=True) as opened:
         image, structure = opened.open(), opened.structure
         mode = f"{image.mode};16" if is_wide(image) and len(image.getbands()) > 1 else image.mode
         if structure.format == "PNG":
@@ -169,11 +169,11 @@ class _Opened:
 
     __slots__ = ("file", "name", "structure")
 
-    def __init__(self, source: bytes | Path, name: str) -> None:
+    def __init__(self, source: bytes | Path, name: str, *, header: bool = False) -> None:
         self.name = name
         try:
-            self.file = _file(source, name)
-            self.structure = inspect(self.file, name)
+            self.file = _file(source, name, HEADER if header else _IN_MEMORY)
+            self.structure = inspect(self.file, name, header=header)
         except Exception as error:
             raise _bad(name, error) from None
 
@@ -209,10 +209,10 @@ def _bad(name: str, error: Exception) -> BadImage:
     return error if isinstance(error, BadImage) else BadImage(name, _reason(error))
 
 
-def _file(source: bytes | Path, name: str) -> BinaryIO:
-    """A regular file, not empty; a small one in memory, since decoders read in small pieces."""
+def _file(source: bytes | Path, name: str, most: int) -> BinaryIO:
+    """A regular file, not empty; one of at most ``most`` bytes in memory, since decoders read in small pieces."""
     try:
-        data = source if isinstance(source, bytes) else read_regular(source, _IN_MEMORY)
+        data = source if isinstance(source, bytes) else read_regular(source, most)
         if data is None:
             return open_regular(Path(source))  # pyright: ignore[reportArgumentType]
     except SensoriumError as error:
@@ -245,7 +245,7 @@ def _bound(image: Image.Image, structure: Structure, name: str, at_least: int | 
     width, height = image.size
     large = width * height > MAX_PIXELS
     # A JPEG of several scans keeps all coefficients in memory, whatever the scale.
-    reducible = isinstance(image, JpegImageFile) and structure.scans == 1 and not image.info.get("progressive")
+    reducible = isinstance(image, JpegImageFile) and structure.scans <= 1 and not image.info.get("progressive")
     if large and not (reducible and width * height <= MAX_JPEG_PIXELS):
         reason = f"{width} x {height} = {width * height // 10**6} megapixels; at most {MAX_PIXELS // 10**6} are decoded"
         raise BadImage(name, reason + ": store it smaller")

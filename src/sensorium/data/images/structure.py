@@ -16,6 +16,7 @@ from typing import BinaryIO
 MAX_SCANNED = 2_500_000_000
 """Pixels times scans of a JPEG of several scans, each of which passes over the image; encoders make up to twelve."""
 MAX_FILE = 1 << 30
+HEADER = 1 << 17  # bytes in which most JPEGs have theirs
 _MOST_SEGMENTS = 20_000
 _MOST_CHUNKS = 200_000  # an animation has a few a frame
 _MOST_STRIPS = 200_000
@@ -58,14 +59,18 @@ _PLAIN_JPEG = Structure("JPEG", wide=False)
 _PLAIN_PNG = (Structure("PNG", wide=False), Structure("PNG"))
 
 
-def inspect(file: BinaryIO, name: str) -> Structure:
-    """Walk the structure of a seekable image file. Raises ValueError with the reason if it should not be decoded."""
+def inspect(file: BinaryIO, name: str, *, header: bool = False) -> Structure:
+    """Walk the structure of a seekable image file, or of its ``header`` alone. Raises ValueError with
+    the reason if it should not be decoded."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(34).ljust(34, b"\0")
     if size > MAX_FILE:
         raise ValueError(f"more than {MAX_FILE >> 20:,} MB: store it smaller")
     if head.startswith(b"\xff\xd8"):
+        file.seek(0)
+        if header and (found := _jpeg(file.read(HEADER), header=True)).scans:
+            return found
         file.seek(0)
         return _jpeg(file.getvalue() if isinstance(file, io.BytesIO) else file.read())
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -195,9 +200,10 @@ def _pnm(file: BinaryIO, kind: bytes, size: int) -> None:
             raise ValueError("a PNM of little but comments: store it again")
 
 
-def _jpeg(data: bytes) -> Structure:
-    """Count the scans; check the EXIF data, which Pillow parses on opening."""
-    if len(data) < 2 * _MOST_SEGMENTS and data.count(_SCAN) <= 1 and b"Exif" not in data and b"MPF\0" not in data:
+def _jpeg(data: bytes, *, header: bool = False) -> Structure:
+    """Count the scans, or see whether there is one; check the EXIF data, which Pillow parses on opening."""
+    plain = not header and len(data) < 2 * _MOST_SEGMENTS and data.count(_SCAN) <= 1
+    if plain and b"Exif" not in data and b"MPF\0" not in data:
         return _PLAIN_JPEG  # too short for too many segments, and nothing else is there to be found
     at, metadata, scans, pixels, components, progressive = 2, 0, 0, 0, 0, False
     exif = b""
@@ -211,7 +217,7 @@ def _jpeg(data: bytes) -> Structure:
         length = int.from_bytes(data[at : at + 2], "big")
         if kind == 0xDA:
             scans += 1
-            if not progressive and components and data[at + 2 : at + 3] == bytes([components]):
+            if header or (not progressive and components and data[at + 2 : at + 3] == bytes([components])):
                 break  # one scan has everything: a second would be an error to the decoder
             if scans * pixels > MAX_SCANNED and scans > 1:
                 raise ValueError(
@@ -234,7 +240,7 @@ def _jpeg(data: bytes) -> Structure:
         raise ValueError(f"a JPEG of more than {_MOST_SEGMENTS:,} segments: store it again")
     if exif:
         check_exif(exif)
-    return Structure("JPEG", max(scans, 1), wide=False)
+    return Structure("JPEG", scans if header else max(scans, 1), wide=False)
 
 
 def _png(file: BinaryIO, size: int, *, wide: bool) -> Structure:
