@@ -380,7 +380,7 @@ def test_57_requests_and_all_uploads_are_bounded(visitor: Visitor) -> None:
     for _ in range(3):
         (kept.path / f"drawn{_}").write_bytes(bytes(kept.most // 2))
         time.sleep(0.01)
-    kept._swept = 0.0
+    kept._next = 0.0
     kept.sweep()
     assert sum(one.stat().st_size for one in kept.path.rglob("*") if one.is_file()) <= kept.most
 

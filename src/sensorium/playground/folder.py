@@ -13,7 +13,10 @@ import stat
 import tempfile
 import threading
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +89,8 @@ class Folder:
         self.path = Path(tempfile.mkdtemp(dir=root()))
         self.most, self.each = most, each
         self._clients: dict[Path, str] = {}
-        self._busy, self._swept = threading.Lock(), 0.0
+        self._known: list[tuple[float, int, Path]] = []  # (time, size, path), the oldest first
+        self._busy, self._next = threading.Lock(), 0.0
 
     def holds(self, name: object) -> Path | None:
         """The file of that absolute path if it is one of this folder, and no link; nothing outside is looked at."""
@@ -104,31 +108,35 @@ class Folder:
 
     def owned(self, names: list[str], client: str) -> None:
         """Note whose uploads these are."""
-        with self._busy:
-            self._clients.update({path: client for path in map(Path, names) if path.is_relative_to(self.path)})
+        with self._busy, suppress(OSError):
+            for path in map(Path, names):
+                if self.holds(str(path)):
+                    self._clients[path] = client
+                    about = path.lstat()
+                    self._known.append((about.st_mtime, about.st_size, path))
 
     def sweep(self, room: int = 0, client: str | None = None) -> None:
         """Remove what is older than an hour, then the oldest, until ``room`` bytes more may be written (by ``client``)."""
         with self._busy:
-            now = time.time()
-            if client is None and 0 <= now - self._swept < 1:
+            begun = time.monotonic()
+            if begun >= self._next:
+                self._known = sorted(self._files())
+                there = {path for _, _, path in self._known}
+                self._clients = {path: owner for path, owner in self._clients.items() if path in there}
+                took = time.monotonic() - begun
+                self._next = begun + took + max(1.0, 20 * took)  # of thousands of files it takes a while
+            elif client is None:
                 return
-            self._swept, files = now, sorted(self._files())
-            while files and (now - files[0][0] > KEPT or len(files) > MOST_FILES):
-                self._drop(files.pop(0)[2])
+            files, now = self._known, time.time()
+            old = bisect_left(files, now - KEPT, key=lambda one: one[0])
+            self._remove(range(max(old, len(files) - MOST_FILES)))
             for mine, bound in ((True, self.each), (False, self.most)):
                 if mine and client is None:
                     continue
-                counted = [f for f in files if not mine or self._clients.get(f[2]) == client]
-                total = sum(size for _, size, _ in counted)
-                for one in counted:
-                    if total + room <= bound:
-                        break
-                    total -= one[1]
-                    files.remove(one)
-                    self._drop(one[2])
-            there = {path for _, _, path in files}
-            self._clients = {path: owner for path, owner in self._clients.items() if path in there}
+                counted = [k for k, f in enumerate(files) if not mine or self._clients.get(f[2]) == client]
+                over = sum(files[k][1] for k in counted) + room - bound
+                ends = [0, *accumulate(files[k][1] for k in counted)]
+                self._remove(counted[: bisect_left(ends, over)])
 
     def drop_partial(self) -> None:
         """Remove what uploads that broke off left; only when none is under way."""
@@ -164,6 +172,11 @@ class Folder:
                     about = path.lstat()
                     found.append((about.st_mtime, about.st_size, path))
         return found
+
+    def _remove(self, places: Sequence[int]) -> None:
+        """Remove the files at these places of ``_known``."""
+        for place in reversed(places):
+            self._drop(self._known.pop(place)[2])
 
     def _drop(self, path: Path) -> None:
         with suppress(OSError):

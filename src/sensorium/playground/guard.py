@@ -180,7 +180,8 @@ class Guard:
         with suppress(SensoriumError):
             names = parse_json(answer.kept or b"[]", "")
             if isinstance(names, list):
-                self.folder.owned([name for name in names if isinstance(name, str)], request.client)
+                given = [name for name in names if isinstance(name, str)]
+                await asyncio.to_thread(self.folder.owned, given, request.client)
 
     async def _turn(self, client: str) -> None:
         """Wait for a place among the uploads under way; nothing of the body is read so far. Raises Refused."""
