@@ -4,7 +4,7 @@
 
 The page runs in a process of its own and is asked through the loopback interface only. Printed are the requests, the
 errors by kind, the median and 95th percentile of each request's time in ms, and the server's resident memory and open
-files at the start, after a minute and at the end. RUN is trained for two steps on the digits if it isn't given.
+files every minute. RUN is trained for two steps on the digits if it isn't given.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ async def measure(process: int, address: str, visitors: int, seconds: float) -> 
     load, until = Load(), time.monotonic() + seconds
     print(f"at the start: {used(process)}", flush=True)
     coming = [asyncio.create_task(visitor(k, address, until, load)) for k in range(visitors)]
-    await asyncio.sleep(min(60.0, seconds / 2))
-    print(f"after {min(60.0, seconds / 2):.0f} s: {used(process)}", flush=True)
+    while (left := until - time.monotonic()) > 0:
+        await asyncio.sleep(min(60.0, left))
+        print(f"after {seconds - max(0.0, until - time.monotonic()):.0f} s: {used(process)}", flush=True)
     await asyncio.gather(*coming)
     await asyncio.sleep(1)
     print(f"at the end: {used(process)}", flush=True)
@@ -122,20 +123,7 @@ def main() -> None:
         run = given.run or str(Path(base) / "run")
         command = [sys.executable, "-m", "sensorium"]
         if given.run is None:
-            row = [
-                "train",
-                "simclr",
-                "--data",
-                "digits",
-                "--limit",
-                "200",
-                "--budget",
-                "2steps",
-                "--batch-size",
-                "16",
-                "--quiet",
-                "--out",
-            ]
+            row = "train simclr --data digits --limit 200 --budget 2steps --batch-size 16 --quiet --out".split()
             subprocess.run([*command, *row, run], check=True, stdout=subprocess.DEVNULL)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
