@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL import Image
+from torch import Tensor
 
 from sensorium.abilities import Detector
 from sensorium.base.words import counted
@@ -44,18 +46,23 @@ def tab(runs: Sequence[Played]) -> None:
         if upload is None:
             return ["Nothing to see yet.", None, ""]
         played, image = runs[index], decoded(upload)
-        with played.lock:
-            finder = open_finder(played.run)
-            found = finder.find(image, threshold)
+        found, classes = seen(played, image, threshold)
         boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
         large, there = enlarged(image, boxes, LONGER) if max(image.size) < LONGER else (image, boxes)
         words = f"{counted(len(boxes), 'object')} with a score of {threshold:.2f} or more."
-        marked = with_boxes(large, there, labels, finder.classes, scores)
-        return [words, marked, listing(boxes, labels, scores, finder.classes)]
+        marked = with_boxes(large, there, labels, classes, scores)
+        return [words, marked, listing(boxes, labels, scores, classes)]
 
     given = [which, picture, threshold]
     changes = [picture.change, which.input, threshold.change]
     gr.on(changes, told(shown), given, [said, drawn, table], trigger_mode="always_last", show_progress="minimal")
+
+
+def seen(played: Played, image: Image.Image, threshold: float) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Detections of a run in a picture, in its pixels, and the names of the classes."""
+    with played.lock:
+        finder = open_finder(played.run)
+        return finder.find(image, threshold), finder.classes
 
 
 def listing(
