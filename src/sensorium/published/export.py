@@ -38,6 +38,11 @@ def export(
     if own is None and (mean is not None or std is not None):
         own = ((0.5,) * 3, (0.5,) * 3)
     pixels = None if own is None else (tuple(own[0] if mean is None else mean), tuple(own[1] if std is None else std))
+    if to == "onnx" and isinstance(network, Detector):
+        from sensorium.published.onnx_boxes import export_boxes
+
+        _needs_onnx()
+        return export_boxes(network, Path(out))
     if to == "onnx":
         return _onnx(chain, Path(out), image_size)
     form, part = _written(chain, to)
@@ -75,16 +80,20 @@ class _Features(nn.Module):
         return self.network.features(images)
 
 
-def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
-    """images [B, 3, S, S], normalized -> features [B, D]; any batch size."""
-    network: Any = chain[-1]
-    if not isinstance(chain[-1], Encoder):
-        raise SensoriumError(f"{type(network).__name__} isn't an encoder of images, which --to onnx needs.")
+def _needs_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise SensoriumError(f"--to onnx needs the package '{error.name}': pip install 'sensorium[export]'") from None
+
+
+def _onnx(chain: list[nn.Module], out: Path, size: int | None) -> Path:
+    """images [B, 3, S, S], normalized -> features [B, D]; any batch size."""
+    network: Any = chain[-1]
+    if not isinstance(chain[-1], Encoder):
+        raise SensoriumError(f"{type(network).__name__} isn't an encoder of images, which --to onnx needs.")
+    _needs_onnx()
     path = out if out.suffix == ".onnx" else out / "model.onnx"
     side = size or network.image_size or 224
     side = side if isinstance(side, int) else side[0]
