@@ -195,7 +195,7 @@ def everywhere(run: Run, folder: Path, tmp_path: Path) -> list[Found]:
 
 def imported(script: Path) -> Any:
     """A Python file that an export writes, which imports nothing of ours."""
-    assert "sensorium" not in script.read_text().lower().replace("without sensorium", "")
+    assert "sensorium" not in script.read_text(encoding="utf-8").lower().replace("without sensorium", "")
     spec = importlib.util.spec_from_file_location("exported", script)
     assert spec is not None
     assert spec.loader is not None

@@ -159,6 +159,35 @@ def detect(
     console.print(find_in(run, images, threshold=threshold, out=out, form=form, crops=crops))
 
 
+def misses(
+    run: Path,
+    *,
+    data: str | None = None,
+    test: str | None = None,
+    n: Positive = 24,
+    threshold: float = 0.3,
+    overlap: float = 0.5,
+    out: Path | None = None,
+) -> None:
+    """Where a detector is wrong: its test pictures with missed and false boxes drawn, worst first, and a table of all.
+
+    Example: sensorium misses sensorium-runs/fcos --n 50 --out misses
+
+    Args:
+        run: folder of a run of a detector.
+        data: pictures with boxes; the run's own data by default, judged on their test set.
+        test: the test set, if it is not inside --data.
+        n: how many pictures to draw; misses.csv has the faults of all.
+        threshold: minimum score of a detection.
+        overlap: minimum IoU of a detection and its object.
+        out: folder for the drawn pictures and misses.csv; misses/ in the run's folder by default.
+    """
+    from sensorium.use.misses import write_misses
+
+    told = write_misses(run, data=data, test=test, n=n, threshold=threshold, overlap=overlap, out=out)
+    console.print(told)
+
+
 def watch(
     run: Path,
     stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
@@ -234,5 +263,6 @@ def export(
 
 
 COMMANDS = {
-    one.__name__: opens_runs(one) for one in (embed, neighbors, search, generate, sample, detect, watch, play, export)
+    one.__name__: opens_runs(one)
+    for one in (embed, neighbors, search, generate, sample, detect, misses, watch, play, export)
 }

@@ -42,7 +42,7 @@ def export(
         from sensorium.published.onnx_boxes import export_boxes
 
         _needs_onnx()
-        return export_boxes(network, Path(out))
+        return export_boxes(network, Path(out), pixels)
     if to == "onnx":
         return _onnx(chain, Path(out), image_size)
     form, part = _written(chain, to)

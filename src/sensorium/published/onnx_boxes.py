@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Detector
+from sensorium.abilities import Detector, Statistics
 from sensorium.base.files import write_file, write_text
 from sensorium.errors import SensoriumError
 from sensorium.published.format import IMAGENET
@@ -81,8 +81,9 @@ class _Best(nn.Module):
         return boxes, best.values, torch.gather(labels, 1, best.indices)
 
 
-def export_boxes(network: Any, out: Path) -> Path:
-    """Write a detector to ``out`` (a .onnx file, or model.onnx in a folder), and the script that uses it beside it."""
+def export_boxes(network: Any, out: Path, pixels: Statistics | None = None) -> Path:
+    """Write a detector to ``out`` (a .onnx file, or model.onnx in a folder), and the script that uses it beside it.
+    pixels: their (mean, std), the network's own by default."""
     if type(network).candidates is Detector.candidates:
         raise SensoriumError(f"{type(network).__name__} has no `candidates`, which --to onnx needs of a detector.")
     path = out if out.suffix == ".onnx" else out / "model.onnx"
@@ -103,15 +104,15 @@ def export_boxes(network: Any, out: Path) -> Path:
     finally:
         network.train(mode).to(home)
     assert made is not None  # of dynamo
-    made.model.metadata_props.update(_about(network, side))
+    made.model.metadata_props.update(_about(network, side, pixels or network.normalization or IMAGENET))
     write_file(path, lambda partial: made.save(partial, external_data=False))
     script = Path(__file__).with_name("onnx_script.py").read_text(encoding="utf-8")
     write_text(path.with_suffix(".py"), script)
     return path
 
 
-def _about(network: Any, side: int) -> dict[str, str]:
-    mean, std = network.normalization or IMAGENET
+def _about(network: Any, side: int, pixels: Statistics) -> dict[str, str]:
+    mean, std = pixels
     about = {
         "task": "detect", "classes": list(network.class_names), "mean": list(mean), "std": list(std),
         "shorter": network.sides[0], "longer": network.sides[1], "square": side,
