@@ -16,7 +16,7 @@ from PIL import Image
 
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
-from sensorium.base.words import counted
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared
 from sensorium.data.images.decode import BadImage
@@ -71,7 +71,7 @@ def check_classes(run: Trained, held: Boxed) -> None:
 def scores(found: dict[str, Any]) -> list[Score]:
     """AP, AP50, AP75, and AP of small, medium and large objects, if there are any, each with the baseline's."""
     mine, theirs = found["detection"], found["baselines"][BASELINE]
-    of = f"boxes in {mine['images']:,} {mine['counted']} pictures"
+    of = f"in {counted(mine['images'], mine['counted'] + ' picture')}"
     rows = []
     for key, name in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"), *((f"ap_{s}", f"AP, {s}") for s in SIZES)):
         if mine[key] is None:
@@ -79,7 +79,9 @@ def scores(found: dict[str, Any]) -> list[Score]:
         simple = {} if theirs.get(key) is None else {BASELINE: theirs[key]}
         n = mine[f"boxes_{key[3:]}"] if key.startswith("ap_") else mine["boxes"]
         error, curve = (mine["error"] if key == "ap" else None), (key if key in ("ap", "ap50") else "")
-        rows.append(Score(name, mine[key], "higher", n, of, simple, error, share=True, curve=curve))
+        rows.append(
+            Score(name, mine[key], "higher", n, f"{plural(n, 'box')} {of}", simple, error, share=True, curve=curve)
+        )
     return rows
 
 

@@ -68,7 +68,10 @@ USES = {  # by ability
     ),
     "LanguageModel": (("Generate text", "sensorium generate {run} --prompt TEXT"),),
     "ImageText": (("Search pictures by a text", "sensorium search {run} --data {path} --text TEXT"),),
-    "Detector": (("Detect objects in pictures", "sensorium detect {run} PICTURES"),),
+    "Detector": (
+        ("Detect objects in pictures", "sensorium detect {run} PICTURES"),
+        ("Where it is wrong, worst first", "sensorium misses {run}"),
+    ),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
 }
