@@ -27,6 +27,7 @@ from sensorium.data.boxes.listed import Listed, Sets
 from sensorium.data.boxes.sets import BoxSet
 from sensorium.data.images.folders import Files
 from sensorium.data.log import Log, Skipped
+from sensorium.data.names import about_alike
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -69,6 +70,7 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
     listed = _apart(listed, log, given=test is not None)
     if not classes:
         raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations{_first(log)}.")
+    log.notes += about_alike([*classes, *_labels(listed)])
     sets = {split: checked_set(part, classes, log) for split, part in listed.items()}
     if "val" in sets and not len(sets["val"]):
         del sets["val"]
@@ -84,6 +86,11 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
 
 def _first(log: Log) -> str:
     return f"; the first problem is of {log.skipped[0].file}: {log.skipped[0].reason}" if log.skipped else ""
+
+
+def _labels(listed: Sets) -> list[str]:
+    """The names that boxes have, also those that are no class of the training set."""
+    return sorted({name for part in listed.values() for raw in part.raws for name in raw.labels if name})
 
 
 def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
-from sensorium.data.boxes.listed import Listed, Raw, Sets
+from sensorium.data.boxes.listed import Listed, Raw, Sets, about_equal
 from sensorium.data.boxes.places import Scan, parted
 from sensorium.data.boxes.yolo_config import NAME_LISTS, read_config
 from sensorium.data.boxes.yolo_lines import Form, Row, edges_of, form_of, ordinary, row_of, shape_of
@@ -52,6 +52,7 @@ def read_yolo(
         found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
         names = tuple(sorted(found, key=natural_key))
         log.notes.append("There is no data.yaml or classes.txt with class names; classes are named by number.")
+    log.notes += about_equal(enumerate(names), config.file)
     return tuple(dict.fromkeys(names)), sets
 
 
