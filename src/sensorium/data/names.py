@@ -310,10 +310,14 @@ def about_alike(classes: Iterable[str]) -> list[str]:
         groups.setdefault(" ".join(folded(name).split()), []).append(f"'{printable(name[:80])}'")
     alike = [" = ".join(names[:6]) for names in groups.values() if len(names) > 1]
     more = f" and {len(alike) - 6:,} more" if len(alike) > 6 else ""
-    return [
-        f"Names of classes differ only in case, spaces or Unicode form: {', '.join(alike[:6])}{more}; "
-        "are they one class?"
-    ] if alike else []
+    return (
+        [
+            f"Names of classes differ only in case, spaces or Unicode form: {', '.join(alike[:6])}{more}; "
+            "are they one class?"
+        ]
+        if alike
+        else []
+    )
 
 
 def file_at(folder: Path, name: str) -> Path | None:

@@ -51,7 +51,8 @@ def read_coco(path: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     if not sets and foreign:
         raise foreign[0]
     if sets and "train" not in sets:
-        raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.")
+        why = f" {foreign[0]}" if foreign else ""
+        raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.{why}")
     return (classes, sets) if sets else None
 
 
