@@ -6,7 +6,16 @@ import math
 from typing import Any
 
 MISSING = "–"
-_VERBS = {"is": "are", "has": "have", "does": "do", "was": "were", "its": "their", "it": "they"}
+_VERBS = {
+    "is": "are",
+    "has": "have",
+    "does": "do",
+    "was": "were",
+    "its": "their",
+    "it": "they",
+    "lies": "lie",
+    "says": "say",
+}
 
 
 def number(value: Any) -> float | None:
@@ -40,11 +49,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """``noun`` as it is after ``number``; also "is", "has", "does" and "was": 2, "has" -> "have"."""
+    """``noun`` as it is after ``number``, 2, "class" -> "classes"; also some verbs and pronouns: 2, "has" -> "have"."""
     if number == 1:
         return noun
-    if noun in _VERBS:
-        return _VERBS[noun]
+    first, _, rest = noun.partition(" ")
+    if first in _VERBS:
+        return f"{_VERBS[first]} {plural(number, rest)}" if rest else _VERBS[first]
     if noun.endswith(("s", "x", "ch", "sh")):
         return f"{noun}es"
     if noun.endswith("y") and not noun.endswith(("ay", "ey", "oy", "uy")):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import Listed, Raw
 from sensorium.data.boxes.masks import Outline, outline_of
 from sensorium.data.boxes.repeated import repeated
@@ -154,11 +155,14 @@ def _frames(listed: Listed, log: Log) -> list[_Frame | None]:
     upright = sum(frame is not None and frame.turned and not frame.unturned for frame in frames)
     if unturned:
         log.notes.append(
-            f"{unturned:,} pictures are used as their pixels are stored, without their EXIF orientation: their "
-            "annotations state that size."
+            f"{counted(unturned, 'picture')} {plural(unturned, 'is')} used as {plural(unturned, 'its')} pixels are "
+            f"stored, without {plural(unturned, 'its')} EXIF orientation: the annotations state that size."
         )
     if upright:
-        log.notes.append(f"{upright:,} pictures are turned upright by their EXIF orientation, as are their boxes.")
+        log.notes.append(
+            f"{counted(upright, 'picture')} {plural(upright, 'is')} turned upright by {plural(upright, 'its')} EXIF "
+            f"orientation, as are {plural(upright, 'its')} boxes."
+        )
     return frames
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.checks import checked_set
 from sensorium.data.boxes.files import find_boxes
 from sensorium.data.boxes.listed import Listed, Sets
@@ -110,7 +111,11 @@ def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
             del kept[split]
         elif shared := held & train:
             train -= shared
-            log.notes.append(f"{len(shared):,} training pictures are also {split} pictures; they are not trained on.")
+            n = len(shared)
+            of = f"{'a ' * (n == 1)}{plural(n, f'{split} picture')}"
+            log.notes.append(
+                f"{counted(n, 'training picture')} {plural(n, 'is')} also {of}; {plural(n, 'it is')} not trained on."
+            )
     if len(train) < len(set(paths["train"].values())):
         raws = [raw for raw in listed["train"].raws if paths["train"].get(raw.at) in train]
         kept["train"] = Listed(listed["train"].source, raws)
@@ -139,7 +144,7 @@ def _with_test(sets: dict[str, BoxSet], log: Log) -> dict[str, BoxSet]:
         return sets
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(HELD_OUT * len(train)))
-    log.notes.append(f"There is no test set; {held:,} images, a fifth, are held out as one.")
+    log.notes.append(f"There is no test set; {counted(held, 'image')}, a fifth, {plural(held, 'is')} held out as one.")
     return {"train": train.subset(np.sort(order[held:])), "test": train.subset(np.sort(order[:held]))}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.base.reading import brief, printable, read_bytes
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import whole
 from sensorium.data.boxes.places import Scan
 from sensorium.data.images.decode import EXTENSIONS
@@ -156,7 +157,7 @@ def _names(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> tuple[st
         return tuple(map(str, range(count))) if count and about else None
     if count is not None and count != len(names):
         log.notes.append(
-            f"{printable(file.name)} says nc: {count}, but names {len(names):,} classes; the names are used."
+            f"{printable(file.name)} says nc: {count}, but names {counted(len(names), 'class')}; the names are used."
         )
     return tuple(printable(name) if isinstance(name, str) and name else str(i) for i, name in enumerate(names))
 
@@ -196,7 +197,10 @@ def _parts(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> dict[str
     log.notes += absent
     outside = sum(not p.is_relative_to(scan.root) for found in parts.values() for p in found)
     if outside:
-        log.notes.append(f"{outside:,} pictures lie outside {printable(str(scan.root))}, where {file.name} says.")
+        log.notes.append(
+            f"{counted(outside, 'picture')} {plural(outside, 'lies')} outside {printable(str(scan.root))}, "
+            f"where {printable(file.name)} says."
+        )
     return parts
 
 
