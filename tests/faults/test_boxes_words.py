@@ -35,9 +35,7 @@ def test_verbs_and_pronouns_agree_with_their_number() -> None:
     assert [plural(2, word) for word in words] == ["are", "have", "they are", "their paths", "say"]
 
 
-ODD = re.compile(
-    r"\b1 (\w+ )?(boxes|classes|pictures|images|lines|files|names|objects|annotations|are|have)\b"
-)
+ODD = re.compile(r"\b1 (\w+ )?(boxes|classes|pictures|images|lines|files|names|objects|annotations|are|have)\b")
 
 
 def test_what_is_told_of_one_picture_with_one_box(

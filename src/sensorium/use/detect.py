@@ -118,9 +118,8 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
             if advance is not None:
                 advance(number, len(wanted))
     if len(skipped) == len(wanted):
-        raise SensoriumError(
-            f"none of {counted(len(wanted), 'picture')} can be read: {skipped[0].removeprefix('skipped ')}."
-        )
+        which = "the picture cannot" if len(wanted) == 1 else f"none of {len(wanted):,} pictures can"
+        raise SensoriumError(f"{which} be read: {skipped[0].removeprefix('skipped ')}.")
     write_json(target / "detections.json", rows)
     return "\n".join(_told(rows, len(wanted) - len(skipped), skipped, target))
 

@@ -17,7 +17,17 @@ import numpy as np
 
 from sensorium.base.reading import printable, read_json
 from sensorium.data.boxes.coco_images import images_of
-from sensorium.data.boxes.listed import Listed, Raw, Sets, about_equal, about_twice, number, size_stated, whole
+from sensorium.data.boxes.listed import (
+    Listed,
+    Raw,
+    Sets,
+    about_equal,
+    about_twice,
+    number,
+    say_fractions,
+    size_stated,
+    whole,
+)
 from sensorium.data.boxes.masks import polygons_of
 from sensorium.data.log import Log
 from sensorium.data.names import divide, is_split, list_folder
@@ -177,7 +187,7 @@ def _add_boxes(
         if key is None or key not in entries:
             log.skip(file.name, "annotation of an unknown image", repr(row)[:80])
         elif (raw := raws.get(key)) is not None:
-            box = _box(row, log)
+            box = box_of(row, log)
             if box is None:
                 log.skip(raw.name, "annotation without a box", repr(row)[:80])
                 continue
@@ -195,15 +205,10 @@ def _add_boxes(
     every = {id(raw): raw for raw in raws.values()}
     for one, raw in every.items():
         raw.boxes = np.array(boxes[one], np.float64).reshape(-1, 4)
-    edges = np.concatenate([raw.boxes for raw in every.values()] or [np.zeros((0, 4))])
-    edges = edges[np.isfinite(edges).all(1)]
-    if (edges > 0).any() and (edges <= 1).all():
-        log.notes.append(f"The boxes of {printable(file.name)} are fractions of their images.")
-        for raw in every.values():
-            raw.relative, raw.areas = True, []
+    say_fractions(list(every.values()), file.name, log)
 
 
-def _box(row: dict, log: Log) -> list[float] | None:
+def box_of(row: dict, log: Log) -> list[float] | None:
     """Left, top, right and bottom of an annotation; None if it has no box."""
     box = row.get("bbox")
     if isinstance(box, dict):

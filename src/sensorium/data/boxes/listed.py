@@ -14,6 +14,7 @@ import numpy as np
 from sensorium.base.reading import printable
 from sensorium.base.words import counted
 from sensorium.data.images.sets import Source
+from sensorium.data.log import Log
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 
@@ -75,6 +76,16 @@ def about_equal(names: Iterable[tuple[Any, str]], file: str) -> list[str]:
     equal = [f"'{name[:80]}' ({', '.join(keys[:6])})" for name, keys in numbers.items() if len(keys) > 1]
     more = f" and {len(equal) - 6:,} more" if len(equal) > 6 else ""
     return [f"{printable(file)}: numbers of one name are one class: {', '.join(equal[:6])}{more}."] if equal else []
+
+
+def say_fractions(raws: list[Raw], file: str, log: Log) -> None:
+    """Mark the boxes of a file that counts in pixels as fractions of their images, if all of them can be nothing else."""
+    edges = np.concatenate([raw.boxes for raw in raws] or [np.zeros((0, 4))])
+    edges = edges[np.isfinite(edges).all(1)]
+    if (edges > 0).any() and (edges <= 1).all():
+        log.notes.append(f"The boxes of {printable(file)} are fractions of their images.")
+        for raw in raws:
+            raw.relative, raw.areas = True, []
 
 
 def about_twice(twice: Counter[str], file: str) -> list[str]:
