@@ -152,6 +152,16 @@ def test_keys_of_coco_rows_that_are_given_twice_are_told(tmp_path: Path) -> None
     assert opened.train.boxes[0].tolist() == [1, 2, 4, 6]
 
 
+def test_names_and_boxes_of_a_voc_object_that_are_given_twice(tmp_path: Path) -> None:
+    objects = thing().replace("</object>", "<name>dog</name></object>") + thing("dog", 9).replace(
+        "</object>", "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+    )
+    opened = open_boxes(voc(tmp_path, objects))
+    assert totals(opened) == (5, 10)
+    assert opened.train.boxes[1].tolist() == [8, 5, 30, 40]
+    assert opened.counts == {f"object with two of '{field}'; the first is used": 5 for field in ("name", "bndbox")}
+
+
 # -- boxes --
 
 TWICE = "box that is given twice"

@@ -1,9 +1,11 @@
-"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML or YOLO text (:mod:`coco`, :mod:`voc`, :mod:`yolo`).
+"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML, YOLO text or columns of boxes as on the Hugging
+Face hub (:mod:`coco`, :mod:`voc`, :mod:`yolo`, :mod:`hub`).
 
 A sample is ``{"image": uint8 [3, H, W], "boxes": float32 [N, 4] absolute (x1, y1, x2, y2), "labels": int64 [N],
 "crowd": bool [N], "area": float32 [N], "id"}``, and if the files have outlines "masks": bool [N, H, W] (an object
 without one is its box). Boxes are known without decoding an image, and are compared with the image's header:
     not finite, without width or height, outside the image, of an unknown class   dropped, listed and counted
+    given twice                                                                   used once, listed and counted
     partly outside the image                                                      clipped to it and counted
     an outline that does not match the image                                      dropped and counted, the box is kept
     An image without boxes is kept as a negative example. ``crowd`` marks boxes that are ignored in training and
@@ -52,8 +54,8 @@ class OpenedBoxes:
 def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedBoxes:
     """Find the layout of ``path`` and open its images with their boxes.
 
-    ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, or a folder of any of the three
-    layouts. Training pictures that are also in the test or validation set are not trained on.
+    ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, a Parquet file or
+    metadata.jsonl with boxes, or a folder of any of these layouts. Training pictures that are also in the test or validation set are not trained on.
     ``test`` opens a second path as the test set; its classes are matched by name. Without one the validation set is the
     test set, and without that a fifth of the images is held out, the same fifth every time. ``limit`` keeps at most
     that many images of each set. Every image's header is read here, no image is decoded.

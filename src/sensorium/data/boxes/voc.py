@@ -121,16 +121,19 @@ def _read_set(files: Iterable[Path], scan: Scan, used: set[Path], log: Log) -> L
             continue
         size = size_stated(*((root.findtext(f"size/{k}") or "") for k in ("width", "height")))
         raw = Raw(picture.name, len(raws), len(raws), size)
-        _add_objects(raw, root)
+        _add_objects(raw, root, log)
         paths[picture] = len(raws)
         raws.append(raw)
     used.update(paths)
     return Listed(Files([str(path) for path in paths]), raws)
 
 
-def _add_objects(raw: Raw, root: ElementTree.Element) -> None:
+def _add_objects(raw: Raw, root: ElementTree.Element, log: Log) -> None:
     rows = []
     for thing in root.iter("object"):
+        for field in ("name", "bndbox"):
+            if len(thing.findall(field)) > 1:
+                log.skip(raw.name, f"object with two of '{field}'; the first is used", f"object {len(rows) + 1}")
         x1, y1, x2, y2 = (number(thing.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax"))
         # Some tools count from 0: a 0 is not decremented.
         rows.append([x1 - 1 if x1 >= 1 else x1, y1 - 1 if y1 >= 1 else y1, x2, y2])
