@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sensorium.base.json_rows import first_row, json_rows
 from sensorium.base.parquet import Parquet
-from sensorium.base.reading import lines, open_regular, parse_json, printable, read_bytes, read_json, utf8
+from sensorium.base.reading import open_regular, parse_json, printable, read_bytes, read_json, utf8
 from sensorium.data import columns as means
 from sensorium.data.columns import CAPTIONS, SplitColumn, as_text, caption_columns, listed, pick
 from sensorium.data.images.cells import Cells
@@ -164,8 +165,9 @@ def _csv(path: Path, split: str, gathered: Gathered) -> None:
 
 def _json_lines(path: Path, split: str, gathered: Gathered) -> None:
     log, rows = gathered.log, None
-    for number, line in lines(path):
-        where = f"{printable(path.name)} line {number}"
+    word, each = json_rows(path)
+    for number, line in each:
+        where = f"{printable(path.name)} {word} {number}"
         if not line.strip():
             continue
         try:
@@ -219,8 +221,11 @@ def read_objects(files: Divided, gathered: Gathered) -> None:
             try:
                 found = read_json(path, most=1 << 31 if count == 1 or "caption" in path.name.casefold() else 1 << 28)
             except SensoriumError as error:
-                errors.append(error)
-                gathered.log.skip(str(path), "file cannot be read", str(error))
+                if isinstance(first := first_row(path), dict) and caption_columns(list(first)):
+                    _json_lines(path, split, gathered)  # whatever its name says
+                else:
+                    errors.append(error)
+                    gathered.log.skip(str(path), "file cannot be read", str(error))
                 continue
             if isinstance(found, dict) and isinstance(found.get("annotations"), list):
                 done = _coco(found, path, split, gathered)
