@@ -1,4 +1,4 @@
-"""Human-readable numbers."""
+"""Human-readable numbers, and the nouns that they count."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def count(value: Any) -> str:
     if n is None:
         return MISSING
     return f"{n:,.0f}" if n == int(n) or abs(n) >= 1000 else f"{n:.3g}"
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 image", "2 images", "1 class", "2,000 classes"; ``what`` is one of them, with its adjectives."""
+    return f"{number:,} {what if number == 1 else plural(what)}"
+
+
+def plural(what: str) -> str:
+    """ "image" -> "images", "class" -> "classes", "copy" -> "copies"."""
+    if what.endswith(("s", "x", "ch", "sh")):
+        return f"{what}es"
+    return f"{what[:-1]}ies" if what.endswith("y") and what[-2:-1] not in "aeiou" else f"{what}s"
+
+
+def be(number: int) -> str:
+    """The verb after :func:`counted`: "is" or "are"."""
+    return "is" if number == 1 else "are"
 
 
 def short(value: Any) -> str:

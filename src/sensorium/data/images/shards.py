@@ -19,6 +19,7 @@ import numpy as np
 
 from sensorium.base.memory import Headroom
 from sensorium.base.reading import brief, open_regular, parse_json, printable, utf8
+from sensorium.data.columns import SEVERAL
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import Digest, Found
 from sensorium.data.images.tables import Gathered, first_skipped
@@ -241,6 +242,8 @@ def _annotations(file: BinaryIO, members: dict[str, tuple[int, int]]) -> tuple[s
         if label is None and not reason:
             label = _first(stored, _LABEL_KEYS)
             reason = why if label is None else ""
+            if label is None and any(isinstance(stored.get(key), list | dict) and stored[key] for key in _LABEL_KEYS):
+                reason = SEVERAL
     return label, text, reason
 
 

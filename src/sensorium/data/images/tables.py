@@ -20,6 +20,7 @@ import numpy as np
 from sensorium.base.memory import Headroom
 from sensorium.base.parquet import Parquet
 from sensorium.base.reading import CSV, parse_json, printable
+from sensorium.base.words import be, counted
 from sensorium.data import columns as means
 from sensorium.data.columns import SplitColumn, Unused, as_label, as_text, key, listed, pick
 from sensorium.data.images.cells import Cells, holds
@@ -31,6 +32,7 @@ from sensorium.data.log import Log
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _LOOKED = "looked for path, file, image or filename, and for label, class or target"
+_ONE = "one label per row is read"
 _ENDINGS = "|".join(ending.removeprefix(".") for ending in sorted(EXTENSIONS))
 _ROW_OF_DATA = re.compile(rf"\s*\"?[^,\t;|\"]+\.({_ENDINGS})(#\d+)?\"?\s*([,\t;|]|$)", re.IGNORECASE)
 _PEEK = 20
@@ -45,6 +47,7 @@ class Gathered:
         self.rows: dict[str, list[tuple[str, Any, str | None, str | None]]] = {}
         self.unlabeled = Counter[str]()
         self.labelled = False
+        self.column = "the labels"  # what they are called
         self._room = Headroom(where, "split the data.")
 
     def add(self, name: str, place: Any, label: Any, text: Any, split: str, reason: str = "") -> None:
@@ -55,6 +58,11 @@ class Gathered:
         if label is None:
             self.unlabeled[reason or why or "label is empty, NaN or null"] += 1
         self.rows.setdefault(split, []).append((printable(name), place, label, as_text(text)))
+
+    def called(self, header: Sequence[str], label: int | None) -> None:
+        """Name the column of labels, for messages."""
+        if label is not None:
+            self.column = f"column '{printable(header[label])}'"
 
     def found(self, source: Callable[[list[Any]], Source], classes: tuple[str, ...] | None = None) -> Found:
         """The sets; ``source`` makes the images of the places. Raises SensoriumError if there are none."""
@@ -67,6 +75,7 @@ class Gathered:
             self.rows["train"] = self.rows.pop(only)
         if self.labelled:
             log.notes += [f"{count:,} images are unlabeled: {reason}." for reason, count in self.unlabeled.items()]
+        log.notes += self._several()
         found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()])
         every = [row[2] for rows in self.rows.values() for row in rows]
         short = dict(zip(every, means.whole_numbers(every), strict=True)) if classes is None else {}
@@ -78,6 +87,26 @@ class Gathered:
             images.texts = texts if any(texts) else None
             found.sets[split] = images
         return found
+
+    def _several(self) -> list[str]:
+        """Notes about images that have more than one label."""
+        rows, notes = [row for rows in self.rows.values() for row in rows], []
+        if number := self.unlabeled[means.SEVERAL]:
+            notes.append(f"{counted(number, 'row')} with several labels in {self.column}: {_ONE}, so they have none.")
+        elif found := means.joined(row[2] for row in rows):
+            number, separator, first = found
+            notes.append(
+                f"In {self.column} '{separator}' seems to join several labels, in {counted(number, 'row')} (the first: "
+                f"'{first[:80]}'): each combination is a class of its own, as {_ONE}."
+            )
+        first: dict[str, str | None] = {}
+        twice = {row[0]: None for row in rows if isinstance(row[1], str) and first.setdefault(row[1], row[2]) != row[2]}
+        if twice:
+            notes.append(
+                f"{counted(len(twice), 'image')} {be(len(twice))} in several rows with different labels (the first: "
+                f"{next(iter(twice))[:200]}); {_ONE}."
+            )
+        return notes
 
 
 def first_skipped(log: Log) -> str:
@@ -165,6 +194,7 @@ def _add_paths(
     """Rows of paths; missing files are skipped and counted."""
     log = gathered.log
     label, text, own = (pick(header, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+    gathered.called(header, label)
     used = [i for i in (at, label, text, own) if i is not None]
     unused, splits = Unused(header, used), SplitColumn(None if own is None else header[own], log)
     for where, row in rows:
@@ -267,6 +297,7 @@ class _CellReader:
         table.check_groups()
         self.columns[number] = table.names[at]
         label, text, own = (pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+        self.gathered.called(table.names, label)
         columns = [i for i in (label, text, own) if i is not None]
         splits = SplitColumn(None if own is None else table.names[own], log)
         classes = None if label is None else _hub_classes(table.metadata, table.names[label])
