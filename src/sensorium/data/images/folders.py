@@ -9,6 +9,7 @@ else lies there and is not read is told.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from sensorium.base.reading import printable
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
-from sensorium.data.names import is_neutral, is_split, list_folder, split_folders
+from sensorium.data.names import is_neutral, is_split, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNREAD = frozenset(
@@ -30,6 +31,8 @@ UNREAD = frozenset(
 )  # fmt: skip
 """Kinds of pictures and videos that are not read as images."""
 _VIDEO = frozenset({".webm", ".mp4", ".mov", ".avi", ".mkv"})
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".ods", ".mat", ".xml")
+_OF_LABELS = re.compile(r"label|class|annotation|target|attr|ground.?truth|^(train|test|val|list)[^/]*$")
 _NAMED = 8  # names in a note
 
 
@@ -62,12 +65,32 @@ def read_folder(folder: Path) -> Found:
         if images is not None:
             found.sets[split] = images
     found.notes += ignored(tally)
+    if splits != {"train": [folder]}:  # what lies beside folders of splits was not walked
+        found.tables += [Path(e.path) for e in list_folder(folder) if not e.is_dir() and may_hold_labels(e.name)]
     if "train" not in found.sets:
         kind = SensoriumError if found.skipped else NothingOfItsKind
         raise kind(_nothing(folder, found, tally, splits))
     if any(images.classes for images in found.sets.values()):
         found.layout = "folder of classes"
     return found
+
+
+def may_hold_labels(name: str) -> bool:
+    """Whether a file may be a table of labels, by its name."""
+    name = name.casefold().removesuffix(".gz")
+    return name.endswith(TABLES) or (name.endswith(".txt") and bool(_OF_LABELS.search(name)))
+
+
+def unread(tables: Sequence[Path], opened: tuple[str, ...]) -> list[str]:
+    """Sentences about tables beside unlabeled images; those with the endings ``opened`` may be given as data."""
+    first = sorted(tables, key=lambda table: split_of(table.name) != "train")
+    known = [table.name for table in first if table.name.casefold().endswith(opened)]
+    others = [table.name for table in first if not table.name.casefold().endswith(opened)]
+    ways = (
+        (known, f"open {'it' if len(known) == 1 else 'one of them'} instead to use its labels"),
+        (others, "write labels as a .csv of path and label, and open that, to use them"),
+    )
+    return [f"{_names(names)} {_is(names)} beside the images and not read; {way}." for names, way in ways if names]
 
 
 def ignored(tally: Counter[str]) -> list[str]:
@@ -198,6 +221,8 @@ def _walk(
                 continue
             if not _is_image(entry.name):
                 tally[Path(entry.name).suffix.lower() or "without extension"] += 1
+                if may_hold_labels(entry.name):
+                    found.tables.append(Path(entry.path))
             elif (reason := _unusable(entry)) is not None:
                 found.skipped.append(Skipped(printable(entry.path), reason))
             else:

@@ -22,7 +22,8 @@ import numpy as np
 from sensorium.base.reading import printable
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
 from sensorium.data.images.decode import EXTENSIONS
-from sensorium.data.images.folders import read_digits, read_folder
+from sensorium.data.images.folders import read_digits, read_folder, unread
+from sensorium.data.images.json_table import ENDINGS
 from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, subset
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
@@ -32,10 +33,10 @@ from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
 _NUMBER = re.compile(r"-?\d+")
-_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *ENDINGS)
 _LOOKED_FOR = (
-    "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv or .parquet of paths and labels, .tar shards, "
-    "or the names digits and scenes"
+    "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv, .jsonl or .parquet of paths and labels, "
+    ".tar shards, or the names digits and scenes"
 )
 
 
@@ -156,31 +157,33 @@ def _read_folder(folder: Path) -> Found:
     if tars := having(".tar"):
         return read_tars(divide(tars, folder))
     inner = folder / "data"
-    if parquets := having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else []):
-        return read_parquet(divide(parquets, folder))
+    parquets = having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else [])
     arrays, rest = _by_split(having(".npz"), folder)
-    if arrays:
-        return _told(_several(arrays, read_npz), rest)
+    tables, others = _by_split(having(*_TABLES), folder)
     pictures = any(f.suffix.lower() in EXTENSIONS for f in files)
-    written = having(*_TABLES)
-    tables, rest = _by_split(written, folder)
-    told = ""
-    if tables and not pictures and not split_folders(folder)[0]:
+    beside = not pictures and not split_folders(folder)[0]
+    failed: list[SensoriumError] = []
+    readers = (
+        (parquets, NothingOfItsKind, lambda: read_parquet(divide(parquets, folder))),
+        (arrays, NothingOfItsKind, lambda: _told(_several(arrays, read_npz), rest)),
+        (tables if beside else {}, SensoriumError, lambda: _told(read_csv(tables), others)),
+    )
+    for given, passed, read in readers:
         try:
-            return _told(read_csv(tables), rest)
-        except SensoriumError as error:
-            told = str(error)
+            if given:
+                return read()
+        except passed as error:
+            failed.append(error)
     try:
         found = read_folder(folder)
     except SensoriumError:
-        if told:
-            raise SensoriumError(told) from None
+        if failed:
+            raise failed[0] from None
         raise
-    if told:
-        found.notes.append(f"{told} The images are read without it.")
-    elif written and not any(images.classes for images in found.sets.values()):
-        table = next((file for file in written if split_of(file.name) == "train"), written[0])
-        found.notes.append(f"{printable(table.name)} is beside the images; open it instead to use its labels.")
+    found.notes += [f"{told} The images are read without it." for told in failed]
+    if not any(images.classes for images in found.sets.values()):
+        tried = {*parquets, *(tables.values() if beside else ())}
+        found.notes += unread([table for table in found.tables if table not in tried], (*_TABLES, ".parquet"))
     return found
 
 

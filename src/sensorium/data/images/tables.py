@@ -1,4 +1,4 @@
-"""Tables of images: CSV of paths and labels, Parquet of paths or of image bytes.
+"""Tables of images: CSV and JSON lines of paths and labels, Parquet of paths or of image bytes.
 
 Columns are recognized by name (:mod:`sensorium.data.columns`). Paths are relative to the table, or found by
 :class:`sensorium.data.images.named.Pictures`. A Parquet image column may hold bytes, or the {bytes, path} of the
@@ -23,6 +23,7 @@ from sensorium.base.reading import CSV, parse_json, printable
 from sensorium.base.words import be, counted
 from sensorium.data import columns as means
 from sensorium.data.columns import SplitColumn, Unused, as_label, as_text, key, listed, pick
+from sensorium.data.images import json_table
 from sensorium.data.images.cells import Cells, holds
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import Files
@@ -94,13 +95,13 @@ class Gathered:
         if number := self.unlabeled[means.SEVERAL]:
             notes.append(f"{counted(number, 'row')} with several labels in {self.column}: {_ONE}, so they have none.")
         elif found := means.joined(row[2] for row in rows):
-            number, separator, first = found
+            number, separator, example = found
             notes.append(
                 f"In {self.column} '{separator}' seems to join several labels, in {counted(number, 'row')} (the first: "
-                f"'{first[:80]}'): each combination is a class of its own, as {_ONE}."
+                f"'{example[:80]}'): each combination is a class of its own, as {_ONE}."
             )
-        first: dict[str, str | None] = {}
-        twice = {row[0]: None for row in rows if isinstance(row[1], str) and first.setdefault(row[1], row[2]) != row[2]}
+        known: dict[str, str | None] = {}
+        twice = {row[0]: None for row in rows if isinstance(row[1], str) and known.setdefault(row[1], row[2]) != row[2]}
         if twice:
             notes.append(
                 f"{counted(len(twice), 'image')} {be(len(twice))} in several rows with different labels (the first: "
@@ -118,12 +119,15 @@ def first_skipped(log: Log) -> str:
 
 
 def read_csv(files: Mapping[str, Path | Sequence[Path]]) -> Found:
-    """Tables of paths and labels by split; a column "split" divides one table. Commas, semicolons, tabs or bars."""
+    """Tables of paths and labels by split, of text or JSON lines; a column "split" divides one table."""
     pairs = [(s, path) for s, paths in files.items() for path in ([paths] if isinstance(paths, Path) else paths)]
     log = Log()
-    gathered = Gathered("csv", printable(str(pairs[0][1])), log)
+    lines = all(path.name.casefold().endswith(json_table.ENDINGS) for _, path in pairs)
+    gathered = Gathered("json lines" if lines else "csv", printable(str(pairs[0][1])), log)
     for split, path in pairs:
-        table, pictures = headed(path, "label", log), Pictures(path, split)
+        json = path.name.casefold().endswith(json_table.ENDINGS)
+        table = json_table.JSONTable(path, log) if json else headed(path, "label", log)
+        pictures = Pictures(path, split)
         rows = ((f"{printable(str(path))} line {number}", row) for number, row in table)
         ahead = list(islice(rows, _PEEK))
         at = _path_column(path, table.header, [row for _, row in ahead], pictures, log)
@@ -153,7 +157,7 @@ def headed(path: Path, second: str, log: Log) -> CSV:
     return CSV(path, delimiter, ["path", second][:count])
 
 
-def odd_rows(table: CSV) -> list[str]:
+def odd_rows(table: CSV | json_table.JSONTable) -> list[str]:
     """Notes about rows that were not as the header says."""
     return [f"{printable(table.path.name)}: {count:,} times a {what}." for what, count in table.odd.items()]
 
