@@ -193,6 +193,8 @@ class Unused:
 
     def __init__(self, header: Sequence[str], used: Iterable[int]) -> None:
         used = set(used)
+        known = {key(header[i]) for i in used}  # a second column of the name is told by :func:`doubled`
+        used |= {i for i, name in enumerate(header) if key(name) and key(name) in known}
         self.values: dict[int, list[str]] = {i: [] for i in range(len(header)) if i not in used}
         self.header, self.left = list(header), SAMPLE
 

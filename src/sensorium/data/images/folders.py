@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import be, counted
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
@@ -98,13 +99,13 @@ def ignored(tally: Counter[str]) -> list[str]:
     unread = {kind: count for kind, count in tally.most_common() if kind in UNREAD}
     rest = Counter({kind: count for kind, count in tally.items() if kind not in UNREAD})
     notes = [
-        f"{_count(count, f'{kind} file')} {'is' if count == 1 else 'are'} not read: "
+        f"{counted(count, f'{kind} file')} {be(count)} not read: "
         f"{'extract frames to JPEG' if kind in _VIDEO else 'convert to JPEG or PNG'}."
         for kind, count in unread.items()
     ]
     if rest:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in rest.most_common(4))
-        notes.append(f"{_count(sum(rest.values()), 'file')} without an image extension ignored ({kinds}).")
+        notes.append(f"{counted(sum(rest.values()), 'file')} without an image extension ignored ({kinds}).")
     return notes
 
 
@@ -148,7 +149,7 @@ def _splits(folder: Path, found: Found) -> dict[str, list[Path]]:
         if len(places) > 1:
             found.notes.append(f"The folders {_names(p.name for p in places)} are read together as the {split} set.")
     loose = sum(not e.is_dir() and _is_image(e.name) for e in list_folder(folder))
-    beside = [*others, *([f"{loose:,} images"] if loose else [])]
+    beside = [*others, *([counted(loose, "image")] if loose else [])]
     if beside:
         found.notes.append(f"Beside the folders of splits, not read: {_names(beside)}.")
     return splits
@@ -164,7 +165,7 @@ def _nothing(folder: Path, found: Found, tally: Counter[str], splits: dict[str, 
     broken = ""
     if found.skipped:
         first = found.skipped[0]
-        broken = f"; {_count(len(found.skipped), 'file')} could not be read (the first: {first.file}: {first.reason})"
+        broken = f"; {counted(len(found.skipped), 'file')} could not be read (the first: {first.file}: {first.reason})"
     told = "".join(f" {note}" for note in ignored(tally))
     return (
         f"{printable(str(folder))}: no images in {where}{broken}.{told} Looked for {' '.join(sorted(EXTENSIONS))} files, "
@@ -193,9 +194,9 @@ def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str
         return EncodedImages(Files(paths), names)
     what = _names(printable(place.name) for place in places)
     if loose:
-        found.notes.append(f"{_count(loose, 'image')} beside the class folders of {what} are unlabeled.")
+        found.notes.append(f"{counted(loose, 'image')} beside the class folders of {what} {be(loose)} unlabeled.")
     if empty := sorted(set(folders) - set(owners)):
-        found.notes.append(f"{_count(len(empty), 'class folder')} of {what} {_is(empty)} empty: {_names(empty)}.")
+        found.notes.append(f"{counted(len(empty), 'class folder')} of {what} {_is(empty)} empty: {_names(empty)}.")
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))
 
@@ -244,10 +245,6 @@ def _unusable(entry: os.DirEntry[str]) -> str | None:
 def _is_image(name: str) -> bool:
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in EXTENSIONS
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _names(names: Iterable[str]) -> str:

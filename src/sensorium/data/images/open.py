@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import be, counted
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import read_digits, read_folder, unread
@@ -49,7 +50,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
     Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} images is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'image')} is too few; must be at least 1.")
     found = _read(path)
     if "train" not in found.sets:
         raise SensoriumError(f"{printable(str(path))}: no training images, only {', '.join(found.sets)}.")
@@ -81,7 +82,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
             split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))
         }
         opened = replace(opened, **cut)
-    return replace(opened, notes=tuple(notes))
+    return replace(opened, notes=tuple(dict.fromkeys(notes)))
 
 
 def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
@@ -294,7 +295,7 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
         if given:
             raise SensoriumError("test: the test set has no labels, the training set has; give a labeled test set.")
         notes.append(
-            f"The test set has no labels, so it can't be used for evaluation: its {len(test):,} images are ignored."
+            f"The test set has no labels, so it can't be used for evaluation: its {counted(len(test), 'image')} {be(len(test))} ignored."
         )
         test = None
     if test is None and val is not None and (val.labels is not None or not labelled):
@@ -303,7 +304,9 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
     if test is None and labelled:
         kept, held = hold_out(train)
         if held is not None:
-            notes.append(f"There is no test set; {len(held):,} images, a fifth of each class, are held out as one.")
+            notes.append(
+                f"There is no test set; {counted(len(held), 'image')}, a fifth of each class, {be(len(held))} held out as one."
+            )
             return replace(opened, train=kept, test=held)
         notes.append("There is no test set, and no class has enough images to hold one out.")
     return replace(opened, test=test)
@@ -320,8 +323,8 @@ def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[
     names = [other.classes[i] for i in unknown if (other.labels == i).any()]
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
     notes.append(
-        f"{lost.sum():,} {split} images are left aside: the training set has no image of {listed} "
-        f"({len(names):,} class{'' if len(names) == 1 else 'es'})."
+        f"{counted(int(lost.sum()), f'{split} image')} {be(int(lost.sum()))} left aside: the training set has no image of {listed} "
+        f"({counted(len(names), 'class')})."
     )
     return subset(other, np.flatnonzero(~lost))
 

@@ -75,7 +75,10 @@ class Gathered:
             log.notes.append(f"All images are of the {only} split; as there are no others, they are used for training.")
             self.rows["train"] = self.rows.pop(only)
         if self.labelled:
-            log.notes += [f"{count:,} images are unlabeled: {reason}." for reason, count in self.unlabeled.items()]
+            log.notes += [
+                f"{counted(count, 'image')} {be(count)} unlabeled: {reason}."
+                for reason, count in self.unlabeled.items()
+            ]
         log.notes += self._several()
         found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()])
         every = [row[2] for rows in self.rows.values() for row in rows]
@@ -159,7 +162,7 @@ def headed(path: Path, second: str, log: Log) -> CSV:
 
 def odd_rows(table: CSV | json_table.JSONTable) -> list[str]:
     """Notes about rows that were not as the header says."""
-    return [f"{printable(table.path.name)}: {count:,} times a {what}." for what, count in table.odd.items()]
+    return [f"{printable(table.path.name)}: {counted(count, 'time')} a {what}." for what, count in table.odd.items()]
 
 
 def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], pictures: Pictures, log: Log) -> int:

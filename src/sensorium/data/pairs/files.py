@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +28,7 @@ Divided = Mapping[str, Sequence[Path]]
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 _CAPTIONS_TEXT = re.compile(r"(caption|\.token\.txt$|sentence)", re.IGNORECASE)
 _KINDS_BESIDE = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
+_FIRST = 100  # rows that tell which fields there are
 _LOOKED = "file, path, image or filename, and caption, text or title"
 
 
@@ -166,7 +169,9 @@ def _csv(path: Path, split: str, gathered: Gathered) -> None:
 def _json_lines(path: Path, split: str, gathered: Gathered) -> None:
     log, rows = gathered.log, None
     word, each = json_rows(path)
-    for number, line in each:
+    ahead = list(islice(each, _FIRST))
+    _check_fields(path, [line for _, line in ahead])
+    for number, line in chain(ahead, each):
         where = f"{printable(path.name)} {word} {number}"
         if not line.strip():
             continue
@@ -182,6 +187,21 @@ def _json_lines(path: Path, split: str, gathered: Gathered) -> None:
             continue
         rows = rows or _Rows(path, split, "split", gathered)
         _object(row, where, rows)
+
+
+def _check_fields(path: Path, lines: Sequence[bytes]) -> None:
+    """Raise NothingOfItsKind if the first objects have no file or no caption."""
+    fields: dict[str, None] = {}
+    for line in lines:
+        with suppress(SensoriumError):
+            row = parse_json(line, "")
+            fields |= dict.fromkeys(row if isinstance(row, dict) else ())
+    names = list(fields)
+    for role, found in (("file", pick(names, means.PATHS) is not None), ("caption", caption_columns(names))):
+        if names and not found:
+            raise NothingOfItsKind(
+                f"{printable(str(path))}: no field of {role}s; looked for {_LOOKED}; it has {listed(names)}."
+            )
 
 
 def _object(row: dict[str, Any], where: str, rows: _Rows) -> None:
