@@ -60,7 +60,7 @@ def test_15_what_lies_beside_the_splits_is_told(tmp_path):
     fill(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1, "samples": 3})
     picture_at(tmp_path / "overview.png")
     opened = open_data(tmp_path)
-    assert any("not read" in note and "samples" in note and "1 images" in note for note in opened.notes)
+    assert any("not read" in note and "samples" in note and "1 image" in note for note in opened.notes)
     assert opened.train.classes == ("a", "b")
 
 

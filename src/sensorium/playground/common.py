@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
 from sensorium.data.pairs.prepare import Captioned
@@ -39,7 +40,7 @@ class Played:
     def __init__(self, run: Run) -> None:
         self.run, self.lock = run, RLock()
         self.method: Any = run.method
-        steps = f", {run.outcome.steps:,} steps" if run.finished else ""
+        steps = f", {counted(run.outcome.steps, 'step')}" if run.finished else ""
         where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]
         self.about = f"{run.name}: {Path(run.info.recipe).name} on {where}{steps}"
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
@@ -199,7 +200,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
         {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
     )
     write_bytes(target, lambda file: pq.write_table(table, file))
-    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (
+    return f"{target}: {counted(len(pixels), 'picture')} x {features.shape[1]} features" + (
         f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
     )
 

@@ -29,6 +29,7 @@ from sensorium.base.records import encode as encode_record
 from sensorium.base.seal import seal as seal_of
 from sensorium.base.seal import sealed
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, content_hash
 from sensorium.data.images.decode import BadImage, rgb, square
@@ -199,7 +200,7 @@ def search(
     words = f'"{text}"' if text is not None else str(image)
     captioned = any(hit.caption for hit in hits)
     table = Table("similarity", "picture", *(["caption"] if captioned else []), title_justify="left")
-    table.title = Text(f"{printable(words)} among {len(album):,} pictures")
+    table.title = Text(f"{printable(words)} among {counted(len(album), 'picture')}")
     table.min_width = min(100, table.title.cell_len)  # a title is folded to the width of its table
     for hit in hits:
         cells = [Text(printable(hit.name)), *([Text(printable(hit.caption))] if captioned else [])]

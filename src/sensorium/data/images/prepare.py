@@ -11,9 +11,11 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.records import Amount, Count, Device, Side, Size
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted, plural
 from sensorium.data.images import diagnose as diagnosis
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.open import Opened, open_data
+from sensorium.data.log import tell
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 
@@ -65,7 +67,23 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         train = cache(opened.train, size, source.cache, progress=advance)
     with bar("decoding the test set", progress) as advance:
         test = None if held is None else cache(held, size, source.cache, progress=advance)
+    if progress:
+        beside = "" if test is None else f" and {counted(len(test), 'test image')}"
+        tell(
+            [
+                f"{opened.layout}: {counted(len(train), 'training image')}{beside}",
+                *opened.notes,
+                *_lost(opened, train, test),
+            ]
+        )
     return Prepared(opened, train, test, size)
+
+
+def _lost(opened: Opened, train: Pixels, test: Pixels | None) -> list[str]:
+    """A sentence about the images that could not be decoded."""
+    before = len(opened.train) + (0 if test is None else len(opened.test or opened.val or ()))
+    lost = before - len(train) - (0 if test is None else len(test))
+    return [f"{counted(lost, 'image')} cannot be decoded and {plural(lost, 'is')} skipped."] if lost else []
 
 
 def situate(ready: Prepared) -> Situation:

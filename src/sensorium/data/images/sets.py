@@ -60,12 +60,13 @@ class Opened:
 @dataclass
 class Found:
     """The result of a reader: sets by split ("train", "val", "test"), before holding out splits and matching
-    classes."""
+    classes. ``tables``: files beside images that may hold their labels, and were not read."""
 
     layout: str
     sets: dict[str, ImageSet]
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
 
 
 class Digest(Protocol):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import Digest, EncodedImages, Source
 from sensorium.data.images.tables import first_skipped
@@ -105,7 +106,7 @@ def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int |
     ``limit`` keeps at most that many pairs of each set, the first ones. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'pair')} is too few; must be at least 1.")
     log = Log()
     layout, sets = read(Path(path).expanduser(), log)
     if test is not None:
@@ -123,13 +124,15 @@ def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int |
             notes.append("No test set was given, and all pairs share images or captions: nothing is held out.")
         else:
             sets |= {"train": kept, "test": held}
-            notes.append(f"No test set was given: {len(held):,} of {len(kept) + len(held):,} pairs are held out.")
+            notes.append(
+                f"No test set was given: {len(held):,} of {counted(len(kept) + len(held), 'pair')} {plural(len(held), 'is')} held out."
+            )
     notes += log.sentences()
     if limit is not None:
         sets = {split: pairs.subset(np.arange(min(limit, len(pairs)))) for split, pairs in sets.items()}
     found = printable(str(path))
     return OpenedPairs(
-        found, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped), tuple(notes)
+        found, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped), tuple(dict.fromkeys(notes))
     )
 
 

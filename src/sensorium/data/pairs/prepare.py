@@ -18,6 +18,7 @@ from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.records import Count
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
 from sensorium.data.log import Skipped, tell
@@ -246,7 +247,8 @@ def _enough(texts: Sequence[str]) -> int:
 
 def _say(ready: Prepared) -> None:
     """Print what was found, on standard error, with the first skipped entries."""
-    held = "" if ready.test is None else f", {len(ready.test):,} test pairs"
-    told = [f"{ready.opened.layout}: {len(ready.train):,} training pairs{held}", *ready.opened.notes]
-    told += [f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]]
+    held = "" if ready.test is None else f", {counted(len(ready.test), 'test pair')}"
+    told = [f"{ready.opened.layout}: {counted(len(ready.train), 'training pair')}{held}", *ready.opened.notes]
+    new = [one for one in ready.skipped if one not in ready.opened.skipped]  # the notes count the others
+    told += [f"skipped {one.file}: {one.reason}" for one in new[:3]]
     tell(told)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.images import open as opening
 from sensorium.data.images import sets as fields
 from sensorium.data.images.open import open_data
@@ -57,7 +58,7 @@ def open_captioned(path: str | Path, *, test: str | Path | None = None, limit: i
     ``limit`` keeps at most that many pairs of each set. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'pair')} is too few; must be at least 1.")
     if not (_is_scenes(path) or (test is not None and _is_scenes(test))):
         try:
             return open_pairs(path, test=test, limit=limit)
