@@ -238,7 +238,7 @@ def test_17_floats_of_a_set_share_a_range(tmp_path):
     assert [int(s["image"].max()) for s in open_data(tmp_path).train] == [64, 255]
     Image.fromarray(np.array([[-5.0, np.nan, 9.0]], np.float32)).save(tmp_path / "2.tif")
     opened = open_data(tmp_path)
-    assert any("own range" in note for note in opened.notes)
+    assert any("-5 is black and 9 is white" in note for note in opened.notes)
     assert opened.train[2]["image"][0].tolist() == [[0, 91, 255]]
 
 

@@ -28,6 +28,7 @@ from sensorium.data.images.json_table import ENDINGS
 from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, subset
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import about_alike, divide, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
@@ -41,11 +42,14 @@ _LOOKED_FOR = (
 )
 
 
-def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> Opened:
+def open_data(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> Opened:
     """Find the layout of ``path`` and open its images.
 
     ``test`` opens a second path as the test set; its classes are matched by name. ``limit`` keeps at most that many
-    images of each set, with the classes in proportion. Images are decoded only if a reader needs it: broken images
+    images of each set, with the classes in proportion. ``scale``: of 16-bit and float images, that of a run; by default
+    it is measured. Images are decoded only if a reader needs it: broken images
     are found by :func:`sensorium.data.images.cache.cache` and :func:`sensorium.data.images.diagnose.diagnose`.
     Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file.
     """
@@ -70,9 +74,11 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
         found.skipped += second.skipped
     notes += _skips(found.skipped)
     notes += about_alike(train.classes)
-    if scaled := measure([train, *sets.values()]):
-        notes.append(scaled)
-    opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
+    scale, scaled = measure([train, *sets.values()], scale)
+    notes += filter(None, [scaled])
+    opened = Opened(
+        printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped), scale=scale
+    )
     opened = _with_test(opened, notes, given=test is not None)
     if len(train.classes) == 1:
         notes.append(f"There is one class only, '{train.classes[0]}': nothing to classify.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sensorium.base.words import counted, plural
 from sensorium.data.images import diagnose as diagnosis
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.open import Opened, open_data
+from sensorium.data.images.values import Scale
 from sensorium.data.log import tell
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
@@ -26,7 +27,7 @@ class Situation:
 
     ``image_size`` in pixels, ``images`` in the training set, ``classes`` () where unlabeled, ``mean`` and ``std`` per
     channel in 0..1 scale, ``device`` "cpu", "cuda" or "mps", ``cores`` of the CPU, ``bf16`` whether the device has
-    bfloat16 units.
+    bfloat16 units. ``scale``: the values of 16-bit and float images that are black and white, None where all have 8 bits.
     """
 
     image_size: Side
@@ -37,6 +38,7 @@ class Situation:
     device: Device = "cpu"
     cores: Size = 1
     bf16: bool = False
+    scale: Scale | None = field(default=None, kw_only=True)
 
 
 SITUATION = Situation
@@ -58,7 +60,7 @@ class Prepared:
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
     """Open the data, choose the working size (``source.image_size`` pixels, or from the images) and cache the
     pixels."""
-    opened = open_data(source.path, test=source.test, limit=source.limit)
+    opened = open_data(source.path, test=source.test, limit=source.limit, scale=source.scale)
     size = source.image_size or natural_size(opened.train, cpu=device_name() == "cpu")
     if size < 8:
         raise SensoriumError(f"--image-size {size}: must be at least 8 pixels.")
@@ -98,11 +100,12 @@ def situate(ready: Prepared) -> Situation:
         device,
         os.cpu_count() or 1,
         fast_bf16(device),
+        scale=ready.opened.scale,
     )
 
 
 def wanted(situation: Situation) -> dict[str, Any]:
-    return {"image_size": situation.image_size}
+    return {"image_size": situation.image_size, "scale": situation.scale}
 
 
 def keep(ready: Prepared, folder: Path) -> None:

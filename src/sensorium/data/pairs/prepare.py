@@ -125,7 +125,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     The tokenizer is the run's if there is one, else the ``tokenizer`` of the settings, else learned from the training
     captions, with ``vocab`` tokens, by default enough for the words that occur more than once.
     """
-    opened = open_captioned(source.path, test=source.test, limit=source.limit)
+    opened = open_captioned(source.path, test=source.test, limit=source.limit, scale=source.scale)
     size = source.image_size or natural_size(plain_images(opened.train), cpu=device_name() == "cpu")
     if size < 8:
         raise SensoriumError(f"--image-size {size}: must be at least 8 pixels.")
@@ -158,11 +158,16 @@ def situate(ready: Prepared) -> PairSituation:
         fast_bf16(device),
         ready.tokens.vocab,
         ready.context,
+        scale=ready.opened.scale,
     )
 
 
 def wanted(situation: PairSituation) -> dict[str, Any]:
-    return {"image_size": situation.image_size, "settings": {"context": situation.context}}
+    return {
+        "image_size": situation.image_size,
+        "scale": situation.scale,
+        "settings": {"context": situation.context},
+    }
 
 
 def keep(ready: Prepared, folder: Path) -> None:
