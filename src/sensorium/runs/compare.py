@@ -31,6 +31,7 @@ from sensorium.base.records import decode
 from sensorium.base.table import read_table
 from sensorium.catalogue import allow, find, resolve
 from sensorium.data.images.cache import Pixels
+from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
@@ -107,6 +108,7 @@ def compare_all(
     for recipe in options.trust:
         allow(recipe)
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
+    check_place(folder, options.data, options.test, folder=True)
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # report wrong weights before the training, not after it
         from sensorium.judge.inception import Inception

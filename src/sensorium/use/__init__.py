@@ -20,10 +20,12 @@ from sensorium.catalogue import a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
+from sensorium.data.output import check_place
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
@@ -54,6 +56,8 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
+        if out is not None:
+            check_place(out, *thing.info.data.places)
         target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
         if not can_write(target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
@@ -72,7 +76,7 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         return path
     if out is None:
         raise SensoriumError("give the output path: --out PATH.")
-    return export_network(thing, to, Path(out))
+    return export_network(thing, to, check_place(out))
 
 
 def _take_along(run: Run, to: str, out: Path) -> None:
@@ -120,6 +124,8 @@ def sample(
     written."""
     found = Run(run)
     method = generator_of(found)
+    if out is not None:
+        check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
@@ -186,6 +192,8 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if out is not None:
+        check_place(out, data, *data_of(run))
     target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
     encoder, pixels = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
@@ -211,7 +219,7 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     from sensorium.data.images.decode import rgb, square
 
     if picture is not None:
-        check_writable(picture)
+        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
     encoder, pixels = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")
