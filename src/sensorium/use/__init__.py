@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
-from sensorium.catalogue import a_run_of, allow, find
+from sensorium.catalogue import FORMATS, a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
@@ -29,7 +29,6 @@ from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
-FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path, *, trust: str = "") -> Any:
@@ -51,6 +50,7 @@ def load(path: str | Path, *, trust: str = "") -> Any:
 def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
     """Export the backbone of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written."""
     from sensorium.published import export as export_network
+    from sensorium.published import exportable
 
     if to not in FORMATS:
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
@@ -62,16 +62,15 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         if not can_write(target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
-        if ":" not in recipe and to not in (known := find(recipe).exports):
+        if ":" not in recipe and to not in find(recipe).exports:
+            able = exportable(thing.method, recipe)
             can = (
-                f"its formats are {', '.join(known)}"
-                if known
-                else f"its weights are in {thing.folder}/model.safetensors"
+                f"its formats are {', '.join(able)}" if able else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not isinstance(s, Situation):
-            return export_network(thing.method, to, target)
-        path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+            return export_network(thing.method, to, target, recipe=recipe)
+        path = export_network(thing.method, to, target, recipe=recipe, mean=s.mean, std=s.std, image_size=s.image_size)
         _take_along(thing, to, path)
         return path
     if out is None:
