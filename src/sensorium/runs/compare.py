@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.abilities import abilities_of
-from sensorium.base import live, threads
+from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
@@ -263,7 +263,8 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _in_own_process(job: Job, children: list[Any]) -> None:
     """Train and evaluate a job; an error is recorded in its folder."""
     child = multiprocessing.get_context("spawn").Process(target=_child, args=(job,), name=job.name)
-    child.start()
+    with stop.deaf():
+        child.start()
     children.append(child)
     child.join()
     folder = job.folder
