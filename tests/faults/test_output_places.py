@@ -160,3 +160,9 @@ def test_fresh_never_deletes_the_data(home, capsys):
     finally:
         pictures.rename(home / "pets")
     assert "also holds the data, 'work/pictures', so it is not deleted" in said
+
+
+def test_an_exported_file_is_written_again(home, tmp_path):
+    pytest.importorskip("onnx", reason="ONNX is an extra")
+    (tmp_path / "m.onnx").write_bytes(b"former")
+    assert sensorium.export("runs/r", "onnx", tmp_path / "m.onnx").stat().st_size > 1000

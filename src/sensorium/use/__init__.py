@@ -59,7 +59,7 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
         if out is not None:
             check_place(out, *thing.info.data.places)
         target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
-        if not can_write(target):
+        if not can_write(target.parent if target.is_file() else target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
         if ":" not in recipe and to not in find(recipe).exports:
