@@ -203,7 +203,7 @@ def test_misses_of_what_cannot_be_judged(run: Path, command: Command, tmp_path: 
         ((str(run.parent / "simclr"),), "isn't a detector; `sensorium misses` needs a run of"),
         ((str(run), "--threshold", "0"), "above 0 and at most 1"),
         ((str(run), "--overlap", "2"), "above 0 and at most 1"),
-        ((str(run), "--out", str(tmp_path / "file")), "this is a file"),
+        ((str(run), "--out", str(tmp_path / "file")), "this isn't a folder"),
     ):
         code, _, err = command("misses", *words)
         assert code == 1

@@ -326,7 +326,7 @@ def test_what_is_no_picture_is_said(runs: dict[str, Run], tmp_path: Path) -> Non
     finder = open_finder(runs["fcos"])
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     for wrong, said in (
-        (torch.zeros(3, 8, 8), "uint8 tensor"),
+        (torch.zeros(3, 8, 8), "uint8 .or uint16. tensor"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"uint8 \[8, 8, 3\]"),
         (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\]"),
         (7, "this is a int"),

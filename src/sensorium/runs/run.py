@@ -20,6 +20,7 @@ from sensorium.base.reading import printable, there
 from sensorium.data.augment.images import plain
 from sensorium.data.boxes.seen import squared
 from sensorium.data.images.prepare import Situation
+from sensorium.data.images.values import to_eight
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
@@ -48,19 +49,22 @@ class Run(Trained):
     def prepare_images(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged.
 
-        A detector sees whole pictures in squares: their ``sizes`` there are those of
-        :func:`sensorium.data.boxes.seen.inner_size`, and :func:`sensorium.use.detect.detect` does all of it.
+        Integers of more bits are scaled as the 16-bit images that the run was trained on, or by their own values. A detector
+        sees whole pictures in squares: their ``sizes`` there are those of :func:`sensorium.data.boxes.seen.inner_size`, and
+        :func:`sensorium.use.detect.detect` does all of it.
         """
-        if images.dtype != torch.uint8:
-            return images
         on = self.situation
+        if images.is_floating_point():
+            return images
+        if images.dtype != torch.uint8:
+            images = torch.from_numpy(to_eight(images.cpu().numpy(), on.scale)).to(images.device)
         if isinstance(self.method, Detector):
             return squared(images, sight_of(self.method, on))
         return plain(images, on.mean, on.std, on.image_size)
 
     @torch.inference_mode()
     def features(self, images: Tensor | np.ndarray) -> Tensor:
-        """Images, uint8 [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
+        """Images, uint8 (or uint16) [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
         images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
         if images.ndim != 4 or images.shape[1] != 3:
             raise SensoriumError(f"features needs images [B, 3, H, W], not {list(images.shape)}.")

@@ -16,18 +16,21 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
-from sensorium.catalogue import a_run_of, allow, find
+from sensorium.base.words import counted
+from sensorium.catalogue import FORMATS, a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
+from sensorium.data.images.values import Scale
+from sensorium.data.output import check_place
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
-FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path, *, trust: str = "") -> Any:
@@ -49,30 +52,32 @@ def load(path: str | Path, *, trust: str = "") -> Any:
 def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
     """Export the backbone of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written."""
     from sensorium.published import export as export_network
+    from sensorium.published import exportable
 
     if to not in FORMATS:
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
+        if out is not None:
+            check_place(out, *thing.info.data.places)
         target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
-        if not can_write(target):
+        if not can_write(target.parent if target.is_file() else target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
-        if ":" not in recipe and to not in (known := find(recipe).exports):
+        if ":" not in recipe and to not in find(recipe).exports:
+            able = exportable(thing.method, recipe)
             can = (
-                f"its formats are {', '.join(known)}"
-                if known
-                else f"its weights are in {thing.folder}/model.safetensors"
+                f"its formats are {', '.join(able)}" if able else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not isinstance(s, Situation):
-            return export_network(thing.method, to, target)
-        path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+            return export_network(thing.method, to, target, recipe=recipe)
+        path = export_network(thing.method, to, target, recipe=recipe, mean=s.mean, std=s.std, image_size=s.image_size)
         _take_along(thing, to, path)
         return path
     if out is None:
         raise SensoriumError("give the output path: --out PATH.")
-    return export_network(thing, to, Path(out))
+    return export_network(thing, to, check_place(out))
 
 
 def _take_along(run: Run, to: str, out: Path) -> None:
@@ -120,6 +125,8 @@ def sample(
     written."""
     found = Run(run)
     method = generator_of(found)
+    if out is not None:
+        check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
@@ -186,8 +193,10 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if out is not None:
+        check_place(out, data, *data_of(run))
     target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
-    encoder, pixels = _encoder_and_pixels(run, data, limit)
+    encoder, pixels, _ = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
     labels = (
         [None] * len(pixels)
@@ -199,7 +208,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
         {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
     )
     write_bytes(target, lambda file: pq.write_table(table, file))
-    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (
+    return f"{target}: {counted(len(pixels), 'picture')} x {features.shape[1]} features" + (
         f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
     )
 
@@ -211,11 +220,11 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     from sensorium.data.images.decode import rgb, square
 
     if picture is not None:
-        check_writable(picture)
-    encoder, pixels = _encoder_and_pixels(run, data, None)
+        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
+    encoder, pixels, scale = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")
-    query = square(rgb(image, str(image)), pixels.images.shape[-1])
+    query = square(rgb(image, str(image), scale=scale), pixels.images.shape[-1])
     nearest = most_similar(encoder, pixels, query, min(k, len(pixels)))
     table = Table("similarity", "label", "picture")
     for one in nearest:
@@ -260,20 +269,23 @@ def class_of(pixels: Any, index: int) -> str:
     return pixels.classes[pixels.labels[index]]
 
 
-def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels]:
+def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels, Scale | None]:
+    """The network, the images, and the scale of those that have more than 8 bits."""
     thing = load(run)
     if isinstance(thing, Run):
         if data is None:
-            train = thing.data().train
-            return _encoder(thing.method, run), train.pixels if isinstance(train, Captioned) else train
-        pixels = images.prepare(Source(data, None, thing.cache, thing.situation.image_size, limit)).train
-        return _encoder(thing.method, run), replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
+            ready = thing.data()
+            train = ready.train.pixels if isinstance(ready.train, Captioned) else ready.train
+            return _encoder(thing.method, run), train, getattr(ready.opened, "scale", None)
+        on = thing.situation
+        ready = images.prepare(Source(data, None, thing.cache, on.image_size, limit, scale=on.scale))
+        return _encoder(thing.method, run), replace(ready.train, mean=on.mean, std=on.std), ready.opened.scale
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
     encoder = _encoder(thing, run)
     mean, std = encoder.normalization or HALF
-    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit)).train
-    return encoder, replace(pixels, mean=mean, std=std)
+    ready = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit))
+    return encoder, replace(ready.train, mean=mean, std=std), ready.opened.scale
 
 
 def _encoder(thing: Any, run: Path) -> Any:

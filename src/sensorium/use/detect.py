@@ -21,6 +21,7 @@ from sensorium.base.precision import device_name
 from sensorium.catalogue import a_run_of
 from sensorium.data.boxes.seen import Sight
 from sensorium.data.images.given import Given, Picture, given, is_one
+from sensorium.data.images.values import Scale
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name
 from sensorium.recipe.boxes import sight_of
@@ -44,16 +45,17 @@ class Box(NamedTuple):
 @dataclass(frozen=True)
 class Finder:
     """A detector ready for pictures. ``classes``: names by label, () if unknown; ``sight``: how it sees a picture;
-    ``first``: the category id of class 0."""
+    ``first``: the category id of class 0; ``scale``: of a run's 16-bit and float images."""
 
     method: Any
     classes: tuple[str, ...]
     sight: Sight
     first: int
+    scale: Scale | None = None
 
     def find(self, picture: Picture | Given, threshold: float = THRESHOLD) -> dict[str, Tensor]:
         """A picture of any size -> ``boxes`` xyxy [N, 4] in its pixels, ``scores`` [N], descending, ``labels`` [N]."""
-        one = picture if isinstance(picture, Given) else given(picture)
+        one = picture if isinstance(picture, Given) else given(picture, self.scale)
         device = next(self.method.parameters()).device
         return self.sight.find(self.method, [self.sight.look(one.image, one.size)], threshold, device)[0]
 
@@ -98,6 +100,6 @@ def open_finder(run: Any) -> Finder:
         raise SensoriumError(f"'{where}' isn't a detector; `sensorium detect` needs {a_run_of('Detector')}.")
     method = method.to(device_name()).eval()  # type: ignore[attr-defined]
     if isinstance(thing, Run):
-        return Finder(method, thing.situation.classes, sight_of(method, thing.situation), 1)
+        return Finder(method, thing.situation.classes, sight_of(method, thing.situation), 1, thing.situation.scale)
     mean, std = method.normalization
     return Finder(method, method.class_names, Sight(mean, std, method.sides, method.divisor), 0)

@@ -27,6 +27,7 @@ from sensorium.base.terminal import bar
 from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.boxes.cache import Boxed
+from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.box_scores import check_classes, panel
 from sensorium.judge.boxes import detections
@@ -35,6 +36,7 @@ from sensorium.parts.boxes import iou
 from sensorium.pictures.boxes import class_name
 from sensorium.pictures.images import save_picture
 from sensorium.recipe.boxes import sight_of
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 NEAR = 0.1  # minimum overlap of what is near
@@ -71,8 +73,8 @@ def write_misses(
     for flag, value in (("--threshold", threshold), ("--overlap", overlap)):
         if not 0 < value <= 1:
             raise SensoriumError(f"{flag} {value}: must be above 0 and at most 1.")
-    if out is not None and out.exists() and not out.is_dir():
-        raise SensoriumError(f"--out {printable(str(out))}: this is a file; give a folder.")
+    if out is not None:
+        check_place(out, data, test, *data_of(run), folder=True)
     found = Run(run)
     if not isinstance(found.method, Detector):
         raise SensoriumError(f"'{found.folder}' isn't a detector; `sensorium misses` needs {a_run_of('Detector')}.")

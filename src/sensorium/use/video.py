@@ -23,14 +23,17 @@ from sensorium.abilities import Encoder
 from sensorium.base.files import check_writable, disk_errors, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
 from sensorium.data.names import list_folder
+from sensorium.data.output import check_place
 from sensorium.data.streams.clips import MOTION, motion
 from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import normalised
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 from sensorium.use import HALF, load, side_of
 
@@ -106,6 +109,8 @@ def embed_video(
     a line that describes what was written.
     """
     data = Path(data)
+    if out is not None:
+        check_place(out, data, *data_of(encoder))
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
         raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
@@ -148,7 +153,7 @@ def embed_video(
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
     lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
-    return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+    return f"{target}: {counted(int(ends[-1]), 'frame')} of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
 
 
 @contextmanager
