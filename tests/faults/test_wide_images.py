@@ -26,7 +26,8 @@ from sensorium.playground.reader import _read
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.use import embed, neighbors
-from sensorium.use.detect import detect, open_finder
+from sensorium.use.detect import open_finder
+from sensorium.use.found import find_in
 from sensorium.use.search import open_looker, read_picture
 
 COUNT, SIDE = 20, 16
@@ -275,7 +276,7 @@ def test_a_detector_sees_a_dark_picture_as_in_training(tmp_path):
     run = train("fcos", str(data), out=tmp_path / "run", width=32, convs=1, **common)
     assert run.situation.scale == WHITE
     assert open_finder(run.folder).scale == WHITE
-    said = detect(run.folder, [one(tmp_path / "one")], threshold=0.99, out=tmp_path / "found")
+    said = find_in(run.folder, [one(tmp_path / "one")], threshold=0.99, out=tmp_path / "found", form="coco", crops=None)
     assert "as in training: 4,095 is white" in said
     drawn = np.asarray(Image.open(tmp_path / "found" / "00.png").convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(drawn, eight(0))

@@ -49,8 +49,9 @@ def _(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, overlap: floa
 
 def _kept_in_onnx(boxes: Any, scores: Any, labels: Any, classes: int, overlap: float, least: float) -> Any:
     """``kept`` by ONNX's operator, which takes scores by class and gives a list of places."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its types don't know values of other operators
     one = op.Constant(value_ints=[1])
     numbers = op.Reshape(op.Constant(value_ints=list(range(classes))), op.Constant(value_ints=[1, classes, 1]))
     each = op.Where(

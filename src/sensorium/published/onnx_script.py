@@ -49,7 +49,8 @@ class Detector:
         image = ImageOps.exif_transpose(image).convert("RGB")
         seen, (height, width) = self.prepare(image)
         given = {"images": seen[None], "sizes": np.array([[height, width]], np.int64)}
-        boxes, scores, labels = (one[0] for one in self.session.run(["boxes", "scores", "labels"], given))
+        out: list[Any] = list(self.session.run(["boxes", "scores", "labels"], given))
+        boxes, scores, labels = (one[0] for one in out)
         back = np.array([image.width / width, image.height / height] * 2, np.float32)
         edges = np.clip(boxes * back, 0, np.array(image.size * 2, np.float32))
         return [

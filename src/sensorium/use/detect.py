@@ -62,7 +62,10 @@ class Finder:
     def boxes(self, found: dict[str, Tensor]) -> list[Box]:
         """Detections as :class:`Box`, the highest score first."""
         rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-        return [Box(*edges, score, class_name(self.classes, label), label) for edges, score, label in rows]
+        return [
+            Box(edges[0], edges[1], edges[2], edges[3], score, class_name(self.classes, label), label)
+            for edges, score, label in rows
+        ]
 
 
 @overload
@@ -93,7 +96,7 @@ def open_finder(run: Any) -> Finder:
     """A detector from a run, its folder, a network, or a checkpoint's path. Raises SensoriumError for anything else."""
     from sensorium.use import load
 
-    thing = load(run) if isinstance(run, (str, PathLike)) else run
+    thing = load(Path(run)) if isinstance(run, (str, PathLike)) else run
     method: Any = thing.method if isinstance(thing, Run) else thing
     if not isinstance(method, Detector):
         where = thing.folder if isinstance(thing, Run) else run if isinstance(run, (str, Path)) else type(run).__name__
