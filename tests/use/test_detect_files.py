@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sensorium.abilities import Detector, HasBackbone
+from sensorium.base import terminal
 from sensorium.data.boxes.open import open_boxes
 from sensorium.data.boxes.seen import Sight
 from sensorium.judge.coco_ap import compared
@@ -126,6 +127,18 @@ def test_a_class_may_have_any_name() -> None:
 def test_one_is_singular(seer: None, photos: Path, tmp_path: Path) -> None:
     told = find_in(tmp_path, [photos / "one.png"], threshold=0.3, out=tmp_path / "o", form="csv", crops=None)
     assert told.splitlines()[0].startswith("1 object in 1 picture:")
+
+
+def test_progress_is_told_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    clock = iter([0.0, 10.0, 40.0, 50.0])
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(clock))
+    with terminal.bar("detecting", True) as advance:
+        assert advance is not None
+        for done in (1, 2, 3):
+            advance(done, 6)
+    assert capsys.readouterr().err == "detecting: 2 of 6, 1m20s left\n"
+    with terminal.bar("detecting", False) as advance:
+        assert advance is None
 
 
 def rows(boxes: list[list[float]], labels: list[int], scores: list[float] | None = None) -> dict[str, torch.Tensor]:
