@@ -11,6 +11,7 @@ import torch
 
 from sensorium.abilities import Detector
 from sensorium.base.precision import device_name
+from sensorium.base.words import counted
 from sensorium.data.images.decode import to_array
 from sensorium.pictures.boxes import class_name, enlarged, with_boxes
 from sensorium.playground.common import Played, Upload, chooser, decoded, examples, markup, picture_input, told
@@ -51,7 +52,7 @@ def tab(runs: Sequence[Played]) -> None:
             found = finder.find(torch.from_numpy(to_array(image)), threshold)
         boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
         large, there = enlarged(image, boxes, LONGER) if max(image.size) < LONGER else (image, boxes)
-        words = f"{len(boxes):,} object{'' if len(boxes) == 1 else 's'} with a score of {threshold:.2f} or more."
+        words = f"{counted(len(boxes), 'object')} with a score of {threshold:.2f} or more."
         marked = with_boxes(large, there, labels, finder.classes, scores)
         return [words, marked, listing(boxes, labels, scores, finder.classes)]
 
