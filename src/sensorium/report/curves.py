@@ -77,7 +77,7 @@ def lengths(results: Results) -> Html | None:
         for run in results.runs:
             pairs = [(float(row.length), getattr(row, field)) for row in run.lengths]
             points = [(a, b) for a, b in pairs if b]
-            if points:
+            if len(points) > 1:
                 lines.append(Line(run.shown, points, colors[run.name], marker=len(lines)))
         if not lines:
             continue
@@ -94,9 +94,9 @@ def lengths(results: Results) -> Html | None:
 
 
 def _powers_of_two(low: float, high: float) -> list[float]:
-    """About five ticks between two numbers."""
+    """About five ticks between two numbers; fewer than two where these are close."""
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
-    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
+    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))]
 
 
 def quality(results: Results) -> Html | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sensorium.base.words import MISSING as MISSING
+from sensorium.base.words import agreeing as agreeing
 from sensorium.base.words import count as count
 from sensorium.base.words import duration as duration
 from sensorium.base.words import memory as memory
@@ -65,6 +66,12 @@ def tabs(key: str, panels: list[tuple[str, Html]], label: str) -> Html:
         inputs.append(el("label", name, for_=f"{key}-{i}"))
     shown = [el("div", panel, cls="panel", data_name=name) for name, panel in panels]
     return el("div", join(inputs), el("div", join(shown), cls="panels"), cls="tabs", role="group", aria_label=label)
+
+
+def of(number: Any, phrase: str) -> str:
+    """1, "test images" -> "1 test image"; 1200 -> "1,200 test images"; of "tokens (257 kinds)" the first word agrees."""
+    noun, bracket, rest = phrase.partition(" (")
+    return f"{count(number)} {agreeing(number, noun)}{bracket}{rest}"
 
 
 def words(name: str) -> str:
