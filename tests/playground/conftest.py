@@ -1,6 +1,5 @@
-"""What the tests of the page share: a run for each tab, the page of all, a browser. Also lets them import ``driver``."""
+"""What the tests of the page share: a run for each tab, and the page of all. Also lets them import ``driver``."""
 
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from sensorium.runs.train import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEXT = "The cat sat on the mat, and the tired dog sat on it. "
 
 
@@ -60,17 +58,6 @@ def address(runs: dict[str, Run], free_port: int) -> Iterator[str]:
     page = open_page(list(runs.values()), port=free_port, upload_mb=1)
     yield page.local_url
     page.close(verbose=False)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="driving the page needs playwright")
-    if BROWSER is None:
-        pytest.skip("there is no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
