@@ -147,6 +147,10 @@ def test_one_subset_has_no_spread() -> None:
     assert "spread" not in str(results_table(results).title)
     three = replace(one, subsets=3, spread=0.02)
     assert "+- 2.0" in lines([three])
+    seeded = replace(three, seeds=(0.4, 0.6), error=0.1, group="Linear probe")
+    shown = str(table(Results(2, Data("x"), (RunResult("a", "a", scores=(seeded,)),)), {"a": "red"}))
+    assert "±\u202f10.0" in shown
+    assert "± is the standard error over the seeds." in shown
 
 
 def test_commands_use_the_best_run(tmp_path: Path) -> None:

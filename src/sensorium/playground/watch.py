@@ -111,5 +111,5 @@ def opened(run: Played, path: Path) -> AnyStream:
             f"{name}: {stream.width} values per step, but {run.run.name} was trained on {channels(on)}."
         )
     if len(stream) < on.frame:
-        raise SensoriumError(f"{name}: {len(stream):,} steps, but a frame needs {on.frame}.")
+        raise SensoriumError(f"{name}: {counted(len(stream), 'step')}, but a frame needs {on.frame}.")
     return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

@@ -133,11 +133,11 @@ def is_best(column: Column, run: RunResult, best: float | None) -> bool:
 
 
 def _off(score: Score | None) -> float | None:
-    """The number after ±: the spread over label subsets, else the standard error unless it is just the binomial one;
-    None if it reads as zero, or one subset was drawn."""
+    """The number after ±: the standard error over seeds if there are several, the spread over label subsets, else the
+    standard error unless it is just the binomial one; None if it reads as zero, or one subset was drawn."""
     if score is None:
         return None
-    spread = score.spread if score.subsets > 1 else None
+    spread = score.spread if score.subsets > 1 and not score.seeds else None
     off = spread or (None if score.at is not None and not score.seeds else score.error)
     return off if off and score.visible(off) else None
 
@@ -239,7 +239,9 @@ def _note(results: Results, shown: Sequence[Column]) -> Html:
     scores = [column.score for column in shown if column.score]
     by_label, others = ([s for s in scores if (s.at is not None) == labeled] for labeled in (True, False))
     told = ["Fractions are in percent of n."] if any(s.share for s in scores) else []
-    if any(score.spread and score.subsets > 1 for score in by_label):
+    if any(score.seeds for score in scores):
+        told.append("± is the standard error over the seeds.")
+    elif any(score.spread and score.subsets > 1 for score in by_label):
         one = any(score.subsets == 1 for score in by_label if score.at)
         told.append("± is the spread over label subsets" + ("; where there is none, one was drawn." if one else "."))
     elif by_label:
@@ -266,7 +268,8 @@ def results_table(results: Results) -> Table:
     grouped = any(column.score and column.group for column in every)
     shown = [column for column in every if not grouped or column.title not in TERMINAL]
     spread = any(score.spread and score.subsets > 1 for run in runs for score in run.scores)
-    title = "in %, ± spread over label subsets" if spread else "in %"
+    seeds = any(score.seeds for run in runs for score in run.scores)
+    title = "in %, ± standard error over seeds" if seeds else "in %, ± spread over label subsets" if spread else "in %"
     drawn = Table(title=title if grouped else None, title_justify="left", pad_edge=False)
     drawn.add_column("run", no_wrap=True)
     for column in shown:
