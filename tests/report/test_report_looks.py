@@ -39,7 +39,9 @@ def text_results(**more: Any) -> Results:
     runs = []
     for name, bits, seconds in (("rope", 2.5, 60.02), ("none", 2.4, 60.31)):
         score = Score("bits per byte", bits, "lower", 6028, "held-out bytes", {"unigram": 4.4}, curve="bits")
-        curve = tuple({"seconds": 6.0 * k, "seen": 2048.0 * k, "bits": 8 - 0.5 * k} for k in range(1, 11))
+        curve: tuple[dict[str, float | None], ...] = tuple(
+            {"seconds": 6.0 * k, "seen": 2048.0 * k, "bits": 8 - 0.5 * k} for k in range(1, 11)
+        )
         at = tuple(AtLength(n, bits + n / 1e6, 15000.0, 15.2) for n in (128, 256, 512))
         runs.append(
             RunResult(
@@ -127,6 +129,8 @@ def test_units_by_kind_and_words_that_agree(tmp_path: Path) -> None:
     assert samples(text_results()) == "tokens"
     assert samples(Results(2, Data("x"), (RunResult("a", "a"),))) == "images"
     assert of(1, "tokens (257 kinds)") == "1 token (257 kinds)"
+    assert of(1, "training frames of 0.125 s") == "1 training frame of 0.125 s"
+    assert of(2, "training frames of 0.125 s") == "2 training frames of 0.125 s"
     assert [of(1, one) for one in ("test images", "classes", "boxes", "copies")] == [
         "1 test image", "1 class", "1 box", "1 copy",
     ]  # fmt: skip

@@ -49,17 +49,18 @@ def test_p_and_interval_are_those_of_the_paired_t_test() -> None:
         a, b = 3 + seed + rng.normal(0, 0.1, n), 3.2 + seed + rng.normal(0, 0.1, n)
         found = over_seeds(value("a", *a.tolist()).scores[0], value("b", *b.tolist()).scores[0])
         peer = stats.ttest_rel(b, a)
-        assert found.p == pytest.approx(peer.pvalue)
-        low, high = peer.confidence_interval(0.95)
+        assert found.p == pytest.approx(peer.pvalue)  # type: ignore[attr-defined]
+        low, high = peer.confidence_interval(0.95)  # type: ignore[attr-defined]
+        assert found.error is not None
         assert (found.margin - found.error, found.margin + found.error) == (pytest.approx(low), pytest.approx(high))
-        assert found.sure == (peer.pvalue < 0.05 and found.margin > 0)
+        assert found.sure == (peer.pvalue < 0.05 and found.margin > 0)  # type: ignore[attr-defined]
 
 
 def test_a_value_with_fewer_seeds_is_compared_by_welchs_test() -> None:
     a, b = (3.0, 3.1, 3.05), (3.2, 3.4)
     found = over_seeds(value("a", *a).scores[0], value("b", *b).scores[0])
     peer = stats.ttest_ind(b, a, equal_var=False)
-    assert found.p == pytest.approx(peer.pvalue)
+    assert found.p == pytest.approx(peer.pvalue)  # type: ignore[attr-defined]
     assert found.how == "Welch's t-test over seeds"
 
 

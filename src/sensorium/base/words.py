@@ -99,7 +99,11 @@ def memory(megabytes: Any) -> str:
 
 
 def agreeing(number: Any, phrase: str) -> str:
-    """A phrase that ends in a plural, as it is after ``number``: 1, "test images" -> "test image"."""
+    """A phrase in the plural, as it is after ``number``: 1, "test images" -> "test image"; in "tokens (257 kinds)" and
+    "frames of 0.1 s" the first noun agrees."""
+    for rest in (" (", " of "):
+        if rest in phrase:
+            return agreeing(number, phrase[: phrase.index(rest)]) + phrase[phrase.index(rest) :]
     if number != 1 or not phrase.endswith("s") or phrase.endswith("ss"):
         return phrase
     if phrase.endswith("ies"):

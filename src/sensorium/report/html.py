@@ -69,9 +69,8 @@ def tabs(key: str, panels: list[tuple[str, Html]], label: str) -> Html:
 
 
 def of(number: Any, phrase: str) -> str:
-    """1, "test images" -> "1 test image"; 1200 -> "1,200 test images"; of "tokens (257 kinds)" the first word agrees."""
-    noun, bracket, rest = phrase.partition(" (")
-    return f"{count(number)} {agreeing(number, noun)}{bracket}{rest}"
+    """1, "test images" -> "1 test image"; 1200 -> "1,200 test images"."""
+    return f"{count(number)} {agreeing(number, phrase)}"
 
 
 def words(name: str) -> str:

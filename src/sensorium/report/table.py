@@ -248,7 +248,7 @@ def _note(results: Results, shown: Sequence[Column]) -> Html:
         told.append("One subset of the labels was drawn at each fraction.")
     if counted := "; ".join(f"{s.name}, {h.of(s.n, s.counted)}" for s in others):
         told.append(f"Each score's n: {counted}.")
-    told.append("Bold is the best run of a column, where they differ.")
+    told += ["Bold is the best run of a column, where they differ."] if shown else []
     if any(column.title == "FLOPs" for column in shown):
         told.append("FLOPs are for a forward pass of one image.")
     if any(is_reference(run, _fewest(shown)) for run in results.finished):
