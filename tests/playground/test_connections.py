@@ -112,6 +112,8 @@ def test_a_body_that_trickles_after_the_answer(page: Page) -> None:
 def test_an_answer_that_nobody_reads(page: Page) -> None:
     with connected(page) as visitor:
         visitor.sendall(WHOLE % b"large")
+        assert visitor.recv(1024)
+        assert page.server.server_state.connections
         begun = time.monotonic()
         while page.server.server_state.connections and time.monotonic() - begun < 5:
             time.sleep(0.05)
