@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from sensorium.base.records import NOT_WRITTEN, Amount, Count, Share
+from sensorium.base.words import agreeing
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Score:
     def show(self, value: float) -> str:
         """A value formatted for this score."""
         return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
+
+    def visible(self, off: float) -> bool:
+        """Whether a deviation is more than zero in this score's format."""
+        return any(digit in "123456789" for digit in self.show(off))
 
     def gap(self, difference: float) -> str:
         """A difference formatted for this score."""
@@ -167,10 +172,10 @@ def lines(scores: Sequence[Score]) -> str:
     )
     rows = []
     for score in scores:
-        off = score.error if score.spread is None else score.spread
-        error = "" if off is None else f" +- {score.show(off).removesuffix(' %')}"
+        off = score.spread if score.spread is not None and score.subsets > 1 else score.error
+        error = f" +- {score.show(off).removesuffix(' %')}" if off is not None and score.visible(off) else ""
         value = "" if score.value is None else score.show(score.value)
-        rows.append(f"{score.name:{wide}s}  {value:>8s}{error}   ({score.n or 0:,} {score.counted})")
+        rows.append(f"{score.name:{wide}s}  {value:>8s}{error}   ({score.n or 0:,} {agreeing(score.n, score.counted)})")
         rows += [
             f"  {name:{wide - 2}s}  {score.show(value):>8s}"
             for name, value in {**score.baselines, **score.references}.items()

@@ -30,11 +30,11 @@ def tab(runs: Sequence[Played]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            text = gr.Textbox(label="Description", max_length=LONGEST, submit_btn="Search")
+            text = gr.Textbox(label="Description", max_length=LONGEST, submit_btn="Search", elem_classes="ask")
             picture = picture_input("Or a picture: drop, paste or choose one")
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
-            found = found_pictures("Found, best first")
+            _, found = found_pictures("Found, best first")
 
     def album(index: int) -> Album:
         if index not in albums:

@@ -79,9 +79,9 @@ def lengths(results: Results) -> Html | None:
             points = [(a, b) for a, b in pairs if b]
             if points:
                 lines.append(Line(run.shown, points, colors[run.name], marker=len(lines)))
-        if not lines:
-            continue
         across = sorted({p[0] for line in lines for p in line.points})
+        if len(across) < 2:
+            continue
         values = [p[1] for line in lines for p in line.points]
         low, high = min(values), max(values)
         pad = 0.06 * (high - low) or 0.1 * high
@@ -94,9 +94,9 @@ def lengths(results: Results) -> Html | None:
 
 
 def _powers_of_two(low: float, high: float) -> list[float]:
-    """About five ticks between two numbers."""
+    """About five ticks between two numbers; fewer than two where these are close."""
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
-    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
+    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))]
 
 
 def quality(results: Results) -> Html | None:
@@ -199,7 +199,7 @@ def _label_line(run: RunResult, group: str, few: float, color: str, marker: int)
     for score in by_labels(run, group):
         assert score.at is not None
         assert score.value is not None
-        labels = f" ({h.counted(int(score.labels), 'label')})" if score.labels is not None else ""
+        labels = f" ({h.of(score.labels, 'labels')})" if score.labels is not None else ""
         error = f" ± {200 * score.error:.1f}" if score.error is not None else ""
         points.append((score.at, score.value))
         errors.append(None if score.error is None else 2 * score.error)

@@ -44,6 +44,7 @@ from sensorium.report.page import write_report
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
 from sensorium.runs.train import run_folder, train_with
+from sensorium.runs.values import decide_values
 from sensorium.runs.verdict import decide
 from sensorium.training.budget import Budget
 from sensorium.training.fit import read_outcome
@@ -143,7 +144,7 @@ def _compare(
     request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
     write_results(results, folder)
-    write_report(results, folder, pixels=_pixels(plan.ready))
+    write_report(results, folder, pixels=pixels_of(plan.ready))
     return results
 
 
@@ -158,7 +159,7 @@ def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Aske
     return todo
 
 
-def _pixels(ready: Any) -> dict[str, Any]:
+def pixels_of(ready: Any) -> dict[str, Any]:
     """The images that neighbors and map refer to, if the data are images."""
     train, held = ready.train, ready.test
     return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
@@ -166,7 +167,7 @@ def _pixels(ready: Any) -> dict[str, Any]:
 
 def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
     """Results of ``runs`` with their verdict, the current time and the versions."""
-    verdict = decide(runs)
+    verdict = decide_values(runs, asked.vary.partition("=")[0]) if asked.vary else decide(runs)
     names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
     return Results(
         2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),

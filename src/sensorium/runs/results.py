@@ -135,7 +135,7 @@ class RunResult:
 class Winner:
     """The winner. ``by``: the deciding score's name; ``score``: its value over ``n`` samples. ``margin``: the
     difference to ``over``, the runner-up (the best baseline if there is one run); ``error``: half the width of the
-    margin's 95 % interval; ``p``: of McNemar's test, if used; ``how``: the test. ``sure``: ahead of the runner-up and
+    margin's 95 % interval; ``p``: of McNemar's test or of a t-test over seeds, if used; ``how``: the test. ``sure``: ahead of the runner-up and
     of every baseline by more than sampling error."""
 
     name: str
