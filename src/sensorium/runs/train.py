@@ -6,6 +6,7 @@ import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,29 @@ from sensorium.base import live, threads
 from sensorium.base.files import own_folder, write_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
-from sensorium.base.reading import printable
+from sensorium.base.reading import printable, read_object
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge.evaluator import look_at
-from sensorium.recipe.info import DataOf, absolute, check_info, read_info
+from sensorium.judge.evaluator import FILE as EVALUATION
+from sensorium.judge.evaluator import OUTCOMES, look_at
+from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
+from sensorium.training.further import set_apart
 from sensorium.training.launch import rank_and_world
 from sensorium.training.options import check_batch
 
 # What a folder may hold before its run.json says that it is a run.
 _OF_A_RUN = re.compile(
     r"\..+\.partial|\.lock|.+\.(json|log|ckpt|csv|npz|parquet|safetensors|html)|(samples|trace|timeline|reconstructions)\.png"
-    r"|tensorboard|backbone|inputs|pictures|search|found|cache|export-.+"
+    r"|tensorboard|backbone|inputs|pictures|search|found|cache|former|nonfinite|evaluated|export-.+"
 )
 _BEFORE_A_RUN = {LOCK, "inputs", "tokenizer.json", "error.json", "error.log"}
 
@@ -143,12 +146,23 @@ def _train(
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, progress)
     training.fit(
         bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready),
-        fresh=options.fresh and not first,
+        fresh=options.fresh and not first, before=partial(_note_budget, folder, options.budget),
     )  # fmt: skip
     run = Run(folder)
     if first:
         _complete(run, how, ready, opened, recipe)
     return run
+
+
+def _note_budget(folder: Path, budget: str, former: str | None) -> None:
+    """Write the budget of a run that goes on into its ``run.json``. What described the run at the end of the ``former``
+    one is set apart."""
+    found = read_object(folder / FILE)
+    if found.get("budget") != budget:
+        write_json(folder / FILE, {**found, "budget": budget})
+    if former is not None:
+        set_apart(folder, former, EVALUATION, OUTCOMES)
+        shutil.rmtree(folder / "backbone", ignore_errors=True)  # written again with the new weights
 
 
 def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]], recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from sensorium.training.batches import Batches
 from sensorium.training.budget import Budget, Clock
 from sensorium.training.checkpoints import LAST, WEIGHTS, load_checkpoint, save_checkpoint, save_weights
 from sensorium.training.fabric import local, spread, unsharded, whole
+from sensorium.training.further import Budgets
 from sensorium.training.monitor import Online, collapsed, look
 from sensorium.training.options import Options
 from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
@@ -41,7 +42,7 @@ _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of vi
 @dataclass(frozen=True)
 class Job:
     """What each process of a run needs. ``settings`` must not change when it is resumed, from ``checkpoint`` at
-    ``steps``."""
+    ``steps``; ``budgets``: all that it has had, ``budget`` the last."""
 
     recipe: Recipe
     rows: Rows
@@ -53,6 +54,7 @@ class Job:
     checkpoint: Path | None
     steps: int
     notes: tuple[str, ...]
+    budgets: Budgets
 
 
 class Loop:
@@ -108,6 +110,8 @@ class Loop:
         self.steps, self.seconds, self.peak = state["steps"], state["seconds"], state["peak"]
         self.batches.waited, self.batches.augmented = state["waited"], state["augmented"]
         self._looked_at, self._looked_time, self._looked_fraction = state["looked"]
+        if state["settings"]["budget"] != self.job.settings["budget"]:
+            self._looked_fraction = self._spent(max(0, self._looked_at), self._looked_time)
         for phase, optimizer in self.step.optimizers.items():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             kept = found["step"]["optimizers"][phase]["state"]
@@ -162,11 +166,11 @@ class Loop:
         elif self.fabric.device.type == "mps":
             torch.mps.manual_seed(seed)
 
-    def _spent(self) -> float:
+    def _spent(self, steps: int | None = None, seconds: float = 0.0) -> float:
+        """The fraction of the budget spent now, or after ``steps`` in ``seconds``."""
         rows, size = self.job.rows, self.batches.share.batch_size
-        return self.job.budget.spent(
-            steps=self.steps, seconds=self.seconds, batch=size * rows.each, data=len(rows) * rows.each
-        )
+        steps, seconds = (self.steps, self.seconds) if steps is None else (steps, seconds)
+        return self.job.budget.spent(steps=steps, seconds=seconds, batch=size * rows.each, data=len(rows) * rows.each)
 
     def _decide(self) -> None:
         now = self.clock.elapsed
@@ -270,6 +274,7 @@ class Loop:
             "peak": self.peak,
             "looked": [self._looked_at, self._looked_time, self._looked_fraction],
             "settings": dict(self.job.settings),
+            "budgets": [list(one) for one in self.job.budgets],
         }
 
     def _leave_weights(self) -> None:
