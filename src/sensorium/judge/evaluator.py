@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import pkgutil
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -149,7 +150,7 @@ def _mirror(run: Any, into: Path) -> Any:
 
 
 def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) -> Judgement:
-    path, of = run.folder / FILE, _digest(ready)
+    path, of = run.folder / FILE, digest_of(ready)
     unlinked(run.folder / "pictures")
     before = _kept_before(path)
     same = before.get("version") == VERSION and before.get("data", of) == of
@@ -224,9 +225,18 @@ def judged_by(method: object, rows: Any) -> str:
     )
 
 
-def _digest(ready: Any) -> str:
-    """Of the data, so that scores on other data are not taken for these."""
-    return " ".join(rows.digest for rows in (ready.train, ready.test) if isinstance(rows, Rows))
+def digest_of(ready: Any) -> str:
+    """Of the training and the test set, so that scores on other data are not taken for these."""
+    train, test = ready.train, ready.test
+    parts = [rows.digest for rows in (train, test) if isinstance(rows, Rows)]
+    if isinstance(test, np.ndarray):  # tokens
+        parts.append(f"{len(test)} {zlib.crc32(np.ascontiguousarray(test)):08x}")
+    elif isinstance(test, tuple):  # recordings
+        crc = 0
+        for stream in test:
+            crc = zlib.crc32(np.ascontiguousarray(stream.labels), zlib.crc32(stream.frames(0, 16), crc))
+        parts.append(f"{len(test)} {crc:08x}")
+    return " ".join(parts)
 
 
 def _kept_before(path: Path) -> dict[str, Any]:

@@ -25,13 +25,14 @@ from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import FILE as EVALUATION
-from sensorium.judge.evaluator import OUTCOMES, look_at
+from sensorium.judge.evaluator import OUTCOMES, digest_of, look_at
 from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
+from sensorium.training.checkpoints import as_text, check_settings
 from sensorium.training.further import set_apart
 from sensorium.training.launch import rank_and_world
 from sensorium.training.options import check_batch
@@ -113,6 +114,7 @@ def _train(
     from sensorium.training import fit as training
 
     sort, progress, cache = kind_name(name), not options.quiet, Path(cache)
+    _check_system(folder, name)
     how = kind(sort)
     if ready is None:
         source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
@@ -126,11 +128,19 @@ def _train(
     situation = how.situate(ready)
     recipe, opened = make_recipe(name, situation, given), inputs(name, given)
     check_batch(recipe, options.accumulate)
+    _check_run(folder, recipe, ready, options, tuple(given))
     done, first = (folder / "outcome.json").is_file(), rank_and_world()[0] == 0
     if progress and not done:
         show_settings(recipe, chosen)
     if first and not (folder / "run.json").is_file():
-        where = DataOf(options.data, options.test, options.limit, absolute(options.data), absolute(options.test))
+        where = DataOf(
+            options.data,
+            options.test,
+            options.limit,
+            absolute(options.data),
+            absolute(options.test),
+            digest=digest_of(ready),
+        )
         asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": asdict(where)}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
@@ -152,6 +162,31 @@ def _train(
     if first:
         _complete(run, how, ready, opened, recipe)
     return run
+
+
+def _check_system(folder: Path, name: str) -> None:
+    """Raise SensoriumError if the folder holds a run of another system, before the data are read."""
+    if not (folder / FILE).is_file():
+        return
+    held = read_info(folder).recipe
+    if held.replace("\\", "/").rpartition("/")[2] != name.replace("\\", "/").rpartition("/")[2]:
+        raise SensoriumError(
+            f"{folder} holds a run of {printable(held)[:80]}, not of {name}: give another --out, or --fresh to delete "
+            "that run."
+        )
+
+
+def _check_run(folder: Path, recipe: Recipe, ready: Any, options: RunOptions, given: tuple[str, ...]) -> None:
+    """Raise SensoriumError if the folder's run.json is of other data or settings. Once there is a checkpoint, these are
+    compared with it, but a run may have been stopped before its first."""
+    if not (folder / FILE).is_file():
+        return
+    info = read_info(folder)
+    found = {name: as_text(one.value) for name, one in info.settings.items()} | {"seed": str(info.seed)}
+    now = {name: as_text(one.value) for name, one in recipe.settings.items()} | {"seed": str(options.seed)}
+    if info.data.digest:
+        found["data"], now["data"] = info.data.train_digest, ready.train.digest
+    check_settings(found, now, folder, (*given, "seed", "data"))
 
 
 def _note_budget(folder: Path, budget: str, former: str | None) -> None:

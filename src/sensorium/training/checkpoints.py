@@ -199,11 +199,11 @@ def fingerprint(recipe: Recipe, data: str, run: Mapping[str, Any]) -> dict[str, 
         "method": type(recipe.method).__name__,
         "weights": _digest(shapes),
         **{f"optimizer.{k}" if several else "optimizer": _groups(o) for k, o in optimizers.items()},
-        "schedule": _text([round(float(recipe.schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
-        **({"average": _text(asdict(recipe.average))} if recipe.average else {}),
+        "schedule": as_text([round(float(recipe.schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
+        **({"average": as_text(asdict(recipe.average))} if recipe.average else {}),
         "data": data,
-        **{name: _text(value) for name, value in run.items()},
-        **{name: _text(setting.value) for name, setting in recipe.settings.items()},
+        **{name: as_text(value) for name, value in run.items()},
+        **{name: as_text(setting.value) for name, setting in recipe.settings.items()},
     }
 
 
@@ -212,7 +212,7 @@ def _groups(optimizer: torch.optim.Optimizer) -> str:
         {name: value for name, value in group.items() if name != "params"} | {"params": len(group["params"])}
         for group in optimizer.param_groups
     ]
-    return f"{type(optimizer).__name__} {_text(groups)}" if len(groups) == 1 else _digest(groups)
+    return f"{type(optimizer).__name__} {as_text(groups)}" if len(groups) == 1 else _digest(groups)
 
 
 def check_settings(found: Mapping[str, str], now: Mapping[str, str], folder: Path, given: tuple[str, ...] = ()) -> None:
@@ -261,12 +261,13 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, about: Mapping[str, 
     write_file(path, lambda partial: save_tensors(whole, partial, about))
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A setting as it is compared."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=repr)
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_text(value).encode()).hexdigest()[:16]
 
 
 def _short(value: str | None) -> str:

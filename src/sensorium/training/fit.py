@@ -162,7 +162,7 @@ def _train(job: Job) -> Outcome:
     except torch.OutOfMemoryError as error:
         raise SensoriumError(
             f"{job.out.name}: the GPU's memory is full. Use --accumulate {2 * options.accumulate} (same result, less "
-            "memory) or a smaller --batch-size."
+            "memory) or a smaller --batch-size, with --fresh."
         ) from error
     finally:
         batches.close()
