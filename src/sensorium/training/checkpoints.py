@@ -28,7 +28,7 @@ from sensorium.training.further import same_run
 from sensorium.training.step import build_optimizers
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
-WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")
+WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv")
 _NUMBERS = ("seconds", "waited", "augmented", "peak")
 
 

@@ -8,6 +8,7 @@ calling it again with the same arguments, with the same result as an uninterrupt
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from sensorium.training.further import Budgets, budgets_of, check_left, set_apar
 from sensorium.training.launch import launched, rank_and_world
 from sensorium.training.loop import Job, Loop
 from sensorium.training.monitor import Online, learned_nothing
+from sensorium.training.nonfinite import FOLDER as NONFINITE
 from sensorium.training.options import Options, check_batch
 from sensorium.training.record import Record
 
@@ -93,6 +95,7 @@ def fit(
     if fresh and rank_and_world()[0] == 0:
         for name in WRITTEN:
             (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / NONFINITE, ignore_errors=True)
     now = _fingerprint(recipe, rows, budget, options)
     notes: list[str] = []
     given = _given(recipe)
@@ -101,7 +104,8 @@ def fit(
     found = None if fresh else find_checkpoint(out, recipe, now)
     if found and found[1]["steps"]:
         check_settings(found[1]["settings"], now, out, given)
-    path, state, said = found or (None, {"steps": 0}, [])
+    nothing: dict[str, Any] = {"steps": 0}
+    path, state, said = found or (None, nothing, [])
     budgets = _budgets(state, budget, recipe, rows, out, fresh)
     path, notes = path if state["steps"] else None, [*notes, *said, *told(budgets)]
     job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes), budgets)
