@@ -73,7 +73,9 @@ def test_gradients_that_spoil_the_weights_are_found_one_step_before(tmp_path):
 
 
 def test_weights_that_a_checkpoint_would_spoil(tmp_path):
-    with pytest.raises(SensoriumError, match=r"weights are not finite after step 4, though the loss was\. `sensorium rep"):
+    with pytest.raises(
+        SensoriumError, match=r"weights are not finite after step 4, though the loss was\. `sensorium rep"
+    ):
         run(tmp_path, breaking(4, "gradients"), budget="5steps")
     assert kept(tmp_path)["step"] == 4
 

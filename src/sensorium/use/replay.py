@@ -8,7 +8,7 @@ makes of the weights. Nothing is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,37 +76,43 @@ class Replay:
 def replay(folder: str | Path) -> Replay:
     """Take the kept step of a run again. Raises SensoriumError if none was kept, or if what was kept is damaged."""
     run = Trained(folder)
-    here = run.folder / FOLDER
-    kept = read_step(run.folder)
+    kept, here = read_step(run.folder), run.folder / FOLDER
     device = kept.device if kept.device == "cpu" or _available(kept.device) else "cpu"
     notes = [] if device == kept.device else [f"It was trained on {kept.device}, which is not available here."]
     if not kept.walked:
         notes.append("When the run took the step again it was finite: the order of summation decides.")
-    recipe = run.recipe
     if run.info.threads is not None:
         threads.use(threads.choose(asked=None, kept=asdict(run.info.threads)))
-    _load_weights(recipe.method, here)
     rows = _rows(run, kept, here)
-    largest = _largest(recipe.method)
-    options = Options(kept.seed, kept.pieces, 1, device, precision=resolve_precision(kept.precision, device)).resolved(
-        kept.batch_size
-    )
-    with quiet(), torch.random.fork_rng(devices=[0] if device == "cuda" else []):
-        fabric = fabric_for(options, recipe.method)
-        network = fabric.setup_module(recipe.method)
-        step = Step(
-            recipe.method, recipe.optimizers, recipe.schedule, network=network, fabric=fabric, accumulate=kept.pieces
-        )
-        notes += _load_optimizers(step, here, kept)
-        with watched(recipe.method) as seen:
-            loss = _take(step, recipe, kept, rows, fabric.device)
-        begins = seen.begins or _update(recipe.method)
+    largest, loss, seen, more = _once(run.recipe, kept, here, rows, device, kept.precision)
+    exact = False
+    if seen.begins and kept.precision != "32-true":
+        exact = _once(Trained(folder).recipe, kept, here, rows, device, "32-true")[2].begins is None
+        notes.append(f"Taken in precision 32-true, it is {'finite' if exact else 'not finite either'}.")
     told = _bad_rows(rows, kept)
-    way = _way_out(begins, told, largest, kept, recipe)
     return Replay(
-        str(run.folder), kept.step, kept.lr, loss, kept.values.get("loss", "unknown"), begins, seen.gradients, largest,
-        told, tuple(notes), way,
+        str(run.folder), kept.step, kept.lr, loss, kept.values.get("loss", "unknown"), seen.begins, seen.gradients,
+        largest, told, (*notes, *more), _way_out(seen.begins, told, largest, exact, run.recipe),
     )  # fmt: skip
+
+
+def _once(
+    recipe: Recipe, kept: KeptStep, here: Path, rows: Taken, device: str, precision: str
+) -> tuple[tuple[str, float], float, Seen, list[str]]:
+    """The largest weight before the step, its loss, what was seen of it, and notes."""
+    method = recipe.method
+    _load_weights(method, here)
+    largest = _largest(method)
+    options = Options(kept.seed, kept.pieces, 1, device, precision=resolve_precision(precision, device))
+    with quiet(), torch.random.fork_rng(devices=[0] if device == "cuda" else []):
+        fabric = fabric_for(options.resolved(kept.batch_size), method)
+        network = fabric.setup_module(method)
+        step = Step(method, recipe.optimizers, recipe.schedule, network=network, fabric=fabric, accumulate=kept.pieces)
+        notes = _load_optimizers(step, here, kept)
+        with watched(method) as seen:
+            loss = _take(step, recipe, kept, rows, fabric.device)
+        seen.begins = seen.begins or _update(method)
+    return largest, loss, seen, notes
 
 
 def read_step(run: Path) -> KeptStep:
@@ -189,7 +195,9 @@ def _load_optimizers(step: Step, here: Path, kept: KeptStep) -> list[str]:
             if of != phase or not number.isdecimal() or not name:
                 continue
             i = int(number[:9])
-            if i >= len(parameters) or (isinstance(value, Tensor) and value.ndim and value.shape != parameters[i].shape):
+            if i >= len(parameters) or (
+                isinstance(value, Tensor) and value.ndim and value.shape != parameters[i].shape
+            ):
                 return [f"{path.name} doesn't fit the optimizers: the update is that of a first step."]
             state.setdefault(i, {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -215,7 +223,9 @@ def _rows(run: Trained, kept: KeptStep, here: Path) -> Taken:
         raise SensoriumError(f"{path}: the rows' field {missing} is missing; {HINT}.") from None
     for name, value in rows.items():
         if len(value) != kept.batch_size:
-            raise SensoriumError(f"{path}: {printable(name)} has {len(value)} rows, should be {kept.batch_size}; {HINT}.")
+            raise SensoriumError(
+                f"{path}: {printable(name)} has {len(value)} rows, should be {kept.batch_size}; {HINT}."
+            )
     return rows
 
 
@@ -257,17 +267,23 @@ def watched(method: Method) -> Iterator[Seen]:
     def forward(name: str, module: nn.Module) -> Any:
         kind = type(module).__name__
 
-        def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            for value in _floats([given, named]):
-                if value.requires_grad and seen.begins is None:
-                    value.register_hook(lambda g: seen.found("backward", name, kind, g))
+        def own(value: Tensor) -> Tensor:
+            """The same values, whose gradient is that of this module alone."""
+            if not (value.is_floating_point() and value.requires_grad):
+                return value
+            view = value.view_as(value)
+            view.register_hook(lambda g: seen.found("backward", name, kind, g))
+            return view
+
+        def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            return _mapped(own, given), _mapped(own, named)
 
         def after(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
             for value in _floats(made):
                 if seen.begins is None:
                     seen.found("forward", name, kind, value, _reach(_floats([given, named])))
                 if value.requires_grad and seen.begins is None:
-                    value.register_hook(lambda g: seen.found("backward", *_after(name), g))
+                    value.register_hook(lambda g: seen.found("backward", name, "what follows its output", g))
 
         return before, after
 
@@ -292,9 +308,15 @@ def watched(method: Method) -> Iterator[Seen]:
             handle.remove()
 
 
-def _after(name: str) -> tuple[str, str]:
-    """Where a gradient of a module's output comes from."""
-    return name, "the gradient of its output, from what follows it"
+def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A nested value with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(change, one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_mapped(change, one) for one in value)
+    return value
 
 
 def _floats(value: Any) -> list[Tensor]:
@@ -355,19 +377,17 @@ def _bad_rows(rows: Taken, kept: KeptStep) -> tuple[str, ...]:
 
 
 def _way_out(
-    begins: Begins | None, rows: tuple[str, ...], largest: tuple[str, float], kept: KeptStep, recipe: Recipe
+    begins: Begins | None, rows: tuple[str, ...], largest: tuple[str, float], exact: bool, recipe: Recipe
 ) -> str:
-    """What to try, most likely first."""
+    """What to try; ``exact``: whether the step is finite in full precision."""
     if rows:
         return "What to do: correct these samples or leave them out of the data, then train again with --fresh."
     if begins is None:
         return "What to do: run the same command again; it goes on from the last checkpoint."
-    if kept.precision != "32-true" and largest[1] < LARGE:
-        return f"What to do: --precision 32-true (it was {kept.precision}), or a smaller learning rate, with --fresh."
     rate = recipe.settings["lr"].value if "lr" in recipe.settings else None
     smaller = f"--lr {rate / 10:.2g}" if isinstance(rate, int | float) else "a smaller learning rate"
     grown = f"weights have grown to {largest[1]:.3g}: " if not largest[1] < LARGE else ""
-    return f"What to do: {grown}{smaller}, with --fresh."
+    return f"What to do: {grown}{'--precision 32-true, or ' if exact and not grown else ''}{smaller}, with --fresh."
 
 
 def _same(loss: float, recorded: str) -> bool:
