@@ -24,8 +24,8 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import BESIDE, OUTCOMES, digest_of, look_at
 from sensorium.judge.evaluator import FILE as EVALUATION
-from sensorium.judge.evaluator import OUTCOMES, digest_of, look_at
 from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
@@ -196,7 +196,7 @@ def _note_budget(folder: Path, budget: str, former: str | None) -> None:
     if found.get("budget") != budget:
         write_json(folder / FILE, {**found, "budget": budget})
     if former is not None:
-        set_apart(folder, former, EVALUATION, OUTCOMES)
+        set_apart(folder, former, EVALUATION, OUTCOMES, BESIDE)
         shutil.rmtree(folder / "backbone", ignore_errors=True)  # written again with the new weights
 
 

@@ -7,6 +7,7 @@ that a run has had, and the step from which each of them counts, so that a run t
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,13 @@ def told(budgets: Budgets) -> list[str]:
 
 
 def set_apart(folder: Path, budget: str, *names: str) -> None:
-    """Move files of the run that are there to ``former/BUDGET/``: they describe it at the end of that budget."""
-    there = [folder / name for name in names if (folder / name).is_file()]
+    """Move files and folders of the run that are there to ``former/BUDGET/``: they describe it at the end of that
+    budget."""
+    there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         return
     into = own_folder(folder, FORMER, budget)
     for path in there:
         with disk_errors(path):
+            shutil.rmtree(into / path.name, ignore_errors=True)
             path.replace(into / path.name)
