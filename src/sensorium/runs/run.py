@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sensorium.abilities import Encoder, HasBackbone
 from sensorium.base.reading import printable, there
+from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
@@ -77,7 +78,7 @@ class Run(Trained):
             return evaluator.judge(self, self.data(), Asked(**asked))
         if self.owns(ready):
             return evaluator.judge(self, ready, Asked(**asked))
-        told = {"path": getattr(getattr(ready, "opened", None), "path", ""), "notes": absent_classes(ready)}
+        told = {"path": ready.opened.path, "notes": absent_classes(ready)}
         return evaluator.judge_beside(self, ready, Asked(**asked), told)
 
     def owns(self, ready: Any) -> bool:
@@ -174,8 +175,12 @@ def _few(names: tuple[str, ...]) -> str:
 def absent_classes(ready: Any) -> list[str]:
     """A note if classes of the training data are not in the test set."""
     classes, test = ready.train.classes, ready.test
-    labels = getattr(getattr(test, "truth", test), "labels", None)
-    if isinstance(test, tuple):  # recordings
+    labels = None
+    if isinstance(test, Pixels):
+        labels = test.labels
+    elif isinstance(test, Boxed):
+        labels = test.truth.labels
+    elif isinstance(test, tuple):  # recordings
         labels = np.concatenate([stream.labels for stream in test])
     if labels is None or not classes:
         return []

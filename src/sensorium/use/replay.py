@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,7 +31,8 @@ from sensorium.method import Method, Progress
 from sensorium.recipe.blueprint import compare, shapes_in
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import Trained
-from sensorium.training.batches import Share
+from sensorium.runs.run import Run
+from sensorium.training.batches import Share, read_by
 from sensorium.training.fabric import fabric_for, quiet
 from sensorium.training.loop import seed_step
 from sensorium.training.nonfinite import FOLDER, OPTIMIZER, ROWS, STEP, WEIGHTS, KeptStep, unflat
@@ -208,15 +210,11 @@ def _rows(run: Trained, kept: KeptStep, here: Path) -> Taken:
     """The rows of the step: as they were kept, or read from the data again where they were too large."""
     path = here / ROWS
     if not path.is_file():
-        from sensorium.runs.run import Run
-
         ready = Run(run.folder).data()
         train = ready.train if run.recipe.derive is None else run.recipe.derive(ready.train, run.cache, False)
         if max(kept.indices) >= len(train):
             raise SensoriumError(f"{here / STEP}: its rows are not in the run's data, which are others now; {HINT}.")
-        import numpy as np
-
-        return train.take(np.array(kept.indices, np.int64), getattr(run.recipe.views, "reads", None))
+        return train.take(np.array(kept.indices, np.int64), read_by(run.recipe.views))
     try:
         rows = unflat(_tensors(path), kept.fields)
     except KeyError as missing:
