@@ -141,7 +141,7 @@ def lines(found: Replay) -> list[str]:
         told.append("every value is finite this time")
     else:
         given = "" if at.largest is None else f"; its input reaches {at.largest:.3g}"
-        of = f"{at.bad:,} of {at.count:,} values are not finite"
+        of = f"not finite: {at.bad:,} of {at.count:,} values"
         told.append(f"begins: {at.where}, {at.module or 'the loss'} ({at.kind}): {of}{given}")
     told.append(f"largest weight before the step: {found.weight[1]:.3g} in {found.weight[0]}")
     told += [f"data: {line}" for line in found.rows] + [f"note: {line}" for line in found.notes]
@@ -383,7 +383,7 @@ def _way_out(
     if begins is None:
         return "What to do: run the same command again; it goes on from the last checkpoint."
     rate = recipe.settings["lr"].value if "lr" in recipe.settings else None
-    smaller = f"--lr {rate / 10:.2g}" if isinstance(rate, int | float) else "a smaller learning rate"
+    smaller = f"--lr {rate / 10:.2g} or less" if isinstance(rate, int | float) else "a smaller learning rate"
     grown = f"weights have grown to {largest[1]:.3g}: " if not largest[1] < LARGE else ""
     return f"What to do: {grown}{'--precision 32-true, or ' if exact and not grown else ''}{smaller}, with --fresh."
 
