@@ -95,6 +95,16 @@ def test_a_gradient_that_is_not_a_number(tmp_path):
     assert "--lr 0.001" in found.way_out
 
 
+def test_what_is_computed_between_modules_is_told_at_the_next_one(tmp_path):
+    between = OWN.replace("x - x.detach() + 0.0", "x").replace("self.root(x)", "self.root(x / 0.0)")
+    (tmp_path / "between.py").write_text(between)
+    name = f"{tmp_path / 'between.py'}:mine"
+    with pytest.raises(SensoriumError, match="at step 2"):
+        sensorium.train(name, out=tmp_path / "run", data="digits", limit=64, budget="9steps", progress=False)
+    found = replay(tmp_path / "run")
+    assert (found.begins.where, found.begins.module, found.begins.kind) == ("forward", "root", "what enters this Root")
+
+
 def test_a_run_without_such_a_step(tmp_path):
     run = sensorium.train("supervised", out=tmp_path / "r", **{**DIGITS, "budget": "1steps"})
     with pytest.raises(SensoriumError, match="no step of this run was kept"):

@@ -274,6 +274,9 @@ def watched(method: Method) -> Iterator[Seen]:
             return view
 
         def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            for value in _floats([given, named]):
+                if value.requires_grad or not torch.isneginf(value).any():  # as a mask has
+                    seen.found("forward", name, f"what enters this {kind}", value)
             return _mapped(own, given), _mapped(own, named)
 
         def after(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
