@@ -437,13 +437,6 @@ def test_40_what_the_user_changed_comes_first_and_in_words(digits):
     assert "optimizer" not in str(caught.value)
 
 
-def test_40_a_longer_budget_says_how_to_go_on(digits):
-    with pytest.raises(
-        SensoriumError, match=r"budget was 2steps and is now 6steps.*--backbone .+run and another --out"
-    ):
-        sensorium.train("supervised", out=digits.folder, budget="6steps", **DIGITS)
-
-
 def test_40_other_data_are_told_by_their_count(tmp_path):
     from training_cases import make_rows
 

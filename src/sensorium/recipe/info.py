@@ -30,7 +30,7 @@ _FINITE = Range(-1e38, 1e38)  # of any other: beyond, it is infinite in float32
 @dataclass(frozen=True)
 class DataOf:
     """A run's data: ``path`` and ``test`` as they were given, and as absolute paths where they are paths; the first
-    ``limit`` samples. ``cache``: of earlier versions, which is not used: it could be any folder."""
+    ``limit`` samples; the ``digest`` of training and test set, "" if unknown. ``cache``: of earlier versions, which is not used: it could be any folder."""
 
     path: str
     test: str | None = None
@@ -38,6 +38,12 @@ class DataOf:
     absolute: str | None = None
     absolute_test: str | None = None
     cache: str | None = None
+    digest: str = ""
+
+    @property
+    def train_digest(self) -> str:
+        """Of the training set alone."""
+        return " ".join(self.digest.split()[:2])
 
     @property
     def places(self) -> tuple[str | None, str | None]:

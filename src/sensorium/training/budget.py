@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from sensorium.base.words import count, duration
 from sensorium.errors import SensoriumError
 
 Kind = Literal["seconds", "steps", "epochs", "images", "tokens", "pairs", "frames", "rows"]
@@ -96,6 +97,11 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.amount:.15g}{'s' if self.kind == 'seconds' else self.kind}"
+
+    @property
+    def told(self) -> str:
+        """ "10 min", "1,000 steps", for people."""
+        return duration(self.amount) if self.kind == "seconds" else f"{count(self.amount)} {self.kind}"
 
 
 class Clock:

@@ -305,9 +305,7 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
             f"No test set was given: {len(held):,} of {counted(count, 'recording')} {plural(len(held), 'is')} held out."
         )
     else:
-        held = _usable(held_out, log, shown)
-        if held_out.classes != sets["train"].classes:
-            raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
+        held = _usable(_of_classes(held_out, sets["train"].classes, shown), log, shown)
     if "val" in sets and (sets["val"].found and held_out is not sets["val"]):
         log.notes.append(f"The validation set of {counted(len(sets['val'].found), 'recording')} is not used.")
     widths = {stream.width for stream in (*train, *held)}
@@ -319,6 +317,25 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
     return Streams(
         shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(log.skipped), notes, about.encoder
     )
+
+
+def _of_classes(recordings: Recordings, classes: tuple[str, ...], where: str) -> Recordings:
+    """Recordings with their labels numbered as in ``classes``, by name; some of these may be missing."""
+    if recordings.classes == classes:
+        return recordings
+    number = {name: i for i, name in enumerate(classes)}
+    table = np.array([number.get(name, UNKNOWN) for name in recordings.classes] + [UNKNOWN], np.int64)
+    found = []
+    for one in recordings.found:
+        labels = np.asarray(one.labels)
+        used = np.unique(labels[labels != UNKNOWN])
+        if (unknown := used[table[used] == UNKNOWN]).size:
+            raise SensoriumError(
+                f"{where}: the test set has other classes than the training set: '{recordings.classes[int(unknown[0])]}' "
+                f"is unknown to it, whose classes are {', '.join(classes[:12])}."
+            )
+        found.append(replace(one, labels=table[labels]))
+    return replace(recordings, found=found)
 
 
 def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
