@@ -111,10 +111,10 @@ def fitting(method: object, rows: Any) -> tuple[Evaluator, ...]:
 
 
 def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
-    """The online evaluation of a run: that of the first evaluator that fits, because each takes time."""
+    """The online evaluation of a run: that of the first evaluator that fits and has one, because each takes time."""
 
     def look(method: Method) -> dict[str, float]:
-        chosen = fitting(method, ready.train)
+        chosen = [one for one in fitting(method, ready.train) if one.online is not nothing]
         return chosen[0].online(method, ready) if chosen else {}
 
     return look

@@ -35,7 +35,7 @@ from sensorium.metrics.linear import linear
 from sensorium.metrics.neighbors import neighbors
 from sensorium.metrics.project import project
 from sensorium.metrics.rankme import rankme
-from sensorium.metrics.subsets import parse_fractions, stratified
+from sensorium.metrics.subsets import parse_fractions, percent, stratified
 from sensorium.pictures.images import run_pictures
 
 MAPPED = 1000
@@ -46,6 +46,7 @@ CPU_TUNING, GPU_TUNING = (
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
+HEAD, HEAD_GROUP = "trained head, 100%", "Trained head"
 WAYS = (
     ("linear", "linear", "Linear probe"),
     ("fine-tuned", "finetune", "Fine-tuned"),
@@ -99,7 +100,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     near = piece("neighbors", lambda: _neighbors(features, ready))
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
-    rows = label_scores(kept)
+    rows = label_scores(kept, asked)
     rows.append(Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False))
     return Judgement(
         tuple(rows),
@@ -149,7 +150,7 @@ def _by_labels(
         )
 
 
-def label_scores(kept: Kept) -> list[Score]:
+def label_scores(kept: Kept, asked: Asked) -> list[Score]:
     """Scores from the pieces: the deciding one, kNN, linear probe and fine-tuning."""
     rows = []
     if found := kept.pieces.get("knn"):
@@ -159,15 +160,33 @@ def label_scores(kept: Kept) -> list[Score]:
         rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
     for way, piece, group in WAYS:
         rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
-    by_share = [row for row in rows if row.group]
-    if by_share:
-        few = min(row.at or 0.0 for row in by_share)
-        best = max((row for row in reversed(by_share) if row.at == few), key=lambda row: row.value or 0.0)
-        way, _, share = best.name.partition(", ")
-        name = deciding(share)
+    share = deciding_share(asked)
+    ways = [row for row in rows if row.group and row.at == share]
+    if share == 1 and (right := kept.outcomes.get(HEAD)) is not None:
+        top1, n = float(right.mean()), len(right)
+        error = share_error(top1, n)
+        ways.append(Score(HEAD, top1, "higher", n, COUNTED, error=error, share=True, at=1.0, labels=_used(ways)))
+    if ways:
+        best = max(reversed(ways), key=lambda row: row.value or 0.0)
+        way, name = best.name.partition(", ")[0], deciding(percent(share))
         kept.outcomes.update({name: kept.outcomes[best.name]} if best.name in kept.outcomes else {})
         rows.insert(0, replace(best, name=name, group="", best_of="linear probe" if way == "linear" else way))
     return rows
+
+
+def _used(rows: list[Score]) -> int | None:
+    return next((row.labels for row in rows), None)
+
+
+def deciding_share(asked: Asked) -> float:
+    """The label fraction that decides: the one asked for, else the largest. Raises SensoriumError if it isn't measured."""
+    measured = parse_fractions(asked.labels)
+    if asked.decide is None:
+        return measured[-1]
+    share = parse_fractions(asked.decide, "--decide")
+    if len(share) != 1 or share[0] not in measured:
+        raise SensoriumError(f"--decide {asked.decide}: must be one of the fractions of --labels, {asked.labels}.")
+    return share[0]
 
 
 def deciding(share: str) -> str:
@@ -219,7 +238,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
             say(f"{name} from scratch")
             found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **_tuning(ready, asked))
             write_json(path, found)
-    return _beside(found)
+    return _beside(found, percent(deciding_share(asked)))
 
 
 def _backbone_of(make: Callable[[], Any]) -> Any:
@@ -230,17 +249,17 @@ def _backbone(method: Any) -> Any:
     return method.backbone if isinstance(method, HasBackbone) else method
 
 
-def _beside(found: dict[str, Any]) -> Beside:
-    """Baselines by title and by the name of their score."""
+def _beside(found: dict[str, Any], decides: str) -> Beside:
+    """Baselines by title and by the name of their score; ``decides``: the fraction that does."""
     shares = list(found["pixels"]["linear"])
-    few = min(shares, key=lambda share: parse_fractions(share)[0])
 
     def named(way: str, scores: dict[str, Any], near: dict[str, Any] | None = None) -> dict[str, Any]:
         rows = {f"{way}, {share}": _valued(one) for share, one in scores.items()}
-        rows |= {deciding(few): _valued(scores[few])} if few in scores else {}
+        rows |= {deciding(decides): _valued(scores[decides])} if decides in scores else {}
+        rows |= {HEAD: _valued(scores["100%"])} if "100%" in scores else {}
         return rows | ({} if near is None else {KNN: _valued(near)})
 
-    every = [KNN, deciding(few), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
+    every = [KNN, HEAD, deciding(decides), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
     beside: Beside = {"most frequent class": dict.fromkeys(every, _valued(found["majority"]))}
     simple = {"raw pixels": found["pixels"], **{f"random {name}": one for name, one in found["random"].items()}}
     beside |= {title: named("linear", one["linear"], one["knn"]) for title, one in simple.items()}
@@ -264,6 +283,7 @@ def judgeable(ready: Seen) -> bool:
 def check_fractions(ready: Any, asked: Asked) -> None:
     """Raise SensoriumError before anything is trained if a label fraction leaves a class without an image."""
     ready = seen(ready)
+    deciding_share(asked)
     for fraction in parse_fractions(asked.labels):
         if judgeable(ready):
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
@@ -283,11 +303,6 @@ def _features(run: Trained, ready: Seen) -> list[Tensor]:
     features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
     write_bytes(path, lambda file: np.savez(file, **features, of=of))  # type: ignore[arg-type]
     return [torch.from_numpy(value) for value in features.values()]
-
-
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from sensorium.base.records import NOT_WRITTEN, Amount, Count, Share
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of an evaluation: fractions of the ``labels``, subsets of each, limits of a fine-tuning, and the
-    ``inception`` weights for the Fréchet distance."""
+    """Options of an evaluation: fractions of the ``labels``, subsets of each, the fraction that decides (the largest by
+    default), limits of a fine-tuning, and the ``inception`` weights for the Fréchet distance."""
 
     labels: str = "1%,10%,100%"
     label_seeds: int = 3
+    decide: str | None = None
     finetune: bool = True
     tune_steps: int | None = None
     tune_seconds: float | None = None

@@ -99,6 +99,8 @@ class Judging(Taken):
     """label fractions at which to evaluate."""
     label_seeds: Positive = 3
     """number of label subsets to sample at each fraction."""
+    decide: str | None = None
+    """the fraction of --labels that decides a comparison; by default the largest. Below 100% it asks which method needs the fewest labels, and one that learned from all of them is no candidate."""
     finetune: bool = True
     """also evaluate by fine-tuning (the slowest part of evaluation)."""
     tune_steps: Positive | None = None

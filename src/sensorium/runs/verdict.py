@@ -24,7 +24,7 @@ import numpy as np
 
 from sensorium.base.words import count, duration, memory
 from sensorium.judge.score import Score
-from sensorium.runs.results import RunResult, Winner
+from sensorium.runs.results import Results, RunResult, Winner
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
@@ -95,6 +95,12 @@ def deciding(runs: Sequence[RunResult]) -> Score | None:
         if score.decides and all(run.score(score) is not None for run in runs):
             return score
     return None
+
+
+def decided_at(results: Results) -> float | None:
+    """The label fraction of the score that decides between results' finished runs; None if it has none."""
+    score = deciding(results.finished)
+    return None if score is None else score.at
 
 
 def is_reference(run: RunResult, at: float | None) -> bool:
