@@ -120,12 +120,13 @@ def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
     return look
 
 
-def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated on the same data.
+def judge(run: Trained, ready: Any, asked: Asked, only: Sequence[str] = ()) -> Judgement:
+    """Evaluate a run by every evaluator that fits it, or those named ``only``; saved in its folder, and not repeated on
+    the same data.
 
     If the folder can't be written, a line on standard error says so first, and nothing is kept.
     """
-    chosen = fitting(run.method, ready.train)
+    chosen = [one for one in fitting(run.method, ready.train) if not only or one.name in only]
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
     if can_write(run.folder):

@@ -37,6 +37,7 @@ from sensorium.metrics.project import project
 from sensorium.metrics.rankme import rankme
 from sensorium.metrics.subsets import parse_fractions, percent, stratified
 from sensorium.pictures.images import run_pictures
+from sensorium.published.files import write_weights
 
 MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (
@@ -46,6 +47,7 @@ CPU_TUNING, GPU_TUNING = (
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
+TUNED = "tuned.safetensors"  # the network that was fine-tuned with all labels, and its head
 HEAD, HEAD_GROUP = "trained head, 100%", "Trained head"
 WAYS = (
     ("linear", "linear", "Linear probe"),
@@ -90,7 +92,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
             say(name)
         return kept.piece(name, make)
 
-    features = _features(run, ready)
+    features = features_of(run, ready)
     network = _backbone(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     size = piece("parameters", lambda: parameters(network))
@@ -144,10 +146,13 @@ def _by_labels(
 
     piece("knn", nearest)
     piece("linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes))
+    def keep_network(share: str, seed: int, tuned: Any) -> None:
+        if share == "100%" and seed == seeds[0]:
+            write_weights(tuned.state_dict(), kept.folder / TUNED)
+
     if asked.finetune:
-        piece(
-            "finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **_tuning(ready, asked))
-        )
+        how = tuning_of(ready, asked) | {"keep_network": keep_network}
+        piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
 
 
 def label_scores(kept: Kept, asked: Asked) -> list[Score]:
@@ -236,7 +241,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
             write_json(path, found)
         if asked.finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **_tuning(ready, asked))
+            found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **tuning_of(ready, asked))
             write_json(path, found)
     return _beside(found, percent(deciding_share(asked)))
 
@@ -289,7 +294,7 @@ def check_fractions(ready: Any, asked: Asked) -> None:
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
 
-def _features(run: Trained, ready: Seen) -> list[Tensor]:
+def features_of(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
@@ -305,7 +310,7 @@ def _features(run: Trained, ready: Seen) -> list[Tensor]:
     return [torch.from_numpy(value) for value in features.values()]
 
 
-def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
+def tuning_of(ready: Seen, asked: Asked) -> dict[str, Any]:
     """Options of fine-tuning and of training from scratch: same labels, batches and augmentation.
 
     ``asked`` limits the steps and the seconds of each training.

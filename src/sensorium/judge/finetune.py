@@ -95,14 +95,16 @@ def finetune(
     seeds: Sequence[int] = (0,),
     on_progress: Callable[[str, int, float], None] | None = None,
     keep: Callable[[str, int, Tensor], None] | None = None,
+    keep_network: Callable[[str, int, Tuned], None] | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "steps"}, ...}`` of copies of ``backbone`` (an Encoder).
 
     ``backbone`` itself is not changed. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
     that gives ``{"image", "label"}``. ``on_progress`` is called with label fraction, seed and the fraction of that
-    training done; ``keep`` with label fraction, seed and which of the labeled test images are right, bool [n]. Raises
-    ``SensoriumError`` for a fraction that leaves a class without labels, a single class, and divergence.
+    training done; ``keep`` with label fraction, seed and which of the labeled test images are right, bool [n];
+    ``keep_network`` with label fraction, seed and the trained network. Raises ``SensoriumError`` for a fraction that
+    leaves a class without labels, a single class, and divergence.
     """
 
     def pretrained(seed: int) -> nn.Module:
@@ -111,7 +113,10 @@ def finetune(
             module.requires_grad_(True)
         return module
 
-    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), False, on_progress, keep)
+    how = Tuning(**tuning)
+    return _each(
+        pretrained, pixels_train, pixels_test, fractions, seeds, how, False, on_progress, keep, keep_network
+    )
 
 
 def scratch(
@@ -143,6 +148,7 @@ def _each(
     fresh: bool,
     on_progress: Callable[[str, int, float], None] | None,
     keep: Callable[[str, int, Tensor], None] | None = None,
+    keep_network: Callable[[str, int, Tuned], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     labels, truth = labels_of(train), labels_of(test)
     asked = np.flatnonzero(truth >= 0)
@@ -164,6 +170,8 @@ def _each(
             scores.append(float(right.mean()))
             if keep is not None:
                 keep(name, seed, torch.from_numpy(right))
+            if keep_network is not None:
+                keep_network(name, seed, tuned)
         results[name] = summary(scores, len(asked), len(subsets[0]), used) | {"steps": steps}
     return results
 
