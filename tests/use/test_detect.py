@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
         ((run,), "give pictures"),
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
-        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 pictures can be read"),
+        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "the picture cannot be read"),
         ((run, picture, "--threshold", "30"), "from 0 to 1"),
         ((run, picture, "--out", picture), "this is a file"),
     ):

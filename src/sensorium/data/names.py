@@ -303,6 +303,23 @@ def folded(name: str) -> str:
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
+def about_alike(classes: Iterable[str]) -> list[str]:
+    """A note about names of classes that are the same but for case, spaces and Unicode form; none if there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(folded(name).split()), []).append(f"'{printable(name[:80])}'")
+    alike = [" = ".join(names[:6]) for names in groups.values() if len(names) > 1]
+    more = f" and {len(alike) - 6:,} more" if len(alike) > 6 else ""
+    return (
+        [
+            f"Names of classes differ only in case, spaces or Unicode form: {', '.join(alike[:6])}{more}; "
+            "are they one class?"
+        ]
+        if alike
+        else []
+    )
+
+
 def file_at(folder: Path, name: str) -> Path | None:
     """The file of a name, if there is one: below ``folder`` if it is relative."""
     try:

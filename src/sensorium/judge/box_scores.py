@@ -15,6 +15,7 @@ from PIL import Image
 
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared
 from sensorium.data.images.decode import BadImage
@@ -62,7 +63,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 def scores(found: dict[str, Any]) -> list[Score]:
     """AP, AP50, AP75, and AP of small, medium and large objects, if there are any, each with the baseline's."""
     mine, theirs = found["detection"], found["baselines"][BASELINE]
-    counted = f"boxes in {mine['images']:,} {mine['counted']} pictures"
+    unit = f"boxes in {counted(mine['images'], mine['counted'] + ' picture')}"
     rows = []
     for key, name in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"), *((f"ap_{s}", f"AP, {s}") for s in SIZES)):
         if mine[key] is None:
@@ -70,7 +71,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
         simple = {} if theirs.get(key) is None else {BASELINE: theirs[key]}
         n = mine[f"boxes_{key[3:]}"] if key.startswith("ap_") else mine["boxes"]
         error, curve = (mine["error"] if key == "ap" else None), (key if key in ("ap", "ap50") else "")
-        rows.append(Score(name, mine[key], "higher", n, counted, simple, error, share=True, curve=curve))
+        rows.append(Score(name, mine[key], "higher", n, unit, simple, error, share=True, curve=curve))
     return rows
 
 
@@ -138,7 +139,7 @@ def _panel(held: Boxed, index: int, found: dict[str, Any], lost: Sequence[int]) 
     labels, said = found["labels"][sure].tolist(), found["scores"][sure].tolist()
     right = with_boxes(large, boxes, labels, held.classes, said)
     missed = f", {len(lost)} missed" if lost else ""
-    words = f"{Path(held.truth.names[index]).name}: {len(true)} boxes, {len(labels)} found{missed}"
+    words = f"{Path(held.truth.names[index]).name}: {counted(len(true), 'box')}, {len(labels)} found{missed}"
     return beside(left, right, words)
 
 

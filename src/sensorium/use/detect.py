@@ -22,6 +22,7 @@ from sensorium.base.files import check_writable, unlinked, write_json
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.augment.boxes import collate, to_original
 from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, to_array
@@ -117,7 +118,8 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
             if advance is not None:
                 advance(number, len(wanted))
     if len(skipped) == len(wanted):
-        raise SensoriumError(f"none of {len(wanted):,} pictures can be read: {skipped[0].removeprefix('skipped ')}.")
+        which = "the picture cannot" if len(wanted) == 1 else f"none of {len(wanted):,} pictures can"
+        raise SensoriumError(f"{which} be read: {skipped[0].removeprefix('skipped ')}.")
     write_json(target / "detections.json", rows)
     return "\n".join(_told(rows, len(wanted) - len(skipped), skipped, target))
 
@@ -183,7 +185,7 @@ def _free(stem: str, taken: set[str]) -> str:
 def _told(rows: list[dict[str, Any]], count: int, skipped: list[str], target: Path) -> list[str]:
     each = Counter(row["category"] for row in rows).most_common(8)
     of = f": {', '.join(f'{n:,} {printable(name)}' for name, n in each)}" if each else ""
-    lines = [f"{len(rows):,} objects in {count:,} pictures{of}", *skipped[:NAMED]]
+    lines = [f"{counted(len(rows), 'object')} in {counted(count, 'picture')}{of}", *skipped[:NAMED]]
     if len(skipped) > NAMED:
         lines.append(f"... {len(skipped):,} pictures were skipped in all")
     return [*lines, f"{printable(str(target))}/detections.json"]

@@ -27,7 +27,7 @@ from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, s
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
 from sensorium.data.log import Log, Skipped
-from sensorium.data.names import divide, folded, list_folder, split_folders, split_of
+from sensorium.data.names import about_alike, divide, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
@@ -67,8 +67,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
         notes += second.notes
         found.skipped += second.skipped
     notes += _skips(found.skipped)
-    if alike := _alike(train.classes):
-        notes.append(f"Names of classes differ only in case, spaces or Unicode form: {alike}; are they one class?")
+    notes += about_alike(train.classes)
     if scaled := measure([train, *sets.values()]):
         notes.append(scaled)
     opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
@@ -321,14 +320,6 @@ def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[
         f"({len(names):,} class{'' if len(names) == 1 else 'es'})."
     )
     return subset(other, np.flatnonzero(~lost))
-
-
-def _alike(classes: tuple[str, ...]) -> str:
-    """Names of classes that are the same but for case, spaces and Unicode form: "Cat = cat, dog = dog "."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(" ".join(folded(name).split()), []).append(name)
-    return ", ".join(" = ".join(f"'{n}'" for n in names) for names in groups.values() if len(names) > 1)
 
 
 def _skips(skipped: list[Skipped]) -> list[str]:
