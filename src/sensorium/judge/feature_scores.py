@@ -146,6 +146,7 @@ def _by_labels(
 
     piece("knn", nearest)
     piece("linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes))
+
     def keep_network(share: str, seed: int, tuned: Any) -> None:
         if share == "100%" and seed == seeds[0]:
             write_weights(tuned.state_dict(), kept.folder / TUNED)
@@ -241,7 +242,9 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
             write_json(path, found)
         if asked.finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **tuning_of(ready, asked))
+            found["scratch"][name] = baselines.scratch(
+                build, ready.train, ready.test, **spans, **tuning_of(ready, asked)
+            )
             write_json(path, found)
     return _beside(found, percent(deciding_share(asked)))
 

@@ -114,9 +114,7 @@ def finetune(
         return module
 
     how = Tuning(**tuning)
-    return _each(
-        pretrained, pixels_train, pixels_test, fractions, seeds, how, False, on_progress, keep, keep_network
-    )
+    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, how, False, on_progress, keep, keep_network)
 
 
 def scratch(

@@ -41,8 +41,11 @@ from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
+from sensorium.runs.run import Run
 from sensorium.runs.train import run_folder, train_with
 from sensorium.runs.verdict import decide
+from sensorium.runs.winner import NAME as WINNER
+from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
 from sensorium.training.fit import read_outcome
 from sensorium.training.options import check_batch
@@ -137,6 +140,9 @@ def _compare(
     runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, asked)
     request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
+    if results.winner is not None:
+        best = Run(folder / results.winner.name)
+        results = replace(results, model=keep_winner(best, plan.ready, asked, folder / WINNER))
     write_results(results, folder)
     write_report(results, folder, pixels=_pixels(plan.ready))
     return results
@@ -164,7 +170,7 @@ def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Resul
     verdict = decide(runs)
     names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
     return Results(
-        2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        2, about, tuple(runs), asked, verdict.winner, verdict=verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: version(name) for name in names},
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from sensorium.judge.score import Asked
 from sensorium.metrics.linear import fit_probe
 from sensorium.published.files import write_weights
 from sensorium.recipe.trained import inputs, make_recipe
+from sensorium.runs.results import Model
 from sensorium.runs.run import Run
 from sensorium.runs.train import keep_inputs, write_info
 
@@ -40,7 +41,7 @@ _SAID = {
 }
 
 
-def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Run | None:
+def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Model | None:
     """Write the best classifier made of ``run`` to ``folder``, and judge it; None if the data have no classes.
 
     What is there already is kept if it is the same.
@@ -57,8 +58,12 @@ def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Run | None:
         else:
             write_folder(folder, lambda into: _write(run, images, asked, way, opened, into, told))
     winner = Run(folder)
-    judge(winner, ready, asked, only=(classes.NAME,))
-    return winner
+    found = judge(winner, ready, asked, only=(classes.NAME,)).details[classes.NAME]
+    head = found["head"]
+    return Model(
+        folder.name, _SAID[way], head["top1"], head["n"], head["error"], head["temperature"], found["latency"],
+        winner.weights.stat().st_size / 1e6,
+    )  # fmt: skip
 
 
 def _best_way(run: Run, asked: Asked) -> str:
@@ -126,8 +131,10 @@ def _tuned(run: Run, images: Any, asked: Asked) -> dict[str, Tensor]:
     if path.is_file() and path.stat().st_mtime >= run.weights.stat().st_mtime:
         return load_file(path)
     made: dict[str, Tensor] = {}
-    how = tuning_of(images, asked) | {"keep_network": lambda _, seed, tuned: made.update(tuned.state_dict())}
-    finetune(_network(run).to(device_name()), images.train, images.test, fractions=(1.0,), **how)
+    finetune(
+        _network(run).to(device_name()), images.train, images.test, fractions=(1.0,),
+        keep_network=lambda _, seed, tuned: made.update(tuned.state_dict()), **tuning_of(images, asked),
+    )  # fmt: skip
     return {name: value.cpu() for name, value in made.items()}
 
 
