@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
+from sensorium.data.images.prepare import Situation
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged
@@ -39,7 +41,7 @@ class Played:
     def __init__(self, run: Run) -> None:
         self.run, self.lock = run, RLock()
         self.method: Any = run.method
-        steps = f", {run.outcome.steps:,} steps" if run.finished else ""
+        steps = f", {counted(run.outcome.steps, 'step')}" if run.finished else ""
         where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]
         self.about = f"{run.name}: {Path(run.info.recipe).name} on {where}{steps}"
 
@@ -151,14 +153,14 @@ def _upload(payload: Any) -> Upload | None:
     return Upload(Path(payload.path), printable(payload.orig_name or Path(payload.path).name))
 
 
-def decoded(upload: Upload | None) -> Image.Image:
-    """The upload as an RGB picture; SensoriumError if it isn't an image."""
-    return Image.fromarray(READERS.picture(*_given(upload)))
+def decoded(upload: Upload | None, on: Situation) -> Image.Image:
+    """The upload as an RGB picture as a run of this situation sees it; SensoriumError if it isn't an image."""
+    return Image.fromarray(READERS.picture(*_given(upload), None, on.scale))
 
 
-def center(upload: Upload | None, side: int) -> np.ndarray:
-    """The center of the upload, uint8 [3, side, side]; SensoriumError if it isn't an image."""
-    return READERS.picture(*_given(upload), side)
+def center(upload: Upload | None, on: Situation) -> np.ndarray:
+    """The center of the upload, uint8 [3, S, S] of a run's size and scale; SensoriumError if it isn't an image."""
+    return READERS.picture(*_given(upload), on.image_size, on.scale)
 
 
 def _given(upload: Upload | None) -> Upload:

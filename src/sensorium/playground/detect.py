@@ -45,7 +45,8 @@ def tab(runs: Sequence[Played]) -> None:
     def shown(index: int, upload: Upload | None, threshold: float) -> list[Any]:
         if upload is None:
             return ["Nothing to see yet.", None, ""]
-        played, image = runs[index], decoded(upload)
+        played = runs[index]
+        image = decoded(upload, played.run.situation)
         with played.lock:
             finder = finder_of(played)
             found = finder.find(torch.from_numpy(to_array(image)), threshold)
@@ -79,4 +80,4 @@ def finder_of(played: Played) -> Finder:
     """A detector from a loaded run."""
     on = played.run.situation
     method = played.method.to(device_name())
-    return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)
+    return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1, on.scale)

@@ -58,7 +58,7 @@ def tab(runs: Sequence[Played]) -> None:
         if upload is None:
             return [hidden, *[hidden] * 2 * WAYS, None]
         played = runs[index]
-        query = center(upload, played.run.situation.image_size)
+        query = center(upload, played.run.situation)
         with played.lock:
             said = classes(played, query)
             seen = []

@@ -13,6 +13,7 @@ import torch
 
 from sensorium.abilities import OnlineDetector
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.streams.files import UNKNOWN
 from sensorium.data.streams.open import AnyStream, Framed, Scaled, Stream
 from sensorium.errors import SensoriumError
@@ -78,7 +79,7 @@ def listed(run: Played) -> list[tuple[str, int]]:
         streams = run.ready.test
     except SensoriumError:
         return []
-    return [(f"{stream.name} ({len(stream):,} frames)", i) for i, stream in enumerate(streams[:LISTED])]
+    return [(f"{stream.name} ({counted(len(stream), 'frame')})", i) for i, stream in enumerate(streams[:LISTED])]
 
 
 def held_out(run: Played, chosen: int | None) -> AnyStream:
@@ -104,5 +105,5 @@ def opened(run: Played, path: Path) -> AnyStream:
             f"{name}: {stream.width} values per step, but {run.run.name} was trained on {channels(on)}."
         )
     if len(stream) < on.frame:
-        raise SensoriumError(f"{name}: {len(stream):,} steps, but a frame needs {on.frame}.")
+        raise SensoriumError(f"{name}: {counted(len(stream), 'step')}, but a frame needs {on.frame}.")
     return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

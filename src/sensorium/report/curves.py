@@ -199,7 +199,7 @@ def _label_line(run: RunResult, group: str, at: float | None, color: str, marker
     for score in by_labels(run, group):
         assert score.at is not None
         assert score.value is not None
-        labels = f" ({h.count(score.labels)} labels)" if score.labels is not None else ""
+        labels = f" ({h.counted(int(score.labels), 'label')})" if score.labels is not None else ""
         error = f" ± {200 * score.error:.1f}" if score.error is not None else ""
         points.append((score.at, score.value))
         errors.append(None if score.error is None else 2 * score.error)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sensorium.base.words import MISSING as MISSING
 from sensorium.base.words import count as count
+from sensorium.base.words import counted as counted
 from sensorium.base.words import duration as duration
 from sensorium.base.words import memory as memory
 from sensorium.base.words import number as number

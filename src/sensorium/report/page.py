@@ -136,7 +136,7 @@ def _header(results: Results) -> Html:
         if value:
             facts.append(f"{h.count(value)} {name} {data.unit or 'images'}")
     if data.classes or not data.unit:
-        facts += [f"{len(data.classes)} classes" if data.classes else "no labels"]
+        facts += [h.counted(len(data.classes), "class") if data.classes else "no labels"]
     facts += [f"{data.image_size} px"] if data.image_size else []
     facts += [f"budget {asked.budget} a method"] if asked.budget else []
     facts += [results.created] if results.created else []

@@ -47,8 +47,8 @@ COSTS = (
 
 
 def samples(results: Results) -> str:
-    """The unit of the data's rows."""
-    return "samples" if results.data.unit else "images"
+    """The unit that runs count and their speed is of: "images", "tokens", "frames", "pairs"."""
+    return (results.data.unit or "images").split(" ")[0].rstrip(",")
 
 
 def each_score(runs: Sequence[RunResult]) -> list[Score]:
@@ -126,7 +126,7 @@ def _tip(score: Score | None) -> str | None:
         return f"{h.count(score.n)} {score.counted}"
     said = f"{h.count(round(score.value * score.n))} of {h.count(score.n)} {score.counted} right"
     if score.labels is not None:
-        said += f", learned from {h.count(score.labels)} labels"
+        said += f", learned from {h.counted(int(score.labels), 'label')}"
     return said + (f", mean of {score.subsets} subsets" if score.subsets > 1 else "")
 
 

@@ -43,18 +43,23 @@ class Run(Trained):
         return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged."""
-        from sensorium.data.augment.images import plain
+        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged.
 
-        return (
-            plain(images, self.situation.mean, self.situation.std, self.situation.image_size)
-            if images.dtype == torch.uint8
-            else images
-        )
+        Integers of more bits are scaled as the 16-bit images that the run was trained on, or by their own values.
+        """
+        from sensorium.data.augment.images import plain
+        from sensorium.data.images.values import to_eight
+
+        on = self.situation
+        if images.is_floating_point():
+            return images
+        if images.dtype != torch.uint8:
+            images = torch.from_numpy(to_eight(images.cpu().numpy(), on.scale)).to(images.device)
+        return plain(images, on.mean, on.std, on.image_size)
 
     @torch.inference_mode()
     def features(self, images: Tensor | np.ndarray) -> Tensor:
-        """Images, uint8 [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
+        """Images, uint8 (or uint16) [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
         images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
         if images.ndim != 4 or images.shape[1] != 3:
             raise SensoriumError(f"features needs images [B, 3, H, W], not {list(images.shape)}.")

@@ -104,6 +104,9 @@ def fit(
     notes: list[str] = []
     given = _given(recipe)
     if not fresh and (done := _finished(out, now, given, notes)):
+        display = Display(out.name, unit=rows.unit, shown=options.progress and rank_and_world()[0] == 0)
+        for note in done.notes:
+            display.say(note)
         return done
     found = None if fresh else find_checkpoint(out, recipe, now)
     if found and found[1]["steps"]:
@@ -149,10 +152,10 @@ def _train(job: Job) -> Outcome:
         batches.close()
         display.stop()
         record.close()
-    return _outcome(job, loop, record) if rank == 0 else _empty(job)
+    return _outcome(job, loop, record, display) if rank == 0 else _empty(job)
 
 
-def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
+def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
     notes = list(job.notes)
     if loop.warning:
         notes.append(loop.warning)
@@ -160,6 +163,7 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
     alone = len(job.recipe.method.phases) == 1  # adversarial losses need not fall
     if finished and alone and (note := learned_nothing(record.losses())):
         notes.append(note)
+        display.say(f"Warning: {note}")
     seconds = loop.seconds
     per_second = 1 / seconds if seconds else 0.0
     outcome = Outcome(

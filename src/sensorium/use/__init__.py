@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
+from sensorium.data.images.values import Scale
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
@@ -187,7 +189,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     import pyarrow.parquet as pq
 
     target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
-    encoder, pixels = _encoder_and_pixels(run, data, limit)
+    encoder, pixels, _ = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
     labels = (
         [None] * len(pixels)
@@ -199,7 +201,7 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
         {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
     )
     write_bytes(target, lambda file: pq.write_table(table, file))
-    return f"{target}: {len(pixels):,} pictures x {features.shape[1]} features" + (
+    return f"{target}: {counted(len(pixels), 'picture')} x {features.shape[1]} features" + (
         f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
     )
 
@@ -212,10 +214,10 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
 
     if picture is not None:
         check_writable(picture)
-    encoder, pixels = _encoder_and_pixels(run, data, None)
+    encoder, pixels, scale = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")
-    query = square(rgb(image, str(image)), pixels.images.shape[-1])
+    query = square(rgb(image, str(image), scale=scale), pixels.images.shape[-1])
     nearest = most_similar(encoder, pixels, query, min(k, len(pixels)))
     table = Table("similarity", "label", "picture")
     for one in nearest:
@@ -260,20 +262,23 @@ def class_of(pixels: Any, index: int) -> str:
     return pixels.classes[pixels.labels[index]]
 
 
-def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels]:
+def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels, Scale | None]:
+    """The network, the images, and the scale of those that have more than 8 bits."""
     thing = load(run)
     if isinstance(thing, Run):
         if data is None:
-            train = thing.data().train
-            return _encoder(thing.method, run), train.pixels if isinstance(train, Captioned) else train
-        pixels = images.prepare(Source(data, None, thing.cache, thing.situation.image_size, limit)).train
-        return _encoder(thing.method, run), replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
+            ready = thing.data()
+            train = ready.train.pixels if isinstance(ready.train, Captioned) else ready.train
+            return _encoder(thing.method, run), train, getattr(ready.opened, "scale", None)
+        on = thing.situation
+        ready = images.prepare(Source(data, None, thing.cache, on.image_size, limit, scale=on.scale))
+        return _encoder(thing.method, run), replace(ready.train, mean=on.mean, std=on.std), ready.opened.scale
     if data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
     encoder = _encoder(thing, run)
     mean, std = encoder.normalization or HALF
-    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit)).train
-    return encoder, replace(pixels, mean=mean, std=std)
+    ready = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit))
+    return encoder, replace(ready.train, mean=mean, std=std), ready.opened.scale
 
 
 def _encoder(thing: Any, run: Path) -> Any:

@@ -26,6 +26,9 @@ from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.augment.boxes import collate, to_original
 from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, to_array
+from sensorium.data.images.folders import Files
+from sensorium.data.images.sets import EncodedImages, measure
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
@@ -42,7 +45,8 @@ class Finder:
     """A detector, and what it needs to read images.
 
     ``sides``: images are resized so that the shorter one has ``sides[0]`` pixels, unless the longer one would have
-    more than ``sides[1]``. ``classes``: names by label, () if unknown; ``first``: the category id of class 0.
+    more than ``sides[1]``. ``classes``: names by label, () if unknown; ``first``: the category id of class 0;
+    ``scale``: of a run's 16-bit and float images.
     """
 
     method: Any
@@ -51,6 +55,7 @@ class Finder:
     std: Sequence[float]
     sides: tuple[int, int]
     first: int
+    scale: Scale | None = None
 
     def find(self, image: Tensor, threshold: float = 0.3) -> dict[str, Tensor]:
         """uint8 [3, H, W] of any size -> ``boxes`` xyxy [N, 4] in its pixels, ``scores`` [N], descending,
@@ -84,7 +89,7 @@ def open_finder(run: Path) -> Finder:
     method = method.to(device_name()).eval()  # type: ignore[attr-defined]
     if isinstance(thing, Run):
         on = thing.situation
-        return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)
+        return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1, on.scale)
     mean, std = method.normalization
     return Finder(method, method.class_names, mean, std, method.sides, 0)
 
@@ -102,13 +107,15 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
     finder = open_finder(run)
     if out is None:
         unlinked(target)
+    files = EncodedImages(Files([str(path) for path in wanted]), [path.name for path in wanted])
+    scale, scaled = measure([files], finder.scale)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     names: set[str] = set()
     with bar("detecting", True) as advance:
         for number, path in enumerate(wanted, 1):
             try:
-                image = rgb(path, printable(str(path)))
+                image = rgb(path, printable(str(path)), scale=scale)
             except BadImage as bad:
                 skipped.append(f"skipped {bad.name}: {bad.reason}")
             else:
@@ -121,7 +128,8 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
         which = "the picture cannot" if len(wanted) == 1 else f"none of {len(wanted):,} pictures can"
         raise SensoriumError(f"{which} be read: {skipped[0].removeprefix('skipped ')}.")
     write_json(target / "detections.json", rows)
-    return "\n".join(_told(rows, len(wanted) - len(skipped), skipped, target))
+    lines = _told(rows, len(wanted) - len(skipped), skipped, target)
+    return "\n".join([*filter(None, [scaled]), *lines])
 
 
 def pictures_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:

@@ -29,11 +29,13 @@ from sensorium.base.records import encode as encode_record
 from sensorium.base.seal import seal as seal_of
 from sensorium.base.seal import sealed
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, content_hash
 from sensorium.data.images.decode import BadImage, rgb, square
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
+from sensorium.data.images.values import Scale
 from sensorium.data.pairs.open import Pairs
 from sensorium.data.pairs.prepare import LONGEST, kept_tokens
 from sensorium.data.scenes.pairs import open_captioned, plain_images
@@ -65,7 +67,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Looker:
-    """A trained network, and what it needs to read images and texts. ``home`` is the folder of its indices."""
+    """A trained network, and what it needs to read images and texts. ``home`` is the folder of its indices; ``scale``
+    that of a run's 16-bit and float images."""
 
     method: Any
     size: int
@@ -74,6 +77,7 @@ class Looker:
     context: int
     home: Path
     cache: Path
+    scale: Scale | None = None
 
     def of_text(self, text: str) -> np.ndarray:
         """A text's vector: float32 [E]."""
@@ -193,13 +197,13 @@ def search(
     if image is None:
         vector = looker.of_text(text or "")
     else:
-        vector = looker.of_picture(read_picture(image, looker.size))
+        vector = looker.of_picture(read_picture(image, looker.size, looker.scale))
     album = open_album(looker, run, data)
     hits = album.near(vector, k, approximate=approximate)
     words = f'"{text}"' if text is not None else str(image)
     captioned = any(hit.caption for hit in hits)
     table = Table("similarity", "picture", *(["caption"] if captioned else []), title_justify="left")
-    table.title = Text(f"{printable(words)} among {len(album):,} pictures")
+    table.title = Text(f"{printable(words)} among {counted(len(album), 'picture')}")
     table.min_width = min(100, table.title.cell_len)  # a title is folded to the width of its table
     for hit in hits:
         cells = [Text(printable(hit.name)), *([Text(printable(hit.caption))] if captioned else [])]
@@ -221,7 +225,7 @@ def open_looker(run: Path) -> Looker:
         _require(method, run)
         tokens = kept_tokens(thing.folder) if isinstance(method, ImageText) else None
         mean_std = (on.mean, on.std)
-        return Looker(method, on.image_size, mean_std, tokens, context_of(method), thing.folder, thing.cache)
+        return Looker(method, on.image_size, mean_std, tokens, context_of(method), thing.folder, thing.cache, on.scale)
     _require(thing, run)
     tokens = CLIPTokens.from_hf(locate(run)) if isinstance(thing, ImageText) else None
     home = Path("sensorium-cache")
@@ -236,7 +240,7 @@ def context_of(method: Any) -> int:
 def open_album(looker: Looker, run: Path, data: str | None) -> Album:
     """The images of ``data``, or all of the run's own, with their vectors: read from disk if the index is still
     valid."""
-    sets, captions = _sets(run, data)
+    sets, captions = _sets(run, data, looker.scale)
     weights = _digest_of_weights(looker.method)
     key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
     key = hashlib.blake2b((key + json.dumps(captions)).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
@@ -250,11 +254,11 @@ def open_album(looker: Looker, run: Path, data: str | None) -> Album:
     return Album(looker, sets, *(found or _build(looker, sets, captions, key, path)), path)
 
 
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """An image file as a square: uint8 [3, size, size]. Raises SensoriumError that names it."""
+def read_picture(path: Path, size: int, scale: Scale | None) -> np.ndarray:
+    """An image file as a square: uint8 [3, size, size]; ``scale`` if it has more than 8 bits. Raises SensoriumError that names it."""
     if not path.is_file():
         raise SensoriumError(f"there is no picture '{printable(str(path))}'.")
-    return square(rgb(path, printable(str(path)), 2 * size), size)
+    return square(rgb(path, printable(str(path)), 2 * size, scale), size)
 
 
 def _require(method: Any, run: Path) -> None:
@@ -264,7 +268,7 @@ def _require(method: Any, run: Path) -> None:
         )
 
 
-def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
+def _sets(run: Path, data: str | None, scale: Scale | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
     """The sets of images to search, each image once, and for each set its captions by name."""
     test, limit = None, None
     if data is not None:
@@ -276,13 +280,13 @@ def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[
         path, test = opened_run.where()
         limit = opened_run.info.data.limit
     try:
-        opened = open_captioned(path, test=test, limit=limit)
+        opened = open_captioned(path, test=test, limit=limit, scale=scale)
         pairs = [one for one in (opened.train, opened.test, opened.val) if one is not None]
         captions = [dict(zip(reversed(one.names), reversed(one.texts), strict=True)) for one in pairs]
         return tuple(_once(one) for one in pairs), captions
     except SensoriumError as error:
         try:
-            found = open_data(path, test=test, limit=limit)
+            found = open_data(path, test=test, limit=limit, scale=scale)
         except SensoriumError as other:
             raise (error if str(path).endswith((".jsonl", ".jsonl.gz")) else other) from None
     images = [one for one in (found.train, found.test, found.val) if one is not None]
@@ -374,7 +378,7 @@ def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out
     """The images found in one grid; the query first if it is an image."""
     shown: list[np.ndarray] = []
     if image is not None:
-        shown.append(read_picture(image, album.looker.size))
+        shown.append(read_picture(image, album.looker.size, album.looker.scale))
     for hit in hits:
         try:
             shown.append(album.picture(hit))

@@ -23,6 +23,7 @@ from sensorium.abilities import Encoder
 from sensorium.base.files import check_writable, disk_errors, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
 from sensorium.data.names import list_folder
@@ -148,7 +149,7 @@ def embed_video(
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
     lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
-    return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+    return f"{target}: {counted(int(ends[-1]), 'frame')} of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 
 from sensorium.abilities import OnlineDetector
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.streams.files import read_values
 from sensorium.data.streams.open import Framed, Scaled, Stream
 from sensorium.data.streams.prepare import StreamSituation
@@ -157,7 +158,7 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
         yield f"{name}: {error}; skipped"
         return
     if stream.broken:
-        yield f"{name}: {stream.broken:,} of {len(stream):,} steps are not finite; each is replaced by the last finite one"
+        yield f"{name}: {stream.broken:,} of {counted(len(stream), 'step')} {plural(stream.broken, 'is')} not finite; each is replaced by the last finite one"
     for at in range(0, len(stream), _BLOCK):
         yield stream.frames(at, at + _BLOCK)
 
@@ -189,7 +190,7 @@ def _lines(file: BinaryIO, width: int) -> Iterator[Piece]:
         elif found is not None:
             yield found
     if broken > _NAMED:
-        yield f"{broken:,} of {number:,} lines were skipped"
+        yield f"{broken:,} of {counted(number, 'line')} {'was' if broken == 1 else 'were'} skipped"
 
 
 def _row(line: str, width: int) -> np.ndarray | str | None:

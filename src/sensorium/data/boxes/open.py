@@ -29,6 +29,8 @@ from sensorium.data.boxes.files import find_boxes
 from sensorium.data.boxes.listed import Listed, Sets
 from sensorium.data.boxes.sets import BoxSet
 from sensorium.data.images.folders import Files
+from sensorium.data.images.sets import measure
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import about_alike
 from sensorium.errors import SensoriumError
@@ -39,7 +41,8 @@ HELD_OUT = 0.2
 @dataclass(frozen=True)
 class OpenedBoxes:
     """The result of :func:`open_boxes`. ``skipped`` lists what was dropped, ``counts`` is the count of each reason,
-    including clipped boxes; ``notes`` are sentences about choices."""
+    including clipped boxes; ``notes`` are sentences about choices; ``scale``: of 16-bit and float images, None if there
+    are none."""
 
     path: str
     layout: str
@@ -49,16 +52,20 @@ class OpenedBoxes:
     skipped: tuple[Skipped, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None
 
 
-def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedBoxes:
+def open_boxes(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> OpenedBoxes:
     """Find the layout of ``path`` and open its images with their boxes.
 
     ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, a Parquet file or
     metadata.jsonl with boxes, or a folder of any of these layouts. Training pictures that are also in the test or validation set are not trained on.
     ``test`` opens a second path as the test set; its classes are matched by name. Without one the validation set is the
     test set, and without that a fifth of the images is held out, the same fifth every time. ``limit`` keeps at most
-    that many images of each set. Every image's header is read here, no image is decoded.
+    that many images of each set. ``scale``: of 16-bit and float images, that of a run; by default it is measured, and some
+    are decoded for it. Every image's header is read here, no other image is decoded.
     Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file, no image at all.
     """
     if limit is not None and limit < 1:
@@ -75,6 +82,8 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
         raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations{_first(log)}.")
     log.notes += about_alike([*classes, *_labels(listed)])
     sets = {split: checked_set(part, classes, log) for split, part in listed.items()}
+    scale, scaled = measure([part.images for part in sets.values()], scale)
+    log.notes += filter(None, [scaled])
     if "val" in sets and not len(sets["val"]):
         del sets["val"]
     for split in ("train", "test"):
@@ -84,7 +93,7 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
     if limit is not None:
         sets = {split: _limited(images, limit) for split, images in sets.items()}
     opened = OpenedBoxes(where, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped))
-    return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes))
+    return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes), scale=scale)
 
 
 def _first(log: Log) -> str:

@@ -78,7 +78,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         with bar("reading boxes", progress) as advance:
             opened = open_scene_boxes(source.path, size, source.cache, limit=source.limit, progress=advance)
     else:
-        opened = open_boxes(source.path, test=source.test, limit=source.limit)
+        opened = open_boxes(source.path, test=source.test, limit=source.limit, scale=source.scale)
     if not len(opened.train.boxes):
         raise SensoriumError(f"{opened.path}: no training picture has a box that can be used{_first(opened.skipped)}.")
     size = size or natural_size(opened.train)
@@ -123,6 +123,7 @@ def situate(ready: Prepared) -> BoxSituation:
         most=max(1, int(boxes_a_picture(train).max(initial=0))),
         typical=round(float(np.median(sides)), 1),
         small=round(float(np.quantile(sides, 0.05)), 1),
+        scale=ready.opened.scale,
     )
 
 
@@ -142,7 +143,7 @@ def boxes_a_picture(part: Boxed) -> np.ndarray:
 
 
 def wanted(situation: BoxSituation) -> dict[str, Any]:
-    return {"image_size": situation.image_size}
+    return {"image_size": situation.image_size, "scale": situation.scale}
 
 
 def keep(ready: Prepared, folder: Path) -> None:

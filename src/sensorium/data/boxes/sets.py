@@ -30,7 +30,7 @@ class StoredImages(EncodedImages):
         self.unturned = np.zeros(len(names), bool) if unturned is None else unturned
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
-        return decode.rgb(self._read(index), self.names[index], at_least, upright=not self.unturned[index])
+        return decode.rgb(self._read(index), self.names[index], at_least, self.scale, upright=not self.unturned[index])
 
     def header(self, index: int) -> tuple[int, int, str]:
         width, height, mode, turn = decode.stored_header(self._read(index), self.names[index])

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.files import cache_for, write_file, write_json
+from sensorium.base.words import counted
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
@@ -183,7 +184,7 @@ def _bound(count: int, size: int, folder: Path, max_bytes: int | None) -> None:
         return
     fitting = int((most / (3 * max(count, 1))) ** 0.5)
     raise SensoriumError(
-        f"{folder}: {count:,} images of {size} x {size} need {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
+        f"{folder}: {counted(count, 'image')} of {size} x {size} {'needs' if count == 1 else 'need'} {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
         f"({free / 1e9:.1f} GB of disk are free); lower the image size to {max(fitting, 1)} or less, or limit the images."
     )
 
@@ -213,7 +214,7 @@ def _build(
                     progress(done, len(images))
         if len(dropped) == len(images):
             first = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-            raise SensoriumError(f"none of the {len(images):,} images can be decoded{first}.")
+            raise SensoriumError(f"none of the {counted(len(images), 'image')} can be decoded{first}.")
         mean, std = _moments(counts)
         stored.update({
             "version": VERSION, "hash": key, "size": size, "count": len(images) - len(dropped), "total": len(images),

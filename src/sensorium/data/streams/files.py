@@ -16,6 +16,7 @@ import numpy as np
 
 from sensorium.base.npy import mapped, mapped_file, member, npz
 from sensorium.base.reading import brief, printable, read_object
+from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import list_folder
 from sensorium.errors import NothingOfItsKind, SensoriumError
@@ -128,11 +129,11 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_labels(labels: np.ndarray, steps: int, classes: tuple[str, ...], field: str) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (steps,):
         raise SensoriumError(
-            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {steps:,} steps."
+            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {counted(steps, 'step')}."
         )
     if int(labels.min(initial=0)) < UNKNOWN or int(labels.max(initial=0)) >= max(1, len(classes)):
         raise SensoriumError(
-            f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(classes)} class names."
+            f"{field} runs from {labels.min()} to {labels.max()}, but there {plural(len(classes), 'is')} {counted(len(classes), 'class name')}."
         )
 
 
@@ -222,11 +223,11 @@ def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
             raise ValueError(f"the label {name!r} is not one of the classes")
     if not segments:
         if len(said) != frames:
-            raise ValueError(f"{frames:,} frames, but {len(said):,} labels")
+            raise ValueError(f"{counted(frames, 'frame')}, but {counted(len(said), 'label')}")
         return np.array([number[name] for name in said], np.int32)
     labels = np.zeros(frames, np.int32)
     for first, behind, name in said:
         if not 0 <= first < behind <= frames:
-            raise ValueError(f"the segment {first} to {behind} is not within its {frames:,} frames")
+            raise ValueError(f"the segment {first} to {behind} is not within its {counted(frames, 'frame')}")
         labels[first:behind] = number[name]
     return labels

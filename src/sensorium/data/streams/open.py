@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.streams.files import UNKNOWN, Recordings
@@ -300,19 +301,21 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
     if held_out is None:
         count = len(train)
         train, held = _hold_out(train, shown)
-        log.notes.append(f"No test set was given: {len(held)} of {count} recordings are held out.")
+        log.notes.append(
+            f"No test set was given: {len(held):,} of {counted(count, 'recording')} {plural(len(held), 'is')} held out."
+        )
     else:
         held = _usable(held_out, log, shown)
         if held_out.classes != sets["train"].classes:
             raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
     if "val" in sets and (sets["val"].found and held_out is not sets["val"]):
-        log.notes.append(f"The validation set of {len(sets['val'].found)} recordings is not used.")
+        log.notes.append(f"The validation set of {counted(len(sets['val'].found), 'recording')} is not used.")
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
         raise SensoriumError(
             f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number."
         )
-    about, notes = sets["train"], (*log.notes, *log.sentences())
+    about, notes = sets["train"], tuple(dict.fromkeys([*log.notes, *log.sentences()]))
     return Streams(
         shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(log.skipped), notes, about.encoder
     )
@@ -327,11 +330,13 @@ def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
             log.skip(recording.name, str(error))
             continue
         if broken := streams[-1].broken:
-            log.skipped.append(Skipped(recording.name, f"{broken:,} of {len(streams[-1]):,} frames are not finite"))
+            log.skipped.append(
+                Skipped(recording.name, f"frames that are not finite: {broken:,} of {len(streams[-1]):,}")
+            )
             holes += 1
     if holes:
         log.notes.append(
-            f"{holes} of {len(recordings.found)} recordings have frames that are not finite: each is replaced by the "
+            f"{holes:,} of {counted(len(recordings.found), 'recording')} {'has' if holes == 1 else 'have'} frames that are not finite: each is replaced by the "
             "last finite one, and has no label."
         )
     if not streams:
