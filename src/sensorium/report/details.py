@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from sensorium.catalogue import FORMATS
 from sensorium.report import html as h
 from sensorium.report.curves import colors_of
 from sensorium.report.html import Html, el, facts, join, number, words
@@ -59,7 +60,6 @@ def failures(results: Results) -> list[Html]:
     return lines
 
 
-FORMATS = ("safetensors", "hf", "timm", "torchvision", "onnx")  # first what holds every backbone of a system
 USES = {  # by ability
     "Encoder": (
         ("One feature vector per image, as Parquet", "sensorium embed {run} --data {path}"),
@@ -92,6 +92,8 @@ def take_away(results: Results, folder: Path) -> Html | None:
         for what, command in uses
     ]
     commands.append(("A page to try it on", f"sensorium play {run}"))
+    if chosen.trust:
+        commands = [(what, _trusting(command, chosen.trust)) for what, command in commands]
     rows = [
         el(
             "li",
@@ -102,6 +104,13 @@ def take_away(results: Results, folder: Path) -> Html | None:
     ]
     lead = "" if results.winner else el("p", f"No run won; these commands use {name}.", cls="note")
     return el("div", lead, el("ul", rows, cls="commands"))
+
+
+def _trusting(command: str, recipe: str) -> str:
+    """``command`` for a run of the user's own recipe."""
+    if command.startswith("import "):
+        return command.replace("').", f"', trust={recipe!r}).", 1)
+    return f"{command} --trust {shlex.quote(recipe)}"
 
 
 def versions(results: Results) -> Html | None:

@@ -19,6 +19,7 @@ from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
+from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import fitting
 from sensorium.judge.score import Score
@@ -56,6 +57,7 @@ def ablate_with(
 ) -> tuple[Results, Path]:
     """:func:`ablate` with its options in a record; also returns the folder: ``options.out``, or sensorium-ablate."""
     folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
+    check_place(folder, options.data, options.test, folder=True)
     if seeds < 1:
         raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
     with locked(folder, verb="compares"):

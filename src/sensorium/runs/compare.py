@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.abilities import abilities_of
-from sensorium.base import live, threads
+from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
@@ -31,11 +31,13 @@ from sensorium.base.records import decode
 from sensorium.base.table import read_table
 from sensorium.catalogue import allow, find, resolve
 from sensorium.data.images.cache import Pixels
+from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
+from sensorium.published import exportable
 from sensorium.recipe.info import read_info
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
@@ -53,7 +55,8 @@ from sensorium.training.options import check_batch
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of a run's process: data, training and evaluation. ``abilities`` are the names of its method's."""
+    """The arguments of a run's process: data, training and evaluation. ``abilities`` are the names of its method's,
+    ``exports`` what it can be exported to as it is."""
 
     name: str
     method: str
@@ -62,6 +65,7 @@ class Job:
     settings: dict[str, Any]
     asked: Asked
     abilities: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -110,6 +114,7 @@ def compare_all(
     for recipe in options.trust:
         allow(recipe)
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
+    check_place(folder, options.data, options.test, folder=True)
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # report wrong weights before the training, not after it
         from sensorium.judge.inception import Inception
@@ -222,7 +227,7 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         told.append(f"{job.name} {judged_by(method, ready[shape].train)}")
         able = fitting(method, ready[shape].train)
         shared = able if shared is None else tuple(one for one in shared if one in able)
-        jobs.append(replace(job, abilities=abilities_of(method)))
+        jobs.append(replace(job, abilities=abilities_of(method), exports=exportable(method, job.method)))
     if not shared:
         raise SensoriumError(f"no evaluator fits all of these methods: {'; '.join(told)}.")
     return Planned(jobs, wing, next(iter(ready.values())), shared)
@@ -264,7 +269,8 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _in_own_process(job: Job, children: list[Any]) -> None:
     """Train and evaluate a job; an error is recorded in its folder."""
     child = multiprocessing.get_context("spawn").Process(target=_child, args=(job,), name=job.name)
-    child.start()
+    with stop.deaf():
+        child.start()
     children.append(child)
     child.join()
     folder = job.folder
@@ -361,6 +367,7 @@ def _collect(job: Job) -> RunResult:
         backbone=settings["backbone"].value if "backbone" in settings else None,
         settings=settings,
         abilities=job.abilities,
+        exports=job.exports,
         **_told(job),
         checkpoint=f"{job.name}/model.safetensors" if outcome else None,
         parameters=judgement.parameters or (outcome.parameters if outcome else None),
@@ -375,13 +382,13 @@ def _collect(job: Job) -> RunResult:
 
 
 def _told(job: Job) -> dict[str, Any]:
-    """The system's short name, whether it learns from labels, its caveat and its export formats; nothing is known of a
-    user's own recipe."""
+    """The system's short name, whether it learns from labels, its caveat; of a user's own recipe, its
+    name."""
     if ":" in job.method:
-        return {}
+        return {"trust": job.method}
     system = find(job.method)
     title = (system.short or None) if job.name == job.method else None
-    return {"title": title, "by_labels": system.labels, "caveat": system.caveat, "exports": system.exports}
+    return {"title": title, "by_labels": system.labels, "caveat": system.caveat}
 
 
 def _curve(path: Path) -> tuple[dict[str, float | None], ...]:

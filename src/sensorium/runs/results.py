@@ -75,7 +75,8 @@ class AtLength:
 @dataclass(frozen=True)
 class RunResult:
     """One run. ``title``: what people call it, where that isn't its name. ``by_labels``: it learned from every label.
-    ``caveat``: what to keep in mind of its method. ``exports``: the formats that its method is exported to. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``. ``seen``: how many of the data's ``unit`` it has seen.
+    ``caveat``: what to keep in mind of its method. ``exports``: the formats that hold its method as it is. ``trust``: the user's own recipe, without
+    which no command opens it. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``. ``seen``: how many of the data's ``unit`` it has seen.
     ``waiting`` and ``augmenting`` are shares of the ``seconds`` of training, ``parameters`` and ``flops_per_image`` of the
     features' network where features are judged."""
 
@@ -91,6 +92,7 @@ class RunResult:
     caveat: str = ""
     abilities: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    trust: str | None = None
     checkpoint: str | None = None
     steps: Count | None = None
     seconds: Amount | None = None

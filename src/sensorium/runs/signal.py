@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from sensorium.base.files import write_json, write_text
+from sensorium.base.files import check_writable, write_json, write_text
 from sensorium.base.precision import device_name
 from sensorium.catalogue import allow
+from sensorium.data.output import check_place
 from sensorium.data.rows import Rows
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
@@ -69,6 +70,7 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
         allow(recipe)
     page, how, device = Path(options.out or "signal.html"), kind(kind_name(name)), torch.device(device_name())
     data, seed = options.data, options.seed
+    check_writable(check_place(page, data))
     source = Source(data, None, page.parent / "cache", options.image_size, options.limit, settings)
     ready = how.prepare(source, progress=not options.quiet)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -16,10 +16,11 @@ from sensorium.base import live, threads
 from sensorium.base.files import own_folder, write_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
-from sensorium.base.reading import printable
+from sensorium.base.reading import printable, there
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
+from sensorium.data.output import check_place, lies_in
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
@@ -90,6 +91,7 @@ def train_with(
         allow(recipe)
     Budget.parse(options.budget)  # before the data are read
     folder, first = run_folder(name, options), rank_and_world()[0] == 0
+    check_place(folder, options.data, options.test, folder=True)
     live.register()  # before the data are prepared, so that parallel runs count it
     before = torch.get_num_threads()
     done = (folder / "outcome.json").is_file() and not options.fresh
@@ -97,7 +99,7 @@ def train_with(
         # The processes that torchrun or srun started share the first one's lock.
         with locked(folder, optional=done) if first else nullcontext():
             if options.fresh and first:
-                _clear(folder)
+                _clear(folder, options.data, options.test)
             return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
     finally:
         live.release()
@@ -230,8 +232,13 @@ def _online_every(budget: str) -> str:
     return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a run's folder holds, but for the lock of this process."""
+def _clear(folder: Path, *data: str | None) -> None:
+    """Remove what a run's folder holds, but for the lock of this process; ``data``: must not be in it."""
+    for one in data:
+        if one is not None and there(one) and lies_in(Path(one).expanduser(), folder):
+            raise SensoriumError(
+                f"--fresh: '{folder}' also holds the data, '{printable(one)}', so it is not deleted. Give another --out."
+            )
     names = {one.name for one in folder.iterdir()}
     if "run.json" not in names and names - _BEFORE_A_RUN:
         raise SensoriumError(

@@ -17,19 +17,20 @@ from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeG
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.words import counted
-from sensorium.catalogue import a_run_of, allow, find
+from sensorium.catalogue import FORMATS, a_run_of, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.values import Scale
+from sensorium.data.output import check_place
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
-FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 
 
 def load(path: str | Path, *, trust: str = "") -> Any:
@@ -51,30 +52,32 @@ def load(path: str | Path, *, trust: str = "") -> Any:
 def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
     """Export the backbone of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written."""
     from sensorium.published import export as export_network
+    from sensorium.published import exportable
 
     if to not in FORMATS:
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
+        if out is not None:
+            check_place(out, *thing.info.data.places)
         target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
-        if not can_write(target):
+        if not can_write(target.parent if target.is_file() else target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
-        if ":" not in recipe and to not in (known := find(recipe).exports):
+        if ":" not in recipe and to not in find(recipe).exports:
+            able = exportable(thing.method, recipe)
             can = (
-                f"its formats are {', '.join(known)}"
-                if known
-                else f"its weights are in {thing.folder}/model.safetensors"
+                f"its formats are {', '.join(able)}" if able else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not isinstance(s, Situation):
-            return export_network(thing.method, to, target)
-        path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+            return export_network(thing.method, to, target, recipe=recipe)
+        path = export_network(thing.method, to, target, recipe=recipe, mean=s.mean, std=s.std, image_size=s.image_size)
         _take_along(thing, to, path)
         return path
     if out is None:
         raise SensoriumError("give the output path: --out PATH.")
-    return export_network(thing, to, Path(out))
+    return export_network(thing, to, check_place(out))
 
 
 def _take_along(run: Run, to: str, out: Path) -> None:
@@ -122,6 +125,8 @@ def sample(
     written."""
     found = Run(run)
     method = generator_of(found)
+    if out is not None:
+        check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
@@ -188,6 +193,8 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if out is not None:
+        check_place(out, data, *data_of(run))
     target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
     encoder, pixels, _ = _encoder_and_pixels(run, data, limit)
     features = _encode(encoder, pixels)
@@ -213,7 +220,7 @@ def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | 
     from sensorium.data.images.decode import rgb, square
 
     if picture is not None:
-        check_writable(picture)
+        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
     encoder, pixels, scale = _encoder_and_pixels(run, data, None)
     if not image.is_file():
         raise SensoriumError(f"there is no picture '{image}'.")

@@ -31,10 +31,12 @@ from sensorium.data.images.sets import EncodedImages, measure
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
+from sensorium.data.output import check_place, lies_in
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name, with_boxes
 from sensorium.pictures.images import save_picture
 from sensorium.recipe.boxes import divisor_of
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 NAMED = 5  # skipped images that are listed by name
@@ -100,8 +102,12 @@ def detect(run: Path, images: Sequence[Path], *, threshold: float, out: Path | N
     if not 0 <= threshold <= 1:
         raise SensoriumError(f"--threshold {threshold}: must be from 0 to 1.")
     target = out or (run if run.is_dir() else run.parent) / "found"
-    if target.exists() and not target.is_dir():
-        raise SensoriumError(f"--out {printable(str(target))}: this is a file; give a folder.")
+    if out is None:
+        check_place(target, folder=True)
+    else:
+        # The folder of a single picture counts, too, as the drawn copy of a PNG would replace it.
+        beside = [one.parent for one in images if not one.is_dir() and lies_in(one.parent, target)]
+        check_place(target, *(one for one in images if one.is_dir()), *beside, *data_of(run), folder=True)
     check_writable(target / "detections.json")
     wanted = pictures_of(images, target)
     finder = open_finder(run)

@@ -36,6 +36,7 @@ from sensorium.data.images.decode import BadImage, rgb, square
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
 from sensorium.data.images.values import Scale
+from sensorium.data.output import check_place
 from sensorium.data.pairs.open import Pairs
 from sensorium.data.pairs.prepare import LONGEST, kept_tokens
 from sensorium.data.scenes.pairs import open_captioned, plain_images
@@ -46,6 +47,7 @@ from sensorium.judge.retrieval import embed_images, embed_texts
 from sensorium.pictures.images import save_picture
 from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def search(
     if k < 1:
         raise SensoriumError(f"--k {k}: must be at least 1.")
     if picture is not None:
-        check_writable(picture)
+        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
     looker = open_looker(run)
     if image is None:
         vector = looker.of_text(text or "")

@@ -27,11 +27,13 @@ from sensorium.base.words import counted
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
 from sensorium.data.names import list_folder
+from sensorium.data.output import check_place
 from sensorium.data.streams.clips import MOTION, motion
 from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import normalised
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 from sensorium.use import HALF, load, side_of
 
@@ -107,6 +109,8 @@ def embed_video(
     a line that describes what was written.
     """
     data = Path(data)
+    if out is not None:
+        check_place(out, data, *data_of(encoder))
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
         raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
