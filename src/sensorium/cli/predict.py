@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from sensorium.base.whole import Positive
 from sensorium.cli.shared import console, opens_runs
@@ -13,7 +15,7 @@ from sensorium.errors import SensoriumError
 
 def predict(
     run: Path,
-    *pictures: str,
+    *pictures: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Path | None = None,
     top: Positive = 2,
     sort: Literal["none", "doubt"] = "none",
@@ -55,7 +57,7 @@ def predict(
             print(*use.csv_lines([use.row(one, top)]), sep="", end="", flush=True)
         return
     if out is not None:
-        use.check_out(out)
+        use.check_out(out, pictures)
     rows = use.predict(found, pictures, top=top, progress=not quiet)
     if sort == "doubt":
         rows = sorted(rows, key=lambda one: -one.doubt)

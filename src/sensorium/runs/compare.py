@@ -45,7 +45,7 @@ from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
 from sensorium.runs.run import Run
 from sensorium.runs.train import run_folder, train_with
-from sensorium.runs.verdict import decide
+from sensorium.runs.verdict import decide, leader
 from sensorium.runs.winner import NAME as WINNER
 from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
@@ -145,9 +145,9 @@ def _compare(
     runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, asked)
     request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
-    if results.winner is not None:
-        best = Run(folder / results.winner.name)
-        results = replace(results, model=keep_winner(best, plan.ready, asked, folder / WINNER))
+    if (best := leader(runs)) is not None:
+        model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
+        results = replace(results, model=model)
     write_results(results, folder)
     write_report(results, folder, pixels=_pixels(plan.ready))
     return results

@@ -116,9 +116,8 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     first = deciding(done)
     if first is None:
         return Verdict(None, _undecided(done))
-    field = [run for run in done if not is_reference(run, first.at)] or done
-    ranked = sorted(((_of(run, first), run) for run in field), key=lambda one: -one[0].sign * (one[0].value or 0.0))
-    (score, best), rest = ranked[0], ranked[1:]
+    (score, best), *rest = ranked = _ranked(done, first)
+    field = [run for _, run in ranked]
     assert score.value is not None
     bar = max(score.baselines, key=lambda name: score.sign * score.baselines[name], default=None)
     price = _price(best, first, runs, field)
@@ -141,6 +140,19 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     return Verdict(
         winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}"
     )
+
+
+def leader(runs: Sequence[RunResult]) -> RunResult | None:
+    """The first of the candidates, whether or not it beats the baselines; None if no score decides."""
+    done = [run for run in runs if run.finished]
+    first = deciding(done)
+    return None if first is None else _ranked(done, first)[0][1]
+
+
+def _ranked(done: Sequence[RunResult], first: Score) -> list[tuple[Score, RunResult]]:
+    """The candidates with their deciding scores, the best first."""
+    field = [run for run in done if not is_reference(run, first.at)] or done
+    return sorted(((_of(run, first), run) for run in field), key=lambda one: -one[0].sign * (one[0].value or 0.0))
 
 
 def _of(run: RunResult, like: Score) -> Score:

@@ -1,6 +1,7 @@
 """The classifier that a comparison leaves: its winner, with all labels, as a run like any other in ``OUT/winner``.
 
-It is what was judged: of the ways to use the winner with all labels (its own head, a head on its frozen features, or
+Where no run beat the baselines it is the best of them, for want of a better one. It is what was judged: of the ways to
+use that run with all labels (its own head, a head on its frozen features, or
 fine-tuning), the one with the highest accuracy.
 """
 

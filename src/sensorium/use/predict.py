@@ -21,6 +21,7 @@ from sensorium.base.files import check_writable, write_bytes, write_text
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import squares
 from sensorium.data.images.decode import EXTENSIONS, to_array
@@ -28,8 +29,10 @@ from sensorium.data.images.folders import Files
 from sensorium.data.images.open import open_data
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
+from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import Logits, temperature_of
 from sensorium.judge.encode import judged, normalised
@@ -67,14 +70,15 @@ def predict(run: str | Path | Run, pictures: Any, *, top: int = 2, progress: boo
     """
     found = run if isinstance(run, Run) else Run(run)
     with bar("predicting", progress) as advance:
-        return list(_predicted(found, _sets(pictures), top, advance))
+        return list(_predicted(found, _sets(pictures, _classifier(found)[1].scale), top, advance))
 
 
 def predict_lines(run: Run, paths: Iterable[str], *, top: int = 2) -> Iterator[Prediction]:
     """Predictions for the pictures whose paths come one at a time, each as soon as it comes."""
+    scale = _classifier(run)[1].scale
     for path in paths:
         if name := path.rstrip("\r\n"):
-            yield from _predicted(run, [_files([Path(name)], [name])], top, None)
+            yield from _predicted(run, [_files([Path(name)], [name], scale)], top, None)
 
 
 def _predicted(
@@ -122,8 +126,8 @@ def _folder(name: str) -> str:
     return Path(name).parent.name
 
 
-def _sets(pictures: Any) -> list[ImageSet]:
-    """Sets of images of whatever was given."""
+def _sets(pictures: Any, scale: Scale | None) -> list[ImageSet]:
+    """Sets of images of whatever was given; ``scale``: of 16-bit and float images, as in training."""
     if isinstance(pictures, str | Path | Image.Image):
         pictures = [pictures]
     if isinstance(pictures, Tensor | np.ndarray):
@@ -136,25 +140,25 @@ def _sets(pictures: Any) -> list[ImageSet]:
         if isinstance(one, Image.Image):
             found.append(ArrayImages(to_array(one.convert("RGB")).transpose(1, 2, 0)[None], [f"picture {k}"]))
         else:
-            found += _of_path(str(one))
+            found += _of_path(str(one), scale)
     return found
 
 
-def _of_path(text: str) -> list[ImageSet]:
+def _of_path(text: str, scale: Scale | None) -> list[ImageSet]:
     """The pictures at a path: every picture below a folder, or all sets of a data set."""
     path = Path(text).expanduser()
     if path.is_file() and path.suffix.lower() in EXTENSIONS:
-        return [_files([path], [text])]
+        return [_files([path], [text], scale)]
     if path.is_dir():
         log = Log()
         if files := [one for one in files_below(path, log) if one.suffix.lower() in EXTENSIONS]:
-            return [_files(files, [str(one) for one in files])]
-    opened: Opened = open_data(text)
+            return [_files(files, [str(one) for one in files], scale)]
+    opened: Opened = open_data(text, scale=scale)
     return [images for images in (opened.train, opened.val, opened.test) if images is not None]
 
 
-def _files(paths: Sequence[Path], names: Sequence[str]) -> EncodedImages:
-    return EncodedImages(Files([str(path) for path in paths]), [printable(name) for name in names])
+def _files(paths: Sequence[Path], names: Sequence[str], scale: Scale | None) -> EncodedImages:
+    return EncodedImages(Files([str(path) for path in paths]), [printable(name) for name in names], scale=scale)
 
 
 def columns(top: int) -> list[str]:
@@ -200,18 +204,18 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
         yield line.getvalue()
 
 
-def check_out(out: Path) -> Path:
+def check_out(out: Path, pictures: Sequence[str]) -> Path:
     """``out`` if a table of predictions can be written there. Raises SensoriumError."""
     if out.suffix.lower() not in KINDS:
-        raise SensoriumError(f"--out {out}: must end in {', '.join(KINDS)}.")
-    return check_writable(out)
+        raise SensoriumError(f"--out {printable(str(out))}: must end in {', '.join(KINDS)}.")
+    return check_writable(check_place(out, *pictures))
 
 
 def told(found: Sequence[Prediction], run: Run) -> str:
     """What a person wants to know of the predictions."""
     read = [one for one in found if not one.problem]
     broken = [one for one in found if one.problem]
-    lines = [f"{len(read):,} picture{'' if len(read) == 1 else 's'}"]
+    lines = [counted(len(read), "picture")]
     counts = {name: sum(one.classes[0] == name for one in read) for name in run.situation.classes}
     often = sorted(((n, name) for name, n in counts.items() if n), key=lambda one: -one[0])
     lines[0] += ": " + ", ".join(f"{n:,} {name}" for n, name in islice(often, 12)) if often else ""
