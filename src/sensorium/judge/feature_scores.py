@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from sensorium.judge.evaluator import Beside, Kept
 from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
 from sensorium.metrics.knn import labelled, predict
-from sensorium.metrics.linear import linear
+from sensorium.metrics.linear import fit_probe, linear
 from sensorium.metrics.neighbors import neighbors
 from sensorium.metrics.project import project
 from sensorium.metrics.rankme import rankme
@@ -44,6 +45,8 @@ CPU_TUNING, GPU_TUNING = (
     (250, 64),
     (2000, 128),
 )  # maximum steps and batch size of one fine-tuning: a minute or two per method
+GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that it starts from, at most
+AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
@@ -83,7 +86,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
 
     Without labels or a test set only RankMe, images, neighbors and the map remain.
     """
-    ready = seen(ready)
+    begun, ready = time.monotonic(), seen(ready)
     kept.only(**asked.key())
     say = _sayer(asked.progress, run.name)
 
@@ -98,7 +101,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
-        _by_labels(piece, features, network, ready, asked, kept)
+        _by_labels(piece, features, network, ready, asked, kept, begun)
     near = piece("neighbors", lambda: _neighbors(features, ready))
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
@@ -121,6 +124,7 @@ def _by_labels(
     ready: Seen,
     asked: Asked,
     kept: Kept,
+    begun: float,
 ) -> None:
     """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
@@ -145,14 +149,24 @@ def _by_labels(
         return found
 
     piece("knn", nearest)
-    piece("linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes))
+    probes: dict[tuple[int, int], Any] = {}
+    keep_probe = {"keep_probe": lambda labels, seed, probe: probes.update({(labels, seed): probe})}
+    found = piece(
+        "linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes, **keep_probe)
+    )
+
+    def probe(subset: np.ndarray, seed: int) -> Any:
+        known = probes.get((len(subset), seed))
+        return fit_probe(features[0][subset], y[subset], seed=seed)[0] if known is None else known
 
     def keep_network(share: str, seed: int, tuned: Any) -> None:
         if share == "100%" and seed == seeds[0]:
             write_weights(tuned.state_dict(), kept.folder / TUNED)
 
-    if asked.finetune:
-        how = tuning_of(ready, asked) | {"keep_network": keep_network}
+    share = deciding_share(asked)
+    behind = asked.to_beat is not None and found[percent(share)]["top1"] + GAIN < asked.to_beat
+    if asked.finetune and not behind:
+        how = tuning_of(ready, asked, begun) | {"keep_network": keep_network, "probe": probe, "first": share}
         piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
 
 
@@ -233,6 +247,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         found["majority"] = baselines.majority(_labels(ready.train), _labels(ready.test))
         write_json(path, found)
     for name, make in fresh.items():
+        begun = time.monotonic()
         build = partial(_backbone_of, make)
         if name not in found["random"]:
             say(f"random {name}")
@@ -243,7 +258,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         if asked.finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
             found["scratch"][name] = baselines.scratch(
-                build, ready.train, ready.test, **spans, **tuning_of(ready, asked)
+                build, ready.train, ready.test, **spans, **tuning_of(ready, asked, begun), first=deciding_share(asked)
             )
             write_json(path, found)
     return _beside(found, percent(deciding_share(asked)))
@@ -313,19 +328,26 @@ def features_of(run: Trained, ready: Seen) -> list[Tensor]:
     return [torch.from_numpy(value) for value in features.values()]
 
 
-def tuning_of(ready: Seen, asked: Asked) -> dict[str, Any]:
+def tuning_of(ready: Seen, asked: Asked, begun: float | None = None) -> dict[str, Any]:
     """Options of fine-tuning and of training from scratch: same labels, batches and augmentation.
 
-    ``asked`` limits the steps and the seconds of each training.
+    ``asked`` limits the steps of each training, and its seconds what is trained in an evaluation that ``begun`` then.
     """
     train, device = ready.train, device_name()
     # Light: in so few steps, strong augmentation only moves the network away from the linear probe that it starts from.
     views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
+    deadline = None
+    if asked.seconds is not None and begun is not None and not asked.full:
+        deadline = begun + asked.seconds - AFTER
     return {
-        "augment": lambda images, labels, draw: views({"image": images, "label": labels}, draw), "device": device, "max_steps": asked.tune_steps or steps, "seconds": asked.tune_seconds,
-        "batch_size": batch, "precision": "bf16" if fast_bf16(device) else "float32",
-    }  # fmt: skip
+        "augment": lambda images, labels, draw: views({"image": images, "label": labels}, draw),
+        "device": device,
+        "max_steps": asked.tune_steps or steps,
+        "deadline": deadline,
+        "batch_size": batch,
+        "precision": "bf16" if fast_bf16(device) else "float32",
+    }
 
 
 def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:

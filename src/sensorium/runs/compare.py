@@ -120,9 +120,7 @@ def compare_all(
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    # With a time budget, each fine-tuning gets a fraction of it; otherwise only the number of steps limits it.
-    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    asked = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
+    asked = Asked(**asdict(judging), seconds=spend.judging, progress=progress)
     threads.before_torch()  # child processes inherit it
     if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count

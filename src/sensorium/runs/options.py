@@ -105,6 +105,8 @@ class Judging(Taken):
     """also evaluate by fine-tuning (the slowest part of evaluation)."""
     tune_steps: Positive | None = None
     """maximum steps of one fine-tuning; by default 250 on a CPU and 2000 on a GPU."""
+    full: bool = False
+    """evaluate everything that was asked for. By default a run with a budget of time is evaluated in at most half of it: fine-tuning that doesn't fit is left out, that with the deciding labels last."""
     inception: Path | None = None
     """pt_inception-2015-12-05-6726825d.pth, to evaluate samples by the standard FID; slow on a CPU. By default the
     Fréchet distance uses features of a classifier of the same data."""

@@ -23,6 +23,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.trained import Trained
+from sensorium.training.budget import Budget
 from sensorium.training.fit import Outcome, read_outcome
 
 
@@ -74,9 +75,11 @@ class Run(Trained):
         """Every score that the method's abilities and the data (``ready``, or the run's own) allow, saved in
         ``evaluation.json``.
 
-        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`.
+        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`; ``seconds`` are half of a budget of time, unless
+        it is ``full``.
         """
-        return evaluator.judge(self, self.data() if ready is None else ready, Asked(**asked))
+        limit = Budget.parse(self.info.budget).judging if self.info.budget else None
+        return evaluator.judge(self, self.data() if ready is None else ready, Asked(**{"seconds": limit, **asked}))
 
     def data(self, path: str | None = None, test: str | None = None) -> Any:
         """The prepared data that the run was trained on, from the cache if it still exists.
