@@ -231,9 +231,25 @@ def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequ
         elif is_reference(run, first.at):
             parts.append(f"{run.shown} learned its features from every label")
     parts += dict.fromkeys(run.caveat for run in done if run.caveat)
+    parts += _with_fewer(best, first, done)
     if lost := [run.shown for run in runs if not run.finished]:
         parts.append(f"{', '.join(lost)} did not finish")
     return "; ".join(parts) + "."
+
+
+def _with_fewer(best: RunResult, first: Score, done: Sequence[RunResult]) -> list[str]:
+    """Which run comes first at the smallest label fraction, if another than at the one that decides."""
+    shares = {s.at for run in done for s in run.scores if s.group and s.at}
+    few = min(shares, default=None)
+    if first.at is None or few is None or few >= first.at:
+        return []
+    found = [(s, run) for run in done if not is_reference(run, few) for s in run.scores if s.group and s.at == few]
+    top, run = max(found, key=lambda one: one[0].value or 0.0, default=(first, best))
+    if run is best:
+        return []
+    return [
+        f"with {100 * few:g} % of the labels {run.shown} comes first, {top.show(top.value or 0.0)} (--decide {100 * few:g}%)"
+    ]
 
 
 def _undecided(done: Sequence[RunResult]) -> str:
