@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sensorium.runs.train import train as train
     from sensorium.use import export as export
     from sensorium.use import load as load
+    from sensorium.use.predict import predict as predict
 
 __version__ = "0.1.0"
 __path__ = extend_path(__path__, __name__)  # a system may be installed from elsewhere, into a family's folder
@@ -31,9 +32,10 @@ _LAZY = {
     "export": "use",
     "load": "use",
     "open_data": "data.images.open",
+    "predict": "use.predict",
     "train": "runs.train",
 }
-__all__ = ["Run", "SensoriumError", "compare", "export", "load", "open_data", "train"]
+__all__ = ["Run", "SensoriumError", "compare", "export", "load", "open_data", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:

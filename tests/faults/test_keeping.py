@@ -232,7 +232,7 @@ def test_61_what_a_run_is_read_with_comes_before_run_json(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_write_info", killed)
+        patch.setattr(training, "write_info", killed)
         with pytest.raises(KeyboardInterrupt):
             sensorium.train("causal_lm", str(tmp_path / "t.txt"), out=tmp_path / "r", **TEXT)
     assert [one.name for one in (tmp_path / "r").iterdir()] == ["tokenizer.json"]

@@ -113,21 +113,22 @@ def fitting(method: object, rows: Any) -> tuple[Evaluator, ...]:
 
 
 def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
-    """The online evaluation of a run: that of the first evaluator that fits, because each takes time."""
+    """The online evaluation of a run: that of the first evaluator that fits and has one, because each takes time."""
 
     def look(method: Method) -> dict[str, float]:
-        chosen = fitting(method, ready.train)
+        chosen = [one for one in fitting(method, ready.train) if one.online is not nothing]
         return chosen[0].online(method, ready) if chosen else {}
 
     return look
 
 
-def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated on the same data.
+def judge(run: Trained, ready: Any, asked: Asked, only: Sequence[str] = ()) -> Judgement:
+    """Evaluate a run by every evaluator that fits it, or those named ``only``; saved in its folder, and not repeated on
+    the same data.
 
     If the folder can't be written, a line on standard error says so first, and nothing is kept.
     """
-    chosen = fitting(run.method, ready.train)
+    chosen = [one for one in fitting(run.method, ready.train) if not only or one.name in only]
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
     if can_write(run.folder):

@@ -16,20 +16,25 @@ from sensorium.base.words import agreeing
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of an evaluation: fractions of the ``labels``, subsets of each, limits of a fine-tuning, and the
-    ``inception`` weights for the Fréchet distance."""
+    """Options of an evaluation: fractions of the ``labels``, subsets of each, the fraction that decides (the largest by
+    default), the maximum steps of a fine-tuning, the ``inception`` weights for the Fréchet distance. ``seconds`` limit the
+    evaluation, unless it is to be ``full``: fine-tuning that doesn't fit is left out. So is that of a run whose linear
+    probe is far below ``to_beat``, another's score."""
 
     labels: str = "1%,10%,100%"
     label_seeds: int = 3
+    decide: str | None = None
     finetune: bool = True
     tune_steps: int | None = None
-    tune_seconds: float | None = None
+    seconds: float | None = None
+    full: bool = False
+    to_beat: float | None = None
     progress: bool = True
     inception: Path | None = None
 
     def key(self) -> dict[str, Any]:
         """What scores by label depend on: saved scores of another key are not reused."""
-        names = ("labels", "label_seeds", "tune_steps", "tune_seconds")
+        names = ("labels", "label_seeds", "tune_steps", "seconds", "full")
         return {name: getattr(self, name) for name in names}
 
 

@@ -14,7 +14,7 @@ from sensorium.report.html import Html, el, number
 from sensorium.report.pictures import inside
 from sensorium.report.table import samples
 from sensorium.runs.results import Results, RunResult
-from sensorium.runs.verdict import is_reference
+from sensorium.runs.verdict import decided_at, is_reference
 
 MAX_POINTS = 500
 GREY = "var(--base)"
@@ -194,7 +194,7 @@ def by_labels(run: RunResult, group: str) -> list[Score]:
     return sorted(found, key=lambda score: score.at or 0.0)
 
 
-def _label_line(run: RunResult, group: str, few: float, color: str, marker: int) -> Line:
+def _label_line(run: RunResult, group: str, at: float | None, color: str, marker: int) -> Line:
     points, errors, tips = [], [], []
     for score in by_labels(run, group):
         assert score.at is not None
@@ -204,7 +204,7 @@ def _label_line(run: RunResult, group: str, few: float, color: str, marker: int)
         points.append((score.at, score.value))
         errors.append(None if score.error is None else 2 * score.error)
         tips.append(f"{run.shown}: {100 * score.value:.1f}{error} % at {100 * score.at:g} % of labels{labels}")
-    aside = is_reference(run, few)
+    aside = is_reference(run, at)
     name = run.shown + (" (all labels)" if aside else "")
     return Line(name, points, color, errors=errors, tips=tips, marker=marker, faint=aside)
 
@@ -235,7 +235,7 @@ def efficiency(results: Results) -> Html | None:
     base, panels = _baseline_lines(runs), []
     kinds: Mapping[str, list[Line]] = {
         group: [
-            _label_line(run, group, shares[0], colors[run.name], results.runs.index(run))
+            _label_line(run, group, decided_at(results), colors[run.name], results.runs.index(run))
             for run in runs
             if by_labels(run, group)
         ]

@@ -15,7 +15,7 @@ from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.html import Html, el, join, number
 from sensorium.runs.results import Results, RunResult
-from sensorium.runs.verdict import is_reference
+from sensorium.runs.verdict import decided_at, is_reference
 from sensorium.training.budget import Budget
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def table(results: Results, colors: Mapping[str, str]) -> Html:
     body = []
     for run in runs:
         said: list[Any] = [el("span", run.shown, cls="name")]
-        said.append(el("small", "reference: every label") if is_reference(run, _fewest(shown)) else "")
+        said.append(el("small", "reference: every label") if is_reference(run, decided_at(results)) else "")
         said.append(el("small", run.backbone) if run.backbone else "")
         name = el("th", said, scope="row", style=f"--c:{colors[run.name]}", data_sort=run.shown)
         cells = [_cell(column, run, best, high) for column, best in zip(shown, bests, strict=True)]
@@ -230,10 +230,6 @@ def _simple_row(title: str, values: Mapping[str, float], shown: Sequence[Column]
     return el("tr", el("th", el("span", title, cls="name"), scope="row", data_sort=title), cells, cls="base")
 
 
-def _fewest(shown: Sequence[Column]) -> float | None:
-    return min((column.at for column in shown if column.at is not None), default=None)
-
-
 def _note(results: Results, shown: Sequence[Column]) -> Html:
     """The meaning of the columns, in one paragraph."""
     scores = [column.score for column in shown if column.score]
@@ -251,7 +247,7 @@ def _note(results: Results, shown: Sequence[Column]) -> Html:
     told += ["Bold is the best run of a column, where they differ."] if shown else []
     if any(column.title == "FLOPs" for column in shown):
         told.append("FLOPs are for a forward pass of one image.")
-    if any(is_reference(run, _fewest(shown)) for run in results.finished):
+    if any(is_reference(run, decided_at(results)) for run in results.finished):
         told.append("A run that learned from every label competes only in columns with all labels.")
     return el("p", " ".join(told), cls="note")
 

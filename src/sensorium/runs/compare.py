@@ -13,8 +13,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,12 +31,14 @@ from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.base.table import read_table
+from sensorium.base.terminal import duration, terminal
 from sensorium.catalogue import allow, find, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import FILE as EVALUATED
 from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
 from sensorium.published import exportable
@@ -43,9 +47,12 @@ from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
+from sensorium.runs.run import Run
 from sensorium.runs.train import run_folder, train_with
 from sensorium.runs.values import decide_values
-from sensorium.runs.verdict import decide
+from sensorium.runs.verdict import best_run, decide
+from sensorium.runs.winner import NAME as WINNER
+from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
 from sensorium.training.fit import read_outcome
 from sensorium.training.options import check_batch
@@ -118,9 +125,7 @@ def compare_all(
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    # With a time budget, each fine-tuning gets a fraction of it; otherwise only the number of steps limits it.
-    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    asked = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
+    asked = Asked(**asdict(judging), seconds=spend.judging, progress=progress)
     threads.before_torch()  # child processes inherit it
     if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
@@ -139,10 +144,13 @@ def _compare(
         if one.check is not None:
             one.check(plan.ready, asked)
     about = _about(options.data, plan, progress)
-    _run_all(plan.jobs, jobs)
+    _run_all(plan.jobs, jobs, progress)
     runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, asked)
     request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
+    if (best := best_run(runs)) is not None:
+        model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
+        results = replace(results, model=model)
     write_results(results, folder)
     write_report(results, folder, pixels=pixels_of(plan.ready))
     return results
@@ -170,7 +178,7 @@ def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Resul
     verdict = decide_values(runs, asked.vary.partition("=")[0]) if asked.vary else decide(runs)
     names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
     return Results(
-        2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        2, about, tuple(runs), asked, verdict.winner, verdict=verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: version(name) for name in names},
     )  # fmt: skip
 
@@ -237,17 +245,40 @@ def _about(path: str, plan: Planned, progress: bool) -> Data:
     return Data(path, **own, diagnosis=plan.wing.diagnose(plan.ready, progress=progress), findings=told)
 
 
-def _run_all(todo: list[Job], jobs: int) -> None:
+def _run_all(todo: list[Job], jobs: int, progress: bool) -> None:
     """Run each job in its own process, ``jobs`` at a time; Ctrl-C stops them all, each after its checkpoint."""
     children: list[Any] = []
+    times: list[float] = []
+
+    def run(job: Job) -> None:
+        begun = time.monotonic()
+        best = [s.value for other in todo if other is not job and (s := _deciding(other)) is not None]
+        asked = replace(job.asked, to_beat=max((value for value in best if value is not None), default=None))
+        _in_own_process(replace(job, asked=asked), children)
+        times.append(time.monotonic() - begun)
+        if progress:
+            rest = sum(times) / len(times) * -(-(len(todo) - len(times)) // jobs)
+            left = f"; about {duration(rest)} left, then the baselines" if rest else "; now the baselines"
+            terminal().print(
+                f"{job.name}: {len(times)} of {len(todo)} done, in {duration(times[-1])}{left}", style="dim"
+            )
+
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         try:
-            list(pool.map(partial(_in_own_process, children=children), todo))
+            list(pool.map(run, todo))
         except KeyboardInterrupt:
             for child in children:  # each writes a checkpoint and exits; nothing else is started
                 if child.is_alive():
                     child.terminate()
             raise
+
+
+def _deciding(job: Job) -> Score | None:
+    """The score of a judged run that is the best of several ways to use labels; None without one."""
+    with suppress(SensoriumError):
+        if (job.folder / EVALUATED).is_file() and (judged := read_judgement(job.folder)) is not None:
+            return next((score for score in judged.scores if score.decides and score.best_of), None)
+    return None
 
 
 def _names(methods: Sequence[str]) -> list[str]:

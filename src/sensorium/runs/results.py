@@ -151,6 +151,21 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class Model:
+    """The classifier that a comparison leaves in ``folder`` (beside the report): what it is, its accuracy on ``n`` test
+    images and its calibration error, the median ``latency`` in seconds a picture by batch size, its weights' megabytes."""
+
+    folder: str
+    said: str
+    accuracy: Share
+    n: Count
+    calibration_error: Share | None = None
+    temperature: Amount | None = None
+    latency: dict[str, Amount] = field(default_factory=dict)
+    megabytes: Amount | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """A comparison: data, options, runs, and the verdict."""
 
@@ -159,6 +174,7 @@ class Results:
     runs: tuple[RunResult, ...]
     asked: Request = field(default_factory=Request)
     winner: Winner | None = None
+    model: Model | None = None
     verdict: str = ""
     warnings: tuple[str, ...] = ()
     created: str | None = None

@@ -30,6 +30,7 @@ from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.trained import Trained
+from sensorium.training.budget import Budget
 from sensorium.training.fit import Outcome, read_outcome
 
 
@@ -82,14 +83,17 @@ class Run(Trained):
         """Every score that the method's abilities and the data allow, saved in ``evaluation.json``; on other data
         (``ready``, see :meth:`elsewhere`) than the run's own beside it, in ``evaluated/``.
 
-        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`.
+        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`; ``seconds`` are half of a budget of time, unless
+        it is ``full``.
         """
+        limit = Budget.parse(self.info.budget).judging if self.info.budget else None
+        limited = Asked(**{"seconds": limit, **asked})
         if ready is None:
-            return evaluator.judge(self, self.data(), Asked(**asked))
+            return evaluator.judge(self, self.data(), limited)
         if self.owns(ready):
-            return evaluator.judge(self, ready, Asked(**asked))
+            return evaluator.judge(self, ready, limited)
         told = {"path": ready.opened.path, "notes": absent_classes(ready)}
-        return evaluator.judge_beside(self, ready, Asked(**asked), told)
+        return evaluator.judge_beside(self, ready, limited, told)
 
     def owns(self, ready: Any) -> bool:
         """Whether these are the training and the test data of the run; True if an older run doesn't say."""

@@ -149,8 +149,8 @@ def _train(
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
-        _keep_inputs(opened, folder)
-        _write_info(folder, recipe, situation, asked)
+        keep_inputs(opened, folder)
+        write_info(folder, recipe, situation, asked)
     if first and not done and isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
         from sensorium.runs.check import check
 
@@ -210,7 +210,7 @@ def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]],
     if any(not (run.folder / name).is_file() for name in how.KEPT):
         how.keep(ready, run.folder)
     if any(not (run.folder / "inputs" / role / "run.json").is_file() for role in opened):
-        _keep_inputs(opened, run.folder)
+        keep_inputs(opened, run.folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (run.folder / "backbone").is_dir():
         _keep_backbone(run.backbone, run.folder, run.situation)
 
@@ -239,7 +239,7 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
     return chosen
 
 
-def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
+def keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
     """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
     removed."""
     if not opened:
@@ -260,7 +260,7 @@ def run_folder(name: str, options: RunOptions) -> Path:
     return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
 
-def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
+def write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
     """``run.json``, from which the method is rebuilt. Raises SensoriumError for what could not be read again."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
     info = asked | {"method": recipe.name, "situation": asdict(situation), "settings": settings}

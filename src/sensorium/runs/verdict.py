@@ -24,7 +24,7 @@ import numpy as np
 
 from sensorium.base.words import agreeing, count, duration, memory
 from sensorium.judge.score import Score
-from sensorium.runs.results import RunResult, Winner
+from sensorium.runs.results import Results, RunResult, Winner
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
@@ -95,6 +95,12 @@ def deciding(runs: Sequence[RunResult]) -> Score | None:
         if score.decides and all(run.score(score) is not None for run in runs):
             return score
     return None
+
+
+def decided_at(results: Results) -> float | None:
+    """The label fraction of the score that decides between results' finished runs; None if it has none."""
+    score = deciding(results.finished)
+    return None if score is None else score.at
 
 
 def is_reference(run: RunResult, at: float | None) -> bool:
@@ -228,9 +234,25 @@ def price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Seque
         elif is_reference(run, first.at):
             parts.append(f"{run.shown} learned its features from every label")
     parts += dict.fromkeys(run.caveat for run in done if run.caveat)
+    parts += _with_fewer(best, first, done)
     if lost := [run.shown for run in runs if not run.finished]:
         parts.append(f"{', '.join(lost)} did not finish")
     return "; ".join(parts) + "."
+
+
+def _with_fewer(best: RunResult, first: Score, done: Sequence[RunResult]) -> list[str]:
+    """Which run comes first at the smallest label fraction, if another than at the one that decides."""
+    shares = {s.at for run in done for s in run.scores if s.group and s.at}
+    few = min(shares, default=None)
+    if first.at is None or few is None or few >= first.at:
+        return []
+    found = [(s, run) for run in done if not is_reference(run, few) for s in run.scores if s.group and s.at == few]
+    top, run = max(found, key=lambda one: one[0].value or 0.0, default=(first, best))
+    if run is best:
+        return []
+    return [
+        f"with {100 * few:g} % of the labels {run.shown} comes first, {top.show(top.value or 0.0)} (--decide {100 * few:g}%)"
+    ]
 
 
 def undecided(done: Sequence[RunResult]) -> str:

@@ -74,6 +74,11 @@ class Budget:
             )
         return self
 
+    @property
+    def judging(self) -> float | None:
+        """Seconds in which a run is evaluated: half of a budget of time; None, without a limit, of any other."""
+        return self.amount / 2 if self.kind == "seconds" else None
+
     def spent(self, *, steps: int, seconds: float, batch: int, data: int) -> float:
         """Share of the budget spent, 0 to 1, after ``steps`` in ``seconds``; ``batch`` and ``data``: how many images (or
         tokens ...) a step sees, and there are."""
