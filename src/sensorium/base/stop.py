@@ -63,7 +63,7 @@ def end(code: int = CODE) -> NoReturn:
 @contextmanager
 def deaf() -> Iterator[None]:
     """A process started inside never hears of Ctrl-C, which a terminal sends to each of them: its parent ends it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread, and inherited

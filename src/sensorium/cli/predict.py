@@ -45,7 +45,7 @@ def predict(
             "give pictures: sensorium predict RUN PICTURES... (files, folders, data sets, or - for paths)"
         )
     found = Run(run)
-    top = min(top, len(found.situation.classes)) if hasattr(found.situation, "classes") else top
+    top = use.at_most(found, top)
     if pictures == ("-",):
         if out is not None or sort != "none":
             raise SensoriumError(

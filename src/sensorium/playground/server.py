@@ -159,8 +159,8 @@ def _notice_the_gone(listening: socket.socket) -> None:
     """Connections whose other end is gone without a word, its power or its network off, end after two minutes."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):  # connections have the options of the socket that they came by
-            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if (option := vars(socket).get(name)) is not None:  # connections have those of the socket that they came by
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _listening(host: str, port: int) -> socket.socket:

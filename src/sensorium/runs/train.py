@@ -121,7 +121,7 @@ def _train(
     if ready is None:
         source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
         if (folder / "run.json").is_file():  # it goes on with the scale of pictures that it began with
-            source = replace(source, scale=getattr(read_info(folder).situation, "scale", None))
+            source = replace(source, scale=how.wanted(read_info(folder).situation).get("scale"))
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
         raise SensoriumError(f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8.")

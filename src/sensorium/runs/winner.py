@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.abilities import Classifier, Encoder
+from sensorium.abilities import Classifier, Encoder, HasBackbone
 from sensorium.base.files import write_folder, write_json
 from sensorium.base.precision import device_name
+from sensorium.catalogue import systems
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.judge import classes
@@ -27,13 +28,13 @@ from sensorium.judge.finetune import finetune
 from sensorium.judge.score import Asked
 from sensorium.metrics.linear import fit_probe
 from sensorium.published.files import write_weights
-from sensorium.recipe.trained import inputs, make_recipe
+from sensorium.recipe.trained import inputs, make_recipe, roles
 from sensorium.runs.results import Model
 from sensorium.runs.run import Run
 from sensorium.runs.train import keep_inputs, write_info
 
 NAME = "winner"
-SYSTEM = "supervised"
+START = "start"  # the role of the run whose network it starts from
 _PROBE, _TUNED = (title for _, _, title in WAYS)
 _SAID = {
     HEAD_GROUP: "its own head, as it was trained",
@@ -51,13 +52,14 @@ def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Model | Non
     if images is None or not judgeable(images):
         return None
     way = _best_way(run, asked)
-    opened = inputs(SYSTEM, {"start": str(run.folder)})
-    told = f"{_SAID[way]}; made of {run.name}, weights {opened['start']['digest']}"
+    system = _system()
+    opened = inputs(system, {START: str(run.folder)})
+    told = f"{_SAID[way]}; made of {run.name}, weights {opened[START]['digest']}"
     if not _is(folder, told):
         if way == HEAD_GROUP:
             write_folder(folder, lambda into: _copy(run, into, told))
         else:
-            write_folder(folder, lambda into: _write(run, images, asked, way, opened, into, told))
+            write_folder(folder, lambda into: _write(run, images, asked, way, system, opened, into, told))
     winner = Run(folder)
     found = judge(winner, ready, asked, only=(classes.NAME,)).details[classes.NAME]
     head = found["head"]
@@ -95,18 +97,18 @@ def _copy(run: Run, into: Path, told: str) -> None:
 
 
 def _write(
-    run: Run, images: Any, asked: Asked, way: str, opened: dict[str, dict[str, str]], into: Path, told: str
+    run: Run, images: Any, asked: Asked, way: str, system: str, opened: dict[str, dict[str, str]], into: Path, told: str
 ) -> None:
     """The run's network with a head, as a supervised run that started from it."""
-    info, given = run.info, {"start": str(run.folder)}
-    recipe = make_recipe(SYSTEM, run.situation, given)
+    info, given = run.info, {START: str(run.folder)}
+    recipe = make_recipe(system, run.situation, given)
     recipe.method.load_state_dict(_probed(run, images) if way == _PROBE else _tuned(run, images, asked))
     parameters = sum(p.numel() for p in recipe.method.parameters())
     write_weights(recipe.method.state_dict(), into / "model.safetensors")
     keep_inputs(opened, into)
     outcome = {**asdict(run.outcome), "parameters": parameters, "notes": [told]}
     write_json(into / "outcome.json", {**outcome, "fingerprint": {}})
-    about = {"recipe": SYSTEM, "kind": info.kind, "seed": info.seed, "given": given, "data": asdict(info.data)}
+    about = {"recipe": system, "kind": info.kind, "seed": info.seed, "given": given, "data": asdict(info.data)}
     about |= {"budget": info.budget, "inputs": opened, "threads": info.threads and asdict(info.threads)}
     write_info(into, recipe, run.situation, about)
 
@@ -140,4 +142,9 @@ def _tuned(run: Run, images: Any, asked: Asked) -> dict[str, Tensor]:
 
 
 def _network(run: Run) -> Any:
-    return getattr(run.method, "backbone", run.method)
+    return run.method.backbone if isinstance(run.method, HasBackbone) else run.method
+
+
+def _system() -> str:
+    """The system that trains a classifier from another run's network."""
+    return next(one.name for one in systems() if Classifier.__name__ in one.abilities and START in roles(one.name))

@@ -276,7 +276,7 @@ def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple
         if data is None:
             ready = thing.data()
             train = ready.train.pixels if isinstance(ready.train, Captioned) else ready.train
-            return _encoder(thing.method, run), train, getattr(ready.opened, "scale", None)
+            return _encoder(thing.method, run), train, ready.opened.scale
         on = thing.situation
         ready = images.prepare(Source(data, None, thing.cache, on.image_size, limit, scale=on.scale))
         return _encoder(thing.method, run), replace(ready.train, mean=on.mean, std=on.std), ready.opened.scale

@@ -86,7 +86,7 @@ def _predicted(
 ) -> Iterator[Prediction]:
     method, on, heat = _classifier(run)
     total, done, device = sum(map(len, sets)), 0, device_name()
-    top = max(1, min(top, method.classes))
+    top = at_most(run, top)
     for images in sets:
         names, at = images.names, 0
         with judged(Logits(method), device):
@@ -120,6 +120,11 @@ def _classifier(run: Run) -> tuple[Any, Situation, float]:
     if not isinstance(run.method, Classifier) or not isinstance(run.situation, Situation):
         raise SensoriumError(f"'{run.folder}' isn't a classifier; `sensorium predict` needs {a_run_of('Classifier')}.")
     return run.method, run.situation, temperature_of(run.folder) or 1.0
+
+
+def at_most(run: Run, top: int) -> int:
+    """``top``, or the number of the run's classes if that is less. Raises SensoriumError if it is no classifier."""
+    return max(1, min(top, _classifier(run)[0].classes))
 
 
 def _folder(name: str) -> str:

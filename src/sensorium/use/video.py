@@ -150,10 +150,15 @@ def embed_video(
             "encoder": np.array(_whole(encoder)),
         }
         write_bytes(target, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
+    shown = f"{counted(int(ends[-1]), 'frame')} of {counted(len(names), 'video')} x {counted(width, 'feature')}"
+    return f"{target}: {shown}{_lost(skipped, holes)}"
+
+
+def _lost(skipped: list[Skipped], holes: list[str]) -> str:
+    """What was not read, for the line that says what was."""
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
-    lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
-    return f"{target}: {counted(int(ends[-1]), 'frame')} of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+    return lost + "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
 
 
 @contextmanager

@@ -28,12 +28,11 @@ from sensorium.base.reading import printable
 from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
-from sensorium.data.streams.files import UNKNOWN, Recordings
+from sensorium.data.streams.files import UNKNOWN, Recordings, holes
 from sensorium.data.streams.sets import read_sets
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
-_SCAN = 1 << 22  # values checked at once
 _BLOCK, _MOMENTS = 256, 50_000  # frames read at once, and in all, for mean and standard deviation
 _HELD = 1 << 28  # maximum bytes of frames that are kept in memory
 
@@ -48,7 +47,7 @@ class Stream:
     def __init__(self, name: str, values: np.ndarray, labels: np.ndarray, group: str = "") -> None:
         self.name, self.values, self.group = name, values, group
         self.width = math.prod(values.shape[1:])
-        self._bad, self._instead = _holes(values)
+        self._bad, self._instead = holes(values)
         self.broken = len(self._bad)
         if self.broken:
             labels = labels.astype(np.int32)
@@ -375,26 +374,6 @@ def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Str
             break
         out.add(group)
     return [s for s in streams if s.group not in out], [s for s in streams if s.group in out]
-
-
-def _holes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames that are not finite in float32, and the replacement of each: int64 [n], [n]."""
-    width = math.prod(values.shape[1:])
-    if not len(values) or not width:
-        raise ValueError("no frames")
-    found = [np.zeros(0, np.int64)]
-    step = max(1, _SCAN // width)
-    for start in range(0, len(values) if values.dtype.kind == "f" else 0, step):
-        with np.errstate(over="ignore"):
-            rows = np.asarray(values[start : start + step], np.float32).reshape(-1, width)
-        found.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
-    bad = np.concatenate(found)
-    if len(bad) == len(values):
-        raise ValueError("no frame is finite")
-    begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # of runs of them
-    lengths = np.diff(np.append(begins, len(bad)))
-    before, behind = bad[begins] - 1, bad[begins] + lengths
-    return bad, np.repeat(np.where(before < 0, behind, before), lengths)
 
 
 def _padded(labels: np.ndarray, length: int) -> np.ndarray:
