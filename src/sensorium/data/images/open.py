@@ -59,7 +59,7 @@ def open_data(
     if "train" not in found.sets:
         raise SensoriumError(f"{printable(str(path))}: no training images, only {', '.join(found.sets)}.")
     train = found.sets["train"]
-    notes = list(found.notes)
+    notes = [*found.notes, *_without_labels(found)]
     sets = {
         split: _agree(train, _of_known_classes(train, images, split, notes), f"{path}: {split}")
         for split, images in found.sets.items()
@@ -72,6 +72,7 @@ def open_data(
         sets["test"] = _agree(train, second.sets.get("test") or second.sets["train"], str(test))
         notes += second.notes
         found.skipped += second.skipped
+    sets = {split: _judged(train, images, split, notes) for split, images in sets.items()}
     notes += _skips(found.skipped)
     notes += about_alike(train.classes)
     scale, scaled = measure([train, *sets.values()], scale)
@@ -332,6 +333,30 @@ def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[
         f"({counted(len(names), 'class')})."
     )
     return subset(other, np.flatnonzero(~lost))
+
+
+def _judged(train: ImageSet, other: ImageSet, split: str, notes: list[str]) -> ImageSet:
+    """``other`` without its images that have no label, as nothing can be judged by them; if none has, none by name."""
+    if not train.classes or other.labels is None or (known := other.labels >= 0).all():
+        return other
+    if not known.any():
+        return View(other, np.arange(len(other)), None, ())
+    lost = int((~known).sum())
+    notes.append(
+        f"{counted(lost, f'{split} image')} {plural(lost, 'has')} no label and {plural(lost, 'is')} left aside: "
+        "nothing can be judged by them."
+    )
+    return subset(other, np.flatnonzero(known))
+
+
+def _without_labels(found: Found) -> list[str]:
+    """A sentence for each place whose name says that its training images have no label."""
+    use = ": methods without labels learn from them, too" if found.sets["train"].classes else ""
+    return [
+        f"{counted(count, 'picture')} in '{printable(name)}' {plural(count, 'has')} no label{use}."
+        for name, count in found.unlabeled.items()
+        if count
+    ]
 
 
 def _skips(skipped: list[Skipped]) -> list[str]:
