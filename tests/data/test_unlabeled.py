@@ -228,7 +228,7 @@ def test_tables(tmp_path):
     assert opened.train.classes == ("cat", "dog")
     assert (opened.train.labels < 0).sum() == 3
     assert "1 image is unlabeled: label is empty, NaN or null." in opened.notes
-    assert "2 images are unlabeled: label says so ('Unlabelled')." in said(opened)
+    assert "2 images are unlabeled: label says so." in said(opened)
 
 
 def test_a_table_of_its_own(tmp_path):

@@ -149,9 +149,15 @@ def is_split(name: str) -> str | None:
 
 
 def is_unlabeled(name: str) -> bool:
-    """Whether a name says that labels are missing, by the rule above."""
-    rest, found = _MISSING.subn(" ", " ".join(_words(name)))
-    return found > 0 and all(word in _NEUTRAL or _OF.get(word) == "train" for word in rest.split())
+    """Whether the name of a folder, a file or a class says that labels are missing, by the rule above."""
+    rest = beside_unlabeled(name)
+    return rest is not None and all(word in _NEUTRAL or _OF.get(word) == "train" for word in rest)
+
+
+def beside_unlabeled(name: str) -> list[str] | None:
+    """The words of a name beside those that say that labels are missing; None if none say so."""
+    rest, found = _MISSING.subn(" ", " ".join(_words(_stem(name))))
+    return rest.split() if found else None
 
 
 def is_neutral(name: str) -> bool:

@@ -20,7 +20,7 @@ from sensorium.base.npy import damage, member, npz, read_exactly
 from sensorium.base.reading import open_regular, printable
 from sensorium.base.words import counted, plural
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
-from sensorium.data.names import SPLITS, list_folder, split_of
+from sensorium.data.names import SPLITS, beside_unlabeled, is_unlabeled, list_folder, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
@@ -53,6 +53,10 @@ def read_npz(path: Path) -> Found:
             if raw is not None:
                 images.labels, images.classes = _labels(raw, len(images), names, f"{where}: '{label_key}'")
             sets[split or "train"] = images
+        bare = {key: member(archive, members[key], where, _STORE) for key in members if _says_unlabeled(key)}
+    found = Found("npz", sets)
+    for key, pixels in bare.items():
+        join(found, _images(pixels, f"{where}: '{key}'", None, f"{path.name}:{key}"), key, where)
     if not sets:
         held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
         raise NothingOfItsKind(
@@ -61,7 +65,26 @@ def read_npz(path: Path) -> Found:
         )
     if "train" not in sets:
         sets["train"] = sets.pop(next(iter(sets)))
-    return Found("npz", sets)
+    return found
+
+
+def join(found: Found, more: ArrayImages, name: str, where: str) -> None:
+    """Add images without labels to the training set; ``name``: what said that they have none. Those of another size
+    are told."""
+    train = found.sets.get("train")
+    if train is None:
+        found.sets["train"] = more
+    else:
+        assert isinstance(train, ArrayImages)
+        theirs, ours = list(more.pixels.shape[1:]), list(train.pixels.shape[1:])
+        if theirs != ours:
+            found.notes.append(f"'{printable(name)}' is not read: its images are {theirs}, those with labels {ours}.")
+            return
+        affordable(train.pixels.nbytes + more.pixels.nbytes, where, _STORE)
+        labels = None if train.labels is None else np.pad(train.labels, (0, len(more)), constant_values=-1)
+        pixels, names = np.concatenate((train.pixels, more.pixels)), [*train.names, *more.names]
+        found.sets["train"] = ArrayImages(pixels, names, labels, train.classes)
+    found.unlabeled[name] += len(more)
 
 
 def idx_pairs(folder: Path) -> dict[str, Path]:
@@ -169,6 +192,11 @@ def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: s
     if titles is not None and titles.dtype.kind == "U" and titles.shape == (len(pixels),):
         names = [printable(str(title)) for title in titles]
     return ArrayImages(pixels, names)
+
+
+def _says_unlabeled(key: str) -> bool:
+    """Whether an array is of images without labels, by its name: "x_unlabeled", "unlabeled_images", "unlabeled"."""
+    return is_unlabeled(key) and not set(beside_unlabeled(key) or ()) & set(_LABELS)
 
 
 def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:

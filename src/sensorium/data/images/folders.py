@@ -211,7 +211,9 @@ def _one_set(
         return None
     if bare is not None:
         found.unlabeled += apart
-    return _labeled(paths, owners, folders, apart.total(), _names(printable(place.name) for place in places), top, found)
+    return _labeled(
+        paths, owners, folders, apart.total(), _names(printable(place.name) for place in places), top, found
+    )
 
 
 def _labeled(
