@@ -207,6 +207,25 @@ def test_arrays_of_another_size_are_told(tmp_path):
     assert "'x_unlabeled' is not read: its images are [9, 9], those with labels [8, 8]." in said(opened)
 
 
+def test_an_array_of_that_name_that_is_no_images(tmp_path):
+    y = np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "a.npz", x_train=pixels(4), y_train=y, unlabeled=np.arange(5), y_unlabeled=np.full(5, -1))
+    opened = open_data(tmp_path / "a.npz")
+    assert len(opened.train) + len(opened.test) == 4
+    assert "'unlabeled' is not read: it is int64 [5]" in said(opened)
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_names_of_classes_in_an_array(tmp_path, numbers):
+    names = np.array(["cat", "unlabelled", "dog"])
+    y = np.array([0, 1, 2, 0, 1, 2, -1])
+    stored = y if numbers else np.where(y < 0, "", names[y])
+    np.savez(tmp_path / "a.npz", images=pixels(7), labels=stored, class_names=names)
+    opened = open_data(tmp_path / "a.npz")
+    assert opened.train.classes == ("cat", "dog")
+    assert sorted([*opened.train.labels, *opened.test.labels]) == [-1, -1, -1, 0, 0, 1, 1]
+
+
 def test_arrays_in_a_file_of_their_own(tmp_path):
     y = np.array([0, 1, 0, 1])
     np.savez(tmp_path / "train.npz", images=pixels(4), labels=y)

@@ -22,6 +22,8 @@ from sensorium.data.images.diagnose import Findings, diagnose
 from sensorium.data.images.sets import ImageSet, Opened, View
 from sensorium.data.log import Skipped
 from sensorium.errors import NothingOfItsKind, SensoriumError
+from sensorium.metrics.subsets import parse_fractions
+from sensorium.runs.options import Judging
 
 _READ = {
     "boxes": "sensorium.data.boxes.open:open_boxes",
@@ -56,7 +58,7 @@ def look(
     ]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
     labeled = name != "images" or len(findings.classes) > 1
-    findings.commands = _commands(name, where, labeled)
+    findings.commands = _commands(name, where, labeled, _fractions(findings) if name == "images" and labeled else "")
     findings.also = {_WORDS[kind]: _commands(kind, where, labeled)[-1:] for kind in others}
     return findings
 
@@ -95,11 +97,20 @@ def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
     return own if own in failed else damaged[0] if damaged else "images"
 
 
-def _commands(kind: str, where: str, labeled: bool) -> list[str]:
+def _fractions(findings: Findings) -> str:
+    """The option that leaves out label fractions that would leave a class without an image; empty if none would, and
+    there are no images without labels."""
+    usual = Judging.labels.split(",")
+    smallest = min((one["train"] for one in findings.classes if one["train"]), default=0)
+    fitting = [share for share in usual if parse_fractions(share)[0] * smallest >= 1] or ["100%"]
+    return f" --labels {','.join(fitting)}" if fitting != usual or findings.unlabeled else ""
+
+
+def _commands(kind: str, where: str, labeled: bool, fractions: str = "") -> list[str]:
     fitting = [system for system in systems() if system.data == kind and (labeled or not system.labels)]
     names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
     starters = [system.name for system in fitting if system.starter]
-    compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m"] if len(starters) > 1 else []
+    compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m{fractions}"] if len(starters) > 1 else []
     others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""
     return [*compared, *(f"sensorium train {name} {where}{others}" for name in names[:1])]
 

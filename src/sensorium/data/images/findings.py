@@ -22,7 +22,14 @@ def advise(findings: Findings, *, labels: bool = True) -> list[str]:
         advice.append(
             "There are no labels: methods can be trained, but compared only visually and by RankMe, not by accuracy."
         )
-    elif "test" not in counts:
+    elif findings.unlabeled:
+        known = counts["train"] - findings.unlabeled
+        advice.append(
+            f"{_images(known)} {plural(known, 'has')} a label and {_images(findings.unlabeled)} {plural(findings.unlabeled, 'has')} "
+            "none: methods without labels learn from all of them, supervised from the labeled ones only; label fractions "
+            "are of these. Compare both."
+        )
+    if labels and findings.classes and "test" not in counts:
         advice.append("There are no test images: give some with --test, or scores are not reliable.")
     if counts["train"] < 1000:
         advice.append(
