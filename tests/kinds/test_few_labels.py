@@ -135,3 +135,8 @@ def test_what_data_says_of_labels_everywhere(tmp_path: Path) -> None:
     found = look(tmp_path / "a.npz")
     assert found.unlabeled == 0
     assert "--labels" not in found.commands[0]
+
+
+def test_the_number_of_labels_is_kept(few: Any) -> None:
+    told = kind("images").describe(few)
+    assert (told["train"], told["labeled"], told["classes"]) == (82, 22, ["cat", "dog"])

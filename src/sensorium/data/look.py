@@ -19,11 +19,10 @@ import numpy as np
 from sensorium.base.reading import there
 from sensorium.catalogue import systems
 from sensorium.data.images.diagnose import Findings, diagnose
+from sensorium.data.images.findings import FRACTIONS
 from sensorium.data.images.sets import ImageSet, Opened, View
 from sensorium.data.log import Skipped
 from sensorium.errors import NothingOfItsKind, SensoriumError
-from sensorium.metrics.subsets import parse_fractions
-from sensorium.runs.options import Judging
 
 _READ = {
     "boxes": "sensorium.data.boxes.open:open_boxes",
@@ -100,10 +99,9 @@ def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
 def _fractions(findings: Findings) -> str:
     """The option that leaves out label fractions that would leave a class without an image; empty if none would, and
     there are no images without labels."""
-    usual = Judging.labels.split(",")
     smallest = min((one["train"] for one in findings.classes if one["train"]), default=0)
-    fitting = [share for share in usual if parse_fractions(share)[0] * smallest >= 1] or ["100%"]
-    return f" --labels {','.join(fitting)}" if fitting != usual or findings.unlabeled else ""
+    fitting = [f"{share:.0%}" for share, _ in FRACTIONS if share * smallest >= 1]
+    return f" --labels {','.join([*fitting, '100%'])}" if len(fitting) < len(FRACTIONS) or findings.unlabeled else ""
 
 
 def _commands(kind: str, where: str, labeled: bool, fractions: str = "") -> list[str]:

@@ -134,7 +134,8 @@ def _header(results: Results) -> Html:
     facts = []
     for name, value in (("training", data.train), ("test", data.test)):
         if value:
-            facts.append(f"{h.count(value)} {name} {data.unit or 'images'}")
+            labeled = f" ({h.count(data.labeled)} labeled)" if name == "training" and data.labeled is not None else ""
+            facts.append(f"{h.count(value)} {name} {data.unit or 'images'}{labeled}")
     if data.classes or not data.unit:
         facts += [h.counted(len(data.classes), "class") if data.classes else "no labels"]
     facts += [f"{data.image_size} px"] if data.image_size else []

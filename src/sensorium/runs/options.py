@@ -38,7 +38,7 @@ class Common(Taken):
     """Options to build a system and read data."""
 
     data: str = "scenes"
-    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it."""
+    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it. Pictures without a label, for methods that learn without, lie in a folder (or tar, table, .npz) called 'unlabeled' beside those of the classes or of the splits, or have an empty label in a table."""
     out: Path | None = None
     """where to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate or signal.html."""
     seed: Seed = 0
@@ -96,7 +96,7 @@ class Judging(Taken):
     """Options to evaluate a trained system."""
 
     labels: str = "1%,10%,100%"
-    """label fractions at which to evaluate."""
+    """label fractions at which to evaluate, of the pictures that have a label."""
     label_seeds: Positive = 3
     """number of label subsets to sample at each fraction."""
     decide: str | None = None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sensorium.base.words import counted, plural
+from sensorium.base.words import counted
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, View, header, picture
@@ -264,9 +264,6 @@ def _classes(findings: Findings, sets: dict[str, ImageSet]) -> None:
         for number, name in enumerate(train.classes)
     ]
     findings.unlabeled = int((train.labels < 0).sum())
-    if findings.unlabeled:
-        count = counted(findings.unlabeled, "training image")
-        findings.notes.append(f"{count} {plural(findings.unlabeled, 'has')} no label.")
     counts = tally["train"]
     if len(counts):
         low, high = int(counts.argmin()), int(counts.argmax())

@@ -9,7 +9,8 @@ from sensorium.base.words import counted, plural
 if TYPE_CHECKING:
     from sensorium.data.images.diagnose import Findings
 
-_FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
+FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
+"""The label fractions, below all, at which methods are compared by default."""
 
 
 def advise(findings: Findings, *, labels: bool = True) -> list[str]:
@@ -104,7 +105,7 @@ def _balance(findings: Findings) -> list[str]:
     classes = findings.classes
     if len(classes) == 1:
         advice.append(f"There is one class only, '{classes[0]['name']}': nothing to classify.")
-    for fraction, text in _FRACTIONS:
+    for fraction, text in FRACTIONS:
         small = [c for c in classes if c["train"] * fraction < 1]
         if small:
             first = min(small, key=lambda c: c["train"])
