@@ -38,7 +38,7 @@ class Common(Taken):
     """Options to build a system and read data."""
 
     data: str = "scenes"
-    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it. Pictures without a label, for methods that learn without, lie in a folder (or tar, table, .npz) called 'unlabeled' beside those of the classes or of the splits, or have an empty label in a table."""
+    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it. Pictures in a folder 'unlabeled', beside those of classes or splits, or with an empty label in a table, are learned from without labels."""
     out: Path | None = None
     """where to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate or signal.html."""
     seed: Seed = 0
