@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_a_folder_of_labels_beside_one_without(tmp_path, labeled):
     assert opened.train.classes == ("cat", "dog")
     assert (opened.train.labels < 0).sum() == 5
     assert "5 pictures in 'unlabeled' have no label" in said(opened)
+
+
+def test_a_folder_of_splits_beside_one_without(tmp_path):
+    for k, one in enumerate(("birds/train/cat", "birds/train/dog", "birds/test/cat", "birds/test/dog", "unlabeled")):
+        fill(tmp_path / one, 3, 20 * k)
+    opened = open_data(tmp_path)
+    assert opened.train.classes == ("cat", "dog")
+    assert np.bincount(opened.train.labels + 1).tolist() == [3, 3, 3]
+    assert len(opened.test) == 6
 
 
 def test_training_images_in_two_folders_named_by_labels(tmp_path):
@@ -270,3 +280,22 @@ def test_a_column_of_splits(tmp_path):
     opened = open_data(tmp_path / "all.csv")
     assert opened.train.labels.tolist() == [0, 1, 0, 1, -1, -1]
     assert opened.test.labels.tolist() == [0, 1]
+
+
+def test_parquet_of_the_hub(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    feature = {"names": ["cat", "dog", "unlabeled"], "_type": "ClassLabel"}
+    told = {"info": {"features": {"image": {"_type": "Image"}, "label": feature}}}
+    for name, labels in (("train", [0, 1, 0, 1, 2]), ("test", [0, 1]), ("unsupervised", [-1, -1, 0])):
+        cells = [{"bytes": png(20 * len(labels) + k), "path": None} for k in range(len(labels))]
+        table = pa.table({"image": cells, "label": pa.array(labels, pa.int64())})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(told)})
+        pq.write_table(table, tmp_path / f"{name}-00000-of-00001.parquet")
+    opened = open_data(tmp_path)
+    assert opened.train.classes == opened.test.classes == ("cat", "dog")
+    assert sorted(opened.train.labels.tolist()) == [-1, -1, -1, -1, 0, 0, 1, 1]
+    assert opened.test.labels.tolist() == [0, 1]
+    assert "3 pictures in 'unsupervised-00000-of-00001.parquet' have no label" in said(opened)
+    assert "1 image is unlabeled: label says so." in said(opened)

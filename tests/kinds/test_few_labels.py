@@ -130,6 +130,22 @@ def test_what_data_says(tmp_path: Path) -> None:
     assert many.commands[0].endswith(" --labels 1%,10%,100%")
 
 
+def test_a_folder_as_people_have_it(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos", 10, 12)
+    (data / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (data / "unlabelled" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (data / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (data / "unlabelled" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (data / "dog" / "empty.jpg").write_bytes(b"")
+    found = look(data)
+    assert sorted(one["file"].rpartition("/")[2] for one in found.broken) == ["broken.png", "empty.jpg"]
+    assert "1 .heic file is not read: convert to JPEG or PNG." in found.notes
+    assert "DS_Store" not in " ".join(found.notes)
+    ready = kind("images").prepare(Source(str(data), None, tmp_path / "cache", image_size=16))
+    assert np.bincount(ready.train.labels + 1).tolist() == [12, 8, 8]
+    assert ready.test.labels.tolist() == [0, 0, 1, 1]
+
+
 def test_what_data_says_of_labels_everywhere(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((300, 8, 8), np.uint8), labels=np.arange(300) % 2)
     found = look(tmp_path / "a.npz")

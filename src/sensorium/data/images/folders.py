@@ -124,14 +124,14 @@ def read_digits() -> Found:
 
 def _unwrap(folder: Path, found: Found, bare: list[Path]) -> Path:
     """Descend through folders whose only content is one folder of folders, as unpacked archives often have; ``bare``
-    gets the folders without labels beside it, if its own name says nothing ("labeled", "images")."""
+    gets the folders without labels beside it, if its own name says nothing ("labeled", "images") or it holds splits."""
     while True:
         entries = list_folder(folder)
         beside = [e for e in entries if e.is_dir() and is_unlabeled(e.name)]
         folders = [e for e in entries if e.is_dir() and not is_unlabeled(e.name)]
         if len(folders) != 1 or any(_is_image(e.name) for e in entries) or is_split(folders[0].name) == "train":
             return folder
-        if beside and not is_neutral(folders[0].name):
+        if beside and not is_neutral(folders[0].name) and not split_folders(Path(folders[0].path))[0]:
             return folder
         inner = list_folder(Path(folders[0].path))
         if any(_is_image(e.name) for e in inner) or not any(e.is_dir() for e in inner):
