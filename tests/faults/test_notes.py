@@ -11,7 +11,7 @@ from made import fill
 from rich.console import Console
 from text_cases import write
 
-from sensorium.base.words import be, counted
+from sensorium.base.words import counted, plural
 from sensorium.data import log
 from sensorium.data.images.open import open_data
 from sensorium.data.images.prepare import prepare
@@ -83,7 +83,7 @@ def test_rows_of_text_are_not_told_again_as_captions(tmp_path):
     ],
 )
 def test_counted_nouns(number, what, said):
-    assert f"{counted(number, what)} {be(number)}" == said
+    assert f"{counted(number, what)} {plural(number, 'is')}" == said
 
 
 def test_one_of_a_kind_is_told_in_the_singular(tmp_path):

@@ -17,6 +17,7 @@ def data(path: str, *, test: str | None = None, limit: Positive | None = None, a
 
     Args:
         path: images, images with boxes or captions, recordings or text: a folder or file, or 'scenes' or 'digits'.
+            Pictures in a folder called 'unlabeled' have no label and are no class.
         test: a second path, the test set.
         limit: only the first N pictures.
         as_json: print JSON.

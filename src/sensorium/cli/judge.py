@@ -90,6 +90,8 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     console.print(results_table(results))
     console.print(results.verdict)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
+    if results.model is not None:
+        console.print(f"Its classifier, for new pictures: sensorium predict {folder / results.model.folder} PICTURES")
     if not results.finished:
         raise SensoriumError(f"no {what} finished; the report says why.")
 

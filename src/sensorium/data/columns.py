@@ -13,7 +13,7 @@ from typing import Any
 
 from sensorium.base.reading import is_text, printable
 from sensorium.data.log import Log
-from sensorium.data.names import is_split
+from sensorium.data.names import is_split, is_unlabeled
 
 PATHS = (
     "path", "file", "image", "filename", "filepath", "imagepath", "img", "images", "imagefile",
@@ -122,6 +122,8 @@ def as_label(value: Any) -> tuple[str | None, str]:
         return None, "label has a zero byte"
     if len(text) > _LONGEST_LABEL:
         return None, f"label of more than {_LONGEST_LABEL} characters"
+    if is_unlabeled(text):
+        return None, "label says so"
     return printable(text), ""
 
 
@@ -170,13 +172,19 @@ class SplitColumn:
         self._known: dict[str, str | None] = {}
 
     def of(self, value: Any, otherwise: str) -> str | None:
-        """The split of a row; ``otherwise`` if the cell is empty, None if its word is unknown."""
+        """The split of a row; ``otherwise`` if the cell is empty, None if its word is unknown. "unlabeled" is of the
+        training split."""
         text = None if self.name is None else as_text(value)
         if text is None:
             return otherwise
         if text not in self._known:
             self._known[text] = self._split(text)
         return self._known[text]
+
+    def apart(self, value: Any) -> str | None:
+        """The word of a row that says that labels are missing."""
+        text = None if self.name is None else as_text(value)
+        return text if text is not None and self._known.get(text) == "train" and is_unlabeled(text) else None
 
     def reason(self, value: Any) -> str:
         """Why a row with an unknown word is not used: it might be a test image."""
@@ -185,7 +193,7 @@ class SplitColumn:
     def _split(self, text: str) -> str | None:
         if self._flagged and text.casefold() in (*_YES, *_NO):
             return self._flag[text.casefold() in _NO]
-        return "train" if text.casefold() == "restval" else is_split(text)
+        return "train" if text.casefold() == "restval" or is_unlabeled(text) else is_split(text)
 
 
 class Unused:

@@ -19,6 +19,7 @@ import numpy as np
 from sensorium.base.reading import there
 from sensorium.catalogue import systems
 from sensorium.data.images.diagnose import Findings, diagnose
+from sensorium.data.images.findings import FRACTIONS
 from sensorium.data.images.sets import ImageSet, Opened, View
 from sensorium.data.log import Skipped
 from sensorium.errors import NothingOfItsKind, SensoriumError
@@ -56,7 +57,7 @@ def look(
     ]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
     labeled = name != "images" or len(findings.classes) > 1
-    findings.commands = _commands(name, where, labeled)
+    findings.commands = _commands(name, where, labeled, _fractions(findings) if name == "images" and labeled else "")
     findings.also = {_WORDS[kind]: _commands(kind, where, labeled)[-1:] for kind in others}
     return findings
 
@@ -95,11 +96,19 @@ def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
     return own if own in failed else damaged[0] if damaged else "images"
 
 
-def _commands(kind: str, where: str, labeled: bool) -> list[str]:
+def _fractions(findings: Findings) -> str:
+    """The option that leaves out label fractions that would leave a class without an image; empty if none would, and
+    there are no images without labels."""
+    smallest = min((one["train"] for one in findings.classes if one["train"]), default=0)
+    fitting = [f"{share:.0%}" for share, _ in FRACTIONS if share * smallest >= 1]
+    return f" --labels {','.join([*fitting, '100%'])}" if len(fitting) < len(FRACTIONS) or findings.unlabeled else ""
+
+
+def _commands(kind: str, where: str, labeled: bool, fractions: str = "") -> list[str]:
     fitting = [system for system in systems() if system.data == kind and (labeled or not system.labels)]
     names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
     starters = [system.name for system in fitting if system.starter]
-    compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m"] if len(starters) > 1 else []
+    compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m{fractions}"] if len(starters) > 1 else []
     others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""
     return [*compared, *(f"sensorium train {name} {where}{others}" for name in names[:1])]
 

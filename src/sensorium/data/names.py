@@ -4,6 +4,11 @@ A name is *of* a split if it is one of its words and nothing else but numbers an
 "val2017", "training_set", "test_images", "train-00000-of-00001.parquet". A name with further words ("wiki.test.txt",
 "imagenet_train") counts only beside another that has the same further words and is of the training split, so that a
 class called "test tube" stays a class, and a document with that title a document.
+
+A name *says that labels are missing* if it does by one of the usual words, again with nothing but numbers, neutral words
+and those of the training split beside it: "unlabeled", "Unlabelled_images", "no-labels", "train_unlabeled",
+"unsupervised". What lies there is for learning without labels: no class, and never test data. "unknown", "other" and
+"unclassified" are names of real classes, and don't say so.
 """
 
 from __future__ import annotations
@@ -68,7 +73,13 @@ _NEUTRAL = frozenset(
         "x",
         "y",
         "rgb",
+        "labeled",
+        "labelled",
     ]
+)
+_MISSING = re.compile(
+    r"\b(un ?(labell?ed|annotated|supervised)|unsup|no ?(labell?s?|annotations?)|(not|non) ?labell?ed"
+    r"|without ?labell?s?|labell?less)\b"
 )
 _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
@@ -137,6 +148,18 @@ def is_split(name: str) -> str | None:
     return found.pop() if len(found) == 1 and all(word in _OF or word in _NEUTRAL for word in words) else None
 
 
+def is_unlabeled(name: str) -> bool:
+    """Whether the name of a folder, a file or a class says that labels are missing, by the rule above."""
+    rest = beside_unlabeled(name)
+    return rest is not None and all(word in _NEUTRAL or _OF.get(word) == "train" for word in rest)
+
+
+def beside_unlabeled(name: str) -> list[str] | None:
+    """The words of a name beside those that say that labels are missing; None if none say so."""
+    rest, found = _MISSING.subn(" ", " ".join(_words(_stem(name))))
+    return rest.split() if found else None
+
+
 def is_neutral(name: str) -> bool:
     """Whether a name says no more than that data lie there: "images", "All_Pictures", "data-1"."""
     words = _words(name)
@@ -161,17 +184,18 @@ def split_names(names: Iterable[str]) -> dict[str, str]:
 def split_folders(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """(folders of each split, names of the other folders) if a folder is organized by splits, else ({}, []).
 
-    It is if it has a training folder and one of another split, or a training folder and nothing else.
+    It is if it has a training folder and one of another split, or a training folder and nothing else but folders whose
+    names say that labels are missing.
     """
     entries = list_folder(folder)
     folders = [e for e in entries if e.is_dir()]
-    of = split_names(e.name for e in folders)
+    of = split_names(e.name for e in folders if not is_unlabeled(e.name))
     splits: dict[str, list[Path]] = {}
     for entry in folders:
         if entry.name in of:
             splits.setdefault(of[entry.name], []).append(Path(entry.path))
     others = [e.name for e in folders if e.name not in of]
-    return (splits, others) if len(splits) > 1 or (splits and not others) else ({}, [])
+    return (splits, others) if len(splits) > 1 or (splits and all(map(is_unlabeled, others))) else ({}, [])
 
 
 def divide(files: Iterable[Path], root: Path, log: Log | None = None) -> dict[str, list[Path]]:

@@ -89,6 +89,34 @@ class ArrayRows(Rows):
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Picked(Rows):
+    """The rows ``index`` int64 [n] of others."""
+
+    base: Rows
+    index: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("unit", "each", "classes"):
+            object.__setattr__(self, name, getattr(self.base, name))
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.base.fields
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
+        return self.base.take(self.index[index], names)
+
+
+def labeled(rows: Rows) -> Rows:
+    """The rows whose ``label`` is known: the same if all are."""
+    known = np.asarray(rows.take(np.arange(len(rows)), ("label",))["label"]) >= 0
+    return rows if known.all() else Picked(rows, np.flatnonzero(known))
+
+
 def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor if all shapes are equal, else the list."""
     return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors

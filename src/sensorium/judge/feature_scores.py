@@ -45,6 +45,7 @@ CPU_TUNING, GPU_TUNING = (
     (250, 64),
     (2000, 128),
 )  # maximum steps and batch size of one fine-tuning: a minute or two per method
+USUAL = (0.01, 0.1, 1.0)  # label fractions
 GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that it starts from, at most
 AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
 QUERIES = 8
@@ -87,6 +88,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     Without labels or a test set only RankMe, images, neighbors and the map remain.
     """
     begun, ready = time.monotonic(), seen(ready)
+    asked = settled(asked, ready)
     kept.only(**asked.key())
     say = _sayer(asked.progress, run.name)
 
@@ -128,7 +130,7 @@ def _by_labels(
 ) -> None:
     """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
-    fractions, seeds, classes = parse_fractions(asked.labels), tuple(range(asked.label_seeds)), ready.train.classes
+    fractions, seeds, classes = _fractions(asked), tuple(range(asked.label_seeds)), ready.train.classes
     y, yt = _labels(ready.train), _labels(ready.test)
 
     def nearest() -> dict[str, Any]:
@@ -194,13 +196,26 @@ def label_scores(kept: Kept, asked: Asked) -> list[Score]:
     return rows
 
 
+def settled(asked: Asked, ready: Seen) -> Asked:
+    """``asked`` with the label fractions that it leaves open: of the usual ones those that leave each class an image."""
+    if asked.labels is not None or ready.train.labels is None:
+        return asked
+    labels = np.asarray(ready.train.labels)
+    smallest = np.unique(labels[labels >= 0], return_counts=True)[1].min(initial=len(labels))
+    return replace(asked, labels=",".join(percent(share) for share in USUAL if share == 1 or share * smallest >= 1))
+
+
+def _fractions(asked: Asked) -> tuple[float, ...]:
+    return USUAL if asked.labels is None else parse_fractions(asked.labels)
+
+
 def _used(rows: list[Score]) -> int | None:
     return next((row.labels for row in rows), None)
 
 
 def deciding_share(asked: Asked) -> float:
     """The label fraction that decides: the one asked for, else the largest. Raises SensoriumError if it isn't measured."""
-    measured = parse_fractions(asked.labels)
+    measured = _fractions(asked)
     if asked.decide is None:
         return measured[-1]
     share = parse_fractions(asked.decide, "--decide")
@@ -230,6 +245,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
     ``fresh``: untrained methods by the name of their network. Saved in ``folder/baselines.json``.
     """
     ready = seen(ready)
+    asked = settled(asked, ready)
     if not judgeable(ready):
         return {}
     assert ready.test is not None
@@ -239,7 +255,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         found = read_object(path) if path.is_file() else {}
     if found.get("asked") != asked.key():
         found = {"asked": asked.key(), "random": {}, "scratch": {}}
-    spans = {"fractions": parse_fractions(asked.labels), "seeds": tuple(range(asked.label_seeds))}
+    spans = {"fractions": _fractions(asked), "seeds": tuple(range(asked.label_seeds))}
     say = _sayer(asked.progress, "baselines")
     if "pixels" not in found:
         say("raw pixels")
@@ -306,8 +322,9 @@ def judgeable(ready: Seen) -> bool:
 def check_fractions(ready: Any, asked: Asked) -> None:
     """Raise SensoriumError before anything is trained if a label fraction leaves a class without an image."""
     ready = seen(ready)
+    asked = settled(asked, ready)
     deciding_share(asked)
-    for fraction in parse_fractions(asked.labels):
+    for fraction in _fractions(asked):
         if judgeable(ready):
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 

@@ -127,7 +127,8 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
     recipe = resolve(offering("Classifier", data="images")[0].name)(situate(ready))
     folder = cache / f"classifier-{ready.size}-{ready.train.digest.replace(' ', '-')}"
     with locked(folder, wait=True):  # runs that are judged at once share it
-        fit(recipe, ready.train, budget=CLASSIFIER, out=folder)
+        rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, False)
+        fit(recipe, rows, budget=CLASSIFIER, out=folder)
     recipe.method.load_state_dict(load_file(folder / "model.safetensors"))
     return recipe.method.eval()
 

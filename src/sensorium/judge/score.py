@@ -16,12 +16,12 @@ from sensorium.base.words import agreeing
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of an evaluation: fractions of the ``labels``, subsets of each, the fraction that decides (the largest by
+    """Options of an evaluation: fractions of the ``labels`` (those of 1 %, 10 % and 100 % that leave each class an image, by default), subsets of each, the fraction that decides (the largest by
     default), the maximum steps of a fine-tuning, the ``inception`` weights for the Fréchet distance. ``seconds`` limit the
     evaluation, unless it is to be ``full``: fine-tuning that doesn't fit is left out. So is that of a run whose linear
     probe is far below ``to_beat``, another's score."""
 
-    labels: str = "1%,10%,100%"
+    labels: str | None = None
     label_seeds: int = 3
     decide: str | None = None
     finetune: bool = True

@@ -88,7 +88,8 @@ def take_away(results: Results, folder: Path) -> Html | None:
     path = shlex.quote(results.data.path)
     forms = [one for one in FORMATS if one in chosen.exports]
     others = f" (or {', '.join(forms[1:])})" if forms[1:] else ""
-    commands = [(f"Its weights, for {forms[0]}{others}", f"sensorium export {run} --to {forms[0]}")] if forms else []
+    commands = _predicting(results, folder)
+    commands += [(f"Its weights, for {forms[0]}{others}", f"sensorium export {run} --to {forms[0]}")] if forms else []
     commands += [
         (what, command.format(run=run, path=path, bare=str(folder / name)))
         for offer, uses in USES.items()
@@ -107,7 +108,28 @@ def take_away(results: Results, folder: Path) -> Html | None:
         for what, command in commands
     ]
     lead = "" if results.winner else el("p", f"No run won; these commands use the best one, {name}.", cls="note")
-    return el("div", lead, el("ul", rows, cls="commands"))
+    return el("div", lead, _model(results), el("ul", rows, cls="commands"))
+
+
+def _predicting(results: Results, folder: Path) -> list[tuple[str, str]]:
+    """The command that uses the classifier that the comparison left."""
+    if results.model is None:
+        return []
+    model = shlex.quote(str(folder / results.model.folder))
+    return [("The classes of new pictures", f"sensorium predict {model} PICTURES --out predictions.csv")]
+
+
+def _model(results: Results) -> Html:
+    """What that classifier is, how good, and how large and fast."""
+    model = results.model
+    if model is None:
+        return Html("")
+    said = f"{model.folder}/ holds the classifier: {model.said}. It is right on {h.percent(model.accuracy)} of {h.count(model.n)} test images"
+    if model.calibration_error is not None:
+        said += f"; its probabilities are off by {h.percent(model.calibration_error)} on average (expected calibration error)"
+    times = [f"{1000 * seconds:.3g} ms a picture in batches of {batch}" for batch, seconds in model.latency.items()]
+    size = [f"{model.megabytes:.3g} MB"] if model.megabytes is not None else []
+    return el("p", f"{said}. {', '.join([*size, *times])}." if size or times else f"{said}.", cls="note")
 
 
 def _trusting(command: str, recipe: str) -> str:
@@ -138,6 +160,8 @@ def versions(results: Results) -> Html | None:
 WORDS = (  # a score's name or its group, and its explanation
     ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; it favors contrastive methods over masked autoencoders."),
     ("Linear probe", "Logistic regression on frozen features, with a fraction of the labels."),
+    ("Trained head", "The classifier as it was trained, with all labels."),
+    ("calibration error", "How far the classifier's probabilities are from how often it is right, at a temperature fitted to other test images (expected calibration error, Guo et al., 2017)."),
     ("Fine-tuned", "All weights trained with a fraction of the labels, starting from the run's weights."),
     ("RankMe", "The effective number of dimensions that the features use (Garrido et al., 2023). Needs no labels; a value near 1 means collapse."),
 )  # fmt: skip
@@ -146,8 +170,8 @@ SIMPLE = (  # part of a baseline's name, and its explanation
     ("random ", "A linear probe on the network with random initial weights: the effect of its architecture alone."),
 )
 RULE = (
-    "The first score that all runs share decides; with label fractions, the better of fine-tuning and linear probe at the "
-    "smallest one. The best run wins if it beats the baselines on the same data. Two runs are compared paired, on the same "
+    "The first score that all runs share decides; with label fractions, the best of fine-tuning, linear probe and a "
+    "trained head at the largest one, or at the one asked for (--decide). The best run wins if it beats the baselines on the same data. Two runs are compared paired, on the same "
     "test samples: right and wrong answers by McNemar's exact test (significant if p < 0.05), other scores by 2,000 "
     "bootstrap resamples (significant if the 95 % interval excludes zero), to which the spread over label subsets is "
     "added; without outcomes of single samples, by two standard errors of the difference. "

@@ -135,7 +135,8 @@ def _header(results: Results) -> Html:
     varied, facts = (asked.vary or "").partition("=")[0], []
     for name, value in (("training", data.train), ("test", data.test)):
         if value:
-            facts.append(h.of(value, f"{name} {data.unit or 'images'}"))
+            labeled = f" ({h.count(data.labeled)} labeled)" if name == "training" and data.labeled is not None else ""
+            facts.append(h.of(value, f"{name} {data.unit or 'images'}") + labeled)
     if data.classes or not data.unit:
         facts += [h.of(len(data.classes), "classes") if data.classes else "no labels"]
     facts += [f"{data.image_size} px"] if data.image_size else []

@@ -37,6 +37,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import FILE as EVALUATED
 from sensorium.judge.evaluator import fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Score
+from sensorium.metrics.subsets import percent
 from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
@@ -112,7 +113,9 @@ def _compare(
     about = _about(options.data, plan, progress)
     _run_all(plan.jobs, jobs, progress)
     runs = with_baselines(plan, [collect(job) for job in plan.jobs], folder, asked)
-    request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
+    shares = sorted({score.at for run in runs for score in run.scores if score.group and score.at})
+    labels = judging.labels or ",".join(map(percent, shares)) or None
+    request = Request(options.budget, labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
     if (best := best_run(runs)) is not None:
         model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)

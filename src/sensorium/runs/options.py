@@ -38,7 +38,7 @@ class Common(Taken):
     """Options to build a system and read data."""
 
     data: str = "scenes"
-    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it."""
+    """a folder, file or the name of a built-in set ('scenes', 'digits'); `sensorium data PATH` describes it. Pictures in a folder 'unlabeled', beside those of classes or splits, or with an empty label in a table, are learned from without labels."""
     out: Path | None = None
     """where to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate or signal.html."""
     seed: Seed = 0
@@ -95,8 +95,8 @@ class AblationOptions(RunOptions):
 class Judging(Taken):
     """Options to evaluate a trained system."""
 
-    labels: str = "1%,10%,100%"
-    """label fractions at which to evaluate."""
+    labels: str | None = None
+    """label fractions at which to evaluate; by default those of 1%,10%,100% that leave each class a picture, of the pictures that have a label."""
     label_seeds: Positive = 3
     """number of label subsets to sample at each fraction."""
     decide: str | None = None

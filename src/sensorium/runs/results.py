@@ -26,7 +26,8 @@ Versions = dict[str, str | None]
 @dataclass(frozen=True)
 class Data:
     """The data of the runs. ``unit``: of the counts ``train`` and ``test``, if not images. ``diagnosis``: the output of
-    `sensorium data --json`. ``findings``: further facts from the reader of this kind of data."""
+    `sensorium data --json`. ``findings``: further facts from the reader of this kind of data. ``labeled``: training
+    images with a label, if others have none."""
 
     path: str
     layout: str | None = None
@@ -36,6 +37,7 @@ class Data:
     image_size: Count | None = None
     unit: str | None = None
     tokens: Count | None = None
+    labeled: Count | None = None
     diagnosis: dict[str, Any] | None = None
     findings: dict[str, Any] = field(default_factory=dict)
 

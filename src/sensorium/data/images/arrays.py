@@ -20,7 +20,7 @@ from sensorium.base.npy import damage, member, npz, read_exactly
 from sensorium.base.reading import open_regular, printable
 from sensorium.base.words import counted, plural
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
-from sensorium.data.names import SPLITS, list_folder, split_of
+from sensorium.data.names import SPLITS, beside_unlabeled, is_unlabeled, list_folder, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _IMAGES = ("images", "image", "x", "imgs", "data", "pixels", "arr_0")
@@ -53,6 +53,16 @@ def read_npz(path: Path) -> Found:
             if raw is not None:
                 images.labels, images.classes = _labels(raw, len(images), names, f"{where}: '{label_key}'")
             sets[split or "train"] = images
+        bare = {key: member(archive, members[key], where, _STORE) for key in members if _says_unlabeled(key)}
+    found = Found("npz", sets)
+    for key, pixels in bare.items():
+        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+            told = f"{pixels.dtype} {list(pixels.shape)}"
+            found.notes.append(
+                f"'{printable(key)}' is not read: it is {told}; images are uint8 [N, H, W, 3] or [N, H, W]."
+            )
+            continue
+        join(found, _images(pixels, f"{where}: '{key}'", None, f"{path.name}:{key}"), key, where)
     if not sets:
         held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
         raise NothingOfItsKind(
@@ -61,7 +71,26 @@ def read_npz(path: Path) -> Found:
         )
     if "train" not in sets:
         sets["train"] = sets.pop(next(iter(sets)))
-    return Found("npz", sets)
+    return found
+
+
+def join(found: Found, more: ArrayImages, name: str, where: str) -> None:
+    """Add images without labels to the training set; ``name``: what said that they have none. Those of another size
+    are told."""
+    train = found.sets.get("train")
+    if train is None:
+        found.sets["train"] = more
+    else:
+        assert isinstance(train, ArrayImages)
+        theirs, ours = list(more.pixels.shape[1:]), list(train.pixels.shape[1:])
+        if theirs != ours:
+            found.notes.append(f"'{printable(name)}' is not read: its images are {theirs}, those with labels {ours}.")
+            return
+        affordable(train.pixels.nbytes + more.pixels.nbytes, where, _STORE)
+        labels = None if train.labels is None else np.pad(train.labels, (0, len(more)), constant_values=-1)
+        pixels, names = np.concatenate((train.pixels, more.pixels)), [*train.names, *more.names]
+        found.sets["train"] = ArrayImages(pixels, names, labels, train.classes)
+    found.unlabeled[name] += len(more)
 
 
 def idx_pairs(folder: Path) -> dict[str, Path]:
@@ -69,7 +98,11 @@ def idx_pairs(folder: Path) -> dict[str, Path]:
     pairs: dict[str, Path] = {}
     for entry in list_folder(folder):
         if entry.is_file() and is_idx_images(entry.name):
-            pairs.setdefault(split_of(entry.name) or "train", Path(entry.path))
+            bare = beside_unlabeled(entry.name) is not None
+            pairs.setdefault("unlabeled" if bare else split_of(entry.name) or "train", Path(entry.path))
+    bare = pairs.pop("unlabeled", None)
+    if bare is not None and "train" not in pairs:
+        pairs["train"] = bare
     if pairs and "train" not in pairs:
         pairs["train"] = pairs.pop(next(iter(pairs)))
     return pairs
@@ -171,6 +204,21 @@ def _images(pixels: np.ndarray, field: str, titles: np.ndarray | None, prefix: s
     return ArrayImages(pixels, names)
 
 
+def known(labels: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and names without the classes whose names say that labels are missing."""
+    kept = [number for number, name in enumerate(names) if not is_unlabeled(name)]
+    if len(kept) == len(names):
+        return labels, names
+    table = np.full(len(names) + 1, -1, np.int64)  # the last entry is what -1 indexes
+    table[kept] = np.arange(len(kept))
+    return table[labels], tuple(names[number] for number in kept)
+
+
+def _says_unlabeled(key: str) -> bool:
+    """Whether an array is of images without labels, by its name: "x_unlabeled", "unlabeled_images", "unlabeled"."""
+    return is_unlabeled(key) and not set(beside_unlabeled(key) or ()) & set(_LABELS)
+
+
 def _class_names(names: np.ndarray, where: str) -> tuple[str, ...] | None:
     """Class names of an array of strings; None if 'classes' holds something else, such as numbers."""
     if names.ndim != 1 or names.dtype.kind not in "US":
@@ -192,10 +240,11 @@ def _labels(
             f"{field} has shape {list(raw.shape)}; expected one label for each of the {counted(count, 'image')}."
         )
     if raw.dtype.kind in "US":
-        words = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
-        if names is not None and (odd := sorted(set(words) - set(names))):
+        told = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
+        words = [None if not word.strip() or is_unlabeled(word) else word for word in told]
+        if names is not None and (odd := sorted(set(filter(None, words)) - set(names))):
             raise SensoriumError(f"{field} has '{odd[0]}', which is not a class name.")
-        return numbered(words, names)
+        return known(*numbered(words, names))
     if raw.dtype.kind == "f" and (np.abs(raw) < 2**53).all() and (raw == np.round(raw)).all():
         raw = raw.astype(np.int64)
     if raw.dtype.kind not in "iub":
@@ -206,7 +255,7 @@ def _labels(
             raise SensoriumError(
                 f"{field} runs from {labels.min()} to {labels.max()}, but there {plural(len(names), 'is')} {counted(len(names), 'class name')}."
             )
-        return labels, names
+        return known(labels, names)
     values = np.unique(labels[labels != -1])
     return np.where(labels == -1, -1, np.searchsorted(values, labels)), tuple(str(v) for v in values)
 

@@ -38,6 +38,8 @@ class Findings:
     """The result of :func:`diagnose`. Names are those of the images; lists of examples have at most 20, counts are
     complete.
 
+    ``unlabeled``: training images without a label, beside others that have one.
+
     :func:`sensorium.data.look.look` adds the ``kind`` of data, the ``unit`` in which classes are counted, further
     ``facts``, what was ``skipped`` by reason, and the ``commands`` that use the data, ``also`` as other kinds.
     """
@@ -49,6 +51,7 @@ class Findings:
     sizes: dict[str, Any] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    unlabeled: int = 0
     imbalance: dict[str, Any] | None = None
     duplicates: dict[str, Any] = field(default_factory=dict)
     near_duplicates: dict[str, Any] = field(default_factory=dict)
@@ -260,11 +263,7 @@ def _classes(findings: Findings, sets: dict[str, ImageSet]) -> None:
         {"name": name, **{split: int(counts[number]) for split, counts in tally.items()}}
         for number, name in enumerate(train.classes)
     ]
-    unlabelled = int((train.labels < 0).sum())
-    if unlabelled:
-        findings.notes.append(
-            f"{counted(unlabelled, 'training image')} {'has' if unlabelled == 1 else 'have'} no label."
-        )
+    findings.unlabeled = int((train.labels < 0).sum())
     counts = tally["train"]
     if len(counts):
         low, high = int(counts.argmin()), int(counts.argmax())

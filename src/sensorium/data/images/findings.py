@@ -9,7 +9,8 @@ from sensorium.base.words import counted, plural
 if TYPE_CHECKING:
     from sensorium.data.images.diagnose import Findings
 
-_FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
+FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
+"""The label fractions, below all, at which methods are compared by default."""
 
 
 def advise(findings: Findings, *, labels: bool = True) -> list[str]:
@@ -22,7 +23,14 @@ def advise(findings: Findings, *, labels: bool = True) -> list[str]:
         advice.append(
             "There are no labels: methods can be trained, but compared only visually and by RankMe, not by accuracy."
         )
-    elif "test" not in counts:
+    elif findings.unlabeled:
+        known = counts["train"] - findings.unlabeled
+        advice.append(
+            f"{_images(known)} {plural(known, 'has')} a label and {_images(findings.unlabeled)} {plural(findings.unlabeled, 'has')} "
+            "none: methods without labels learn from all of them, supervised from the labeled ones only; label fractions "
+            "are of these. Compare both."
+        )
+    if labels and findings.classes and "test" not in counts:
         advice.append("There are no test images: give some with --test, or scores are not reliable.")
     if counts["train"] < 1000:
         advice.append(
@@ -97,7 +105,7 @@ def _balance(findings: Findings) -> list[str]:
     classes = findings.classes
     if len(classes) == 1:
         advice.append(f"There is one class only, '{classes[0]['name']}': nothing to classify.")
-    for fraction, text in _FRACTIONS:
+    for fraction, text in FRACTIONS:
         small = [c for c in classes if c["train"] * fraction < 1]
         if small:
             first = min(small, key=lambda c: c["train"])

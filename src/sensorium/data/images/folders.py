@@ -2,7 +2,8 @@
 
 A folder is one of: images flat (unlabeled), one folder per class (images at any depth below it), or folders of splits
 (:mod:`sensorium.data.names` says which names are) holding either; several folders of one split are read together. A
-folder whose only content is one folder is skipped. Hidden files and those of operating systems are ignored; whatever
+folder whose only content is one folder is skipped. A folder whose name says that labels are missing ("unlabeled"), among
+those of the classes or beside those of the splits, holds training images without labels: no class. Hidden files and those of operating systems are ignored; whatever
 else lies there and is not read is told.
 """
 
@@ -21,7 +22,7 @@ from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
-from sensorium.data.names import is_neutral, is_split, list_folder, split_folders, split_of
+from sensorium.data.names import is_neutral, is_split, is_unlabeled, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNREAD = frozenset(
@@ -58,11 +59,12 @@ class Files:
 def read_folder(folder: Path) -> Found:
     """A folder of images in any of the layouts above. Raises SensoriumError if it has no training image."""
     found = Found("folder of images", {})
-    folder = _unwrap(folder, found)
-    splits = _splits(folder, found)
+    bare: list[Path] = []  # folders of training images without labels
+    folder = _unwrap(folder, found, bare)
+    splits = _splits(folder, found, bare)
     tally: Counter[str] = Counter()
     for split, places in splits.items():
-        images = _one_set(places, folder, found, tally)
+        images = _one_set(places, bare if split == "train" else None, folder, found, tally)
         if images is not None:
             found.sets[split] = images
     found.notes += ignored(tally)
@@ -120,22 +122,30 @@ def read_digits() -> Found:
     return Found("digits", {"train": ArrayImages(pixels, Numbered("digits", len(pixels)), labels, classes)})
 
 
-def _unwrap(folder: Path, found: Found) -> Path:
-    """Descend through folders whose only content is one folder of folders, as unpacked archives often have."""
+def _unwrap(folder: Path, found: Found, bare: list[Path]) -> Path:
+    """Descend through folders whose only content is one folder of folders, as unpacked archives often have; ``bare``
+    gets the folders without labels beside it, if its own name says nothing ("labeled", "images") or it holds splits."""
     while True:
         entries = list_folder(folder)
-        folders = [e for e in entries if e.is_dir()]
+        beside = [e for e in entries if e.is_dir() and is_unlabeled(e.name)]
+        folders = [e for e in entries if e.is_dir() and not is_unlabeled(e.name)]
         if len(folders) != 1 or any(_is_image(e.name) for e in entries) or is_split(folders[0].name) == "train":
+            return folder
+        if beside and not is_neutral(folders[0].name) and not split_folders(Path(folders[0].path))[0]:
             return folder
         inner = list_folder(Path(folders[0].path))
         if any(_is_image(e.name) for e in inner) or not any(e.is_dir() for e in inner):
             return folder
-        found.notes.append(f"Stepped into {printable(folders[0].name)}, the only folder there.")
+        bare += [Path(e.path) for e in beside]
+        found.notes.append(
+            f"Stepped into {printable(folders[0].name)}, the only folder {'of labels ' if beside else ''}there."
+        )
         folder = Path(folders[0].path)
 
 
-def _splits(folder: Path, found: Found) -> dict[str, list[Path]]:
-    """The folders of each split; the folder itself as "train" if it is not organized by splits."""
+def _splits(folder: Path, found: Found, bare: list[Path]) -> dict[str, list[Path]]:
+    """The folders of each split; the folder itself as "train" if it is not organized by splits. ``bare`` gets those
+    without labels beside them."""
     splits, others = split_folders(folder)
     if not splits:
         entries = [e for e in list_folder(folder) if e.is_dir()]
@@ -148,6 +158,8 @@ def _splits(folder: Path, found: Found) -> dict[str, list[Path]]:
     for split, places in splits.items():
         if len(places) > 1:
             found.notes.append(f"The folders {_names(p.name for p in places)} are read together as the {split} set.")
+    bare += [folder / name for name in others if is_unlabeled(name)]
+    others = [name for name in others if not is_unlabeled(name)]
     loose = sum(not e.is_dir() and _is_image(e.name) for e in list_folder(folder))
     beside = [*others, *([counted(loose, "image")] if loose else [])]
     if beside:
@@ -173,18 +185,42 @@ def _nothing(folder: Path, found: Found, tally: Counter[str], splits: dict[str, 
     )
 
 
-def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str]) -> ImageSet | None:
+def _one_set(
+    places: Sequence[Path], bare: Sequence[Path] | None, top: Path, found: Found, tally: Counter[str]
+) -> ImageSet | None:
+    """The images of one split; ``bare``: the folders of training images without labels, None in another split."""
     paths: list[str] = []
     owners: list[str | None] = []
     folders: list[str] = []
+    apart: Counter[str] = Counter()  # images by the folder that says that they have no label
     seen: set[tuple[int, int]] = set()
     for place in places:
-        folders += [e.name for e in list_folder(place) if e.is_dir()]
+        folders += [e.name for e in list_folder(place) if e.is_dir() and not is_unlabeled(e.name)]
         for path, below in _walk(place, found, tally, seen):
             paths.append(path)
             owners.append(below[0] if below else None)
+            if below and is_unlabeled(below[0]):
+                owners[-1] = None
+                apart[os.path.relpath(place / below[0], top)] += 1
+    for place in bare or ():
+        more = [path for path, _ in _walk(place, found, tally, seen)]
+        apart[place.name] += len(more)
+        paths += more
+        owners += [None] * len(more)
     if not paths:
         return None
+    if bare is not None:
+        found.unlabeled += apart
+    return _labeled(
+        paths, owners, folders, apart.total(), _names(printable(place.name) for place in places), top, found
+    )
+
+
+def _labeled(
+    paths: list[str], owners: list[str | None], folders: list[str], apart: int, what: str, top: Path, found: Found
+) -> ImageSet:
+    """The images of ``paths``, each of the class that owns it; ``folders``: those that may be classes; ``apart``: how
+    many images lie in folders that say that they have no label."""
     if len(named := set(owners) - {None}) == 1 and is_neutral(str(*named)):
         owners = [None] * len(owners)  # "images" is no class
     loose = owners.count(None)
@@ -192,8 +228,7 @@ def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str
     names = [printable(path[len(above) :] if path.startswith(above) else os.path.relpath(path, top)) for path in paths]
     if loose == len(paths):
         return EncodedImages(Files(paths), names)
-    what = _names(printable(place.name) for place in places)
-    if loose:
+    if loose := loose - apart:
         found.notes.append(
             f"{counted(loose, 'image')} beside the class folders of {what} {plural(loose, 'is')} unlabeled."
         )

@@ -8,7 +8,6 @@ images, a fifth of it is held out, always the same.
 from __future__ import annotations
 
 import difflib
-import re
 import struct
 import tarfile
 import zipfile
@@ -21,20 +20,20 @@ import numpy as np
 
 from sensorium.base.reading import printable
 from sensorium.base.words import counted, plural
-from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
+from sensorium.data.images.agree import agree, judged, of_known_classes, without_labels
+from sensorium.data.images.arrays import idx_pairs, is_idx_images, join, read_idx, read_npz
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import read_digits, read_folder, unread
 from sensorium.data.images.json_table import ENDINGS
-from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, subset
+from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Opened, View, measure, subset
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
-from sensorium.data.names import about_alike, divide, list_folder, split_folders, split_of
+from sensorium.data.names import about_alike, divide, is_unlabeled, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
-_NUMBER = re.compile(r"-?\d+")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *ENDINGS)
 _LOOKED_FOR = (
     "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv, .jsonl or .parquet of paths and labels, "
@@ -59,9 +58,9 @@ def open_data(
     if "train" not in found.sets:
         raise SensoriumError(f"{printable(str(path))}: no training images, only {', '.join(found.sets)}.")
     train = found.sets["train"]
-    notes = list(found.notes)
+    notes = [*found.notes, *without_labels(found)]
     sets = {
-        split: _agree(train, _of_known_classes(train, images, split, notes), f"{path}: {split}")
+        split: agree(train, of_known_classes(train, images, split, notes), f"{path}: {split}")
         for split, images in found.sets.items()
         if split != "train"
     }
@@ -69,9 +68,10 @@ def open_data(
         second = _read(test)
         if "test" in sets:
             notes.append("The test set given replaces the one found beside the training set.")
-        sets["test"] = _agree(train, second.sets.get("test") or second.sets["train"], str(test))
+        sets["test"] = agree(train, second.sets.get("test") or second.sets["train"], str(test))
         notes += second.notes
         found.skipped += second.skipped
+    sets = {split: judged(train, images, split, notes) for split, images in sets.items()}
     notes += _skips(found.skipped)
     notes += about_alike(train.classes)
     scale, scaled = measure([train, *sets.values()], scale)
@@ -164,15 +164,15 @@ def _read_folder(folder: Path) -> Found:
         return read_tars(divide(tars, folder))
     inner = folder / "data"
     parquets = having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else [])
-    arrays, rest = _by_split(having(".npz"), folder)
-    tables, others = _by_split(having(*_TABLES), folder)
+    arrays, more, rest = _by_split(having(".npz"), folder)
+    tables, further, others = _by_split(having(*_TABLES), folder)
     pictures = any(f.suffix.lower() in EXTENSIONS for f in files)
     beside = not pictures and not split_folders(folder)[0]
     failed: list[SensoriumError] = []
     readers = (
         (parquets, NothingOfItsKind, lambda: read_parquet(divide(parquets, folder))),
-        (arrays, NothingOfItsKind, lambda: _told(_several(arrays, read_npz), rest)),
-        (tables if beside else {}, SensoriumError, lambda: _told(read_csv(tables), others)),
+        (arrays, NothingOfItsKind, lambda: _told(_with(_several(arrays, read_npz), more), rest)),
+        (tables if beside else {}, SensoriumError, lambda: _told(read_csv(_beside(tables, further)), others)),
     )
     for given, passed, read in readers:
         try:
@@ -231,21 +231,40 @@ def _scenes(text: str) -> Found:
     return Found("scenes", {"train": Scenes(count, 0), "test": Scenes(min(2_000, max(1, count // 5)), 1)})
 
 
-def _by_split(files: list[Path], folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """(one file for each split, sentences about the others) by their names; a single file of another name is the
-    training set, and none of several is."""
+def _by_split(files: list[Path], folder: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
+    """(one file for each split, those of training images without labels, sentences about the others) by their names; a
+    single file of another name is the training set, and none of several is."""
     chosen: dict[str, Path] = {}
     left: list[Path] = []
-    if not files:
-        return {}, []
+    bare = [file for file in files if is_unlabeled(file.name)]
+    if not files or len(bare) == len(files) > 1:
+        return {}, [], []
+    if len(bare) < len(files):
+        files = [file for file in files if file not in bare]
+    else:
+        bare = []
     for split, group in divide(files, folder).items():
         named = [file for file in group if split_of(file.name) == split]
         if split == "train" and not named and len(group) > 1:
-            return {}, []
+            return {}, [], []
         chosen[split] = (named or group)[0]
         left += [file for file in group if file != chosen[split]]
     listed = ", ".join(printable(file.name) for file in left[:8]) + (" ..." if len(left) > 8 else "")
-    return chosen, [f"Beside {printable(chosen['train'].name)}, not read: {listed}."] if left else []
+    return chosen, bare, [f"Beside {printable(chosen['train'].name)}, not read: {listed}."] if left else []
+
+
+def _beside(tables: dict[str, Path], further: list[Path]) -> dict[str, list[Path]]:
+    """Tables by split, with those of training images without labels."""
+    return {split: [path, *(further if split == "train" else ())] for split, path in tables.items()}
+
+
+def _with(found: Found, files: list[Path]) -> Found:
+    """``found`` with the images of arrays without labels."""
+    for file in files:
+        images = read_npz(file).sets["train"]
+        assert isinstance(images, ArrayImages)
+        join(found, images, file.name, printable(str(file)))
+    return found
 
 
 def _told(found: Found, notes: list[str]) -> Found:
@@ -265,31 +284,6 @@ def _several(files: dict[str, Path], read: Callable[[Path], Found]) -> Found:
         [skip for part in parts.values() for skip in part.skipped],
         [note for part in parts.values() for note in part.notes],
     )
-
-
-def _agree(train: ImageSet, other: ImageSet, where: str) -> ImageSet:
-    """``other`` with its labels numbered as in ``train``: by name, or by number if one side has only numbers."""
-    if other.labels is None or not train.classes or other.classes == train.classes:
-        return other
-    if other.classes == ("-1",):  # how test sets with hidden labels are published
-        return View(other, np.arange(len(other)), None, ())
-    theirs = list(other.classes)
-    if all(name.isdecimal() for name in theirs) and not any(name.isdecimal() for name in train.classes):
-        theirs = [train.classes[int(n)] if int(n[:9]) < len(train.classes) else n for n in theirs]
-    elif all(name.isdecimal() for name in train.classes) and not any(_NUMBER.fullmatch(name) for name in theirs):
-        theirs = [str(i) for i in range(len(theirs))]
-    number = {name: i for i, name in enumerate(train.classes)}
-    used = set(np.unique(other.labels[other.labels >= 0]).tolist())
-    unknown = [other.classes[i] for i, name in enumerate(theirs) if name not in number and i in used]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], train.classes, 1)
-        hint = f" (is it '{near[0]}'?)" if near else ""
-        raise SensoriumError(
-            f"{printable(where)}: class '{unknown[0]}' is unknown to the training set{hint}, whose classes are "
-            f"{', '.join(train.classes[:12])}{' ...' if len(train.classes) > 12 else ''}."
-        )
-    table = np.array([number.get(name, -1) for name in theirs] + [-1], np.int64)  # the last entry is what -1 indexes
-    return View(other, np.arange(len(other)), table[other.labels], train.classes)
 
 
 def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
@@ -315,23 +309,6 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
             return replace(opened, train=kept, test=held)
         notes.append("There is no test set, and no class has enough images to hold one out.")
     return replace(opened, test=test)
-
-
-def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[str]) -> ImageSet:
-    """``other`` without the images of classes that the training set beside it has not, if it has some of the others."""
-    if other.labels is None or not train.classes or not set(other.classes) & set(train.classes):
-        return other
-    unknown = [i for i, name in enumerate(other.classes) if name not in train.classes]
-    lost = np.isin(other.labels, unknown)
-    if not lost.any():
-        return other
-    names = [other.classes[i] for i in unknown if (other.labels == i).any()]
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
-    notes.append(
-        f"{counted(int(lost.sum()), f'{split} image')} {plural(int(lost.sum()), 'is')} left aside: the training set has no image of {listed} "
-        f"({counted(len(names), 'class')})."
-    )
-    return subset(other, np.flatnonzero(~lost))
 
 
 def _skips(skipped: list[Skipped]) -> list[str]:

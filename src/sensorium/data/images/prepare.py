@@ -113,12 +113,15 @@ def keep(ready: Prepared, folder: Path) -> None:
 
 
 def describe(ready: Prepared) -> dict[str, Any]:
+    labels = ready.train.labels
+    known = len(ready.train) if labels is None else int((labels >= 0).sum())
     return {
         "layout": ready.opened.layout,
         "train": len(ready.train),
         "test": len(ready.test) if ready.test is not None else 0,
         "classes": list(ready.train.classes),
         "image_size": ready.size,
+        "labeled": known if known < len(ready.train) else None,
     }
 
 

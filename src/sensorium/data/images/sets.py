@@ -7,6 +7,7 @@ several threads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -62,13 +63,15 @@ class Opened:
 @dataclass
 class Found:
     """The result of a reader: sets by split ("train", "val", "test"), before holding out splits and matching
-    classes. ``tables``: files beside images that may hold their labels, and were not read."""
+    classes. ``tables``: files beside images that may hold their labels, and were not read. ``unlabeled``: training
+    images by the name of the folder or file that says that they have no label."""
 
     layout: str
     sets: dict[str, ImageSet]
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
+    unlabeled: Counter[str] = field(default_factory=Counter)
 
 
 class Digest(Protocol):

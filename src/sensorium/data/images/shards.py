@@ -23,9 +23,9 @@ from sensorium.base.words import counted
 from sensorium.data.columns import SEVERAL
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import Digest, Found
-from sensorium.data.images.tables import Gathered, first_skipped
+from sensorium.data.images.tables import Gathered, apart, first_skipped
 from sensorium.data.log import Log
-from sensorium.data.names import divide, litter
+from sensorium.data.names import divide, is_unlabeled, litter
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _SMALL = 1 << 20
@@ -84,7 +84,8 @@ def read_tars(files: Mapping[str, Sequence[Path]]) -> Found:
                 name = f"{tar.name}/{one.key}.{one.picture}"
                 label, text, reason = _annotations(file, one.members)
                 place = (number, *one.members[one.picture])
-                gathered.add(name, place, label, text, of.get(one.key, split), reason)
+                bare = next((part for part in one.key.split("/")[:-1] if is_unlabeled(part)), apart(tar, len(pairs)))
+                gathered.add(name, place, label, text, of.get(one.key, split), reason, bare)
     if others:
         told = ", ".join(f"{count:,} .{printable(kind[:20])}" for kind, count in others.most_common(4))
         log.notes.append(

@@ -30,6 +30,7 @@ from sensorium.data.images.folders import Files
 from sensorium.data.images.named import Pictures, unnamed
 from sensorium.data.images.sets import EncodedImages, Found, Source, numbered
 from sensorium.data.log import Log
+from sensorium.data.names import is_unlabeled
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _LOOKED = "looked for path, file, image or filename, and for label, class or target"
@@ -46,14 +47,21 @@ class Gathered:
     def __init__(self, layout: str, where: str, log: Log) -> None:
         self.layout, self.where, self.log = layout, where, log
         self.rows: dict[str, list[tuple[str, Any, str | None, str | None]]] = {}
-        self.unlabeled = Counter[str]()
+        self.unlabeled, self.apart = Counter[str](), Counter[str]()
         self.labelled = False
         self.column = "the labels"  # what they are called
         self._room = Headroom(where, "split the data.")
 
-    def add(self, name: str, place: Any, label: Any, text: Any, split: str, reason: str = "") -> None:
-        """``label`` is as it was stored, ``reason`` why it is None, ``place`` what the source of the images needs."""
+    def add(
+        self, name: str, place: Any, label: Any, text: Any, split: str, reason: str = "", apart: str | None = None
+    ) -> None:
+        """``label`` is as it was stored, ``reason`` why it is None, ``place`` what the source of the images needs,
+        ``apart`` the name of a file, folder or split if it says that labels are missing: the label is not used."""
         self._room.check()
+        if apart is not None:
+            self.apart[apart] += split == "train"
+            self.rows.setdefault(split, []).append((printable(name), place, None, as_text(text)))
+            return
         label, why = as_label(label)
         self.labelled |= label is not None or bool(reason or why)
         if label is None:
@@ -80,7 +88,9 @@ class Gathered:
                 for reason, count in self.unlabeled.items()
             ]
         log.notes += self._several()
-        found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()])
+        found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()], unlabeled=self.apart)
+        if classes is not None:
+            classes = tuple(name for name in classes if not is_unlabeled(name))
         every = [row[2] for rows in self.rows.values() for row in rows]
         short = dict(zip(every, means.whole_numbers(every), strict=True)) if classes is None else {}
         for split, rows in self.rows.items():
@@ -113,6 +123,11 @@ class Gathered:
         return notes
 
 
+def apart(file: Path, files: int) -> str | None:
+    """The name of a file that says that labels are missing; not that of a single one, which was given for itself."""
+    return file.name if files > 1 and is_unlabeled(file.name) else None
+
+
 def first_skipped(log: Log) -> str:
     """The most frequent reason and its first entry, for a message."""
     if not log.counts:
@@ -137,7 +152,7 @@ def read_csv(files: Mapping[str, Path | Sequence[Path]]) -> Found:
         text, label = pick(table.header, means.TEXTS), pick(table.header, means.LABELS)
         spill = text if text is not None else label
         table.spill = -1 if spill is None else spill
-        _add_paths(gathered, path, table.header, at, chain(ahead, rows), split, pictures)
+        _add_paths(gathered, path, table.header, at, chain(ahead, rows), split, pictures, apart(path, len(pairs)))
         log.notes += odd_rows(table)
     log.notes += unnamed(str(row[1]) for rows in gathered.rows.values() for row in rows)
     return gathered.found(Files)
@@ -197,8 +212,9 @@ def _add_paths(
     rows: Iterable[tuple[str, Sequence[Any]]],
     split: str,
     pictures: Pictures,
+    bare: str | None,
 ) -> None:
-    """Rows of paths; missing files are skipped and counted."""
+    """Rows of paths; missing files are skipped and counted. ``bare``: see ``apart``."""
     log = gathered.log
     label, text, own = (pick(header, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
     gathered.called(header, label)
@@ -217,7 +233,7 @@ def _add_paths(
         elif label is not None and "UTF-8" in (reason := as_label(stored)[1]):
             log.skip(where, reason)
         else:
-            gathered.add(name or "", str(found), stored, words, of)
+            gathered.add(name or "", str(found), stored, words, of, apart=bare or splits.apart(part))
     log.notes += means.doubled(header, used) + pictures.notes(printable(path.name))
     log.notes += means.about_labels(header, label, unused.like_labels(labelled=label is not None))
 
@@ -236,10 +252,10 @@ def read_parquet(files: Mapping[str, Sequence[Path]]) -> Found:
             if (cells.columns and kind == "paths") or (named and kind == "bytes"):
                 raise SensoriumError(f"{table.where}: its images are not stored as in {printable(pairs[0][1].name)}.")
             if kind == "bytes":
-                cells.add(table, at, split)
+                cells.add(table, at, split, apart(path, len(pairs)))
             else:
                 named = True
-                _parquet_of_paths(gathered, table, at, split)
+                _parquet_of_paths(gathered, table, at, split, apart(path, len(pairs)))
         except SensoriumError as error:
             errors.append(error)
             log.skip(str(path), "file cannot be read", str(error))
@@ -281,12 +297,12 @@ def image_column(table: Parquet, path: Path, split: str, log: Log) -> tuple[int,
         ) from None
 
 
-def _parquet_of_paths(gathered: Gathered, table: Parquet, at: int, split: str) -> None:
+def _parquet_of_paths(gathered: Gathered, table: Parquet, at: int, split: str, bare: str | None) -> None:
     roles = [pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS)]
     columns = [at, *(i for i in roles if i is not None and i != at)]
     rows = ((f"{printable(table.path.name)}[{group}:{row}]", values) for group, row, values in table.rows(columns))
     header = [table.names[i] for i in columns]
-    _add_paths(gathered, table.path, header, 0, rows, split, Pictures(table.path, split))
+    _add_paths(gathered, table.path, header, 0, rows, split, Pictures(table.path, split), bare)
     gathered.log.notes += means.doubled(table.names, columns) + _parquet_labels(table, columns, roles[0])
 
 
@@ -299,7 +315,7 @@ class _CellReader:
         self.classes: list[str] = []
         self.hub = False
 
-    def add(self, table: Parquet, at: int, split: str) -> None:
+    def add(self, table: Parquet, at: int, split: str, bare: str | None) -> None:
         log, number = self.gathered.log, self.files.index(table.path)
         table.check_groups()
         self.columns[number] = table.names[at]
@@ -318,7 +334,7 @@ class _CellReader:
                 log.skip(name, splits.reason(part))
                 continue
             stored, reason = (stored, "") if classes is None else _class_of(stored, classes)
-            self.gathered.add(name, (number, group, row), stored, words, of, reason)
+            self.gathered.add(name, (number, group, row), stored, words, of, reason, bare or splits.apart(part))
         log.notes += means.doubled(table.names, [at, *columns]) + _parquet_labels(table, [at, *columns], label)
 
     def source(self, places: list[tuple[int, int, int]]) -> Cells:

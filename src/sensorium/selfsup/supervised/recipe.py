@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone, started_from
@@ -27,6 +28,8 @@ def supervised(
     view_size: int | None = None,
 ) -> Recipe:
     """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
+
+    Pictures without a label are left out.
 
     Example: sensorium train supervised --data DIR --budget 10m
 
@@ -56,4 +59,7 @@ def supervised(
     side = pick_view_size(view_size, network, on, s)
     views = supervised_views(on.mean, on.std, side, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
-    return Recipe("supervised", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return Recipe(
+        "supervised", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s,
+        derive=lambda rows, cache, progress: labeled(rows),
+    )  # fmt: skip
