@@ -117,10 +117,13 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them."""
+    """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them. Of a
+    classifier also the names of its ``classes``, and the ``temperature`` that divides its logits."""
 
     normalization: Statistics | None = None
     image_size: int | None = None
+    classes: tuple[str, ...] = ()
+    temperature: float = 1.0
 
 
 def anything(network: Any) -> None:
