@@ -45,13 +45,13 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
 from sensorium.parts.moe.layer import MoE
-from sensorium.published.registry import formats, held
+from sensorium.published.registry import held, writers
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe, roles
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
-from sensorium.runs.train import _write_info
+from sensorium.runs.train import write_info
 from sensorium.training.fit import Options, fit
 from sensorium.training.step import Step
 from sensorium.use import FORMATS, export, load
@@ -140,7 +140,7 @@ def write_run(system: str, recipe: Recipe, on: Any, folder: Path) -> None:
     """run.json, the weights and the outcome of a run that made no step."""
     asked = {"recipe": system, "kind": find(system).data, "seed": 0, "given": {}, "budget": "1steps"}
     asked |= {"data": {"path": "digits"}}
-    _write_info(folder, recipe, on, asked)
+    write_info(folder, recipe, on, asked)
     state = {k: v.contiguous().clone() for k, v in recipe.method.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     (folder / "outcome.json").write_text("{}")
@@ -455,7 +455,9 @@ def finished(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             data, folder = usual(name), tmp_path_factory.mktemp(name)
             sort = find(name).data
             on = kind(sort).situate(prepared[data])
-            on = replace(on, image_size=96) if sort == "boxes" or name == "supervised" else on  # stems of larger pictures
+            on = (
+                replace(on, image_size=96) if sort == "boxes" or name == "supervised" else on
+            )  # stems of larger pictures
             given = given_to(name, on) | EXPORTED.get(name, {})
             torch.manual_seed(0)
             write_run(name, resolve(name)(on, batch_size=BATCH, **given), on, folder)

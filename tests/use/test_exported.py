@@ -63,6 +63,12 @@ def written(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> C
     return path
 
 
+def logits(run: Run, images: torch.Tensor) -> torch.Tensor:
+    """Of the run itself; images in 0..255."""
+    method: Any = run.method
+    return method.logits(normalised(images, run.situation.mean, run.situation.std))
+
+
 CAN = [(name, to) for name in SETTINGS for to in FORMATS if to in ("safetensors", "onnx") or name == "resnet"]
 CAN += [("vit", "hf"), ("vit", "timm")]
 
@@ -75,7 +81,7 @@ def test_the_other_library_gives_the_runs_logits(name: str, to: str, runs: dict[
         images = torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(count))
         images = images.to(torch.uint8)
         with torch.inference_mode():
-            own = run.method.logits(normalised(images, run.situation.mean, run.situation.std))
+            own = logits(run, images)
             found = theirs(images)
         assert found.shape == (count, 10)
         assert (found - own).abs().max() <= 1e-5
@@ -140,7 +146,7 @@ def test_class_names_and_preparation_of_hugging_face(runs: dict[str, Run], writt
     from transformers import pipeline
 
     classes, path = runs["vit"].situation.classes, written("vit", "hf")
-    look = pipeline("image-classification", model=str(path), device="cpu")
+    look: Any = pipeline("image-classification", model=str(path), device="cpu")
     assert look.model.config.id2label == dict(enumerate(classes))
     assert look.model.config.label2id == {name: k for k, name in enumerate(classes)}
     (first, *_) = look(Image.new("RGB", (13, 9), (200, 10, 30)))
@@ -200,7 +206,7 @@ def test_the_json_beside_torchvisions_file_says_how_to_use_it(runs: dict[str, Ru
     known: dict[str, Any] = {"pictures": pictures}
     exec(about["example"], known)  # as a reader would paste it
     with torch.inference_mode():
-        own = run.method.logits(normalised(pictures * 255, run.situation.mean, run.situation.std))
+        own = logits(run, pictures * 255)
     assert (known["logits"] - own).abs().max() <= 1e-5
 
 
@@ -243,7 +249,7 @@ class Doubled(nn.Module, HasBackbone, Encoder, Classifier):
 def test_a_head_that_no_format_knows_is_not_dropped(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     assert exportable(Doubled()) == ("onnx",)
-    with pytest.raises(SensoriumError, match="Doubled has no format 'hf'. Use --to onnx"):
+    with pytest.raises(SensoriumError, match=r"Doubled has no format 'hf'. Use --to onnx"):
         export_network(Doubled(), "hf", tmp_path / "x")
 
 
@@ -256,7 +262,9 @@ def test_the_command_scores_what_it_wrote(to: str, runs: dict[str, Run], tmp_pat
     run = runs["vit"]
     code, out, err = command("export", str(run.folder), "--to", to, "--out", str(tmp_path / to))
     assert code == 0, err
-    judged = next(s for s in run.judge(labels="100%", label_seeds=1, finetune=False).scores if s.group == "Trained head")
+    judged = next(
+        s for s in run.judge(labels="100%", label_seeds=1, finetune=False).scores if s.group == "Trained head"
+    )
     assert judged.value is not None
     said = f"{judged.value * 100:.1f} %"
     assert f"accuracy {said} (run {said}), {judged.n} test images" in " ".join(out.split())

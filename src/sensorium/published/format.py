@@ -125,6 +125,11 @@ class Preparation:
     classes: tuple[str, ...] = ()
     temperature: float = 1.0
 
+    def names(self, network: Any) -> list[str]:
+        """Names of a classifier's classes; their numbers where they are unknown."""
+        known = self.classes or network.class_names
+        return list(known) if len(known) == network.classes else [str(k) for k in range(network.classes)]
+
 
 def anything(network: Any) -> None:
     """The default ``fits``: every network of the class can be written."""

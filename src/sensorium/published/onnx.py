@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ class _Features(nn.Module):
 class _Classified(nn.Module):
     """Pictures in 0..1 [B, 3, S, S] -> logits and probabilities [B, K]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: Any, how: Preparation) -> None:
         super().__init__()
         mean, std = how.normalization or network.normalization or HALF
@@ -50,9 +53,8 @@ class _Classified(nn.Module):
 
 def _about(network: Any, how: Preparation, side: int) -> dict[str, str]:
     """The metadata of a classifier's file."""
-    names = how.classes if len(how.classes) == network.classes else [str(k) for k in range(network.classes)]
     return {
-        "classes": json.dumps(list(names), ensure_ascii=False),
+        "classes": json.dumps(how.names(network), ensure_ascii=False),
         "image_size": str(side),
         "input": f"images: float32 [batch, 3, {side}, {side}], RGB, 0..1; normalized in the graph",
         "resize": "the shorter side to image_size, bilinear and antialiased; then the central square",
@@ -67,14 +69,15 @@ def write_onnx(network: Any, out: Path, how: Preparation) -> Path:
     probabilities at the temperature; the names of the classes, S and the resizing are in the metadata.
     """
     sorts = isinstance(network, Classifier)
-    if not sorts and not isinstance(network, Encoder):
+    if not (sorts or isinstance(network, Encoder)):
         raise SensoriumError(f"{type(network).__name__} isn't an encoder of images, which --to onnx needs.")
     if name := missing():
         raise SensoriumError(f"--to onnx needs the package '{name}': pip install 'sensorium[export]'")
     path = out if out.suffix == ".onnx" else out / "model.onnx"
     side = how.image_size or network.image_size or getattr(network, "backbone", network).image_size or 224
     side = side if isinstance(side, int) else side[0]
-    modes = {part: part.training for part in network.modules()}
+    modules: list[nn.Module] = list(cast(nn.Module, network).modules())
+    modes = {part: part.training for part in modules}
     try:
         made = torch.onnx.export(
             (_Classified(network, how) if sorts else _Features(network)).eval(), (torch.zeros(2, 3, side, side),),

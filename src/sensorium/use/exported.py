@@ -87,7 +87,7 @@ def _hf(path: Path) -> Logits:
 
 def _timm(path: Path) -> Logits:
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     about = resolve_model_data_config(model)

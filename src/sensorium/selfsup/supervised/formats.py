@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats import resnet, vit
 from sensorium.networks.resnet import ResNet
@@ -38,16 +40,16 @@ def _inside(theirs: str, table: Sequence[Entry], head: str) -> tuple[Entry, ...]
     """A backbone's table as part of a classifier's."""
 
     def nested(change: Change) -> Change:
-        return Change(lambda x, net: change.ours(x, net.backbone), lambda x, net: change.theirs(x, net.backbone))
+        def ours(tensor: Tensor, method: Any) -> Tensor:
+            return change.ours(tensor, method.backbone)
+
+        def theirs(tensor: Tensor, method: Any) -> Tensor:
+            return change.theirs(tensor, method.backbone)
+
+        return Change(ours, theirs)
 
     inner = tuple(replace(entry, change=nested(entry.change)) for entry in table)
     return (Entry("head.{kind}", f"{head}.{{kind}}"), *under("backbone.", theirs, inner))
-
-
-def names_of(network: Supervised, how: Preparation) -> list[str]:
-    """Names of the classes; their numbers where they are unknown."""
-    known = len(how.classes) == network.classes
-    return list(how.classes) if known else [str(k) for k in range(network.classes)]
 
 
 def _prepared(network: Supervised, how: Preparation) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _own_config(method: Supervised) -> dict[str, Any]:
 
 
 def _own_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
-    about = {"class_names": names_of(method, how), "temperature": how.temperature}
+    about = {"class_names": how.names(method), "temperature": how.temperature}
     return {"preprocessor_config.json": _prepared(method, how), "config.json": _own_config(method) | about}
 
 
@@ -150,7 +152,7 @@ def _hf_vit_fits(method: Supervised) -> None:
 
 def _hf_beside(config: Callable[[Any], dict[str, Any]], architecture: str) -> Callable[..., dict[str, dict[str, Any]]]:
     def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
-        names = names_of(method, how)
+        names = how.names(method)
         labels = {
             "architectures": [architecture], "id2label": {str(k): name for k, name in enumerate(names)},
             "label2id": {name: k for k, name in enumerate(names)}, "problem_type": "single_label_classification",
@@ -189,7 +191,7 @@ HF_RESNET = _written(
 
 def _timm_beside(config: Callable[[Any], dict[str, Any]], head: str) -> Callable[..., dict[str, dict[str, Any]]]:
     def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
-        told, names = config(method.backbone), names_of(method, how)
+        told, names = config(method.backbone), how.names(method)
         files = vit.timm_beside(method, how, told)
         seen = files["config.json"]["pretrained_cfg"] | {
             "num_classes": method.classes, "label_names": names, "classifier": head,
@@ -235,7 +237,7 @@ def _torchvision_beside(method: Supervised, how: Preparation) -> dict[str, dict[
     n, seen = resnet.resnet_numbers(method.backbone), _prepared(method, how)
     about = {
         "block": "Bottleneck" if n["bottleneck"] else "BasicBlock", "layers": list(n["layers"]),
-        "classes": names_of(method, how), "image_size": seen["size"]["shortest_edge"], "mean": seen["image_mean"],
+        "classes": how.names(method), "image_size": seen["size"]["shortest_edge"], "mean": seen["image_mean"],
         "std": seen["image_std"], "resize": "shorter side, bilinear, antialiased; then the central square",
         "temperature": how.temperature, "example": _EXAMPLE,
     }  # fmt: skip
