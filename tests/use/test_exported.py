@@ -249,7 +249,7 @@ class Doubled(nn.Module, HasBackbone, Encoder, Classifier):
 def test_a_head_that_no_format_knows_is_not_dropped(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     assert exportable(Doubled()) == ("onnx",)
-    with pytest.raises(SensoriumError, match=r"Doubled has no format 'hf'. Use --to onnx"):
+    with pytest.raises(SensoriumError, match=r"Doubled on ViT has no format 'hf'. Use --to onnx"):
         export_network(Doubled(), "hf", tmp_path / "x")
 
 

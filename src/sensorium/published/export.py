@@ -69,7 +69,8 @@ def _written(chain: list[nn.Module], to: str, recipe: str) -> tuple[Format, Any]
     """The format called ``to`` that holds the network or the first part of it, and that part."""
     if found := _first(chain, to):
         return found
-    name = type(chain[0] if isinstance(chain[0], Classifier) else chain[-1]).__name__
+    sorts = isinstance(chain[0], Classifier)
+    name = " on ".join(type(one).__name__ for one in (chain[:2] if sorts else chain[-1:]))
     raise SensoriumError(f"{name} has no format '{to}'. {_way(exportable(chain[0], recipe))}")
 
 

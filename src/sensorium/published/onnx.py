@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -78,6 +79,7 @@ def write_onnx(network: Any, out: Path, how: Preparation) -> Path:
     side = side if isinstance(side, int) else side[0]
     modules: list[nn.Module] = list(cast(nn.Module, network).modules())
     modes = {part: part.training for part in modules}
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of constants that it does not fold
     try:
         made = torch.onnx.export(
             (_Classified(network, how) if sorts else _Features(network)).eval(), (torch.zeros(2, 3, side, side),),

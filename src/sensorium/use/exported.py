@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def _tested(run: Run) -> tuple[Pixels, np.ndarray, Tensor]:
     known = np.zeros(0, np.int64) if test is None else np.flatnonzero(labels_of(test) >= 0)
     if test is None or not len(known):
         raise SensoriumError("the run's data have no labeled test images.")
-    return test, known, torch.from_numpy(labels_of(test)[known])
+    on = run.situation  # new pictures are normalized by the training set's statistics, and so is every export
+    return replace(test, mean=on.mean, std=on.std), known, torch.from_numpy(labels_of(test)[known])
 
 
 def opened(to: str, path: Path) -> Logits:
