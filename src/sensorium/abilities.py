@@ -149,9 +149,10 @@ class Reconstructor(ABC):
 
 
 class Classifier(SeesImages, ABC):
-    """Classifies images into ``classes`` classes."""
+    """Classifies images into ``classes`` classes. ``class_names``: of the labels, () if unknown."""
 
     classes: int
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
 from sensorium.parts.moe.layer import MoE
-from sensorium.published.registry import formats, held
+from sensorium.published.registry import held, writers
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe, roles
@@ -88,7 +88,8 @@ MULTIPLES = {"vqgan": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too.
 EXPORTED: dict[str, dict[str, Any]] = {
-    **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr", "supervised")},
+    **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr")},
+    "supervised": {"backbone": "resnet-18"},
     "detr": {"backbone": "resnet-18"},
     "fcos": {"backbone": "resnet-18", "width": 32, "convs": 4},
 }
@@ -454,7 +455,9 @@ def finished(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             data, folder = usual(name), tmp_path_factory.mktemp(name)
             sort = find(name).data
             on = kind(sort).situate(prepared[data])
-            on = replace(on, image_size=96) if sort == "boxes" else on  # stems of larger pictures
+            on = (
+                replace(on, image_size=96) if sort == "boxes" or name == "supervised" else on
+            )  # stems of larger pictures
             given = given_to(name, on) | EXPORTED.get(name, {})
             torch.manual_seed(0)
             write_run(name, resolve(name)(on, batch_size=BATCH, **given), on, folder)
@@ -492,7 +495,7 @@ def test_what_can_be_exported_is_said(system: Any, finished: Callable[[str], Run
 
 def writable(*networks: Any) -> set[str]:
     """Of what ``export --to`` knows, the formats that hold one of ``networks``."""
-    return {form.to for form in formats() for one in networks if form.to in FORMATS and held(form, one) is not None}
+    return {form.to for form in writers() for one in networks if form.to in FORMATS and held(form, one) is not None}
 
 
 @pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)

@@ -39,6 +39,7 @@ from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
+from sensorium.selfsup.supervised.method import Supervised
 from sensorium.streaming.oadtr.method import OadTR
 
 TEXT = (17, 5, 64, 1, 1)
@@ -77,6 +78,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True),
     "torchvision and timm ResNet": lambda: ResNet((2, 1, 1, 1), (8, 16, 8, 16), stem_width=64),
     "Sensorium ResNet": lambda: ResNet((1, 1), 8, stem="patch", patch=2),
+    "Sensorium classifier": lambda: Supervised(ResNet((1, 1), 8, stem="small"), 3),
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
     "authors' MAE": mae,

@@ -247,19 +247,30 @@ def export(
     *,
     to: Literal["safetensors", "hf", "timm", "onnx", "torchvision"] = "safetensors",
     out: Path | None = None,
+    score: bool = True,
 ) -> None:
     """Export the trained network for Sensorium, Hugging Face transformers, timm, torchvision or an ONNX runtime.
 
     Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
 
+    A classifier goes with its head, class names and normalization. That library opens it again, if it is installed, and
+    its accuracy on the run's test images is printed beside the run's.
+
     Args:
         run: folder of a run, or a checkpoint.
         to: the format.
         out: folder or file to write; in the run's folder by default.
+        score: score an exported classifier again.
     """
     from sensorium.use import export as write
+    from sensorium.use import load
+    from sensorium.use.exported import score as score_again
 
-    console.print(f"wrote {write(run, to, out)}")
+    thing = load(run)
+    path = write(thing, to, out)
+    console.print(f"wrote {path}")
+    if score and (line := score_again(thing, to, path, progress=True)):
+        console.print(line)
 
 
 COMMANDS = {

@@ -35,7 +35,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked, Judgement, Score, Trained
 from sensorium.method import Method
 
-VERSION = 2
+VERSION = 3
 HINT = "delete the file and evaluate the run again"
 FILE, OUTCOMES, BESIDE = "evaluation.json", "outcomes.npz", "evaluated"
 

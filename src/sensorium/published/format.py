@@ -117,10 +117,18 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them."""
+    """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them. Of a
+    classifier also the names of its ``classes``, and the ``temperature`` that divides its logits."""
 
     normalization: Statistics | None = None
     image_size: int | None = None
+    classes: tuple[str, ...] = ()
+    temperature: float = 1.0
+
+    def names(self, network: Any) -> list[str]:
+        """Names of a classifier's classes; their numbers where they are unknown."""
+        known = self.classes or network.class_names
+        return list(known) if len(known) == network.classes else [str(k) for k in range(network.classes)]
 
 
 def anything(network: Any) -> None:

@@ -22,6 +22,16 @@ def formats() -> tuple[Format, ...]:
     return tuple(form for name in sorted(names) for form in import_module(name).FORMATS)
 
 
+@lru_cache(maxsize=1)
+def writers() -> tuple[Format, ...]:
+    """Every format that can be written: also the ``EXPORTS`` of each system, whose files other formats read."""
+    found = list(formats())
+    for system in systems():
+        name = f"sensorium.{system.family}.{system.name}.formats"
+        found += vars(import_module(name)).get("EXPORTS", ()) if find_spec(name) else ()
+    return tuple(found)
+
+
 def held(form: Format, network: Any) -> Any:
     """The part of ``network`` that a format holds; None if it holds none of it."""
     if form.of is not None:

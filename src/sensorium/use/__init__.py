@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ClassConditional, Encoder, Generator, IterativeGenerator, LanguageModel, SeesImages
+from sensorium.abilities import (
+    ClassConditional,
+    Classifier,
+    Encoder,
+    Generator,
+    IterativeGenerator,
+    LanguageModel,
+    SeesImages,
+)
 from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.words import counted
@@ -50,7 +58,10 @@ def load(path: str | Path, *, trust: str = "") -> Any:
 
 
 def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
-    """Export the backbone of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written."""
+    """Export the network of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written.
+
+    A classifier goes with its head, the names of its classes and its normalization.
+    """
     from sensorium.published import export as export_network
     from sensorium.published import exportable
 
@@ -72,7 +83,12 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
         if not isinstance(s, Situation):
             return export_network(thing.method, to, target, recipe=recipe)
-        path = export_network(thing.method, to, target, recipe=recipe, mean=s.mean, std=s.std, image_size=s.image_size)
+        how: dict[str, Any] = {"mean": s.mean, "std": s.std, "image_size": s.image_size, "classes": s.classes}
+        if isinstance(thing.method, Classifier):
+            from sensorium.judge.classes import temperature_of
+
+            how["temperature"] = temperature_of(thing.folder) or 1.0
+        path = export_network(thing.method, to, target, recipe=recipe, **how)
         _take_along(thing, to, path)
         return path
     if out is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         train = cache(opened.train, size, source.cache, progress=advance)
     with bar("decoding the test set", progress) as advance:
         test = None if held is None else cache(held, size, source.cache, progress=advance)
+    if test is not None:  # pictures are seen alike, whatever they are judged among
+        test = replace(test, mean=train.mean, std=train.std)
     if progress:
         beside = "" if test is None else f" and {counted(len(test), 'test image')}"
         tell(

@@ -150,7 +150,8 @@ def _timm_fits(net: ResNet) -> None:
             raise SensoriumError(f"timm's ResNet has {said}.")
 
 
-def _timm_config(net: ResNet) -> dict[str, Any]:
+def timm_config(net: ResNet) -> dict[str, Any]:
+    """timm's configuration of a ResNet without a head."""
     n = resnet_numbers(net)
     name = "resnet50" if n["bottleneck"] else "resnet18"  # names that timm knows, overridden by the arguments
     arguments = {"layers": n["layers"], "channels": n["width"], "num_classes": 0}
@@ -167,8 +168,8 @@ TIMM = Format(
     normalization=IMAGENET,
     to="timm",
     fits=_timm_fits,
-    config=_timm_config,
-    beside=lambda net, how: timm_beside(net, how, _timm_config(net)),
+    config=timm_config,
+    beside=lambda net, how: timm_beside(net, how, timm_config(net)),
 )
 
 

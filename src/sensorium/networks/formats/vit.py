@@ -243,7 +243,8 @@ def timm_prepared(source: Source) -> Mapping[str, Tensor]:
     return state | {"pos_embed": torch.cat([first, patches], 1)}
 
 
-def _timm_config(vit: ViT) -> dict[str, Any]:
+def timm_config(vit: ViT) -> dict[str, Any]:
+    """timm's configuration of a ViT without a head."""
     n, mean = vit_numbers(vit), vit.pool == "mean"
     arguments = {
         "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],
@@ -265,7 +266,7 @@ def _timm_fits(vit: ViT) -> None:
 
 
 def _timm_beside(vit: ViT, how: Preparation) -> dict[str, dict[str, Any]]:
-    return timm_beside(vit, how, _timm_config(vit))
+    return timm_beside(vit, how, timm_config(vit))
 
 
 def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -294,7 +295,7 @@ TIMM = Format(
     normalization=IMAGENET,
     to="timm",
     fits=_timm_fits,
-    config=_timm_config,
+    config=timm_config,
     beside=_timm_beside,
 )
 

@@ -6,6 +6,7 @@ SYSTEM = System(
     short="Supervised",
     needs="Encoder",
     abilities=("Encoder", "Classifier"),
+    exports=("safetensors", "hf", "timm", "torchvision", "onnx"),
     parity="torch cross_entropy (tests/selfsup/test_supervised.py)",
     labels=True,
     starter=True,

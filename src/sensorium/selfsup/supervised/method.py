@@ -30,8 +30,8 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
     def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0):
         super().__init__()
         require(backbone, Encoder, by="Supervised", choices="a ViT or a ResNet")
-        self.backbone = backbone
-        self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
+        self.backbone: Any = backbone
+        self.dim: int = self.backbone.dim
         self.classes = classes
         self.head = nn.Linear(self.dim, classes)
         self.label_smoothing = label_smoothing

@@ -1,0 +1,253 @@
+"""Formats of a classifier, a backbone with a linear head: ours; and Hugging Face's, timm's and torchvision's, which are
+only written (their files are read as backbones).
+
+The preparation of pictures is written in each library's words: the shorter side is resized to the image size (bilinear,
+antialiased), and the central square is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from sensorium.errors import SensoriumError
+from sensorium.networks.formats import resnet, vit
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
+from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
+from sensorium.published.source import Source
+from sensorium.selfsup.supervised.method import Supervised
+
+KIND = "sensorium_classifier"
+_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN}
+_FITTING = "A run with --backbone vit-micro can be exported so."
+
+
+def _with(network: type) -> Callable[[Any], Any]:
+    """``of`` of a format for classifiers with such a backbone, whose logits are no more than head(features)."""
+
+    def of(method: Any) -> Any:
+        plain = isinstance(method, Supervised) and type(method).logits is Supervised.logits
+        return method if plain and isinstance(method.backbone, network) else None
+
+    return of
+
+
+def _inside(theirs: str, table: Sequence[Entry], head: str) -> tuple[Entry, ...]:
+    """A backbone's table as part of a classifier's."""
+
+    def nested(change: Change) -> Change:
+        def ours(tensor: Tensor, method: Any) -> Tensor:
+            return change.ours(tensor, method.backbone)
+
+        def theirs(tensor: Tensor, method: Any) -> Tensor:
+            return change.theirs(tensor, method.backbone)
+
+        return Change(ours, theirs)
+
+    inner = tuple(replace(entry, change=nested(entry.change)) for entry in table)
+    return (Entry("head.{kind}", f"{head}.{{kind}}"), *under("backbone.", theirs, inner))
+
+
+def _prepared(network: Supervised, how: Preparation) -> dict[str, Any]:
+    """transformers' preprocessor_config.json: the shorter side resized, the central square."""
+    squashed = vit.processor(network, how)["preprocessor_config.json"]
+    size = squashed["size"]
+    more = {
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": min(size.values())}, "crop_size": size,
+        "do_center_crop": True, "do_convert_rgb": True, "resample": 2, "rescale_factor": 1 / 255,
+    }  # fmt: skip
+    return squashed | more
+
+
+# --- ours ---
+
+
+def _network(method: Supervised) -> str:
+    return "vit" if isinstance(method.backbone, ViT) else "resnet"
+
+
+def _own_config(method: Supervised) -> dict[str, Any]:
+    name = _network(method)
+    told = _NETWORKS[name].config
+    assert told is not None
+    return {"model_type": KIND, "backbone": name, "numbers": told(method.backbone)["numbers"]}
+
+
+def _own_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+    about = {"class_names": how.names(method), "temperature": how.temperature}
+    return {"preprocessor_config.json": _prepared(method, how), "config.json": _own_config(method) | about}
+
+
+def _own_numbers(source: Source) -> dict[str, Any]:
+    name = source.word("backbone", tuple(_NETWORKS))
+    state = {key.removeprefix("backbone."): t for key, t in source.state.items() if key.startswith("backbone.")}
+    numbers = _NETWORKS[name].numbers(replace(source, state=state))
+    return {"network": name, "numbers": numbers, "classes": source.shape("head.weight", 2)[0]}
+
+
+def _build(network: str, numbers: dict[str, Any], classes: int) -> Supervised:
+    return Supervised(_NETWORKS[network].network(**numbers), classes)
+
+
+def _settle(method: Supervised, source: Source) -> None:
+    method.backbone.normalization = method.normalization
+    found = source.config.get("class_names", [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise SensoriumError(f"{source.told}: class_names should be a list of texts.")
+    if found:
+        source.agree(len(found), method.classes, "class_names")
+    method.class_names = tuple(found)
+
+
+def _either(method: Any) -> Any:
+    return _with(ResNet)(method) or _with(ViT)(method)
+
+
+OWN = Format(
+    name="Sensorium classifier",
+    network=Supervised,
+    kinds=(KIND,),
+    keys=(r"head\.weight", r"backbone\..+"),
+    table=(
+        Entry("{rest}.num_batches_tracked", "{rest}.num_batches_tracked", otherwise=zero),
+        Entry("{rest}", "{rest}"),
+    ),
+    numbers=_own_numbers,
+    build=_build,
+    settle=_settle,
+    normalization=HALF,
+    to="safetensors",
+    of=_either,
+    config=_own_config,
+    beside=_own_beside,
+)
+
+# --- Hugging Face ---
+
+
+def _fitting(form: Format) -> Callable[[Any], None]:
+    """``fits`` of a classifier: that of its backbone; the refusal of a stem says which network has none."""
+
+    def fits(method: Supervised) -> None:
+        try:
+            form.fits(method.backbone)
+        except SensoriumError as error:
+            way = f" {_FITTING}" if isinstance(method.backbone, ResNet) else ""
+            raise SensoriumError(f"{error}{way}") from None
+
+    return fits
+
+
+def _hf_vit_fits(method: Supervised) -> None:
+    _fitting(vit.HF)(method)
+    if method.backbone.pool != "cls":
+        raise SensoriumError(
+            "Hugging Face's ViT classifies by its class token; this network by the mean of its patches."
+        )
+
+
+def _hf_beside(config: Callable[[Any], dict[str, Any]], architecture: str) -> Callable[..., dict[str, dict[str, Any]]]:
+    def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+        names = how.names(method)
+        labels = {
+            "architectures": [architecture], "id2label": {str(k): name for k, name in enumerate(names)},
+            "label2id": {name: k for k, name in enumerate(names)}, "problem_type": "single_label_classification",
+        }  # fmt: skip
+        told = {key: value for key, value in config(method.backbone).items() if not key.startswith("sensorium")}
+        return {"config.json": told | labels, "preprocessor_config.json": _prepared(method, how)}
+
+    return beside
+
+
+def _written(form: Format, name: str, network: type, prefix: str, head: str, **how: Any) -> Format:
+    """A format of classifiers, made of that of their backbones."""
+    table = _inside(prefix, form.table, head)
+    return Format(
+        name=name,
+        network=Supervised,
+        keys=form.keys,
+        numbers=form.numbers,
+        table=table,
+        of=_with(network),
+        **({"fits": _fitting(form), "to": form.to, "config": lambda method: {}} | how),
+    )
+
+
+HF_VIT = _written(
+    vit.HF, "Hugging Face ViTForImageClassification", ViT, "vit.", "classifier",
+    fits=_hf_vit_fits, beside=_hf_beside(vit.hf_config, "ViTForImageClassification"),
+)  # fmt: skip
+HF_RESNET = _written(
+    resnet.HF, "Hugging Face ResNetForImageClassification", ResNet, "resnet.", "classifier.1",
+    beside=_hf_beside(resnet.hf_config, "ResNetForImageClassification"),
+)  # fmt: skip
+
+# --- timm ---
+
+
+def _timm_beside(config: Callable[[Any], dict[str, Any]], head: str) -> Callable[..., dict[str, dict[str, Any]]]:
+    def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+        told, names = config(method.backbone), how.names(method)
+        files = vit.timm_beside(method, how, told)
+        seen = files["config.json"]["pretrained_cfg"] | {
+            "num_classes": method.classes, "label_names": names, "classifier": head,
+            "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear",
+        }  # fmt: skip
+        own = {"num_classes": method.classes, "label_names": names, "pretrained_cfg": seen}
+        own["model_args"] = told["model_args"] | {"num_classes": method.classes}
+        return {"config.json": told | own, "preprocessor_config.json": _prepared(method, how)}
+
+    return beside
+
+
+TIMM_VIT = _written(vit.TIMM, "timm ViT classifier", ViT, "", "head", beside=_timm_beside(vit.timm_config, "head"))
+TIMM_RESNET = _written(
+    resnet.TIMM, "timm ResNet classifier", ResNet, "", "fc", beside=_timm_beside(resnet.timm_config, "fc")
+)  # fmt: skip
+
+# --- torchvision ---
+
+_EXAMPLE = (
+    "import json, torch, torchvision; about = json.load(open('resnet.json')); "
+    "block = getattr(torchvision.models.resnet, about['block']); "
+    "model = torchvision.models.ResNet(block, about['layers'], num_classes=len(about['classes'])).eval(); "
+    "model.load_state_dict(torch.load('resnet.pth', weights_only=True)); "
+    "logits = model(torchvision.transforms.Normalize(about['mean'], about['std'])(pictures))"
+    "  # [B, 3, image_size, image_size], 0..1"
+)
+
+
+def _torchvision_fits(method: Supervised) -> None:
+    n = resnet.resnet_numbers(method.backbone)
+    for wrong, said in (
+        (n["stem"] != "imagenet", f"a 7x7 stem, this network the '{n['stem']}' one for small pictures"),
+        (len(n["layers"]) != 4, f"four stages, this network {len(n['layers'])}"),
+        (tuple(n["width"]) != (64, 128, 256, 512) or n["stem_width"] != 64, "64 to 512 channels, this network others"),
+        (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
+    ):
+        if wrong:
+            raise SensoriumError(f"torchvision's ResNet has {said}.")
+
+
+def _torchvision_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+    n, seen = resnet.resnet_numbers(method.backbone), _prepared(method, how)
+    about = {
+        "block": "Bottleneck" if n["bottleneck"] else "BasicBlock", "layers": list(n["layers"]),
+        "classes": how.names(method), "image_size": seen["size"]["shortest_edge"], "mean": seen["image_mean"],
+        "std": seen["image_std"], "resize": "shorter side, bilinear, antialiased; then the central square",
+        "temperature": how.temperature, "example": _EXAMPLE,
+    }  # fmt: skip
+    return {"{stem}.json": about}
+
+
+TORCHVISION = _written(
+    resnet.TIMM, "torchvision ResNet classifier", ResNet, "", "fc", to="torchvision", fits=_torchvision_fits,
+    config=None, beside=_torchvision_beside, file="resnet.pth",
+)  # fmt: skip
+
+FORMATS: tuple[Format, ...] = (OWN,)
+EXPORTS: tuple[Format, ...] = (HF_VIT, HF_RESNET, TIMM_VIT, TIMM_RESNET, TORCHVISION)
