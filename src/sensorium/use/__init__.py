@@ -65,9 +65,8 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
                 else f"its weights are in {thing.folder}/model.safetensors"
             )
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
-        if not isinstance(s, Situation):
-            return export_network(thing.method, to, target)
-        path = export_network(thing.method, to, target, mean=s.mean, std=s.std, image_size=s.image_size)
+        seen = {"mean": s.mean, "std": s.std, "image_size": s.image_size} if isinstance(s, Situation) else {}
+        path = export_network(thing.method, to, target, **seen)
         _take_along(thing, to, path)
         return path
     if out is None:
@@ -83,7 +82,7 @@ def _take_along(run: Run, to: str, out: Path) -> None:
     system = find(recipe)
     name = f"sensorium.{system.family}.{system.name}.formats"
     if find_spec(name) and (write := vars(import_module(name)).get("take_along")):
-        write(run.folder, run.situation.context, to, out)
+        write(run, to, out)
 
 
 def generate(
