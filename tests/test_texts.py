@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,16 +100,22 @@ def test_transformers_writes_the_same_text(trained: Path, prompt: str, tmp_path:
     assert len(ours) > 3 or not prompt
 
 
-def test_the_boundary_ends_a_text_in_transformers_too(tmp_path: Path, command: Command) -> None:
-    """Documents of one word: both stop after it."""
-    data = tmp_path / "words.jsonl"
-    data.write_text("".join(json.dumps({"text": word}) + "\n" for word in ["abcd efgh"] * 200))
-    sensorium.train("causal_lm", str(data), budget="80steps", out=tmp_path / "lm", progress=False, width=32, depth=1, heads=2,
-                    length=16, batch_size=8, experts=2)  # fmt: skip
-    assert command("export", str(tmp_path / "lm"), "--to", "hf", "--out", str(tmp_path / "hf"))[0] == 0
-    said = pipeline("text-generation", str(tmp_path / "hf"))("abcd", max_new_tokens=12, do_sample=False)
-    ours = "".join(generate(tmp_path / "lm", "abcd", most=12, temperature=0, top_k=None, seed=0))
-    assert said[0]["generated_text"] == "abcd" + ours == "abcd efgh"
+def test_the_boundary_ends_a_text_in_transformers_too(book: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "length": 16, "experts": 2, "tied": False}
+    run = sensorium.train("causal_lm", str(book), budget="2steps", out=tmp_path / "lm", progress=False, **small)
+    method: Any = run.method
+    row = torch.tensor([[256, *b"The cat"]])
+    seen: list[Tensor] = []
+    hook = method.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert int(method.logits(row)[0, -1].argmax()) != 256
+    hook.remove()
+    with torch.no_grad():
+        method.head.weight[256] = 100 * seen[0][0, -1]
+    assert int(method.logits(row)[0, -1].argmax()) == 256
+    sensorium.export(run, "hf", tmp_path / "hf")
+    said = pipeline("text-generation", str(tmp_path / "hf"))("The cat", max_new_tokens=8, do_sample=False)
+    assert said[0]["generated_text"] == "The cat"
+    assert "".join(generate(run, "The cat", most=8, temperature=0, top_k=None, seed=0)) == ""
 
 
 def test_a_token_may_end_within_a_character(book: Path) -> None:
