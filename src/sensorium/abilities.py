@@ -176,12 +176,14 @@ class Detector(SeesImages, ABC):
     """Detects objects of ``classes`` classes.
 
     ``class_names``: of the labels, () if unknown. ``sides``: images are resized so that the shorter side has
-    ``sides[0]`` pixels, unless the longer one would exceed ``sides[1]``.
+    ``sides[0]`` pixels, unless the longer one would exceed ``sides[1]``. ``divisor``: they are padded, right and below,
+    to multiples of it; a detector trained here sees squares of this side.
     """
 
     classes: int
     class_names: tuple[str, ...] = ()
     sides: tuple[int, int] = (800, 1333)
+    divisor: int = 32
     normalization: Statistics | None = IMAGENET
 
     @abstractmethod

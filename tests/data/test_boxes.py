@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sensorium.base.draw import Draw
-from sensorium.data.augment.boxes import BoxView, collate, plain_box_views, to_original, train_box_views, without_crowd
+from sensorium.data.augment.boxes import BoxView, collate, to_original, train_box_views, without_crowd
 from sensorium.data.boxes.masks import drawn, outline_of
 from sensorium.data.boxes.open import open_boxes
 from sensorium.data.boxes.yolo_lines import ordinary, row_of
@@ -496,16 +496,17 @@ def test_crops_drop_what_is_hidden_and_keep_what_is_empty() -> None:
 
 def test_batches_are_padded_and_found_boxes_return() -> None:
     samples = [painted(60, 90, [(10, 20, 40, 50)]), painted(50, 30, []), painted(90, 90, [(0, 0, 90, 90)])]
-    views = plain_box_views((0.5, 0.5, 0.5), (0.25, 0.5, 0.5), 64)
-    batch = views(samples, None)
-    assert batch["image"].shape == (3, 3, 64, 64)
+    view = BoxView(64)
+    seen = [view(sample, [0.5] * 11) for sample in samples]
+    batch = collate(seen, (0.5, 0.5, 0.5), (0.25, 0.5, 0.5), divisor=96)
+    assert batch["image"].shape == (3, 3, 96, 96)
     assert batch["sizes"].tolist() == [[43, 64], [64, 38], [64, 64]]
     assert batch["original"].tolist() == [[60, 90], [50, 30], [90, 90]]
     assert batch["id"] == [7, 7, 7]
     assert batch["image"][0, :, 43:].eq(0).all()
     assert batch["image"][1, :, :, 38:].eq(0).all()
-    assert batch["image"][2, 0].eq(2).all()
-    assert batch["image"][2, 1].eq(-1).all()
+    assert batch["image"][2, 0, :64, :64].eq(2).all()
+    assert batch["image"][2, 1, :64, :64].eq(-1).all()
     found = [{"boxes": b, "scores": torch.ones(len(b)), "labels": torch.zeros(len(b)).long()} for b in batch["boxes"]]
     for result, sample in zip(to_original(found, batch), samples, strict=True):
         torch.testing.assert_close(result["boxes"], sample["boxes"], atol=1e-4, rtol=0)

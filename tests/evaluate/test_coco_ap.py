@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.data.augment.boxes import plain_box_views
+from sensorium.data.boxes.cache import cache_boxes
 from sensorium.data.boxes.open import open_boxes
+from sensorium.data.boxes.seen import Sight
 from sensorium.errors import SensoriumError
-from sensorium.judge.coco_ap import coco_ap, judge_boxes, misses
+from sensorium.judge.coco_ap import coco_ap, detect_all, misses
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -180,11 +181,17 @@ def test_a_detector_from_files_to_scores(tmp_path) -> None:
     opened = open_boxes(tmp_path)
     broken = tmp_path / opened.train.names[1]
     net = Seer().train()
-    got = judge_boxes(net, opened.train, plain_box_views((0.0,) * 3, (1.0,) * 3, 200), batch_size=3)
+    sight = Sight((0.0,) * 3, (1.0,) * 3, (200, 200), 224)
+    part = cache_boxes(opened.train, 200, tmp_path / "cache")
+    found, truth, indices = detect_all(net, part, sight, batch_size=3)
+    assert indices == [0, 1, 2, 3]
+    got = coco_ap(found, truth, opened.train.classes)
     assert got["ap50"] == 1.0
     assert got["ap"] > 0.8
-    assert (got["images"], got["unreadable"], got["misses"]) == (4, 0, [])
+    assert (got["images"], misses(found, truth)) == (4, [])
     assert net.training
     broken.write_bytes(broken.read_bytes()[:90])
-    got = judge_boxes(net, opened.train, plain_box_views((0.0,) * 3, (1.0,) * 3, 200))
-    assert (got["images"], got["unreadable"], got["ap50"]) == (3, 1, 1.0)
+    part = cache_boxes(opened.train, 200, tmp_path / "second")
+    found, truth, _ = detect_all(net, part, sight)
+    assert len(part.pixels.skipped) == 1
+    assert (len(found), coco_ap(found, truth, opened.train.classes)["ap50"]) == (3, 1.0)

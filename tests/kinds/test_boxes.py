@@ -31,6 +31,7 @@ from sensorium.judge.coco_ap import coco_ap
 from sensorium.judge.evaluator import read_judgement
 from sensorium.judge.score import lines
 from sensorium.method import Progress
+from sensorium.recipe.boxes import sight_of
 from sensorium.runs import check as box_check
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
@@ -92,7 +93,7 @@ def test_squares_keep_boxes_on_their_objects(ready: boxes.Prepared) -> None:
             assert inside[label].min() > 150
         torch.testing.assert_close(sample["boxes"], box_check.in_view(part, i)["boxes"], atol=1e-3, rtol=0)
         # The truth through a judging view's batch comes back where it was.
-        batch = judged.plain_views(_Anything(), part)([box_check.in_view(part, i)], None)
+        batch = sight_of(_Anything(), part).batch([box_check.in_view(part, i)])
         factor = (batch["original"] / batch["sizes"]).flip(1).repeat(1, 2)
         torch.testing.assert_close(batch["boxes"][0] * factor, part.truth.truth(i)["boxes"], atol=1e-3, rtol=0)
 
@@ -123,7 +124,7 @@ class Seer(torch.nn.Module, HasBackbone, Detector):
 
 
 def test_who_sees_everything_is_judged_so(ready: boxes.Prepared) -> None:
-    found, truth, indices = judged.detections(Seer(), ready.train, device="cpu")
+    found, truth, indices = judged.detections(Seer(), ready.train, sight_of(Seer(), ready.train), device="cpu")
     assert indices == list(range(12))
     assert coco_ap(found, truth, ready.train.classes)["ap50"] == 1.0
     assert judged.online(Seer(), ready)["ap50"] == 1.0
@@ -270,7 +271,7 @@ def test_a_vit_sees_squares(ready: boxes.Prepared) -> None:
     batch = made.views(ready.train.take(rows), Draw.seeded(0, 0, 3))
     assert batch["image"].shape == (3, 3, 64, 64)
     assert torch.isfinite(made.method(batch)["loss"])
-    assert len(judged.detections(made.method, ready.train, device="cpu")[0]) == 12
+    assert len(judged.detections(made.method, ready.train, sight_of(made.method, ready.train), device="cpu")[0]) == 12
 
 
 def test_what_cannot_be_learnt_is_counted() -> None:

@@ -20,9 +20,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import sensorium
 from sensorium.abilities import Detector, HasBackbone
+from sensorium.data.boxes.seen import Sight
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
-from sensorium.use.detect import Finder, open_finder, pictures_of
+from sensorium.use.detect import Finder, open_finder
+from sensorium.use.found import pictures_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -87,7 +89,7 @@ class Seer(torch.nn.Module, HasBackbone, Detector):
 def test_boxes_come_back_in_the_pixels_of_the_picture(sides: tuple[int, int]) -> None:
     image = torch.zeros(3, 70, 200, dtype=torch.uint8)
     image[0, 20:50, 90:160] = 250
-    finder = Finder(Seer(), CLASSES, (0.0,) * 3, (1.0,) * 3, sides, 1)
+    finder = Finder(Seer(), CLASSES, Sight((0.0,) * 3, (1.0,) * 3, sides, 32), 1)
     found = finder.find(image)
     torch.testing.assert_close(found["boxes"], torch.tensor([[90.0, 20, 160, 50]]), atol=200 / min(sides), rtol=0)
 
@@ -111,7 +113,7 @@ def test_pictures_are_drawn_and_written_and_broken_ones_named(
     assert Image.open(out / "a.png").size == (100, 70)
     rows = json.loads((out / "detections.json").read_text())
     assert rows
-    assert {row["file_name"] for row in rows} <= {"a.png", "a.jpg"}
+    assert {row["file_name"] for row in rows} <= {"a.png", "more/a.jpg"}
     for row in rows:
         x, y, w, h = row["bbox"]
         wide, high = (100, 70) if row["image_id"] == 1 else (64, 96)
@@ -139,7 +141,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
         ((run,), "give pictures"),
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
-        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 pictures can be read"),
+        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 picture can be read"),
         ((run, picture, "--threshold", "30"), "from 0 to 1"),
         ((run, picture, "--out", picture), "this is a file"),
     ):
@@ -168,7 +170,7 @@ def test_detr_goes_to_hugging_face_and_comes_back(runs: Path, data: Path, tmp_pa
     assert theirs.config.id2label == dict(enumerate(CLASSES))
     # A directory needs no run beside it: names, sides and normalization are in it.
     one, other = open_finder(runs / "detr"), open_finder(tmp_path / "hf")
-    assert (one.classes, one.sides) == (other.classes, other.sides) == (CLASSES, (96, 96))
+    assert (one.classes, one.sight.sides) == (other.classes, other.sight.sides) == (CLASSES, (96, 96))
     image = torch.from_numpy(np.asarray(Image.open(data / "images" / "1.png")).transpose(2, 0, 1).copy())
     a, b = (finder.find(image, 0.0) for finder in (one, other))
     assert len(a["boxes"]) == 6
@@ -206,7 +208,7 @@ def test_fcos_goes_to_torchvision_and_comes_back(runs: Path, data: Path, tmp_pat
     image = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
     found = open_finder(runs / "fcos").find(image, 0.05)
     back = open_finder(tmp_path / "fcos.pth")
-    assert (back.classes, back.sides) == (CLASSES, (96, 96))
+    assert (back.classes, back.sight.sides) == (CLASSES, (96, 96))
     with torch.no_grad():
         (want,) = theirs([image.float() / 255])
     assert len(found["boxes"]) == len(want["boxes"]) > 0

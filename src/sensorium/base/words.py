@@ -1,4 +1,4 @@
-"""Human-readable numbers."""
+"""Human-readable numbers, and nouns that agree with them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import math
 from typing import Any
 
 MISSING = "–"
+_VERBS = {
+    "is": "are",
+    "has": "have",
+    "does": "do",
+    "was": "were",
+    "its": "their",
+    "it": "they",
+    "lies": "lie",
+    "says": "say",
+}
 
 
 def number(value: Any) -> float | None:
@@ -31,6 +41,25 @@ def count(value: Any) -> str:
     if n is None:
         return MISSING
     return f"{n:,.0f}" if n == int(n) or abs(n) >= 1000 else f"{n:.3g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """1, "box" -> "1 box"; 1200, "box" -> "1,200 boxes"; the last word of ``noun`` takes the plural."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """``noun`` as it is after ``number``, 2, "class" -> "classes"; also some verbs and pronouns: 2, "has" -> "have"."""
+    if number == 1:
+        return noun
+    first, _, rest = noun.partition(" ")
+    if first in _VERBS:
+        return f"{_VERBS[first]} {plural(number, rest)}" if rest else _VERBS[first]
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and not noun.endswith(("ay", "ey", "oy", "uy")):
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
 
 
 def short(value: Any) -> str:

@@ -133,20 +133,30 @@ def search(
     console.print(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
 
 
-def detect(run: Path, *images: Path, threshold: float = 0.3, out: Path | None = None) -> None:
-    """Detect objects in pictures: draws their boxes, and writes them as COCO JSON.
+def detect(
+    run: Path,
+    *images: Path,
+    threshold: float = 0.3,
+    out: Path | None = None,
+    form: Annotated[Literal["coco", "yolo", "csv", "json"], Parameter(name="--format")] = "coco",
+    crops: Path | None = None,
+) -> None:
+    """Detect objects in pictures: draws their boxes, and writes them as a file for other tools.
 
-    Example: sensorium detect sensorium-runs/fcos photos/ --threshold 0.4 --out found
+    Example: sensorium detect sensorium-runs/fcos photos/ --threshold 0.4 --out found --format csv --crops objects
 
     Args:
         run: folder of a run, or a checkpoint.
         images: pictures, or folders of them.
         threshold: minimum score of a detection.
-        out: folder for the drawn pictures and detections.json; found/ in the run's folder by default.
+        out: folder for the drawn pictures and the file; found/ in the run's folder by default.
+        form: coco (results, detections.json), json (pictures with their objects), csv (a row an object), or yolo
+            (labels/NAME.txt and data.yaml, to be corrected and trained on).
+        crops: folder for each object cut out, CLASS/PICTURE-1.png.
     """
-    from sensorium.use.detect import detect as look
+    from sensorium.use.found import find_in
 
-    console.print(look(run, images, threshold=threshold, out=out))
+    console.print(find_in(run, images, threshold=threshold, out=out, form=form, crops=crops))
 
 
 def watch(

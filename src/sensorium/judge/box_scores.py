@@ -27,6 +27,7 @@ from sensorium.judge.evaluator import Kept
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
 from sensorium.pictures.boxes import beside, enlarged, sheet, with_boxes
 from sensorium.pictures.images import save_picture
+from sensorium.recipe.boxes import sight_of
 
 SHOWN = 8
 SURE = 0.3  # minimum score of a drawn detection
@@ -45,7 +46,8 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         )
     if "pictures" not in kept.pieces:
         with bar("judging", asked.progress) as advance:
-            seen, truth, _ = detections(run.method, held, device=device_name(), progress=advance)
+            sight = sight_of(run.method, run.situation)
+            seen, truth, _ = detections(run.method, held, sight, device=device_name(), progress=advance)
         kept.outcomes["AP"] = each_picture(seen, truth, held.classes)
         more = {"counted": "training" if ready.test is None else "test", "error": _error(seen, truth, held.classes)}
         kept.piece("detection", lambda: coco_ap(seen, truth, held.classes) | more)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from sensorium.abilities import Detector
-from sensorium.data.augment.boxes import BoxViews, collate
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared
+from sensorium.data.boxes.seen import Sight
 from sensorium.judge.coco_ap import coco_ap, detect_all
 from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.score import Asked, Judgement, Trained
-from sensorium.recipe.boxes import divisor_of
+from sensorium.recipe.boxes import sight_of
 
 LOOKED = 100  # test images of an online evaluation
 LEAST_SCORE = 0.01  # minimum score of a detection
@@ -25,30 +25,29 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
     """AP and AP50 of up to 100 test images."""
     held = ready.held
     few = held.some(np.linspace(0, len(held) - 1, min(LOOKED, len(held))).astype(np.int64))
-    found, truth, _ = detections(method, few, device=next(method.parameters()).device)
+    found, truth, _ = detections(method, few, sight_of(method, ready.train), device=next(method.parameters()).device)
     scores = coco_ap(found, truth, few.classes)
     return {name: scores[name] for name in ("ap", "ap50") if scores[name] is not None}
 
 
 def detections(
-    method: Any, part: Boxed, *, device: torch.device | str, progress: Callable[[int, int], None] | None = None
+    method: Any,
+    part: Boxed,
+    sight: Sight,
+    *,
+    device: torch.device | str,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
     """Detections and ground truth of each image, in the images' own pixels, and their indices."""
     return detect_all(
         method,
         part,
-        plain_views(method, part),
+        sight,
         device=device,
         batch_size=8 if torch.device(device).type == "cpu" else 32,
         threshold=LEAST_SCORE,
         progress=progress,
     )
-
-
-def plain_views(method: Any, part: Boxed) -> BoxViews:
-    """Samples of ``part``, without augmentation -> a detector's batch."""
-    divisor = divisor_of(method, part.pixels.size)
-    return lambda samples, draw: collate(samples, part.mean, part.std, divisor=divisor)
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.data.augment.boxes import BoxViews, to_original
-from sensorium.data.boxes.open import BoxSet
+from sensorium.data.boxes.seen import Sight
 from sensorium.data.images.decode import BadImage
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import judged
@@ -25,41 +24,17 @@ SIZES = ("small", "medium", "large")
 _EDGES = (32.0**2, 96.0**2)
 
 
-def judge_boxes(
-    detector: Any,
-    images: BoxSet,
-    views: BoxViews,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    threshold: float = 0.05,
-    worst: int = 12,
-) -> dict[str, Any]:
-    """Every image through ``detector.detect(images, threshold, sizes=...)`` -> the scores of :func:`coco_ap`, and
-    ``misses`` as :func:`misses` gives them (``index`` in ``images``), ``unreadable`` images left out.
-
-    views: plain ones (:func:`sensorium.data.augment.boxes.plain_box_views`). threshold: minimum score of a detection;
-    AP needs a low one.
-    """
-    found, truth, indices = detect_all(
-        detector, images, views, device=device, batch_size=batch_size, threshold=threshold
-    )
-    scores = coco_ap(found, truth, images.classes)
-    lost = [{**miss, "index": indices[miss["index"]]} for miss in misses(found, truth, count=worst)]
-    return scores | {"misses": lost, "unreadable": len(images) - len(indices)}
-
-
 def detect_all(
     detector: Any,
     images: Any,
-    views: BoxViews,
+    sight: Sight,
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 8,
     threshold: float = 0.05,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Any]], list[int]]:
-    """Run ``detector`` on every readable image of ``images`` (a map-style set of samples with boxes): detections in
+    """Run ``detector`` on every readable image of ``images`` (a map-style set of samples of its size): detections in
     pixels of the ``original`` image, the true samples without their image, and their indices. ``progress`` is called
     with (done, total)."""
     found, truth, indices = [], [], []
@@ -73,9 +48,7 @@ def detect_all(
                 except BadImage:
                     continue
             if samples:
-                batch = views(samples, None)
-                seen = detector.detect(batch["image"].to(device), threshold, sizes=batch["sizes"])
-                found += to_original([{k: v.cpu() for k, v in result.items()} for result in seen], batch)
+                found += sight.find(detector, samples, threshold, device)
                 truth += [{k: v for k, v in sample.items() if k != "image"} for sample in samples]
             if progress is not None:
                 progress(min(start + batch_size, len(images)), len(images))

@@ -7,14 +7,14 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-import torch
+from PIL import Image
+from torch import Tensor
 
 from sensorium.abilities import Detector
-from sensorium.base.precision import device_name
-from sensorium.data.images.decode import to_array
+from sensorium.base.words import counted
 from sensorium.pictures.boxes import class_name, enlarged, with_boxes
 from sensorium.playground.common import Played, Upload, chooser, decoded, examples, markup, picture_input, told
-from sensorium.use.detect import Finder
+from sensorium.use.detect import open_finder
 
 TITLE = "Detect"
 ABILITY = Detector
@@ -46,18 +46,23 @@ def tab(runs: Sequence[Played]) -> None:
         if upload is None:
             return ["Nothing to see yet.", None, ""]
         played, image = runs[index], decoded(upload)
-        with played.lock:
-            finder = finder_of(played)
-            found = finder.find(torch.from_numpy(to_array(image)), threshold)
+        found, classes = seen(played, image, threshold)
         boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
         large, there = enlarged(image, boxes, LONGER) if max(image.size) < LONGER else (image, boxes)
-        words = f"{len(boxes):,} object{'' if len(boxes) == 1 else 's'} with a score of {threshold:.2f} or more."
-        marked = with_boxes(large, there, labels, finder.classes, scores)
-        return [words, marked, listing(boxes, labels, scores, finder.classes)]
+        words = f"{counted(len(boxes), 'object')} with a score of {threshold:.2f} or more."
+        marked = with_boxes(large, there, labels, classes, scores)
+        return [words, marked, listing(boxes, labels, scores, classes)]
 
     given = [which, picture, threshold]
     changes = [picture.change, which.input, threshold.change]
     gr.on(changes, told(shown), given, [said, drawn, table], trigger_mode="always_last", show_progress="minimal")
+
+
+def seen(played: Played, image: Image.Image, threshold: float) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Detections of a run in a picture, in its pixels, and the names of the classes."""
+    with played.lock:
+        finder = open_finder(played.run)
+        return finder.find(image, threshold), finder.classes
 
 
 def listing(
@@ -73,10 +78,3 @@ def listing(
     head = "".join(f"<th>{name}</th>" for name in ("object", "score", "left", "top", "right", "bottom"))
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def finder_of(played: Played) -> Finder:
-    """A detector from a loaded run."""
-    on = played.run.situation
-    method = played.method.to(device_name())
-    return Finder(method, on.classes, on.mean, on.std, (on.image_size, on.image_size), 1)

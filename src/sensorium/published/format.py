@@ -142,8 +142,9 @@ class Format:
                 pixels.
     Writing:    to: the name of the format in `export`, "" if it is read-only. of: the network, in what is exported,
                 that this format holds. fits: raises SensoriumError if it can't. config: their ``config_name``, None
-                for a single file. beside: further JSON files, by name ("{stem}" is the weights'). file: of the
-                weights; container: their key in a PyTorch file.
+                for a single file. beside: further JSON files, by name ("{stem}" is the weights'); scripts: Python
+                files likewise, that need no more than the library. file: of the weights; container: their key in a
+                PyTorch file.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Format:
     fits: Callable[[Any], None] = anything
     config: Callable[[Any], dict[str, Any]] | None = None
     beside: Callable[[Any, Preparation], dict[str, dict[str, Any]]] | None = None
+    scripts: Callable[[Any], dict[str, str]] | None = None
     config_name: str = "config.json"
     file: str = "model.safetensors"
     container: str = ""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.base.files import write_folder, write_json
+from sensorium.base.files import write_folder, write_json, write_text
 from sensorium.base.reading import brief, printable, read_object
 from sensorium.errors import SensoriumError
 from sensorium.published.files import (
@@ -179,11 +179,14 @@ def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | N
     alone = config is None and out.suffix in (*TORCH, ".safetensors")
     told = {} if config is None else {form.config_name: config}
     told |= form.beside(network, how) if form.beside else {}
+    scripts = form.scripts(network) if form.scripts else {}
 
     def put(path: Path) -> None:
         write_weights(state, path, form.container)
         for name, content in told.items():
             write_json(path.parent / name.format(stem=path.stem), content)
+        for name, text in scripts.items():
+            write_text(path.parent / name.format(stem=path.stem), text)
 
     if alone:
         put(out)

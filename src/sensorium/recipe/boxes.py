@@ -12,7 +12,9 @@ from torch import Tensor
 from sensorium.abilities import HasBackbone, MapEncoder, TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.boxes import DIVISOR, train_box_views
+from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import BoxSituation
+from sensorium.data.boxes.seen import Sight
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
@@ -77,9 +79,16 @@ def body_of(method: HasBackbone) -> Any:
     return backbone.body if isinstance(backbone, FPN) else backbone
 
 
-def divisor_of(method: Any, size: int) -> int:
-    """Height and width of a batch must be multiples of this; a ViT takes only squares of its own input size."""
-    return size if isinstance(body_of(method), TokenEncoder) else DIVISOR
+def square_of(method: Any, size: int) -> int:
+    """The side of the square that a detector's pictures stand in, at least ``size``; a ViT takes only its own input
+    size."""
+    return size if isinstance(body_of(method), TokenEncoder) else -(-size // DIVISOR) * DIVISOR
+
+
+def sight_of(method: Any, on: BoxSituation | Boxed) -> Sight:
+    """How a detector that is trained in a situation, or on these images, sees pictures."""
+    size = on.pixels.size if isinstance(on, Boxed) else on.image_size
+    return Sight(on.mean, on.std, (size, size), square_of(method, size))
 
 
 def detector_recipe(
@@ -93,12 +102,13 @@ def detector_recipe(
     seen: tuple[float, bool, float],
 ) -> Recipe:
     # Stored with the weights, as in published ones.
+    sight = sight_of(method, on)
     method.class_names, method.normalization = on.classes, (on.mean, on.std)
-    method.sides = (on.image_size, on.image_size)
+    method.sides, method.divisor = sight.sides, sight.divisor
     crop, flip, jitter = seen
     if not (0 <= crop <= 1 and 0 <= jitter <= 1):
         raise SensoriumError(f"--crop {crop} and --jitter {jitter}: must be from 0 to 1.")
-    views = box_views(on, divisor_of(method, on.image_size), crop=crop, flip=flip, jitter=jitter)
+    views = box_views(on, sight.divisor, crop=crop, flip=flip, jitter=jitter)
     return Recipe(name, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 

@@ -26,12 +26,13 @@ from sensorium.data.augment.boxes import without_crowd
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared, boxes_a_picture
 from sensorium.data.images.decode import BadImage
-from sensorium.judge.boxes import detections, plain_views
+from sensorium.judge.boxes import detections
 from sensorium.judge.coco_ap import coco_ap
 from sensorium.judge.encode import autocast
 from sensorium.method import Method, Progress
 from sensorium.pictures.boxes import enlarged, sheet, with_boxes
 from sensorium.pictures.images import save_picture
+from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.budget import Budget
 from sensorium.training.step import Step
@@ -80,14 +81,14 @@ def by_heart(recipe: Recipe, part: Boxed, *, seconds: float = SECONDS, steps: in
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
         method: Any = copy.deepcopy(recipe.method).to(device)
-        views = plain_views(method, part)
-        batch = views([in_view(part, i) for i in range(len(part))], None)
+        sight = sight_of(method, part)
+        batch = sight.batch([in_view(part, i) for i in range(len(part))])
         batch |= {k: _to(batch[k], device) for k in ("image", "boxes", "labels", "sizes")}
         losses, took = _train(method.train(), recipe, batch, device, seconds, steps)
         method.eval()
         with torch.no_grad():
             lost = method.unlearnable(batch)
-        seen, truth, _ = detections(method, part, device=device)
+        seen, truth, _ = detections(method, part, sight, device=device)
     ap50 = coco_ap(seen, truth, part.classes)["ap50"] or 0.0
     first, last = float(np.mean(losses[:3])), float(np.mean(losses[-3:]))
     return {

@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.abilities import Encoder, HasBackbone
+from sensorium.abilities import Detector, Encoder, HasBackbone
 from sensorium.base.reading import printable, there
+from sensorium.data.augment.images import plain
+from sensorium.data.boxes.seen import squared
 from sensorium.data.images.prepare import Situation
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
+from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.trained import Trained
 from sensorium.training.fit import Outcome, read_outcome
 
@@ -43,14 +46,17 @@ class Run(Trained):
         return method.backbone
 
     def prepare_images(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged."""
-        from sensorium.data.augment.images import plain
+        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged.
 
-        return (
-            plain(images, self.situation.mean, self.situation.std, self.situation.image_size)
-            if images.dtype == torch.uint8
-            else images
-        )
+        A detector sees whole pictures in squares: their ``sizes`` there are those of
+        :func:`sensorium.data.boxes.seen.inner_size`, and :func:`sensorium.use.detect.detect` does all of it.
+        """
+        if images.dtype != torch.uint8:
+            return images
+        on = self.situation
+        if isinstance(self.method, Detector):
+            return squared(images, sight_of(self.method, on))
+        return plain(images, on.mean, on.std, on.image_size)
 
     @torch.inference_mode()
     def features(self, images: Tensor | np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Views of detection data: image and boxes transformed together, then stacked into a batch.
+"""Augmentation of detection data: image and boxes transformed together, then stacked into a batch.
 
 A view takes samples of :mod:`sensorium.data.boxes.open` and a ``Draw``, and gives a detector's batch: ``image`` float32 [B,
 3, H, W], normalized; ``boxes`` a list of B [N, 4] in pixels of that image, ``labels`` and ``crowd`` lists of B [N];
@@ -139,17 +139,6 @@ def train_box_views(
     return views
 
 
-def plain_box_views(mean: Sequence[float], std: Sequence[float], size: int) -> BoxViews:
-    """Evaluation views: resized, nothing random; the draw may be None."""
-    view = BoxView(size)
-
-    def views(samples: Sequence[Mapping[str, Any]], draw: Draw | None) -> dict[str, Any]:
-        seen = [view(sample, [0.5] * _NUMBERS) for sample in samples]
-        return collate(seen, mean, std, device="cpu" if draw is None else draw.device)
-
-    return views
-
-
 def without_crowd(sample: Mapping[str, Any]) -> dict[str, Any]:
     """The sample without crowd boxes."""
     kept = ~sample["crowd"]
@@ -188,7 +177,7 @@ def collate(
 
 
 def to_original(found: Sequence[Mapping[str, Tensor]], batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
-    """Detections in pixels of a plain view's batch -> in pixels of the original images."""
+    """Detections in pixels of a batch -> in pixels of the original images."""
     factors = (batch["original"] / batch["sizes"]).flip(1).repeat(1, 2)  # [B, 4]
     return [
         {**result, "boxes": result["boxes"] * factor.to(result["boxes"])}

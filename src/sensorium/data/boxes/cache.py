@@ -1,7 +1,9 @@
 """Images with boxes, decoded once: whole images in squares of a memory map, their boxes as rows of one shape.
 
-The longer side is resized to S (antialiased bilinear) and placed in the top left corner of the square. The rest, right
-or below, is a reflection of the image, so that the statistics of all pixels are those of the images; views crop it.
+The longer side is resized to S (:mod:`sensorium.data.boxes.seen`) and placed in the top left corner of the square. The
+rest, right or below, is a reflection of the image, so that the statistics of all pixels are those of the images; views
+crop it. Images that are judged are decoded in full, as they are for a detector in use; training images beside them may be
+decoded at a reduced scale, in a quarter of the time.
 Caching is that of :mod:`sensorium.data.images.cache`.
 Shapes: N images, S side of the square, M maximum boxes per image.
 """
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sensorium.data.boxes.seen import inner_size, resized
 from sensorium.data.boxes.sets import BoxSet, Moved, StoredImages
 from sensorium.data.images.cache import Pixels, Progress, cache
 from sensorium.data.images.decode import BadImage
@@ -30,12 +33,12 @@ REDUCED = (1, 2, 4, 8)  # reduced scales of a JPEG decoder
 
 
 class Letterboxed(StoredImages):
-    """The images of ``boxed`` as squares of ``size``; the label of an image is its index."""
+    """The images of ``boxed`` as squares of ``size``; the label of an image is its index. exact: decoded in full."""
 
-    def __init__(self, boxed: BoxSet, size: int) -> None:
+    def __init__(self, boxed: BoxSet, size: int, exact: bool = True) -> None:
         source = Moved(boxed.images.source, np.asarray(boxed.rows).tolist())
         super().__init__(source, boxed.names, boxed.images.unturned[boxed.rows], np.arange(len(boxed)))
-        self.sizes, self.size = boxed.sizes, size
+        self.sizes, self.size, self.exact = boxed.sizes, size, exact
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
         """Image ``index`` in its square. Raises BadImage if it is damaged or its size differs from its
@@ -43,28 +46,21 @@ class Letterboxed(StoredImages):
         height, width = (int(n) for n in self.sizes[index])
         # Reduced decoding keeps at least twice the size, so that the antialiased resize determines the result.
         shorter = max(1, 2 * self.size * min(height, width) // max(height, width))
-        image = super().picture(index, shorter)
+        image = super().picture(index, None if self.exact else shorter)
         if image.size not in [(-(-width // k), -(-height // k)) for k in REDUCED]:
             found = f"{image.width} x {image.height}"
             raise BadImage(self.names[index], f"its header says {width} x {height} pixels, there are {found}")
         return laid(image, inner_size(height, width, self.size), self.size)
 
     def sign(self, digest: Digest, indices: np.ndarray) -> None:
-        digest.update(b"letterboxed;")
+        digest.update(b"letterboxed exactly;" if self.exact else b"letterboxed;")
         super().sign(digest, indices)
-
-
-def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of an image whose longer side is ``size``."""
-    factor = size / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def laid(image: Image.Image, inner: tuple[int, int], size: int) -> Image.Image:
     """``image`` resized to ``inner`` (height, width) in the top left corner of a square, the rest its mirror image."""
     height, width = inner
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = resized(image, inner)
     if (height, width) == (size, size):
         return image
     return Image.fromarray(np.pad(np.asarray(image), ((0, size - height), (0, size - width), (0, 0)), "symmetric"))
@@ -150,8 +146,11 @@ class Boxed(Rows):
         return Boxed(self.truth.subset(indices), self.pixels.subset(indices), self.inner[indices])
 
 
-def cache_boxes(boxed: BoxSet, size: int, folder: Path, progress: Progress | None = None) -> Boxed:
-    """Decode the images of ``boxed`` to squares of ``size`` pixels in ``folder``, or find them there.
+def cache_boxes(
+    boxed: BoxSet, size: int, folder: Path, progress: Progress | None = None, *, exact: bool = True
+) -> Boxed:
+    """Decode the images of ``boxed`` to squares of ``size`` pixels in ``folder``, or find them there. exact: never at a
+    reduced scale.
 
     Images that cannot be decoded are dropped with their boxes and listed in ``pixels.skipped``. Raises SensoriumError
     if none can be, or the disk is full.
@@ -160,7 +159,7 @@ def cache_boxes(boxed: BoxSet, size: int, folder: Path, progress: Progress | Non
     if isinstance(base, Scenes):  # rendered at the requested size
         pixels, truth = cache(base, size, folder, progress=progress), boxed
     else:
-        pixels = cache(Letterboxed(boxed, size), size, folder, progress=progress)
+        pixels = cache(Letterboxed(boxed, size, exact), size, folder, progress=progress)
         assert pixels.labels is not None
         truth = boxed.subset(pixels.labels)
     sizes = [inner_size(int(height), int(width), size) for height, width in truth.sizes]

@@ -82,7 +82,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         raise SensoriumError(f"{opened.path}: no training picture has a box that can be used{_first(opened.skipped)}.")
     size = size or natural_size(opened.train)
     with bar("decoding", progress) as advance:
-        train = cache_boxes(opened.train, size, source.cache, advance)
+        train = cache_boxes(opened.train, size, source.cache, advance, exact=opened.test is None)
     test = None
     if opened.test is not None:
         with bar("decoding the test set", progress) as advance:

@@ -150,6 +150,12 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return to_array(image)
 
 
+def upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    """A loaded image as RGB, turned by the orientation of ``source``."""
+    turn = _TURNS.get(_orientation(source))
+    return _to_rgb(image) if turn is None else _to_rgb(image).transpose(turn)
+
+
 def flatten(array: np.ndarray) -> np.ndarray:
     """Stored pixels [H, W] or [H, W, 1|2|3|4] uint8 -> uint8 [3, H, W]; a 2nd or 4th channel is alpha, composited on
     white."""

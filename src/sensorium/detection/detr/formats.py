@@ -174,10 +174,21 @@ def _settle(network: Any, source: Source) -> None:
     named = source.config.get("id2label")
     found = [named.get(str(i)) for i in range(network.classes)] if isinstance(named, Mapping) else [None]
     network.class_names = tuple(map(str, found)) if all(isinstance(name, str) for name in found) else ()
-    size = (source.json("preprocessor_config.json") or {}).get("size")
-    stated = [size.get(side) for side in ("shortest_edge", "longest_edge")] if isinstance(size, Mapping) else []
-    good = stated and all(type(side) is int and 0 < side < 1 << 14 for side in stated)
-    network.sides = tuple(stated) if good else SIDES
+    network.sides, network.divisor = _sides(source.json("preprocessor_config.json") or {})
+
+
+def _sides(how: Mapping[str, Any]) -> tuple[tuple[int, int], int]:
+    """The sides of the pictures and the square that they are padded to, 1 for none, from the processor's settings."""
+
+    def stated(field: str, *names: str) -> tuple[int, ...]:
+        size = how.get(field)
+        found = tuple(size.get(name) for name in names) if isinstance(size, Mapping) else ()
+        return found if all(type(side) is int and 0 < side < 1 << 14 for side in found) else ()
+
+    most, square = stated("size", "max_height", "max_width"), stated("pad_size", "height", "width")
+    sides = most if len(set(most)) == 1 else stated("size", "shortest_edge", "longest_edge")
+    fits = len(set(square)) == 1 and len(sides) == 2 and square[0] >= max(sides)
+    return (sides[0], sides[1]) if sides else SIDES, square[0] if fits else 1
 
 
 # --- writing ---
@@ -245,10 +256,15 @@ def _processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     sides = network.sides
     if how.image_size is not None:
         sides = how.image_size, round(how.image_size * SIDES[1] / SIDES[0])
+    size: dict[str, Any] = {"shortest_edge": sides[0], "longest_edge": sides[1]}
+    square: dict[str, Any] = {}
+    if sides[0] == sides[1]:  # this rule rounds down, as ours, and the other doesn't
+        size = {"max_height": sides[0], "max_width": sides[0]}
+        square = {"pad_size": {"height": network.divisor, "width": network.divisor}}
     told = {
-        "image_processor_type": "DetrImageProcessor", "format": "coco_detection", "do_resize": True,
-        "size": {"shortest_edge": sides[0], "longest_edge": sides[1]}, "do_rescale": True, "do_normalize": True,
-        "image_mean": list(mean), "image_std": list(std), "do_pad": True,
+        "image_processor_type": "DetrImageProcessor", "format": "coco_detection", "do_resize": True, "size": size,
+        "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(mean),
+        "image_std": list(std), "do_pad": True, **square,
     }  # fmt: skip
     return {"preprocessor_config.json": told}
 

@@ -3,8 +3,8 @@
 The network follows from the tensors' names and shapes. The rest has torchvision's defaults: 32 groups, center sampling
 of 1.5 strides, levels from the body's third map from the end. Locations are torchvision's (``points="torchvision"``),
 images in 0..1 are normalized by ImageNet's mean and standard deviation; class k is the k-th label, for COCO the
-category id, where 0 and a few others are unused. An export writes its normalization, sides and classes beside it, as
-``.json``.
+category id, where 0 and a few others are unused. An export writes its normalization, sides, classes and anchors beside
+it, as ``.json``, and a ``.py`` (``elsewhere.py``) that builds the detector of it in torchvision alone.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def _settle(network: Any, source: Source) -> None:
     try:
         network.normalization = own.statistics(own.config["image_mean"], own.config["image_std"])
         network.sides = tuple(own.whole(name, high=(1 << 14) - 1) for name in ("min_size", "max_size"))
+        network.divisor = own.whole("size_divisible", 32, high=(1 << 14) - 1)
         names = tuple(map(str, own.config["classes"]))
     except (KeyError, TypeError, RecursionError) as error:
         raise SensoriumError(
@@ -94,11 +95,15 @@ def _beside(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     own = network.backbone
     about = {
         "image_mean": list(mean), "image_std": list(std), "min_size": shorter, "max_size": longer,
-        "num_classes": network.classes, "classes": list(network.class_names),
+        "size_divisible": network.divisor, "anchor_sizes": list(own.strides), "num_classes": network.classes, "classes": list(network.class_names),
         "backbone": resnet.resnet_numbers(own.body) | {"returned_maps": own.levels, "out_channels": own.channels[0]},
         "head": {"num_convs": sum(isinstance(layer, nn.Conv2d) for layer in network.head.class_tower)},
     }  # fmt: skip
     return {"{stem}.json": about}
+
+
+def _script(network: Any) -> dict[str, str]:
+    return {"{stem}.py": Path(__file__).with_name("elsewhere.py").read_text(encoding="utf-8")}
 
 
 TORCHVISION = Format(
@@ -122,6 +127,7 @@ TORCHVISION = Format(
     to="torchvision",
     fits=_fits,
     beside=_beside,
+    scripts=_script,
     file="fcos.pth",
 )
 
