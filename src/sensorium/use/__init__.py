@@ -21,7 +21,7 @@ from sensorium.base.whole import checked
 from sensorium.base.words import counted
 from sensorium.catalogue import allow, find
 from sensorium.data.images import prepare as images
-from sensorium.data.images.cache import Pixels
+from sensorium.data.images.cache import Pixels, cache
 from sensorium.data.images.prepare import Situation
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
@@ -228,10 +228,13 @@ def embed(run: Any, data: str | None, out: Path | None, limit: int | None) -> st
 
 
 def embedded(run: Any, data: str | None, limit: int | None) -> Embedded:
-    """Features of every readable image of ``data``, or of the run's own training data."""
-    encoder, pixels = _encoder_and_pixels(run, data, limit, "embed")
-    labels = tuple(class_of(pixels, index) or None for index in range(len(pixels)))
-    return Embedded(tuple(map(str, pixels.names)), labels, _encode(encoder, pixels), len(pixels.skipped))
+    """Features of every readable image of ``data``, or of the run's own, whatever sets they are divided in; of the first
+    ``limit`` images if it is given."""
+    encoder, parts = _encoder_and_pixels(run, data, limit, "embed")
+    names = [str(name) for pixels in parts for name in pixels.names][:limit]
+    labels = [class_of(pixels, index) or None for pixels in parts for index in range(len(pixels))][:limit]
+    features = torch.cat([_encode(encoder, pixels) for pixels in parts])[:limit]
+    return Embedded(tuple(names), tuple(labels), features, sum(len(pixels.skipped) for pixels in parts))
 
 
 class Neighbor(NamedTuple):
@@ -255,13 +258,14 @@ def neighbors(run: Any, image: Any, data: str | None, k: int, picture: Path | No
     thing = opened(run)
     able(thing, "neighbors", run if isinstance(run, (str, Path)) else "")
     read_picture(image, 8)  # an error of the query before the work of encoding
-    encoder, pixels = _encoder_and_pixels(thing, data, None, "neighbors")
-    query = read_picture(image, pixels.images.shape[-1])
-    nearest = most_similar(encoder, pixels, query, min(k, len(pixels)))
+    encoder, parts = _encoder_and_pixels(thing, data, None, "neighbors")
+    query = read_picture(image, parts[0].images.shape[-1])
+    each = [(pixels, one) for pixels in parts for one in most_similar(encoder, pixels, query, min(k, len(pixels)))]
+    nearest = sorted(each, key=lambda found: -found[1].similarity)[:k]
     if picture is not None:
-        found = torch.from_numpy(np.array(pixels.images[[one.index for one in nearest]]))
-        save(torch.cat([torch.from_numpy(query).float(), *found.float()], 2) / 255, picture)
-    return [Neighbor(str(pixels.names[i]), class_of(pixels, i), value, same) for i, value, same in nearest]
+        shown = [torch.from_numpy(np.array(pixels.images[one.index])).float() for pixels, one in nearest]
+        save(torch.cat([torch.from_numpy(query).float(), *shown], 2) / 255, picture)
+    return [Neighbor(str(p.names[one.index]), class_of(p, one.index), one.similarity, one.same) for p, one in nearest]
 
 
 class Similar(NamedTuple):
@@ -302,20 +306,23 @@ def opened(run: Any) -> Any:
     return load(run) if isinstance(run, (str, Path)) else run
 
 
-def _encoder_and_pixels(run: Any, data: str | None, limit: int | None, command: str) -> tuple[Any, Pixels]:
+def _encoder_and_pixels(run: Any, data: str | None, limit: int | None, command: str) -> tuple[Any, list[Pixels]]:
+    """The network, and the images of every set of the data, normalized as it expects them."""
     thing = opened(run)
     encoder = able(thing, command, run if isinstance(run, (str, Path)) else "")
     if isinstance(thing, Run):
-        if data is None:
-            train = thing.data().train
-            return encoder, train.pixels if isinstance(train, Captioned) else train
-        pixels = images.prepare(Source(data, None, thing.cache, thing.situation.image_size, limit)).train
-        return encoder, replace(pixels, mean=thing.situation.mean, std=thing.situation.std)
-    if data is None:
+        place, on = thing.cache, thing.situation
+        side, mean, std = on.image_size, on.mean, on.std
+    elif data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
-    mean, std = encoder.normalization or HALF
-    pixels = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit)).train
-    return encoder, replace(pixels, mean=mean, std=std)
+    else:
+        place, side, (mean, std) = Path("sensorium-cache"), side_of(encoder), encoder.normalization or HALF
+    ready = thing.data() if data is None else images.prepare(Source(data, None, place, side, limit))
+    sets = [ready.train, *([] if ready.test is None else [ready.test])]
+    parts = [one.pixels if isinstance(one, Captioned) else one for one in sets]
+    if isinstance(ready, images.Prepared) and ready.opened.test is not None and ready.opened.val is not None:
+        parts.append(cache(ready.opened.val, side, place))
+    return encoder, [replace(pixels, mean=mean, std=std) for pixels in parts if len(pixels)]
 
 
 def side_of(network: SeesImages) -> int:
