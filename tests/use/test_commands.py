@@ -67,7 +67,7 @@ def test_a_run_that_cannot_says_what_it_can(kinds: Path, run: str, name: str, tm
         return
     assert code == 1
     assert out == ""
-    assert f"is a {run}, and `sensorium {name}` needs a run of " in err
+    assert f"({run}) can't be used by `sensorium {name}`, which needs a run of " in err
     assert "AttributeError" not in err
     for other in USES:
         assert (f"sensorium {other} {folder}" in err) == (other in ABLE[run])
@@ -82,7 +82,7 @@ def test_embed_without_data_of_its_own_kind(kinds: Path, data: bool, command: Co
     for run in ("causal_lm", "fcos", "oadtr"):
         code, _, err = command("embed", str(kinds / "runs" / run), *(["--data", "nowhere"] if data else []))
         assert code == 1
-        assert "It can: " in err
+        assert "It works with: " in err
 
 
 def test_a_network_says_what_it_can(kinds: Path, tmp_path: Path, command: Command) -> None:
@@ -278,7 +278,7 @@ def test_the_index_of_a_search_goes_elsewhere(kinds: Path, run: str, tmp_path: P
 def test_an_index_is_of_pictures(kinds: Path, tmp_path: Path, command: Command) -> None:
     code, _, err = command("export", str(kinds / "runs" / "causal_lm"), "--to", "index", "--out", str(tmp_path / "x"))
     assert code == 1
-    assert "It can: sensorium generate" in err
+    assert "It works with: sensorium generate" in err
     code, _, err = command("export", str(kinds / "runs" / "simclr"), "--data", "x", "--out", str(tmp_path / "x"))
     assert code == 1
     assert "--data is for --to index" in err

@@ -85,7 +85,7 @@ def test_embed_gives_names_labels_and_features(run: Run, kinds: Path, tmp_path: 
     torch.testing.assert_close(same.features, run.features([kinds / "photos" / name for name in same.names]))
     with pytest.raises(SensoriumError, match="must end in"):
         sensorium.embed(run, kinds / "photos", out=tmp_path / "x.txt")
-    with pytest.raises(SensoriumError, match="It can: sensorium generate"):
+    with pytest.raises(SensoriumError, match="It works with: sensorium generate"):
         sensorium.embed(kinds / "runs" / "causal_lm", kinds / "photos")
 
 

@@ -50,7 +50,7 @@ def able(thing: Any, command: str, where: str | Path = "") -> Any:
     needs = a_run_of(*USES[command].abilities)
     # The commands stand last, so that one can be copied from the end of the line.
     raise SensoriumError(
-        f"'{printable(str(shown))}' is a {kind}, and `sensorium {command}` needs {needs}. It can: "
+        f"'{printable(str(shown))}' ({kind}) can't be used by `sensorium {command}`, which needs {needs}. It works with: "
         f"{'; '.join(commands_for(thing, shown))}"
     )
 
