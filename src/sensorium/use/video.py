@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sensorium.base.files import check_writable, disk_errors, write_bytes
+from sensorium.base.files import disk_errors, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
 from sensorium.data.names import list_folder
@@ -104,8 +105,7 @@ def embed_video(
     a line that describes what was written.
     """
     data, encoder = Path(data), encoder.folder if isinstance(encoder, Run) else encoder
-    if out is not None:
-        check_out(Path(out), (".npz",))  # the one that `sensorium train` reads as recordings
+    target = check_out(Path(out or _beside(encoder, data)), (".npz",))  # which `sensorium train` reads as recordings
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
         raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
@@ -115,7 +115,6 @@ def embed_video(
     encode, skipped = read_encoder(encoder, together=_TOGETHER), list[Skipped]()
     holes: list[str] = []
     ends, labels, names, width = [0], [np.zeros(0, np.int32)], [], 0
-    target = check_writable(Path(out) if out is not None else _beside(encoder, data))
     with _beside_it(target) as raw:
         for path in videos:
             shown, start = printable(path.name), raw.tell()
@@ -145,10 +144,14 @@ def embed_video(
             "encoder": np.array(_whole(encoder)),
         }
         write_bytes(target, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
+    found = f"{counted(ends[-1], 'frame')} of {counted(len(names), 'video')} x {counted(width, 'feature')}"
+    return f"{target}: {found}{_lost(skipped, holes)}"
+
+
+def _lost(skipped: list[Skipped], holes: list[str]) -> str:
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
-    lost += "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
-    return f"{target}: {ends[-1]:,} frames of {len(names)} video{'s'[: len(names) != 1]} x {width} features{lost}"
+    return lost + "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])
 
 
 @contextmanager
