@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .PHONY: install demo test fuzz torture lint format clean evidence
 
@@ -9,15 +10,21 @@ BIN = $(VENV)/bin
 # else every process of the tests would compile torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-install: $(VENV)/.ready
+install: $(VENV)/.tested
 
+# What the product needs: enough for the demo, the page and exports.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Sensorium needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[test]"
+	$(PIP) --editable ".[export,play]"
 	@touch $@
 
-demo: install
+# And what the tests hold it against.
+$(VENV)/.tested: $(VENV)/.ready
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.ready
 	$(BIN)/sensorium demo
 
 test: install

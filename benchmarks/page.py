@@ -123,8 +123,10 @@ def main() -> None:
         run = given.run or str(Path(base) / "run")
         command = [sys.executable, "-m", "sensorium"]
         if given.run is None:
-            row = "train simclr --data digits --limit 200 --budget 2steps --batch-size 16 --quiet --out".split()
-            subprocess.run([*command, *row, run], check=True, stdout=subprocess.DEVNULL)
+            little = ["--data", "digits", "--limit", "200", "--budget", "2steps", "--batch-size", "16"]
+            subprocess.run(
+                [*command, "train", "simclr", *little, "--quiet", "--out", run], check=True, stdout=subprocess.DEVNULL
+            )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

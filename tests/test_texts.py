@@ -153,7 +153,7 @@ def test_language_models_are_compared_in_bits_per_byte(book: Path, tmp_path: Pat
     narrow, wide = (judgement.scores[0] for judgement in kept if judgement)
     assert difference(wide, narrow).how == "paired bootstrap"  # block by block of the same text
     page = (tmp_path / "report.html").read_text()
-    for word in ("bits per byte", "Kneser-Ney", "by samples seen", "sensorium generate"):
+    for word in ("bits per byte", "Kneser-Ney", "by tokens seen", "sensorium generate"):
         assert word in page
     assert "bits per byte" in out
     assert results.data.unit is not None
@@ -252,7 +252,7 @@ def test_one_part_is_varied(book: Path, tmp_path: Path, command: Command) -> Non
     assert 0 < rope < learned  # which has a table
     page = (tmp_path / "report.html").read_text()
     assert "Beyond the training length" in page
-    assert "Which positions learns best" in page
+    assert "Which value of positions learns best" in page
     for vary, said in (
         ("positions=rope", "two values or more"),
         ("positions=rope,alibo", "choose among rope"),

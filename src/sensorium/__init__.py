@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sensorium.use.api import search as search
     from sensorium.use.api import zeroshot as zeroshot
     from sensorium.use.detect import detect as detect
+    from sensorium.use.predict import predict as predict
 
 __version__ = "0.1.0"
 __path__ = extend_path(__path__, __name__)  # a system may be installed from elsewhere, into a family's folder
@@ -46,6 +47,7 @@ _LAZY = {
     "load": "use",
     "neighbors": "use.api",
     "open_data": "data.images.open",
+    "predict": "use.predict",
     "sample": "use.api",
     "search": "use.api",
     "train": "runs.train",
@@ -53,7 +55,7 @@ _LAZY = {
 }
 __all__ = [
     "Run", "SensoriumError", "ablate", "compare", "detect", "embed", "evaluate", "export", "generate", "load",
-    "neighbors", "open_data", "sample", "search", "train", "zeroshot",
+    "neighbors", "open_data", "predict", "sample", "search", "train", "zeroshot",
 ]  # fmt: skip
 
 

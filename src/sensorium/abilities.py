@@ -181,13 +181,15 @@ class Detector(SeesImages, ABC):
 
     ``class_names``: of the labels, () if unknown. ``sides``: images are resized so that the shorter side has
     ``sides[0]`` pixels, unless the longer one would exceed ``sides[1]``. ``divisor``: they are padded, right and below,
-    to multiples of it; a detector trained here sees squares of this side.
+    to multiples of it; a detector trained here sees squares of this side. ``overlap``: maximum IoU of two boxes of a
+    class, None if its detections need no suppression.
     """
 
     classes: int
     class_names: tuple[str, ...] = ()
     sides: tuple[int, int] = (800, 1333)
     divisor: int = 32
+    overlap: float | None = None
     normalization: Statistics | None = IMAGENET
 
     @abstractmethod
@@ -197,6 +199,11 @@ class Detector(SeesImages, ABC):
         threshold: minimum score; its default is each detector's own. sizes: int [B, 2], height and width of each image
         without padding.
         """
+
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, 3, H, W], int [B, 2] -> a fixed number of likely objects, before suppression, as exports need them:
+        boxes [B, C, 4], scores [B, C], labels int64 [B, C]."""
+        raise NotImplementedError
 
     def unlearnable(self, batch: Mapping[str, Any]) -> int:
         """How many boxes of a batch no location or query can be assigned to, so that they can't be learned."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from sensorium.errors import SensoriumError
 
+FORMATS = ("safetensors", "hf", "timm", "torchvision", "onnx")
+"""What ``sensorium export --to`` knows, first what holds every backbone of a system."""
 FAMILIES = ("selfsup", "language", "multimodal", "generative", "detection", "streaming")
 
 

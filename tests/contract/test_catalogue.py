@@ -51,7 +51,7 @@ from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe, roles
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
-from sensorium.runs.train import _write_info
+from sensorium.runs.train import write_info
 from sensorium.training.fit import Options, fit
 from sensorium.training.step import Step
 from sensorium.use import FORMATS, export, load
@@ -139,7 +139,7 @@ def write_run(system: str, recipe: Recipe, on: Any, folder: Path) -> None:
     """run.json, the weights and the outcome of a run that made no step."""
     asked = {"recipe": system, "kind": find(system).data, "seed": 0, "given": {}, "budget": "1steps"}
     asked |= {"data": {"path": "digits"}}
-    _write_info(folder, recipe, on, asked)
+    write_info(folder, recipe, on, asked)
     state = {k: v.contiguous().clone() for k, v in recipe.method.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     (folder / "outcome.json").write_text("{}")
@@ -486,6 +486,7 @@ def test_what_can_be_exported_is_said(system: Any, finished: Callable[[str], Run
     inner = backbone.body if isinstance(backbone, FPN) else backbone
     whole, parts = writable(method), writable(method, backbone, inner)
     parts |= {"onnx"} if isinstance(inner or method, Encoder) else set()
+    whole |= {"onnx"} if isinstance(method, Detector) else set()
     assert set(system.exports) in (whole, parts)
 
 

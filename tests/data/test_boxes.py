@@ -160,7 +160,7 @@ def test_every_layout_gives_the_same(tmp_path: Path) -> None:
         assert opened.train.classes == CLASSES, kind
         assert opened.layout == {"c": "COCO json", "v": "Pascal VOC", "y": "YOLO text"}[kind[0]]
         assert not opened.counts, kind
-        none = "1 of 4 train pictures have no label file: they are taken to have no objects."
+        none = "1 of 4 train pictures has no label file: it is taken to have no objects."
         assert opened.notes == ((none,) if kind.startswith("yolo") else ()), kind
         assert opened.test is not None
         for images, rows in ((opened.train, range(4)), (opened.test, range(4, 6))):
@@ -361,7 +361,7 @@ def test_voc_oddities(tmp_path: Path) -> None:
     truth = opened.train.truth(0)
     assert truth["boxes"].tolist() == [[0, 0, 10, 10], [0, 0, 60, 40]]
     assert truth["crowd"].tolist() == [True, False]
-    assert "1 boxes are marked difficult" in opened.notes[0]
+    assert "1 box is marked difficult" in opened.notes[0]
 
 
 def test_yolo_oddities(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_bounds_and_full_disks_are_one_line(tmp_path, monkeypatch):
 
 def test_nothing_to_decode_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(SensoriumError, match=r"none of the 1 images can be decoded: a\.png"):
+    with pytest.raises(SensoriumError, match=r"none of the 1 image can be decoded: a\.png"):
         cache(open_data(tmp_path).train, 8, tmp_path / "c")
     with pytest.raises(SensoriumError, match="none of the images can be read"):
         natural_size(open_data(tmp_path).train, cpu=True)

@@ -39,7 +39,7 @@ def test_npz(tmp_path: Path, save) -> None:
     found = open_streams(tmp_path / "a.npz")
     assert (found.layout, found.classes, found.rate, found.width) == ("npz", CLASSES, 50.0, 3)
     assert [len(s) for s in (*found.train, *found.test)] == [40, 25, 60]
-    assert "1 of 3 recordings are held out" in found.notes[0]
+    assert "1 of 3 recordings is held out" in found.notes[0]
     for stream, start, stop in zip((*found.train, *found.test), arrays["offsets"], arrays["offsets"][1:], strict=False):
         assert np.array_equal(stream.frames(0, 10**6), arrays["signal"][start:stop])
         assert np.array_equal(stream.labels, arrays["label"][start:stop])
@@ -209,7 +209,7 @@ def test_broken_frames_are_held_and_not_learnt(tmp_path: Path) -> None:
     arrays["signal"][7] = np.nan
     np.savez(tmp_path / "a.npz", **arrays)
     found = open_streams(tmp_path / "a.npz")
-    assert [(s.file, s.reason) for s in found.skipped] == [("a.npz[0]", "1 of 40 frames are not finite")]
+    assert [(s.file, s.reason) for s in found.skipped] == [("a.npz[0]", "frames that are not finite: 1 of 40")]
 
 
 def test_framing_loses_nothing() -> None:

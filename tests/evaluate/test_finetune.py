@@ -1,5 +1,6 @@
 """Fine-tuning and baselines: what learns, what is left alone, what repeats, and at which rates."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,9 @@ from sensorium.abilities import Encoder
 from sensorium.errors import SensoriumError
 from sensorium.judge import baselines
 from sensorium.judge.encode import encode, normalised
-from sensorium.judge.finetune import Tuned, Tuning, _groups, _init_head, batch_rows, depths, finetune, length
+from sensorium.judge.finetune import Tuned, Tuning, _groups, _init_head, _ordered, batch_rows, depths, finetune, length
 from sensorium.metrics.linear import fit_probe
+from sensorium.metrics.logistic import Probe
 
 
 @dataclass
@@ -75,7 +77,7 @@ def test_it_learns_reports_and_leaves_everything_else_alone():
     assert not backbone.layer1[0].weight.requires_grad
     assert torch.equal(torch.get_rng_state(), state)
     assert len(seen) == 120
-    assert seen[-1] == ("100%", 0, 1.0)
+    assert ("100%", 0, 1.0) in seen
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
@@ -145,9 +147,36 @@ def test_steps_follow_from_the_labels_within_bounds():
     assert finetune(net(), TRAIN, TEST, fractions=(1.0,), max_steps=3)["100%"]["steps"] == 3
 
 
-def test_a_limit_in_seconds_stops_it():
-    got = finetune(net(), TRAIN, TEST, fractions=(1.0,), steps=10**6, seconds=0.3)
-    assert 1 <= got["100%"]["steps"] < 10**5
+def test_what_would_not_end_in_time_is_left_out():
+    assert finetune(net(), TRAIN, TEST, fractions=(0.5, 1.0), steps=10**6, deadline=time.monotonic() + 0.3) == {}
+    spans = {"fractions": (0.5, 1.0), "seeds": (0, 1), "steps": 5}
+    in_time = finetune(net(), TRAIN, TEST, **spans, first=1.0, deadline=time.monotonic() + 600)
+    assert in_time == finetune(net(), TRAIN, TEST, **spans)
+    assert list(in_time) == ["50%", "100%"]
+
+
+def test_the_fraction_that_decides_is_trained_first_then_one_seed_of_each():
+    order = _ordered((0.01, 0.1, 1.0), (0, 1), 1.0)
+    assert order == [(1.0, 0), (0.01, 0), (0.1, 0), (0.01, 1), (0.1, 1)]
+    assert _ordered((0.01, 1.0), (0, 1), None) == [(0.01, 0), (1.0, 0), (0.01, 1)]
+
+
+def test_a_probe_that_is_known_is_where_the_head_begins():
+    asked = []
+
+    def probe(subset, seed):
+        asked.append((len(subset), seed))
+        return Probe(torch.ones(3, net().dim), torch.zeros(3))
+
+    kept = []
+    finetune(
+        net(), TRAIN, TEST, fractions=(1.0,), steps=1, lr=1e-9, probe=probe,
+        keep_network=lambda share, seed, tuned: kept.append((share, seed, tuned)),
+    )  # fmt: skip
+    ((share, seed, tuned),) = kept
+    assert (share, seed) == ("100%", 0)
+    assert torch.allclose(tuned.head.weight, torch.ones(()), atol=1e-6)
+    assert asked == [(len(TRAIN.images), 0)]
 
 
 def test_batches_are_shuffled_passes_end_to_end():

@@ -1,4 +1,5 @@
-"""Small valid data with boxes, and what opens them, for :mod:`fuzz`: COCO, Pascal VOC, YOLO boxes and polygons."""
+"""Small valid data with boxes, and what opens them, for :mod:`fuzz`: COCO, Pascal VOC, YOLO boxes and polygons,
+metadata.jsonl."""
 
 from __future__ import annotations
 
@@ -86,6 +87,21 @@ def pose(folder: Path) -> Path:
     return _yolo(folder, line, "kpt_shape: [2, 3]\nnames: [hand]\ntrain: images/train\nval: images/val\n")
 
 
+def hub(folder: Path) -> Path:
+    """A metadata.jsonl with objects in each folder of a split."""
+    for split in ("train", "test"):
+        objects = {
+            "bbox": [[2, 3, 8, 7], [1.5, 2, 4, 4]],
+            "categories": [0, "dog"],
+            "area": [56, 16],
+            "iscrowd": [0, 1],
+        }
+        row = {"width": _WIDTH, "height": _HEIGHT, "objects": objects}
+        rows = [json.dumps({"file_name": name} | row) for name in _pictures(folder / split)]
+        (folder / split / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return folder
+
+
 def read(path: Path) -> object:
     """Everything: all boxes, and samples with their masks."""
     opened = open_boxes(path)
@@ -100,5 +116,6 @@ def read(path: Path) -> object:
 
 SEEDS: dict[str, Callable[[Path], Path]] = {
     "boxes_coco": coco, "boxes_voc": voc, "boxes_yolo": yolo, "boxes_polygons": polygons, "boxes_pose": pose,
+    "boxes_hub": hub,
 }  # fmt: skip
 OPEN: dict[str, Callable[[Path], object]] = dict.fromkeys(SEEDS, read)

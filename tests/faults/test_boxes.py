@@ -287,7 +287,9 @@ def test_75_masks_are_drawn_at_the_trained_size(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "images").mkdir()
     Image.new("L", (3000, 3000)).save(tmp_path / "images" / "0.png")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "0.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n" * 2000)
+    (tmp_path / "labels" / "0.txt").write_text(
+        "".join(f"0 0.1 0.1 0.9 0.1 0.9 {0.9 - i / 1e5:.5f}\n" for i in range(2000))
+    )
     opened = open_boxes(tmp_path, test=tmp_path)
     monkeypatch.setattr(memory, "available_memory", lambda: 4 << 30)
     with pytest.raises(SensoriumError, match=r"0\.png: 2,000 masks of 3000 x 3000 pixels: needs 16\.8 GiB"):
@@ -339,7 +341,9 @@ def test_outlines_that_would_take_forever_are_refused() -> None:
 
 def test_very_many_boxes_on_one_picture(tmp_path: Path) -> None:
     pic(tmp_path / "0.jpg")
-    (tmp_path / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n" * 20_000 + "0 2 2 1 1\n" * 5_000)
+    (tmp_path / "0.txt").write_text(
+        "".join(f"0 {0.4 + i / 1e5:.5f} 0.5 0.2 0.2\n" for i in range(20_000)) + "0 2 2 1 1\n" * 5_000
+    )
     began = time.process_time()
     opened = open_boxes(tmp_path, test=tmp_path)
     assert len(opened.train.boxes) == 20_000

@@ -116,9 +116,9 @@ def test_pictures_and_texts_without_each_other_are_told(tmp_path: Path) -> None:
     opened = open_boxes(root)
     assert totals(opened) == (7, 6)
     assert opened.counts == {"label file without a picture": 1}
-    assert told(opened, "1 of 7 train pictures have no label file")
-    assert told(opened, "1 label files are of several pictures", "003.txt")
-    assert told(opened, "1 pictures are in folders without label files")
+    assert told(opened, "1 of 7 train pictures has no label file")
+    assert told(opened, "1 label file is of several pictures", "003.txt")
+    assert told(opened, "1 picture is in folders without label files")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_lists_of_darknet(tmp_path: Path) -> None:
         assert opened.test is not None
         assert (len(opened.train), len(opened.test)) == (2, 3)
         assert opened.counts == {"image is missing": 1}
-        assert told(opened, "1 training pictures are also", "not trained on")
+        assert told(opened, "1 training picture is also a", "not trained on")
     (root / "obj.data").unlink()
     (root / "train.txt").unlink()
     opened = open_boxes(root)
@@ -253,7 +253,7 @@ def test_voc_pictures_of_one_stem_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "b.xml").write_text(voc("b.png"))
     opened = open_boxes(tmp_path, test=tmp_path)
     assert opened.train.names == ["a.png", "b.png"]
-    assert told(opened, "1 pictures have no annotation that is used, the first is a.jpg")
+    assert told(opened, "1 picture has no annotation that is used, the first is a.jpg")
 
 
 def test_voc_lists(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_voc_lists(tmp_path: Path) -> None:
     (lists / "trainval.txt").write_text("0\n1 -1\n2\n4\n77\n")
     opened = open_boxes(tmp_path)
     assert opened.train.names == ["0.jpg", "1.jpg", "2.jpg"]
-    assert told(opened, "1 names in trainval.txt have no annotation, the first is 77")
-    assert told(opened, "1 annotations are in none of the lists")
+    assert told(opened, "1 name in trainval.txt has no annotation, the first is 77")
+    assert told(opened, "1 annotation is in none of the lists")
 
 
 def test_xml_of_other_kinds_leaves_the_texts_to_be_read(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_xml_of_other_kinds_leaves_the_texts_to_be_read(tmp_path: Path) -> None:
     (root / "annotations.xml").write_text("<annotations><image/></annotations>")
     opened = open_boxes(root)
     assert (opened.layout, totals(opened)) == ("YOLO text", (5, 5))
-    assert told(opened, "1 XML files are no annotations")
+    assert told(opened, "1 XML file is no annotation")
 
 
 def test_json_of_other_kinds_leaves_the_texts_to_be_read(tmp_path: Path) -> None:

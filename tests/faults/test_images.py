@@ -60,7 +60,7 @@ def test_15_what_lies_beside_the_splits_is_told(tmp_path):
     fill(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1, "samples": 3})
     picture_at(tmp_path / "overview.png")
     opened = open_data(tmp_path)
-    assert any("not read" in note and "samples" in note and "1 images" in note for note in opened.notes)
+    assert any("not read" in note and "samples" in note and "1 image" in note for note in opened.notes)
     assert opened.train.classes == ("a", "b")
 
 
@@ -238,7 +238,7 @@ def test_17_floats_of_a_set_share_a_range(tmp_path):
     assert [int(s["image"].max()) for s in open_data(tmp_path).train] == [64, 255]
     Image.fromarray(np.array([[-5.0, np.nan, 9.0]], np.float32)).save(tmp_path / "2.tif")
     opened = open_data(tmp_path)
-    assert any("own range" in note for note in opened.notes)
+    assert any("-5 is black and 9 is white" in note for note in opened.notes)
     assert opened.train[2]["image"][0].tolist() == [[0, 91, 255]]
 
 

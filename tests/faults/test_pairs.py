@@ -46,7 +46,7 @@ def test_a_comma_in_a_caption_that_is_not_the_last_column(tmp_path):
     opened = open_pairs(tmp_path / "a.csv")
     assert sorted(opened.train.texts) == ["five", "one, two", "three"]
     assert list(opened.test.texts) == ["four"]
-    assert "1 times a row with fewer fields" in said(opened)
+    assert "1 time a row with fewer fields" in said(opened)
 
 
 # 60: gzip bombs

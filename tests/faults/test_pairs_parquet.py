@@ -77,7 +77,7 @@ def test_text_in_parquet_that_is_not_utf8_costs_its_row(tmp_path):
     cells = [{"bytes": png(i), "path": None} for i in range(4)]
     pq.write_table(pa.table({"image": cells, "label": classes}), tmp_path / "b.parquet")
     opened = open_data(tmp_path / "b.parquet")
-    assert "1 images are unlabeled: label is not UTF-8." in opened.notes
+    assert "1 image is unlabeled: label is not UTF-8." in opened.notes
 
 
 def test_a_damaged_parquet_among_others_is_skipped_and_alone_is_one_line(tmp_path):
@@ -125,7 +125,7 @@ def test_class_names_of_the_hub_and_labels_beyond_them(tmp_path):
     opened = open_data(tmp_path / "a.parquet")
     assert opened.train.classes == ("zebra", "ant")
     assert sorted(map(str, labels(opened).values())) == ["None", "None", "ant", "ant", "zebra", "zebra"]
-    assert "1 images are unlabeled: label is not one of the class names in the schema." in opened.notes
+    assert "1 image is unlabeled: label is not one of the class names in the schema." in opened.notes
     deep = {"huggingface": '{"a":' * 3000 + "1" + "}" * 3000}
     pq.write_table(table.replace_schema_metadata(deep), tmp_path / "b.parquet")
     assert open_data(tmp_path / "b.parquet").train.classes == ("0", "1", "7", "-1")

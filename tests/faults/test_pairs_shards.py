@@ -63,7 +63,7 @@ def test_members_that_overwrite_or_are_litter_or_links_are_told(tmp_path):
     assert np.array_equal(
         opened.train[0]["image"].numpy(), np.asarray(Image.open(io.BytesIO(png(1)))).transpose(2, 0, 1)
     )
-    for part in ("1 members have the name of another", "1 skipped: a link", "1 members belong to no picture (1 .cls)"):
+    for part in ("1 member has the name of another", "1 skipped: a link", "1 member belongs to no picture (1 .cls)"):
         assert part in said(opened)
 
 
@@ -96,7 +96,7 @@ def test_labels_of_shards_that_cannot_be_used_are_counted(tmp_path, name, data, 
     members = [m for i in range(1, 4) for m in ((f"{i}.png", png(i)), (f"{i}.cls", b"cat"))]
     opened = open_data(tar(tmp_path / "a.tar", ("0.png", png(0)), (name, data), *members))
     assert labels(opened)["a.tar/0.png"] is None
-    assert f"1 images are unlabeled: {reason}." in opened.notes
+    assert f"1 image is unlabeled: {reason}." in opened.notes
 
 
 def test_packed_shards_are_refused_with_the_way_out(tmp_path):

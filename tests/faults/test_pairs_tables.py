@@ -90,7 +90,7 @@ def test_names_that_fit_several_files_or_none_are_counted(tmp_path):
     assert labels(opened) == {"5": "x", "a/1.png": "y"}
     for count, reason in ((2, "several files have this name"), (1, "no such file"), (1, "an address on the web")):
         assert f"{count} skipped: {reason}" in said(opened)
-    assert "1 images beside these are in no row (the first: a/0.png)." in opened.notes
+    assert "1 image beside these is in no row (the first: a/0.png)." in opened.notes
 
 
 def test_tables_in_a_folder_of_annotations(tmp_path):

@@ -50,7 +50,7 @@ def test_01_text_splits_leak(tmp_path, names):
     found = open_text(tmp_path)
     assert {doc.decode() for doc in found.train} == {TRAIN}
     assert {doc.decode() for doc in found.test} == {TEST}
-    assert any("validation set (1 documents) is neither trained on nor judged by" in note for note in found.notes)
+    assert any("validation set (1 document) is neither trained on nor judged by" in note for note in found.notes)
 
 
 def test_01_the_validation_set_judges_if_there_is_no_test_set(tmp_path):
@@ -67,7 +67,7 @@ def test_01_the_validation_set_judges_if_there_is_no_test_set(tmp_path):
 def test_01_documents_of_both_sets_are_told(tmp_path):
     write(tmp_path / "train.jsonl", jsonl(TRAIN, VAL, TEST))
     write(tmp_path / "test.jsonl", jsonl(TEST, TEST + "more"))
-    assert "1 of the 2 test documents are also in the training set." in open_text(tmp_path).notes
+    assert "1 of the 2 test documents is also in the training set." in open_text(tmp_path).notes
 
 
 # 02

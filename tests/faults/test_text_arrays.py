@@ -138,7 +138,7 @@ def test_streams_of_many_files_are_all_read_and_divided(tmp_path):
     assert [stream.name for stream in found.test] == ["test-0.npz[0]", "test-1.npz[0]"]
     assert [skip.file for skip in found.skipped] == ["train-2.npz"]
     assert any("1 skipped: cannot be read (the first: train-2.npz)" in note for note in found.notes)
-    assert any("validation set of 1 recordings is not used" in note for note in found.notes)
+    assert any("validation set of 1 recording is not used" in note for note in found.notes)
     for seed, name in enumerate(["Training_Set/a", "Test Set/a"]):
         (tmp_path / "b" / name).parent.mkdir(parents=True)
         np.savez(tmp_path / "b" / f"{name}.npz", **recordings(seed))

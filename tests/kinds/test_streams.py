@@ -117,9 +117,11 @@ def test_scores_are_in_order_and_only_of_what_is_known(data: Path, tmp_path: Pat
 
 
 def test_the_recordings_a_score_rests_on_are_resampled(tmp_path: Path) -> None:
-    np.savez(tmp_path / "train.npz", **recordings(0, 3))
-    np.savez(tmp_path / "test.npz", **recordings(1, 6))
-    run = train("oadtr", str(tmp_path), budget="2steps", out=tmp_path / "run", progress=False, **TINY)
+    data = tmp_path / "data"
+    data.mkdir()
+    np.savez(data / "train.npz", **recordings(0, 3))
+    np.savez(data / "test.npz", **recordings(1, 6))
+    run = train("oadtr", str(data), budget="2steps", out=tmp_path / "run", progress=False, **TINY)
     first = run.judge(progress=False).scores[0]
     assert first.error is not None
     assert 0 < first.error < 0.3

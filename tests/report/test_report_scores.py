@@ -31,7 +31,7 @@ def test_the_page_and_the_terminal_show_it_all(tmp_path: Path) -> None:
     lost = RunResult("c", "c", "failed", error="no <memory>")
     found = results(*timed, lost)
     page = write_report(found, tmp_path).read_text()
-    for word in ("bits per byte", "unigram", "by samples seen", "What it costs", "delay, s", "no &lt;memory&gt;"):
+    for word in ("bits per byte", "unigram", "by tokens seen", "What it costs", "delay, s", "no &lt;memory&gt;"):
         assert word in page
     assert "training images" not in page
     assert "kNN" not in page

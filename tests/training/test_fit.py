@@ -150,7 +150,7 @@ class Breaking(Method):
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(SensoriumError, match=r"step 7 \(terms: ratio; learning rate 0\.0[0-9]+"):
         run(tmp_path, Breaking(7), checkpoint_every=0.0)
-    report = json.loads((tmp_path / "nan_batch.json").read_text())
+    report = json.loads((tmp_path / "nonfinite" / "step.json").read_text())
     from sensorium.training.batches import Order
 
     assert report["step"] == 7

@@ -126,7 +126,6 @@ def test_a_finished_run_returns_at_once_and_fresh_starts_over(tmp_path):
     "changes, name",
     [
         ({"batch_size": 10}, "batch_size"),
-        ({"budget": "61steps"}, "budget"),
         ({"seed": 5}, "seed"),
         ({"schedule": lambda f: 1.0}, "schedule"),
         ({"optimizer": lambda m: torch.optim.SGD(m.parameters(), 0.1)}, "optimizer"),

@@ -48,6 +48,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
              class_names=np.array(["rest", "walk"]))  # fmt: skip
     pictures: dict[str, Any] = {"image_size": 16, "batch_size": 4}
     small = {"simclr": {"backbone": "resnet-micro", **pictures}, "mae": {"backbone": "vit-micro", **pictures},
+             "supervised": {"backbone": "resnet-micro", **pictures},
              "rectified_flow": pictures,
              "clip": {"backbone": "resnet-micro", "text_width": 32, "text_depth": 1, "embed_dim": 16, **pictures},
              "fcos": {"image_size": 64, "batch_size": 2, "width": 16, "convs": 1},

@@ -29,9 +29,10 @@ Command = Callable[..., tuple[int, str, str]]  # the fixture in tests/conftest.p
 # What each run can do; everything else is refused.
 ABLE = {
     "simclr": {"embed", "neighbors", "search"},
+    "supervised": {"embed", "neighbors", "search", "predict"},
     "clip": {"embed", "neighbors", "search", "zeroshot"},
     "rectified_flow": {"sample"},
-    "fcos": {"detect"},
+    "fcos": {"detect", "misses"},
     "causal_lm": {"generate"},
     "oadtr": {"watch"},
 }
@@ -41,7 +42,9 @@ def words_for(command: str, folder: Path, out: Path) -> list[str]:
     """The rest of a command line that would work, data given, so that only the run can be wrong."""
     picture = str(folder / "photos" / "red" / "0.png")
     return {
+        "predict": [picture, "--out", f"{out}.csv"],
         "detect": [picture, "--out", str(out)],
+        "misses": ["--out", str(out)],
         "search": ["--image", picture, "--data", str(folder / "photos"), "--picture", str(out)],
         "zeroshot": [picture, "--classes", "red,blue", "--out", f"{out}.csv"],
         "embed": ["--data", str(folder / "photos"), "--out", f"{out}.npz"],
@@ -89,8 +92,14 @@ def test_a_network_says_what_it_can(kinds: Path, tmp_path: Path, command: Comman
     sensorium.export(kinds / "runs" / "simclr", "safetensors", tmp_path / "net")
     code, _, err = command("detect", str(tmp_path / "net"), str(kinds / "photos"))
     assert code == 1
-    assert f"sensorium embed {tmp_path / 'net'}" in err
+    for words in ("embed {} --data PICTURES", "neighbors {} PICTURE --data PICTURES", "export {} --out FOLDER"):
+        assert f"sensorium {words.format(tmp_path / 'net')}" in err
     assert "evaluate" not in err
+    sensorium.export(kinds / "runs" / "causal_lm", "hf", tmp_path / "text")
+    code, _, err = command("embed", str(tmp_path / "text"), "--data", str(kinds / "photos"))
+    assert code == 1
+    assert "sensorium generate" not in err  # which takes runs only
+    assert "sensorium export" in err
 
 
 def test_nothing_is_echoed_before_an_error(kinds: Path, command: Command) -> None:
@@ -250,7 +259,7 @@ def test_watch_does_not_write_over_its_recording(kinds: Path, tmp_path: Path, co
     recording.write_text("1 2\n" * 30)
     code, _, err = command("watch", str(kinds / "runs" / "oadtr"), str(recording), "--csv", str(recording))
     assert code == 1
-    assert "this is the recording" in err
+    assert "is the data file itself" in err
     assert recording.read_text() == "1 2\n" * 30
     assert "must end in .csv" in command("watch", str(kinds / "runs" / "oadtr"), str(recording), "--csv", "x.txt")[2]
 

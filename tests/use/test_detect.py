@@ -103,7 +103,7 @@ def test_pictures_are_drawn_and_written_and_broken_ones_named(
     Image.open(data / "images" / "1.png").convert("L").save(folder / "more" / "a.jpg")
     (folder / "b.jpg").write_bytes(b"\xff\xd8 no picture")
     (folder / "notes.txt").write_text("no picture either")
-    out = folder / "found"  # inside: what is drawn must not be looked at the next time
+    out = folder / ".found"  # inside, where no reader looks: what is drawn must not be looked at the next time
     for _ in range(2):
         code, said, err = command("detect", str(runs / "fcos"), str(folder), "--threshold", "0.05", "--out", str(out))
         assert code == 0, err
@@ -141,9 +141,9 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
         ((run,), "give pictures"),
         ((run, "nowhere.png"), "no picture or folder 'nowhere.png'"),
         ((run, str(tmp_path / "empty")), "there is no picture in"),
-        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "none of 1 picture can be read"),
+        ((run, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")), "the picture cannot be read"),
         ((run, picture, "--threshold", "30"), "from 0 to 1"),
-        ((run, picture, "--out", picture), "this is a file"),
+        ((run, picture, "--out", picture), "this isn't a folder"),
     ):
         code, _, err = command("detect", *words)
         assert code == 1

@@ -115,6 +115,10 @@ def test_the_others(kinds: Path) -> None:
     assert text == "".join(
         sensorium.use.generate(Run(runs / "causal_lm"), "The", most=5, temperature=0, top_k=None, seed=0)
     )
+    (guess,) = sensorium.predict(Run(runs / "supervised"), kinds / "photos" / "red" / "0.png", top=3)
+    assert set(guess.classes) == {"red", "green", "blue"}
+    with pytest.raises(SensoriumError, match="It works with: sensorium generate"):
+        sensorium.predict(runs / "causal_lm", kinds / "photos")
     made = sensorium.sample(runs / "rectified_flow", 3, steps=2, seed=1)
     assert (made.dtype, list(made.shape)) == (torch.uint8, [3, 3, 16, 16])
     assert torch.equal(made, sensorium.sample(Run(runs / "rectified_flow"), n=3, steps=2, seed=1))

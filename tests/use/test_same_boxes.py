@@ -193,15 +193,14 @@ def everywhere(run: Run, folder: Path, tmp_path: Path) -> list[Found]:
     return want
 
 
-def torchvision_module(run: Run, folder: Path) -> Any:
-    """The module that an export writes, imported where nothing of ours can be."""
-    export(run, "torchvision", folder)
-    spec = importlib.util.spec_from_file_location("exported_fcos", folder / "fcos.py")
+def imported(script: Path) -> Any:
+    """A Python file that an export writes, which imports nothing of ours."""
+    assert "sensorium" not in script.read_text(encoding="utf-8").lower().replace("without sensorium", "")
+    spec = importlib.util.spec_from_file_location("exported", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert "sensorium" not in (folder / "fcos.py").read_text().lower().replace("without sensorium", "")
     return module
 
 
@@ -212,7 +211,8 @@ def test_fcos_finds_the_same_boxes_everywhere(
     folder: Path = request.getfixturevalue(which)
     run = runs["fcos"]
     want = everywhere(run, folder, tmp_path)
-    module = torchvision_module(run, tmp_path / "torchvision")
+    export(run, "torchvision", tmp_path / "torchvision")
+    module = imported(tmp_path / "torchvision" / "fcos.py")
     model = module.detector(LEAST)
     assert module.classes() == list(run.situation.classes)
     back = open_finder(tmp_path / "torchvision" / "fcos.pth")
@@ -247,6 +247,35 @@ def test_detr_finds_the_same_boxes_everywhere(
         alike(found, one | {"boxes": clipped(one["boxes"], path)}, f"{path.name}: transformers")
 
 
+@pytest.mark.parametrize("system", ["fcos", "detr"])
+def test_onnx_finds_the_same_boxes(system: str, runs: dict[str, Run], shapes: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run, paths = runs[system], pictures(shapes)
+    path = export(run, "onnx", tmp_path / "mine.onnx")
+    module = imported(path.with_suffix(".py"))
+    mine = module.Detector()
+    assert mine.classes == list(run.situation.classes)
+    for one in paths:
+        found = mine.find(one, LEAST)
+        labels = torch.tensor([mine.classes.index(row["name"]) for row in found], dtype=torch.int64)
+        boxes = torch.tensor([row["box"] for row in found]).reshape(-1, 4)
+        other = {"boxes": boxes, "scores": torch.tensor([row["score"] for row in found]), "labels": labels}
+        alike(of_boxes(detect(run, one, LEAST)), other, f"{one.name}: onnx", 2e-3 * max(1, max(given(one).size) / 100))
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    sight = sight_of(run.method, run.situation)
+    for some in (paths[:1], paths[:5]):  # of any number
+        batch = sight.batch([sight.look(given(one).image) for one in some])
+        boxes, scores, labels = session.run(None, {"images": batch["image"].numpy(), "sizes": batch["sizes"].numpy()})
+        assert boxes.shape == (len(some), scores.shape[1], 4)
+        want = run.method.detect(batch["image"], LEAST, sizes=batch["sizes"])
+        for i, one in enumerate(want):
+            kept = scores[i] > LEAST
+            values = (boxes[i][kept], scores[i][kept], labels[i][kept])
+            got = dict(zip(("boxes", "scores", "labels"), map(torch.from_numpy, values), strict=True))
+            alike(one, got, f"picture {i} of {len(some)}")
+
+
 def test_a_batch_changes_nothing(runs: dict[str, Run], shapes: Path) -> None:
     """Pictures of other shapes beside it, which decided the padding before."""
     run = runs["fcos"]
@@ -278,7 +307,7 @@ def test_training_sees_the_same_square(runs: dict[str, Run]) -> None:
     assert batch["image"].shape == (4, 3, 128, 128)
 
 
-@pytest.mark.parametrize("height, width", SHAPES + [(4000, 3), (480, 640), (427, 640), (197, 49)])
+@pytest.mark.parametrize("height, width", [*SHAPES, (4000, 3), (480, 640), (427, 640), (197, 49)])
 def test_sizes_are_those_of_other_libraries(height: int, width: int) -> None:
     for size in (64, 96, 100, 256, 640):
         inner = inner_size(height, width, size)
@@ -297,7 +326,7 @@ def test_what_is_no_picture_is_said(runs: dict[str, Run], tmp_path: Path) -> Non
     finder = open_finder(runs["fcos"])
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     for wrong, said in (
-        (torch.zeros(3, 8, 8), "uint8 tensor"),
+        (torch.zeros(3, 8, 8), "uint8 .or uint16. tensor"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"uint8 \[8, 8, 3\]"),
         (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\]"),
         (7, "this is a int"),

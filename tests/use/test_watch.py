@@ -280,6 +280,8 @@ def test_one_video_without_labels(videos: Path, tmp_path: Path) -> None:
         embed_video("motion", videos / "clip8.mkv", tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
     with pytest.raises(SensoriumError, match="has no video"):
+        embed_video("motion", tmp_path, videos.parent / "x.npz")
+    with pytest.raises(SensoriumError, match="lies in the data"):
         embed_video("motion", tmp_path, tmp_path / "x.npz")
     assert (is_video(videos), is_video(tmp_path), is_video("a.MP4"), is_video("a.npz")) == (True, False, True, False)
 

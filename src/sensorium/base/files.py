@@ -34,6 +34,7 @@ _FOREIGN = 24 * 3600.0  # seconds after which a partial file of another machine 
 _MANY = 256  # entries of a folder from which on it is swept once only
 NO_LINK: int = vars(os).get("O_NOFOLLOW", 0)  # Windows has no such flag
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 _being_written: set[str] = set()
 _swept: set[str] = set()
@@ -50,12 +51,26 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__
         number = cause.errno if isinstance(cause, OSError) else None
         reason = os.strerror(number) if number else " ".join(str(error).split())[:200]
+        if number in _IN_THE_WAY and (why := blocked(path)):
+            raise SensoriumError(f"could not write {path}: {why}. {kept}Choose another --out.") from error
         full = number in (*_FULL, None)
         free = f"; {_free(path) / 2**20:,.0f} MB are free there" if full else ""
         way = (
             "Free some space and run the same command again." if full else "Choose another --out, or make it writable."
         )
         raise SensoriumError(f"could not write {path}: {reason}{free}. {kept}{way}") from error
+
+
+def blocked(path: Path) -> str | None:
+    """Why there can be no file or folder at ``path``, of those that its folder would be in: "a.txt is a file"."""
+    for one in path.parents:
+        with suppress(OSError):
+            found = os.lstat(one).st_mode
+            if one.is_dir():
+                return None
+            what = "a file" if one.is_file() else "a link to nothing" if stat.S_ISLNK(found) else "not a folder"
+            return f"{one} is {what}"
+    return None
 
 
 def _by_the_disk(error: BaseException) -> bool:
@@ -197,12 +212,14 @@ def can_write(folder: Path) -> bool:
     return False
 
 
-def check_writable(path: Path) -> Path:
+def check_writable(path: Path, *, option: str = "--out") -> Path:
     """``path``, if a file could be written there. Raises SensoriumError that names the way out, before any work."""
     if (path.exists() or path.is_symlink()) and not path.is_file() and not path.is_symlink():
-        raise SensoriumError(f"{path}: this isn't a file; give another --out.")
+        raise SensoriumError(f"{path}: this isn't a file; give another {option}.")
+    if why := blocked(path):
+        raise SensoriumError(f"{path}: {why}; give another {option}.")
     if not can_write(path.parent):
-        raise SensoriumError(f"{path}: {path.parent} can't be written; give another --out.")
+        raise SensoriumError(f"{path}: {path.parent} can't be written; give another {option}.")
     return path
 
 

@@ -62,6 +62,30 @@ def locked(
                 folder.rmdir()
 
 
+def holder(folder: Path) -> str | None:
+    """Who has the lock of a folder, "PROCESS on MACHINE"; None if nobody has. Nothing is written."""
+    try:
+        handle = os.open(folder / NAME, os.O_RDONLY | NO_LINK)
+    except OSError:
+        return None
+    try:
+        said = _told(handle)
+        pid, _, host = said.partition(" on ")
+        if host != socket.gethostname():  # its processes can't be seen from here
+            return said if pid.isdigit() else None
+        if not alive(int(pid)):
+            return None
+        if fcntl is not None and str(folder.resolve()) not in _held:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return said
+            return None  # left by a process whose number another one has now
+        return said
+    finally:
+        os.close(handle)
+
+
 def _take(folder: Path, verb: str, way: str, optional: bool, wait: bool) -> int | None:
     path = folder / NAME
     while True:

@@ -19,6 +19,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,9 +177,12 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, part
 
 
-def parse_json(data: bytes | str, where: str, hint: str = "") -> Any:
-    """A value of JSON text; ``where`` begins the message and ``hint`` ends it. Raises SensoriumError."""
+def parse_json(data: bytes | str, where: str, hint: str = "", twice: Counter[str] | None = None) -> Any:
+    """A value of JSON text; ``where`` begins the message and ``hint`` ends it. Of equal keys of an object the last counts;
+    they are counted in ``twice`` if given. Raises SensoriumError."""
     try:
+        if twice is not None:
+            return json.loads(data, object_pairs_hook=partial(_counting, twice))
         if isinstance(data, bytes) and data[:1] in b"{[":  # UTF-8, so its encoding need not be found
             return _DECODE(data.decode())
         return json.loads(data)
@@ -191,12 +195,20 @@ def parse_json(data: bytes | str, where: str, hint: str = "") -> Any:
     raise SensoriumError(f"{where}: not readable as JSON ({reason}).{f' {hint}' if hint else ''}") from None
 
 
-def read_json(path: Path, *, most: int = 1 << 31, hint: str = "") -> Any:
-    """A JSON file of at most ``most`` bytes that fits in memory. Raises SensoriumError that names the file."""
+def _counting(twice: Counter[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice.update(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return found
+
+
+def read_json(path: Path, *, most: int = 1 << 31, hint: str = "", twice: Counter[str] | None = None) -> Any:
+    """A JSON file of at most ``most`` bytes that fits in memory. Raises SensoriumError that names the file. ``twice``: as
+    of :func:`parse_json`."""
     where = printable(str(path))
     data = read_bytes(path, most=most)
     affordable(len(data) * _JSON_SPREAD, where, "split it into smaller files.")
-    return parse_json(data, where, hint)
+    return parse_json(data, where, hint, twice)
 
 
 def read_object(path: Path, *, most: int = 1 << 26, hint: str = "") -> dict[str, Any]:

@@ -34,15 +34,34 @@ def any_encoding() -> None:
 
 @contextmanager
 def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error for work of known length; None if it is off or there is no terminal."""
-    if not shown or not sys.stderr.isatty():
+    """A progress bar on standard error for work of known length, without a terminal a line now and then; None if it is
+    off."""
+    if not shown:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(title)
         return
     from rich.progress import Progress
 
     with Progress(*_columns(), console=terminal(), transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(title: str) -> Callable[[int, int], None]:
+    """Progress as a line every half minute, with the time left."""
+    began = told = time.perf_counter()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told >= LINE_EVERY and 0 < done < total:
+            told = now
+            left = duration((now - began) / done * (total - done))
+            terminal().print(f"{title}: {done:,} of {total:,}, {left} left")
+
+    return advance
 
 
 class Display:

@@ -96,3 +96,16 @@ def memory(megabytes: Any) -> str:
     if n is None:
         return MISSING
     return f"{n / 1000:.3g} GB" if n >= 1000 else f"{n:.0f} MB"
+
+
+def agreeing(number: Any, phrase: str) -> str:
+    """A phrase in the plural, as it is after ``number``: 1, "test images" -> "test image"; in "tokens (257 kinds)" and
+    "frames of 0.1 s" the first noun agrees."""
+    for rest in (" (", " of "):
+        if rest in phrase:
+            return agreeing(number, phrase[: phrase.index(rest)]) + phrase[phrase.index(rest) :]
+    if number != 1 or not phrase.endswith("s") or phrase.endswith("ss"):
+        return phrase
+    if phrase.endswith("ies"):
+        return f"{phrase[:-3]}y"
+    return phrase[:-2] if phrase.endswith(("xes", "ches", "shes", "sses")) else phrase[:-1]

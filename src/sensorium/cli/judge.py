@@ -106,22 +106,28 @@ def evaluate(
 
     Example: sensorium evaluate sensorium-runs/mae --labels 1%,100%
 
-    The data that it was trained on are read from the path that run.json names, as data and nothing else.
+    The data that it was trained on are read from the path that run.json names, as data and nothing else. Scores on
+    another set are kept in RUN/evaluated, beside the run's own.
 
     Args:
         run: folder of a run.
-        data: where the run's data are now, if they were moved; they must have the run's classes.
-        test: the test set, if it is not inside --data.
+        data: another set to evaluate on (its test part, or all of it), or where the run's data are now.
+        test: another test set.
         as_json: print JSON.
     """
     from sensorium.base.records import encode
+    from sensorium.data.log import tell
+    from sensorium.judge.evaluator import place_beside
     from sensorium.judge.score import lines
     from sensorium.runs.run import Run
 
     loaded = Run(run)
-    ready = None if data is None and test is None else loaded.data(data, test)
+    ready, notes = (None, []) if data is None and test is None else loaded.elsewhere(data, test)
+    tell(notes)
     found = loaded.judge(ready, **asdict(judging), progress=not as_json)
     print(json.dumps(encode(found), indent=1) if as_json else lines(found.scores))
+    if ready is not None and not as_json and (place := place_beside(run, ready)).is_file() and not loaded.owns(ready):
+        console.print(f"kept in {place}; the run's own scores are in {run / 'evaluation.json'}")
 
 
 def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) -> None:

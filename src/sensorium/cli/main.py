@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import signal
 import sys
-import threading
 from importlib import import_module
-from typing import Any
 
 from cyclopts import App, CycloptsError
 from rich.text import Text
 
 import sensorium.cli
 from sensorium import __version__
-from sensorium.base import live, threads
+from sensorium.base import live, stop, threads
 from sensorium.base.reading import printable
 from sensorium.base.terminal import any_encoding, terminal
 from sensorium.catalogue import find, starters
@@ -53,14 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: a user's error is one line and exit code 1 (2 for a wrong command line)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    any_encoding()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # like Ctrl-C: a training run writes a checkpoint
+    stop.listen(words)  # SIGTERM is like Ctrl-C: a training run writes a checkpoint
     words = [word for word in words if word != "--debug"]
-    threads.before_torch()
-    if words[:1] == ["train"]:  # early, so that two runs started together know of each other
-        live.register()
     try:
+        any_encoding()
+        threads.before_torch()
+        if words[:1] == ["train"]:  # early, so that two runs started together know of each other
+            live.register()
         _own_recipe(words)
         app(words, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
@@ -70,20 +66,17 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        terminal().print("stopped; the same command resumes it.")
-        raise SystemExit(130) from None
+        raise SystemExit(stop.farewell()) from None
     except Exception as error:
         if debug:
             raise
+        if stop.asked():  # a library made it of the KeyboardInterrupt
+            raise SystemExit(stop.farewell()) from None
         line = Text("error: ", "bold red").append(_in_words(error), "not bold default")
         terminal().print(line, soft_wrap=True)
         raise SystemExit(1) from None
     finally:
         live.release()
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _own_recipe(words: list[str]) -> None:

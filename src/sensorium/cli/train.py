@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import App, Parameter
 
+from sensorium.base.words import counted
 from sensorium.catalogue import resolve, systems
 from sensorium.cli.shared import FURTHER, RUN, SYSTEM, RunFlags, console, whole
 from sensorium.runs.options import RunOptions
@@ -70,9 +71,9 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         raise KeyboardInterrupt
     o = run.outcome
     console.print(
-        f"{run.name}: {o.steps:,} steps, {o.seen:,} {o.unit} in {o.seconds:.0f} s ({o.per_second:,.0f} {o.unit}/s), {o.status}"
+        f"{run.name}: {counted(o.steps, 'step')}, {o.seen:,} {o.unit} in {o.seconds:.0f} s ({o.per_second:,.0f} {o.unit}/s), {o.status}"
     )
-    for note in o.notes:
+    for note in o.notes if options.quiet else ():  # else they were said as they came up
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:

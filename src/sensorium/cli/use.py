@@ -164,15 +164,16 @@ def zeroshot(
     from sensorium.judge.zero_shot import PLAIN
     from sensorium.use import tables
     from sensorium.use import zero_shot as use
+    from sensorium.use.able import places_of
 
     names = use.classes_of(classes)
     if out is not None:
-        tables.check_out(out, tables.TABLES)
+        tables.check_out(out, tables.TABLES, *pictures, classes, *places_of(run))
     found = use.zero_shot_table(run, pictures, names, template or PLAIN, progress=not quiet)
     top = min(top, len(names))
     rows = [use.row(one, top) for one in found]
     if out is not None:
-        tables.write_table(out, use.columns(top), rows)
+        tables.write_table(out, use.columns(top), rows, numbers=use.numbers(top))
     else:
         print("".join(tables.csv_lines([use.columns(top), *rows])), end="")
     if not quiet:
@@ -204,6 +205,35 @@ def detect(
     from sensorium.use.found import find_in
 
     console.print(find_in(run, images, threshold=threshold, out=out, form=form, crops=crops))
+
+
+def misses(
+    run: Path,
+    *,
+    data: str | None = None,
+    test: str | None = None,
+    n: Positive = 24,
+    threshold: float = 0.3,
+    overlap: float = 0.5,
+    out: Path | None = None,
+) -> None:
+    """Where a detector is wrong: its test pictures with missed and false boxes drawn, worst first, and a table of all.
+
+    Example: sensorium misses sensorium-runs/fcos --n 50 --out misses
+
+    Args:
+        run: folder of a run of a detector.
+        data: pictures with boxes; the run's own data by default, judged on their test set.
+        test: the test set, if it is not inside --data.
+        n: how many pictures to draw; misses.csv has the faults of all.
+        threshold: minimum score of a detection.
+        overlap: minimum IoU of a detection and its object.
+        out: folder for the drawn pictures and misses.csv; misses/ in the run's folder by default.
+    """
+    from sensorium.use.misses import write_misses
+
+    told = write_misses(run, data=data, test=test, n=n, threshold=threshold, overlap=overlap, out=out)
+    console.print(told)
 
 
 def watch(
@@ -286,5 +316,5 @@ def export(
 
 COMMANDS = {
     one.__name__: opens_runs(one)
-    for one in (embed, neighbors, search, zeroshot, generate, sample, detect, watch, play, export)
+    for one in (embed, neighbors, search, zeroshot, generate, sample, detect, misses, watch, play, export)
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ _NEVER = frozenset({
 })  # fmt: skip
 _NO_LABEL = frozenset(("", "nan", "null", "<na>", "nat", "n/a", "#n/a"))
 _LONGEST_LABEL = 256
+SEVERAL = "label is a list or an object, not one value"
+_LIST = re.compile(r"""[\[({]\s*(['"].*|[\d\s.,+-]+|[^\s\[\](){},]+\s*,.*)?[\])}]""", re.DOTALL)
+"""A list, a set or an object, as JSON, Python and numpy write them."""
 SAMPLE = 500
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
@@ -107,8 +111,8 @@ def as_text(value: Any) -> str | None:
 
 def as_label(value: Any) -> tuple[str | None, str]:
     """(label, "") or (None, reason). Empty cells and those of missing values (NaN, null, N/A) have no reason."""
-    if isinstance(value, list | tuple | dict):
-        return None, "label is a list or an object, not one value"
+    if isinstance(value, list | tuple | dict) or (isinstance(value, str) and _LIST.fullmatch(value.strip())):
+        return None, SEVERAL
     text = as_text(value)
     if text is None or text.casefold() in _NO_LABEL:
         return None, ""
@@ -128,6 +132,32 @@ def whole_numbers(labels: Sequence[str | None]) -> list[str | None]:
         return list(labels)
     short = {label: match.group(1) for label, match in found.items() if match}
     return [None if label is None else short[label] for label in labels]
+
+
+def joined(labels: Iterable[str | None]) -> tuple[int, str, str] | None:
+    """(how many, the separator, the first) of the labels that look like several labels in one; None if they don't.
+
+    More than a fifth of them have the separator, and their parts are labels too: half by themselves, or four fifths
+    within others.
+    """
+    counts = Counter(label for label in labels if label is not None)
+    for separator in "|;,":
+        parts = {label: [part.strip() for part in label.split(separator)] for label in counts if separator in label}
+        parts = {label: found for label, found in parts.items() if len(found) > 1 and all(found)}
+        number = sum(counts[label] for label in parts)
+        if 5 * number <= counts.total() or (separator == "," and all(map(_decimal, parts))):
+            continue
+        within = Counter(part for found in parts.values() for part in set(found))
+        alone = sum(part in counts for part in within)
+        again = sum(part in counts or many > 1 for part, many in within.items())
+        if 2 * alone >= len(within) or 5 * again >= 4 * len(within):
+            return number, separator, next(iter(parts))
+    return None
+
+
+def _decimal(label: str) -> bool:
+    """Whether it may be a number with a decimal comma."""
+    return re.fullmatch(r"[+-]?\d*,\d*", label) is not None
 
 
 class SplitColumn:
@@ -163,6 +193,8 @@ class Unused:
 
     def __init__(self, header: Sequence[str], used: Iterable[int]) -> None:
         used = set(used)
+        known = {key(header[i]) for i in used}  # a second column of the name is told by :func:`doubled`
+        used |= {i for i, name in enumerate(header) if key(name) and key(name) in known}
         self.values: dict[int, list[str]] = {i: [] for i in range(len(header)) if i not in used}
         self.header, self.left = list(header), SAMPLE
 

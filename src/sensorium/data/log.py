@@ -45,9 +45,9 @@ class Log:
 
 
 def tell(lines: Iterable[str]) -> None:
-    """Print what was found, on standard error."""
+    """Print what was found, on standard error, each line once."""
     from sensorium.base.terminal import terminal
 
     console = terminal()
-    for line in lines:
+    for line in dict.fromkeys(lines):
         console.print(printable(line), style="dim")

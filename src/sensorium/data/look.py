@@ -31,7 +31,7 @@ _READ = {
     "text": "sensorium.data.text.open:open_text",
 }
 _WORDS = {"boxes": "boxes", "pairs": "captions", "images": "images", "streams": "recordings", "text": "text"}
-_LABELED = ("webdataset", "parquet", "csv")  # layouts whose labels are written, not names of folders
+_LABELED = ("webdataset", "parquet", "csv", "json lines")  # layouts whose labels are written, not names of folders
 _OWN_ERROR = {
     ".txt": "text", ".md": "text", ".text": "text", ".jsonl": "pairs", ".ndjson": "text", ".json": "boxes",
     ".csv": "pairs", ".tsv": "pairs",

@@ -72,13 +72,16 @@ _NEUTRAL = frozenset(
 )
 _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
-     "lost+found", "system volume information", "__pycache__", "node_modules"}
+     "lost+found", "system volume information", "__pycache__", "node_modules",
+     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-signal",
+     "sensorium-cache"}
 )  # fmt: skip
 _NUMBERS = re.compile(r"(\d+)")
 
 
 def litter(name: str) -> bool:
-    """Whether it is hidden, or made by an operating system or an editor: never data."""
+    """Whether it is hidden, or made by an operating system, by an editor or by commands of ours at their default
+    places: never data."""
     return name.startswith((".", "~$")) or name.casefold() in _LITTER or name.endswith(("~", ".crdownload", ".swp"))
 
 
@@ -301,6 +304,23 @@ def name_parts(name: str) -> list[str]:
 def folded(name: str) -> str:
     """A key under which names are equal that differ in case or Unicode normal form alone."""
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def about_alike(classes: Iterable[str]) -> list[str]:
+    """A note about names of classes that are the same but for case, spaces and Unicode form; none if there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(folded(name).split()), []).append(f"'{printable(name[:80])}'")
+    alike = [" = ".join(names[:6]) for names in groups.values() if len(names) > 1]
+    more = f" and {len(alike) - 6:,} more" if len(alike) > 6 else ""
+    return (
+        [
+            f"Names of classes differ only in case, spaces or Unicode form: {', '.join(alike[:6])}{more}; "
+            "are they one class?"
+        ]
+        if alike
+        else []
+    )
 
 
 def file_at(folder: Path, name: str) -> Path | None:

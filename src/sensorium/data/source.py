@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sensorium.data.images.values import Scale
+
 
 @dataclass(frozen=True)
 class Source:
     """The source of the data, and the options for preparing them. ``cache``: the folder of cached data beside the runs.
 
     ``settings`` are the recipe's, some of which affect the data; ``run``: the folder of the run of these data, None
-    before there is one.
+    before there is one; ``scale``: of 16-bit and float images, that of the run, None before there is one.
     """
 
     path: str
@@ -22,3 +24,4 @@ class Source:
     limit: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     run: Path | None = None
+    scale: Scale | None = None

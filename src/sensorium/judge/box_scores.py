@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sensorium.base.precision import device_name
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.prepare import Prepared
 from sensorium.data.images.decode import BadImage
@@ -39,11 +41,7 @@ BASELINE = "same boxes everywhere"
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """AP of the test images (of the training images if there is no test set), standard error, baseline and images."""
     held = ready.held
-    if run.situation.classes != held.classes:
-        raise SensoriumError(
-            f"{run.folder}: trained on the classes {_some(run.situation.classes)}, but the data have "
-            f"{_some(held.classes)}."
-        )
+    check_classes(run, held)
     if "pictures" not in kept.pieces:
         with bar("judging", asked.progress) as advance:
             sight = sight_of(run.method, run.situation)
@@ -61,10 +59,19 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     return Judgement(tuple(scores(kept.pieces)), pictures, parameters=size)
 
 
+def check_classes(run: Trained, held: Boxed) -> None:
+    """Raise SensoriumError if a detector was trained on other classes than ``held`` has."""
+    if run.situation.classes != held.classes:
+        raise SensoriumError(
+            f"{run.folder}: trained on the classes {_some(run.situation.classes)}, but the data have "
+            f"{_some(held.classes)}."
+        )
+
+
 def scores(found: dict[str, Any]) -> list[Score]:
     """AP, AP50, AP75, and AP of small, medium and large objects, if there are any, each with the baseline's."""
     mine, theirs = found["detection"], found["baselines"][BASELINE]
-    counted = f"boxes in {mine['images']:,} {mine['counted']} pictures"
+    of = f"in {counted(mine['images'], mine['counted'] + ' picture')}"
     rows = []
     for key, name in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"), *((f"ap_{s}", f"AP, {s}") for s in SIZES)):
         if mine[key] is None:
@@ -72,7 +79,9 @@ def scores(found: dict[str, Any]) -> list[Score]:
         simple = {} if theirs.get(key) is None else {BASELINE: theirs[key]}
         n = mine[f"boxes_{key[3:]}"] if key.startswith("ap_") else mine["boxes"]
         error, curve = (mine["error"] if key == "ap" else None), (key if key in ("ap", "ap50") else "")
-        rows.append(Score(name, mine[key], "higher", n, counted, simple, error, share=True, curve=curve))
+        rows.append(
+            Score(name, mine[key], "higher", n, f"{plural(n, 'box')} {of}", simple, error, share=True, curve=curve)
+        )
     return rows
 
 
@@ -118,30 +127,39 @@ def _pictures(run: Trained, held: Boxed, seen: Sequence[Any], lost: Sequence[dic
         ("Detections", "detections.png", spread, told),
         ("Misses", "misses.png", list(worst), f"Most misses first. {told} Missed boxes have a white frame."),
     ):
-        panels = [_panel(held, i, seen[i], worst.get(i, []) if chosen is not spread else []) for i in chosen]
-        drawn = [panel for panel in panels if panel is not None]
+        panels = [panel(held, i, seen[i], worst.get(i, []) if chosen is not spread else []) for i in chosen]
+        drawn = [one for one in panels if one is not None]
         if drawn:
             save_picture(sheet(drawn), folder / file)
             made.append({"title": title, "caption": caption, "file": f"{run.folder.name}/pictures/{file}"})
     return made
 
 
-def _panel(held: Boxed, index: int, found: dict[str, Any], lost: Sequence[int]) -> Image.Image | None:
-    """One image with ground truth, and with detections; None if it can no longer be read."""
+def panel(
+    held: Boxed,
+    index: int,
+    found: dict[str, Any],
+    lost: Sequence[int],
+    false: Sequence[int] = (),
+    threshold: float = SURE,
+) -> Image.Image | None:
+    """One image with ground truth, and with detections; ``lost`` boxes and ``false`` detections (indices) have a white
+    frame. None if it can no longer be read."""
     try:
         sample = held.truth[index]
     except BadImage:
         return None
     image = Image.fromarray(sample["image"].permute(1, 2, 0).numpy())
-    sure = found["scores"] >= SURE
+    sure = torch.where(found["scores"] >= threshold)[0]
     large, true = enlarged(image, sample["boxes"].tolist())
     left = with_boxes(large, true, sample["labels"].tolist(), held.classes, marked=lost)
     boxes = enlarged(image, found["boxes"][sure].tolist())[1]
     labels, said = found["labels"][sure].tolist(), found["scores"][sure].tolist()
-    right = with_boxes(large, boxes, labels, held.classes, said)
-    missed = f", {len(lost)} missed" if lost else ""
-    words = f"{Path(held.truth.names[index]).name}: {len(true)} boxes, {len(labels)} found{missed}"
-    return beside(left, right, words)
+    marked = [i for i, at in enumerate(sure.tolist()) if at in false]
+    right = with_boxes(large, boxes, labels, held.classes, said, marked)
+    wrong = ", ".join(f"{len(some)} {what}" for some, what in ((lost, "missed"), (false, "false")) if some)
+    words = f"{Path(held.truth.names[index]).name}: {counted(len(true), 'box')}, {len(labels)} found"
+    return beside(left, right, words + (wrong and f", {wrong}"))
 
 
 def _some(classes: Sequence[str]) -> str:

@@ -119,22 +119,30 @@ def misses(
     (their number) and ``false`` (false positives). threshold: minimum score of a detection."""
     rows = []
     for index, (mine, theirs) in enumerate(zip(found, truth, strict=True)):
-        crowd = theirs.get("crowd", torch.zeros(len(theirs["boxes"]), dtype=torch.bool))
-        sure = mine["scores"] >= threshold
-        order = mine["scores"][sure].argsort(descending=True, stable=True)
-        boxes, labels = mine["boxes"][sure][order], mine["labels"][sure][order]
-        shared = iou(boxes, theirs["boxes"]) * (labels[:, None] == theirs["labels"])
-        false, free = 0, ~crowd
-        for row in shared:
-            best, at = (row * free).max(0) if len(row) else (torch.zeros(()), torch.zeros((), dtype=torch.long))
-            if best >= overlap:
-                free[at] = False
-            elif not (row[crowd] >= overlap).any():
-                false += 1
-        lost = free.nonzero().flatten().tolist()
-        rows.append({"index": index, "lost": lost, "boxes": int((~crowd).sum()), "false": false})
+        lost, false = compared(mine, theirs, overlap=overlap, threshold=threshold)
+        boxes = len(theirs["boxes"]) - int(theirs["crowd"].sum() if "crowd" in theirs else 0)
+        rows.append({"index": index, "lost": lost, "boxes": boxes, "false": len(false)})
     rows = [row for row in rows if row["lost"]]
     return sorted(rows, key=lambda row: (-len(row["lost"]), row["index"]))[:count]
+
+
+def compared(
+    found: Mapping[str, Tensor], truth: Mapping[str, Any], *, overlap: float, threshold: float
+) -> tuple[list[int], list[int]]:
+    """Of one image, the true boxes (without crowd) that no detection of their class covers, and the detections with at
+    least ``threshold`` that are of none: indices. overlap: minimum IoU."""
+    crowd = truth.get("crowd", torch.zeros(len(truth["boxes"]), dtype=torch.bool))
+    order = found["scores"].argsort(descending=True, stable=True)
+    order = order[found["scores"][order] >= threshold]
+    shared = iou(found["boxes"][order], truth["boxes"]) * (found["labels"][order][:, None] == truth["labels"])
+    false, free = [], ~crowd
+    for at, row in zip(order.tolist(), shared, strict=True):
+        best, which = (row * free).max(0) if len(row) else (torch.zeros(()), torch.zeros((), dtype=torch.long))
+        if best >= overlap:
+            free[which] = False
+        elif not (row[crowd] >= overlap).any():
+            false.append(at)
+    return free.nonzero().flatten().tolist(), false
 
 
 def _annotations(truth: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

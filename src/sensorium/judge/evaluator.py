@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import copy
 import pkgutil
+import shutil
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.base.files import can_write, unlinked, write_bytes, write_json
+from sensorium.base.files import can_write, own_folder, unlinked, write_bytes, write_json
 from sensorium.base.kept import read_arrays
 from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
@@ -35,7 +37,7 @@ from sensorium.method import Method
 
 VERSION = 2
 HINT = "delete the file and evaluate the run again"
-FILE, OUTCOMES = "evaluation.json", "outcomes.npz"
+FILE, OUTCOMES, BESIDE = "evaluation.json", "outcomes.npz", "evaluated"
 
 Beside = dict[str, dict[str, tuple[float, float | None]]]  # baseline -> score's name -> value, standard error
 
@@ -111,21 +113,22 @@ def fitting(method: object, rows: Any) -> tuple[Evaluator, ...]:
 
 
 def look_at(ready: Any) -> Callable[[Method], dict[str, float]]:
-    """The online evaluation of a run: that of the first evaluator that fits, because each takes time."""
+    """The online evaluation of a run: that of the first evaluator that fits and has one, because each takes time."""
 
     def look(method: Method) -> dict[str, float]:
-        chosen = fitting(method, ready.train)
+        chosen = [one for one in fitting(method, ready.train) if one.online is not nothing]
         return chosen[0].online(method, ready) if chosen else {}
 
     return look
 
 
-def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
-    """Evaluate a run by every evaluator that fits it; saved in its folder, and not repeated on the same data.
+def judge(run: Trained, ready: Any, asked: Asked, only: Sequence[str] = ()) -> Judgement:
+    """Evaluate a run by every evaluator that fits it, or those named ``only``; saved in its folder, and not repeated on
+    the same data.
 
     If the folder can't be written, a line on standard error says so first, and nothing is kept.
     """
-    chosen = fitting(run.method, ready.train)
+    chosen = [one for one in fitting(run.method, ready.train) if not only or one.name in only]
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
     if can_write(run.folder):
@@ -134,6 +137,40 @@ def judge(run: Trained, ready: Any, asked: Asked) -> Judgement:
     print(f"{run.folder} can't be written: the scores are shown, and not kept.", file=sys.stderr)
     with TemporaryDirectory() as temporary:
         return replace(_judge(chosen, _mirror(run, Path(temporary)), ready, asked), pictures=())
+
+
+def judge_beside(run: Trained, ready: Any, asked: Asked, about: Mapping[str, Any]) -> Judgement:
+    """Evaluate a run on data that are not its own: kept in :func:`place_beside`, with what is known ``about`` them, and
+    not in its ``evaluation.json``. Their pictures are not kept."""
+    chosen = fitting(run.method, ready.train)
+    if not chosen:
+        raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
+    place = place_beside(run.folder, ready)
+    with TemporaryDirectory() as temporary:
+        mirrored = _mirror(run, Path(temporary))
+        for name, former in ((FILE, place), (OUTCOMES, place.with_suffix(".npz")), ("features.npz", None)):
+            (mirrored.folder / name).unlink(missing_ok=True)
+            if former is not None and former.is_file():
+                shutil.copyfile(former, mirrored.folder / name)
+        try:
+            found = replace(_judge(chosen, mirrored, ready, asked), pictures=())
+        except SensoriumError as error:
+            raise SensoriumError(str(error).replace(str(mirrored.folder), str(run.folder))) from error
+        if not can_write(run.folder):
+            print(f"{run.folder} can't be written: the scores are shown, and not kept.", file=sys.stderr)
+            return found
+        with locked(run.folder, verb="trains or evaluates", way="wait until it has ended"):
+            own_folder(run.folder, BESIDE)
+            if (mirrored.folder / OUTCOMES).is_file():
+                content = (mirrored.folder / OUTCOMES).read_bytes()
+                write_bytes(place.with_suffix(".npz"), lambda file: file.write(content))
+            write_json(place, {"version": VERSION, "data": digest_of(ready), **about, **encode(found)})
+    return found
+
+
+def place_beside(run: Path, ready: Any) -> Path:
+    """Where a run's scores on other data are kept: ``RUN/evaluated/DIGEST.json``."""
+    return run / BESIDE / f"{digest_of(ready).replace(' ', '-')}.json"
 
 
 def _mirror(run: Any, into: Path) -> Any:
@@ -149,7 +186,7 @@ def _mirror(run: Any, into: Path) -> Any:
 
 
 def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) -> Judgement:
-    path, of = run.folder / FILE, _digest(ready)
+    path, of = run.folder / FILE, digest_of(ready)
     unlinked(run.folder / "pictures")
     before = _kept_before(path)
     same = before.get("version") == VERSION and before.get("data", of) == of
@@ -224,9 +261,18 @@ def judged_by(method: object, rows: Any) -> str:
     )
 
 
-def _digest(ready: Any) -> str:
-    """Of the data, so that scores on other data are not taken for these."""
-    return " ".join(rows.digest for rows in (ready.train, ready.test) if isinstance(rows, Rows))
+def digest_of(ready: Any) -> str:
+    """Of the training and the test set, so that scores on other data are not taken for these."""
+    train, test = ready.train, ready.test
+    parts = [rows.digest for rows in (train, test) if isinstance(rows, Rows)]
+    if isinstance(test, np.ndarray):  # tokens
+        parts.append(f"{len(test)} {zlib.crc32(np.ascontiguousarray(test).data):08x}")
+    elif isinstance(test, tuple):  # recordings
+        crc = 0
+        for stream in test:
+            crc = zlib.crc32(np.ascontiguousarray(stream.labels).data, zlib.crc32(stream.frames(0, 16).data, crc))
+        parts.append(f"{len(test)} {crc:08x}")
+    return " ".join(parts)
 
 
 def _kept_before(path: Path) -> dict[str, Any]:

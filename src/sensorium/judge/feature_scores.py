@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,21 +32,26 @@ from sensorium.judge.evaluator import Beside, Kept
 from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
 from sensorium.metrics.knn import labelled, predict
-from sensorium.metrics.linear import linear
+from sensorium.metrics.linear import fit_probe, linear
 from sensorium.metrics.neighbors import neighbors
 from sensorium.metrics.project import project
 from sensorium.metrics.rankme import rankme
-from sensorium.metrics.subsets import parse_fractions, stratified
+from sensorium.metrics.subsets import parse_fractions, percent, stratified
 from sensorium.pictures.images import run_pictures
+from sensorium.published.files import write_weights
 
 MAPPED = 1000
 CPU_TUNING, GPU_TUNING = (
     (250, 64),
     (2000, 128),
 )  # maximum steps and batch size of one fine-tuning: a minute or two per method
+GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that it starts from, at most
+AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
+TUNED = "tuned.safetensors"  # the network that was fine-tuned with all labels, and its head
+HEAD, HEAD_GROUP = "trained head, 100%", "Trained head"
 WAYS = (
     ("linear", "linear", "Linear probe"),
     ("fine-tuned", "finetune", "Fine-tuned"),
@@ -80,7 +86,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
 
     Without labels or a test set only RankMe, images, neighbors and the map remain.
     """
-    ready = seen(ready)
+    begun, ready = time.monotonic(), seen(ready)
     kept.only(**asked.key())
     say = _sayer(asked.progress, run.name)
 
@@ -89,17 +95,17 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
             say(name)
         return kept.piece(name, make)
 
-    features = _features(run, ready)
+    features = features_of(run, ready)
     network = _backbone(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
-        _by_labels(piece, features, network, ready, asked, kept)
+        _by_labels(piece, features, network, ready, asked, kept, begun)
     near = piece("neighbors", lambda: _neighbors(features, ready))
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
-    rows = label_scores(kept)
+    rows = label_scores(kept, asked)
     rows.append(Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False))
     return Judgement(
         tuple(rows),
@@ -118,6 +124,7 @@ def _by_labels(
     ready: Seen,
     asked: Asked,
     kept: Kept,
+    begun: float,
 ) -> None:
     """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
@@ -142,14 +149,28 @@ def _by_labels(
         return found
 
     piece("knn", nearest)
-    piece("linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes))
-    if asked.finetune:
-        piece(
-            "finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **_tuning(ready, asked))
-        )
+    probes: dict[tuple[int, int], Any] = {}
+    keep_probe = {"keep_probe": lambda labels, seed, probe: probes.update({(labels, seed): probe})}
+    found = piece(
+        "linear", lambda: each("linear", linear, features[0], y, features[1], yt, classes=classes, **keep_probe)
+    )
+
+    def probe(subset: np.ndarray, seed: int) -> Any:
+        known = probes.get((len(subset), seed))
+        return fit_probe(features[0][subset], y[subset], seed=seed)[0] if known is None else known
+
+    def keep_network(share: str, seed: int, tuned: Any) -> None:
+        if share == "100%" and seed == seeds[0]:
+            write_weights(tuned.state_dict(), kept.folder / TUNED)
+
+    share = deciding_share(asked)
+    behind = asked.to_beat is not None and found[percent(share)]["top1"] + GAIN < asked.to_beat
+    if asked.finetune and not behind:
+        how = tuning_of(ready, asked, begun) | {"keep_network": keep_network, "probe": probe, "first": share}
+        piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
 
 
-def label_scores(kept: Kept) -> list[Score]:
+def label_scores(kept: Kept, asked: Asked) -> list[Score]:
     """Scores from the pieces: the deciding one, kNN, linear probe and fine-tuning."""
     rows = []
     if found := kept.pieces.get("knn"):
@@ -159,15 +180,33 @@ def label_scores(kept: Kept) -> list[Score]:
         rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
     for way, piece, group in WAYS:
         rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
-    by_share = [row for row in rows if row.group]
-    if by_share:
-        few = min(row.at or 0.0 for row in by_share)
-        best = max((row for row in reversed(by_share) if row.at == few), key=lambda row: row.value or 0.0)
-        way, _, share = best.name.partition(", ")
-        name = deciding(share)
+    share = deciding_share(asked)
+    ways = [row for row in rows if row.group and row.at == share]
+    if share == 1 and (right := kept.outcomes.get(HEAD)) is not None:
+        top1, n = float(right.mean()), len(right)
+        error = share_error(top1, n)
+        ways.append(Score(HEAD, top1, "higher", n, COUNTED, error=error, share=True, at=1.0, labels=_used(ways)))
+    if ways:
+        best = max(reversed(ways), key=lambda row: row.value or 0.0)
+        way, name = best.name.partition(", ")[0], deciding(percent(share))
         kept.outcomes.update({name: kept.outcomes[best.name]} if best.name in kept.outcomes else {})
         rows.insert(0, replace(best, name=name, group="", best_of="linear probe" if way == "linear" else way))
     return rows
+
+
+def _used(rows: list[Score]) -> int | None:
+    return next((row.labels for row in rows), None)
+
+
+def deciding_share(asked: Asked) -> float:
+    """The label fraction that decides: the one asked for, else the largest. Raises SensoriumError if it isn't measured."""
+    measured = parse_fractions(asked.labels)
+    if asked.decide is None:
+        return measured[-1]
+    share = parse_fractions(asked.decide, "--decide")
+    if len(share) != 1 or share[0] not in measured:
+        raise SensoriumError(f"--decide {asked.decide}: must be one of the fractions of --labels, {asked.labels}.")
+    return share[0]
 
 
 def deciding(share: str) -> str:
@@ -208,6 +247,7 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
         found["majority"] = baselines.majority(_labels(ready.train), _labels(ready.test))
         write_json(path, found)
     for name, make in fresh.items():
+        begun = time.monotonic()
         build = partial(_backbone_of, make)
         if name not in found["random"]:
             say(f"random {name}")
@@ -217,9 +257,11 @@ def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: 
             write_json(path, found)
         if asked.finetune and name not in found["scratch"]:
             say(f"{name} from scratch")
-            found["scratch"][name] = baselines.scratch(build, ready.train, ready.test, **spans, **_tuning(ready, asked))
+            found["scratch"][name] = baselines.scratch(
+                build, ready.train, ready.test, **spans, **tuning_of(ready, asked, begun), first=deciding_share(asked)
+            )
             write_json(path, found)
-    return _beside(found)
+    return _beside(found, percent(deciding_share(asked)))
 
 
 def _backbone_of(make: Callable[[], Any]) -> Any:
@@ -230,17 +272,17 @@ def _backbone(method: Any) -> Any:
     return method.backbone if isinstance(method, HasBackbone) else method
 
 
-def _beside(found: dict[str, Any]) -> Beside:
-    """Baselines by title and by the name of their score."""
+def _beside(found: dict[str, Any], decides: str) -> Beside:
+    """Baselines by title and by the name of their score; ``decides``: the fraction that does."""
     shares = list(found["pixels"]["linear"])
-    few = min(shares, key=lambda share: parse_fractions(share)[0])
 
     def named(way: str, scores: dict[str, Any], near: dict[str, Any] | None = None) -> dict[str, Any]:
         rows = {f"{way}, {share}": _valued(one) for share, one in scores.items()}
-        rows |= {deciding(few): _valued(scores[few])} if few in scores else {}
+        rows |= {deciding(decides): _valued(scores[decides])} if decides in scores else {}
+        rows |= {HEAD: _valued(scores["100%"])} if "100%" in scores else {}
         return rows | ({} if near is None else {KNN: _valued(near)})
 
-    every = [KNN, deciding(few), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
+    every = [KNN, HEAD, deciding(decides), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
     beside: Beside = {"most frequent class": dict.fromkeys(every, _valued(found["majority"]))}
     simple = {"raw pixels": found["pixels"], **{f"random {name}": one for name, one in found["random"].items()}}
     beside |= {title: named("linear", one["linear"], one["knn"]) for title, one in simple.items()}
@@ -264,12 +306,13 @@ def judgeable(ready: Seen) -> bool:
 def check_fractions(ready: Any, asked: Asked) -> None:
     """Raise SensoriumError before anything is trained if a label fraction leaves a class without an image."""
     ready = seen(ready)
+    deciding_share(asked)
     for fraction in parse_fractions(asked.labels):
         if judgeable(ready):
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
 
-def _features(run: Trained, ready: Seen) -> list[Tensor]:
+def features_of(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
@@ -285,24 +328,26 @@ def _features(run: Trained, ready: Seen) -> list[Tensor]:
     return [torch.from_numpy(value) for value in features.values()]
 
 
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _tuning(ready: Seen, asked: Asked) -> dict[str, Any]:
+def tuning_of(ready: Seen, asked: Asked, begun: float | None = None) -> dict[str, Any]:
     """Options of fine-tuning and of training from scratch: same labels, batches and augmentation.
 
-    ``asked`` limits the steps and the seconds of each training.
+    ``asked`` limits the steps of each training, and its seconds what is trained in an evaluation that ``begun`` then.
     """
     train, device = ready.train, device_name()
     # Light: in so few steps, strong augmentation only moves the network away from the linear probe that it starts from.
     views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
+    deadline = None
+    if asked.seconds is not None and begun is not None and not asked.full:
+        deadline = begun + asked.seconds - AFTER
     return {
-        "augment": lambda images, labels, draw: views({"image": images, "label": labels}, draw), "device": device, "max_steps": asked.tune_steps or steps, "seconds": asked.tune_seconds,
-        "batch_size": batch, "precision": "bf16" if fast_bf16(device) else "float32",
-    }  # fmt: skip
+        "augment": lambda images, labels, draw: views({"image": images, "label": labels}, draw),
+        "device": device,
+        "max_steps": asked.tune_steps or steps,
+        "deadline": deadline,
+        "batch_size": batch,
+        "precision": "bf16" if fast_bf16(device) else "float32",
+    }
 
 
 def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:

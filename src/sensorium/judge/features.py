@@ -1,7 +1,8 @@
 """Encoders: kNN, a linear probe and fine-tuning at several label fractions, and the rank of the features.
 
-A comparison of encoders is decided at the smallest label fraction of the options: by the higher of fine-tuning and
-linear probe, means over subsets; by kNN if there is neither. Without labels no score decides.
+A comparison of encoders is decided at one label fraction, the largest unless another is asked for: by the highest of
+fine-tuning, linear probe and, with all labels, a head that was trained; means over subsets. By kNN if there is none of
+them. Without labels no score decides.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.encode import Precision, autocast, encode, labels_of, normalised
 from sensorium.method import Method, Progress
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
+from sensorium.metrics.logistic import Probe
 from sensorium.metrics.subsets import percent, stratified
 from sensorium.parts.moe.layer import update_biases
 from sensorium.recipe.optim import undecayed
@@ -38,20 +39,23 @@ Augment = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
 HeadInit = Literal["probe", "means", "zeros"]
 LEAST_STEPS, MOST_STEPS, EPOCHS = 150, 400, 20
 WARMUP = 0.1
+UNTIMED = 2  # the first steps take longer than the others
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Options of one fine-tuning; ``None`` depends on the network or on the number of labels.
 
-    ``steps`` (20 epochs, but 150 to ``max_steps``), ``seconds`` (a time limit per training, which makes results depend
-    on the machine), ``batch_size`` (64 below 1,000 labels, else 128), ``lr`` (5e-4 for a transformer, 1e-3 for others;
+    ``steps`` (20 epochs, but 150 to ``max_steps``), ``deadline`` (of ``time.monotonic()``: what would not end before it is
+    left out, which makes results depend on the machine), ``probe`` (the linear probe that the head starts as, of the
+    indices of a subset and its seed; else it is fitted here), ``batch_size`` (64 below 1,000 labels, else 128), ``lr`` (5e-4 for a transformer, 1e-3 for others;
     from scratch 1e-3 and 3e-3), ``layer_decay`` (0.75 for a transformer, 1 for others and from scratch).
     """
 
     steps: int | None = None
     max_steps: int = MOST_STEPS
-    seconds: float | None = None
+    deadline: float | None = None
+    probe: Callable[[np.ndarray, int], Probe] | None = None
     batch_size: int | None = None
     lr: float | None = None
     layer_decay: float | None = None
@@ -95,14 +99,18 @@ def finetune(
     seeds: Sequence[int] = (0,),
     on_progress: Callable[[str, int, float], None] | None = None,
     keep: Callable[[str, int, Tensor], None] | None = None,
+    keep_network: Callable[[str, int, Tuned], None] | None = None,
+    first: float | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "steps"}, ...}`` of copies of ``backbone`` (an Encoder).
 
     ``backbone`` itself is not changed. ``tuning`` are the fields of :class:`Tuning`; its ``augment`` is a view function
     that gives ``{"image", "label"}``. ``on_progress`` is called with label fraction, seed and the fraction of that
-    training done; ``keep`` with label fraction, seed and which of the labeled test images are right, bool [n]. Raises
-    ``SensoriumError`` for a fraction that leaves a class without labels, a single class, and divergence.
+    training done; ``keep`` with label fraction, seed and which of the labeled test images are right, bool [n];
+    ``keep_network`` with label fraction, seed and the trained network. ``first``: the fraction that is trained first; with
+    a deadline the others may be left out, and so may it. Raises ``SensoriumError`` for a fraction that
+    leaves a class without labels, a single class, and divergence.
     """
 
     def pretrained(seed: int) -> nn.Module:
@@ -111,7 +119,8 @@ def finetune(
             module.requires_grad_(True)
         return module
 
-    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), False, on_progress, keep)
+    how = Tuning(**tuning)
+    return _each(pretrained, pixels_train, pixels_test, fractions, seeds, how, False, on_progress, keep, keep_network)
 
 
 def scratch(
@@ -122,6 +131,7 @@ def scratch(
     fractions: Sequence[float],
     seeds: Sequence[int] = (0,),
     on_progress: Callable[[str, int, float], None] | None = None,
+    first: float | None = None,
     **tuning: Any,
 ) -> dict[str, dict[str, Any]]:
     """:func:`finetune` from random initial weights: supervised training from scratch with the same number of steps."""
@@ -130,7 +140,8 @@ def scratch(
         return build_backbone()  # with the random generator that ``_each`` has seeded
 
     tuning.setdefault("head_init", "zeros")
-    return _each(fresh, pixels_train, pixels_test, fractions, seeds, Tuning(**tuning), True, on_progress)
+    how = Tuning(**tuning)
+    return _each(fresh, pixels_train, pixels_test, fractions, seeds, how, True, on_progress, first=first)
 
 
 def _each(
@@ -143,29 +154,46 @@ def _each(
     fresh: bool,
     on_progress: Callable[[str, int, float], None] | None,
     keep: Callable[[str, int, Tensor], None] | None = None,
+    keep_network: Callable[[str, int, Tuned], None] | None = None,
+    first: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     labels, truth = labels_of(train), labels_of(test)
     asked = np.flatnonzero(truth >= 0)
     if len(asked) == 0:
         raise SensoriumError("No test image has a label, so nothing can be scored: give labeled test data.")
+    done: dict[float, list[tuple[int, float, int, int]]] = {fraction: [] for fraction in fractions}
+    for fraction, seed in _ordered(fractions, seeds, first):
+        name = percent(fraction)
+        subset = stratified(labels, fraction, seed, classes=train.classes)
+        several_classes(torch.from_numpy(labels[subset]))
+        report = None if on_progress is None else (lambda share, n=name, s=seed: on_progress(n, s, share))
+        cuda = [torch.device(how.device)] if torch.device(how.device).type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # drop-path and initial weights use the global generator
+            torch.manual_seed(step_seed(seed, 0))
+            made = _tune(network(seed), train, subset, seed, how, fresh, report, len(asked))
+            if made is None:
+                continue
+            tuned, steps = made
+            logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
+        right = logits.argmax(dim=1).numpy() == truth[asked]
+        done[fraction].append((seed, float(right.mean()), len(subset), steps))
+        if keep is not None:
+            keep(name, seed, torch.from_numpy(right))
+        if keep_network is not None:
+            keep_network(name, seed, tuned)
     results: dict[str, dict[str, Any]] = {}
-    for fraction in fractions:
-        name, scores, used, steps = percent(fraction), [], seeds_for(fraction, seeds), 0
-        subsets = [stratified(labels, fraction, seed, classes=train.classes) for seed in used]
-        for seed, subset in zip(used, subsets, strict=True):
-            several_classes(torch.from_numpy(labels[subset]))
-            report = None if on_progress is None else (lambda share, n=name, s=seed: on_progress(n, s, share))
-            cuda = [torch.device(how.device)] if torch.device(how.device).type == "cuda" else []
-            with torch.random.fork_rng(cuda):  # drop-path and initial weights use the global generator
-                torch.manual_seed(step_seed(seed, 0))
-                tuned, steps = _tune(network(seed), train, subset, seed, how, fresh, report)
-                logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
-            right = logits.argmax(dim=1).numpy() == truth[asked]
-            scores.append(float(right.mean()))
-            if keep is not None:
-                keep(name, seed, torch.from_numpy(right))
-        results[name] = summary(scores, len(asked), len(subsets[0]), used) | {"steps": steps}
+    for fraction, found in done.items():
+        if found:
+            used, scores, counts, steps = zip(*sorted(found), strict=True)
+            results[percent(fraction)] = summary(scores, len(asked), counts[0], used) | {"steps": steps[-1]}
     return results
+
+
+def _ordered(fractions: Sequence[float], seeds: Sequence[int], first: float | None) -> list[tuple[float, int]]:
+    """Every fraction with each of its seeds: one seed of ``first``, one of each other, then the further seeds."""
+    order = sorted(fractions, key=lambda fraction: fraction != first)
+    turns = [(turn, fraction, seed) for fraction in order for turn, seed in enumerate(seeds_for(fraction, seeds))]
+    return [(fraction, seed) for _, fraction, seed in sorted(turns, key=lambda one: one[0])]
 
 
 def _tune(
@@ -176,8 +204,9 @@ def _tune(
     how: Tuning,
     fresh: bool,
     report: Callable[[float], None] | None,
-) -> tuple[Tuned, int]:
-    """Train on the images ``subset``: the tuned network and the number of steps."""
+    tested: int,
+) -> tuple[Tuned, int] | None:
+    """Train on the images ``subset``: the tuned network and the number of steps; None if it would not end in time."""
     labels = torch.from_numpy(labels_of(train)[subset])
     images = torch.from_numpy(np.array(train.images[subset]))
     batch, steps = length(len(subset), how)
@@ -185,13 +214,17 @@ def _tune(
     _init_head(model, train, subset, labels, seed, how)
     betas = (0.9, 0.95 if fresh else 0.999)
     update = Step(model, lambda _: torch.optim.AdamW(_groups(model, how, fresh), betas=betas), _schedule, clip=3.0)
-    began, step = time.monotonic(), 0
+    began = time.monotonic()
     model.train()
     for step in range(1, steps + 1):
-        spent = (time.monotonic() - began) / how.seconds if how.seconds else 0.0
-        done = max((step - 1) / steps, spent)
-        if done >= 1:
-            break
+        done = (step - 1) / steps
+        if step == 1 + UNTIMED:
+            began = time.monotonic()
+        elif step > 2 * UNTIMED and how.deadline is not None:
+            now = time.monotonic()
+            left = steps - step + 1 + tested / (3 * batch)  # a step costs three forward passes
+            if (now - began) / (step - 1 - UNTIMED) * left > how.deadline - now:
+                return None
         rows = batch_rows(len(subset), batch, seed, step - 1)
         draw = Draw.seeded(step_seed(seed, 1), step, batch, device=how.device)
         x, y = images[rows].to(how.device), labels[rows].to(how.device)
@@ -204,7 +237,7 @@ def _tune(
         if not torch.isfinite(loss):
             raise SensoriumError(f"Fine-tuning diverged at step {step}: lower its learning rate, or use float32.")
         if report is not None:
-            report(max(step / steps, spent))
+            report(step / steps)
     return model, step
 
 
@@ -234,6 +267,12 @@ def _schedule(done: float) -> float:
 
 def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, seed: int, how: Tuning) -> None:
     if how.head_init == "zeros":
+        return
+    if how.head_init == "probe" and how.probe is not None:
+        found = how.probe(subset, seed)
+        with torch.no_grad():
+            model.head.weight.copy_(found.weight)
+            model.head.bias.copy_(found.bias)
         return
     if how.head_init not in ("probe", "means"):
         raise ValueError(f"head_init is {how.head_init!r}; it must be 'probe', 'means' or 'zeros'")

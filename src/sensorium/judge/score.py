@@ -11,24 +11,30 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from sensorium.base.records import NOT_WRITTEN, Amount, Count, Share
+from sensorium.base.words import agreeing
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of an evaluation: fractions of the ``labels``, subsets of each, limits of a fine-tuning, and the
-    ``inception`` weights for the Fréchet distance."""
+    """Options of an evaluation: fractions of the ``labels``, subsets of each, the fraction that decides (the largest by
+    default), the maximum steps of a fine-tuning, the ``inception`` weights for the Fréchet distance. ``seconds`` limit the
+    evaluation, unless it is to be ``full``: fine-tuning that doesn't fit is left out. So is that of a run whose linear
+    probe is far below ``to_beat``, another's score."""
 
     labels: str = "1%,10%,100%"
     label_seeds: int = 3
+    decide: str | None = None
     finetune: bool = True
     tune_steps: int | None = None
-    tune_seconds: float | None = None
+    seconds: float | None = None
+    full: bool = False
+    to_beat: float | None = None
     progress: bool = True
     inception: Path | None = None
 
     def key(self) -> dict[str, Any]:
         """What scores by label depend on: saved scores of another key are not reused."""
-        names = ("labels", "label_seeds", "tune_steps", "tune_seconds")
+        names = ("labels", "label_seeds", "tune_steps", "seconds", "full")
         return {name: getattr(self, name) for name in names}
 
 
@@ -83,6 +89,10 @@ class Score:
     def show(self, value: float) -> str:
         """A value formatted for this score."""
         return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
+
+    def visible(self, off: float) -> bool:
+        """Whether a deviation is more than zero in this score's format."""
+        return any(digit in "123456789" for digit in self.show(off))
 
     def gap(self, difference: float) -> str:
         """A difference formatted for this score."""
@@ -167,10 +177,10 @@ def lines(scores: Sequence[Score]) -> str:
     )
     rows = []
     for score in scores:
-        off = score.error if score.spread is None else score.spread
-        error = "" if off is None else f" +- {score.show(off).removesuffix(' %')}"
+        off = score.spread if score.spread is not None and score.subsets > 1 else score.error
+        error = f" +- {score.show(off).removesuffix(' %')}" if off is not None and score.visible(off) else ""
         value = "" if score.value is None else score.show(score.value)
-        rows.append(f"{score.name:{wide}s}  {value:>8s}{error}   ({score.n or 0:,} {score.counted})")
+        rows.append(f"{score.name:{wide}s}  {value:>8s}{error}   ({score.n or 0:,} {agreeing(score.n, score.counted)})")
         rows += [
             f"  {name:{wide - 2}s}  {score.show(value):>8s}"
             for name, value in {**score.baselines, **score.references}.items()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.abilities import ImageText
+from sensorium.base.words import counted, plural
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import Precision, labels_of
@@ -59,7 +60,9 @@ def zero_shot(
     if not known.any():
         raise SensoriumError("No image has a label, so nothing can be scored: give labeled data.")
     if int(labels.max()) >= len(names):
-        raise SensoriumError(f"The labels go up to {int(labels.max())}, but there are {len(names)} class names.")
+        raise SensoriumError(
+            f"The labels go up to {int(labels.max())}, but there {plural(len(names), 'is')} {counted(len(names), 'class name')}."
+        )
     weights = class_embeddings(model, tokenize, names, templates, device=device, precision=precision)
     found = embed_images(model, pixels, device=device, batch_size=batch_size, precision=precision, size=size)
     ranks = rank_of_truth(found[known] @ weights.T, labels[known])

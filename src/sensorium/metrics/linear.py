@@ -54,13 +54,14 @@ def linear(
     device: torch.device | str = "cpu",
     on_progress: Callable[[str, int], None] | None = None,
     keep: Callable[[str, int, Tensor], None] | None = None,
+    keep_probe: Callable[[int, int, Probe], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """``{"1%": {"top1", "std", "stderr", "n", "labels", "seeds", "regularisation"}, ...}`` for features [N, D].
 
     ``top1`` is the mean over ``seeds`` (at 100 % there is one subset, hence one seed), ``std`` their sample standard
     deviation, ``stderr`` the binomial standard error of ``n`` test images, ``labels`` the labeled images used (of the
     first seed), ``regularisation`` the strength chosen for each seed. ``keep`` is called with fraction, seed and which
-    of the labeled test images are right, bool [n]. Raises ``SensoriumError`` for a fraction that leaves a class without
+    of the labeled test images are right, bool [n]; ``keep_probe`` with the number of labels, seed and probe. Raises ``SensoriumError`` for a fraction that leaves a class without
     labels, and for a single class.
     """
     train, labels = labelled(train, train_labels, "training")
@@ -79,6 +80,8 @@ def linear(
             scores.append(float(right.double().mean()))
             if keep is not None:
                 keep(percent(fraction), seed, right)
+            if keep_probe is not None:
+                keep_probe(len(subset), seed, probe)
             strengths.append(strength)
             if on_progress is not None:
                 on_progress(percent(fraction), seed)

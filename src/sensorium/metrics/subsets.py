@@ -54,22 +54,22 @@ def percent(fraction: float) -> str:
     return f"{fraction * 100:.6g}%"
 
 
-def parse_fractions(text: str) -> tuple[float, ...]:
+def parse_fractions(text: str, flag: str = "--labels") -> tuple[float, ...]:
     """ "1%,10%,100%" -> (0.01, 0.1, 1.0), ascending. Decimals below one (0.01) are accepted too."""
-    found = {_parse_one(part.strip()) for part in text.split(",")}
+    found = {_parse_one(part.strip(), flag) for part in text.split(",")}
     return tuple(sorted(found))
 
 
-def _parse_one(part: str) -> float:
+def _parse_one(part: str, flag: str) -> float:
     number, is_percent = part.removesuffix("%").strip(), part.endswith("%")
     try:
         value = float(number)
     except ValueError:
         what = "is empty" if not part else f"has {part!r}, which is not a number"
-        raise SensoriumError(f"--labels {what}: {EXAMPLE}.") from None
+        raise SensoriumError(f"{flag} {what}: {EXAMPLE}.") from None
     if not is_percent and value >= 1:
-        raise SensoriumError(f"--labels has {part!r}, without a percent sign: write {number}% (or a decimal below 1).")
+        raise SensoriumError(f"{flag} has {part!r}, without a percent sign: write {number}% (or a decimal below 1).")
     fraction = float(f"{value / 100:.12g}") if is_percent else value
     if not 0 < fraction <= 1:
-        raise SensoriumError(f"--labels has {part!r}, which is outside (0%, 100%]: {EXAMPLE}.")
+        raise SensoriumError(f"{flag} has {part!r}, which is outside (0%, 100%]: {EXAMPLE}.")
     return fraction

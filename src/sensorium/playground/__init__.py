@@ -24,23 +24,6 @@ if TYPE_CHECKING:
     from sensorium.playground.server import Page
     from sensorium.runs.run import Run
 
-CSS = """
-.gradio-container{max-width:1180px!important;width:100%!important;margin:0 auto!important}
-.crisp img,.found img,.examples img{image-rendering:pixelated}
-.crisp img,.given img,.whole img{width:100%!important;height:100%!important;object-fit:contain!important}
-.found .grid-wrap,.examples .grid-wrap{height:auto!important;min-height:0!important;max-height:none!important}
-.found .grid-container,.examples .grid-container{grid-template-columns:repeat(4,minmax(0,1fr))!important}
-.found .thumbnail-item,.examples .thumbnail-item{width:100%!important;height:auto!important;aspect-ratio:1}
-.found .caption-label{max-width:calc(100% - 8px)!important;white-space:normal!important;font-size:11px!important;
-line-height:1.25!important;padding:2px 6px!important;display:-webkit-box!important;-webkit-box-orient:vertical;
--webkit-line-clamp:2}
-.dark button[role=tab][aria-selected=true]{color:#4aa8e8!important}
-.objects table{width:100%;border-collapse:collapse}
-.objects th,.objects td{padding:3px 10px;text-align:right;border:0!important;border-bottom:1px solid var(--border-color-primary)!important}
-.objects th:first-child,.objects td:first-child{text-align:left}
-footer{opacity:.6}
-"""
-
 
 def serve(
     runs: Sequence[str | Path | Run],
@@ -62,6 +45,8 @@ def serve(
         print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
         page.wait()
     except KeyboardInterrupt:
+        if page is None:
+            raise
         print()
     finally:
         if page is not None:
@@ -91,6 +76,7 @@ def open_page(
     _gradio()
     from sensorium.playground.hosts import is_loopback
     from sensorium.playground.server import Page, application
+    from sensorium.playground.style import CSS, theme
 
     if not password and not is_loopback(host):
         raise SensoriumError(
@@ -103,7 +89,7 @@ def open_page(
         raise SensoriumError(f"--port {port}: must be from 1 to 65535.")
     guard, blocks = application(
         lambda: build(runs), host=host, port=port, password=password, upload_mb=upload_mb, allowed=allow_host,
-        theme=_theme(), css=CSS,
+        theme=theme(), css=CSS,
     )  # fmt: skip
     try:
         return Page(guard, blocks, host, port)
@@ -155,16 +141,6 @@ def _gradio() -> Any:
     except ImportError:
         raise SensoriumError('the page needs gradio: pip install "sensorium[play]"') from None
     return gradio
-
-
-def _theme() -> Any:
-    """The report's colors, and system fonts."""
-    from gradio.themes import Color, Default
-
-    tints = "eef6fb d8eaf5 b3d6ec 7fbbe0 3a9bd6 0072b2 005f96 004d7a 003c60 002b45 001c2e"
-    blue = Color(*(f"#{tint}" for tint in tints.split()))
-    system = ("ui-sans-serif", "system-ui", "sans-serif")
-    return Default(primary_hue=blue, secondary_hue=blue, font=system, font_mono=("ui-monospace", "monospace"))
 
 
 def _played(runs: Sequence[str | Path | Run]) -> list[Played]:

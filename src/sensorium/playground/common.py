@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.images.cache import Pixels
+from sensorium.data.images.prepare import Situation
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged
@@ -39,7 +41,7 @@ class Played:
     def __init__(self, run: Run) -> None:
         self.run, self.lock = run, RLock()
         self.method: Any = run.method
-        steps = f", {run.outcome.steps:,} steps" if run.finished else ""
+        steps = f", {counted(run.outcome.steps, 'step')}" if run.finished else ""
         where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]
         self.about = f"{run.name}: {Path(run.info.recipe).name} on {where}{steps}"
 
@@ -57,12 +59,9 @@ class Played:
 
     @cached_property
     def examples(self) -> list[np.ndarray]:
-        """Example pictures, uint8 [3, H, W] each, from the test set if there is one; none if the data no longer
+        """Example pictures, uint8 [3, H, W] each, from the test set if there is one; SensoriumError if the data no longer
         exist."""
-        try:
-            held = self.ready.train if self.ready.test is None else self.ready.test
-        except SensoriumError:
-            return []
+        held = self.ready.train if self.ready.test is None else self.ready.test
         if isinstance(held, Boxed):  # original pictures, not padded to squares
             return [held.truth[i]["image"].numpy() for i in _spread(len(held.truth))]
         pixels = held.pixels if isinstance(held, Captioned) else held  # each picture of the pairs once
@@ -151,14 +150,14 @@ def _upload(payload: Any) -> Upload | None:
     return Upload(Path(payload.path), printable(payload.orig_name or Path(payload.path).name))
 
 
-def decoded(upload: Upload | None) -> Image.Image:
-    """The upload as an RGB picture; SensoriumError if it isn't an image."""
-    return Image.fromarray(READERS.picture(*_given(upload)))
+def decoded(upload: Upload | None, on: Situation) -> Image.Image:
+    """The upload as an RGB picture as a run of this situation sees it; SensoriumError if it isn't an image."""
+    return Image.fromarray(READERS.picture(*_given(upload), None, on.scale))
 
 
-def center(upload: Upload | None, side: int) -> np.ndarray:
-    """The center of the upload, uint8 [3, side, side]; SensoriumError if it isn't an image."""
-    return READERS.picture(*_given(upload), side)
+def center(upload: Upload | None, on: Situation) -> np.ndarray:
+    """The center of the upload, uint8 [3, S, S] of a run's size and scale; SensoriumError if it isn't an image."""
+    return READERS.picture(*_given(upload), on.image_size, on.scale)
 
 
 def _given(upload: Upload | None) -> Upload:
@@ -170,8 +169,14 @@ def _given(upload: Upload | None) -> Upload:
 def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> gr.Gallery:
     """Example pictures of the run's data; a click selects one."""
 
-    def offered(index: int) -> list[Image.Image]:
-        return [as_image(one) for one in runs[index].examples]
+    def offered(index: int) -> list[Any]:
+        try:
+            shown = [as_image(one) for one in runs[index].examples]
+        except SensoriumError as error:
+            said = f"There are no examples to choose from: {escape(public(error))}"
+            return [said, gr.update(value=None, visible=False)]
+        place = "training data" if runs[index].ready.test is None else "test set"
+        return [f"Or choose one from its {place}:", gr.update(value=shown, visible=True)]
 
     def taken(index: int, event: gr.SelectData) -> Image.Image:
         shown = runs[index].examples
@@ -179,13 +184,13 @@ def examples(runs: Sequence[Played], which: gr.Dropdown, picture: gr.Image) -> g
             raise SensoriumError("choose one of the pictures shown.")
         return Image.fromarray(shown[event.index].transpose(1, 2, 0))
 
-    gr.Markdown("Or choose one from its test set:")
+    words = gr.Markdown("Or choose one from its data:")
     gallery = gr.Gallery(
         show_label=False, columns=4, height="auto", format="png", allow_preview=False, object_fit="contain", buttons=[],
         interactive=False, elem_classes="examples",
     )  # fmt: skip
     # without triggers: on page load, and when another run is chosen
-    gr.on(None, told(offered), [which], [gallery], show_progress="hidden", trigger_mode="always_last")
+    gr.on(None, told(offered), [which], [words, gallery], show_progress="hidden", trigger_mode="always_last")
     gallery.select(told(taken), [which], [picture], show_progress="hidden")
     return gallery
 
@@ -196,13 +201,14 @@ def markup(name: str, **heights: Any) -> gr.Markdown:
     return gr.Markdown(elem_classes=name, sanitize_html=False, latex_delimiters=[], container=False, **heights)
 
 
-def found_pictures(title: str) -> gr.Gallery:
-    """A gallery for pictures that were found or generated, with a title."""
-    gr.Markdown(f"**{title}**")
-    return gr.Gallery(
+def found_pictures(title: str, *, visible: bool = True) -> tuple[gr.Markdown, gr.Gallery]:
+    """A title, and a gallery for pictures that were found or generated; not ``visible`` before there are some."""
+    words = gr.Markdown(f"**{title}**" if visible else "Nothing to see yet.")
+    gallery = gr.Gallery(
         show_label=False, columns=4, height="auto", format="png", object_fit="contain", buttons=["download"],
-        interactive=False, elem_classes="found",
+        interactive=False, elem_classes="found", visible=visible,
     )  # fmt: skip
+    return words, gallery
 
 
 def as_image(pixels: np.ndarray, least: int = 96) -> Image.Image:

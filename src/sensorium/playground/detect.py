@@ -45,7 +45,8 @@ def tab(runs: Sequence[Played]) -> None:
     def shown(index: int, upload: Upload | None, threshold: float) -> list[Any]:
         if upload is None:
             return ["Nothing to see yet.", None, ""]
-        played, image = runs[index], decoded(upload)
+        played = runs[index]
+        image = decoded(upload, played.run.situation)
         found, classes = seen(played, image, threshold)
         boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
         large, there = enlarged(image, boxes, LONGER) if max(image.size) < LONGER else (image, boxes)

@@ -35,6 +35,7 @@ ABILITY = Encoder
 SEARCHED = 10_000  # pictures: encoding them takes a minute or so on a small machine, once
 FOUND = 8
 WAYS = 2
+SIMILAR = "Most similar training pictures"
 
 
 def tab(runs: Sequence[Played]) -> None:
@@ -51,21 +52,21 @@ def tab(runs: Sequence[Played]) -> None:
         with gr.Column(scale=3, min_width=360):
             label = gr.Label(label="Class", num_top_classes=5, visible=False)
             ways = [part for _ in range(WAYS) for part in way()]
-            similar = found_pictures("Most similar training pictures")
+            similar = found_pictures(SIMILAR, visible=False)
 
     def shown(index: int, upload: Upload | None, progress: gr.Progress = gr.Progress()) -> list[Any]:
         hidden = gr.update(value=None, visible=False)
         if upload is None:
-            return [hidden, *[hidden] * 2 * WAYS, None]
+            return [hidden, *[hidden] * 2 * WAYS, "Nothing to see yet.", gr.update(value=None, visible=False)]
         played = runs[index]
-        query = center(upload, played.run.situation.image_size)
+        query = center(upload, played.run.situation)
         with played.lock:
             said = classes(played, query)
             seen = []
             for look in looks(played.run, torch.from_numpy(query)[None])[:WAYS]:
                 seen.append(gr.update(value=f"**{look.title}.** {look.caption}", visible=True))
                 seen.append(gr.update(value=enlarged(look.panels[0], 256, 12), visible=True))
-            alike = []
+            alike, words = [], f"**{SIMILAR}**"
             try:
                 if index not in banks:
                     banks[index] = bank(played, progress)
@@ -73,19 +74,20 @@ def tab(runs: Sequence[Played]) -> None:
                 nearest = most_similar(played.method, pixels, query, min(FOUND, len(pixels)), features)
                 alike = [(as_image(np.array(pixels.images[one.index]), 128), caption(pixels, one)) for one in nearest]
             except SensoriumError as error:  # the data no longer exist: show the rest
-                gr.Warning(escape(public(error)))
+                words += f": {escape(public(error))}"
         return [
             gr.update(value=said, visible=True) if said else hidden,
             *seen,
             *[hidden] * (2 * WAYS - len(seen)),
-            alike,
+            words,
+            gr.update(value=alike, visible=bool(alike)),
         ]
 
     gr.on(
         [picture.change, which.input],
         told(shown),
         [which, picture],
-        [label, *ways, similar],
+        [label, *ways, *similar],
         trigger_mode="always_last",
     )
 

@@ -36,9 +36,12 @@ class Readers:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._all: set[subprocess.Popen[bytes]] = set()
 
-    def picture(self, path: Path, name: str, side: int | None = None) -> np.ndarray:
-        """uint8 [H, W, 3] of a picture, or [3, side, side] of its center. Raises SensoriumError that gives the name."""
-        return self._ask({"path": str(path), "name": name, "side": side}, name)
+    def picture(
+        self, path: Path, name: str, side: int | None = None, scale: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """uint8 [H, W, 3] of a picture, or [3, side, side] of its center; ``scale``: of more than 8 bits. Raises
+        SensoriumError that gives the name."""
+        return self._ask({"path": str(path), "name": name, "side": side, "scale": scale}, name)
 
     def recording(self, path: Path, name: str, rate: float | None, most: int) -> np.ndarray:
         """The first recording of a file, [N, ...] with at most ``most`` steps. Raises SensoriumError with the name."""
@@ -145,8 +148,9 @@ def _read(question: dict[str, Any]) -> np.ndarray:
     if "side" in question:
         from sensorium.data.images.decode import rgb, square
 
-        side = question["side"]
-        return np.asarray(rgb(path, name)) if side is None else square(rgb(path, name, side), side)
+        side, scale = question["side"], question["scale"]
+        picture = rgb(path, name, side, scale)
+        return np.asarray(picture) if side is None else square(picture, side)
     from sensorium.data.streams.files import read_values
 
     try:

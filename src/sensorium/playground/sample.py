@@ -40,7 +40,7 @@ def tab(runs: Sequence[Played]) -> None:
             guidance = gr.Slider(0, 8, 1, step=0.5, label="Guidance scale (1: none)", visible=bool(first["classes"]))
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=360):
-            drawn = found_pictures("Drawn")
+            _, drawn = found_pictures("Drawn")
             title = gr.Markdown("**Trajectories**, from noise on the left", visible=first["way"])
             way = gr.Image(
                 show_label=False, visible=first["way"], format="png", buttons=["download", "fullscreen"],

@@ -30,11 +30,11 @@ def tab(runs: Sequence[Played]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            text = gr.Textbox(label="Description", max_length=LONGEST, submit_btn="Search")
+            text = gr.Textbox(label="Description", max_length=LONGEST, submit_btn="Search", elem_classes="ask")
             picture = picture_input("Or a picture: drop, paste or choose one")
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
-            found = found_pictures("Found, best first")
+            _, found = found_pictures("Found, best first")
 
     def album(index: int) -> Album:
         if index not in albums:
@@ -52,7 +52,7 @@ def tab(runs: Sequence[Played]) -> None:
     def by_picture(index: int, upload: Upload | None) -> Any:
         if upload is None:
             return gr.skip()
-        query = center(upload, runs[index].run.situation.image_size)
+        query = center(upload, runs[index].run.situation)
         with runs[index].lock:
             pictures = album(index)
             return shown(pictures, pictures.looker.of_picture(query))
@@ -64,8 +64,9 @@ def tab(runs: Sequence[Played]) -> None:
 def looker_of(played: Played) -> Looker:
     """A searcher from a loaded run."""
     run, on = played.run, played.run.situation
-    cache = run.cache
-    return Looker(run.method, on.image_size, (on.mean, on.std), kept_tokens(run.folder), on.context, run.folder, cache)
+    tokens = kept_tokens(run.folder)
+    statistics = (on.mean, on.std)
+    return Looker(run.method, on.image_size, statistics, tokens, on.context, run.folder, run.cache, on.scale)
 
 
 def shown(album: Album, vector: np.ndarray) -> list[tuple[Image.Image, str]]:

@@ -19,6 +19,7 @@ from gradio import processing_utils
 
 from sensorium.errors import SensoriumError
 from sensorium.playground.common import READERS
+from sensorium.playground.connections import TimedProtocol
 from sensorium.playground.folder import Folder, root
 from sensorium.playground.guard import Guard
 from sensorium.playground.hosts import Hosts
@@ -50,7 +51,7 @@ class Page:
                 access_log=False,
                 lifespan="on",
                 ws="none",
-                http="h11",
+                http=TimedProtocol,
                 proxy_headers=False,
                 server_header=False,
                 limit_concurrency=CONNECTIONS,
@@ -154,6 +155,14 @@ def _housekeeping(blocks: CheckedBlocks, folder: Folder) -> Any:
     return lifespan
 
 
+def _notice_the_gone(listening: socket.socket) -> None:
+    """Connections whose other end is gone without a word, its power or its network off, end after two minutes."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if (option := vars(socket).get(name)) is not None:  # connections have those of the socket that they came by
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def _listening(host: str, port: int) -> socket.socket:
     """A socket at that address. Raises SensoriumError if it is taken, or none of this machine."""
     try:
@@ -164,6 +173,7 @@ def _listening(host: str, port: int) -> socket.socket:
         try:
             if os.name == "posix":
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _notice_the_gone(found)
             found.bind(address)
             found.listen(256)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 
 from sensorium.abilities import OnlineDetector
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.streams.files import UNKNOWN
 from sensorium.data.streams.open import AnyStream, Framed, Scaled, Stream
 from sensorium.errors import SensoriumError
-from sensorium.playground.common import READERS, Played, chooser, markup, told
+from sensorium.playground.common import READERS, Played, chooser, markup, public, told
 from sensorium.playground.timeline import timeline
 from sensorium.use.watch import channels, step_rate
 
@@ -35,7 +37,9 @@ def tab(runs: Sequence[Played]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
-            recording = gr.Dropdown(listed(runs[0]), label="Test recording")
+            names, said = listed(runs[0])
+            recording = gr.Dropdown(names, label="Test recording", visible=bool(names))
+            lost = gr.Markdown(said, visible=not names)
             file = gr.File(
                 label="Or one of yours: .npz or .npy", file_types=[".npz", ".npy"], type="filepath", height=170
             )
@@ -47,8 +51,10 @@ def tab(runs: Sequence[Played]) -> None:
             drawn = markup("timeline", min_height=340)
 
     def changed(index: int) -> list[Any]:
-        names = listed(runs[index])
-        return [gr.update(choices=names, value=names[0][1] if names else None), None, ""]
+        names, said = listed(runs[index])
+        first = names[0][1] if names else None
+        shown = gr.update(choices=names, value=first, visible=bool(names))
+        return [shown, gr.update(value=said, visible=not names), None, ""]
 
     def played(index: int, chosen: int | None, path: str | None, seconds: float) -> Iterator[str]:
         run = runs[index]
@@ -65,20 +71,21 @@ def tab(runs: Sequence[Played]) -> None:
             )
             time.sleep(max(0.0, seconds / TICKS - (time.monotonic() - begun)))
 
-    which.input(told(changed), [which], [recording, file, drawn], show_progress="hidden")
+    which.input(told(changed), [which], [recording, lost, file, drawn], show_progress="hidden")
     going = start.click(  # another click is not lost: it plays when this is over
         told(played), [which, recording, file, seconds], [drawn], show_progress="minimal", trigger_mode="always_last"
     )
     stop.click(None, cancels=[going])
 
 
-def listed(run: Played) -> list[tuple[str, int]]:
-    """The names of held-out recordings with their indices; none if the data no longer exist."""
+def listed(run: Played) -> tuple[list[tuple[str, int]], str]:
+    """The names of held-out recordings with their indices, and why there are none: the data no longer exist."""
     try:
         streams = run.ready.test
-    except SensoriumError:
-        return []
-    return [(f"{stream.name} ({len(stream):,} frames)", i) for i, stream in enumerate(streams[:LISTED])]
+    except SensoriumError as error:
+        return [], f"There are no test recordings to choose from: {escape(public(error))}"
+    names = [(f"{stream.name} ({counted(len(stream), 'frame')})", i) for i, stream in enumerate(streams[:LISTED])]
+    return names, "" if names else "There are no test recordings to choose from."
 
 
 def held_out(run: Played, chosen: int | None) -> AnyStream:
@@ -104,5 +111,5 @@ def opened(run: Played, path: Path) -> AnyStream:
             f"{name}: {stream.width} values per step, but {run.run.name} was trained on {channels(on)}."
         )
     if len(stream) < on.frame:
-        raise SensoriumError(f"{name}: {len(stream):,} steps, but a frame needs {on.frame}.")
+        raise SensoriumError(f"{name}: {counted(len(stream), 'step')}, but a frame needs {on.frame}.")
     return Scaled(Framed(stream, on.frame) if on.frame > 1 else stream, np.array(on.mean), np.array(on.std))

@@ -274,7 +274,8 @@ def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") 
     A file of that name is replaced at the end: a network that was loaded from it keeps its weights.
     """
     if path.suffix == ".safetensors":
-        return write_file(path, lambda partial: save_tensors(state, partial, {"format": "pt"}))
+        whole = {name: value.detach().contiguous() for name, value in state.items()}
+        return write_file(path, lambda partial: save_tensors(whole, partial, {"format": "pt"}))
     return write_bytes(path, lambda file: torch.save({container: dict(state)} if container else dict(state), file))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
 
-from sensorium.abilities import Encoder, TokenEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.recipe.recipe import Settings
+from sensorium.recipe.trained import Trained
 
 RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
@@ -61,6 +63,26 @@ def build_backbone(
     except TypeError as error:
         raise SensoriumError(str(error)) from None
     return network
+
+
+def started_from(
+    folder: str, named: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder
+) -> Any:
+    """A copy of the trained encoder of the run in ``folder``, all of it trainable."""
+    if named is not None:
+        raise SensoriumError(f"--start {folder} and --backbone {named}: the run has its own network; give one of them.")
+    run = Trained(folder)
+    method: Any = run.method if run.finished else run.recipe.method  # only the shapes, if its weights are elsewhere
+    network: Any = method.backbone if isinstance(method, HasBackbone) else method
+    if not isinstance(network, needs):
+        raise SensoriumError(f"--start {folder}: '{run.info.recipe}' gives no features of pictures, which {by} needs.")
+    if run.situation.image_size != on.image_size:
+        raise SensoriumError(
+            f"--start {folder}: trained at {run.situation.image_size} px; give --image-size {run.situation.image_size}."
+        )
+    settings.note(start=folder)
+    settings.pick("network", None, run.settings.get("backbone", run.info.recipe), f"of {folder}")
+    return copy.deepcopy(network).requires_grad_(True)
 
 
 def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:

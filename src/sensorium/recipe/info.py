@@ -30,7 +30,7 @@ _FINITE = Range(-1e38, 1e38)  # of any other: beyond, it is infinite in float32
 @dataclass(frozen=True)
 class DataOf:
     """A run's data: ``path`` and ``test`` as they were given, and as absolute paths where they are paths; the first
-    ``limit`` samples. ``cache``: of earlier versions, which is not used: it could be any folder."""
+    ``limit`` samples; the ``digest`` of training and test set, "" if unknown. ``cache``: of earlier versions, which is not used: it could be any folder."""
 
     path: str
     test: str | None = None
@@ -38,6 +38,17 @@ class DataOf:
     absolute: str | None = None
     absolute_test: str | None = None
     cache: str | None = None
+    digest: str = ""
+
+    @property
+    def train_digest(self) -> str:
+        """Of the training set alone."""
+        return " ".join(self.digest.split()[:2])
+
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """Where the data and the test set are, or what they are called."""
+        return self.absolute or self.path, self.absolute_test or self.test
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,11 @@ def read_info(folder: str | Path) -> RunInfo:
             f"Train one: sensorium train SYSTEM --data DIR --out {printable(str(folder))}"
         )
     return _info_of(read_object(where, most=_LONGEST, hint=f"{HINT[:1].upper()}{HINT[1:]}."), where)
+
+
+def data_of(folder: str | Path) -> tuple[str | None, ...]:
+    """The places of the data of the run in ``folder``; () if no run is there: a checkpoint is not told what made it."""
+    return read_info(folder).data.places if (Path(folder) / FILE).is_file() else ()
 
 
 def check_info(content: dict[str, Any], function: str) -> None:

@@ -16,6 +16,7 @@ from sensorium.report.html import Html, el, join, percent, text
 
 Format = Callable[[float], str]
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+LETTER = 7.3  # width of a letter of the labels
 DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4", "1 4")
 
 
@@ -121,18 +122,37 @@ def _marker(shape: int, x: float, y: float, inside: Html) -> Html:
     return el("path", inside, d=paths[kind], cls="mark")
 
 
+def written_ticks(axis: Axis, most: int) -> list[tuple[float, str]]:
+    """An axis's ticks with their labels, all different; none where there would be just one, which gives no scale."""
+    ticks = [tick for tick in axis.ticks if axis.low <= tick <= axis.high * (1 + 1e-9)]
+    if len(ticks) < 2:
+        ticks = nice_ticks(axis.low, axis.high, most)
+    ticks = [tick for tick in ticks if tick > 0] if axis.log else ticks
+    labels = [axis.show(tick) for tick in ticks]
+    digits, scale, unit = 2, 100 if axis.kind == "percent" else 1, " %" if axis.kind == "percent" else ""
+    if all(label.endswith((" MB", " GB")) for label in labels):
+        unit = labels[0][-3:]
+        scale = 1 if unit == " MB" else 1e-3
+    while len(set(labels)) < len(labels) and digits < 15:
+        digits += 1
+        labels = [f"{scale * tick:.{digits}g}{unit}" for tick in ticks]
+    return list(zip(ticks, labels, strict=True)) if len(ticks) > 1 else []
+
+
 def _axes(frame: Frame, x: Axis, y: Axis, narrow: bool) -> Html:
     parts = []
     right, floor = frame.width - frame.right, frame.height - frame.bottom
-    for tick in y.ticks or nice_ticks(y.low, y.high, 5):
+    for tick, label in written_ticks(y, 5):
         at = frame.at(x, y, (x.low, tick))[1]
         parts.append(el("line", x1=frame.left, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}", cls="grid"))
-        parts.append(el("text", y.show(tick), x=frame.left - 8, y=f"{at + 4:.1f}", cls="end"))
-    ticks = list(x.ticks or nice_ticks(x.low, x.high, 4 if narrow else 8))
-    for tick in ticks:
-        across = frame.at(x, y, (tick, y.low))[0]
+        parts.append(el("text", label, x=frame.left - 8, y=f"{at + 4:.1f}", cls="end"))
+    free = -math.inf  # where the last label ends
+    for tick, label in written_ticks(x, 4 if narrow else 8):
+        across, half = frame.at(x, y, (tick, y.low))[0], LETTER * len(label) / 2
         parts.append(el("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=floor, y2=floor + 4, cls="tick"))
-        parts.append(el("text", x.show(tick), x=f"{across:.1f}", y=floor + 18, cls="mid"))
+        if across - half >= free:
+            parts.append(el("text", label, x=f"{across:.1f}", y=floor + 18, cls="mid"))
+            free = across + half + LETTER
     parts.append(el("line", x1=frame.left, x2=right, y1=floor, y2=floor, cls="axis"))
     if x.title:
         parts.append(el("text", x.title, x=f"{(frame.left + right) / 2:.0f}", y=frame.height - 6, cls="mid name"))
@@ -171,9 +191,15 @@ def _end_labels(lines: Sequence[Line], frame: Frame, x: Axis, y: Axis) -> Html:
         lead = f"M{end[0] + 5:.1f} {end[1]:.1f}L{start - 2} {at:.1f}"
         if abs(at - end[1]) > 3 or start - end[0] > 14:
             parts.append(el("path", d=lead, cls="lead"))
-        label = el("text", line.name, x=start + 2, y=f"{at + 4:.1f}", cls="label" + (" dim" if line.dash else ""))
+        name = shortened(line.name, int((frame.right - 26) / LETTER))
+        label = el("text", name, x=start + 2, y=f"{at + 4:.1f}", cls="label" + (" dim" if line.dash else ""))
         parts.append(el("g", label, style=f"--c:{line.color}", data_name=line.name))
     return join(parts)
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most ``most`` characters: its middle goes."""
+    return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
 
 
 def _scale(axis: Axis, low: float, high: float) -> str:
@@ -186,10 +212,12 @@ def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int
     drawn = []
     for narrow in (True,) if small else (False, True):
         named = [] if narrow else [line for line in lines if line.labelled]
-        room = 26 + max((int(7.1 * len(line.name)) for line in named), default=-10)
+        room = 26 + max((math.ceil(LETTER * len(line.name)) for line in named), default=-10)
+        beside = max((math.ceil(LETTER * len(label)) for _, label in written_ticks(y, 5)), default=0)
         frame = Frame(
-            (430 if small else 360) if narrow else 1000, height if small or not narrow else 300, right=min(room, 230)
-        )
+            (430 if small else 360) if narrow else 1000, height if small or not narrow else 300,
+            left=max(48, beside + 14), right=min(room, 260),
+        )  # fmt: skip
         inner = [el("title", alt), _axes(frame, x, y, narrow)]
         inner += [_line(line, frame, x, y) for line in sorted(lines, key=lambda line: not line.dash)]
         inner.append(_end_labels(named, frame, x, y))

@@ -14,7 +14,7 @@ from sensorium.report.html import Html, el, number
 from sensorium.report.pictures import inside
 from sensorium.report.table import samples
 from sensorium.runs.results import Results, RunResult
-from sensorium.runs.verdict import is_reference
+from sensorium.runs.verdict import decided_at, is_reference
 
 MAX_POINTS = 500
 GREY = "var(--base)"
@@ -79,9 +79,9 @@ def lengths(results: Results) -> Html | None:
             points = [(a, b) for a, b in pairs if b]
             if points:
                 lines.append(Line(run.shown, points, colors[run.name], marker=len(lines)))
-        if not lines:
-            continue
         across = sorted({p[0] for line in lines for p in line.points})
+        if len(across) < 2:
+            continue
         values = [p[1] for line in lines for p in line.points]
         low, high = min(values), max(values)
         pad = 0.06 * (high - low) or 0.1 * high
@@ -94,9 +94,9 @@ def lengths(results: Results) -> Html | None:
 
 
 def _powers_of_two(low: float, high: float) -> list[float]:
-    """About five ticks between two numbers."""
+    """About five ticks between two numbers; fewer than two where these are close."""
     first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
-    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))] or [low]
+    return [2.0**i for i in range(first, last + 1, max(1, (last - first) // 5 + 1))]
 
 
 def quality(results: Results) -> Html | None:
@@ -194,17 +194,17 @@ def by_labels(run: RunResult, group: str) -> list[Score]:
     return sorted(found, key=lambda score: score.at or 0.0)
 
 
-def _label_line(run: RunResult, group: str, few: float, color: str, marker: int) -> Line:
+def _label_line(run: RunResult, group: str, at: float | None, color: str, marker: int) -> Line:
     points, errors, tips = [], [], []
     for score in by_labels(run, group):
         assert score.at is not None
         assert score.value is not None
-        labels = f" ({h.count(score.labels)} labels)" if score.labels is not None else ""
+        labels = f" ({h.of(score.labels, 'labels')})" if score.labels is not None else ""
         error = f" ± {200 * score.error:.1f}" if score.error is not None else ""
         points.append((score.at, score.value))
         errors.append(None if score.error is None else 2 * score.error)
         tips.append(f"{run.shown}: {100 * score.value:.1f}{error} % at {100 * score.at:g} % of labels{labels}")
-    aside = is_reference(run, few)
+    aside = is_reference(run, at)
     name = run.shown + (" (all labels)" if aside else "")
     return Line(name, points, color, errors=errors, tips=tips, marker=marker, faint=aside)
 
@@ -235,7 +235,7 @@ def efficiency(results: Results) -> Html | None:
     base, panels = _baseline_lines(runs), []
     kinds: Mapping[str, list[Line]] = {
         group: [
-            _label_line(run, group, shares[0], colors[run.name], results.runs.index(run))
+            _label_line(run, group, decided_at(results), colors[run.name], results.runs.index(run))
             for run in runs
             if by_labels(run, group)
         ]

@@ -25,15 +25,15 @@ STATISTICS = {
     "ratio",
     "different",
 }  # numbers that are not counts of parts
-CHECKS = (  # (path into the findings, title, path of its examples)
-    ("broken", "files that can't be read", "broken"),
-    ("overlap.exact", "test images that are also in the training set", "overlap.exact_examples"),
-    ("overlap.near", "test images with a near copy in the training set", "overlap.near_examples"),
-    ("duplicates.count", "copies within the training set", "duplicates.examples"),
-    ("near_duplicates.count", "near copies within the training set", "near_duplicates.examples"),
-    ("conflicts.count", "equal images with different labels", "conflicts.examples"),
-    ("constant.count", "images of one color", "constant.examples"),
-)
+CHECKS = (  # (path into the findings, titles of several and of one, path of its examples)
+    ("broken", "files that can't be read", "file that can't be read", "broken"),
+    ("overlap.exact", "test images that are also in the training set", "test image that is also in the training set", "overlap.exact_examples"),
+    ("overlap.near", "test images with a near copy in the training set", "test image with a near copy in the training set", "overlap.near_examples"),
+    ("duplicates.count", "copies within the training set", "copy within the training set", "duplicates.examples"),
+    ("near_duplicates.count", "near copies within the training set", "near copy within the training set", "near_duplicates.examples"),
+    ("conflicts.count", "equal images with different labels", "equal image with another label", "conflicts.examples"),
+    ("constant.count", "images of one color", "image of one color", "constant.examples"),
+)  # fmt: skip
 KNOWN = {
     "path",
     "layout",
@@ -110,7 +110,7 @@ def _look(found: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _check(found: dict[str, Any], path: str, called: str, where: str) -> Html | None:
+def _check(found: dict[str, Any], path: str, called: str, one: str, where: str) -> Html | None:
     """One possible problem: its count, and examples; None if it was not checked."""
     counted, examples = _look(found, path), _look(found, where)
     examples = examples if isinstance(examples, list | tuple) else []
@@ -119,7 +119,7 @@ def _check(found: dict[str, Any], path: str, called: str, where: str) -> Html | 
         return None
     if not many:
         return el("li", f"no {called}", cls="fine")
-    head = [el("b", h.count(many)), f" {called}"]
+    head = [el("b", h.count(many)), f" {one if many == 1 else called}"]
     if not examples:
         return el("li", head, cls="wrong")
     shown = el("ul", [el("li", sentence(line, between=" = ")) for line in examples[:200]], cls="lines")

@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from sensorium.catalogue import FORMATS
 from sensorium.report import html as h
 from sensorium.report.curves import colors_of
 from sensorium.report.html import Html, el, facts, join, number, words
 from sensorium.report.table import each_score
-from sensorium.runs.results import Results
+from sensorium.runs.results import Results, RunResult
+from sensorium.runs.verdict import best_run
 
 
 def settings(results: Results) -> Html:
@@ -28,7 +30,7 @@ def settings(results: Results) -> Html:
             if rows
             else el("p", "No settings were recorded.", cls="note")
         )
-        count = el("small", f" {len(rows)} settings")
+        count = el("small", f" {h.of(len(rows), 'settings')}")
         summary = el("summary", el("b", run.shown), count, style=f"--c:{colors[run.name]}", cls="dot")
         where = el("p", "Weights: ", el("code", run.checkpoint), cls="note") if run.checkpoint else ""
         folded.append(el("details", summary, where, el("div", body, cls="scroll")))
@@ -59,7 +61,6 @@ def failures(results: Results) -> list[Html]:
     return lines
 
 
-FORMATS = ("safetensors", "hf", "timm", "torchvision", "onnx")  # first what holds every backbone of a system
 USES = {  # by ability
     "Encoder": (
         ("One feature vector per image, as Parquet", "sensorium embed {run} --data {path}"),
@@ -68,18 +69,21 @@ USES = {  # by ability
     ),
     "LanguageModel": (("Generate text", "sensorium generate {run} --prompt TEXT"),),
     "ImageText": (("Search pictures by a text", "sensorium search {run} --data {path} --text TEXT"),),
-    "Detector": (("Detect objects in pictures", "sensorium detect {run} PICTURES"),),
+    "Detector": (
+        ("Detect objects in pictures", "sensorium detect {run} PICTURES"),
+        ("Where it is wrong, worst first", "sensorium misses {run}"),
+    ),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
 }
 
 
 def take_away(results: Results, folder: Path) -> Html | None:
-    """The commands to use the winner (or, without one, the first finished run)."""
-    if not results.finished:
+    """The commands to use the winner (or, without one, the best of the finished runs)."""
+    chosen = results.run(results.winner.name) if results.winner else best_run(results.runs)
+    if chosen is None:
         return None
-    chosen = results.run(results.winner.name) if results.winner else results.finished[0]
-    name = chosen.name
+    name = _best_seed(results, chosen)
     run = shlex.quote(str(folder / name))
     path = shlex.quote(results.data.path)
     forms = [one for one in FORMATS if one in chosen.exports]
@@ -92,6 +96,8 @@ def take_away(results: Results, folder: Path) -> Html | None:
         for what, command in uses
     ]
     commands.append(("A page to try it on", f"sensorium play {run}"))
+    if chosen.trust:
+        commands = [(what, _trusting(command, chosen.trust)) for what, command in commands]
     rows = [
         el(
             "li",
@@ -100,8 +106,24 @@ def take_away(results: Results, folder: Path) -> Html | None:
         )
         for what, command in commands
     ]
-    lead = "" if results.winner else el("p", f"No run won; these commands use {name}.", cls="note")
+    lead = "" if results.winner else el("p", f"No run won; these commands use the best one, {name}.", cls="note")
     return el("div", lead, el("ul", rows, cls="commands"))
+
+
+def _trusting(command: str, recipe: str) -> str:
+    """``command`` for a run of the user's own recipe."""
+    if command.startswith("import "):
+        return command.replace("').", f"', trust={recipe!r}).", 1)
+    return f"{command} --trust {shlex.quote(recipe)}"
+
+
+def _best_seed(results: Results, chosen: RunResult) -> str:
+    """The folder of a run; of one that was trained with several seeds, that of the best."""
+    score = next((one for one in chosen.scores if one.value is not None), None)
+    if score is None or len(score.seeds) != len(results.asked.seeds) or not score.seeds:
+        return chosen.name
+    best = max(range(len(score.seeds)), key=lambda i: score.sign * score.seeds[i])
+    return f"seed-{results.asked.seeds[best]}/{chosen.name}" if best else chosen.name
 
 
 def versions(results: Results) -> Html | None:
@@ -132,6 +154,13 @@ RULE = (
 )
 
 
+VALUES_RULE = (
+    "The first score that all values share decides, by its mean over the seeds. The best value and the next are compared "
+    "seed by seed with a paired t-test, significant if p < 0.05; with one seed nothing is. Baselines are references: a value "
+    "need not beat them to be the best. "
+)
+
+
 def glossary(results: Results) -> Html:
     """What each score counts, and the rule of the verdict."""
     scores = each_score(results.finished)
@@ -140,7 +169,7 @@ def glossary(results: Results) -> Html:
     said += [(words(k).strip().capitalize(), told) for k, told in SIMPLE if any(k in title for title in simple)]
     known = {name for name, _ in said}
     said += [
-        (s.name, f"{s.better.capitalize()} is better; counted over {h.count(s.n)} {s.counted}.")
+        (s.name, f"{s.better.capitalize()} is better; counted over {h.of(s.n, s.counted)}.")
         for s in scores
         if s.name not in known and s.group not in known
     ]
@@ -150,5 +179,6 @@ def glossary(results: Results) -> Html:
         if seeds > 1
         else "Each run was trained once, so the errors do not include the variance between seeds."
     )
-    every = [*said, ("How the winner is determined", RULE + luck)]
+    rule = VALUES_RULE if results.asked.vary else RULE
+    every = [*said, ("How the winner is determined", rule + luck)]
     return el("dl", [el("div", el("dt", name), el("dd", told)) for name, told in every], cls="glossary")

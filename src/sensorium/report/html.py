@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from sensorium.base.words import MISSING as MISSING
+from sensorium.base.words import agreeing as agreeing
 from sensorium.base.words import count as count
+from sensorium.base.words import counted as counted
 from sensorium.base.words import duration as duration
 from sensorium.base.words import memory as memory
 from sensorium.base.words import number as number
@@ -65,6 +67,11 @@ def tabs(key: str, panels: list[tuple[str, Html]], label: str) -> Html:
         inputs.append(el("label", name, for_=f"{key}-{i}"))
     shown = [el("div", panel, cls="panel", data_name=name) for name, panel in panels]
     return el("div", join(inputs), el("div", join(shown), cls="panels"), cls="tabs", role="group", aria_label=label)
+
+
+def of(number: Any, phrase: str) -> str:
+    """1, "test images" -> "1 test image"; 1200 -> "1,200 test images"."""
+    return f"{count(number)} {agreeing(number, phrase)}"
 
 
 def words(name: str) -> str:

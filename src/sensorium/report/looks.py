@@ -76,7 +76,7 @@ def neighbors(results: Results, sheet: Sheet, names: Names) -> Html | None:
 
 
 def _neighbor_rows(found: list[Near], sheet: Sheet, names: Names) -> Html:
-    rows, same, judged = [], 0, 0
+    rows, same, judged, shown = [], 0, 0, 0
     for entry in found:
         want = names.label("test", entry.query)
         cells = []
@@ -84,7 +84,7 @@ def _neighbor_rows(found: list[Near], sheet: Sheet, names: Names) -> Html:
             label = names.label("train", index)
             known = want is not None and label is not None
             kind = ("yes" if label == want else "no") if known else ""
-            same, judged = same + (kind == "yes"), judged + known
+            same, judged, shown = same + (kind == "yes"), judged + known, shown + 1
             cells.append(_thumbnail(sheet, "train", index, names.named(label), kind))
         query = _thumbnail(sheet, "test", entry.query, names.named(want), "query")
         rows.append(
@@ -96,11 +96,11 @@ def _neighbor_rows(found: list[Near], sheet: Sheet, names: Names) -> Html:
                 cls="near",
             )
         )
-    said = (
-        f"{h.percent(same / judged, 0)} of the {h.count(judged)} neighbors shown share their query's label."
-        if judged
-        else ""
-    )
+    said = ""
+    if judged:
+        every = f"the {h.of(shown, 'neighbors')} shown"
+        of = every if judged == shown else f"the {h.of(judged, 'neighbors')} whose label is known, of {every},"
+        said = f"{h.percent(same / judged, 0)} of {of} share their query's label."
     frame = (
         " Left: the query; right: its neighbors: ✓ and a green frame for the same label, ✗ and a red one for another."
         if judged
@@ -158,7 +158,7 @@ def _map(title: str, points: list[tuple[float, float, int | None, int | None]], 
                 "li",
                 el(
                     "button",
-                    f"{len(common) - len(color)} more classes",
+                    h.of(len(common) - len(color), "more classes"),
                     type="button",
                     data_class="kx",
                     aria_pressed="false",

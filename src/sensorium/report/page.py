@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -131,24 +132,29 @@ def page_of(title: str, style: str, script: str, body: Html) -> str:
 
 def _header(results: Results) -> Html:
     data, asked = results.data, results.asked
-    facts = []
+    varied, facts = (asked.vary or "").partition("=")[0], []
     for name, value in (("training", data.train), ("test", data.test)):
         if value:
-            facts.append(f"{h.count(value)} {name} {data.unit or 'images'}")
+            facts.append(h.of(value, f"{name} {data.unit or 'images'}"))
     if data.classes or not data.unit:
-        facts += [f"{len(data.classes)} classes" if data.classes else "no labels"]
+        facts += [h.of(len(data.classes), "classes") if data.classes else "no labels"]
     facts += [f"{data.image_size} px"] if data.image_size else []
-    facts += [f"budget {asked.budget} a method"] if asked.budget else []
+    facts += [f"budget {_budget(asked.budget)} a {'value' if varied else 'method'}"] if asked.budget else []
     facts += [results.created] if results.created else []
     methods = ", ".join(run.shown for run in results.runs)
-    varied = (asked.vary or "").partition("=")[0]
-    asks = f"Which {h.words(varied)} learns best from " if varied else "Which method learns best from "
+    asks = f"Which value of {h.words(varied)} learns best from " if varied else "Which method learns best from "
     return el(
         "header",
         el("p", "Sensorium", cls="eyebrow"),
         el("h1", asks, el("span", data.path, cls="path"), "?"),
         el("p", [el("span", fact) for fact in [*facts, methods] if fact], cls="facts-line"),
     )
+
+
+def _budget(given: str) -> str:
+    """ "500steps" -> "500 steps"; "10m" as it is."""
+    number, unit = re.fullmatch(r"([\d_.]*)\s*(.*)", given, re.S).groups()  # type: ignore[union-attr]
+    return h.of(float(number.replace("_", "")), unit) if number and len(unit) > 3 else given
 
 
 def _verdict(results: Results) -> Html:
@@ -172,14 +178,14 @@ def _tiles(results: Results, winner: Winner) -> list[tuple[str, str | None]]:
     run = results.run(winner.name)
     score = next(s for s in run.scores if winner.by in (s.name, f"{s.name}, {s.best_of}"))
     margin = None if winner.margin is None else score.gap(winner.margin)
-    if margin and winner.error:
+    if margin and winner.error and score.visible(winner.error):
         margin += f" ± {score.gap(winner.error).removesuffix(' points')}"
     return [
         ("first place" if winner.sure else "first place, not significant", run.shown),
         (winner.by, score.show(winner.score)),
         (f"ahead of {winner.over}", margin),
         ("training time", h.duration(run.seconds)),
-        (score.counted, h.count(winner.n) if winner.n else None),
+        (h.agreeing(winner.n, score.counted), h.count(winner.n) if winner.n else None),
     ]
 
 

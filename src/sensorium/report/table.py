@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sensorium.errors import SensoriumError
 from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.html import Html, el, join, number
 from sensorium.runs.results import Results, RunResult
-from sensorium.runs.verdict import is_reference
+from sensorium.runs.verdict import decided_at, is_reference
+from sensorium.training.budget import Budget
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,8 +49,17 @@ COSTS = (
 
 
 def samples(results: Results) -> str:
-    """The unit of the data's rows."""
-    return "samples" if results.data.unit else "images"
+    """What the runs count of the data: images, tokens, pairs, frames."""
+    units = {run.unit for run in results.finished if run.unit}
+    return units.pop() if len(units) == 1 else "samples" if results.data.unit or units else "images"
+
+
+def equal_times(results: Results) -> bool:
+    """Whether the budget is a time: what a run took is then nobody's merit."""
+    try:
+        return results.asked.budget is not None and Budget.parse(results.asked.budget).kind == "seconds"
+    except SensoriumError:
+        return False
 
 
 def each_score(runs: Sequence[RunResult]) -> list[Score]:
@@ -86,7 +97,8 @@ def columns(results: Results) -> list[Column]:
     )
     for cost in COSTS:
         title = cost.title.format(samples(results))
-        made.append(Column(cost.group, title, cost.value, cost.show, cost.better))
+        better = "" if cost.title == "time" and equal_times(results) else cost.better
+        made.append(Column(cost.group, title, cost.value, cost.show, better))
     return [column for column in made if any(column.value(run) is not None for run in runs)]
 
 
@@ -103,31 +115,44 @@ def _shown(score: Score) -> Callable[[float], str]:
 
 
 def best_of(column: Column, runs: Sequence[RunResult]) -> float | None:
-    """The best value among at least two runs that compete in this column; None if there is none."""
+    """The best value among at least two runs that compete in this column; None if there is none, or all read the same."""
     if not column.better:
         return None
     fair = [run for run in runs if not is_reference(run, column.at)]
     values = [v for v in (number(column.value(run)) for run in fair) if v is not None]
     best = max if column.better == "higher" else min
-    return best(values) if len(values) > 1 and len(set(values)) > 1 else None
+    return best(values) if len({column.show(value) for value in values}) > 1 else None
+
+
+def is_best(column: Column, run: RunResult, best: float | None) -> bool:
+    """Whether a run's value is bold: the best, or one that reads the same."""
+    value = number(column.value(run))
+    if best is None or value is None or is_reference(run, column.at):
+        return False
+    return column.show(value) == column.show(best)
 
 
 def _off(score: Score | None) -> float | None:
-    """The number after ±: the spread over label subsets, else the standard error unless it is just the binomial one."""
+    """The number after ±: the standard error over seeds if there are several, the spread over label subsets, else the
+    standard error unless it is just the binomial one; None if it reads as zero, or one subset was drawn."""
     if score is None:
         return None
-    return score.spread or (None if score.at is not None and not score.seeds else score.error)
+    spread = score.spread if score.subsets > 1 and not score.seeds else None
+    off = spread or (None if score.at is not None and not score.seeds else score.error)
+    return off if off and score.visible(off) else None
 
 
 def _tip(score: Score | None) -> str | None:
     if score is None or score.value is None or not score.n:
         return None
     if not score.share or score.at is None:
-        return f"{h.count(score.n)} {score.counted}"
-    said = f"{h.count(round(score.value * score.n))} of {h.count(score.n)} {score.counted} right"
+        return h.of(score.n, score.counted)
+    said = f"{h.count(round(score.value * score.n))} of {h.of(score.n, score.counted)} right"
     if score.labels is not None:
-        said += f", learned from {h.count(score.labels)} labels"
-    return said + (f", mean of {score.subsets} subsets" if score.subsets > 1 else "")
+        said += f", learned from {h.of(score.labels, 'labels')}"
+    return said + (
+        f", mean of {score.subsets} subsets" if score.subsets > 1 else ", one subset" if score.labels else ""
+    )
 
 
 def _cell(column: Column, run: RunResult, best: float | None, high: float) -> Html:
@@ -137,7 +162,7 @@ def _cell(column: Column, run: RunResult, best: float | None, high: float) -> Ht
         return el("td", h.MISSING, cls="none")
     score = run.score(column.score) if column.score else None
     written = column.show(value)
-    shown: list[Any] = [el("b", written) if best is not None and figure == best else written]
+    shown: list[Any] = [el("b", written) if is_best(column, run, best) else written]
     if score is not None and (off := _off(score)):
         shown.append(el("small", f"±\u202f{column.show(off)}"))
     bar = f"--v:{100 * figure / high:.1f}%" if score and score.share and figure is not None and high else None
@@ -177,7 +202,7 @@ def table(results: Results, colors: Mapping[str, str]) -> Html:
     body = []
     for run in runs:
         said: list[Any] = [el("span", run.shown, cls="name")]
-        said.append(el("small", "reference: every label") if is_reference(run, _fewest(shown)) else "")
+        said.append(el("small", "reference: every label") if is_reference(run, decided_at(results)) else "")
         said.append(el("small", run.backbone) if run.backbone else "")
         name = el("th", said, scope="row", style=f"--c:{colors[run.name]}", data_sort=run.shown)
         cells = [_cell(column, run, best, high) for column, best in zip(shown, bests, strict=True)]
@@ -205,23 +230,24 @@ def _simple_row(title: str, values: Mapping[str, float], shown: Sequence[Column]
     return el("tr", el("th", el("span", title, cls="name"), scope="row", data_sort=title), cells, cls="base")
 
 
-def _fewest(shown: Sequence[Column]) -> float | None:
-    return min((column.at for column in shown if column.at is not None), default=None)
-
-
 def _note(results: Results, shown: Sequence[Column]) -> Html:
     """The meaning of the columns, in one paragraph."""
     scores = [column.score for column in shown if column.score]
     by_label, others = ([s for s in scores if (s.at is not None) == labeled] for labeled in (True, False))
     told = ["Fractions are in percent of n."] if any(s.share for s in scores) else []
-    if by_label:
-        told.append("± is the spread over label subsets.")
-    if counted := "; ".join(f"{s.name}, {h.count(s.n)} {s.counted}" for s in others):
+    if any(score.seeds for score in scores):
+        told.append("± is the standard error over the seeds.")
+    elif any(score.spread and score.subsets > 1 for score in by_label):
+        one = any(score.subsets == 1 for score in by_label if score.at)
+        told.append("± is the spread over label subsets" + ("; where there is none, one was drawn." if one else "."))
+    elif by_label:
+        told.append("One subset of the labels was drawn at each fraction.")
+    if counted := "; ".join(f"{s.name}, {h.of(s.n, s.counted)}" for s in others):
         told.append(f"Each score's n: {counted}.")
-    told.append("Bold is the best run of a column.")
+    told += ["Bold is the best run of a column, where they differ."] if shown else []
     if any(column.title == "FLOPs" for column in shown):
         told.append("FLOPs are for a forward pass of one image.")
-    if any(is_reference(run, _fewest(shown)) for run in results.finished):
+    if any(is_reference(run, decided_at(results)) for run in results.finished):
         told.append("A run that learned from every label competes only in columns with all labels.")
     return el("p", " ".join(told), cls="note")
 
@@ -237,7 +263,10 @@ def results_table(results: Results) -> Table:
     runs, every = results.finished, columns(results)
     grouped = any(column.score and column.group for column in every)
     shown = [column for column in every if not grouped or column.title not in TERMINAL]
-    drawn = Table(title="in %, ± spread over label subsets" if grouped else None, title_justify="left", pad_edge=False)
+    spread = any(score.spread and score.subsets > 1 for run in runs for score in run.scores)
+    seeds = any(score.seeds for run in runs for score in run.scores)
+    title = "in %, ± standard error over seeds" if seeds else "in %, ± spread over label subsets" if spread else "in %"
+    drawn = Table(title=title if grouped else None, title_justify="left", pad_edge=False)
     drawn.add_column("run", no_wrap=True)
     for column in shown:
         group = f"{column.group}\n" if column.group and column.score else ""
@@ -246,7 +275,7 @@ def results_table(results: Results) -> Table:
         cells = []
         for column in shown:
             value, score = column.value(run), run.score(column.score) if column.score else None
-            bold = number(value) is not None and number(value) == best_of(column, runs)
+            bold = is_best(column, run, best_of(column, runs))
             cell = Text("" if value is None else column.show(value), "bold" if bold else "")
             off = _off(score)
             cells.append(cell.append(f" ±{column.show(off)}", "dim") if off else cell)

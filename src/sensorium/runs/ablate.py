@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,11 +20,12 @@ from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
+from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import fitting
 from sensorium.judge.score import Score
 from sensorium.report.page import write_report
-from sensorium.runs.compare import compare_all, parse_method, results_now
+from sensorium.runs.compare import compare_all, parse_method, pixels_of, results_now
 from sensorium.runs.options import AblationOptions, Judging
 from sensorium.runs.results import AtLength, Results, RunResult, write_results
 from sensorium.runs.run import Run
@@ -56,6 +58,7 @@ def ablate_with(
 ) -> tuple[Results, Path]:
     """:func:`ablate` with its options in a record; also returns the folder: ``options.out``, or sensorium-ablate."""
     folder, methods = Path(options.out or "sensorium-ablate"), variants(system, vary)
+    check_place(folder, options.data, options.test, folder=True)
     if seeds < 1:
         raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
     with locked(folder, verb="compares"):
@@ -67,14 +70,27 @@ def _ablate(methods: list[str], vary: str, options: AblationOptions, folder: Pat
     for i, seed in enumerate(numbers):
         where = folder / f"seed-{seed}" if i else folder
         each.append(compare_all(methods, replace(options, seed=seed, out=where), Judging(), jobs=jobs)[0])
-    first, runs = each[0], []
-    for run in over_seeds([one.runs for one in each]):
-        title = run.name.rpartition(",")[2]  # without the settings that all share
-        runs.append(replace(run, title=title, lengths=_elsewhere(folder / run.name) if run.finished else ()))
-    merged = results_now(first.data, replace(first.asked, vary=vary, seeds=tuple(numbers)), runs)
-    write_results(merged, folder)
-    write_report(merged, folder)
-    return merged
+        if i:
+            _written(each[-1], [_titled(run) for run in each[-1].runs], where, vary, (seed,))
+    runs = [_titled(run) for run in over_seeds([one.runs for one in each])]
+    runs = [replace(run, lengths=_elsewhere(folder / run.name) if run.finished else ()) for run in runs]
+    return _written(each[0], runs, folder, vary, tuple(numbers))
+
+
+def _titled(run: RunResult) -> RunResult:
+    """A run named by its value alone, without the settings that all share."""
+    return replace(run, title=run.name.rpartition(",")[2])
+
+
+def _written(like: Results, runs: list[RunResult], folder: Path, vary: str, seeds: tuple[int, ...]) -> Results:
+    """Results and report of the values, in ``folder``."""
+    found = results_now(like.data, replace(like.asked, vary=vary, seeds=seeds), runs)
+    write_results(found, folder)
+    pixels = {}
+    with suppress(SensoriumError):  # without thumbnails if the data are no longer there
+        pixels = next((pixels_of(Run(folder / run.name).data()) for run in runs if run.finished), {})
+    write_report(found, folder, pixels=pixels)
+    return found
 
 
 def variants(system: str, vary: str) -> list[str]:

@@ -13,66 +13,44 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sensorium.abilities import abilities_of
-from sensorium.base import live, threads
+from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
-from sensorium.base.reading import read_object
-from sensorium.base.records import decode
-from sensorium.base.table import read_table
-from sensorium.catalogue import allow, find, resolve
+from sensorium.base.terminal import duration, terminal
+from sensorium.catalogue import allow, resolve
 from sensorium.data.images.cache import Pixels
+from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge.evaluator import Beside, Evaluator, fitting, judge, judged_by, read_judgement
-from sensorium.judge.score import Asked, Judgement, Score
-from sensorium.recipe.info import read_info
+from sensorium.judge.evaluator import FILE as EVALUATED
+from sensorium.judge.evaluator import fitting, judge, judged_by, read_judgement
+from sensorium.judge.score import Asked, Score
+from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
+from sensorium.runs.jobs import Job, Planned, collect, with_baselines
 from sensorium.runs.options import Judging, RunOptions
-from sensorium.runs.results import Chosen, Data, Request, Results, RunResult, write_results
-from sensorium.runs.train import run_folder, train_with
-from sensorium.runs.verdict import decide
+from sensorium.runs.results import Data, Request, Results, RunResult, write_results
+from sensorium.runs.run import Run
+from sensorium.runs.train import train_with
+from sensorium.runs.values import decide_values
+from sensorium.runs.verdict import best_run, decide
+from sensorium.runs.winner import NAME as WINNER
+from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
-from sensorium.training.fit import read_outcome
 from sensorium.training.options import check_batch
-
-
-@dataclass(frozen=True)
-class Job:
-    """The arguments of a run's process: data, training and evaluation. ``abilities`` are the names of its method's."""
-
-    name: str
-    method: str
-    source: Source
-    options: RunOptions
-    settings: dict[str, Any]
-    asked: Asked
-    abilities: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        return run_folder(self.method, self.options)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Jobs that can be compared: their data as the first one prepares them, and the evaluators that they share."""
-
-    jobs: list[Job]
-    wing: Any
-    ready: Any
-    evaluators: tuple[Evaluator, ...]
 
 
 def compare(
@@ -107,14 +85,13 @@ def compare_all(
     for recipe in options.trust:
         allow(recipe)
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
+    check_place(folder, options.data, options.test, folder=True)
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # report wrong weights before the training, not after it
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    # With a time budget, each fine-tuning gets a fraction of it; otherwise only the number of steps limits it.
-    tune_seconds = max(20.0, spend.amount / 20) if spend.kind == "seconds" else None
-    asked = Asked(**asdict(judging), tune_seconds=tune_seconds, progress=progress)
+    asked = Asked(**asdict(judging), seconds=spend.judging, progress=progress)
     threads.before_torch()  # child processes inherit it
     if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
@@ -133,12 +110,15 @@ def _compare(
         if one.check is not None:
             one.check(plan.ready, asked)
     about = _about(options.data, plan, progress)
-    _run_all(plan.jobs, jobs)
-    runs = _beside(plan, [_collect(job) for job in plan.jobs], folder, asked)
+    _run_all(plan.jobs, jobs, progress)
+    runs = with_baselines(plan, [collect(job) for job in plan.jobs], folder, asked)
     request = Request(options.budget, judging.labels, options.seed, judging.label_seeds)
     results = results_now(about, request, runs)
+    if (best := best_run(runs)) is not None:
+        model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
+        results = replace(results, model=model)
     write_results(results, folder)
-    write_report(results, folder, pixels=_pixels(plan.ready))
+    write_report(results, folder, pixels=pixels_of(plan.ready))
     return results
 
 
@@ -153,7 +133,7 @@ def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Aske
     return todo
 
 
-def _pixels(ready: Any) -> dict[str, Any]:
+def pixels_of(ready: Any) -> dict[str, Any]:
     """The images that neighbors and map refer to, if the data are images."""
     train, held = ready.train, ready.test
     return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
@@ -161,10 +141,10 @@ def _pixels(ready: Any) -> dict[str, Any]:
 
 def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:
     """Results of ``runs`` with their verdict, the current time and the versions."""
-    verdict = decide(runs)
+    verdict = decide_values(runs, asked.vary.partition("=")[0]) if asked.vary else decide(runs)
     names = ("sensorium", "torch", "torchvision", "lightning-fabric", "scikit-learn")
     return Results(
-        2, about, tuple(runs), asked, verdict.winner, verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        2, about, tuple(runs), asked, verdict.winner, verdict=verdict.said, created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: version(name) for name in names},
     )  # fmt: skip
 
@@ -216,7 +196,7 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         told.append(f"{job.name} {judged_by(method, ready[shape].train)}")
         able = fitting(method, ready[shape].train)
         shared = able if shared is None else tuple(one for one in shared if one in able)
-        jobs.append(replace(job, abilities=abilities_of(method)))
+        jobs.append(replace(job, abilities=abilities_of(method), exports=exportable(method, job.method)))
     if not shared:
         raise SensoriumError(f"no evaluator fits all of these methods: {'; '.join(told)}.")
     return Planned(jobs, wing, next(iter(ready.values())), shared)
@@ -231,17 +211,40 @@ def _about(path: str, plan: Planned, progress: bool) -> Data:
     return Data(path, **own, diagnosis=plan.wing.diagnose(plan.ready, progress=progress), findings=told)
 
 
-def _run_all(todo: list[Job], jobs: int) -> None:
+def _run_all(todo: list[Job], jobs: int, progress: bool) -> None:
     """Run each job in its own process, ``jobs`` at a time; Ctrl-C stops them all, each after its checkpoint."""
     children: list[Any] = []
+    times: list[float] = []
+
+    def run(job: Job) -> None:
+        begun = time.monotonic()
+        best = [s.value for other in todo if other is not job and (s := _deciding(other)) is not None]
+        asked = replace(job.asked, to_beat=max((value for value in best if value is not None), default=None))
+        _in_own_process(replace(job, asked=asked), children)
+        times.append(time.monotonic() - begun)
+        if progress:
+            rest = sum(times) / len(times) * -(-(len(todo) - len(times)) // jobs)
+            left = f"; about {duration(rest)} left, then the baselines" if rest else "; now the baselines"
+            terminal().print(
+                f"{job.name}: {len(times)} of {len(todo)} done, in {duration(times[-1])}{left}", style="dim"
+            )
+
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         try:
-            list(pool.map(partial(_in_own_process, children=children), todo))
+            list(pool.map(run, todo))
         except KeyboardInterrupt:
             for child in children:  # each writes a checkpoint and exits; nothing else is started
                 if child.is_alive():
                     child.terminate()
             raise
+
+
+def _deciding(job: Job) -> Score | None:
+    """The score of a judged run that is the best of several ways to use labels; None without one."""
+    with suppress(SensoriumError):
+        if (job.folder / EVALUATED).is_file() and (judged := read_judgement(job.folder)) is not None:
+            return next((score for score in judged.scores if score.decides and score.best_of), None)
+    return None
 
 
 def _names(methods: Sequence[str]) -> list[str]:
@@ -258,7 +261,8 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _in_own_process(job: Job, children: list[Any]) -> None:
     """Train and evaluate a job; an error is recorded in its folder."""
     child = multiprocessing.get_context("spawn").Process(target=_child, args=(job,), name=job.name)
-    child.start()
+    with stop.deaf():
+        child.start()
     children.append(child)
     child.join()
     folder = job.folder
@@ -300,83 +304,3 @@ def _child(job: Job) -> None:
         )
         write_json(folder / "error.json", {"error": said})
         raise SystemExit(1) from None
-
-
-def _beside(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:
-    """The runs, with the baselines' scores where an evaluator computes these once for all runs."""
-    fresh = {}
-    for job in plan.jobs:
-        if not (job.folder / "run.json").is_file() or not (job.folder / "outcome.json").is_file():
-            continue
-        info = read_info(job.folder)
-        backbone = info.values.get("backbone", job.name)
-        fresh.setdefault(backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info.given, info.seed))
-    beside: Beside = {}
-    for one in plan.evaluators:
-        if one.baselines is not None and fresh:
-            beside |= one.baselines(plan.ready, fresh, folder, asked)
-    return [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
-
-
-def _with(score: Score, beside: Beside) -> Score:
-    mine = {title: found[score.name] for title, found in beside.items() if score.name in found}
-    values = {title: value for title, (value, _) in mine.items()}
-    errors = {title: error for title, (_, error) in mine.items() if error is not None}
-    return replace(score, baselines={**score.baselines, **values}, errors={**score.errors, **errors})
-
-
-def _fresh(method: str, situation: Any, given: dict[str, Any], seed: int) -> Any:
-    import torch
-
-    torch.manual_seed(seed)
-    return make_recipe(method, situation, given).method
-
-
-def _collect(job: Job) -> RunResult:
-    """A run's folder as results.json describes it."""
-    info = read_info(job.folder) if (job.folder / "run.json").is_file() else None
-    outcome = read_outcome(job.folder)[0] if (job.folder / "outcome.json").is_file() else None
-    judgement = (read_judgement(job.folder) if outcome else None) or Judgement()
-    status, said = "finished", None
-    if (job.folder / "error.json").is_file():
-        path = job.folder / "error.json"
-        status, said = "failed", decode(str, read_object(path).get("error"), str(path), field="error")
-    elif not outcome:
-        status = "interrupted"
-        said = "stopped before its budget was spent; the same command resumes it from its last checkpoint."
-    settings = {} if info is None else {name: Chosen(one.value, one.source) for name, one in info.settings.items()}
-    known = {f.name for f in fields(RunResult)} - {"notes", "status", "parameters"}
-    return RunResult(
-        job.name,
-        job.method if info is None else info.method,
-        status,  # type: ignore[arg-type]
-        error=said,
-        notes=tuple(outcome.notes) if outcome else (),
-        backbone=settings["backbone"].value if "backbone" in settings else None,
-        settings=settings,
-        abilities=job.abilities,
-        **_told(job),
-        checkpoint=f"{job.name}/model.safetensors" if outcome else None,
-        parameters=judgement.parameters or (outcome.parameters if outcome else None),
-        flops_per_image=judgement.flops_per_image,
-        scores=judgement.scores,
-        curve=_curve(job.folder / "online.csv") if outcome else (),
-        pictures=judgement.pictures,
-        neighbors=judgement.neighbors,
-        map=judgement.map,
-        **({name: value for name, value in asdict(outcome).items() if name in known} if outcome else {}),
-    )
-
-
-def _told(job: Job) -> dict[str, Any]:
-    """The system's short name, whether it learns from labels, its caveat and its export formats; nothing is known of a
-    user's own recipe."""
-    if ":" in job.method:
-        return {}
-    system = find(job.method)
-    title = (system.short or None) if job.name == job.method else None
-    return {"title": title, "by_labels": system.labels, "caveat": system.caveat, "exports": system.exports}
-
-
-def _curve(path: Path) -> tuple[dict[str, float | None], ...]:
-    return tuple({name: float(text) for name, text in row.items() if text} for row in read_table(path).rows)

@@ -99,10 +99,14 @@ class Judging(Taken):
     """label fractions at which to evaluate."""
     label_seeds: Positive = 3
     """number of label subsets to sample at each fraction."""
+    decide: str | None = None
+    """the fraction of --labels that decides a comparison; by default the largest. Below 100% it asks which method needs the fewest labels, and one that learned from all of them is no candidate."""
     finetune: bool = True
     """also evaluate by fine-tuning (the slowest part of evaluation)."""
     tune_steps: Positive | None = None
     """maximum steps of one fine-tuning; by default 250 on a CPU and 2000 on a GPU."""
+    full: bool = False
+    """evaluate everything that was asked for. By default a run with a budget of time is evaluated in at most half of it: fine-tuning that doesn't fit is left out, that with the deciding labels last."""
     inception: Path | None = None
     """pt_inception-2015-12-05-6726825d.pth, to evaluate samples by the standard FID; slow on a CPU. By default the
     Fréchet distance uses features of a classifier of the same data."""

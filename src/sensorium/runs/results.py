@@ -75,7 +75,8 @@ class AtLength:
 @dataclass(frozen=True)
 class RunResult:
     """One run. ``title``: what people call it, where that isn't its name. ``by_labels``: it learned from every label.
-    ``caveat``: what to keep in mind of its method. ``exports``: the formats that its method is exported to. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``. ``seen``: how many of the data's ``unit`` it has seen.
+    ``caveat``: what to keep in mind of its method. ``exports``: the formats that hold its method as it is. ``trust``: the user's own recipe, without
+    which no command opens it. ``scores``: the deciding one first. ``curve``: rows of ``online.csv``. ``seen``: how many of the data's ``unit`` it has seen.
     ``waiting`` and ``augmenting`` are shares of the ``seconds`` of training, ``parameters`` and ``flops_per_image`` of the
     features' network where features are judged."""
 
@@ -91,6 +92,7 @@ class RunResult:
     caveat: str = ""
     abilities: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    trust: str | None = None
     checkpoint: str | None = None
     steps: Count | None = None
     seconds: Amount | None = None
@@ -133,7 +135,7 @@ class RunResult:
 class Winner:
     """The winner. ``by``: the deciding score's name; ``score``: its value over ``n`` samples. ``margin``: the
     difference to ``over``, the runner-up (the best baseline if there is one run); ``error``: half the width of the
-    margin's 95 % interval; ``p``: of McNemar's test, if used; ``how``: the test. ``sure``: ahead of the runner-up and
+    margin's 95 % interval; ``p``: of McNemar's test or of a t-test over seeds, if used; ``how``: the test. ``sure``: ahead of the runner-up and
     of every baseline by more than sampling error."""
 
     name: str
@@ -149,6 +151,21 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class Model:
+    """The classifier that a comparison leaves in ``folder`` (beside the report): what it is, its accuracy on ``n`` test
+    images and its calibration error, the median ``latency`` in seconds a picture by batch size, its weights' megabytes."""
+
+    folder: str
+    said: str
+    accuracy: Share
+    n: Count
+    calibration_error: Share | None = None
+    temperature: Amount | None = None
+    latency: dict[str, Amount] = field(default_factory=dict)
+    megabytes: Amount | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """A comparison: data, options, runs, and the verdict."""
 
@@ -157,6 +174,7 @@ class Results:
     runs: tuple[RunResult, ...]
     asked: Request = field(default_factory=Request)
     winner: Winner | None = None
+    model: Model | None = None
     verdict: str = ""
     warnings: tuple[str, ...] = ()
     created: str | None = None

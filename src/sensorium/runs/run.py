@@ -6,6 +6,7 @@ run.features(images)
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,16 +23,20 @@ from sensorium.base.reading import printable, there
 from sensorium.base.words import counted
 from sensorium.catalogue import a_run_of
 from sensorium.data.augment.images import plain
+from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.seen import squared
+from sensorium.data.images.cache import Pixels
 from sensorium.data.images.decode import square, to_array
 from sensorium.data.images.given import Picture, given, is_one
 from sensorium.data.images.prepare import Situation
+from sensorium.data.images.values import to_eight
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.score import Asked, Judgement
 from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.trained import Trained
+from sensorium.training.budget import Budget
 from sensorium.training.fit import Outcome, read_outcome
 
 Pictures = Picture | Sequence[Picture]
@@ -80,7 +85,8 @@ class Run(Trained):
         """Pictures -> float [B, 3, S, S], normalized as in training.
 
         images: uint8 [B, 3, H, W] of any size, or one picture or a sequence of them, each a path, a PIL image, uint8
-        [3, H, W] (tensor) or [H, W, 3] (array), which are prepared as the files of a data set are. Floats [B, 3, H, W]
+        [3, H, W] (tensor) or [H, W, 3] (array), which are prepared as the files of a data set are. Integers of more bits
+        (uint16) are scaled as the 16-bit images that the run was trained on, or by their own values. Floats [B, 3, H, W]
         pass unchanged. A detector sees whole pictures in squares: their ``sizes`` there are those of
         :func:`sensorium.data.boxes.seen.inner_size`, and :func:`sensorium.use.detect.detect` does all of it.
         """
@@ -88,9 +94,11 @@ class Run(Trained):
             raise SensoriumError(f"'{self.folder}' takes no pictures: it is a run of {self.info.recipe}.")
         if not isinstance(images, Tensor) or images.ndim != 4:
             return self._prepared_each(images)
-        if images.dtype != torch.uint8:
-            return images
         on: Any = self.situation
+        if images.is_floating_point():
+            return images
+        if images.dtype != torch.uint8:
+            images = torch.from_numpy(to_eight(images.cpu().numpy(), on.scale)).to(images.device)
         if isinstance(self.method, Detector):
             return squared(images, sight_of(self.method, on))
         return plain(images, on.mean, on.std, on.image_size)
@@ -101,7 +109,7 @@ class Run(Trained):
         size, detector = self.situation.image_size, isinstance(self.method, Detector)
         arrays = []
         for one in [images] if is_one(images) else images:
-            image = given(one).image
+            image = given(one, self.situation.scale).image
             arrays.append(torch.from_numpy(to_array(image) if detector else square(image, size))[None])
         if not arrays:
             raise SensoriumError("there is no picture: give at least one.")
@@ -130,12 +138,61 @@ class Run(Trained):
         return method.features(self.prepare_images(images)).float()
 
     def judge(self, ready: Any = None, **asked: Any) -> Judgement:
-        """Every score that the method's abilities and the data (``ready``, or the run's own) allow, saved in
-        ``evaluation.json``.
+        """Every score that the method's abilities and the data allow, saved in ``evaluation.json``; on other data
+        (``ready``, see :meth:`elsewhere`) than the run's own beside it, in ``evaluated/``.
 
-        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`.
+        ``asked`` are the fields of :class:`sensorium.judge.score.Asked`; ``seconds`` are half of a budget of time, unless
+        it is ``full``.
         """
-        return evaluator.judge(self, self.data() if ready is None else ready, Asked(**asked))
+        limit = Budget.parse(self.info.budget).judging if self.info.budget else None
+        limited = Asked(**{"seconds": limit, **asked})
+        if ready is None:
+            return evaluator.judge(self, self.data(), limited)
+        if self.owns(ready):
+            return evaluator.judge(self, ready, limited)
+        told = {"path": ready.opened.path, "notes": absent_classes(ready)}
+        return evaluator.judge_beside(self, ready, limited, told)
+
+    def owns(self, ready: Any) -> bool:
+        """Whether these are the training and the test data of the run; True if an older run doesn't say."""
+        return self.info.data.digest in ("", evaluator.digest_of(ready))
+
+    def elsewhere(self, data: str | None = None, test: str | None = None) -> tuple[Any, list[str]]:
+        """The data to judge the run on, and notes: its own training data with another test set.
+
+        ``data``: where its data are now, or another set, of which the test part (or all, if it has none) is used;
+        ``test``: a test set. Classes are matched by name; some may be missing. Raises SensoriumError for unknown ones.
+        """
+        if data is None or test is not None:
+            ready, notes = self.data(data, test), []
+        else:
+            ready, notes = self._other(data)
+        if not self.owns(ready):
+            notes += absent_classes(ready)
+            if (limit := self.info.data.limit) is not None:
+                notes.append(f"The run was trained with --limit {limit}, which holds for the test set, too.")
+        return ready, notes
+
+    def _other(self, data: str) -> tuple[Any, list[str]]:
+        try:
+            own = self.where()[0]
+        except SensoriumError:  # gone: moved there, perhaps
+            ready = self.data(data)
+            known = self.info.data.train_digest
+            if known in ("", ready.train.digest):
+                return ready, []
+            return ready, [
+                f"The run's own data are gone: what is learned from labels, is from those of {printable(data)}."
+            ]
+        ready = self.data(own, data)
+        shared, count = shared_images(ready)
+        if shared < 0.5 * len(ready.train):
+            said = f"{count:,} of the {len(ready.test):,} test images are also training images." if count else ""
+            return ready, [said] if said else []
+        moved = self.data(data)  # a copy of the run's data, whose test part alone is new to it
+        return (moved, []) if moved.train.digest == self.info.data.train_digest else (ready, [
+            f"{count:,} of the {len(ready.test):,} test images are also training images: the scores are too good."
+        ])  # fmt: skip
 
     def data(self, path: str | None = None, test: str | None = None) -> Any:
         """The prepared data that the run was trained on, from the cache if it still exists.
@@ -185,3 +242,32 @@ class Run(Trained):
 
 def _few(names: tuple[str, ...]) -> str:
     return (", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5)) or "none"
+
+
+def absent_classes(ready: Any) -> list[str]:
+    """A note if classes of the training data are not in the test set."""
+    classes, test = ready.train.classes, ready.test
+    labels = None
+    if isinstance(test, Pixels):
+        labels = test.labels
+    elif isinstance(test, Boxed):
+        labels = test.truth.labels
+    elif isinstance(test, tuple):  # recordings
+        labels = np.concatenate([stream.labels for stream in test])
+    if labels is None or not classes:
+        return []
+    there = set(np.unique(labels).tolist())
+    absent = tuple(name for i, name in enumerate(classes) if i not in there)
+    return (
+        [f"{len(absent):,} of the {len(classes):,} classes are not in the test set: {_few(absent)}."] if absent else []
+    )
+
+
+def shared_images(ready: Any) -> tuple[int, int]:
+    """How many training images are in the test set, and how many test images in the training set, to the pixel."""
+    train, test = ready.train, ready.test
+    if not isinstance(train, Pixels) or not isinstance(test, Pixels):
+        return 0, 0
+    one, other = ([zlib.crc32(np.ascontiguousarray(image).data) for image in part.images] for part in (train, test))
+    of_one, of_other = set(one), set(other)
+    return sum(crc in of_other for crc in one), sum(crc in of_one for crc in other)

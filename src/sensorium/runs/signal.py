@@ -20,6 +20,7 @@ from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.whole import checked
 from sensorium.catalogue import allow
+from sensorium.data.output import check_place
 from sensorium.data.rows import Rows
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
@@ -66,7 +67,7 @@ def signal(
 def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
     """:func:`signal` with its options in a record; also returns the page, in ``options.out`` or sensorium-signal."""
     checked(steps, "--steps", least=1)
-    page = _page(Path(options.out or "sensorium-signal"))
+    page = _page(Path(options.out or "sensorium-signal"), options.data)
     for recipe in (*options.trust, name):
         allow(recipe)
     how, device = kind(kind_name(name)), torch.device(device_name())
@@ -88,14 +89,14 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     return found, page
 
 
-def _page(folder: Path) -> Path:
-    """The page in ``folder``. Raises SensoriumError for the path of a file."""
+def _page(folder: Path, data: str) -> Path:
+    """The page in ``folder``. Raises SensoriumError for the path of a file, and for a place in the data."""
     if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):
         shown = printable(str(folder.with_suffix("")))
         raise SensoriumError(
             f"--out {printable(str(folder))}: this is a file; give a folder (--out {shown}), the page in it is signal.html."
         )
-    return check_writable(folder / "signal.html")
+    return check_writable(check_place(folder, data, folder=True) / "signal.html")
 
 
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and the output of `measure`

@@ -6,6 +6,7 @@ import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,31 @@ from sensorium.base import live, threads
 from sensorium.base.files import own_folder, write_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
-from sensorium.base.reading import printable
+from sensorium.base.reading import printable, read_object, there
 from sensorium.base.terminal import terminal
 from sensorium.catalogue import allow
 from sensorium.data.images.prepare import Situation
+from sensorium.data.output import check_place, lies_in
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
-from sensorium.judge.evaluator import look_at
-from sensorium.recipe.info import DataOf, absolute, check_info, read_info
+from sensorium.judge.evaluator import BESIDE, OUTCOMES, digest_of, look_at
+from sensorium.judge.evaluator import FILE as EVALUATION
+from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
 from sensorium.recipe.trained import inputs, make_recipe
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
+from sensorium.training.checkpoints import as_text, check_settings
+from sensorium.training.further import set_apart
 from sensorium.training.launch import rank_and_world
 from sensorium.training.options import check_batch
 
 # What a folder may hold before its run.json says that it is a run.
 _OF_A_RUN = re.compile(
     r"\..+\.partial|\.lock|.+\.(json|log|ckpt|csv|npz|parquet|safetensors|html)|(samples|trace|timeline|reconstructions)\.png"
-    r"|tensorboard|backbone|inputs|pictures|search|found|cache|export-.+"
+    r"|tensorboard|backbone|inputs|pictures|search|found|cache|former|nonfinite|evaluated|export-.+"
 )
 _BEFORE_A_RUN = {LOCK, "inputs", "tokenizer.json", "error.json", "error.log"}
 
@@ -90,6 +95,7 @@ def train_with(
         allow(recipe)
     Budget.parse(options.budget)  # before the data are read
     folder, first = run_folder(name, options), rank_and_world()[0] == 0
+    check_place(folder, options.data, options.test, folder=True)
     live.register()  # before the data are prepared, so that parallel runs count it
     before = torch.get_num_threads()
     done = (folder / "outcome.json").is_file() and not options.fresh
@@ -97,7 +103,7 @@ def train_with(
         # The processes that torchrun or srun started share the first one's lock.
         with locked(folder, optional=done) if first else nullcontext():
             if options.fresh and first:
-                _clear(folder)
+                _clear(folder, options.data, options.test)
             return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
     finally:
         live.release()
@@ -110,9 +116,12 @@ def _train(
     from sensorium.training import fit as training
 
     sort, progress, cache = kind_name(name), not options.quiet, Path(cache)
+    _check_system(folder, name)
     how = kind(sort)
     if ready is None:
         source = Source(options.data, options.test, cache, options.image_size, options.limit, settings)
+        if (folder / "run.json").is_file():  # it goes on with the scale of pictures that it began with
+            source = replace(source, scale=how.wanted(read_info(folder).situation).get("scale"))
         ready = how.prepare(source, progress=progress)
     if len(ready.train) < 8:
         raise SensoriumError(f"{options.data}: only {len(ready.train)} {how.UNIT}; training needs at least 8.")
@@ -123,17 +132,25 @@ def _train(
     situation = how.situate(ready)
     recipe, opened = make_recipe(name, situation, given), inputs(name, given)
     check_batch(recipe, options.accumulate)
+    _check_run(folder, recipe, ready, options, tuple(given))
     done, first = (folder / "outcome.json").is_file(), rank_and_world()[0] == 0
     if progress and not done:
         show_settings(recipe, chosen)
     if first and not (folder / "run.json").is_file():
-        where = DataOf(options.data, options.test, options.limit, absolute(options.data), absolute(options.test))
+        where = DataOf(
+            options.data,
+            options.test,
+            options.limit,
+            absolute(options.data),
+            absolute(options.test),
+            digest=digest_of(ready),
+        )
         asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": asdict(where)}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
-        _keep_inputs(opened, folder)
-        _write_info(folder, recipe, situation, asked)
+        keep_inputs(opened, folder)
+        write_info(folder, recipe, situation, asked)
     if first and not done and isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
         from sensorium.runs.check import check
 
@@ -143,12 +160,48 @@ def _train(
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, progress)
     training.fit(
         bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready),
-        fresh=options.fresh and not first,
+        fresh=options.fresh and not first, before=partial(_note_budget, folder, options.budget),
     )  # fmt: skip
     run = Run(folder)
     if first:
         _complete(run, how, ready, opened, recipe)
     return run
+
+
+def _check_system(folder: Path, name: str) -> None:
+    """Raise SensoriumError if the folder holds a run of another system, before the data are read."""
+    if not (folder / FILE).is_file():
+        return
+    held = read_info(folder).recipe
+    if held.replace("\\", "/").rpartition("/")[2] != name.replace("\\", "/").rpartition("/")[2]:
+        raise SensoriumError(
+            f"{folder} holds a run of {printable(held)[:80]}, not of {name}: give another --out, or --fresh to delete "
+            "that run."
+        )
+
+
+def _check_run(folder: Path, recipe: Recipe, ready: Any, options: RunOptions, given: tuple[str, ...]) -> None:
+    """Raise SensoriumError if the folder's run.json is of other data or settings. Once there is a checkpoint, these are
+    compared with it, but a run may have been stopped before its first."""
+    if not (folder / FILE).is_file():
+        return
+    info = read_info(folder)
+    found = {name: as_text(one.value) for name, one in info.settings.items()} | {"seed": str(info.seed)}
+    now = {name: as_text(one.value) for name, one in recipe.settings.items()} | {"seed": str(options.seed)}
+    if info.data.digest:
+        found["data"], now["data"] = info.data.train_digest, ready.train.digest
+    check_settings(found, now, folder, (*given, "seed", "data"))
+
+
+def _note_budget(folder: Path, budget: str, former: str | None) -> None:
+    """Write the budget of a run that goes on into its ``run.json``. What described the run at the end of the ``former``
+    one is set apart."""
+    found = read_object(folder / FILE)
+    if found.get("budget") != budget:
+        write_json(folder / FILE, {**found, "budget": budget})
+    if former is not None:
+        set_apart(folder, former, EVALUATION, OUTCOMES, BESIDE)
+        shutil.rmtree(folder / "backbone", ignore_errors=True)  # written again with the new weights
 
 
 def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]], recipe: Recipe) -> None:
@@ -157,7 +210,7 @@ def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]],
     if any(not (run.folder / name).is_file() for name in how.KEPT):
         how.keep(ready, run.folder)
     if any(not (run.folder / "inputs" / role / "run.json").is_file() for role in opened):
-        _keep_inputs(opened, run.folder)
+        keep_inputs(opened, run.folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (run.folder / "backbone").is_dir():
         _keep_backbone(run.backbone, run.folder, run.situation)
 
@@ -186,7 +239,7 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
     return chosen
 
 
-def _keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
+def keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
     """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
     removed."""
     if not opened:
@@ -207,7 +260,7 @@ def run_folder(name: str, options: RunOptions) -> Path:
     return Path(options.out or Path("sensorium-runs") / name.replace(":", "-").replace("/", "-"))
 
 
-def _write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
+def write_info(folder: Path, recipe: Recipe, situation: Any, asked: dict[str, Any]) -> None:
     """``run.json``, from which the method is rebuilt. Raises SensoriumError for what could not be read again."""
     settings = {key: asdict(setting) for key, setting in recipe.settings.items()}
     info = asked | {"method": recipe.name, "situation": asdict(situation), "settings": settings}
@@ -228,8 +281,13 @@ def _online_every(budget: str) -> str:
     return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a run's folder holds, but for the lock of this process."""
+def _clear(folder: Path, *data: str | None) -> None:
+    """Remove what a run's folder holds, but for the lock of this process; ``data``: must not be in it."""
+    for one in data:
+        if one is not None and there(one) and lies_in(Path(one).expanduser(), folder):
+            raise SensoriumError(
+                f"--fresh: '{folder}' also holds the data, '{printable(one)}', so it is not deleted. Give another --out."
+            )
     names = {one.name for one in folder.iterdir()}
     if "run.json" not in names and names - _BEFORE_A_RUN:
         raise SensoriumError(

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sensorium.base.words import count, duration, memory
+from sensorium.base.words import agreeing, count, duration, memory
 from sensorium.judge.score import Score
-from sensorium.runs.results import RunResult, Winner
+from sensorium.runs.results import Results, RunResult, Winner
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
@@ -97,9 +97,30 @@ def deciding(runs: Sequence[RunResult]) -> Score | None:
     return None
 
 
+def decided_at(results: Results) -> float | None:
+    """The label fraction of the score that decides between results' finished runs; None if it has none."""
+    score = deciding(results.finished)
+    return None if score is None else score.at
+
+
 def is_reference(run: RunResult, at: float | None) -> bool:
     """Whether a run learned from more labels than the fraction ``at`` of the score."""
     return run.by_labels and at is not None and at < 1
+
+
+def ranked(done: Sequence[RunResult], by: Score) -> list[tuple[Score, RunResult]]:
+    """The candidates with their scores, best first; references only where nobody else is."""
+    field = [run for run in done if not is_reference(run, by.at)] or done
+    return sorted(((_of(run, by), run) for run in field), key=lambda one: -one[0].sign * (one[0].value or 0.0))
+
+
+def best_run(runs: Sequence[RunResult]) -> RunResult | None:
+    """The best of the finished runs, whether or not it wins: by the deciding score, else by the first that they share."""
+    done = [run for run in runs if run.finished]
+    by = deciding(done) or next(
+        (one for one in (done[0].scores if done else ()) if all(run.score(one) is not None for run in done)), None
+    )
+    return ranked(done, by)[0][1] if by is not None else done[0] if done else None
 
 
 def decide(runs: Sequence[RunResult]) -> Verdict:
@@ -109,16 +130,16 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
         return Verdict(None, "No run could be judged: none finished. Fix each run's error and run it again.")
     first = deciding(done)
     if first is None:
-        return Verdict(None, _undecided(done))
-    field = [run for run in done if not is_reference(run, first.at)] or done
-    ranked = sorted(((_of(run, first), run) for run in field), key=lambda one: -one[0].sign * (one[0].value or 0.0))
-    (score, best), rest = ranked[0], ranked[1:]
+        return Verdict(None, undecided(done))
+    order = ranked(done, first)
+    field = [run for _, run in order]
+    (score, best), rest = order[0], order[1:]
     assert score.value is not None
     bar = max(score.baselines, key=lambda name: score.sign * score.baselines[name], default=None)
-    price = _price(best, first, runs, field)
+    cost = price(best, first, runs, field)
     if bar is not None and score.sign * (score.value - score.baselines[bar]) <= 0:
         said = f"No run beat the baselines: the best is {best.shown}, {_told(score)}, while {bar} reaches"
-        return Verdict(None, f"{said} {score.show(score.baselines[bar])}. {price}")
+        return Verdict(None, f"{said} {score.show(score.baselines[bar])}. {cost}")
     floor = None if bar is None else _above(score, bar)
     second = rest[0] if rest else None
     ahead = difference(score, second[0]) if second else floor
@@ -131,9 +152,9 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
     tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
     if second is not None and ahead is not None and ahead.error is None:
-        price += " The sampling error is unknown: try another --seed before you rely on it."
+        cost += " The sampling error is unknown: try another --seed before you rely on it."
     return Verdict(
-        winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {price}"
+        winner, f"{'' if sure or not ahead or ahead.error is None else 'Not significant: '}{lead}{tail}. {cost}"
     )
 
 
@@ -165,7 +186,7 @@ def _above(score: Score, bar: str) -> Difference:
 def _told(score: Score) -> str:
     """ "top-1 with 1 % of the labels (fine-tuned) 43.1 % (higher is better; 10,000 test images)"."""
     way = f" ({score.best_of})" if score.best_of else ""
-    counted = f"{count(score.n)} {score.counted}" if score.n else score.counted
+    counted = f"{count(score.n)} {agreeing(score.n, score.counted)}" if score.n else score.counted
     return f"{score.name}{way} {score.show(score.value or 0.0)} ({score.better} is better; {counted})"
 
 
@@ -180,12 +201,12 @@ def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) 
         return f"{first}, level with {name}"
     if ahead.error is None:
         return f"{first}, {gap} ahead of {name}"
-    test = f", {ahead.how} p {_p(ahead.p)}" if ahead.p is not None else ""
+    test = f", {ahead.how} p {p_value(ahead.p)}" if ahead.p is not None else ""
     within = f"+-{score.gap(ahead.error)} is within sampling error{test}"
     return f"{first}, {'clearly ' if ahead.sure else 'but only '}{gap} ahead of {name} ({within})"
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
@@ -198,7 +219,7 @@ def _beside(score: Score, bar: str, floor: Difference) -> str:
     return f"it is only {score.gap(floor.margin)} ahead of the best baseline, {bar} ({shown}; {within})"
 
 
-def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequence[RunResult]) -> str:
+def price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequence[RunResult]) -> str:
     """The second sentence: the cost, and caveats."""
     cost = [duration(best.seconds)] if best.seconds is not None else []
     cost += [f"{memory(best.peak_memory_mb)} of memory"] if best.peak_memory_mb is not None else []
@@ -213,12 +234,28 @@ def _price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Sequ
         elif is_reference(run, first.at):
             parts.append(f"{run.shown} learned its features from every label")
     parts += dict.fromkeys(run.caveat for run in done if run.caveat)
+    parts += _with_fewer(best, first, done)
     if lost := [run.shown for run in runs if not run.finished]:
         parts.append(f"{', '.join(lost)} did not finish")
     return "; ".join(parts) + "."
 
 
-def _undecided(done: Sequence[RunResult]) -> str:
+def _with_fewer(best: RunResult, first: Score, done: Sequence[RunResult]) -> list[str]:
+    """Which run comes first at the smallest label fraction, if another than at the one that decides."""
+    shares = {s.at for run in done for s in run.scores if s.group and s.at}
+    few = min(shares, default=None)
+    if first.at is None or few is None or few >= first.at:
+        return []
+    found = [(s, run) for run in done if not is_reference(run, few) for s in run.scores if s.group and s.at == few]
+    top, run = max(found, key=lambda one: one[0].value or 0.0, default=(first, best))
+    if run is best:
+        return []
+    return [
+        f"with {100 * few:g} % of the labels {run.shown} comes first, {top.show(top.value or 0.0)} (--decide {100 * few:g}%)"
+    ]
+
+
+def undecided(done: Sequence[RunResult]) -> str:
     """The message if the runs share no score that may decide."""
     told = [(run, next((s for s in run.scores if s.decides and s.value is not None), None)) for run in done]
     if any(score is not None for _, score in told):

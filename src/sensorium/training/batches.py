@@ -25,6 +25,11 @@ from sensorium.errors import SensoriumError
 _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views
 
 
+def read_by(views: Views) -> tuple[str, ...] | None:
+    """The fields that views declare to read; None: all."""
+    return getattr(views, "reads", None)
+
+
 class Order:
     """The endless stream of indices into ``count`` rows."""
 
@@ -84,7 +89,7 @@ class Batches:
     """
 
     def __init__(self, rows: Rows, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:
-        self.rows, self.names = rows, getattr(views, "reads", None)
+        self.rows, self.names = rows, read_by(views)
         self.views, self.share, self.seed, self.ahead = views, share, seed, ahead
         self.order = Order(len(rows), share.batch_size, seed)
         self.device = torch.device("cpu")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from sensorium.base.words import count, duration
 from sensorium.errors import SensoriumError
 
 Kind = Literal["seconds", "steps", "epochs", "images", "tokens", "pairs", "frames", "rows"]
@@ -73,6 +74,11 @@ class Budget:
             )
         return self
 
+    @property
+    def judging(self) -> float | None:
+        """Seconds in which a run is evaluated: half of a budget of time; None, without a limit, of any other."""
+        return self.amount / 2 if self.kind == "seconds" else None
+
     def spent(self, *, steps: int, seconds: float, batch: int, data: int) -> float:
         """Share of the budget spent, 0 to 1, after ``steps`` in ``seconds``; ``batch`` and ``data``: how many images (or
         tokens ...) a step sees, and there are."""
@@ -96,6 +102,11 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.amount:.15g}{'s' if self.kind == 'seconds' else self.kind}"
+
+    @property
+    def told(self) -> str:
+        """ "10 min", "1,000 steps", for people."""
+        return duration(self.amount) if self.kind == "seconds" else f"{count(self.amount)} {self.kind}"
 
 
 class Clock:

@@ -23,10 +23,12 @@ from sensorium.base.files import write_file
 from sensorium.errors import SensoriumError
 from sensorium.published.files import save_tensors
 from sensorium.recipe.recipe import Recipe
+from sensorium.training.budget import Budget
+from sensorium.training.further import same_run
 from sensorium.training.step import build_optimizers
 
 LAST, PREVIOUS, WEIGHTS, OUTCOME = "last.ckpt", "previous.ckpt", "model.safetensors", "outcome.json"
-WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv", "nan_batch.json")
+WRITTEN = (LAST, PREVIOUS, WEIGHTS, OUTCOME, "metrics.csv", "online.csv")
 _NUMBERS = ("seconds", "waited", "augmented", "peak")
 
 
@@ -48,7 +50,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def find_checkpoint(
     folder: Path, recipe: Recipe | None = None, settings: Mapping[str, str] | None = None
 ) -> tuple[Path, dict[str, Any], list[str]] | None:
-    """The newest sound checkpoint of a run with these ``settings``: its path, the run's state in it, and notes.
+    """The newest sound checkpoint of a run with these ``settings``, of any budget: its path, the run's state, and notes.
 
     What isn't one is set aside as ``NAME.damaged.ckpt``, so that it never takes the place of a sound one. If there are
     only sound ones of other settings, the newest of them, untouched. If there is none, ``steps`` of the state is 0;
@@ -68,7 +70,7 @@ def find_checkpoint(
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             notes.append(f"{path} is damaged or not a checkpoint of this run ({reason}); it was not used.")
         else:
-            if settings is None or state["settings"] == dict(settings):
+            if settings is None or same_run(state["settings"], settings):
                 for other, _ in others:
                     _set_aside(other)
                     notes.append(f"{other} is of a run with other settings; it was not used.")
@@ -95,7 +97,7 @@ def read_state(path: Path, recipe: Recipe | None = None, settings: Mapping[str, 
             raise ValueError(f"checksum of {bad} is wrong")
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     state = _typed(found)
-    if recipe is not None and (settings is None or state["settings"] == dict(settings)):
+    if recipe is not None and (settings is None or same_run(state["settings"], settings)):
         _fits(found, recipe)
     return state
 
@@ -116,7 +118,20 @@ def _typed(found: Any) -> dict[str, Any]:
     for name, value in numbers.items():
         if type(value) not in (int, float) or not math.isfinite(value) or (name in _NUMBERS and value < 0):
             raise ValueError(f"{name} is {value!r}")
+    _check_budgets(state.get("budgets", []), state["steps"])
     return state
+
+
+def _check_budgets(found: Any, steps: int) -> None:
+    """Raise an error unless these are the budgets of a run of so many ``steps``, each with the step of its start."""
+    for text, step in found:
+        if (
+            not isinstance(text, str)
+            or str(Budget.parse(text)) != text
+            or type(step) is not int
+            or not 0 <= step <= steps
+        ):
+            raise ValueError(f"its budgets are {found!r}")
 
 
 def _fits(found: dict[str, Any], recipe: Recipe) -> None:
@@ -184,11 +199,11 @@ def fingerprint(recipe: Recipe, data: str, run: Mapping[str, Any]) -> dict[str, 
         "method": type(recipe.method).__name__,
         "weights": _digest(shapes),
         **{f"optimizer.{k}" if several else "optimizer": _groups(o) for k, o in optimizers.items()},
-        "schedule": _text([round(float(recipe.schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
-        **({"average": _text(asdict(recipe.average))} if recipe.average else {}),
+        "schedule": as_text([round(float(recipe.schedule(f)), 9) for f in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)]),
+        **({"average": as_text(asdict(recipe.average))} if recipe.average else {}),
         "data": data,
-        **{name: _text(value) for name, value in run.items()},
-        **{name: _text(setting.value) for name, setting in recipe.settings.items()},
+        **{name: as_text(value) for name, value in run.items()},
+        **{name: as_text(setting.value) for name, setting in recipe.settings.items()},
     }
 
 
@@ -197,20 +212,14 @@ def _groups(optimizer: torch.optim.Optimizer) -> str:
         {name: value for name, value in group.items() if name != "params"} | {"params": len(group["params"])}
         for group in optimizer.param_groups
     ]
-    return f"{type(optimizer).__name__} {_text(groups)}" if len(groups) == 1 else _digest(groups)
+    return f"{type(optimizer).__name__} {as_text(groups)}" if len(groups) == 1 else _digest(groups)
 
 
-def check_settings(
-    found: Mapping[str, str],
-    now: Mapping[str, str],
-    folder: Path,
-    given: tuple[str, ...] = (),
-    *,
-    finished: bool = False,
-) -> None:
-    """Raise SensoriumError if the run was started with other settings: those that were ``given`` first, in words."""
+def check_settings(found: Mapping[str, str], now: Mapping[str, str], folder: Path, given: tuple[str, ...] = ()) -> None:
+    """Raise SensoriumError if the run was started with other settings than the budget: those that were ``given`` first,
+    in words."""
     differing = [name for name in dict.fromkeys([*found, *now]) if found.get(name) != now.get(name)]
-    if not differing:
+    if not set(differing) - {"budget"}:
         return
     first = [name for name in given if name in differing]
     told = [_changed(name, found, now) for name in first or [n for n in differing if not _hashed(n)][:3]]
@@ -218,13 +227,6 @@ def check_settings(
     others = [name for name in differing if name not in first and not _hashed(name)] if first else []
     also = f" ({', '.join(others[:5])} with it)" if others else ""
     way = "Give the former settings to go on with it, another --out for a new run, or --fresh to delete that run."
-    if "budget" in differing and finished:
-        start = f"--backbone {folder} and another --out to start from its weights" if "backbone" in now else ""
-        other = "another --out to train anew with that budget"
-        way = (
-            "It is finished, and its learning rates ended with its budget, so it can't be trained further: give "
-            f"{' or '.join(filter(None, (start, other)))}, or --fresh to delete that run."
-        )
     raise SensoriumError(f"{folder} holds a run with other settings: {'; '.join(told)}{also}. {way}")
 
 
@@ -259,12 +261,13 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, about: Mapping[str, 
     write_file(path, lambda partial: save_tensors(whole, partial, about))
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A setting as it is compared."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=repr)
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_text(value).encode()).hexdigest()[:16]
 
 
 def _short(value: str | None) -> str:

@@ -8,6 +8,7 @@ calling it again with the same arguments, with the same result as an uninterrupt
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +31,11 @@ from sensorium.training.batches import Batches, Share
 from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import OUTCOME, WEIGHTS, WRITTEN, check_settings, find_checkpoint, fingerprint
 from sensorium.training.fabric import fabric_for, quiet
+from sensorium.training.further import Budgets, budgets_of, check_left, set_apart, told
 from sensorium.training.launch import launched, rank_and_world
 from sensorium.training.loop import Job, Loop
 from sensorium.training.monitor import Online, learned_nothing
+from sensorium.training.nonfinite import FOLDER as NONFINITE
 from sensorium.training.options import Options, check_batch
 from sensorium.training.record import Record
 
@@ -71,16 +74,18 @@ def fit(
     options: Options | None = None,
     online: Online | None = None,
     fresh: bool = False,
+    before: Callable[[str | None], object] | None = None,
 ) -> Outcome:
     """Train the recipe's method in place; write the run's files into the folder ``out``.
 
     rows: the data. The recipe's ``batch_size`` is that of all devices together. budget: see ``Budget.parse``. online:
-    evaluates the method at the start, during training and at the end. fresh: delete what ``out`` holds. An interrupted
-    run is resumed; a finished one returns at once. With an average, the averaged weights are evaluated, and are the
-    method's at the end.
+    evaluates the method at the start, during training and at the end. fresh: delete what ``out`` holds. before: called
+    once nothing stands in the way of training, with the former budget if the run goes on with another.
+    An interrupted run is resumed; a finished one returns at once, or goes on if the budget is another. With an average,
+    the averaged weights are evaluated, and are the method's at the end.
 
-    Raises SensoriumError if the folder holds another run, the loss is not finite, or the disk or the GPU's memory is
-    full.
+    Raises SensoriumError if the folder holds another run, or one trained for longer, the loss is not finite, or the disk
+    or the GPU's memory is full.
     """
     out, budget = Path(out), Budget.parse(budget).of(rows.unit)
     options = (options or Options()).resolved(recipe.batch_size)
@@ -90,30 +95,51 @@ def fit(
     if fresh and rank_and_world()[0] == 0:
         for name in WRITTEN:
             (out / name).unlink(missing_ok=True)
-    now = fingerprint(
-        recipe,
-        rows.digest,
-        {
-            "batch_size": recipe.batch_size,
-            "budget": str(budget),
-            "seed": options.seed,
-            "accumulate": options.accumulate,
-            "precision": options.precision,
-        },
-    )
+        shutil.rmtree(out / NONFINITE, ignore_errors=True)
+    now = _fingerprint(recipe, rows, budget, options)
     notes: list[str] = []
     given = _given(recipe)
     if not fresh and (done := _finished(out, now, given, notes)):
+        display = Display(out.name, unit=rows.unit, shown=options.progress and rank_and_world()[0] == 0)
+        for note in done.notes:
+            display.say(note)
         return done
     found = None if fresh else find_checkpoint(out, recipe, now)
     if found and found[1]["steps"]:
         check_settings(found[1]["settings"], now, out, given)
-    path, state, told = found or (None, {"steps": 0}, [])
-    path, notes = path if state["steps"] else None, [*notes, *told]
-    job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes))
+    nothing: dict[str, Any] = {"steps": 0}
+    path, state, said = found or (None, nothing, [])
+    budgets = _budgets(state, budget, recipe, rows, out, fresh)
+    path, notes = path if state["steps"] else None, [*notes, *said, *told(budgets)]
+    job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes), budgets)
+    if rank_and_world()[0] == 0:
+        former = state["settings"]["budget"] if path and state["settings"]["budget"] != str(budget) else None
+        if before is not None:
+            before(former)
+        if former is not None:
+            set_apart(out, former, OUTCOME)
     others = replace(job, online=None, options=replace(options, progress=False))
     with launched(_train, others, options.devices):
         return _train(job)
+
+
+def _fingerprint(recipe: Recipe, rows: Rows, budget: Budget, options: Options) -> dict[str, str]:
+    run = {"batch_size": recipe.batch_size, "budget": str(budget)}
+    run |= {name: getattr(options, name) for name in ("seed", "accumulate", "precision")}
+    return fingerprint(recipe, rows.digest, run)
+
+
+def _budgets(state: Mapping[str, Any], budget: Budget, recipe: Recipe, rows: Rows, out: Path, fresh: bool) -> Budgets:
+    """The budgets of the run, this one the last. Raises SensoriumError if it can't go on with it."""
+    if not state["steps"]:
+        if not fresh and (out / OUTCOME).is_file() and (out / WEIGHTS).is_file():
+            raise SensoriumError(
+                f"{out} holds a finished run without a checkpoint, so it can't be trained further: give the former "
+                "--budget to use it, another --out for a new run, or --fresh to delete that run."
+            )
+    elif state["settings"]["budget"] != str(budget):
+        check_left(out, budget, state, batch=recipe.batch_size * rows.each, data=len(rows) * rows.each)
+    return budgets_of(state, budget)
 
 
 def _train(job: Job) -> Outcome:
@@ -143,16 +169,16 @@ def _train(job: Job) -> Outcome:
     except torch.OutOfMemoryError as error:
         raise SensoriumError(
             f"{job.out.name}: the GPU's memory is full. Use --accumulate {2 * options.accumulate} (same result, less "
-            "memory) or a smaller --batch-size."
+            "memory) or a smaller --batch-size, with --fresh."
         ) from error
     finally:
         batches.close()
         display.stop()
         record.close()
-    return _outcome(job, loop, record) if rank == 0 else _empty(job)
+    return _outcome(job, loop, record, display) if rank == 0 else _empty(job)
 
 
-def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
+def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
     notes = list(job.notes)
     if loop.warning:
         notes.append(loop.warning)
@@ -160,6 +186,7 @@ def _outcome(job: Job, loop: Loop, record: Record) -> Outcome:
     alone = len(job.recipe.method.phases) == 1  # adversarial losses need not fall
     if finished and alone and (note := learned_nothing(record.losses())):
         notes.append(note)
+        display.say(f"Warning: {note}")
     seconds = loop.seconds
     per_second = 1 / seconds if seconds else 0.0
     outcome = Outcome(
@@ -193,7 +220,8 @@ def _given(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _finished(out: Path, settings: Mapping[str, str], given: tuple[str, ...], notes: list[str]) -> Outcome | None:
-    """The outcome of a run that is finished and whole; what is damaged is made again from its last checkpoint."""
+    """The outcome of a run that is finished and whole, None if it goes on; what is damaged is made again from its last
+    checkpoint."""
     path = out / OUTCOME
     if not path.exists():
         return None
@@ -202,7 +230,9 @@ def _finished(out: Path, settings: Mapping[str, str], given: tuple[str, ...], no
     except SensoriumError as error:
         notes.append(f"{error} It was set aside as {set_aside(path).name}.")
         return None
-    check_settings(former, settings, out, given, finished=True)
+    check_settings(former, settings, out, given)
+    if former.get("budget") != settings["budget"]:
+        return None
     if not (out / WEIGHTS).is_file():
         notes.append(f"{out / WEIGHTS} is missing; it is made again from the last checkpoint.")
         return None

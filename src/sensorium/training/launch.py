@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from sensorium.base import stop
+
 _PATIENCE = 300.0  # seconds for a process to end after the first has ended
 
 
@@ -84,7 +86,10 @@ def launched(run: Callable[[Any], Any], job: Any, count: int) -> Iterator[None]:
 def _start(environment: dict[str, str], payload: bytes) -> tuple[subprocess.Popen[bytes], Any]:
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end of the launch
     command = [sys.executable, "-c", "from sensorium.training.launch import work; work()"]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+    with stop.deaf():  # the processes agree on when to stop, and the first one hears of it
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
     assert process.stdin is not None
     process.stdin.write(payload)
     process.stdin.close()

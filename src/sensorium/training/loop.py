@@ -10,23 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from sensorium.base import threads
 from sensorium.base.draw import step_seed
-from sensorium.base.files import write_json
 from sensorium.base.terminal import Display
 from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.recipe.recipe import Recipe
+from sensorium.training import nonfinite
 from sensorium.training.batches import Batches
 from sensorium.training.budget import Budget, Clock
 from sensorium.training.checkpoints import LAST, WEIGHTS, load_checkpoint, save_checkpoint, save_weights
-from sensorium.training.fabric import local, spread, unsharded, whole
+from sensorium.training.fabric import spread, unsharded, whole
+from sensorium.training.further import Budgets
 from sensorium.training.monitor import Online, collapsed, look
 from sensorium.training.options import Options
 from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
@@ -41,7 +43,7 @@ _DROPOUT = 0xD09  # keeps the method's own random numbers apart from those of vi
 @dataclass(frozen=True)
 class Job:
     """What each process of a run needs. ``settings`` must not change when it is resumed, from ``checkpoint`` at
-    ``steps``."""
+    ``steps``; ``budgets``: all that it has had, ``budget`` the last."""
 
     recipe: Recipe
     rows: Rows
@@ -53,6 +55,17 @@ class Job:
     checkpoint: Path | None
     steps: int
     notes: tuple[str, ...]
+    budgets: Budgets
+
+
+def seed_step(seed: int, rank: int, step: int, device: torch.device) -> None:
+    """Seed the random numbers that a method draws in a step."""
+    mixed = step_seed(step_seed(seed, _DROPOUT + rank), step)
+    torch.default_generator.manual_seed(mixed)  # torch.manual_seed also seeds every other device: 2 ms
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(mixed)
 
 
 class Loop:
@@ -101,13 +114,17 @@ class Loop:
             average=self.recipe.average,
         )
         if found:
-            self._restore(found)
+            self.restore(found)
+        self.trail = nonfinite.Trail(self)
 
-    def _restore(self, found: dict[str, Any]) -> None:
+    def restore(self, found: dict[str, Any]) -> None:
+        """Take the state of a checkpoint, whose weights the method has already."""
         state = found["sensorium"]
         self.steps, self.seconds, self.peak = state["steps"], state["seconds"], state["peak"]
         self.batches.waited, self.batches.augmented = state["waited"], state["augmented"]
         self._looked_at, self._looked_time, self._looked_fraction = state["looked"]
+        if state["settings"]["budget"] != self.job.settings["budget"]:
+            self._looked_fraction = self._spent(max(0, self._looked_at), self._looked_time)
         for phase, optimizer in self.step.optimizers.items():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             kept = found["step"]["optimizers"][phase]["state"]
@@ -132,11 +149,8 @@ class Loop:
         self.clock.start()
         watch = threads.Watch(torch.get_num_threads(), processes=self.fabric.world_size)
         while self.fraction < 1 and not self.stopped:
-            self._seed()
-            at = Progress(
-                self.steps, self.steps * self.batches.share.batch_size // self.batches.order.count, self.fraction
-            )
-            scalars = self.step(islice(self.batches, self.options.accumulate), at)
+            self.trail.fractions.append(self.fraction)
+            scalars = self.take()
             self.steps += 1
             row = {"step": self.steps - 1, "seconds": round(self.clock.elapsed, 4), "seen": self.seen}
             self.record.add(row | {"lr": self.step.lr}, scalars)
@@ -147,6 +161,12 @@ class Loop:
         if self.fraction >= 1:
             self._leave_weights()
 
+    def take(self) -> dict[str, Tensor]:
+        """Take step ``steps`` at ``fraction`` of the budget."""
+        seed_step(self.options.seed, self.fabric.global_rank, self.steps, self.fabric.device)
+        epoch = self.steps * self.batches.share.batch_size // self.batches.order.count
+        return self.step(islice(self.batches, self.options.accumulate), Progress(self.steps, epoch, self.fraction))
+
     @property
     def seen(self) -> int:
         """How many of the data's unit the steps taken have seen."""
@@ -154,19 +174,13 @@ class Loop:
 
     # -- between two steps --
 
-    def _seed(self) -> None:
-        seed = step_seed(step_seed(self.options.seed, _DROPOUT + self.fabric.global_rank), self.steps)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds every other device: 2 ms
-        if self.fabric.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        elif self.fabric.device.type == "mps":
-            torch.mps.manual_seed(seed)
-
-    def _spent(self) -> float:
+    def _spent(self, steps: int | None = None, seconds: float = 0.0) -> float:
+        """The fraction of the budget spent now, or after ``steps`` in ``seconds``."""
         rows, size = self.job.rows, self.batches.share.batch_size
-        return self.job.budget.spent(
-            steps=self.steps, seconds=self.seconds, batch=size * rows.each, data=len(rows) * rows.each
-        )
+        if steps is None:
+            steps, seconds = self.steps, self.seconds
+        budget, batch, data = self.job.budget, size * rows.each, len(rows) * rows.each
+        return budget.spent(steps=steps or 0, seconds=seconds, batch=batch, data=data)
 
     def _decide(self) -> None:
         now = self.clock.elapsed
@@ -198,16 +212,20 @@ class Loop:
             flags = tuple(bool(flag) for flag in raised)
         return seconds, flags
 
+    def agree(self, flag: bool) -> bool:
+        """Whether any process raises the flag."""
+        return self._agree(0.0, flag)[1][0]
+
     def _write_rows(self) -> None:
-        bad = self.record.flush()
-        if bad is None:
-            return
-        indices = self.batches.order(bad["step"]).tolist()
-        if self.fabric.global_rank == 0:
-            write_json(self.job.out / "nan_batch.json", {**bad, "indices": indices})
+        if (bad := self.record.flush()) is not None:
+            said = f"the loss is not a number at step {bad['step']}"
+            self._fail(bad["step"], said, f" (terms: {', '.join(bad['terms'])}; learning rate {bad['lr']:.3g})", bad)
+
+    def _fail(self, step: int, said: str, more: str, bad: dict[str, Any] | None = None) -> NoReturn:
+        kept = self._kept()
+        replay = nonfinite.keep(self.trail, step, said, bad)
         raise SensoriumError(
-            f"{self.job.out.name}: the loss is not a number at step {bad['step']} (terms: {', '.join(bad['terms'])}; learning "
-            f"rate {bad['lr']:.3g}; its rows are listed in {self.job.out / 'nan_batch.json'}). {self._kept()}"
+            f"{self.job.out.name}: {said}{more}. {replay}{kept}"
             "Use a smaller learning rate, or --precision 32-true, with --fresh."
         )
 
@@ -240,13 +258,8 @@ class Loop:
         self.record.looked(row)
 
     def _save(self) -> None:
-        weights = [local(p).detach() for p in self.method.parameters() if p.is_floating_point()]
-        finite = torch.stack([torch.isfinite(p).all() for p in weights if p.numel()] or [torch.tensor(True)]).all()
-        if self._agree(0.0, not bool(finite))[1][0]:
-            raise SensoriumError(
-                f"{self.job.out.name}: weights are not finite after step {self.steps - 1}, though the loss was. "
-                f"{self._kept()}Use a smaller learning rate, or --precision 32-true, with --fresh."
-            )
+        if self.agree(not nonfinite.finite_weights(self)):
+            self._fail(self.steps - 1, f"weights are not finite after step {self.steps - 1}", ", though the loss was")
         self.record.sync()
         watch = Clock()
         watch.start()
@@ -258,6 +271,7 @@ class Loop:
         }
         if self.fabric.global_rank == 0:
             save_checkpoint(checkpoint, self.job.out / LAST)
+        self.trail.saved()
         self._saved_at, self._save_cost = self.clock.elapsed, watch.elapsed
 
     def _state(self) -> dict[str, Any]:
@@ -270,6 +284,7 @@ class Loop:
             "peak": self.peak,
             "looked": [self._looked_at, self._looked_time, self._looked_fraction],
             "settings": dict(self.job.settings),
+            "budgets": [list(one) for one in self.job.budgets],
         }
 
     def _leave_weights(self) -> None:

@@ -19,20 +19,21 @@ from sensorium.base.files import can_write, check_writable, unlinked
 from sensorium.base.precision import device_name
 from sensorium.base.whole import checked
 from sensorium.base.words import counted
-from sensorium.catalogue import allow, find
+from sensorium.catalogue import FORMATS, allow, find
 from sensorium.data.images import prepare as images
 from sensorium.data.images.cache import Pixels, cache
 from sensorium.data.images.prepare import Situation
+from sensorium.data.images.values import Scale
+from sensorium.data.output import check_place
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
 from sensorium.runs.run import Run
-from sensorium.use.able import able
+from sensorium.use.able import able, places_of
 from sensorium.use.tables import VECTORS, check_out, write_vectors
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
-FORMATS = ("safetensors", "hf", "timm", "onnx", "torchvision")
 INDEX = "index"  # of pictures, for a search elsewhere
 
 
@@ -64,6 +65,7 @@ def export(
     "index" writes the vectors of pictures instead (:mod:`sensorium.use.index`), those of ``data`` or the run's own.
     """
     from sensorium.published import export as export_network
+    from sensorium.published import exportable
 
     if to == INDEX:
         from sensorium.use.index import export_index
@@ -75,24 +77,25 @@ def export(
         raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join((*FORMATS, INDEX))}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
+        if out is not None:
+            check_place(out, *thing.info.data.places)
         target = Path(out) if out is not None else unlinked(thing.folder / f"export-{to}")
-        if not can_write(target):
+        if not can_write(target.parent if target.is_file() else target):
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
-        if ":" not in recipe and to not in (known := find(recipe).exports):
-            can = (
-                f"its formats are {', '.join(known)}"
-                if known
-                else f"its weights are in {thing.folder}/model.safetensors"
-            )
+        if ":" not in recipe and to not in find(recipe).exports:
+            fitting, weights = exportable(thing.method, recipe), f"{thing.folder}/model.safetensors"
+            can = f"its formats are {', '.join(fitting)}" if fitting else f"its weights are in {weights}"
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
-        seen = {"mean": s.mean, "std": s.std, "image_size": s.image_size} if isinstance(s, Situation) else {}
-        path = export_network(thing.method, to, target, **seen)
+        seen: dict[str, Any] = {}
+        if isinstance(s, Situation):
+            seen = {"mean": s.mean, "std": s.std, "image_size": s.image_size}
+        path = export_network(thing.method, to, target, recipe=recipe, **seen)
         _take_along(thing, to, path)
         return path
     if out is None:
         raise SensoriumError("give the output path: --out PATH.")
-    return export_network(thing, to, Path(out))
+    return export_network(thing, to, check_place(out))
 
 
 def _take_along(run: Run, to: str, out: Path) -> None:
@@ -147,6 +150,8 @@ def sample(
     written."""
     found = Run(run)
     method = generator_of(found)
+    if out is not None:
+        check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
@@ -219,7 +224,8 @@ def embed(run: Any, data: str | None, out: Path | None, limit: int | None) -> st
     if data is not None and is_video(data):
         return embed_video(run, data, out, limit=limit)
     where = run.folder if isinstance(run, Run) else Path(run)
-    target = check_out(out or (where if where.is_dir() else where.parent) / "features.parquet", VECTORS)
+    own = (where if where.is_dir() else where.parent) / "features.parquet"
+    target = check_out(own, VECTORS) if out is None else check_out(out, VECTORS, data, *places_of(run))
     found = embedded(run, data, limit)
     files = write_vectors(target, found.features.numpy(), found.names, {"label": found.labels}, called="features")
     count = f"{counted(len(found.names), 'picture')} x {counted(found.features.shape[1], 'feature')}"
@@ -230,7 +236,7 @@ def embed(run: Any, data: str | None, out: Path | None, limit: int | None) -> st
 def embedded(run: Any, data: str | None, limit: int | None) -> Embedded:
     """Features of every readable image of ``data``, or of the run's own, whatever sets they are divided in; of the first
     ``limit`` images if it is given."""
-    encoder, parts = _encoder_and_pixels(run, data, limit, "embed")
+    encoder, parts, _ = _encoder_and_pixels(run, data, limit, "embed")
     names = [str(name) for pixels in parts for name in pixels.names][:limit]
     labels = [class_of(pixels, index) or None for pixels in parts for index in range(len(pixels))][:limit]
     features = torch.cat([_encode(encoder, pixels) for pixels in parts])[:limit]
@@ -254,12 +260,12 @@ def neighbors(run: Any, image: Any, data: str | None, k: int, picture: Path | No
 
     checked(k, "--k", least=1)
     if picture is not None:
-        check_writable(picture)
+        check_writable(check_place(picture, data, *places_of(run), option="--picture"), option="--picture")
     thing = opened(run)
     able(thing, "neighbors", run if isinstance(run, (str, Path)) else "")
-    read_picture(image, 8)  # an error of the query before the work of encoding
-    encoder, parts = _encoder_and_pixels(thing, data, None, "neighbors")
-    query = read_picture(image, parts[0].images.shape[-1])
+    read_picture(image, 8, None)  # an error of the query before the work of encoding
+    encoder, parts, scale = _encoder_and_pixels(thing, data, None, "neighbors")
+    query = read_picture(image, parts[0].images.shape[-1], scale)
     each = [(pixels, one) for pixels in parts for one in most_similar(encoder, pixels, query, min(k, len(pixels)))]
     nearest = sorted(each, key=lambda found: -found[1].similarity)[:k]
     if picture is not None:
@@ -306,23 +312,27 @@ def opened(run: Any) -> Any:
     return load(run) if isinstance(run, (str, Path)) else run
 
 
-def _encoder_and_pixels(run: Any, data: str | None, limit: int | None, command: str) -> tuple[Any, list[Pixels]]:
-    """The network, and the images of every set of the data, normalized as it expects them."""
+def _encoder_and_pixels(
+    run: Any, data: str | None, limit: int | None, command: str
+) -> tuple[Any, list[Pixels], Scale | None]:
+    """The network, the images of every set of the data, normalized as it expects them, and the scale of those that have
+    more than 8 bits."""
     thing = opened(run)
     encoder = able(thing, command, run if isinstance(run, (str, Path)) else "")
+    scale = None
     if isinstance(thing, Run):
         place, on = thing.cache, thing.situation
-        side, mean, std = on.image_size, on.mean, on.std
+        side, mean, std, scale = on.image_size, on.mean, on.std, on.scale
     elif data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
     else:
         place, side, (mean, std) = Path("sensorium-cache"), side_of(encoder), encoder.normalization or HALF
-    ready = thing.data() if data is None else images.prepare(Source(data, None, place, side, limit))
+    ready = thing.data() if data is None else images.prepare(Source(data, None, place, side, limit, scale=scale))
     sets = [ready.train, *([] if ready.test is None else [ready.test])]
     parts = [one.pixels if isinstance(one, Captioned) else one for one in sets]
     if isinstance(ready, images.Prepared) and ready.opened.test is not None and ready.opened.val is not None:
         parts.append(cache(ready.opened.val, side, place))
-    return encoder, [replace(pixels, mean=mean, std=std) for pixels in parts if len(pixels)]
+    return encoder, [replace(pixels, mean=mean, std=std) for pixels in parts if len(pixels)], ready.opened.scale
 
 
 def side_of(network: SeesImages) -> int:

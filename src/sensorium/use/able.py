@@ -11,25 +11,31 @@ from torch import nn
 
 from sensorium.abilities import ABILITIES
 from sensorium.base.reading import printable
-from sensorium.catalogue import a_run_of, find
+from sensorium.catalogue import a_run_of
 from sensorium.errors import SensoriumError
+from sensorium.published import exportable
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Use:
-    """A command, the ``abilities`` of which it needs one, and what follows RUN in an ``example`` of it."""
+    """A command, the ``abilities`` of which it needs one, and what follows RUN in an ``example`` of it; ``alone``: also,
+    where RUN is a checkpoint, which has no data of its own. None: the command takes runs only."""
 
     abilities: tuple[str, ...]
     example: str = ""
+    alone: str | None = None
 
 
 USES: dict[str, Use] = {
-    "detect": Use(("Detector",), "PICTURES"),
-    "search": Use(("Encoder", "ImageText"), "--image PICTURE"),
-    "zeroshot": Use(("ImageText",), 'PICTURES --classes "cat,dog"'),
-    "embed": Use(("Encoder",)),
-    "neighbors": Use(("Encoder",), "PICTURE"),
+    "predict": Use(("Classifier",), "PICTURES"),
+    "detect": Use(("Detector",), "PICTURES", ""),
+    "misses": Use(("Detector",)),
+    "search": Use(("Encoder", "ImageText"), "--image PICTURE", "--data PICTURES"),
+    "zeroshot": Use(("ImageText",), 'PICTURES --classes "cat,dog"', ""),
+    "embed": Use(("Encoder",), "", "--data PICTURES"),
+    "neighbors": Use(("Encoder",), "PICTURE", "--data PICTURES"),
     "generate": Use(("LanguageModel",), '--prompt "It was"'),
     "sample": Use(("Generator",)),
     "watch": Use(("OnlineDetector",), "RECORDING"),
@@ -58,17 +64,27 @@ def able(thing: Any, command: str, where: str | Path = "") -> Any:
 def commands_for(thing: Any, where: str | Path) -> list[str]:
     """The commands that a run (or a published network) can be used with."""
     method, path = thing.method if isinstance(thing, Run) else thing, shlex.quote(printable(str(where)))
-    found = [f"sensorium {name} {path} {use.example}".rstrip() for name, use in USES.items() if _fits(method, use)]
-    if not isinstance(thing, Run):
-        return [*found, f"sensorium export {path} --out FOLDER"]
-    recipe = thing.info.recipe
-    own = ":" in recipe
-    found.append(f"sensorium evaluate {path}")
-    if own or find(recipe).exports:
-        how = "" if own or "safetensors" in find(recipe).exports else f" --to {find(recipe).exports[0]}"
-        found.append(f"sensorium export {path}{how}")
-    trust = f" --trust {shlex.quote(printable(recipe))}" if own else ""
-    return [command + trust for command in found]
+    fitting, of_run = {name: use for name, use in USES.items() if _fits(method, use)}, isinstance(thing, Run)
+    recipe = thing.info.recipe if of_run else ""
+    found = [
+        [name, path, use.example, "" if of_run else use.alone]
+        for name, use in fitting.items()
+        if of_run or use.alone is not None
+    ]
+    if of_run:
+        found.append(["evaluate", path])
+    if formats := exportable(method, recipe):
+        to = "" if "safetensors" in formats else f"--to {formats[0]}"
+        found.append(["export", path, to, "" if of_run else "--out FOLDER"])
+    trust = f"--trust {shlex.quote(printable(recipe))}" if ":" in recipe else ""
+    return [" ".join(filter(None, ["sensorium", *words, trust])) for words in found]
+
+
+def places_of(run: Any) -> tuple[str | None, ...]:
+    """The places of the data of a run or of the run in a folder; () of anything else."""
+    if isinstance(run, Run):
+        return run.info.data.places
+    return data_of(run) if isinstance(run, (str, Path)) else ()
 
 
 def _fits(method: Any, use: Use) -> bool:

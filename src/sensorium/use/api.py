@@ -14,12 +14,14 @@ from torch import Tensor
 from sensorium import use
 from sensorium.abilities import Generator
 from sensorium.data.images.given import Picture
+from sensorium.data.log import tell
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Judgement
 from sensorium.judge.zero_shot import PLAIN
 from sensorium.runs.run import Pictures, Run
 from sensorium.use import Embedded, Neighbor
 from sensorium.use import search as searching
+from sensorium.use.able import places_of
 from sensorium.use.zero_shot import Guess, zero_shot_table
 
 AnyRun = Run | str | Path
@@ -40,7 +42,7 @@ def embed(
             f"{data}: features of videos are as long as the videos and are written to a file: "
             "sensorium.use.video.embed_video(run, data, out)."
         )
-    target = None if out is None else use.check_out(Path(out), use.VECTORS)
+    target = None if out is None else use.check_out(Path(out), use.VECTORS, data, *places_of(run))
     found = use.embedded(run, None if data is None else str(data), limit)
     if target is not None:
         use.write_vectors(target, found.features.numpy(), found.names, {"label": found.labels}, called="features")
@@ -109,24 +111,32 @@ def evaluate(
     test: str | Path | None = None,
     labels: str = "1%,10%,100%",
     label_seeds: int = 3,
+    decide: str | None = None,
     finetune: bool = True,
     tune_steps: int | None = None,
+    full: bool = False,
     inception: str | Path | None = None,
     progress: bool = False,
 ) -> Judgement:
     """Every score that the run's abilities and the data allow, with simple baselines; saved in ``evaluation.json``.
 
-    data, test: where the run's data are now, if they were moved. labels: fractions of them, ``label_seeds`` subsets of
-    each. finetune, tune_steps: also evaluate by fine-tuning, and for how long. inception: weights for the standard FID.
+    data: another set, whose test part (or all) is used, or where the run's data are now; test: another test set. Scores
+    on other data are kept in ``evaluated/``, beside the run's own. labels: fractions of them, ``label_seeds`` subsets of
+    each; ``decide``: the one that decides a comparison. finetune, tune_steps: also evaluate by fine-tuning, and for how
+    long. full: evaluate everything, not only what fits in half of a budget of time. inception: weights for the standard
+    FID.
     """
     found = run if isinstance(run, Run) else Run(run)
-    ready = None if data is None and test is None else found.data(_text(data), _text(test))
+    ready, notes = (None, []) if data is None and test is None else found.elsewhere(_text(data), _text(test))
+    tell(notes)
     return found.judge(
         ready,
         labels=labels,
         label_seeds=label_seeds,
+        decide=decide,
         finetune=finetune,
         tune_steps=tune_steps,
+        full=full,
         inception=None if inception is None else Path(inception),
         progress=progress,
     )

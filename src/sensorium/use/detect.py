@@ -19,6 +19,7 @@ from torch import Tensor
 from sensorium.base.precision import device_name
 from sensorium.data.boxes.seen import Sight
 from sensorium.data.images.given import Given, Picture, given, is_one
+from sensorium.data.images.values import Scale
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name
 from sensorium.recipe.boxes import sight_of
@@ -43,23 +44,27 @@ class Box(NamedTuple):
 @dataclass(frozen=True)
 class Finder:
     """A detector ready for pictures. ``classes``: names by label, () if unknown; ``sight``: how it sees a picture;
-    ``first``: the category id of class 0."""
+    ``first``: the category id of class 0; ``scale``: of a run's 16-bit and float images."""
 
     method: Any
     classes: tuple[str, ...]
     sight: Sight
     first: int
+    scale: Scale | None = None
 
     def find(self, picture: Picture | Given, threshold: float = THRESHOLD) -> dict[str, Tensor]:
         """A picture of any size -> ``boxes`` xyxy [N, 4] in its pixels, ``scores`` [N], descending, ``labels`` [N]."""
-        one = picture if isinstance(picture, Given) else given(picture)
+        one = picture if isinstance(picture, Given) else given(picture, self.scale)
         device = next(self.method.parameters()).device
         return self.sight.find(self.method, [self.sight.look(one.image, one.size)], threshold, device)[0]
 
     def boxes(self, found: dict[str, Tensor]) -> list[Box]:
         """Detections as :class:`Box`, the highest score first."""
         rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-        return [Box(*edges, score, class_name(self.classes, label), label) for edges, score, label in rows]
+        return [
+            Box(edges[0], edges[1], edges[2], edges[3], score, class_name(self.classes, label), label)
+            for edges, score, label in rows
+        ]
 
 
 @overload
@@ -95,6 +100,6 @@ def open_finder(run: Any) -> Finder:
     method = able(thing, "detect", Path(run) if path else "")
     method = method.to(device_name()).eval()  # type: ignore[attr-defined]
     if isinstance(thing, Run):
-        return Finder(method, thing.situation.classes, sight_of(method, thing.situation), 1)
+        return Finder(method, thing.situation.classes, sight_of(method, thing.situation), 1, thing.situation.scale)
     mean, std = method.normalization
     return Finder(method, method.class_names, Sight(mean, std, method.sides, method.divisor), 0)

@@ -31,12 +31,16 @@ from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
 from sensorium.data.images.decode import EXTENSIONS, BadImage
+from sensorium.data.images.folders import Files
 from sensorium.data.images.given import Given, given
+from sensorium.data.images.sets import EncodedImages, measure
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
+from sensorium.data.output import check_place, lies_in
 from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import with_boxes
 from sensorium.pictures.images import save_picture
+from sensorium.recipe.info import data_of
 from sensorium.use.detect import Box, Finder, checked, open_finder
 
 NAMED = 5  # skipped images that are listed by name
@@ -64,19 +68,20 @@ def find_in(
     checked(threshold)
     if form not in FORMS:
         raise SensoriumError(f"--format {form}: choose {', '.join(FORMS)}.")
-    target = _folder(out or (run if run.is_dir() else run.parent) / "found", "--out")
-    apart = [target, *([_folder(crops, "--crops")] if crops else [])]
+    target, apart = _places(run, images, out, crops)
     wanted = pictures_of(images, apart)
     finder = open_finder(run)
     if out is None:
         unlinked(target)
+    files = EncodedImages(Files([str(path) for path in wanted]), [path.name for path in wanted])
+    scale, scaled = measure([files], finder.scale)
     seen: list[Seen] = []
     skipped: list[str] = []
     stems, names = _stems(), _names(wanted)
     with bar("detecting", True) as advance:
         for number, path in enumerate(wanted, 1):
             try:
-                picture = given(path)
+                picture = given(path, scale)
             except BadImage as bad:
                 skipped.append(f"skipped {bad.name}: {bad.reason}")
             else:
@@ -88,11 +93,11 @@ def find_in(
             if advance is not None:
                 advance(number, len(wanted))
     if not seen:
-        raise SensoriumError(
-            f"none of {counted(len(wanted), 'picture')} can be read: {skipped[0].removeprefix('skipped ')}."
-        )
+        which = "the picture cannot" if len(wanted) == 1 else f"none of {len(wanted):,} pictures can"
+        raise SensoriumError(f"{which} be read: {skipped[0].removeprefix('skipped ')}.")
     written = WRITERS[form](seen, finder, target)
-    return "\n".join(_told(seen, skipped, [written, *([crops] if crops else [])]))
+    told = _told(seen, skipped, [written, *([crops] if crops else [])])
+    return "\n".join([*filter(None, [scaled]), *told])
 
 
 def pictures_of(paths: Sequence[Path], apart: Sequence[Path] = ()) -> list[Path]:
@@ -123,11 +128,21 @@ def _below(folder: Path, apart: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _folder(path: Path, flag: str) -> Path:
-    if path.exists() and not path.is_dir():
-        raise SensoriumError(f"{flag} {printable(str(path))}: this is a file; give a folder.")
-    check_writable(path / "detections.json")
-    return path
+def _places(run: Path, images: Sequence[Path], out: Path | None, crops: Path | None) -> tuple[Path, list[Path]]:
+    """Where drawn pictures go, and all folders that are written to. Raises SensoriumError for one that can't be, or
+    that has the pictures in it."""
+    target = out or (run if run.is_dir() else run.parent) / "found"
+    if out is None:
+        check_place(target, folder=True)
+    for folder, option in ((out, "--out"), (crops, "--crops")):
+        if folder is not None:
+            # The folder of a single picture counts, too, as the drawn copy of a PNG would replace it.
+            beside = [one.parent for one in images if not one.is_dir() and lies_in(one.parent, folder)]
+            folders = [one for one in images if one.is_dir()]
+            check_place(folder, *folders, *beside, *data_of(run), option=option, folder=True)
+    for folder in filter(None, (target, crops)):
+        check_writable(folder / "detections.json")
+    return target, [target, *([crops] if crops else [])]
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.files import check_writable, unlinked, write_folder, write_json
+from sensorium.data.output import check_place
 from sensorium.runs.run import Run
+from sensorium.use.able import places_of
 from sensorium.use.search import Album, digest_of_weights, open_album, open_looker
 from sensorium.use.tables import write_vectors
 
@@ -24,6 +26,8 @@ def export_index(run: Any, data: str | Path | None, out: str | Path | None) -> P
     It is the index of :func:`sensorium.use.search.search`, made now if there is none. Raises SensoriumError for a run
     that embeds no pictures.
     """
+    if out is not None:
+        check_place(out, data, *places_of(run), folder=True)
     looker = open_looker(run)
     folder = Path(out) if out is not None else unlinked(looker.home / "export-index")
     check_writable(folder / "index.json")

@@ -34,6 +34,8 @@ from sensorium.data.images.decode import BadImage, rgb, square
 from sensorium.data.images.given import given
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
+from sensorium.data.images.values import Scale
+from sensorium.data.output import check_place
 from sensorium.data.pairs.open import Pairs
 from sensorium.data.pairs.prepare import LONGEST, kept_tokens
 from sensorium.data.scenes.pairs import open_captioned, plain_images
@@ -45,7 +47,7 @@ from sensorium.pictures.images import save_picture
 from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
 from sensorium.runs.run import Run
-from sensorium.use.able import able
+from sensorium.use.able import able, places_of
 
 VERSION = 1
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -63,7 +65,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Looker:
-    """A trained network, and what it needs to read images and texts. ``home`` is the folder of its indices."""
+    """A trained network, and what it needs to read images and texts. ``home`` is the folder of its indices; ``scale``
+    that of a run's 16-bit and float images."""
 
     method: Any
     size: int
@@ -72,6 +75,7 @@ class Looker:
     context: int
     home: Path
     cache: Path
+    scale: Scale | None = None
 
     def of_text(self, text: str) -> np.ndarray:
         """A text's vector: float32 [E]."""
@@ -192,9 +196,9 @@ def search(
     if k < 1:
         raise SensoriumError(f"--k {k}: must be at least 1.")
     if picture is not None:
-        check_writable(picture)
+        check_writable(check_place(picture, data, *places_of(run), option="--picture"), option="--picture")
     looker = open_looker(run)
-    shown = None if image is None else read_picture(image, looker.size)
+    shown = None if image is None else read_picture(image, looker.size, looker.scale)
     vector = looker.of_text(text or "") if shown is None else looker.of_picture(shown)
     album = open_album(looker, run, data)
     words = f'"{text}"' if text is not None else str(image) if isinstance(image, (str, Path)) else "the picture"
@@ -217,7 +221,7 @@ def open_looker(run: Any, command: str = "search") -> Looker:
         on = thing.situation
         tokens = kept_tokens(thing.folder) if isinstance(method, ImageText) else None
         mean_std = (on.mean, on.std)
-        return Looker(method, on.image_size, mean_std, tokens, context_of(method), thing.folder, thing.cache)
+        return Looker(method, on.image_size, mean_std, tokens, context_of(method), thing.folder, thing.cache, on.scale)
     tokens = CLIPTokens.from_hf(locate(run)) if isinstance(method, ImageText) and thing is not run else None
     home = Path("sensorium-cache")
     return Looker(thing, side_of(thing), thing.normalization or HALF, tokens, context_of(thing), home, home)
@@ -232,7 +236,7 @@ def open_album(looker: Looker, run: Any, data: str | None) -> Album:
     """The images of ``data``, or all of the run's own, with their vectors: read from disk if the index is still
     valid."""
     run = run.folder if isinstance(run, Run) else looker.home if isinstance(run, torch.nn.Module) else Path(run)
-    sets, captions = _sets(run, data)
+    sets, captions = _sets(run, data, looker.scale)
     weights = digest_of_weights(looker.method)
     key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
     key = hashlib.blake2b((key + json.dumps(captions)).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
@@ -246,17 +250,18 @@ def open_album(looker: Looker, run: Any, data: str | None) -> Album:
     return Album(looker, sets, *(found or _build(looker, sets, captions, key, path)), path)
 
 
-def read_picture(one: Any, size: int) -> np.ndarray:
-    """A picture as a square: uint8 [3, size, size]. Raises SensoriumError that names its file."""
+def read_picture(one: Any, size: int, scale: Scale | None) -> np.ndarray:
+    """A picture as a square: uint8 [3, size, size]; ``scale`` if it has more than 8 bits. Raises SensoriumError that
+    names its file."""
     if not isinstance(one, (str, Path)):
-        return square(given(one).image, size)
+        return square(given(one, scale).image, size)
     path = Path(one)
     if not path.is_file():
         raise SensoriumError(f"there is no picture '{printable(str(path))}'.")
-    return square(rgb(path, printable(str(path)), 2 * size), size)
+    return square(rgb(path, printable(str(path)), 2 * size, scale), size)
 
 
-def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
+def _sets(run: Path, data: str | None, scale: Scale | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
     """The sets of images to search, each image once, and for each set its captions by name."""
     test, limit = None, None
     if data is not None:
@@ -268,13 +273,13 @@ def _sets(run: Path, data: str | None) -> tuple[tuple[ImageSet, ...], list[dict[
         path, test = opened_run.where()
         limit = opened_run.info.data.limit
     try:
-        opened = open_captioned(path, test=test, limit=limit)
+        opened = open_captioned(path, test=test, limit=limit, scale=scale)
         pairs = [one for one in (opened.train, opened.test, opened.val) if one is not None]
         captions = [dict(zip(reversed(one.names), reversed(one.texts), strict=True)) for one in pairs]
         return tuple(_once(one) for one in pairs), captions
     except SensoriumError as error:
         try:
-            found = open_data(path, test=test, limit=limit)
+            found = open_data(path, test=test, limit=limit, scale=scale)
         except SensoriumError as other:
             raise (error if str(path).endswith((".jsonl", ".jsonl.gz")) else other) from None
     images = [one for one in (found.train, found.test, found.val) if one is not None]

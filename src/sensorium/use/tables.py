@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,24 @@ import numpy as np
 
 from sensorium.base.files import check_writable, write_bytes, write_text
 from sensorium.base.reading import printable
+from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 VECTORS = (".parquet", ".npz", ".npy", ".csv")
 
 
-def check_out(out: Path, endings: Sequence[str], option: str = "--out") -> Path:
-    """``out`` if it has one of the ``endings`` and a file can be written there. Raises SensoriumError."""
+def check_out(out: Path, endings: Sequence[str], *data: str | Path | None, option: str = "--out") -> Path:
+    """``out`` if it has one of the ``endings`` and a file can be written there, which isn't in the ``data``.
+
+    Raises SensoriumError.
+    """
+    check_place(out, *data, option=option)
     if out.suffix.lower() not in endings:
         *most, last = endings
         many = f"{', '.join(most)} or {last}" if most else last
         raise SensoriumError(f"{option} {printable(str(out))}: must end in {many}.")
-    return check_writable(out)
+    return check_writable(out, option=option)
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -38,14 +43,19 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
         yield line.getvalue()
 
 
-def write_table(out: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-    """Rows of strings, numbers and None as CSV, JSON, JSON lines or Parquet (:data:`TABLES`)."""
+def write_table(
+    out: Path, names: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Collection[str] = ()
+) -> Path:
+    """Rows of strings, fractions and None as CSV, JSON, JSON lines or Parquet (:data:`TABLES`).
+
+    ``numbers``: the columns of fractions, which Parquet has to know where all are None.
+    """
     kind = out.suffix.lower()
     if kind == ".csv":
         return write_text(out, "".join(csv_lines([names, *rows])))
     if kind == ".parquet":
         columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
-        return _parquet(out, columns)
+        return _parquet(out, columns, numbers=numbers)
     objects = [dict(zip(names, row, strict=True)) for row in rows]
     if kind == ".json":
         return write_text(out, json.dumps(objects, indent=1, ensure_ascii=False) + "\n")
@@ -84,14 +94,19 @@ def write_vectors(
     return [write_bytes(out, write)]
 
 
-def _parquet(out: Path, columns: Mapping[str, Sequence[Any]], vectors: Mapping[str, np.ndarray] | None = None) -> Path:
+def _parquet(
+    out: Path,
+    columns: Mapping[str, Sequence[Any]],
+    vectors: Mapping[str, np.ndarray] | None = None,
+    *,
+    numbers: Collection[str] = (),
+) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table: dict[str, Any] = {}
     for name, column in columns.items():
-        number = any(isinstance(value, float) for value in column)
-        table[name] = pa.array(column, pa.float64() if number else pa.string())
+        table[name] = pa.array(column, pa.float64() if name in numbers else pa.string())
     for name, values in (vectors or {}).items():
         table[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float32()), values.shape[1])
     return write_bytes(out, lambda file: pq.write_table(pa.table(table), file))

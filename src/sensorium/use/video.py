@@ -31,6 +31,7 @@ from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import normalised
+from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 from sensorium.use import HALF, load, side_of
 from sensorium.use.able import able
@@ -105,7 +106,8 @@ def embed_video(
     a line that describes what was written.
     """
     data, encoder = Path(data), encoder.folder if isinstance(encoder, Run) else encoder
-    target = check_out(Path(out or _beside(encoder, data)), (".npz",))  # which `sensorium train` reads as recordings
+    sources = () if out is None else (data, *data_of(encoder))
+    target = check_out(Path(out or _beside(encoder, data)), (".npz",), *sources)  # `sensorium train` reads it
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
         raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
@@ -149,6 +151,7 @@ def embed_video(
 
 
 def _lost(skipped: list[Skipped], holes: list[str]) -> str:
+    """What was not read, for the line that says what was."""
     lost = "".join(f"; {skip.file} was skipped: {skip.reason}" for skip in skipped[:3])
     lost += f"; {len(skipped)} were skipped in all" if len(skipped) > 3 else ""
     return lost + "".join(f"; {hole.removesuffix('.')}" for hole in holes[:3])

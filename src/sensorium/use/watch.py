@@ -16,13 +16,14 @@ import torch
 from sensorium.base.files import disk_errors, unlinked
 from sensorium.base.reading import printable
 from sensorium.base.whole import checked
+from sensorium.base.words import counted, plural
 from sensorium.data.streams.files import read_values
 from sensorium.data.streams.open import Framed, Scaled, Stream
 from sensorium.data.streams.prepare import StreamSituation
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.runs.run import Run
-from sensorium.use.able import able
+from sensorium.use.able import able, places_of
 from sensorium.use.tables import check_out, csv_lines
 from sensorium.use.video import is_video, read_encoder
 
@@ -51,9 +52,8 @@ def watch(
     found = run if isinstance(run, Run) else Run(run)
     on = _situation(found)
     checked(every, "--every", least=1)
-    target = None if csv is None else check_out(Path(csv), (".csv",), "--csv")
-    if target is not None and target.exists() and Path(stream).exists() and target.samefile(stream):
-        raise SensoriumError(f"--csv {printable(str(csv))}: this is the recording; give another file.")
+    sources = (None if stream == "-" else stream, *places_of(found))
+    target = None if csv is None else check_out(Path(csv), (".csv",), *sources, option="--csv")
     return _told(found, _recordings(stream, on), every, as_json, target)
 
 
@@ -208,7 +208,7 @@ def _steps(name: str, values: np.ndarray) -> Iterator[Piece]:
         yield f"{name}: {error}; skipped"
         return
     if stream.broken:
-        yield f"{name}: {stream.broken:,} of {len(stream):,} steps are not finite; each is replaced by the last finite one"
+        yield f"{name}: {stream.broken:,} of {counted(len(stream), 'step')} {plural(stream.broken, 'is')} not finite; each is replaced by the last finite one"
     for at in range(0, len(stream), _BLOCK):
         yield stream.frames(at, at + _BLOCK)
 
@@ -240,7 +240,7 @@ def _lines(file: BinaryIO, width: int) -> Iterator[Piece]:
         elif found is not None:
             yield found
     if broken > _NAMED:
-        yield f"{broken:,} of {number:,} lines were skipped"
+        yield f"{broken:,} of {counted(number, 'line')} {'was' if broken == 1 else 'were'} skipped"
 
 
 def _row(line: str, width: int) -> np.ndarray | str | None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sensorium.base.precision import device_name
@@ -26,6 +25,7 @@ from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, square
 from sensorium.data.images.given import given, is_one
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import picture
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
@@ -69,7 +69,7 @@ def zero_shot_table(
     texts = class_embeddings(looker.method, _tokenize(looker), names, templates, device=device_name())
     scale, top = looker.method.similarity_scale(), min(top or len(names), len(names))
     with bar("classifying", progress) as advance:
-        for done, (batch, total) in enumerate(_batches(_pictures(paths), looker.size), 1):
+        for done, (batch, total) in enumerate(_batches(_pictures(paths, looker.scale), looker.size), 1):
             read = [array for _, array in batch if not isinstance(array, str)]
             similarity = torch.from_numpy(looker.of_pictures(_pixels(read))) @ texts.T if read else texts[:0]
             rows = iter(_ranked(similarity, scale, names, top))
@@ -123,6 +123,11 @@ def columns(top: int) -> list[str]:
     return ["picture", "class", "probability", *more, "similarity", "problem"]
 
 
+def numbers(top: int) -> list[str]:
+    """Those of the columns that hold numbers."""
+    return [name for name in columns(top) if name.startswith(("probability", "similarity"))]
+
+
 def row(one: Guess, top: int) -> list[Any]:
     """A row of the table."""
     pairs = [value for pair in list(zip(one.classes, one.probabilities, strict=True))[:top] for value in pair]
@@ -159,33 +164,30 @@ def _batches(pictures: Iterable[tuple[str, Any, int]], size: int) -> Iterator[tu
         yield batch, total
 
 
-def _pictures(paths: Any) -> Iterator[tuple[str, Any, int]]:
-    """Of each picture: its name, a function that decodes it for a side, and how many there are (so far)."""
-    sets = [_of_path(Path(one)) if isinstance(one, (str, Path)) else [("", one)] for one in _several(paths)]
+def _pictures(paths: Any, scale: Scale | None) -> Iterator[tuple[str, Any, int]]:
+    """Of each picture: its name, a function that decodes it for a side, and how many there are (so far). ``scale``: of
+    more than 8 bits."""
+    sets = [_of_path(Path(one), scale) if isinstance(one, (str, Path)) else [("", one)] for one in _several(paths)]
     found = [one for each in sets for one in each]
     if not found:
         raise SensoriumError('give pictures: sensorium zeroshot RUN PICTURES... --classes "cat,dog"')
     for number, (name, source) in enumerate(found):
-        yield name or f"picture {number}", _reader(name, source), len(found)
+        yield name or f"picture {number}", _reader(name, source, scale), len(found)
 
 
 def _several(paths: Any) -> list[Any]:
     return [paths] if is_one(paths) else list(paths)
 
 
-def _reader(name: str, source: Any) -> Any:
+def _reader(name: str, source: Any, scale: Scale | None) -> Any:
     if isinstance(source, Path):
-        return lambda least: rgb(source, name, least)
+        return lambda least: rgb(source, name, least, scale)
     if isinstance(source, tuple):
         return lambda least: picture(source[0], source[1], least)
-    return lambda least: _of_given(source)
+    return lambda least: given(source, scale).image
 
 
-def _of_given(source: Any) -> Image.Image:
-    return given(source).image
-
-
-def _of_path(path: Path) -> list[tuple[str, Any]]:
+def _of_path(path: Path, scale: Scale | None) -> list[tuple[str, Any]]:
     """The pictures at a path: a file, every picture below a folder, or all sets of a data set."""
     if path.is_file() and path.suffix.lower() in EXTENSIONS:
         return [(printable(str(path)), path)]
@@ -193,6 +195,6 @@ def _of_path(path: Path) -> list[tuple[str, Any]]:
         files = [one for one in files_below(path, Log()) if one.suffix.lower() in EXTENSIONS]
         if files:
             return [(printable(str(one)), one) for one in files]
-    opened = open_data(str(path))
+    opened = open_data(str(path), scale=scale)
     sets = [one for one in (opened.train, opened.val, opened.test) if one is not None]
     return [(printable(str(name)), (one, index)) for one in sets for index, name in enumerate(one.names)]

@@ -38,6 +38,7 @@ class Letterboxed(StoredImages):
     def __init__(self, boxed: BoxSet, size: int, exact: bool = True) -> None:
         source = Moved(boxed.images.source, np.asarray(boxed.rows).tolist())
         super().__init__(source, boxed.names, boxed.images.unturned[boxed.rows], np.arange(len(boxed)))
+        self.scale = boxed.images.scale
         self.sizes, self.size, self.exact = boxed.sizes, size, exact
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import Listed, Raw
 from sensorium.data.boxes.masks import Outline, outline_of
+from sensorium.data.boxes.repeated import repeated
 from sensorium.data.boxes.sets import BoxSet, Moved, StoredImages
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
@@ -38,10 +40,11 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
         np.array([-1 if name is None else labels_of.get(name, -1) for name in raw.labels], np.int64)
         for raw, _ in framed
     ]
-    as_stated = _as_stated(framed, numbers)
-    for (raw, frame), mine, whole in zip(framed, numbers, as_stated, strict=True):
+    again = repeated([raw for raw, _ in framed], log)
+    as_stated = _as_stated(framed, numbers, again)
+    for (raw, frame), mine, whole, twice in zip(framed, numbers, as_stated, again, strict=True):
         size = frame.size
-        found, good = checked_boxes(raw, mine, size, log) if whole is None else (whole, slice(None))
+        found, good = checked_boxes(raw, mine, size, log, twice) if whole is None else (whole, slice(None))
         own = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
         kept.append(raw)
         unturned.append(frame.unturned)
@@ -75,14 +78,17 @@ def checked_set(listed: Listed, classes: tuple[str, ...], log: Log) -> BoxSet:
     )  # fmt: skip
 
 
-def checked_boxes(raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Usable boxes, clipped to an image of ``size`` (width, height), float32 [n, 4]; and their mask, bool [N]."""
+def checked_boxes(
+    raw: Raw, labels: np.ndarray, size: tuple[int, int], log: Log, twice: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Usable boxes, clipped to an image of ``size`` (width, height), float32 [n, 4]; and their mask, bool [N].
+    ``twice`` bool [N]: those that are an earlier one again."""
     limits = np.array([*size, *size], np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         stated = raw.boxes * limits if raw.relative else raw.boxes
     boxes, faults, cut = _compared(stated, labels, limits)
     good = np.ones(len(boxes), bool)
-    for reason, where in faults.items():
+    for reason, where in (faults | {"box that is given twice": twice}).items():
         for i in np.flatnonzero(where & good):
             edges = ", ".join(f"{edge:.6g}" for edge in stated[i])
             log.skip(raw.name, reason, f"box {i + 1}, {raw.labels[i] if reason.endswith('class') else edges}")
@@ -107,7 +113,9 @@ def _compared(
         return boxes, faults, np.any(np.abs(boxes - stated) > _MOVED, axis=1)
 
 
-def _as_stated(framed: list[tuple[Raw, _Frame]], labels: list[np.ndarray]) -> list[np.ndarray | None]:
+def _as_stated(
+    framed: list[tuple[Raw, _Frame]], labels: list[np.ndarray], again: list[np.ndarray]
+) -> list[np.ndarray | None]:
     """The boxes of each picture that has nothing to tell, float32 [n, 4], compared all at once; None for the others."""
     if not framed:
         return []
@@ -118,7 +126,7 @@ def _as_stated(framed: list[tuple[Raw, _Frame]], labels: list[np.ndarray]) -> li
     with np.errstate(invalid="ignore", over="ignore"):
         stated[relative] *= limits[relative]
     boxes, faults, told = _compared(stated, np.concatenate(labels), limits)
-    for where in faults.values():
+    for where in (*faults.values(), np.concatenate(again)):
         told |= where
     owners = np.repeat(np.arange(len(framed)), counts)
     clear = np.bincount(owners[told], minlength=len(framed)) == 0
@@ -147,11 +155,14 @@ def _frames(listed: Listed, log: Log) -> list[_Frame | None]:
     upright = sum(frame is not None and frame.turned and not frame.unturned for frame in frames)
     if unturned:
         log.notes.append(
-            f"{unturned:,} pictures are used as their pixels are stored, without their EXIF orientation: their "
-            "annotations state that size."
+            f"{counted(unturned, 'picture')} {plural(unturned, 'is')} used as {plural(unturned, 'its')} pixels are "
+            f"stored, without {plural(unturned, 'its')} EXIF orientation: the annotations state that size."
         )
     if upright:
-        log.notes.append(f"{upright:,} pictures are turned upright by their EXIF orientation, as are their boxes.")
+        log.notes.append(
+            f"{counted(upright, 'picture')} {plural(upright, 'is')} turned upright by {plural(upright, 'its')} EXIF "
+            f"orientation, as are {plural(upright, 'its')} boxes."
+        )
     return frames
 
 

@@ -9,6 +9,7 @@ as an object or in fractions of the image, one that is missing beside polygons. 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ import numpy as np
 
 from sensorium.base.reading import printable, read_json
 from sensorium.data.boxes.coco_images import images_of
-from sensorium.data.boxes.listed import Listed, Raw, Sets, number, size_stated, whole
+from sensorium.data.boxes.listed import (
+    Listed,
+    Raw,
+    Sets,
+    about_equal,
+    about_twice,
+    number,
+    say_fractions,
+    size_stated,
+    whole,
+)
 from sensorium.data.boxes.masks import polygons_of
 from sensorium.data.log import Log
 from sensorium.data.names import divide, is_split, list_folder
 from sensorium.errors import SensoriumError
 
+_LISTS = ("images", "annotations", "categories")
 _OTHER_JSON = ("captions", "panoptic", "stuff", "image_info")
 _KEYPOINTS = "person_keypoints"
 _MANY = 50  # so many JSON files in one folder are of one picture each, not of a set
@@ -32,7 +44,7 @@ _CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
 def read_coco(path: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     """(classes, splits) of a COCO file, or of those in a folder; None if the folder has none."""
     if path.is_file():
-        names, listed = _read(path, _lists(read_json(path), path), log)
+        names, listed = _read(path, _stored(path, log), log)
         return _in_order(names), {"train": listed}
     groups = _by_split(path)
     sets: Sets = {}
@@ -49,7 +61,8 @@ def read_coco(path: Path, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     if not sets and foreign:
         raise foreign[0]
     if sets and "train" not in sets:
-        raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.")
+        why = f" {foreign[0]}" if foreign else ""
+        raise SensoriumError(f"'{printable(str(path))}': no training annotations; there are {', '.join(sets)}.{why}")
     return (classes, sets) if sets else None
 
 
@@ -76,7 +89,7 @@ def _chosen(
             others.append(file)
             continue
         try:
-            stored = _lists(read_json(file), file)
+            stored = _stored(file, log)
         except SensoriumError as error:
             foreign.append(error)
             continue
@@ -114,10 +127,16 @@ def _candidates(folder: Path) -> list[Path]:
     return [file for file in found if not file.name.startswith(_OTHER_JSON)]
 
 
-def _lists(stored: Any, file: Path) -> dict[str, list]:
-    for name in ("images", "annotations", "categories"):
+def _stored(file: Path, log: Log) -> dict[str, list]:
+    twice: Counter[str] = Counter()
+    stored = read_json(file, twice=twice)
+    for name in _LISTS:
         if not isinstance(stored, dict) or not isinstance(stored.get(name), list):
             raise SensoriumError(f"{printable(str(file))}: not a COCO detection file: it has no list '{name}'.")
+    for name in _LISTS:
+        if twice[name]:
+            raise SensoriumError(f"{printable(str(file))}: '{name}' is given twice; join its lists in one.")
+    log.notes += about_twice(twice, file.name)
     return stored
 
 
@@ -133,6 +152,7 @@ def _read(file: Path, stored: dict[str, list], log: Log) -> tuple[dict[Any, str]
             log.skip(file.name, "category without its own id and a name", repr(row)[:80])
         else:
             names[key] = printable(str(name))
+    log.notes += about_equal(names.items(), file.name)
     entries: dict[Any, dict] = {}
     for row in stored["images"]:
         key = _key(row, "id")
@@ -167,7 +187,7 @@ def _add_boxes(
         if key is None or key not in entries:
             log.skip(file.name, "annotation of an unknown image", repr(row)[:80])
         elif (raw := raws.get(key)) is not None:
-            box = _box(row, log)
+            box = box_of(row, log)
             if box is None:
                 log.skip(raw.name, "annotation without a box", repr(row)[:80])
                 continue
@@ -185,15 +205,10 @@ def _add_boxes(
     every = {id(raw): raw for raw in raws.values()}
     for one, raw in every.items():
         raw.boxes = np.array(boxes[one], np.float64).reshape(-1, 4)
-    edges = np.concatenate([raw.boxes for raw in every.values()] or [np.zeros((0, 4))])
-    edges = edges[np.isfinite(edges).all(1)]
-    if (edges > 0).any() and (edges <= 1).all():
-        log.notes.append(f"The boxes of {printable(file.name)} are fractions of their images.")
-        for raw in every.values():
-            raw.relative, raw.areas = True, []
+    say_fractions(list(every.values()), file.name, log)
 
 
-def _box(row: dict, log: Log) -> list[float] | None:
+def box_of(row: dict, log: Log) -> list[float] | None:
     """Left, top, right and bottom of an annotation; None if it has no box."""
     box = row.get("bbox")
     if isinstance(box, dict):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.folders import Files
 from sensorium.data.images.sets import Found, Source
 from sensorium.data.images.shards import Slices, _members
@@ -47,7 +48,11 @@ def images_of(file: Path, names: list[str], log: Log) -> tuple[Source, dict[str,
         first = f" (the first is called {printable(names[0])[:100]})" if names else ""
         raise SensoriumError(f"{printable(str(file))}: none of its images was found{first}; looked in {looked}.")
     if best.outside:
-        log.notes.append(f"{best.outside:,} images lie outside {printable(str(best.path))}, where their paths say.")
+        n = best.outside
+        log.notes.append(
+            f"{counted(n, 'image')} {plural(n, 'lies')} outside {printable(str(best.path))}, "
+            f"where {plural(n, 'its path')} {plural(n, 'says')}."
+        )
     distinct: dict[Any, int] = {place: i for i, place in enumerate(dict.fromkeys(places.values()))}
     return best.source(distinct), {name: distinct[place] for name, place in places.items()}
 

@@ -1,4 +1,5 @@
-"""Finding the layout of detection data: COCO JSON (:mod:`coco`), Pascal VOC XML (:mod:`voc`), YOLO text (:mod:`yolo`)."""
+"""Finding the layout of detection data: COCO JSON (:mod:`coco`), Pascal VOC XML (:mod:`voc`), YOLO text (:mod:`yolo`),
+columns of boxes as on the Hugging Face hub (:mod:`hub`)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from sensorium.base.reading import printable
 from sensorium.data.boxes.coco import read_coco
+from sensorium.data.boxes.hub import may_be_hub, read_hub
 from sensorium.data.boxes.listed import Sets
 from sensorium.data.boxes.places import Scan, unwrapped
 from sensorium.data.boxes.voc import read_voc
@@ -14,9 +16,11 @@ from sensorium.data.boxes.yolo import read_yolo
 from sensorium.data.log import Log
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
+HUB = "Hugging Face objects"
 _LOOKED_FOR = (
     "COCO (a .json with images, annotations and categories), Pascal VOC (.xml files, or folders Annotations and "
-    "JPEGImages) and YOLO (folders images and labels, or .txt files beside the images)"
+    "JPEGImages), YOLO (folders images and labels, or .txt files beside the images) and the Hugging Face hub's objects "
+    "(a .parquet or metadata.jsonl with a column of bbox and category)"
 )
 
 
@@ -27,6 +31,10 @@ def find_boxes(path: Path, log: Log, classes: tuple[str, ...] = ()) -> tuple[str
     try:
         if not path.exists():
             raise SensoriumError(f"there is nothing at '{where}'. Give one of {_LOOKED_FOR}.")
+        if path.is_file() and path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
+            if found := read_hub([path], path.parent, [], log):
+                return HUB, *found
+            raise NothingOfItsKind(f"'{where}' has no column of boxes. Give one of {_LOOKED_FOR}.")
         config = path if path.suffix.lower() in (".yaml", ".yml", ".data") and path.is_file() else None
         if not path.is_dir() and config is None and not path.name.lower().endswith((".json", ".json.gz")):
             raise NothingOfItsKind(f"'{where}' has no boxes in a known format. Give one of {_LOOKED_FOR}.")
@@ -58,6 +66,10 @@ def _texts(
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], Sets]]]:
     """(layout, (classes, splits)) of the layouts with one text for each picture."""
     scan = Scan(folder, log)
+    of_hub = [file for file in scan.others if may_be_hub(file)] if config is None else []
+    if of_hub and (found := read_hub(of_hub, scan.root, scan.pictures, log)):
+        yield HUB, found
+        return
     if config is None and (found := read_voc(scan, log)):
         yield "Pascal VOC", found
     elif found := read_yolo(scan, log, classes, config):

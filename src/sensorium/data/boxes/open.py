@@ -1,9 +1,11 @@
-"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML or YOLO text (:mod:`coco`, :mod:`voc`, :mod:`yolo`).
+"""Detection data: images with boxes, from COCO JSON, Pascal VOC XML, YOLO text or columns of boxes as on the Hugging
+Face hub (:mod:`coco`, :mod:`voc`, :mod:`yolo`, :mod:`hub`).
 
 A sample is ``{"image": uint8 [3, H, W], "boxes": float32 [N, 4] absolute (x1, y1, x2, y2), "labels": int64 [N],
 "crowd": bool [N], "area": float32 [N], "id"}``, and if the files have outlines "masks": bool [N, H, W] (an object
 without one is its box). Boxes are known without decoding an image, and are compared with the image's header:
     not finite, without width or height, outside the image, of an unknown class   dropped, listed and counted
+    given twice                                                                   used once, listed and counted
     partly outside the image                                                      clipped to it and counted
     an outline that does not match the image                                      dropped and counted, the box is kept
     An image without boxes is kept as a negative example. ``crowd`` marks boxes that are ignored in training and
@@ -21,12 +23,16 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.checks import checked_set
 from sensorium.data.boxes.files import find_boxes
 from sensorium.data.boxes.listed import Listed, Sets
 from sensorium.data.boxes.sets import BoxSet
 from sensorium.data.images.folders import Files
+from sensorium.data.images.sets import measure
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
+from sensorium.data.names import about_alike
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
@@ -35,7 +41,8 @@ HELD_OUT = 0.2
 @dataclass(frozen=True)
 class OpenedBoxes:
     """The result of :func:`open_boxes`. ``skipped`` lists what was dropped, ``counts`` is the count of each reason,
-    including clipped boxes; ``notes`` are sentences about choices."""
+    including clipped boxes; ``notes`` are sentences about choices; ``scale``: of 16-bit and float images, None if there
+    are none."""
 
     path: str
     layout: str
@@ -45,16 +52,20 @@ class OpenedBoxes:
     skipped: tuple[Skipped, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None
 
 
-def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedBoxes:
+def open_boxes(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> OpenedBoxes:
     """Find the layout of ``path`` and open its images with their boxes.
 
-    ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, or a folder of any of the three
-    layouts. Training pictures that are also in the test or validation set are not trained on.
+    ``path`` is a COCO JSON (its images in a folder or a .tar near it), a data.yaml, a Parquet file or
+    metadata.jsonl with boxes, or a folder of any of these layouts. Training pictures that are also in the test or validation set are not trained on.
     ``test`` opens a second path as the test set; its classes are matched by name. Without one the validation set is the
     test set, and without that a fifth of the images is held out, the same fifth every time. ``limit`` keeps at most
-    that many images of each set. Every image's header is read here, no image is decoded.
+    that many images of each set. ``scale``: of 16-bit and float images, that of a run; by default it is measured, and some
+    are decoded for it. Every image's header is read here, no other image is decoded.
     Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file, no image at all.
     """
     if limit is not None and limit < 1:
@@ -69,7 +80,10 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
     listed = _apart(listed, log, given=test is not None)
     if not classes:
         raise SensoriumError(f"{where}: no box has a class; looked for {layout} annotations{_first(log)}.")
+    log.notes += about_alike([*classes, *_labels(listed)])
     sets = {split: checked_set(part, classes, log) for split, part in listed.items()}
+    scale, scaled = measure([part.images for part in sets.values()], scale)
+    log.notes += filter(None, [scaled])
     if "val" in sets and not len(sets["val"]):
         del sets["val"]
     for split in ("train", "test"):
@@ -79,11 +93,16 @@ def open_boxes(path: str | Path, *, test: str | Path | None = None, limit: int |
     if limit is not None:
         sets = {split: _limited(images, limit) for split, images in sets.items()}
     opened = OpenedBoxes(where, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped))
-    return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes))
+    return replace(opened, counts=dict(log.counts.most_common()), notes=tuple(log.notes), scale=scale)
 
 
 def _first(log: Log) -> str:
     return f"; the first problem is of {log.skipped[0].file}: {log.skipped[0].reason}" if log.skipped else ""
+
+
+def _labels(listed: Sets) -> list[str]:
+    """The names that boxes have, also those that are no class of the training set."""
+    return sorted({name for part in listed.values() for raw in part.raws for name in raw.labels if name})
 
 
 def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
@@ -103,7 +122,11 @@ def _apart(listed: Sets, log: Log, *, given: bool) -> Sets:
             del kept[split]
         elif shared := held & train:
             train -= shared
-            log.notes.append(f"{len(shared):,} training pictures are also {split} pictures; they are not trained on.")
+            n = len(shared)
+            of = f"{'a ' * (n == 1)}{plural(n, f'{split} picture')}"
+            log.notes.append(
+                f"{counted(n, 'training picture')} {plural(n, 'is')} also {of}; {plural(n, 'it is')} not trained on."
+            )
     if len(train) < len(set(paths["train"].values())):
         raws = [raw for raw in listed["train"].raws if paths["train"].get(raw.at) in train]
         kept["train"] = Listed(listed["train"].source, raws)
@@ -132,7 +155,7 @@ def _with_test(sets: dict[str, BoxSet], log: Log) -> dict[str, BoxSet]:
         return sets
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(HELD_OUT * len(train)))
-    log.notes.append(f"There is no test set; {held:,} images, a fifth, are held out as one.")
+    log.notes.append(f"There is no test set; {counted(held, 'image')}, a fifth, {plural(held, 'is')} held out as one.")
     return {"train": train.subset(np.sort(order[held:])), "test": train.subset(np.sort(order[:held]))}
 
 

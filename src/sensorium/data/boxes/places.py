@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sensorium.base.reading import printable, read_bytes
+from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.log import Log
 from sensorium.data.names import files_below, folded, folder_splits, is_split, list_folder
@@ -65,8 +66,9 @@ def parted(files: Sequence[Path], root: Path, log: Log) -> dict[str, list[Path]]
     for file in files:
         (splits.setdefault(of[file], []) if file in of else beside).append(file)
     if beside:
+        n = len(beside)
         log.notes.append(
-            f"{len(beside):,} files beside the folders of splits are not used, the first is "
+            f"{counted(n, 'file')} beside the folders of splits {plural(n, 'is')} not used, the first is "
             f"{printable(str(beside[0].relative_to(root)))}."
         )
     return splits

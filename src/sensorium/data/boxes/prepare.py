@@ -14,6 +14,7 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.records import Amount, Count
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.cache import Boxed, cache_boxes
 from sensorium.data.boxes.open import BoxSet, OpenedBoxes, open_boxes
 from sensorium.data.images.prepare import Situation
@@ -77,7 +78,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         with bar("reading boxes", progress) as advance:
             opened = open_scene_boxes(source.path, size, source.cache, limit=source.limit, progress=advance)
     else:
-        opened = open_boxes(source.path, test=source.test, limit=source.limit)
+        opened = open_boxes(source.path, test=source.test, limit=source.limit, scale=source.scale)
     if not len(opened.train.boxes):
         raise SensoriumError(f"{opened.path}: no training picture has a box that can be used{_first(opened.skipped)}.")
     size = size or natural_size(opened.train)
@@ -122,6 +123,7 @@ def situate(ready: Prepared) -> BoxSituation:
         most=max(1, int(boxes_a_picture(train).max(initial=0))),
         typical=round(float(np.median(sides)), 1),
         small=round(float(np.quantile(sides, 0.05)), 1),
+        scale=ready.opened.scale,
     )
 
 
@@ -141,7 +143,7 @@ def boxes_a_picture(part: Boxed) -> np.ndarray:
 
 
 def wanted(situation: BoxSituation) -> dict[str, Any]:
-    return {"image_size": situation.image_size}
+    return {"image_size": situation.image_size, "scale": situation.scale}
 
 
 def keep(ready: Prepared, folder: Path) -> None:
@@ -178,7 +180,10 @@ def findings(ready: Prepared) -> list[str]:
     train = ready.train
     empty = int((np.diff(train.truth.starts) == 0).sum())
     if empty:
-        told.append(f"{empty:,} of {len(train):,} training pictures have no box: they are negative examples.")
+        told.append(
+            f"{empty:,} of {counted(len(train), 'training picture')} {plural(empty, 'has')} no box: "
+            f"{'a negative example' if empty == 1 else 'negative examples'}."
+        )
     counts = _by_class(train)
     rare = [f"{train.classes[k]} ({counts[k]})" for k in np.argsort(counts, kind="stable") if counts[k] < RARE]
     if rare:
@@ -186,7 +191,8 @@ def findings(ready: Prepared) -> list[str]:
         told.append(f"Classes with few training boxes: {', '.join(rare[:5])}{more}.")
     if tiny := int((object_sides(train) < TINY).sum()):
         told.append(
-            f"{tiny:,} boxes are smaller than {TINY:.0f} px at {ready.size} px; a larger --image-size would help."
+            f"{counted(tiny, 'box')} {plural(tiny, 'is')} smaller than {TINY:.0f} px at {ready.size} px; "
+            "a larger --image-size would help."
         )
     if ready.test is None:
         told.append("There are no test pictures: scores are on the training pictures.")
@@ -206,10 +212,10 @@ def _first(skipped: Sequence[Skipped]) -> str:
 def _say(ready: Prepared) -> None:
     """Print what was found, on standard error, with the first skipped entries."""
     train, test = ready.train, ready.test
-    held = "" if test is None else f", {len(test):,} test pictures with {len(test.truth.boxes):,}"
+    held = "" if test is None else f", {counted(len(test), 'test picture')} with {len(test.truth.boxes):,}"
     told = [
-        f"{ready.opened.layout}: {len(train):,} training pictures with {len(train.truth.boxes):,} boxes of "
-        f"{len(train.classes)} classes{held}",
+        f"{ready.opened.layout}: {counted(len(train), 'training picture')} with "
+        f"{counted(len(train.truth.boxes), 'box')} of {counted(len(train.classes), 'class')}{held}",
         *findings(ready),
         *(f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]),
     ]

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sensorium.base.memory import affordable
+from sensorium.base.words import counted
 from sensorium.data.boxes.masks import Outline, drawn
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
@@ -29,7 +30,7 @@ class StoredImages(EncodedImages):
         self.unturned = np.zeros(len(names), bool) if unturned is None else unturned
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
-        return decode.rgb(self._read(index), self.names[index], at_least, upright=not self.unturned[index])
+        return decode.rgb(self._read(index), self.names[index], at_least, self.scale, upright=not self.unturned[index])
 
     def header(self, index: int) -> tuple[int, int, str]:
         width, height, mode, turn = decode.stored_header(self._read(index), self.names[index])
@@ -98,7 +99,7 @@ class BoxSet:
         kept = np.ones(len(rows), bool) if kept is None else kept
         own = (int(self.sizes[index][0]), int(self.sizes[index][1]))
         height, width = size or own
-        where = f"{self.names[index]}: {int(kept.sum()):,} masks of {width} x {height} pixels"
+        where = f"{self.names[index]}: {counted(int(kept.sum()), 'mask')} of {width} x {height} pixels"
         affordable(int(kept.sum()) * height * width, where, "choose a smaller --image-size.")
         if self.outlines is None:
             masks = self.images[int(self.rows[index])]["masks"][torch.from_numpy(kept)]

@@ -16,6 +16,7 @@ from xml.parsers import expat
 import numpy as np
 
 from sensorium.base.reading import brief, printable, read_bytes
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import Listed, Raw, Sets, number, size_stated
 from sensorium.data.boxes.places import Scan, parted
 from sensorium.data.images.folders import Files
@@ -38,22 +39,26 @@ def read_voc(scan: Scan, log: Log) -> tuple[tuple[str, ...], Sets] | None:
     sets = {split: _read_set(files, scan, used, mine) for split, files in places.items()}
     foreign = mine.counts["XML file that is no annotation"]
     if not any(listed.raws for listed in sets.values()) and (foreign or scan.texts):
-        log.notes.append(
-            f"{foreign + mine.counts['annotation cannot be read']:,} XML files are no annotations in Pascal VOC's form."
-        )
+        none = foreign + mine.counts["annotation cannot be read"]
+        log.notes.append(f"{counted(none, 'XML file')} {plural(none, 'is')} no annotation in Pascal VOC's form.")
         return None
     log.skipped += mine.skipped
     log.counts += mine.counts
     log.notes += mine.notes
     beside = {picture.parent for picture in used}
     if unused := [picture for picture in scan.pictures if picture not in used and picture.parent in beside]:
+        n = len(unused)
         log.notes.append(
-            f"{len(unused):,} pictures have no annotation that is used, the first is {printable(unused[0].name)}."
+            f"{counted(n, 'picture')} {plural(n, 'has')} no annotation that is used, "
+            f"the first is {printable(unused[0].name)}."
         )
     found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
     difficult = sum(sum(raw.crowd) for listed in sets.values() for raw in listed.raws)
     if difficult:
-        log.notes.append(f"{difficult:,} boxes are marked difficult: they are ignored in training and evaluation.")
+        log.notes.append(
+            f"{counted(difficult, 'box')} {plural(difficult, 'is')} marked difficult: "
+            "ignored in training and evaluation."
+        )
     return tuple(sorted(found, key=natural_key)), {
         s: listed for s, listed in sets.items() if listed.raws or s == "train"
     }
@@ -80,8 +85,10 @@ def _places(scan: Scan, log: Log) -> dict[str, list[Path]]:
             word if word in by_stem else Path((name_parts(word) or [word])[-1]).stem for word in words
         )
         if missing := [stem for stem in stems if stem not in by_stem]:
+            n = len(missing)
             log.notes.append(
-                f"{len(missing):,} names in {file.name} have no annotation, the first is {printable(missing[0])}."
+                f"{counted(n, 'name')} in {printable(file.name)} {plural(n, 'has')} no annotation, "
+                f"the first is {printable(missing[0])}."
             )
         found[split] = [xml for stem in stems for xml in by_stem.get(stem, ())]
     both = found.pop("trainval", None)
@@ -89,7 +96,7 @@ def _places(scan: Scan, log: Log) -> dict[str, list[Path]]:
     if "train" not in found:
         found["train"] = [xml for xml in (both if both is not None else xmls) if xml not in held]
     if rest := len(set(xmls) - held - set(found["train"])):
-        log.notes.append(f"{rest:,} annotations are in none of the lists that are used.")
+        log.notes.append(f"{counted(rest, 'annotation')} {plural(rest, 'is')} in none of the lists that are used.")
     return found
 
 
@@ -114,16 +121,19 @@ def _read_set(files: Iterable[Path], scan: Scan, used: set[Path], log: Log) -> L
             continue
         size = size_stated(*((root.findtext(f"size/{k}") or "") for k in ("width", "height")))
         raw = Raw(picture.name, len(raws), len(raws), size)
-        _add_objects(raw, root)
+        _add_objects(raw, root, log)
         paths[picture] = len(raws)
         raws.append(raw)
     used.update(paths)
     return Listed(Files([str(path) for path in paths]), raws)
 
 
-def _add_objects(raw: Raw, root: ElementTree.Element) -> None:
+def _add_objects(raw: Raw, root: ElementTree.Element, log: Log) -> None:
     rows = []
     for thing in root.iter("object"):
+        for field in ("name", "bndbox"):
+            if len(thing.findall(field)) > 1:
+                log.skip(raw.name, f"object with two of '{field}'; the first is used", f"object {len(rows) + 1}")
         x1, y1, x2, y2 = (number(thing.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax"))
         # Some tools count from 0: a 0 is not decremented.
         rows.append([x1 - 1 if x1 >= 1 else x1, y1 - 1 if y1 >= 1 else y1, x2, y2])

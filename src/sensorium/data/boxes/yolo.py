@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
-from sensorium.data.boxes.listed import Listed, Raw, Sets
+from sensorium.base.words import counted, plural
+from sensorium.data.boxes.listed import Listed, Raw, Sets, about_equal
 from sensorium.data.boxes.places import Scan, parted
 from sensorium.data.boxes.yolo_config import NAME_LISTS, read_config
 from sensorium.data.boxes.yolo_lines import Form, Row, edges_of, form_of, ordinary, row_of, shape_of
@@ -52,6 +53,7 @@ def read_yolo(
         found = {name for listed in sets.values() for raw in listed.raws for name in raw.labels if name}
         names = tuple(sorted(found, key=natural_key))
         log.notes.append("There is no data.yaml or classes.txt with class names; classes are named by number.")
+    log.notes += about_equal(enumerate(names), config.file)
     return tuple(dict.fromkeys(names)), sets
 
 
@@ -134,12 +136,19 @@ def _paired(parts: Mapping[str, list[Path]], texts: Texts, listed: bool, log: Lo
         if full and apart:
             count = sum(picture.parent in apart for picture in mine)
             first = printable(str(next(iter(apart))))
-            log.notes.append(f"{count:,} pictures are in folders without label files and are not used: {first}.")
+            are = plural(count, "is")
+            log.notes.append(
+                f"{counted(count, 'picture')} {are} in folders without label files and {are} not used: {first}."
+            )
             mine = {picture: text for picture, text in mine.items() if picture.parent not in apart}
         if full:
             pairs[split] = mine
         elif pictures and split != "train":
-            log.notes.append(f"The {len(pictures):,} {split} pictures have no label files; they are not used.")
+            many = len(pictures)
+            log.notes.append(
+                f"The {counted(many, f'{split} picture')} {plural(many, 'has')} no {plural(many, 'label file')}; "
+                f"{plural(many, 'it is')} not used."
+            )
     return pairs
 
 
@@ -216,7 +225,7 @@ def _set(
         )
     if unused:
         what = "key points" if form.points else "a confidence or the number of a track"
-        log.notes.append(f"{unused:,} lines have {what} after the box, which is not used.")
+        log.notes.append(f"{counted(unused, 'line')} {plural(unused, 'has')} {what} after the box, which is not used.")
     return Listed(Files([str(picture) for picture in part]), raws)
 
 
@@ -225,13 +234,15 @@ def _tell(pairs: Pairs, rows: Mapping[Path, Rows], scan: Scan, numbered: Mapping
     for split, part in pairs.items():
         if without := sum(text is None for text in part.values()):
             log.notes.append(
-                f"{without:,} of {len(part):,} {split} pictures have no label file: they are taken to have no objects."
+                f"{without:,} of {counted(len(part), f'{split} picture')} {plural(without, 'has')} no label file: "
+                f"{plural(without, 'it is')} taken to have no objects."
             )
     owners = Counter(text for text in {p: t for part in pairs.values() for p, t in part.items()}.values() if text)
     shared = [text for text, count in owners.items() if count > 1]
     if shared:
         log.notes.append(
-            f"{len(shared):,} label files are of several pictures of one name each, the first is {printable(shared[0].name)}."
+            f"{counted(len(shared), 'label file')} {plural(len(shared), 'is')} of several pictures of one name each, "
+            f"the first is {printable(shared[0].name)}."
         )
     folders = {text.parent for text in rows}
     for text in scan.texts:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.base.reading import brief, printable, read_bytes
+from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import whole
 from sensorium.data.boxes.places import Scan
 from sensorium.data.images.decode import EXTENSIONS
@@ -26,16 +27,22 @@ NAME_LISTS = frozenset({"classes.txt", "obj.names", "_darknet.labels", "predefin
 _LARGEST = 1 << 20  # bytes of a YAML file
 _MOST_CLASSES = 100_000
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_USED = frozenset({"names", "nc", "classes", "path", "kpt_shape", *_SPLITS})
 
 
 @dataclass
 class Config:
-    """``names`` of classes, None if not given; ``points`` (K, 2 or 3) of pose labels; ``parts``: pictures by split, {}
-    if not given."""
+    """``names`` of classes, None if not given, and the ``file`` that they are from; ``points`` (K, 2 or 3) of pose
+    labels; ``parts``: pictures by split, {} if not given."""
 
     names: tuple[str, ...] | None = None
     points: tuple[int, int] | None = None
     parts: dict[str, list[Path]] = field(default_factory=dict)
+    file: str = ""
+
+
+class KeyTwice(SensoriumError):
+    """A configuration says one thing twice: which is meant isn't known."""
 
 
 def read_config(scan: Scan, given: Path | None, log: Log) -> Config:
@@ -51,33 +58,42 @@ def read_config(scan: Scan, given: Path | None, log: Log) -> Config:
             stored = _darknet(file, log) if file.suffix.lower() == ".data" else parse_yaml(file)
             names = _names(stored, file, scan, log)
             points = _points(stored, file) if names is not None else None
+        except KeyTwice:
+            raise
         except SensoriumError as error:
             if given or _is_about_names(file):
                 failed = failed or error
             continue
         if names is not None:
-            found = Config(names, points, _parts(stored, file, scan, log))
+            found = Config(names, points, _parts(stored, file, scan, log), file.name)
             break
         found.parts = found.parts or _parts(stored, file, scan, log)
     if found.names is None:
         lists = [p for p in (*near, *scan.texts) if p.name.casefold() in NAME_LISTS or p.suffix.lower() == ".names"]
-        lines = next((lines for file in lists if (lines := scan.lines(file, log))), None)
-        found.names = tuple(printable(line.strip()) for line in lines) if lines else None
+        file, lines = next(((file, lines) for file in lists if (lines := scan.lines(file, log))), (None, []))
+        if file is not None:
+            found.names, found.file = tuple(printable(line.strip()) for line in lines), file.name
     if found.names is None and failed is not None:
         raise failed
+    if failed is not None:
+        log.notes.append(f"{failed} It is passed over.")
     found.parts = found.parts or _lists_of_pictures(scan, log)
     return found
 
 
 def parse_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file as mappings, lists and text, {} if it isn't a mapping. Raises SensoriumError that names the file."""
+    """A YAML file as mappings, lists and text, {} if it isn't a mapping. Raises SensoriumError that names the file;
+    KeyTwice if a key that is used is there twice."""
     import yaml
 
     where = printable(str(file))
     try:
         text = read_bytes(file, most=_LARGEST).decode("utf-8", "replace")
         # BaseLoader makes no object of any tag, and has no merge keys.
-        stored = yaml.load(text, Loader=yaml.BaseLoader)
+        loader = yaml.BaseLoader(text)
+        root = loader.get_single_node()
+        _refuse_twice(root, where)
+        stored = {} if root is None else loader.construct_document(root)
     except SensoriumError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
@@ -85,10 +101,31 @@ def parse_yaml(file: Path) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
+def _refuse_twice(root: Any, where: str) -> None:
+    """Of two equal keys YAML's loader keeps the last without a word."""
+    pairs = [pair for pair in root.value if pair[0].id == "scalar"] if root is not None and root.id == "mapping" else []
+    used = [pair for pair in pairs if pair[0].value in _USED]
+    if not any(key.value in ("names", "train") for key, _ in used):  # a file about something else
+        return
+    named = [value.value for key, value in used if key.value == "names" and value.id == "mapping"]
+    for pairs, about in ((used, ""), *((pairs, "names: ") for pairs in named)):
+        lines: dict[str, int] = {}
+        for key, _ in pairs:
+            said, line = str(key.value), key.start_mark.line + 1
+            if said in lines:
+                places = f"lines {lines[said]} and {line}" if lines[said] != line else f"line {line}"
+                raise KeyTwice(f"{where}: '{about}{printable(said)[:80]}' is given twice ({places}); keep one.")
+            lines[said] = line
+
+
 def _darknet(file: Path, log: Log) -> dict[str, Any]:
     """Darknet's "key = value" lines."""
     pairs = (line.split("=", 1) for line in Scan.lines(file, log) if "=" in line and not line.lstrip().startswith("#"))
-    stored: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
+    stored: dict[str, Any] = {}
+    for key, value in ((key.strip(), value.strip()) for key, value in pairs):
+        if key in stored and key in _USED:
+            raise KeyTwice(f"{printable(str(file))}: '{key}' is given twice; keep one.")
+        stored[key] = value
     return stored | ({"nc": stored["classes"]} if "classes" in stored else {})
 
 
@@ -120,7 +157,7 @@ def _names(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> tuple[st
         return tuple(map(str, range(count))) if count and about else None
     if count is not None and count != len(names):
         log.notes.append(
-            f"{printable(file.name)} says nc: {count}, but names {len(names):,} classes; the names are used."
+            f"{printable(file.name)} says nc: {count}, but names {counted(len(names), 'class')}; the names are used."
         )
     return tuple(printable(name) if isinstance(name, str) and name else str(i) for i, name in enumerate(names))
 
@@ -160,7 +197,10 @@ def _parts(stored: dict[str, Any], file: Path, scan: Scan, log: Log) -> dict[str
     log.notes += absent
     outside = sum(not p.is_relative_to(scan.root) for found in parts.values() for p in found)
     if outside:
-        log.notes.append(f"{outside:,} pictures lie outside {printable(str(scan.root))}, where {file.name} says.")
+        log.notes.append(
+            f"{counted(outside, 'picture')} {plural(outside, 'lies')} outside {printable(str(scan.root))}, "
+            f"where {printable(file.name)} says."
+        )
     return parts
 
 

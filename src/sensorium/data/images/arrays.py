@@ -18,6 +18,7 @@ import numpy as np
 from sensorium.base.memory import affordable
 from sensorium.base.npy import damage, member, npz, read_exactly
 from sensorium.base.reading import open_regular, printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.names import SPLITS, list_folder, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
@@ -188,7 +189,7 @@ def _labels(
         raw = raw[:, 0]
     if raw.ndim != 1 or len(raw) != count:
         raise SensoriumError(
-            f"{field} has shape {list(raw.shape)}; expected one label for each of the {count:,} images."
+            f"{field} has shape {list(raw.shape)}; expected one label for each of the {counted(count, 'image')}."
         )
     if raw.dtype.kind in "US":
         words = [printable(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)) for v in raw]
@@ -203,7 +204,7 @@ def _labels(
     if names is not None:
         if labels.min() < -1 or labels.max() >= len(names):
             raise SensoriumError(
-                f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(names)} class names."
+                f"{field} runs from {labels.min()} to {labels.max()}, but there {plural(len(names), 'is')} {counted(len(names), 'class name')}."
             )
         return labels, names
     values = np.unique(labels[labels != -1])

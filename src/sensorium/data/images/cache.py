@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.files import cache_for, write_file, write_json
+from sensorium.base.words import counted
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, View, header, picture
@@ -119,7 +120,7 @@ def cache(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _bound(len(images), size, folder, max_bytes)
-            stored = _build(images, size, key, data, side, progress, workers or os.cpu_count() or 1)
+            stored = _build(images, size, key, data, side, progress, workers)
         except OSError as error:
             raise SensoriumError(
                 f"{data}: {error.strerror or error} while caching pixels; free some space, choose another --out, or lower the image size."
@@ -183,13 +184,13 @@ def _bound(count: int, size: int, folder: Path, max_bytes: int | None) -> None:
         return
     fitting = int((most / (3 * max(count, 1))) ** 0.5)
     raise SensoriumError(
-        f"{folder}: {count:,} images of {size} x {size} need {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
+        f"{folder}: {counted(count, 'image')} of {size} x {size} {'needs' if count == 1 else 'need'} {need / 1e9:.1f} GB of cache, more than the {most / 1e9:.1f} GB allowed "
         f"({free / 1e9:.1f} GB of disk are free); lower the image size to {max(fitting, 1)} or less, or limit the images."
     )
 
 
 def _build(
-    images: ImageSet, size: int, key: str, data: Path, side: Path, progress: Progress | None, workers: int
+    images: ImageSet, size: int, key: str, data: Path, side: Path, progress: Progress | None, workers: int | None
 ) -> dict[str, Any]:
     """Decode everything, write the two files, return the content of the side file."""
     dropped: list[int] = []
@@ -200,20 +201,20 @@ def _build(
     def write(part: Path) -> None:
         done = 0
         with part.open("wb") as file:
-            for squares, bad in _squares(images, size, workers):
+            for block, bad in squares(images, size, workers):
                 for index, error in bad:
                     dropped.append(index)
                     skipped.append((error.name, error.reason))
-                if len(squares):
+                if len(block):
                     for channel in range(3):
-                        counts[channel] += np.bincount(squares[:, channel].reshape(-1), minlength=256)
-                    squares.tofile(file)
-                done += len(squares) + len(bad)
+                        counts[channel] += np.bincount(block[:, channel].reshape(-1), minlength=256)
+                    block.tofile(file)
+                done += len(block) + len(bad)
                 if progress is not None:
                     progress(done, len(images))
         if len(dropped) == len(images):
             first = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-            raise SensoriumError(f"none of the {len(images):,} images can be decoded{first}.")
+            raise SensoriumError(f"none of the {counted(len(images), 'image')} can be decoded{first}.")
         mean, std = _moments(counts)
         stored.update({
             "version": VERSION, "hash": key, "size": size, "count": len(images) - len(dropped), "total": len(images),
@@ -225,8 +226,11 @@ def _build(
     return stored
 
 
-def _squares(images: ImageSet, size: int, workers: int) -> Iterator[tuple[np.ndarray, list[tuple[int, BadImage]]]]:
+def squares(
+    images: ImageSet, size: int, workers: int | None = None
+) -> Iterator[tuple[np.ndarray, list[tuple[int, BadImage]]]]:
     """Chunks in order: (uint8 [n, 3, S, S] of the readable ones, the broken ones). Decoders release the GIL."""
+    workers = workers or os.cpu_count() or 1
     base = images.base if isinstance(images, View) else images
     starts = range(0, len(images), _CHUNK)
     if workers == 1 or not isinstance(base, EncodedImages):

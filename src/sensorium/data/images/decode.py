@@ -26,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from sensorium.base.memory import affordable
 from sensorium.base.reading import open_regular, printable, read_regular
 from sensorium.data.images.structure import HEADER, Structure, inspect, orientation
-from sensorium.data.images.values import TOPS, is_wide, span, to_eight, wide_values
+from sensorium.data.images.values import TOPS, Scale, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
 EXTENSIONS = frozenset(
@@ -79,17 +79,17 @@ class BadImage(SensoriumError):
 
 
 def rgb(
-    source: bytes | Path, name: str, at_least: int | None = None, top: float | None = None, *, upright: bool = True
+    source: bytes | Path, name: str, at_least: int | None = None, scale: Scale | None = None, *, upright: bool = True
 ) -> Image.Image:
     """Decode an image file (its bytes, or its path) to an RGB image, turned by its orientation if ``upright``.
 
     ``at_least`` allows a reduced scale whose shorter side is no smaller: of a JPEG, the same image in a fraction of the
-    time; of others, if they are very large. ``top``: the value of a 16-bit or float file that is white, see
-    :mod:`values`; None follows from the picture itself. Raises :class:`BadImage` and nothing else.
+    time; of others, if they are very large. ``scale``: the values of a 16-bit or float file that are
+    black and white, see :mod:`values`; None follows from the picture itself. Raises :class:`BadImage` and nothing else.
     """
     with _Opened(source, name) as opened:
         image = opened.open()
-        picture = _picture(opened, image, at_least, top, upright)
+        picture = _picture(opened, image, at_least, scale, upright)
         loaded = opened.structure.format in _MAKERS  # others may come back to their file
         return picture if loaded or picture is not image else picture.copy()
 
@@ -231,11 +231,13 @@ def _file(source: bytes | Path, name: str, most: int) -> BinaryIO:
     return io.BytesIO(data)
 
 
-def _picture(opened: _Opened, image: ImageFile, at_least: int | None, top: float | None, upright: bool) -> Image.Image:
+def _picture(
+    opened: _Opened, image: ImageFile, at_least: int | None, scale: Scale | None, upright: bool
+) -> Image.Image:
     """See :func:`rgb`; it may be ``image`` itself."""
     with _Room(_bound(image, opened.structure, opened.name, at_least)):
         values = _values(image, opened)
-        picture = _to_rgb(image) if values is None else _of_values(image, values, top)
+        picture = _to_rgb(image) if values is None else _of_values(image, values, scale)
         turn = _TURNS.get(_orientation(image)) if upright else None
         if turn is not None:
             picture = picture.transpose(turn)
@@ -335,8 +337,8 @@ def _pnm(image: Any, tile: Any) -> np.ndarray:
     return table[values]
 
 
-def _of_values(image: Image.Image, values: np.ndarray, top: float | None) -> Image.Image:
-    eight = values if values.dtype == np.uint8 else to_eight(values, top)
+def _of_values(image: Image.Image, values: np.ndarray, scale: Scale | None) -> Image.Image:
+    eight = values if values.dtype == np.uint8 else to_eight(values, scale)
     return _to_rgb(Image.fromarray(eight), image if image.mode == "RGBA" else None)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sensorium.base.words import counted
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, View, header, picture
@@ -113,7 +114,7 @@ def diagnose(
     for split, survey in surveys.items():
         if survey.sampled < len(sets[split]):
             findings.notes.append(
-                f"{survey.sampled:,} of the {len(sets[split]):,} {split} images were examined, evenly spaced; "
+                f"{survey.sampled:,} of the {counted(len(sets[split]), f'{split} image')} were examined, evenly spaced; "
                 "sizes, modes, copies and broken files are of these."
             )
     broken = [*opened.skipped, *(skip for survey in surveys.values() for skip in survey.broken)]
@@ -261,7 +262,9 @@ def _classes(findings: Findings, sets: dict[str, ImageSet]) -> None:
     ]
     unlabelled = int((train.labels < 0).sum())
     if unlabelled:
-        findings.notes.append(f"{unlabelled:,} training images have no label.")
+        findings.notes.append(
+            f"{counted(unlabelled, 'training image')} {'has' if unlabelled == 1 else 'have'} no label."
+        )
     counts = tally["train"]
     if len(counts):
         low, high = int(counts.argmin()), int(counts.argmax())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sensorium.base.words import counted, plural
+
 if TYPE_CHECKING:
     from sensorium.data.images.diagnose import Findings
 
@@ -24,7 +26,7 @@ def advise(findings: Findings, *, labels: bool = True) -> list[str]:
         advice.append("There are no test images: give some with --test, or scores are not reliable.")
     if counts["train"] < 1000:
         advice.append(
-            f"{_images(counts['train'])} are few for training: expect little from training from scratch; start from published weights."
+            f"{_images(counts['train'])} {plural(counts['train'], 'is')} few for training: expect little from training from scratch; start from published weights."
         )
     if sizes and min(sizes["min"]) < 8:
         advice.append(f"The smallest image is {_size(sizes['min'])}: it has little detail.")
@@ -99,7 +101,7 @@ def _balance(findings: Findings) -> list[str]:
         small = [c for c in classes if c["train"] * fraction < 1]
         if small:
             first = min(small, key=lambda c: c["train"])
-            more = f" (and {len(small) - 1} more classes)" if len(small) > 1 else ""
+            more = f" (and {counted(len(small) - 1, 'more class')})" if len(small) > 1 else ""
             advice.append(
                 f"Class '{first['name']}' has {_images(first['train'])}{more}: {text} of labels would hold none."
             )
@@ -113,9 +115,7 @@ def _balance(findings: Findings) -> list[str]:
             )
     absent = [c["name"] for c in classes if "test" in c and not c["test"]]
     if absent and any(c.get("test") for c in classes):
-        advice.append(
-            f"{len(absent):,} class{'es' if len(absent) > 1 else ''} {_have(len(absent))} no test image; the first: '{absent[0]}'."
-        )
+        advice.append(f"{counted(len(absent), 'class')} {_have(len(absent))} no test image; the first: '{absent[0]}'.")
     return advice
 
 
@@ -197,7 +197,7 @@ def _class_table(findings: Findings, most: int = 20) -> Any:
     splits = [split for split in findings.counts if split in findings.classes[0]]
     of = "" if findings.kind == "images" else f", by {findings.unit}"
     table = Table(
-        title=f"{len(findings.classes):,} class{'' if len(findings.classes) == 1 else 'es'}{of}",
+        title=f"{counted(len(findings.classes), 'class')}{of}",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),

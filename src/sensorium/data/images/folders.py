@@ -9,6 +9,7 @@ else lies there and is not read is told.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
-from sensorium.data.names import is_neutral, is_split, list_folder, split_folders
+from sensorium.data.names import is_neutral, is_split, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNREAD = frozenset(
@@ -30,6 +32,8 @@ UNREAD = frozenset(
 )  # fmt: skip
 """Kinds of pictures and videos that are not read as images."""
 _VIDEO = frozenset({".webm", ".mp4", ".mov", ".avi", ".mkv"})
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".ods", ".mat", ".xml")
+_OF_LABELS = re.compile(r"label|class|annotation|target|attr|ground.?truth|^(train|test|val|list)[^/]*$")
 _NAMED = 8  # names in a note
 
 
@@ -62,6 +66,8 @@ def read_folder(folder: Path) -> Found:
         if images is not None:
             found.sets[split] = images
     found.notes += ignored(tally)
+    if splits != {"train": [folder]}:  # what lies beside folders of splits was not walked
+        found.tables += [Path(e.path) for e in list_folder(folder) if not e.is_dir() and may_hold_labels(e.name)]
     if "train" not in found.sets:
         kind = SensoriumError if found.skipped else NothingOfItsKind
         raise kind(_nothing(folder, found, tally, splits))
@@ -70,18 +76,36 @@ def read_folder(folder: Path) -> Found:
     return found
 
 
+def may_hold_labels(name: str) -> bool:
+    """Whether a file may be a table of labels, by its name."""
+    name = name.casefold().removesuffix(".gz")
+    return name.endswith(TABLES) or (name.endswith(".txt") and bool(_OF_LABELS.search(name)))
+
+
+def unread(tables: Sequence[Path], opened: tuple[str, ...]) -> list[str]:
+    """Sentences about tables beside unlabeled images; those with the endings ``opened`` may be given as data."""
+    first = sorted(tables, key=lambda table: split_of(table.name) != "train")
+    known = [table.name for table in first if table.name.casefold().endswith(opened)]
+    others = [table.name for table in first if not table.name.casefold().endswith(opened)]
+    ways = (
+        (known, f"open {'it' if len(known) == 1 else 'one of them'} instead to use its labels"),
+        (others, "write labels as a .csv of path and label, and open that, to use them"),
+    )
+    return [f"{_names(names)} {_is(names)} beside the images and not read; {way}." for names, way in ways if names]
+
+
 def ignored(tally: Counter[str]) -> list[str]:
     """Sentences about files of no image extension, from their number by suffix."""
     unread = {kind: count for kind, count in tally.most_common() if kind in UNREAD}
     rest = Counter({kind: count for kind, count in tally.items() if kind not in UNREAD})
     notes = [
-        f"{_count(count, f'{kind} file')} {'is' if count == 1 else 'are'} not read: "
+        f"{counted(count, f'{kind} file')} {plural(count, 'is')} not read: "
         f"{'extract frames to JPEG' if kind in _VIDEO else 'convert to JPEG or PNG'}."
         for kind, count in unread.items()
     ]
     if rest:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in rest.most_common(4))
-        notes.append(f"{_count(sum(rest.values()), 'file')} without an image extension ignored ({kinds}).")
+        notes.append(f"{counted(sum(rest.values()), 'file')} without an image extension ignored ({kinds}).")
     return notes
 
 
@@ -125,7 +149,7 @@ def _splits(folder: Path, found: Found) -> dict[str, list[Path]]:
         if len(places) > 1:
             found.notes.append(f"The folders {_names(p.name for p in places)} are read together as the {split} set.")
     loose = sum(not e.is_dir() and _is_image(e.name) for e in list_folder(folder))
-    beside = [*others, *([f"{loose:,} images"] if loose else [])]
+    beside = [*others, *([counted(loose, "image")] if loose else [])]
     if beside:
         found.notes.append(f"Beside the folders of splits, not read: {_names(beside)}.")
     return splits
@@ -141,7 +165,7 @@ def _nothing(folder: Path, found: Found, tally: Counter[str], splits: dict[str, 
     broken = ""
     if found.skipped:
         first = found.skipped[0]
-        broken = f"; {_count(len(found.skipped), 'file')} could not be read (the first: {first.file}: {first.reason})"
+        broken = f"; {counted(len(found.skipped), 'file')} could not be read (the first: {first.file}: {first.reason})"
     told = "".join(f" {note}" for note in ignored(tally))
     return (
         f"{printable(str(folder))}: no images in {where}{broken}.{told} Looked for {' '.join(sorted(EXTENSIONS))} files, "
@@ -170,9 +194,11 @@ def _one_set(places: Sequence[Path], top: Path, found: Found, tally: Counter[str
         return EncodedImages(Files(paths), names)
     what = _names(printable(place.name) for place in places)
     if loose:
-        found.notes.append(f"{_count(loose, 'image')} beside the class folders of {what} are unlabeled.")
+        found.notes.append(
+            f"{counted(loose, 'image')} beside the class folders of {what} {plural(loose, 'is')} unlabeled."
+        )
     if empty := sorted(set(folders) - set(owners)):
-        found.notes.append(f"{_count(len(empty), 'class folder')} of {what} {_is(empty)} empty: {_names(empty)}.")
+        found.notes.append(f"{counted(len(empty), 'class folder')} of {what} {_is(empty)} empty: {_names(empty)}.")
     labels, classes = numbered(owners)
     return EncodedImages(Files(paths), names, labels, tuple(map(printable, classes)))
 
@@ -198,6 +224,8 @@ def _walk(
                 continue
             if not _is_image(entry.name):
                 tally[Path(entry.name).suffix.lower() or "without extension"] += 1
+                if may_hold_labels(entry.name):
+                    found.tables.append(Path(entry.path))
             elif (reason := _unusable(entry)) is not None:
                 found.skipped.append(Skipped(printable(entry.path), reason))
             else:
@@ -219,10 +247,6 @@ def _unusable(entry: os.DirEntry[str]) -> str | None:
 def _is_image(name: str) -> bool:
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in EXTENSIONS
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _names(names: Iterable[str]) -> str:

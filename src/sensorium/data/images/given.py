@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sensorium.base.reading import printable
 from sensorium.data.images import decode
-from sensorium.data.images.values import to_eight
+from sensorium.data.images.values import Scale, to_eight
 from sensorium.errors import SensoriumError
 
 Picture = str | PathLike[str] | Image.Image | Tensor | np.ndarray
-KINDS = "a path, a Pillow image, a uint8 tensor [3, H, W] or a uint8 array [H, W, 3]"
+KINDS = "a path, a Pillow image, a uint8 (or uint16) tensor [3, H, W] or array [H, W, 3]"
 
 
 class Given(NamedTuple):
@@ -29,17 +29,18 @@ class Given(NamedTuple):
     size: tuple[int, int]
 
 
-def given(picture: Any) -> Given:
-    """A picture as RGB, by whichever way it comes the same. Raises SensoriumError for what isn't one."""
+def given(picture: Any, scale: Scale | None = None) -> Given:
+    """A picture as RGB, by whichever way it comes the same. ``scale``: of more than 8 bits; by default its own values'.
+    Raises SensoriumError for what isn't one."""
     if isinstance(picture, (str, PathLike)):
-        return _of_file(Path(picture))
+        return _of_file(Path(picture), scale)
     if isinstance(picture, Image.Image):
         # Of one that is opened and not loaded, the file has all there is: 16 bits a color, the orientation.
         if isinstance(picture, ImageFile) and picture.tile and Path(name := str(picture.filename)).is_file() and name:
-            return _of_file(Path(name))
-        image = _of_pillow(picture)
+            return _of_file(Path(name), scale)
+        image = _of_pillow(picture, scale)
     else:
-        image = _of_values(picture)
+        image = _of_values(picture, scale)
     return Given(image, (image.height, image.width))
 
 
@@ -50,9 +51,9 @@ def is_one(pictures: Any) -> bool:
     return not isinstance(pictures, Sequence) or isinstance(pictures, (str, bytes))
 
 
-def _of_file(path: Path) -> Given:
+def _of_file(path: Path, scale: Scale | None) -> Given:
     name = printable(str(path))
-    image = decode.rgb(path, name)
+    image = decode.rgb(path, name, scale=scale)
     size = (image.height, image.width)
     if 64 * image.height * image.width > decode.MAX_PIXELS:  # it may have been reduced eight times
         width, height, _ = decode.header(path, name)
@@ -60,16 +61,16 @@ def _of_file(path: Path) -> Given:
     return Given(image, size)
 
 
-def _of_pillow(image: Image.Image) -> Image.Image:
+def _of_pillow(image: Image.Image, scale: Scale | None) -> Image.Image:
     try:
         if image.mode.startswith("I") or image.mode == "F":
-            return decode.upright(Image.fromarray(to_eight(np.asarray(image), None)), image)
+            return decode.upright(Image.fromarray(to_eight(np.asarray(image), scale)), image)
         return decode.upright(image, image)
     except (OSError, ValueError, SyntaxError) as error:
         raise SensoriumError(f"the picture can't be decoded: {error}.") from None
 
 
-def _of_values(values: Any) -> Image.Image:
+def _of_values(values: Any, scale: Scale | None) -> Image.Image:
     if isinstance(values, Tensor):
         shape, values = list(values.shape), values.detach().cpu().numpy()
         values = values.transpose(1, 2, 0) if values.ndim == 3 else values
@@ -78,6 +79,8 @@ def _of_values(values: Any) -> Image.Image:
     else:
         raise SensoriumError(f"a picture is {KINDS}; this is a {type(values).__name__}.")
     gray = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 1)
+    if values.dtype == np.uint16:
+        values = to_eight(values, scale)
     if values.dtype != np.uint8 or not (gray or (values.ndim == 3 and values.shape[2] == 3)) or not values.size:
         raise SensoriumError(f"a picture is {KINDS}; this one is {values.dtype} {shape}.")
     return Image.fromarray(np.ascontiguousarray(values.reshape(values.shape[:2]) if gray else values)).convert("RGB")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sensorium.base.reading import is_text, printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.names import Index, is_split, litter, name_parts, sharing
 from sensorium.errors import SensoriumError
@@ -48,9 +49,13 @@ class Pictures:
         """What was found elsewhere than the table says."""
         told = []
         if self.renamed:
-            told.append(f"{where}: {self.renamed:,} names have another ending or case than their files.")
+            told.append(
+                f"{where}: {counted(self.renamed, 'name')} {'has' if self.renamed == 1 else 'have'} another ending or case than the file."
+            )
         if self.index.outside:
-            told.append(f"{where}: {self.index.outside:,} names lead outside the table's folder.")
+            told.append(
+                f"{where}: {counted(self.index.outside, 'name')} {'leads' if self.index.outside == 1 else 'lead'} outside the table's folder."
+            )
         return told
 
     def _find(self, name: str, split: str) -> Path | str:
@@ -118,7 +123,11 @@ def unnamed(paths: Iterable[str]) -> list[str]:
             continue
         left += len(others)
         first = first or (os.path.join(os.path.basename(folder), min(others)) if others else "")  # noqa: PTH118, PTH119
-    return [f"{left:,} images beside these are in no row (the first: {printable(first)})."] if left else []
+    return (
+        [f"{counted(left, 'image')} beside these {plural(left, 'is')} in no row (the first: {printable(first)})."]
+        if left
+        else []
+    )
 
 
 def _stem(name: str) -> str:

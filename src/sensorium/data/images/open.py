@@ -20,35 +20,41 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, read_idx, read_npz
 from sensorium.data.images.decode import EXTENSIONS
-from sensorium.data.images.folders import read_digits, read_folder
+from sensorium.data.images.folders import read_digits, read_folder, unread
+from sensorium.data.images.json_table import ENDINGS
 from sensorium.data.images.sets import Found, ImageSet, Opened, View, measure, subset
 from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
-from sensorium.data.names import divide, folded, list_folder, split_folders, split_of
+from sensorium.data.names import about_alike, divide, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
 _NUMBER = re.compile(r"-?\d+")
-_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *ENDINGS)
 _LOOKED_FOR = (
-    "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv or .parquet of paths and labels, .tar shards, "
-    "or the names digits and scenes"
+    "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv, .jsonl or .parquet of paths and labels, "
+    ".tar shards, or the names digits and scenes"
 )
 
 
-def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> Opened:
+def open_data(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> Opened:
     """Find the layout of ``path`` and open its images.
 
     ``test`` opens a second path as the test set; its classes are matched by name. ``limit`` keeps at most that many
-    images of each set, with the classes in proportion. Images are decoded only if a reader needs it: broken images
+    images of each set, with the classes in proportion. ``scale``: of 16-bit and float images, that of a run; by default
+    it is measured. Images are decoded only if a reader needs it: broken images
     are found by :func:`sensorium.data.images.cache.cache` and :func:`sensorium.data.images.diagnose.diagnose`.
     Raises SensoriumError for a user's error: a wrong path, an unknown layout, a damaged file.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} images is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'image')} is too few; must be at least 1.")
     found = _read(path)
     if "train" not in found.sets:
         raise SensoriumError(f"{printable(str(path))}: no training images, only {', '.join(found.sets)}.")
@@ -67,11 +73,12 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
         notes += second.notes
         found.skipped += second.skipped
     notes += _skips(found.skipped)
-    if alike := _alike(train.classes):
-        notes.append(f"Names of classes differ only in case, spaces or Unicode form: {alike}; are they one class?")
-    if scaled := measure([train, *sets.values()]):
-        notes.append(scaled)
-    opened = Opened(printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped))
+    notes += about_alike(train.classes)
+    scale, scaled = measure([train, *sets.values()], scale)
+    notes += filter(None, [scaled])
+    opened = Opened(
+        printable(str(path)), found.layout, train, sets.get("test"), sets.get("val"), tuple(found.skipped), scale=scale
+    )
     opened = _with_test(opened, notes, given=test is not None)
     if len(train.classes) == 1:
         notes.append(f"There is one class only, '{train.classes[0]}': nothing to classify.")
@@ -80,7 +87,7 @@ def open_data(path: str | Path, *, test: str | Path | None = None, limit: int | 
             split: _limited(images, limit) for split in ("train", "test", "val") if (images := getattr(opened, split))
         }
         opened = replace(opened, **cut)
-    return replace(opened, notes=tuple(notes))
+    return replace(opened, notes=tuple(dict.fromkeys(notes)))
 
 
 def stratified_order(labels: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
@@ -156,31 +163,33 @@ def _read_folder(folder: Path) -> Found:
     if tars := having(".tar"):
         return read_tars(divide(tars, folder))
     inner = folder / "data"
-    if parquets := having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else []):
-        return read_parquet(divide(parquets, folder))
+    parquets = having(".parquet") or (sorted(inner.glob("*.parquet")) if inner.is_dir() else [])
     arrays, rest = _by_split(having(".npz"), folder)
-    if arrays:
-        return _told(_several(arrays, read_npz), rest)
+    tables, others = _by_split(having(*_TABLES), folder)
     pictures = any(f.suffix.lower() in EXTENSIONS for f in files)
-    written = having(*_TABLES)
-    tables, rest = _by_split(written, folder)
-    told = ""
-    if tables and not pictures and not split_folders(folder)[0]:
+    beside = not pictures and not split_folders(folder)[0]
+    failed: list[SensoriumError] = []
+    readers = (
+        (parquets, NothingOfItsKind, lambda: read_parquet(divide(parquets, folder))),
+        (arrays, NothingOfItsKind, lambda: _told(_several(arrays, read_npz), rest)),
+        (tables if beside else {}, SensoriumError, lambda: _told(read_csv(tables), others)),
+    )
+    for given, passed, read in readers:
         try:
-            return _told(read_csv(tables), rest)
-        except SensoriumError as error:
-            told = str(error)
+            if given:
+                return read()
+        except passed as error:
+            failed.append(error)
     try:
         found = read_folder(folder)
     except SensoriumError:
-        if told:
-            raise SensoriumError(told) from None
+        if failed:
+            raise failed[0] from None
         raise
-    if told:
-        found.notes.append(f"{told} The images are read without it.")
-    elif written and not any(images.classes for images in found.sets.values()):
-        table = next((file for file in written if split_of(file.name) == "train"), written[0])
-        found.notes.append(f"{printable(table.name)} is beside the images; open it instead to use its labels.")
+    found.notes += [f"{told} The images are read without it." for told in failed]
+    if not any(images.classes for images in found.sets.values()):
+        tried = {*parquets, *(tables.values() if beside else ())}
+        found.notes += unread([table for table in found.tables if table not in tried], (*_TABLES, ".parquet"))
     return found
 
 
@@ -291,7 +300,7 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
         if given:
             raise SensoriumError("test: the test set has no labels, the training set has; give a labeled test set.")
         notes.append(
-            f"The test set has no labels, so it can't be used for evaluation: its {len(test):,} images are ignored."
+            f"The test set has no labels, so it can't be used for evaluation: its {counted(len(test), 'image')} {plural(len(test), 'is')} ignored."
         )
         test = None
     if test is None and val is not None and (val.labels is not None or not labelled):
@@ -300,7 +309,9 @@ def _with_test(opened: Opened, notes: list[str], *, given: bool) -> Opened:
     if test is None and labelled:
         kept, held = hold_out(train)
         if held is not None:
-            notes.append(f"There is no test set; {len(held):,} images, a fifth of each class, are held out as one.")
+            notes.append(
+                f"There is no test set; {counted(len(held), 'image')}, a fifth of each class, {plural(len(held), 'is')} held out as one."
+            )
             return replace(opened, train=kept, test=held)
         notes.append("There is no test set, and no class has enough images to hold one out.")
     return replace(opened, test=test)
@@ -317,18 +328,10 @@ def _of_known_classes(train: ImageSet, other: ImageSet, split: str, notes: list[
     names = [other.classes[i] for i in unknown if (other.labels == i).any()]
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
     notes.append(
-        f"{lost.sum():,} {split} images are left aside: the training set has no image of {listed} "
-        f"({len(names):,} class{'' if len(names) == 1 else 'es'})."
+        f"{counted(int(lost.sum()), f'{split} image')} {plural(int(lost.sum()), 'is')} left aside: the training set has no image of {listed} "
+        f"({counted(len(names), 'class')})."
     )
     return subset(other, np.flatnonzero(~lost))
-
-
-def _alike(classes: tuple[str, ...]) -> str:
-    """Names of classes that are the same but for case, spaces and Unicode form: "Cat = cat, dog = dog "."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(" ".join(folded(name).split()), []).append(name)
-    return ", ".join(" = ".join(f"'{n}'" for n in names) for names in groups.values() if len(names) > 1)
 
 
 def _skips(skipped: list[Skipped]) -> list[str]:

@@ -18,11 +18,11 @@ from PIL import Image
 
 from sensorium.data.images import decode
 from sensorium.data.images.decode import BadImage
-from sensorium.data.images.values import TOPS, top_of
+from sensorium.data.images.values import TOPS, Scale, scale_of
 from sensorium.data.log import Skipped
 from sensorium.data.names import natural_key
 
-_WIDE = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2")  # what may have more than 8 bits
+_EIGHT = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")  # what has no more than 8 bits if named rightly
 _PROBED, _MEASURED = 32, 256
 
 
@@ -46,7 +46,8 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """The result of :func:`sensorium.data.images.open.open_data`. ``notes`` are sentences about its choices."""
+    """The result of :func:`sensorium.data.images.open.open_data`. ``notes`` are sentences about its choices;
+    ``scale``: of its 16-bit and float images, None if there are none."""
 
     path: str
     layout: str
@@ -55,17 +56,19 @@ class Opened:
     val: ImageSet | None = None
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None
 
 
 @dataclass
 class Found:
     """The result of a reader: sets by split ("train", "val", "test"), before holding out splits and matching
-    classes."""
+    classes. ``tables``: files beside images that may hold their labels, and were not read."""
 
     layout: str
     sets: dict[str, ImageSet]
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
 
 
 class Digest(Protocol):
@@ -105,9 +108,10 @@ class EncodedImages:
         labels: np.ndarray | None = None,
         classes: tuple[str, ...] = (),
         texts: Sequence[str | None] | None = None,
+        scale: Scale | None = None,
     ):
         self.source, self.names, self.labels, self.classes, self.texts = source, names, labels, classes, texts
-        self.top: float | None = None  # the value of 16-bit and float files that is white, if it was measured
+        self.scale = scale  # of 16-bit and float files, given by `measure`
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,7 +126,7 @@ class EncodedImages:
 
     def picture(self, index: int, at_least: int | None = None) -> Image.Image:
         """The decoded image, RGB; a JPEG may come at a reduced scale with its shorter side >= ``at_least``."""
-        return decode.rgb(self._read(index), self.names[index], at_least, self.top)
+        return decode.rgb(self._read(index), self.names[index], at_least, self.scale)
 
     def header(self, index: int) -> tuple[int, int, str]:
         """(width, height, mode) without decoding."""
@@ -139,8 +143,8 @@ class EncodedImages:
         return decode.peak(self._read(index), self.names[index])
 
     def sign(self, digest: Digest, indices: np.ndarray) -> None:
-        if self.top is not None:
-            digest.update(f"top {self.top};".encode())
+        if self.scale is not None:
+            digest.update(f"scale {self.scale};".encode())
         self.source.sign(digest, indices)
 
 
@@ -216,39 +220,67 @@ def header(images: ImageSet, index: int) -> tuple[int, int, str]:
     return int(width), int(height), "RGB"
 
 
-def measure(sets: Iterable[ImageSet]) -> str | None:
-    """Find the value that is white in the 16-bit and float files of all ``sets``, so that they are scaled alike; a
-    sentence about it, or None if there are none. At most ``_MEASURED`` files are decoded, evenly spaced."""
+def measure(sets: Iterable[ImageSet], scale: Scale | None = None) -> tuple[Scale | None, str | None]:
+    """Give the 16-bit and float files of all ``sets`` one scale: ``scale``, that of a run, or their own, which is found
+    in at most twice ``_MEASURED`` files, evenly spaced. Returns it (None if there are no such files) and a sentence."""
     bases = {id(base): base for images in sets if len(images) and isinstance(base := root(images, 0)[0], EncodedImages)}
-    wide = [(base, i) for base in bases.values() for i, name in enumerate(base.names) if name.lower().endswith(_WIDE)]
-    if not any(_range(*wide[i]) for i in _spaced(len(wide), _PROBED)):
-        return None
-    with ThreadPoolExecutor(4) as pool:
-        spans = [found for found in pool.map(lambda i: _range(*wide[i]), _spaced(len(wide), _MEASURED)) if found]
-    largest, smallest = max(high for _, high in spans), min(low for low, _ in spans)
-    top = top_of(largest, floating=True)
-    if smallest < 0 or top is None:
-        return "Values of float images are negative or beyond 16 bits: each image is scaled by its own range."
+    # Few files of the kinds that may be wide are not to be missed among many that are not.
+    groups = [_Files(list(bases.values()), eight) for eight in (False, True)]
+    groups = [group for group in groups if any(group.range(i) for i in _spaced(len(group), _PROBED))]
+    if scale is None and groups:
+        with ThreadPoolExecutor(4) as pool:
+            spans = [
+                found for group in groups for found in pool.map(group.range, _spaced(len(group), _MEASURED)) if found
+            ]
+        low, high = min(low for low, _ in spans), max(high for _, high in spans)
+        scale, told = scale_of(low, high, floating=True), _scaled(low, high, len(spans))
+    else:
+        told = f"16-bit and float images are read as in training: {_named(scale)}." if scale and groups else None
     for base in bases.values():
-        base.top = top
-    if top in (1.0, TOPS[-1]):
+        base.scale = scale
+    return scale, told
+
+
+def _scaled(low: float, high: float, count: int) -> str | None:
+    """What was found in the values of ``count`` images; None if they fill a range that they would be expected to."""
+    black, white = scale_of(low, high, floating=True)
+    if black == 0 and white in (1.0, TOPS[-1]):
         return None
-    bits = round(np.log2(top + 1))
-    return (
-        f"The largest value of {len(spans):,} 16-bit or float images is {largest:,.0f}: all are read as images of "
-        f"{bits} bits, in which {top:,.0f} is white."
-    )
+    found = f"The largest value of {count:,} 16-bit or float images is {high:,.6g}"
+    if (black, white) == (low, high):
+        return f"{found}, the smallest {low:,.6g}: in all of them {_named((black, white))}."
+    return f"{found}: all are read as images of {round(np.log2(white + 1))} bits, in which {_named((black, white))}."
+
+
+def _named(scale: Scale) -> str:
+    black = f"{scale[0]:,.6g} is black and " if scale[0] else ""
+    return f"{black}{scale[1]:,.6g} is white"
 
 
 def _spaced(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64)).tolist() if count else []
 
 
-def _range(images: EncodedImages, index: int) -> tuple[float, float] | None:
-    try:
-        return images.peak(index)
-    except BadImage:
-        return None
+class _Files:
+    """The images of ``bases`` whose names are, or are not, those of 8-bit files."""
+
+    def __init__(self, bases: list[EncodedImages], eight: bool):
+        found = (np.fromiter((n.lower().endswith(_EIGHT) for n in base.names), bool, len(base)) for base in bases)
+        self.bases, self.indices = bases, [np.flatnonzero(named == eight) for named in found]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.indices))
+
+    def range(self, index: int) -> tuple[float, float] | None:
+        """(smallest, largest) value of one; None if it has 8 bits or cannot be read."""
+        for base, indices in zip(self.bases, self.indices, strict=True):
+            if index < len(indices):
+                try:
+                    return base.peak(int(indices[index]))
+                except BadImage:
+                    return None
+            index -= len(indices)
+        raise IndexError(index)
 
 
 def numbered(values: Iterable[str | None], names: tuple[str, ...] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -19,6 +19,8 @@ import numpy as np
 
 from sensorium.base.memory import Headroom
 from sensorium.base.reading import brief, open_regular, parse_json, printable, utf8
+from sensorium.base.words import counted
+from sensorium.data.columns import SEVERAL
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.sets import Digest, Found
 from sensorium.data.images.tables import Gathered, first_skipped
@@ -85,7 +87,9 @@ def read_tars(files: Mapping[str, Sequence[Path]]) -> Found:
                 gathered.add(name, place, label, text, of.get(one.key, split), reason)
     if others:
         told = ", ".join(f"{count:,} .{printable(kind[:20])}" for kind, count in others.most_common(4))
-        log.notes.append(f"{sum(others.values()):,} members belong to no picture ({told}).")
+        log.notes.append(
+            f"{counted(sum(others.values()), 'member')} {'belongs' if sum(others.values()) == 1 else 'belong'} to no picture ({told})."
+        )
     if not gathered.rows:
         raise NothingOfItsKind(
             f"{where}: no images{first_skipped(log)}; looked for members such as 0001.jpg with 0001.cls, .txt or .json."
@@ -119,7 +123,9 @@ def read_samples(tar: Path, log: Log) -> list[Sample]:
         names[name] = (offset, size)  # as unpacking does: of equal names the last stays
     where = printable(tar.name)
     if twice:
-        log.notes.append(f"{where}: {twice:,} members have the name of another; the last of each name is read.")
+        log.notes.append(
+            f"{where}: {counted(twice, 'member')} {'has' if twice == 1 else 'have'} the name of another; the last of each name is read."
+        )
     first, last = _grouped(names, str.partition), None
     shared = sum(count for members in first.values() if (count := _pictures(members)) > 1)
     if shared:
@@ -219,7 +225,7 @@ def _members(tar: Path, found: Found | Log) -> Iterator[tuple[str, int, int]]:
                 count += 1
                 yield member.name, member.offset_data, member.size
     except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError) as error:
-        log.skip(str(tar), f"damaged after {count:,} members", brief(error))
+        log.skip(str(tar), f"damaged after {counted(count, 'member')}", brief(error))
 
 
 def _class_folders(names: Sequence[str]) -> list[str]:
@@ -241,6 +247,8 @@ def _annotations(file: BinaryIO, members: dict[str, tuple[int, int]]) -> tuple[s
         if label is None and not reason:
             label = _first(stored, _LABEL_KEYS)
             reason = why if label is None else ""
+            if label is None and any(isinstance(stored.get(key), list | dict) and stored[key] for key in _LABEL_KEYS):
+                reason = SEVERAL
     return label, text, reason
 
 

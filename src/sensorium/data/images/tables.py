@@ -1,4 +1,4 @@
-"""Tables of images: CSV of paths and labels, Parquet of paths or of image bytes.
+"""Tables of images: CSV and JSON lines of paths and labels, Parquet of paths or of image bytes.
 
 Columns are recognized by name (:mod:`sensorium.data.columns`). Paths are relative to the table, or found by
 :class:`sensorium.data.images.named.Pictures`. A Parquet image column may hold bytes, or the {bytes, path} of the
@@ -20,8 +20,10 @@ import numpy as np
 from sensorium.base.memory import Headroom
 from sensorium.base.parquet import Parquet
 from sensorium.base.reading import CSV, parse_json, printable
+from sensorium.base.words import counted, plural
 from sensorium.data import columns as means
 from sensorium.data.columns import SplitColumn, Unused, as_label, as_text, key, listed, pick
+from sensorium.data.images import json_table
 from sensorium.data.images.cells import Cells, holds
 from sensorium.data.images.decode import EXTENSIONS
 from sensorium.data.images.folders import Files
@@ -31,6 +33,7 @@ from sensorium.data.log import Log
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _LOOKED = "looked for path, file, image or filename, and for label, class or target"
+_ONE = "one label per row is read"
 _ENDINGS = "|".join(ending.removeprefix(".") for ending in sorted(EXTENSIONS))
 _ROW_OF_DATA = re.compile(rf"\s*\"?[^,\t;|\"]+\.({_ENDINGS})(#\d+)?\"?\s*([,\t;|]|$)", re.IGNORECASE)
 _PEEK = 20
@@ -45,6 +48,7 @@ class Gathered:
         self.rows: dict[str, list[tuple[str, Any, str | None, str | None]]] = {}
         self.unlabeled = Counter[str]()
         self.labelled = False
+        self.column = "the labels"  # what they are called
         self._room = Headroom(where, "split the data.")
 
     def add(self, name: str, place: Any, label: Any, text: Any, split: str, reason: str = "") -> None:
@@ -56,6 +60,11 @@ class Gathered:
             self.unlabeled[reason or why or "label is empty, NaN or null"] += 1
         self.rows.setdefault(split, []).append((printable(name), place, label, as_text(text)))
 
+    def called(self, header: Sequence[str], label: int | None) -> None:
+        """Name the column of labels, for messages."""
+        if label is not None:
+            self.column = f"column '{printable(header[label])}'"
+
     def found(self, source: Callable[[list[Any]], Source], classes: tuple[str, ...] | None = None) -> Found:
         """The sets; ``source`` makes the images of the places. Raises SensoriumError if there are none."""
         log = self.log
@@ -66,7 +75,11 @@ class Gathered:
             log.notes.append(f"All images are of the {only} split; as there are no others, they are used for training.")
             self.rows["train"] = self.rows.pop(only)
         if self.labelled:
-            log.notes += [f"{count:,} images are unlabeled: {reason}." for reason, count in self.unlabeled.items()]
+            log.notes += [
+                f"{counted(count, 'image')} {plural(count, 'is')} unlabeled: {reason}."
+                for reason, count in self.unlabeled.items()
+            ]
+        log.notes += self._several()
         found = Found(self.layout, {}, log.skipped, [*log.notes, *log.sentences()])
         every = [row[2] for rows in self.rows.values() for row in rows]
         short = dict(zip(every, means.whole_numbers(every), strict=True)) if classes is None else {}
@@ -79,6 +92,26 @@ class Gathered:
             found.sets[split] = images
         return found
 
+    def _several(self) -> list[str]:
+        """Notes about images that have more than one label."""
+        rows, notes = [row for rows in self.rows.values() for row in rows], []
+        if number := self.unlabeled[means.SEVERAL]:
+            notes.append(f"{counted(number, 'row')} with several labels in {self.column}: {_ONE}, so they have none.")
+        elif found := means.joined(row[2] for row in rows):
+            number, separator, example = found
+            notes.append(
+                f"In {self.column} '{separator}' seems to join several labels, in {counted(number, 'row')} (the first: "
+                f"'{example[:80]}'): each combination is a class of its own, as {_ONE}."
+            )
+        known: dict[str, str | None] = {}
+        twice = {row[0]: None for row in rows if isinstance(row[1], str) and known.setdefault(row[1], row[2]) != row[2]}
+        if twice:
+            notes.append(
+                f"{counted(len(twice), 'image')} {plural(len(twice), 'is')} in several rows with different labels (the first: "
+                f"{next(iter(twice))[:200]}); {_ONE}."
+            )
+        return notes
+
 
 def first_skipped(log: Log) -> str:
     """The most frequent reason and its first entry, for a message."""
@@ -89,12 +122,15 @@ def first_skipped(log: Log) -> str:
 
 
 def read_csv(files: Mapping[str, Path | Sequence[Path]]) -> Found:
-    """Tables of paths and labels by split; a column "split" divides one table. Commas, semicolons, tabs or bars."""
+    """Tables of paths and labels by split, of text or JSON lines; a column "split" divides one table."""
     pairs = [(s, path) for s, paths in files.items() for path in ([paths] if isinstance(paths, Path) else paths)]
     log = Log()
-    gathered = Gathered("csv", printable(str(pairs[0][1])), log)
+    lines = all(path.name.casefold().endswith(json_table.ENDINGS) for _, path in pairs)
+    gathered = Gathered("json lines" if lines else "csv", printable(str(pairs[0][1])), log)
     for split, path in pairs:
-        table, pictures = headed(path, "label", log), Pictures(path, split)
+        json = path.name.casefold().endswith(json_table.ENDINGS)
+        table = json_table.JSONTable(path, log) if json else headed(path, "label", log)
+        pictures = Pictures(path, split)
         rows = ((f"{printable(str(path))} line {number}", row) for number, row in table)
         ahead = list(islice(rows, _PEEK))
         at = _path_column(path, table.header, [row for _, row in ahead], pictures, log)
@@ -124,9 +160,9 @@ def headed(path: Path, second: str, log: Log) -> CSV:
     return CSV(path, delimiter, ["path", second][:count])
 
 
-def odd_rows(table: CSV) -> list[str]:
+def odd_rows(table: CSV | json_table.JSONTable) -> list[str]:
     """Notes about rows that were not as the header says."""
-    return [f"{printable(table.path.name)}: {count:,} times a {what}." for what, count in table.odd.items()]
+    return [f"{printable(table.path.name)}: {counted(count, 'time')} a {what}." for what, count in table.odd.items()]
 
 
 def _path_column(path: Path, header: list[str], rows: Sequence[Sequence[Any]], pictures: Pictures, log: Log) -> int:
@@ -165,6 +201,7 @@ def _add_paths(
     """Rows of paths; missing files are skipped and counted."""
     log = gathered.log
     label, text, own = (pick(header, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+    gathered.called(header, label)
     used = [i for i in (at, label, text, own) if i is not None]
     unused, splits = Unused(header, used), SplitColumn(None if own is None else header[own], log)
     for where, row in rows:
@@ -267,6 +304,7 @@ class _CellReader:
         table.check_groups()
         self.columns[number] = table.names[at]
         label, text, own = (pick(table.names, names) for names in (means.LABELS, means.TEXTS, means.SPLITS))
+        self.gathered.called(table.names, label)
         columns = [i for i in (label, text, own) if i is not None]
         splits = SplitColumn(None if own is None else table.names[own], log)
         classes = None if label is None else _hub_classes(table.metadata, table.names[label])

@@ -1,9 +1,9 @@
 """Pictures of more than 8 bits: 16-bit and float files, as 8 bits.
 
-Cameras and microscopes store 10, 12 or 14 bits in files of 16: scaled by 65,535 they would be nearly black. The values
-are scaled by a ``top``, the smallest of ``TOPS`` that holds the largest value: of the whole set if it was measured
-(:func:`sensorium.data.images.sets.measure`), so that all its pictures are scaled alike, else of the one picture. Values
-beyond all of them, or negative, are scaled by the picture's own range.
+Cameras and microscopes store 10, 12 or 14 bits in files of 16: scaled by 65,535 they would be nearly black. A ``Scale``
+says which values are black and white. That of a data set is measured once (:func:`sensorium.data.images.sets.measure`),
+kept in the situation of a run, and used for every picture that the run sees, so that equal values are equally bright. A
+picture without one is scaled by its own values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from PIL.ImageFile import ImageFile
 
 TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 """The largest values of 8, 10, 12, 14 and 16 bits; floats may also end at 1."""
+Scale = tuple[float, float]
+"""The values that are black and white."""
 _ROWS = 1 << 22  # values converted at a time
 
 
@@ -50,22 +52,22 @@ def wide_values(image: Image.Image, again: Any) -> np.ndarray | None:
     return (high[..., :3].astype(np.uint16) << 8) | low[..., :3] if low.shape == high.shape else None
 
 
-def top_of(largest: float, floating: bool) -> float | None:
-    """The smallest of ``TOPS`` (and 1 of floats) that holds ``largest``; None beyond all of them."""
-    return next((top for top in ((1.0,) if floating else ()) + TOPS if largest <= top), None)
+def scale_of(low: float, high: float, floating: bool) -> Scale:
+    """The scale of values from ``low`` to ``high``: 0 to the smallest of ``TOPS`` (and 1 of floats) that holds them, or
+    their own range if some are negative or beyond 16 bits."""
+    top = next((top for top in ((1.0,) if floating else ()) + TOPS if high <= top), None)
+    return (low, high) if low < 0 or top is None else (0.0, top)
 
 
-def to_eight(values: np.ndarray, top: float | None) -> np.ndarray:
-    """Values [H, W(, 3)] -> uint8 of the same shape: 0..``top`` to 0..255; see the head of this file."""
+def to_eight(values: np.ndarray, scale: Scale | None) -> np.ndarray:
+    """Values of any shape -> uint8 of the same: ``scale`` (or that of the values alone) to 0..255, what is beyond it
+    clipped."""
     floating = values.dtype.kind == "f"
-    low, high = span(values)
-    if top is None:
-        top = top_of(high, floating)
-    base = 0.0
-    if low < 0 or high > TOPS[-1] or top is None:
-        base, top = low, max(high - low, 1e-12)
+    base, white = scale_of(*span(values), floating) if scale is None else map(float, scale)
+    top = max(white - base, 1e-12)
     if values.dtype == np.uint16:
-        return np.round(np.minimum(np.arange(1 << 16) * (255.0 / top), 255)).astype(np.uint8)[values]
+        table = np.round(np.clip((np.arange(1 << 16) - base) * (255.0 / top), 0, 255)).astype(np.uint8)
+        return table[values]
     out = np.empty(values.shape, np.uint8)
     step = max(1, _ROWS // max(1, int(np.prod(values.shape[1:]))))
     for start in range(0, len(values), step):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from sensorium.base.json_rows import first_row, json_rows
 from sensorium.base.parquet import Parquet
-from sensorium.base.reading import lines, open_regular, parse_json, printable, read_bytes, read_json, utf8
+from sensorium.base.reading import open_regular, parse_json, printable, read_bytes, read_json, utf8
 from sensorium.data import columns as means
 from sensorium.data.columns import CAPTIONS, SplitColumn, as_text, caption_columns, listed, pick
 from sensorium.data.images.cells import Cells
@@ -25,6 +28,7 @@ Divided = Mapping[str, Sequence[Path]]
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 _CAPTIONS_TEXT = re.compile(r"(caption|\.token\.txt$|sentence)", re.IGNORECASE)
 _KINDS_BESIDE = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
+_FIRST = 100  # rows that tell which fields there are
 _LOOKED = "file, path, image or filename, and caption, text or title"
 
 
@@ -164,8 +168,11 @@ def _csv(path: Path, split: str, gathered: Gathered) -> None:
 
 def _json_lines(path: Path, split: str, gathered: Gathered) -> None:
     log, rows = gathered.log, None
-    for number, line in lines(path):
-        where = f"{printable(path.name)} line {number}"
+    word, each = json_rows(path)
+    ahead = list(islice(each, _FIRST))
+    _check_fields(path, [line for _, line in ahead])
+    for number, line in chain(ahead, each):
+        where = f"{printable(path.name)} {word} {number}"
         if not line.strip():
             continue
         try:
@@ -180,6 +187,21 @@ def _json_lines(path: Path, split: str, gathered: Gathered) -> None:
             continue
         rows = rows or _Rows(path, split, "split", gathered)
         _object(row, where, rows)
+
+
+def _check_fields(path: Path, lines: Sequence[bytes]) -> None:
+    """Raise NothingOfItsKind if the first objects have no file or no caption."""
+    fields: dict[str, None] = {}
+    for line in lines:
+        with suppress(SensoriumError):
+            row = parse_json(line, "")
+            fields |= dict.fromkeys(row if isinstance(row, dict) else ())
+    names = list(fields)
+    for role, found in (("file", pick(names, means.PATHS) is not None), ("caption", caption_columns(names))):
+        if names and not found:
+            raise NothingOfItsKind(
+                f"{printable(str(path))}: no field of {role}s; looked for {_LOOKED}; it has {listed(names)}."
+            )
 
 
 def _object(row: dict[str, Any], where: str, rows: _Rows) -> None:
@@ -219,8 +241,11 @@ def read_objects(files: Divided, gathered: Gathered) -> None:
             try:
                 found = read_json(path, most=1 << 31 if count == 1 or "caption" in path.name.casefold() else 1 << 28)
             except SensoriumError as error:
-                errors.append(error)
-                gathered.log.skip(str(path), "file cannot be read", str(error))
+                if isinstance(first := first_row(path), dict) and caption_columns(list(first)):
+                    _json_lines(path, split, gathered)  # whatever its name says
+                else:
+                    errors.append(error)
+                    gathered.log.skip(str(path), "file cannot be read", str(error))
                 continue
             if isinstance(found, dict) and isinstance(found.get("annotations"), list):
                 done = _coco(found, path, split, gathered)

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.images.decode import BadImage
-from sensorium.data.images.sets import Digest, EncodedImages, Source
+from sensorium.data.images.sets import Digest, EncodedImages, Source, measure
 from sensorium.data.images.tables import first_skipped
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import divide, list_folder, litter
 from sensorium.data.pairs.files import KINDS, read_tables
@@ -42,8 +44,8 @@ class Pairs(EncodedImages):
 
     texts: Sequence[str]
 
-    def __init__(self, source: Source, names: Sequence[str], texts: Sequence[str]) -> None:
-        super().__init__(source, names)
+    def __init__(self, source: Source, names: Sequence[str], texts: Sequence[str], scale: Scale | None = None) -> None:
+        super().__init__(source, names, scale=scale)
         self.texts = texts
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Pairs(EncodedImages):
         """The pairs at ``indices`` (int [n]), in that order."""
         rows = np.asarray(indices, np.int64)
         names, texts = ([str(of[int(i)]) for i in rows] for of in (self.names, self.texts))
-        return Pairs(_Some(self.source, rows), names, texts)
+        return Pairs(_Some(self.source, rows), names, texts, self.scale)
 
     def without(self, skipped: Iterable[Skipped]) -> Pairs:
         """The pairs whose images are not among ``skipped``: those that ``cache`` kept, in its order."""
@@ -88,7 +90,8 @@ class Pairs(EncodedImages):
 
 @dataclass(frozen=True)
 class OpenedPairs:
-    """The result of :func:`open_pairs`. ``notes`` are sentences, including the count of skipped entries."""
+    """The result of :func:`open_pairs`. ``notes`` are sentences, including the count of skipped entries;
+    ``scale``: of 16-bit and float images, None if there are none."""
 
     path: str
     layout: str
@@ -97,15 +100,19 @@ class OpenedPairs:
     val: Pairs | None = None
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None
 
 
-def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedPairs:
+def open_pairs(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> OpenedPairs:
     """Find the layout of ``path`` and open its pairs; ``test`` opens a second path as the test set.
 
-    ``limit`` keeps at most that many pairs of each set, the first ones. Raises SensoriumError for a user's error.
+    ``limit`` keeps at most that many pairs of each set, the first ones. ``scale``: of 16-bit and float images, that of
+    a run; by default it is measured. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'pair')} is too few; must be at least 1.")
     log = Log()
     layout, sets = read(Path(path).expanduser(), log)
     if test is not None:
@@ -114,6 +121,8 @@ def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int |
             log.notes.append("The test set given replaces the one found beside the training set.")
         sets["test"] = second.get("test") or second["train"]
     notes = log.notes
+    scale, scaled = measure(sets.values(), scale)
+    notes += filter(None, [scaled])
     if "test" not in sets and "val" in sets:
         sets["test"] = sets.pop("val")
         notes.append("There is no test set; the validation set is used as one.")
@@ -123,13 +132,22 @@ def open_pairs(path: str | Path, *, test: str | Path | None = None, limit: int |
             notes.append("No test set was given, and all pairs share images or captions: nothing is held out.")
         else:
             sets |= {"train": kept, "test": held}
-            notes.append(f"No test set was given: {len(held):,} of {len(kept) + len(held):,} pairs are held out.")
+            notes.append(
+                f"No test set was given: {len(held):,} of {counted(len(kept) + len(held), 'pair')} {plural(len(held), 'is')} held out."
+            )
     notes += log.sentences()
     if limit is not None:
         sets = {split: pairs.subset(np.arange(min(limit, len(pairs)))) for split, pairs in sets.items()}
     found = printable(str(path))
     return OpenedPairs(
-        found, layout, sets["train"], sets.get("test"), sets.get("val"), tuple(log.skipped), tuple(notes)
+        found,
+        layout,
+        sets["train"],
+        sets.get("test"),
+        sets.get("val"),
+        tuple(log.skipped),
+        tuple(dict.fromkeys(notes)),
+        scale,
     )
 
 

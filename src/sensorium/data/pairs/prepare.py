@@ -18,6 +18,7 @@ from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.records import Count
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
 from sensorium.data.log import Skipped, tell
@@ -124,7 +125,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     The tokenizer is the run's if there is one, else the ``tokenizer`` of the settings, else learned from the training
     captions, with ``vocab`` tokens, by default enough for the words that occur more than once.
     """
-    opened = open_captioned(source.path, test=source.test, limit=source.limit)
+    opened = open_captioned(source.path, test=source.test, limit=source.limit, scale=source.scale)
     size = source.image_size or natural_size(plain_images(opened.train), cpu=device_name() == "cpu")
     if size < 8:
         raise SensoriumError(f"--image-size {size}: must be at least 8 pixels.")
@@ -157,11 +158,16 @@ def situate(ready: Prepared) -> PairSituation:
         fast_bf16(device),
         ready.tokens.vocab,
         ready.context,
+        scale=ready.opened.scale,
     )
 
 
 def wanted(situation: PairSituation) -> dict[str, Any]:
-    return {"image_size": situation.image_size, "settings": {"context": situation.context}}
+    return {
+        "image_size": situation.image_size,
+        "scale": situation.scale,
+        "settings": {"context": situation.context},
+    }
 
 
 def keep(ready: Prepared, folder: Path) -> None:
@@ -246,7 +252,8 @@ def _enough(texts: Sequence[str]) -> int:
 
 def _say(ready: Prepared) -> None:
     """Print what was found, on standard error, with the first skipped entries."""
-    held = "" if ready.test is None else f", {len(ready.test):,} test pairs"
-    told = [f"{ready.opened.layout}: {len(ready.train):,} training pairs{held}", *ready.opened.notes]
-    told += [f"skipped {one.file}: {one.reason}" for one in ready.skipped[:3]]
+    held = "" if ready.test is None else f", {counted(len(ready.test), 'test pair')}"
+    told = [f"{ready.opened.layout}: {counted(len(ready.train), 'training pair')}{held}", *ready.opened.notes]
+    new = [one for one in ready.skipped if one not in ready.opened.skipped]  # the notes count the others
+    told += [f"skipped {one.file}: {one.reason}" for one in new[:3]]
     tell(told)

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.base.reading import printable
+from sensorium.base.words import counted
 from sensorium.data.images import open as opening
 from sensorium.data.images import sets as fields
 from sensorium.data.images.open import open_data
-from sensorium.data.images.sets import Digest, EncodedImages, ImageSet
+from sensorium.data.images.sets import Digest, EncodedImages, ImageSet, measure
+from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.pairs import open as reading
 from sensorium.data.pairs.open import OpenedPairs, Pairs, open_pairs
@@ -51,24 +53,27 @@ class FromImages:
         digest.update(f"{type(base).__qualname__}:{names};".encode("utf-8", "surrogateescape"))
 
 
-def open_captioned(path: str | Path, *, test: str | Path | None = None, limit: int | None = None) -> OpenedPairs:
+def open_captioned(
+    path: str | Path, *, test: str | Path | None = None, limit: int | None = None, scale: Scale | None = None
+) -> OpenedPairs:
     """Find the layout of ``path`` and open its pairs; ``test`` opens a second path as the test set.
 
-    ``limit`` keeps at most that many pairs of each set. Raises SensoriumError for a user's error.
+    ``limit`` keeps at most that many pairs of each set. ``scale``: of 16-bit and float images, that of a run; by
+    default it is measured. Raises SensoriumError for a user's error.
     """
     if limit is not None and limit < 1:
-        raise SensoriumError(f"limit: {limit} pairs is too few; must be at least 1.")
+        raise SensoriumError(f"limit: {counted(limit, 'pair')} is too few; must be at least 1.")
     if not (_is_scenes(path) or (test is not None and _is_scenes(test))):
         try:
-            return open_pairs(path, test=test, limit=limit)
+            return open_pairs(path, test=test, limit=limit, scale=scale)
         except SensoriumError:
-            named = _by_class(path, limit) if test is None else None
+            named = _by_class(path, limit, scale) if test is None else None
             if named is not None:
                 return named
             if test is None:
                 raise
-    first = _scenes(str(path), limit) if _is_scenes(path) else open_captioned(path, limit=limit)
-    return first if test is None else _with_test(first, test, limit)
+    first = _scenes(str(path), limit) if _is_scenes(path) else open_captioned(path, limit=limit, scale=scale)
+    return first if test is None else _with_test(first, test, limit, scale or first.scale)
 
 
 def scene_captions(scenes: Scenes) -> list[str]:
@@ -100,10 +105,10 @@ def _scenes(path: str, limit: int | None) -> OpenedPairs:
     return OpenedPairs(opened.path, opened.layout, sets[0], sets[1])
 
 
-def _by_class(path: str | Path, limit: int | None) -> OpenedPairs | None:
+def _by_class(path: str | Path, limit: int | None, scale: Scale | None) -> OpenedPairs | None:
     """Labeled images with their class names; None if there are none."""
     try:
-        opened = open_data(path, limit=limit)
+        opened = open_data(path, limit=limit, scale=scale)
     except SensoriumError:
         return None
     if opened.train.labels is None or len(opened.train.classes) < 2:
@@ -111,7 +116,7 @@ def _by_class(path: str | Path, limit: int | None) -> OpenedPairs | None:
     train, test, val = (None if one is None else _named(one) for one in (opened.train, opened.test, opened.val))
     assert train is not None
     notes = ("There are no captions: class names are used as captions.", *opened.notes)
-    return OpenedPairs(opened.path, opened.layout, train, test, val, opened.skipped, notes)
+    return OpenedPairs(opened.path, opened.layout, train, test, val, opened.skipped, notes, opened.scale)
 
 
 def _named(images: ImageSet) -> Pairs:
@@ -122,19 +127,19 @@ def _named(images: ImageSet) -> Pairs:
     assert images.labels is not None
     texts = [images.classes[k].replace("_", " ") for k in images.labels]
     if isinstance(images, EncodedImages):
-        return Pairs(images.source, images.names, texts)
+        return Pairs(images.source, images.names, texts, images.scale)
     if isinstance(images, fields.View) and isinstance(images.base, EncodedImages):
         base: Sequence[str] = [""] * len(images.base)
-        return _picked(Pairs(images.base.source, images.base.names, base), images.indices, texts)
+        return _picked(Pairs(images.base.source, images.base.names, base, images.base.scale), images.indices, texts)
     return Pairs(FromImages(images), images.names, texts)
 
 
 def _picked(pairs: Pairs, indices: np.ndarray, texts: Sequence[str]) -> Pairs:
     some = pairs.subset(indices)
-    return Pairs(some.source, some.names, texts)
+    return Pairs(some.source, some.names, texts, some.scale)
 
 
-def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> OpenedPairs:
+def _with_test(first: OpenedPairs, path: str | Path, limit: int | None, scale: Scale | None) -> OpenedPairs:
     """``first`` with the test set of ``path``, another layout; its own test set is ignored."""
     log = Log()
     if _is_scenes(path):
@@ -146,12 +151,15 @@ def _with_test(first: OpenedPairs, path: str | Path, limit: int | None) -> Opene
         except SensoriumError as error:
             held = _all_named(path, error)
     assert held is not None
+    scale, scaled = measure([plain_images(held)], scale)
     if limit is not None:
         held = held.subset(np.arange(min(limit, len(held))))
-    notes = [*first.notes, *log.notes, *log.sentences()]
+    notes = [*first.notes, *log.notes, *filter(None, [scaled]), *log.sentences()]
     if first.test is not None:
         notes.append(f"The test set is {printable(str(path))}; {first.path} has its own, which is ignored.")
-    return replace(first, test=held, val=first.test, skipped=(*first.skipped, *log.skipped), notes=tuple(notes))
+    return replace(
+        first, test=held, val=first.test, skipped=(*first.skipped, *log.skipped), notes=tuple(notes), scale=scale
+    )
 
 
 def _all_named(path: str | Path, error: SensoriumError) -> Pairs:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensorium.base.words import counted
 from sensorium.data.scenes.layout import CLASSES, Layout, clip_draws, labels, lay_out, text_draws
 from sensorium.data.scenes.render import draw, outlines
 from sensorium.data.scenes.words import caption, questions
@@ -137,7 +138,7 @@ class Scenes:
         object drifts throughout, as a distractor. No frame depends on the number of later ones.
         """
         if frames < 1:
-            raise SensoriumError(f"scenes: a clip of {frames} frames; must be at least 1.")
+            raise SensoriumError(f"scenes: a clip of {counted(frames, 'frame')}; must be at least 1.")
         index = self._check(index)
         still = lay_out(self.seed, np.array([index]))
         layout, actions = _perform(still, clip_draws(self.seed, index, frames), frames)

@@ -6,6 +6,7 @@ header are compared with the file's length; nothing is unpickled.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,12 +17,14 @@ import numpy as np
 
 from sensorium.base.npy import mapped, mapped_file, member, npz
 from sensorium.base.reading import brief, printable, read_object
+from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import list_folder
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 UNKNOWN = -1
 _MOST_CLASSES = 1 << 16
+_SCAN = 1 << 22  # values checked at once
 _RATES = 1e-6, 1e9  # steps per second; anything else is a mistake
 LOOKED_FOR = "an .npz with 'signal' and 'label', a folder of these, or a folder of .npy files with a labels.json"
 _FIELDS = {
@@ -128,11 +131,11 @@ def _class_names(small: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_labels(labels: np.ndarray, steps: int, classes: tuple[str, ...], field: str) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (steps,):
         raise SensoriumError(
-            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {steps:,} steps."
+            f"{field} is {labels.dtype} of shape {list(labels.shape)}; expected an integer for each of {counted(steps, 'step')}."
         )
     if int(labels.min(initial=0)) < UNKNOWN or int(labels.max(initial=0)) >= max(1, len(classes)):
         raise SensoriumError(
-            f"{field} runs from {labels.min()} to {labels.max()}, but there are {len(classes)} class names."
+            f"{field} runs from {labels.min()} to {labels.max()}, but there {plural(len(classes), 'is')} {counted(len(classes), 'class name')}."
         )
 
 
@@ -222,11 +225,31 @@ def numbered(said: Any, frames: int, classes: tuple[str, ...]) -> np.ndarray:
             raise ValueError(f"the label {name!r} is not one of the classes")
     if not segments:
         if len(said) != frames:
-            raise ValueError(f"{frames:,} frames, but {len(said):,} labels")
+            raise ValueError(f"{counted(frames, 'frame')}, but {counted(len(said), 'label')}")
         return np.array([number[name] for name in said], np.int32)
     labels = np.zeros(frames, np.int32)
     for first, behind, name in said:
         if not 0 <= first < behind <= frames:
-            raise ValueError(f"the segment {first} to {behind} is not within its {frames:,} frames")
+            raise ValueError(f"the segment {first} to {behind} is not within its {counted(frames, 'frame')}")
         labels[first:behind] = number[name]
     return labels
+
+
+def holes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames that are not finite in float32, and the replacement of each: int64 [n], [n]."""
+    width = math.prod(values.shape[1:])
+    if not len(values) or not width:
+        raise ValueError("no frames")
+    found = [np.zeros(0, np.int64)]
+    step = max(1, _SCAN // width)
+    for start in range(0, len(values) if values.dtype.kind == "f" else 0, step):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(values[start : start + step], np.float32).reshape(-1, width)
+        found.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
+    bad = np.concatenate(found)
+    if len(bad) == len(values):
+        raise ValueError("no frame is finite")
+    begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # of runs of them
+    lengths = np.diff(np.append(begins, len(bad)))
+    before, behind = bad[begins] - 1, bad[begins] + lengths
+    return bad, np.repeat(np.where(before < 0, behind, before), lengths)

@@ -25,14 +25,14 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
-from sensorium.data.streams.files import UNKNOWN, Recordings
+from sensorium.data.streams.files import UNKNOWN, Recordings, holes
 from sensorium.data.streams.sets import read_sets
 from sensorium.errors import SensoriumError
 
 HELD_OUT = 0.2
-_SCAN = 1 << 22  # values checked at once
 _BLOCK, _MOMENTS = 256, 50_000  # frames read at once, and in all, for mean and standard deviation
 _HELD = 1 << 28  # maximum bytes of frames that are kept in memory
 
@@ -47,7 +47,7 @@ class Stream:
     def __init__(self, name: str, values: np.ndarray, labels: np.ndarray, group: str = "") -> None:
         self.name, self.values, self.group = name, values, group
         self.width = math.prod(values.shape[1:])
-        self._bad, self._instead = _holes(values)
+        self._bad, self._instead = holes(values)
         self.broken = len(self._bad)
         if self.broken:
             labels = labels.astype(np.int32)
@@ -300,22 +300,41 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
     if held_out is None:
         count = len(train)
         train, held = _hold_out(train, shown)
-        log.notes.append(f"No test set was given: {len(held)} of {count} recordings are held out.")
+        log.notes.append(
+            f"No test set was given: {len(held):,} of {counted(count, 'recording')} {plural(len(held), 'is')} held out."
+        )
     else:
-        held = _usable(held_out, log, shown)
-        if held_out.classes != sets["train"].classes:
-            raise SensoriumError(f"{shown}: the test set has other classes than the training set; use the same list.")
+        held = _usable(_of_classes(held_out, sets["train"].classes, shown), log, shown)
     if "val" in sets and (sets["val"].found and held_out is not sets["val"]):
-        log.notes.append(f"The validation set of {len(sets['val'].found)} recordings is not used.")
+        log.notes.append(f"The validation set of {counted(len(sets['val'].found), 'recording')} is not used.")
     widths = {stream.width for stream in (*train, *held)}
     if len(widths) > 1:
         raise SensoriumError(
             f"{shown}: frames of {min(widths)} and {max(widths)} values; all must have the same number."
         )
-    about, notes = sets["train"], (*log.notes, *log.sentences())
+    about, notes = sets["train"], tuple(dict.fromkeys([*log.notes, *log.sentences()]))
     return Streams(
         shown, layout, about.classes, tuple(train), tuple(held), about.rate, tuple(log.skipped), notes, about.encoder
     )
+
+
+def _of_classes(recordings: Recordings, classes: tuple[str, ...], where: str) -> Recordings:
+    """Recordings with their labels numbered as in ``classes``, by name; some of these may be missing."""
+    if recordings.classes == classes:
+        return recordings
+    number = {name: i for i, name in enumerate(classes)}
+    table = np.array([number.get(name, UNKNOWN) for name in recordings.classes] + [UNKNOWN], np.int64)
+    found = []
+    for one in recordings.found:
+        labels = np.asarray(one.labels)
+        used = np.unique(labels[labels != UNKNOWN])
+        if (unknown := used[table[used] == UNKNOWN]).size:
+            raise SensoriumError(
+                f"{where}: the test set has other classes than the training set: '{recordings.classes[int(unknown[0])]}' "
+                f"is unknown to it, whose classes are {', '.join(classes[:12])}."
+            )
+        found.append(replace(one, labels=table[labels]))
+    return replace(recordings, found=found)
 
 
 def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
@@ -327,11 +346,13 @@ def _usable(recordings: Recordings, log: Log, where: str) -> list[Stream]:
             log.skip(recording.name, str(error))
             continue
         if broken := streams[-1].broken:
-            log.skipped.append(Skipped(recording.name, f"{broken:,} of {len(streams[-1]):,} frames are not finite"))
+            log.skipped.append(
+                Skipped(recording.name, f"frames that are not finite: {broken:,} of {len(streams[-1]):,}")
+            )
             holes += 1
     if holes:
         log.notes.append(
-            f"{holes} of {len(recordings.found)} recordings have frames that are not finite: each is replaced by the "
+            f"{holes:,} of {counted(len(recordings.found), 'recording')} {'has' if holes == 1 else 'have'} frames that are not finite: each is replaced by the "
             "last finite one, and has no label."
         )
     if not streams:
@@ -353,26 +374,6 @@ def _hold_out(streams: list[Stream], where: str) -> tuple[list[Stream], list[Str
             break
         out.add(group)
     return [s for s in streams if s.group not in out], [s for s in streams if s.group in out]
-
-
-def _holes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames that are not finite in float32, and the replacement of each: int64 [n], [n]."""
-    width = math.prod(values.shape[1:])
-    if not len(values) or not width:
-        raise ValueError("no frames")
-    found = [np.zeros(0, np.int64)]
-    step = max(1, _SCAN // width)
-    for start in range(0, len(values) if values.dtype.kind == "f" else 0, step):
-        with np.errstate(over="ignore"):
-            rows = np.asarray(values[start : start + step], np.float32).reshape(-1, width)
-        found.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
-    bad = np.concatenate(found)
-    if len(bad) == len(values):
-        raise ValueError("no frame is finite")
-    begins = np.flatnonzero(np.diff(bad, prepend=-2) != 1)  # of runs of them
-    lengths = np.diff(np.append(begins, len(bad)))
-    before, behind = bad[begins] - 1, bad[begins] + lengths
-    return bad, np.repeat(np.where(before < 0, behind, before), lengths)
 
 
 def _padded(labels: np.ndarray, length: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.records import Amount, Count, Device, Size
 from sensorium.base.terminal import bar
+from sensorium.base.words import counted
 from sensorium.data.images.open import open_data
 from sensorium.data.log import tell
 from sensorium.data.source import Source
@@ -106,7 +107,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     windows = Windows(opened.train, length, future, classes=opened.classes)
     background = 0 if opened.classes[0].strip().casefold() in NO_ACTION else None
     if progress:
-        found = f"{opened.layout}: {len(opened.train):,} training and {len(opened.test):,} test recordings"
+        found = f"{opened.layout}: {len(opened.train):,} training and {counted(len(opened.test), 'test recording')}"
         tell([found, *opened.notes])
     return Prepared(opened, windows, frame, mean, std, background)
 

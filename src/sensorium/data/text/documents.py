@@ -1,4 +1,5 @@
-"""Documents from files of text: .txt and .md whole, .jsonl and Parquet by rows with a column "text".
+"""Documents from files of text: .txt and .md whole, .jsonl and Parquet by rows with a column "text"; .json too, if its
+objects have one.
 
 A row without text is skipped and counted with its number, and so is a file of several that can't be read or isn't text.
 """
@@ -11,16 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensorium.base.json_rows import WAY_OUT, first_row, json_rows
 from sensorium.base.memory import available_memory
 from sensorium.base.parquet import Parquet, is_text
-from sensorium.base.reading import lines, parse_json, printable, read_bytes
+from sensorium.base.reading import parse_json, printable, read_bytes
 from sensorium.data.log import Log
 from sensorium.data.names import divide, files_below
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _PLAIN = (".txt", ".md", ".text")
 _ROWS = (".jsonl", ".ndjson")
-LOOKED_FOR = "a .txt or .md file (also .gz), .jsonl or .parquet with a column 'text', or a folder of these"
+LOOKED_FOR = "a .txt or .md file (also .gz), .jsonl, .json or .parquet with a column 'text', or a folder of these"
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "contributing")
 _SHARE = 0.4  # of the free memory, for the documents
 _OVERHEAD = 64  # bytes of memory per document
@@ -66,7 +68,10 @@ def read_sets(path: Path, log: Log, room: Room) -> tuple[str, dict[str, list[byt
             raise NothingOfItsKind(f"'{where}' is not text in a known format. Give {LOOKED_FOR}.")
         found = list(_documents(path, path.name, log, room))
         if not found:
-            raise SensoriumError(" ".join([f"{where}: has no text.", *log.sentences()]))
+            broken = (
+                [f"Rows are JSON objects with a 'text'; {WAY_OUT}."] if any("JSON" in why for why in log.counts) else []
+            )
+            raise SensoriumError(" ".join([f"{where}: has no text.", *log.sentences(), *broken]))
         return layout, {"train": found}
     files = list(files_below(path, log))
     texts = _wanted(files, path, log)
@@ -93,12 +98,15 @@ def read_sets(path: Path, log: Log, room: Room) -> tuple[str, dict[str, list[byt
 
 
 def kind_of(file: Path) -> str | None:
-    """ "plain", "rows" or "parquet" by a file's name; None for others."""
+    """ "plain", "rows" or "parquet" by a file's name, of .json by its first object; None for others."""
     name = file.name.casefold().removesuffix(".gz")
     if name.endswith(_PLAIN):
         return "plain"
     if name.endswith(_ROWS):
         return "rows"
+    if name.endswith(".json"):
+        row = first_row(file)
+        return "rows" if isinstance(row, dict) and isinstance(row.get("text"), str) else None
     return "parquet" if name.endswith(".parquet") else None
 
 
@@ -163,7 +171,8 @@ def _utf8(data: bytes) -> bool:
 
 def _rows(file: Path, name: str, log: Log) -> Iterator[bytes]:
     decode = json.JSONDecoder().decode
-    for number, line in lines(file):
+    word, rows = json_rows(file)
+    for number, line in rows:
         try:
             text = decode(line.decode())["text"]
             if type(text) is str and text and not text.isspace():
@@ -173,7 +182,7 @@ def _rows(file: Path, name: str, log: Log) -> Iterator[bytes]:
             pass
         if not line.strip(b"\0 \t"):
             continue
-        at = f"{name}, line {number}"
+        at = f"{name}, {word} {number}"
         try:
             row = parse_json(line, at)
         except SensoriumError as error:

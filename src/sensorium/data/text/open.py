@@ -23,6 +23,7 @@ import numpy as np
 
 from sensorium.base.files import cache_for, write_bytes, write_text
 from sensorium.base.reading import printable
+from sensorium.base.words import counted, plural
 from sensorium.data.log import Log, Skipped
 from sensorium.data.text.documents import Room, read_sets
 from sensorium.data.text.foreign import Parts, build, byte_level, read_tokenizer_file
@@ -70,14 +71,23 @@ def open_text(path: str | Path, *, test: str | Path | None = None) -> Texts:
         log.notes.append("No test set was given: the last tenth of the text is held out.")
     elif "val" in sets:
         used = "used as the test set" if held is sets["val"] else "neither trained on nor judged by"
-        log.notes.append(f"The validation set ({len(sets['val']):,} documents) is {used}.")
+        log.notes.append(f"The validation set ({counted(len(sets['val']), 'document')}) is {used}.")
     if both := _shared(train, held):
-        log.notes.append(f"{both:,} of the {len(held):,} test documents are also in the training set.")
+        log.notes.append(
+            f"{both:,} of the {counted(len(held), 'test document')} {plural(both, 'is')} also in the training set."
+        )
     for name, documents in (("train", train), ("test", held)):
         if sum(map(len, documents)) < 64:
             told = f" {' '.join(log.sentences())}" if log.counts else ""
             raise SensoriumError(f"{shown}: the {name} set has fewer than 64 bytes of text.{told}")
-    return Texts(shown, layout, tuple(train), tuple(held), (*log.notes, *log.sentences()), tuple(log.skipped))
+    return Texts(
+        shown,
+        layout,
+        tuple(train),
+        tuple(held),
+        tuple(dict.fromkeys([*log.notes, *log.sentences()])),
+        tuple(log.skipped),
+    )
 
 
 def _shared(train: list[bytes], held: list[bytes]) -> int:
@@ -231,6 +241,6 @@ def rows_of(tokens: np.ndarray, length: int) -> np.ndarray:
     """Windows of ``length`` + 1 tokens, each beginning with the last of the previous one: [N, length + 1], no copy."""
     if len(tokens) < length + 1:
         raise SensoriumError(
-            f"the text has {len(tokens)} tokens: too few for rows of {length}. Give a smaller --length."
+            f"the text has {counted(len(tokens), 'token')}: too few for rows of {length}. Give a smaller --length."
         )
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]

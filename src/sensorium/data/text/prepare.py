@@ -12,6 +12,7 @@ import numpy as np
 from sensorium.base.bf16 import fast_bf16
 from sensorium.base.precision import device_name
 from sensorium.base.records import Count, Device, Size
+from sensorium.base.words import counted
 from sensorium.data.log import tell
 from sensorium.data.rows import ArrayRows
 from sensorium.data.source import Source
@@ -72,7 +73,7 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
         for name, documents in (("train", opened.train), ("test", opened.test))
     )
     if progress:
-        found = f"{opened.layout}: {len(opened.train):,} training and {len(opened.test):,} test documents"
+        found = f"{opened.layout}: {len(opened.train):,} training and {counted(len(opened.test), 'test document')}"
         tell([found, *opened.notes])
     return Prepared(
         opened,

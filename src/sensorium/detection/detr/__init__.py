@@ -8,7 +8,7 @@ SYSTEM = System(
     needs="MapEncoder",
     abilities=("Detector",),
     loads=("Hugging Face DETR", "Hugging Face DETR on timm's ResNet", "authors' DETR"),
-    exports=("hf",),
+    exports=("hf", "onnx"),
     parity="transformers DetrForObjectDetection (tests/parity/test_detr.py)",
     labels=True,
 )

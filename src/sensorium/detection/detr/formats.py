@@ -182,8 +182,9 @@ def _sides(how: Mapping[str, Any]) -> tuple[tuple[int, int], int]:
 
     def stated(field: str, *names: str) -> tuple[int, ...]:
         size = how.get(field)
-        found = tuple(size.get(name) for name in names) if isinstance(size, Mapping) else ()
-        return found if all(type(side) is int and 0 < side < 1 << 14 for side in found) else ()
+        given = [size.get(name) for name in names] if isinstance(size, Mapping) else []
+        found = tuple(side for side in given if type(side) is int and 0 < side < 1 << 14)
+        return found if len(found) == len(names) else ()
 
     most, square = stated("size", "max_height", "max_width"), stated("pad_size", "height", "width")
     sides = most if len(set(most)) == 1 else stated("size", "shortest_edge", "longest_edge")

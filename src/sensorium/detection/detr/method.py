@@ -209,15 +209,19 @@ class DETR(Method, HasBackbone, Detector):
         sizes: int [B, 2], height and width without padding, as in :meth:`forward`. Threshold 0 gives all Q predictions,
         as average precision needs. Boxes may extend beyond the image.
         """
-        logits, boxes = (last[-1] for last in self.predict(images, sizes))
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        boxes = cxcywh_to_xyxy(boxes) * self._scales(images, sizes)[:, None]
+        boxes, scores, labels = self.candidates(images, sizes)
         found = []
         for score, label, box in zip(scores, labels, boxes, strict=True):
             order = score.argsort(descending=True, stable=True)
             order = order[score[order] > threshold]
             found.append({"boxes": box[order], "scores": score[order], "labels": label[order]})
         return found
+
+    def candidates(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every query the box, and the best class with its probability."""
+        logits, boxes = (last[-1] for last in self.predict(images, sizes))
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        return cxcywh_to_xyxy(boxes) * self._scales(images, sizes)[:, None], scores, labels
 
     @torch.no_grad()
     def attention(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
@@ -251,12 +255,12 @@ class DETR(Method, HasBackbone, Detector):
     def _scales(self, images: Tensor, sizes: Tensor | None) -> Tensor:
         """(w, h, w, h) of each image without padding, float32 or better [B, 4]."""
         if sizes is None:
-            sizes = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+            sizes = torch.tensor(images.shape[-2:], device=images.device).expand(images.shape[0], 2)
         precise = torch.promote_types(images.dtype, torch.float32)
         return self._checked(images, sizes).flip(1).repeat(1, 2).to(precise)
 
     @staticmethod
     def _checked(images: Tensor, sizes: Tensor) -> Tensor:
-        if sizes.shape != (len(images), 2):
+        if sizes.shape != (images.shape[0], 2):  # len() would fix the batch of an export
             raise ValueError(f"sizes must be [{len(images)}, 2] (height and width), got {list(sizes.shape)}")
         return sizes.to(images.device)

@@ -42,8 +42,8 @@ def detr(
 
     Example: sensorium train detr --data DIR --budget 1h
 
-    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text. It converges slowly: with a budget of
-    minutes FCOS is better.
+    DIR holds pictures with boxes as COCO json, Pascal VOC XML, YOLO text or Hugging Face objects. It converges slowly:
+    with a budget of minutes FCOS is better.
 
     Args:
         backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.

@@ -165,7 +165,7 @@ class Transformer(nn.Module):
         memory: Tensor, keys: Tensor, mask: Tensor | None, queries: Tensor, layers: nn.ModuleList
     ) -> list[Tensor]:
         """The output of each of ``layers`` before the shared norm, [B, Q, D] each; the first layer's input is zero."""
-        y, found = queries.new_zeros(len(memory), *queries.shape), []
+        y, found = queries.new_zeros(memory.shape[0], *queries.shape), []
         for layer in cast("Iterable[DecoderLayer]", layers):
             y = layer(y, queries, memory, keys, mask)
             found.append(y)

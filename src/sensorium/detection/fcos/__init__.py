@@ -8,7 +8,7 @@ SYSTEM = System(
     needs="MapEncoder",
     abilities=("Detector",),
     loads=("torchvision FCOS",),
-    exports=("torchvision",),
+    exports=("torchvision", "onnx"),
     parity="torchvision FCOS (tests/parity/test_fcos.py)",
     labels=True,
 )

@@ -42,7 +42,8 @@ class Transform(GeneralizedRCNNTransform):
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         eight = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
         height, width = eight.shape[-2:]
-        factor = min(self.min_size[-1] / min(height, width), self.max_size / max(height, width))
+        shorter: Any = self.min_size  # a tuple, whatever was given
+        factor = min(shorter[-1] / min(height, width), self.max_size / max(height, width))
         size = max(1, int(width * factor)), max(1, int(height * factor))
         picture = Image.fromarray(np.ascontiguousarray(eight.permute(1, 2, 0).cpu().numpy()))
         if picture.size != size:

@@ -33,6 +33,7 @@ from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.moe.layer import update_biases
 
 Points = Literal["paper", "torchvision"]
+OVERLAP, CANDIDATES = 0.6, 1000
 
 
 class Places(NamedTuple):
@@ -53,6 +54,11 @@ class Predicted(NamedTuple):
     centerness: Tensor
     places: Places
 
+    @property
+    def scores(self) -> Tensor:
+        """[B, P, K]."""
+        return (self.logits.sigmoid() * self.centerness.sigmoid()[..., None]).sqrt()
+
 
 class FCOS(Method, HasBackbone, Detector):
     """A detector on a pyramid.
@@ -62,6 +68,8 @@ class FCOS(Method, HasBackbone, Detector):
     training. points: of the locations: "paper" is the middle of each stride, (s/2 + i s); "torchvision" (and so its
     published weights) is i * (image // map), the size of the image divided by that of the map, rounded down.
     """
+
+    overlap = OVERLAP
 
     def __init__(
         self,
@@ -162,8 +170,8 @@ class FCOS(Method, HasBackbone, Detector):
         threshold: float = 0.2,
         *,
         sizes: Tensor | None = None,
-        nms: float = 0.6,
-        candidates: int = 1000,
+        nms: float = OVERLAP,
+        candidates: int = CANDIDATES,
         most: int = 100,
     ) -> list[dict[str, Tensor]]:
         """[B, 3, H, W] -> for each image ``boxes`` [N, 4] (absolute edges), ``scores`` [N], descending, and ``labels``
@@ -176,7 +184,7 @@ class FCOS(Method, HasBackbone, Detector):
         from torchvision.ops import batched_nms  # a slow import, only needed here
 
         found = self.predict(images)
-        scores = (found.logits.sigmoid() * found.centerness.sigmoid()[..., None]).sqrt()
+        scores = found.scores
         whole = torch.tensor(images.shape[-2:]).expand(len(images), 2)
         results = []
         for score, distances, size in zip(scores, found.distances, whole if sizes is None else sizes, strict=True):
@@ -190,6 +198,22 @@ class FCOS(Method, HasBackbone, Detector):
             kept = batched_nms(boxes, score.flatten()[flat], label, nms)[:most]
             results.append({"boxes": boxes[kept], "scores": score.flatten()[flat[kept]], "labels": label[kept]})
         return results
+
+    def candidates(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of each level, at most 1,000, clipped to the images."""
+        found = self.predict(images)
+        edges = boxes_at(found.places.points, found.distances)
+        limits = sizes.flip(1).repeat(1, 2)[:, None].to(edges)
+        edges = torch.minimum(edges.clamp(min=0), limits)
+        scores, boxes, labels, first = [], [], [], 0
+        for level, count in zip(found.scores.split(found.places.counts, 1), found.places.counts, strict=True):
+            top = level.flatten(1).topk(min(CANDIDATES, count * self.classes))
+            place = first + top.indices // self.classes
+            scores.append(top.values)
+            labels.append(top.indices % self.classes)
+            boxes.append(torch.gather(edges, 1, place[..., None].expand(-1, -1, 4)))
+            first += count
+        return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1)
 
 
 class Head(nn.Module):

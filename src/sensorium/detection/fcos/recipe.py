@@ -41,7 +41,7 @@ def fcos(
 
     Example: sensorium train fcos --data DIR --budget 20m
 
-    DIR holds pictures with boxes as COCO json, Pascal VOC XML or YOLO text.
+    DIR holds pictures with boxes as COCO json, Pascal VOC XML, YOLO text or Hugging Face objects.
 
     Args:
         backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, or a checkpoint's path.

@@ -220,7 +220,7 @@ def _dit_fits(net: DiT) -> None:
         (first.norm1.eps != 1e-6, f"its first norms have an epsilon of 1e-6, this network's {first.norm1.eps:g}"),
     ):
         if wrong:
-            raise SensoriumError(f"diffusers' DiT cannot hold this one: {said}. Use --to safetensors.")
+            raise SensoriumError(f"diffusers' DiT cannot hold this one: {said}.")
 
 
 def dit_config(net: DiT) -> dict[str, Any]:

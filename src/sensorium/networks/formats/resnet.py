@@ -85,8 +85,7 @@ def hf_config(net: ResNet) -> dict[str, Any]:
 def _hf_fits(net: ResNet) -> None:
     if net.stem != "imagenet":
         raise SensoriumError(
-            f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures. "
-            "Use --to safetensors or onnx."
+            f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures."
         )
 
 
@@ -148,7 +147,7 @@ def _timm_fits(net: ResNet) -> None:
         (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
     ):
         if wrong:
-            raise SensoriumError(f"timm's ResNet has {said}. Use --to safetensors or onnx.")
+            raise SensoriumError(f"timm's ResNet has {said}.")
 
 
 def _timm_config(net: ResNet) -> dict[str, Any]:

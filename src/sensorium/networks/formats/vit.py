@@ -47,13 +47,13 @@ def published(vit: ViT, whose: str) -> None:
     """Raises SensoriumError for a ViT with parts that the published one does not have."""
     other = [*(["rope"] if vit.rope is not None else []), *vit.parts]
     if other:
-        raise SensoriumError(f"{whose} ViT has no {', '.join(other)}. Use --to safetensors or onnx.")
+        raise SensoriumError(f"{whose} ViT has no {', '.join(other)}.")
 
 
 def plain(vit: ViT, whose: str) -> None:
     """Raises SensoriumError for a ViT with registers, or with parts that the published one does not have."""
     if vit.registers:
-        raise SensoriumError(f"{whose} ViT has no register tokens. Use --to safetensors, timm or onnx.")
+        raise SensoriumError(f"{whose} ViT has no register tokens.")
     published(vit, whose)
 
 

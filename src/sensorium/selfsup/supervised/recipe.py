@@ -6,9 +6,10 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.backbone import build_backbone, started_from
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.supervised.method import Supervised
 
 
@@ -16,6 +17,7 @@ def supervised(
     on: Situation,
     *,
     backbone: str | None = None,
+    start: RunFolder | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.05,
@@ -30,6 +32,7 @@ def supervised(
 
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
+        start: folder of a run of any encoder, whose network is fine-tuned; instead of --backbone.
         batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
@@ -44,9 +47,10 @@ def supervised(
             f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class."
         )
     s = Settings()
-    network = build_backbone(backbone, on, s, by="the supervised baseline")
+    by = "the supervised baseline"
+    network = build_backbone(backbone, on, s, by=by) if start is None else started_from(start, backbone, on, s, by=by)
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    rate = pick_lr(lr, 2e-3 if start is None else 5e-4, batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
     side = pick_view_size(view_size, network, on, s)
