@@ -211,8 +211,8 @@ def test_language(tmp_path: Path) -> None:
     """The page and the numbers; what is trained is what a run of as many steps trains."""
     book = tmp_path / "book.txt"
     book.write_text("The cat sat on the mat, and \u00fcber the m\u00fcde dog it sat. " * 100)
-    page = tmp_path / "signal" / "page.html"
-    found = signal("causal_lm", str(book), steps=3, out=page, depth=3, **SMALL)
+    page = tmp_path / "signal" / "signal.html"
+    found = signal("causal_lm", str(book), steps=3, out=page.parent, depth=3, **SMALL)
     assert found == json.loads((page.parent / "signal.json").read_text())
     assert [moment["step"] for moment in found["moments"]] == [0, 3]
     for moment in found["moments"]:
@@ -241,13 +241,13 @@ def test_language(tmp_path: Path) -> None:
     ],
 )
 def test_pictures(system: str, settings: dict[str, Any], layers: int, attends: bool, tmp_path: Path) -> None:
-    found = signal(system, "digits", steps=2, out=tmp_path / "a.html", limit=64, **settings)
+    found = signal(system, "digits", steps=2, out=tmp_path / "a", limit=64, **settings)
     for moment in found["moments"]:
         assert len(moment["layers"]) == layers
         for layer in moment["layers"]:
             assert min(layer["activation"], layer["gradient"], layer["weight_gradient"]) > 0
             assert (layer["entropy"] is not None) == attends
-    assert (tmp_path / "a.html").read_text().count("<figure>") == (5 if attends else 3)
+    assert (tmp_path / "a" / "signal.html").read_text().count("<figure>") == (5 if attends else 3)
 
 
 def test_charts_are_logarithmic_where_they_span_more_than_a_decade() -> None:
@@ -262,4 +262,4 @@ def test_charts_are_logarithmic_where_they_span_more_than_a_decade() -> None:
 
 def test_what_cannot_work_is_said(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="--steps 0"):
-        signal("mae", "digits", steps=0, out=tmp_path / "a.html")
+        signal("mae", "digits", steps=0, out=tmp_path / "a")

@@ -4,15 +4,17 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, pipeline
 
 import sensorium
 from sensorium.cli.main import main
+from sensorium.data.text.open import BPE, read_tokenizer
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import read_judgement
@@ -22,6 +24,7 @@ from sensorium.language.causal_lm.recipe import causal_lm
 from sensorium.runs.ablate import over_seeds
 from sensorium.runs.results import RunResult, read_results
 from sensorium.runs.verdict import difference
+from sensorium.use import generate
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 SMALL = ["--width", "32", "--depth", "1", "--heads", "2", "--length", "16", "--batch-size", "8", "--quiet"]
@@ -77,6 +80,49 @@ def test_exported_it_opens_in_transformers(trained: Path, tmp_path: Path, comman
     code, _, err = command("export", str(trained), "--to", "onnx", "--out", str(tmp_path / "x"))
     assert code == 1
     assert "formats are hf" in err
+
+
+@pytest.mark.parametrize("prompt", ["The cat", "dog \u00fcber", ""])
+def test_transformers_writes_the_same_text(trained: Path, prompt: str, tmp_path: Path, command: Command) -> None:
+    """With the tokenizer beside the weights, in one line; as many tokens as the context holds."""
+    assert command("export", str(trained), "--to", "hf", "--out", str(tmp_path))[0] == 0
+    tokenizer = read_tokenizer(trained / "tokenizer.json")
+    ids = tokenizer.encode(prompt.encode()).tolist()
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert theirs(prompt)["input_ids"] == [tokenizer.vocab - 1, *ids]
+    assert theirs.decode(theirs(prompt)["input_ids"], skip_special_tokens=True) == prompt
+    most = 16 - 1 - len(ids)
+    write = pipeline("text-generation", str(tmp_path))
+    assert write.tokenizer.eos_token_id == write.model.generation_config.eos_token_id == tokenizer.vocab - 1
+    said = write(prompt, max_new_tokens=most, do_sample=False)[0]["generated_text"]
+    ours = "".join(generate(trained, prompt, most=most, temperature=0, top_k=None, seed=0))
+    assert said == prompt + ours
+    assert len(ours) > 3 or not prompt
+
+
+def test_the_boundary_ends_a_text_in_transformers_too(book: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "length": 16, "experts": 2, "tied": False}
+    run = sensorium.train("causal_lm", str(book), budget="2steps", out=tmp_path / "lm", progress=False, **small)
+    method: Any = run.method
+    row = torch.tensor([[256, *b"The cat"]])
+    seen: list[Tensor] = []
+    hook = method.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert int(method.logits(row)[0, -1].argmax()) != 256
+    hook.remove()
+    with torch.no_grad():
+        method.head.weight[256] = 100 * seen[0][0, -1]
+    assert int(method.logits(row)[0, -1].argmax()) == 256
+    sensorium.export(run, "hf", tmp_path / "hf")
+    said = pipeline("text-generation", str(tmp_path / "hf"))("The cat", max_new_tokens=8, do_sample=False)
+    assert said[0]["generated_text"] == "The cat"
+    assert "".join(generate(run, "The cat", most=8, temperature=0, top_k=None, seed=0)) == ""
+
+
+def test_a_token_may_end_within_a_character(book: Path) -> None:
+    tokenizer = BPE.learn(["\u00fc\u00e4\u20ac".encode()], 257)
+    ids = tokenizer.encode("\u20ac".encode())
+    assert len(ids) == 3
+    assert b"".join(tokenizer.decode([one]) for one in ids).decode() == "\u20ac"
 
 
 def test_the_same_command_returns_the_run_and_another_setting_is_refused(

@@ -172,6 +172,10 @@ class ImageText(SeesImages, ABC):
     def embed_text(self, tokens: Tensor) -> Tensor:
         """int64 [B, T] -> [B, E] of unit length."""
 
+    @abstractmethod
+    def similarity_scale(self) -> float:
+        """What similarities are multiplied by, in training, before the softmax over the texts."""
+
 
 class Detector(SeesImages, ABC):
     """Detects objects of ``classes`` classes.

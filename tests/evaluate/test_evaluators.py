@@ -42,6 +42,9 @@ class Both(Speaks, ImageText):
     def embed_text(self, tokens):
         return tokens.float()
 
+    def similarity_scale(self):
+        return 1.0
+
 
 def rows(*names: str) -> ArrayRows:
     return ArrayRows({name: np.zeros((4, 3), np.int64) for name in names})

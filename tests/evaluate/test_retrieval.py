@@ -88,6 +88,9 @@ class Model(nn.Module, ImageText):
     def embed_text(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.drop(self.text(tokens)), dim=1)
 
+    def similarity_scale(self) -> float:
+        return 1.0
+
 
 class Pixels:
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), np.uint8)

@@ -22,7 +22,19 @@ from sensorium.recipe.trained import Trained
 from sensorium.runs.results import read_results
 from sensorium.runs.run import Run
 
-OPENING = ("embed", "neighbors", "search", "generate", "sample", "detect", "watch", "play", "export", "evaluate")
+OPENING = (
+    "embed",
+    "neighbors",
+    "search",
+    "zeroshot",
+    "generate",
+    "sample",
+    "detect",
+    "watch",
+    "play",
+    "export",
+    "evaluate",
+)
 
 
 def refused(run: Path, *words: str) -> None:
@@ -47,7 +59,13 @@ def test_52_every_command_that_opens_runs_has_the_same_flag(name: str, run: Path
     (run / "net.py").write_text("open('EXECUTED', 'w')\nfrom sensorium.selfsup.simclr.recipe import simclr\n")
     change(run, recipe="simclr/net.py:simclr")
     Image.new("RGB", (16, 16)).save("x.png")
-    beside = {"neighbors": ["x.png"], "watch": ["x.npy"], "detect": ["x.png"], "search": ["--text", "x"]}.get(name, [])
+    beside = {
+        "neighbors": ["x.png"],
+        "watch": ["x.npy"],
+        "detect": ["x.png"],
+        "search": ["--text", "x"],
+        "zeroshot": ["x.png", "--classes", "a,b"],
+    }.get(name, [])
     code, _, said = command(name, "simclr", *beside)
     assert code == 1
     assert "--trust simclr/net.py:simclr" in said

@@ -237,7 +237,13 @@ def test_44_no_option_rounds_a_number(home: Path) -> None:
 def _whole_options() -> list[tuple[list[str], list[str]]]:
     """(command with its required arguments, its options that are whole numbers) of every command."""
     found = []
-    needed = {"neighbors": ["x.png"], "watch": ["x.npy"], "detect": ["x.png"], "ablate": ["--vary", "a=1,2"]}
+    needed = {
+        "neighbors": ["x.png"],
+        "watch": ["x.npy"],
+        "detect": ["x.png"],
+        "ablate": ["--vary", "a=1,2"],
+        "zeroshot": ["--classes", "a,b"],
+    }
     for name in main.app:
         if name.startswith("-"):
             continue

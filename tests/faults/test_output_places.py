@@ -61,7 +61,12 @@ USERS = {  # commands on a run, which name no data
     "embed": ["embed", "runs/r"],
     "embed --data": ["embed", "runs/r", "--data", "pets"],
     "export": ["export", "runs/r"],
+    "export index": ["export", "runs/r", "--to", "index"],
     "detect": ["detect", "runs/r", "pets"],
+}
+TABLES = {  # commands that write a table by its ending
+    "zeroshot": ["zeroshot", "runs/r", "pets", "--classes", "cat,dog"],
+    "embed": ["embed", "runs/r"],
 }
 PICTURES = {
     "neighbors": ["neighbors", "runs/r", "pets/cat/0.png"],
@@ -80,6 +85,39 @@ def test_an_out_in_the_data_is_refused(command, out, home, capsys):
     assert everything(home) == before
 
 
+@pytest.mark.parametrize("command", TABLES)
+@pytest.mark.parametrize("out", ["pets/table.csv", "link/cat/table.csv"])
+def test_a_table_in_the_data_is_refused(command, out, home, capsys):
+    before = everything(home)
+    said = refused([*TABLES[command], "--out", out], capsys)
+    assert f"--out {out} lies in the data" in said
+    assert everything(home) == before
+
+
+def test_names_of_classes_are_not_overwritten(home, tmp_path, capsys):
+    (tmp_path / "names.csv").write_text("cat\ndog\n")
+    words = [
+        "zeroshot",
+        "runs/r",
+        "pets",
+        "--classes",
+        str(tmp_path / "names.csv"),
+        "--out",
+        str(tmp_path / "names.csv"),
+    ]
+    assert "is the data file itself" in refused(words, capsys)
+    assert (tmp_path / "names.csv").read_text() == "cat\ndog\n"
+
+
+def test_features_from_python_are_not_written_into_the_data(home):
+    with pytest.raises(SensoriumError, match=r"--out pets/x\.npz lies in the data 'pets'"):
+        sensorium.embed("runs/r", "pets", out="pets/x.npz")
+    with pytest.raises(SensoriumError, match=r"--out pets/x\.npz lies in the data"):
+        sensorium.embed(sensorium.load("runs/r"), out="pets/x.npz")
+    with pytest.raises(SensoriumError, match=r"--picture pets/x\.png lies in the data"):
+        sensorium.neighbors(sensorium.load("runs/r"), "pets/cat/0.png", picture="pets/x.png")
+
+
 @pytest.mark.parametrize("command", PICTURES)
 def test_a_picture_in_the_data_is_refused(command, home, capsys):
     said = refused([*PICTURES[command], "--picture", "pets/found.png"], capsys)
@@ -96,7 +134,7 @@ def test_an_out_below_a_file_names_the_file(command, home, capsys):
     assert everything(home) == before
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "ablate", "detect"])
+@pytest.mark.parametrize("command", ["train", "compare", "ablate", "detect", "export index"])
 def test_a_folder_to_be_that_is_a_file_is_refused(command, home, capsys):
     said = refused([*(READERS | USERS)[command], "--out", "a.txt"], capsys)
     assert "--out a.txt: this isn't a folder; give another --out" in said

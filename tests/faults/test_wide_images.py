@@ -16,6 +16,7 @@ from PIL import Image
 
 from sensorium.data.boxes.open import open_boxes
 from sensorium.data.images import sets
+from sensorium.data.images.decode import square
 from sensorium.data.images.open import open_data
 from sensorium.data.images.prepare import prepare
 from sensorium.data.pairs.prepare import prepare as prepare_pairs
@@ -29,6 +30,7 @@ from sensorium.use import embed, neighbors
 from sensorium.use.detect import open_finder
 from sensorium.use.found import find_in
 from sensorium.use.search import open_looker, read_picture
+from sensorium.use.zero_shot import _pictures
 
 COUNT, SIDE = 20, 16
 WHITE = (0.0, 4095.0)
@@ -230,15 +232,17 @@ def test_a_picture_given_alone_is_that_of_the_training_set(run, tmp_path):
     ready = found.data()
     i = next(n for n in same_as(ready.train.images) if n % 2 == 0)
     (tmp_path / "dark.png").write_bytes(png(i))
-    table = neighbors(found.folder, tmp_path / "dark.png", None, 3, None)
-    assert "(exact duplicate)" in next(iter(table.columns[2].cells))
+    assert neighbors(found.folder, tmp_path / "dark.png", None, 3, None)[0].same
+    assert neighbors(found, values(i), None, 3, None)[0].same
     looker = open_looker(found.folder)
     assert np.array_equal(read_picture(tmp_path / "dark.png", SIDE, looker.scale), eight(i))
     on_page = {"path": str(tmp_path / "dark.png"), "name": "dark.png", "side": SIDE, "scale": list(WHITE)}
     assert np.array_equal(_read(on_page), eight(i))
     assert np.array_equal(_read(on_page | {"side": None})[..., 0], eight(i)[0])
     raw = np.repeat(values(i)[None, None], 3, 1)
-    assert torch.allclose(found.features(raw), found.features(eight(i)[None]), atol=1e-6)
+    want = found.features(eight(i)[None])
+    for same in (raw, tmp_path / "dark.png", values(i), Image.open(tmp_path / "dark.png")):
+        assert torch.allclose(found.features(same), want, atol=1e-6)
 
 
 def test_evaluation_on_other_pictures_uses_the_scale_of_the_run(run, tmp_path):
@@ -280,6 +284,13 @@ def test_a_detector_sees_a_dark_picture_as_in_training(tmp_path):
     assert "as in training: 4,095 is white" in said
     drawn = np.asarray(Image.open(tmp_path / "found" / "00.png").convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(drawn, eight(0))
+
+
+def test_zero_shot_sees_dark_pictures_at_the_scale_of_the_run(tmp_path):
+    one(tmp_path / "a")
+    for given in (tmp_path / "a" / "00.png", tmp_path / "a", as_tar(tmp_path / "all.tar"), [values(0)]):
+        _, read, _ = next(_pictures(given, WHITE))
+        assert np.array_equal(square(read(2 * SIDE), SIDE), eight(0))
 
 
 def test_a_scale_from_elsewhere_is_checked(tmp_path):

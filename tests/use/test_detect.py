@@ -154,7 +154,7 @@ def test_what_cannot_be_done_is_said(runs: Path, data: Path, tmp_path: Path, com
 def test_what_finds_nothing_is_refused(runs: Path, data: Path, command: Command) -> None:
     code, _, err = command("detect", str(runs / "fcos" / "backbone"), str(data / "images"))
     assert code == 1
-    assert "isn't a detector" in err
+    assert "can't be used by `sensorium detect`, which needs a run of" in err
 
 
 def test_detr_goes_to_hugging_face_and_comes_back(runs: Path, data: Path, tmp_path: Path, command: Command) -> None:

@@ -213,7 +213,7 @@ def test_misses_are_drawn_worst_first(run: Path, command: Command, tmp_path: Pat
 def test_misses_of_what_cannot_be_judged(run: Path, command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for words, said in (
-        ((str(run.parent / "simclr"),), "isn't a detector; `sensorium misses` needs a run of"),
+        ((str(run.parent / "simclr"),), "(simclr) can't be used by `sensorium misses`, which needs a run of"),
         ((str(run), "--threshold", "0"), "above 0 and at most 1"),
         ((str(run), "--overlap", "2"), "above 0 and at most 1"),
         ((str(run), "--out", str(tmp_path / "file")), "this isn't a folder"),

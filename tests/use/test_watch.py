@@ -209,11 +209,11 @@ def test_what_cannot_be_watched(run: Run, tmp_path: Path, command: Command) -> N
         assert code == 1, stream
         assert wanted in err
     with pytest.raises(SensoriumError, match="--every 0"):
-        list(watch(run, "-", every=0))
+        watch(run, "-", every=0)
     other = Run(run.folder)
     other.__dict__["method"] = nn.Linear(1, 1)
-    with pytest.raises(SensoriumError, match="isn't an online action detector"):
-        list(watch(other, "-"))
+    with pytest.raises(SensoriumError, match="which needs a run of oadtr"):
+        watch(other, "-")
 
 
 def film(path: Path, frames: np.ndarray, rate: int = 8) -> Path:
@@ -280,6 +280,8 @@ def test_one_video_without_labels(videos: Path, tmp_path: Path) -> None:
         embed_video("motion", videos / "clip8.mkv", tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
     with pytest.raises(SensoriumError, match="has no video"):
+        embed_video("motion", tmp_path, videos.parent / "x.npz")
+    with pytest.raises(SensoriumError, match="lies in the data"):
         embed_video("motion", tmp_path, tmp_path / "x.npz")
     assert (is_video(videos), is_video(tmp_path), is_video("a.MP4"), is_video("a.npz")) == (True, False, True, False)
 

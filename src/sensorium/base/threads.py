@@ -53,10 +53,12 @@ class Threads:
 
 
 def before_torch() -> None:
-    """Limit how long threads spin. Call before torch is imported; later it only affects child processes.
+    """Limit how long threads spin, and silence torch's profiler. Call before torch is imported; later it only affects
+    child processes.
 
-    The user's ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` takes precedence.
+    The user's ``GOMP_SPINCOUNT``, ``OMP_WAIT_POLICY`` or ``KINETO_LOG_LEVEL`` takes precedence.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports each start, and that there is no GPU
     global _in_force, _begun
     _begun = machine.now()
     if decided_by_user():

@@ -135,10 +135,10 @@ def evaluate(
 def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) -> None:
     """Plot activations, gradients and attention by depth, at initialization and after a few steps.
 
-    Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal.html
+    Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal
 
     A missing 1/sqrt(d) or initial weights that are too large or too small show within a minute. Two sentences name what
-    is wrong; the numbers are in signal.json beside the page OUT, signal.html by default.
+    is wrong. The page is OUT/signal.html, the numbers are in signal.json beside it; OUT is sensorium-signal by default.
 
     Args:
         system: its name or FILE.py:FUNCTION; settings may follow: causal_lm,width=64.

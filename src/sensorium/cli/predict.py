@@ -39,6 +39,8 @@ def predict(
     """
     from sensorium.runs.run import Run
     from sensorium.use import predict as use
+    from sensorium.use import tables
+    from sensorium.use.able import places_of
 
     if not pictures:
         raise SensoriumError(
@@ -51,18 +53,18 @@ def predict(
             raise SensoriumError(
                 "paths from standard input are answered one by one on standard output: leave out --out and --sort."
             )
-        for line in use.csv_lines([use.columns(top)]):
+        for line in tables.csv_lines([use.columns(top)]):
             print(line, end="", flush=True)
         for one in use.predict_lines(found, sys.stdin, top=top):
-            print(*use.csv_lines([use.row(one, top)]), sep="", end="", flush=True)
+            print(*tables.csv_lines([use.row(one, top)]), sep="", end="", flush=True)
         return
     if out is not None:
-        use.check_out(out, pictures)
+        tables.check_out(out, tables.TABLES, *pictures, *places_of(found))
     rows = use.predict(found, pictures, top=top, progress=not quiet)
     if sort == "doubt":
         rows = sorted(rows, key=lambda one: -one.doubt)
     if out is None:
-        for line in use.csv_lines([use.columns(top), *(use.row(one, top) for one in rows)]):
+        for line in tables.csv_lines([use.columns(top), *(use.row(one, top) for one in rows)]):
             print(line, end="")
     else:
         use.write(rows, top, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,14 +13,15 @@ from sensorium.cli.shared import Json, console, opens_runs
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: Positive | None = None) -> None:
-    """Write one feature vector per picture to a Parquet file (path, label, features), or per video frame to an .npz.
+    """Write one feature vector per picture with its path and label to a file, or per video frame to an .npz.
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
 
     Args:
         run: folder of a run, or a checkpoint.
         data: what to embed: pictures, a video, or a folder of videos; the run's own data by default.
-        out: the Parquet file; features.parquet in the run's folder by default.
+        out: the file: .parquet, .npz, .npy (with a .names.csv beside it) or .csv; features.parquet in the run's folder
+            by default.
         limit: only the first N pictures.
     """
     from sensorium.use import embed as write
@@ -40,8 +42,9 @@ def neighbors(run: Path, image: Path, *, data: str | None = None, k: Positive = 
         picture: also write the query and the pictures found as one image.
     """
     from sensorium.use import neighbors as find_neighbors
+    from sensorium.use.shown import neighbors_table
 
-    console.print(find_neighbors(run, image, data, k, picture))
+    console.print(neighbors_table(find_neighbors(run, image, data, k, picture)))
 
 
 def generate(
@@ -67,8 +70,9 @@ def generate(
     """
     from sensorium.use import generate as write
 
-    print(prompt, end="")
-    for piece in write(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
+    pieces = write(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed)
+    print(prompt + next(pieces, ""), end="", flush=True)  # nothing is printed before there is something to print
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
@@ -129,8 +133,52 @@ def search(
         picture: also write the pictures found as one image.
     """
     from sensorium.use.search import search as look
+    from sensorium.use.shown import search_table
 
-    console.print(look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture))
+    found = look(run, data, text=text, image=image, k=k, approximate=approximate, picture=picture)
+    console.print(search_table(found))
+
+
+def zeroshot(
+    run: Path,
+    *pictures: str,
+    classes: str,
+    template: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    top: Positive = 2,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Classify pictures by class names of your own, with a system trained on pictures and captions; nothing is trained.
+
+    Example: sensorium zeroshot sensorium-runs/clip photos/ --classes "cat,dog,empty street" --out table.csv
+
+    Args:
+        run: folder of a run, or a checkpoint of CLIP.
+        pictures: files, folders of pictures at any depth, or data sets (tar, Parquet, npz ...).
+        classes: names separated by commas, or a text file with one name a line.
+        template: a sentence with {} where the name goes, "a photo of a {}." by default; repeatable.
+        top: how many of the likeliest classes to write.
+        out: the table to write: .csv, .json, .jsonl or .parquet; by default CSV on standard output.
+        quiet: no progress bar and no summary.
+    """
+    from sensorium.judge.zero_shot import PLAIN
+    from sensorium.use import tables
+    from sensorium.use import zero_shot as use
+    from sensorium.use.able import places_of
+
+    names = use.classes_of(classes)
+    if out is not None:
+        tables.check_out(out, tables.TABLES, *pictures, classes, *places_of(run))
+    found = use.zero_shot_table(run, pictures, names, template or PLAIN, progress=not quiet)
+    top = min(top, len(names))
+    rows = [use.row(one, top) for one in found]
+    if out is not None:
+        tables.write_table(out, use.columns(top), rows, numbers=use.numbers(top))
+    else:
+        print("".join(tables.csv_lines([use.columns(top), *rows])), end="")
+    if not quiet:
+        said = use.told(found)
+        print(said, file=sys.stderr) if out is None else console.print(f"{out}: {said}")
 
 
 def detect(
@@ -193,6 +241,7 @@ def watch(
     stream: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *,
     every: Positive = 1,
+    csv: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Print the actions of a stream as its frames arrive.
@@ -205,11 +254,12 @@ def watch(
         run: folder of a run.
         stream: a recording (.npz, .npy, or text of one line per frame), a video, or - for standard input.
         every: print every n-th frame, besides each change of action.
+        csv: also write them to this file, a row of time, class and probability each, as they come.
         as_json: print one line of JSON per frame.
     """
     from sensorium.use.watch import watch as look
 
-    for line in look(run, stream, every=every, as_json=as_json):
+    for line in look(run, stream, every=every, as_json=as_json, csv=csv):
         print(line, flush=True)
 
 
@@ -245,7 +295,8 @@ def play(
 def export(
     run: Path,
     *,
-    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision"] = "safetensors",
+    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision", "index"] = "safetensors",
+    data: str | None = None,
     out: Path | None = None,
     score: bool = True,
 ) -> None:
@@ -258,7 +309,8 @@ def export(
 
     Args:
         run: folder of a run, or a checkpoint.
-        to: the format.
+        to: the format; 'index' writes the vectors of pictures with their names and captions, for a search elsewhere.
+        data: the pictures of an index; the run's own data by default.
         out: folder or file to write; in the run's folder by default.
         score: score an exported classifier again.
     """
@@ -267,13 +319,13 @@ def export(
     from sensorium.use.exported import score as score_again
 
     thing = load(run)
-    path = write(thing, to, out)
+    path = write(thing, to, out, data=data)
     console.print(f"wrote {path}")
-    if score and (line := score_again(thing, to, path, progress=True)):
+    if score and to != "index" and (line := score_again(thing, to, path, progress=True)):
         console.print(line)
 
 
 COMMANDS = {
     one.__name__: opens_runs(one)
-    for one in (embed, neighbors, search, generate, sample, detect, misses, watch, play, export)
+    for one in (embed, neighbors, search, zeroshot, generate, sample, detect, misses, watch, play, export)
 }

@@ -84,7 +84,8 @@ _MISSING = re.compile(
 _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
      "lost+found", "system volume information", "__pycache__", "node_modules",
-     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-cache"}
+     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-signal",
+     "sensorium-cache"}
 )  # fmt: skip
 _NUMBERS = re.compile(r"(\d+)")
 

@@ -7,6 +7,8 @@ run.features(images)
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.abilities import Detector, Encoder, HasBackbone
+from sensorium.abilities import Detector, Encoder, HasBackbone, Reconstructor
 from sensorium.base.reading import printable, there
+from sensorium.base.words import counted
+from sensorium.catalogue import a_run_of
 from sensorium.data.augment.images import plain
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.boxes.seen import squared
 from sensorium.data.images.cache import Pixels
+from sensorium.data.images.decode import square, to_array
+from sensorium.data.images.given import Picture, given, is_one
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.values import to_eight
 from sensorium.data.source import Source
@@ -32,6 +38,8 @@ from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.trained import Trained
 from sensorium.training.budget import Budget
 from sensorium.training.fit import Outcome, read_outcome
+
+Pictures = Picture | Sequence[Picture]
 
 
 class Run(Trained):
@@ -50,14 +58,43 @@ class Run(Trained):
             raise SensoriumError(f"'{self.folder}' has no separate backbone: '{self.info.recipe}' is one network.")
         return method.backbone
 
-    def prepare_images(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of any size -> float [B, 3, S, S], normalized as in training; floats pass unchanged.
+    def __repr__(self) -> str:
+        data = f"on {printable(self.info.data.path)}"
+        how = ", ".join([data, *self._trained(), *self._judged()])
+        return f"<Run {printable(self.info.recipe)} {how}, in {printable(str(self.folder))}>"
 
-        Integers of more bits are scaled as the 16-bit images that the run was trained on, or by their own values. A detector
-        sees whole pictures in squares: their ``sizes`` there are those of :func:`sensorium.data.boxes.seen.inner_size`, and
-        :func:`sensorium.use.detect.detect` does all of it.
+    def _trained(self) -> list[str]:
+        """Budget and steps, in words."""
+        budget = [f"budget {printable(self.info.budget)}"] if self.info.budget else []
+        try:
+            o = self.outcome if self.finished else None
+        except SensoriumError:
+            o = None
+        return [*budget, "not finished" if o is None else counted(o.steps, "step")]
+
+    def _judged(self) -> list[str]:
+        """The score that decides, in words; none if the run was not judged."""
+        with suppress(SensoriumError):
+            judgement = evaluator.read_judgement(self.folder)
+            for score in judgement.scores if judgement else ():
+                if score.decides and score.value is not None:
+                    return [f"{score.name} {score.show(score.value)}"]
+        return []
+
+    def prepare_images(self, images: Pictures) -> Tensor:
+        """Pictures -> float [B, 3, S, S], normalized as in training.
+
+        images: uint8 [B, 3, H, W] of any size, or one picture or a sequence of them, each a path, a PIL image, uint8
+        [3, H, W] (tensor) or [H, W, 3] (array), which are prepared as the files of a data set are. Integers of more bits
+        (uint16) are scaled as the 16-bit images that the run was trained on, or by their own values. Floats [B, 3, H, W]
+        pass unchanged. A detector sees whole pictures in squares: their ``sizes`` there are those of
+        :func:`sensorium.data.boxes.seen.inner_size`, and :func:`sensorium.use.detect.detect` does all of it.
         """
-        on = self.situation
+        if not isinstance(self.situation, Situation):
+            raise SensoriumError(f"'{self.folder}' takes no pictures: it is a run of {self.info.recipe}.")
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return self._prepared_each(images)
+        on: Any = self.situation
         if images.is_floating_point():
             return images
         if images.dtype != torch.uint8:
@@ -66,11 +103,32 @@ class Run(Trained):
             return squared(images, sight_of(self.method, on))
         return plain(images, on.mean, on.std, on.image_size)
 
+    def _prepared_each(self, images: Any) -> Tensor:
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return self.prepare_images(torch.from_numpy(np.ascontiguousarray(images)))
+        size, detector = self.situation.image_size, isinstance(self.method, Detector)
+        arrays = []
+        for one in [images] if is_one(images) else images:
+            image = given(one, self.situation.scale).image
+            arrays.append(torch.from_numpy(to_array(image) if detector else square(image, size))[None])
+        if not arrays:
+            raise SensoriumError("there is no picture: give at least one.")
+        return torch.cat([self.prepare_images(array) for array in arrays])
+
     @torch.inference_mode()
-    def features(self, images: Tensor | np.ndarray) -> Tensor:
-        """Images, uint8 (or uint16) [B, 3, H, W] of any size or float already normalized, -> features [B, D] float32."""
-        images = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
-        if images.ndim != 4 or images.shape[1] != 3:
+    def reconstruct(self, images: Pictures, *, seed: int = 0) -> Tensor:
+        """Pictures (see :meth:`prepare_images`) -> the panels that the method reconstructs, side by side, [B, 3, S, S *
+        panels] in 0..1. ``seed``: of the mask."""
+        method = self.method
+        if not isinstance(method, Reconstructor):
+            raise SensoriumError(f"'{self.folder}' reconstructs nothing; {a_run_of('Reconstructor')} does.")
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.situation.mean, self.situation.std))
+        return (method.reconstruct(self.prepare_images(images), seed=seed).float() * std + mean).clamp(0, 1)
+
+    @torch.inference_mode()
+    def features(self, images: Pictures) -> Tensor:
+        """Pictures (see :meth:`prepare_images`) -> features [B, D] float32."""
+        if isinstance(images, Tensor | np.ndarray) and images.ndim not in (2, 3) and images.shape[1:2] != (3,):
             raise SensoriumError(f"features needs images [B, 3, H, W], not {list(images.shape)}.")
         method = self.method
         if not isinstance(method, Encoder):

@@ -1,7 +1,7 @@
 """Signal propagation: activations, gradients and attention by depth, at initialization and after a few training steps.
 
-OUT.html                                  charts by depth and two sentences, in one file that opens offline
-signal.json                               the same numbers, beside it
+OUT/signal.html                           charts by depth and two sentences, in one file that opens offline
+OUT/signal.json                           the same numbers
 A missing 1/sqrt(d) or initial weights that are too large show here in a minute, and in the training loss after hours.
 """
 
@@ -17,6 +17,8 @@ import torch
 
 from sensorium.base.files import check_writable, write_json, write_text
 from sensorium.base.precision import device_name
+from sensorium.base.reading import printable
+from sensorium.base.whole import checked
 from sensorium.catalogue import allow
 from sensorium.data.output import check_place
 from sensorium.data.rows import Rows
@@ -51,8 +53,8 @@ CHARTS = (  # field, title, explanation
 def signal(
     name: str, data: str = "scenes", *, steps: int = 20, progress: bool = False, **keywords: Any
 ) -> dict[str, Any]:
-    """Measure the system ``name`` on ``data`` at initialization and after a training of ``steps`` steps; write ``out``,
-    and ``signal.json`` beside it, and return the content of the latter.
+    """Measure the system ``name`` on ``data`` at initialization and after a training of ``steps`` steps; write
+    ``signal.html`` and ``signal.json`` in the folder ``out``, and return the content of the latter.
 
     ``keywords`` are the fields of :class:`sensorium.runs.options.Common` and the recipe's own parameters. Both
     measurements use one batch that is not trained on, in float32. Raises SensoriumError if a setting is unknown or the
@@ -63,14 +65,13 @@ def signal(
 
 
 def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
-    """:func:`signal` with its options in a record; also returns the page: ``options.out``, or signal.html."""
-    if steps < 1:
-        raise SensoriumError(f"--steps {steps}: must be at least 1.")
+    """:func:`signal` with its options in a record; also returns the page, in ``options.out`` or sensorium-signal."""
+    checked(steps, "--steps", least=1)
+    page = _page(Path(options.out or "sensorium-signal"), options.data)
     for recipe in (*options.trust, name):
         allow(recipe)
-    page, how, device = Path(options.out or "signal.html"), kind(kind_name(name)), torch.device(device_name())
+    how, device = kind(kind_name(name)), torch.device(device_name())
     data, seed = options.data, options.seed
-    check_writable(check_place(page, data))
     source = Source(data, None, page.parent / "cache", options.image_size, options.limit, settings)
     ready = how.prepare(source, progress=not options.quiet)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -86,6 +87,16 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     write_text(page, render(found))
     write_json(page.with_name("signal.json"), found)
     return found, page
+
+
+def _page(folder: Path, data: str) -> Path:
+    """The page in ``folder``. Raises SensoriumError for the path of a file, and for a place in the data."""
+    if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):
+        shown = printable(str(folder.with_suffix("")))
+        raise SensoriumError(
+            f"--out {printable(str(folder))}: this is a file; give a folder (--out {shown}), the page in it is signal.html."
+        )
+    return check_writable(check_place(folder, data, folder=True) / "signal.html")
 
 
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and the output of `measure`

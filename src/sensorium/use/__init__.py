@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -13,21 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import (
-    ClassConditional,
-    Classifier,
-    Encoder,
-    Generator,
-    IterativeGenerator,
-    LanguageModel,
-    SeesImages,
-)
-from sensorium.base.files import can_write, check_writable, unlinked, write_bytes
+from sensorium.abilities import ClassConditional, Classifier, Generator, IterativeGenerator, SeesImages
+from sensorium.base.files import can_write, check_writable, unlinked
 from sensorium.base.precision import device_name
+from sensorium.base.whole import checked
 from sensorium.base.words import counted
-from sensorium.catalogue import FORMATS, a_run_of, allow, find
+from sensorium.catalogue import FORMATS, allow, find
 from sensorium.data.images import prepare as images
-from sensorium.data.images.cache import Pixels
+from sensorium.data.images.cache import Pixels, cache
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.values import Scale
 from sensorium.data.output import check_place
@@ -35,10 +29,12 @@ from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.pictures.images import save
-from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
+from sensorium.use.able import able, places_of
+from sensorium.use.tables import VECTORS, check_out, write_vectors
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
+INDEX = "index"  # of pictures, for a search elsewhere
 
 
 def load(path: str | Path, *, trust: str = "") -> Any:
@@ -57,16 +53,29 @@ def load(path: str | Path, *, trust: str = "") -> Any:
     return Run(path) if (Path(path) / "run.json").is_file() else load_published(path)
 
 
-def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str | Path | None = None) -> Path:
+def export(
+    what: Run | nn.Module | str | Path,
+    to: str = "safetensors",
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+) -> Path:
     """Export the network of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written.
 
     A classifier goes with its head, the names of its classes and its normalization.
+    "index" writes the vectors of pictures instead (:mod:`sensorium.use.index`), those of ``data`` or the run's own.
     """
     from sensorium.published import export as export_network
     from sensorium.published import exportable
 
+    if to == INDEX:
+        from sensorium.use.index import export_index
+
+        return export_index(what, data, out)
+    if data is not None:
+        raise SensoriumError(f"--data is for --to {INDEX}, an index of pictures; a network is exported without data.")
     if to not in FORMATS:
-        raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join(FORMATS)}.")
+        raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join((*FORMATS, INDEX))}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         if out is not None:
@@ -76,14 +85,12 @@ def export(what: Run | nn.Module | str | Path, to: str = "safetensors", out: str
             raise SensoriumError(f"{target}: can't be written; give another --out.")
         s, recipe = thing.situation, thing.info.recipe
         if ":" not in recipe and to not in find(recipe).exports:
-            able = exportable(thing.method, recipe)
-            can = (
-                f"its formats are {', '.join(able)}" if able else f"its weights are in {thing.folder}/model.safetensors"
-            )
+            fitting, weights = exportable(thing.method, recipe), f"{thing.folder}/model.safetensors"
+            can = f"its formats are {', '.join(fitting)}" if fitting else f"its weights are in {weights}"
             raise SensoriumError(f"'{recipe}' does not export to {to}: {can}.")
-        if not isinstance(s, Situation):
-            return export_network(thing.method, to, target, recipe=recipe)
-        how: dict[str, Any] = {"mean": s.mean, "std": s.std, "image_size": s.image_size, "classes": s.classes}
+        how: dict[str, Any] = {}
+        if isinstance(s, Situation):
+            how = {"mean": s.mean, "std": s.std, "image_size": s.image_size, "classes": s.classes}
         if isinstance(thing.method, Classifier):
             from sensorium.judge.classes import temperature_of
 
@@ -104,24 +111,31 @@ def _take_along(run: Run, to: str, out: Path) -> None:
     system = find(recipe)
     name = f"sensorium.{system.family}.{system.name}.formats"
     if find_spec(name) and (write := vars(import_module(name)).get("take_along")):
-        write(run.folder, run.situation.context, to, out)
+        write(run, to, out)
 
 
 def generate(
-    run: Run | Path, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
+    run: Run | str | Path, prompt: str, *, most: int, temperature: float, top_k: int | None, seed: int
 ) -> Iterator[str]:
-    """Text generated by a run's language model after ``prompt``, streamed; incomplete UTF-8 bytes wait for the rest."""
-    from codecs import getincrementaldecoder
+    """Text generated by a run's language model after ``prompt``, streamed; incomplete UTF-8 bytes wait for the rest.
 
+    Raises SensoriumError at once, before the first piece is asked for, if the run isn't one.
+    """
     from sensorium.use.write import write_text
 
     found = run if isinstance(run, Run) else Run(run)
-    if not isinstance(found.method, LanguageModel):
-        raise SensoriumError(
-            f"'{found.folder}' isn't a language model; `sensorium generate` needs {a_run_of('LanguageModel')}."
-        )
+    able(found, "generate", found.folder)
+    checked(most, "--most", least=1)
+    if not 0 <= temperature < float("inf"):
+        raise SensoriumError(f"--temperature {temperature}: must be 0 or more.")
+    if top_k is not None:
+        checked(top_k, "--top-k", least=1)
+    return _decoded(write_text(found, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed))
+
+
+def _decoded(pieces: Iterator[bytes]) -> Iterator[str]:
     decoder = getincrementaldecoder("utf-8")(errors="replace")
-    for piece in write_text(found, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed):
+    for piece in pieces:
         yield decoder.decode(piece)
     yield decoder.decode(b"", final=True)
 
@@ -171,9 +185,7 @@ def draw(
 
 def generator_of(run: Run) -> Any:
     """A run's method, which must be a generator; SensoriumError if it isn't."""
-    if not isinstance(run.method, Generator):
-        raise SensoriumError(f"'{run.folder}' isn't a generator; `sensorium sample` needs {a_run_of('Generator')}.")
-    return run.method
+    return able(run, "sample", run.folder)
 
 
 def sheet(method: Generator, drawn: Tensor, columns: int = 8) -> Tensor:
@@ -196,9 +208,19 @@ def _class_number(label: str, run: Run) -> int:
     return classes.index(label)
 
 
-def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> str:
-    """Write features of every readable image to a Parquet file (path, label, features), or of every video frame to an
-    .npz.
+class Embedded(NamedTuple):
+    """Pictures by ``names``, their ``labels`` (None if unknown), ``features`` float32 [N, D], and how many could not be
+    read."""
+
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    features: Tensor
+    skipped: int
+
+
+def embed(run: Any, data: str | None, out: Path | None, limit: int | None) -> str:
+    """Write features of every readable image to a file by its ending (:mod:`sensorium.use.tables`), or of every video
+    frame to an .npz.
 
     Returns a line that describes what was written.
     """
@@ -206,50 +228,55 @@ def embed(run: Path, data: str | None, out: Path | None, limit: int | None) -> s
 
     if data is not None and is_video(data):
         return embed_video(run, data, out, limit=limit)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if out is not None:
-        check_place(out, data, *data_of(run))
-    target = check_writable(out or (run if run.is_dir() else run.parent) / "features.parquet")
-    encoder, pixels, _ = _encoder_and_pixels(run, data, limit)
-    features = _encode(encoder, pixels)
-    labels = (
-        [None] * len(pixels)
-        if pixels.labels is None
-        else [pixels.classes[k] if k >= 0 else None for k in pixels.labels]
-    )
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1), pa.float32()), features.shape[1])
-    table = pa.table(
-        {"path": pa.array(list(pixels.names), pa.string()), "label": pa.array(labels, pa.string()), "features": flat}
-    )
-    write_bytes(target, lambda file: pq.write_table(table, file))
-    return f"{target}: {counted(len(pixels), 'picture')} x {features.shape[1]} features" + (
-        f"; {len(pixels.skipped)} could not be read" if pixels.skipped else ""
-    )
+    where = run.folder if isinstance(run, Run) else Path(run)
+    own = (where if where.is_dir() else where.parent) / "features.parquet"
+    target = check_out(own, VECTORS) if out is None else check_out(out, VECTORS, data, *places_of(run))
+    found = embedded(run, data, limit)
+    files = write_vectors(target, found.features.numpy(), found.names, {"label": found.labels}, called="features")
+    count = f"{counted(len(found.names), 'picture')} x {counted(found.features.shape[1], 'feature')}"
+    lost = f"; {found.skipped:,} could not be read" if found.skipped else ""
+    return f"{' and '.join(map(str, files))}: {count}{lost}"
 
 
-def neighbors(run: Path, image: Path, data: str | None, k: int, picture: Path | None) -> Any:
-    """A table of the ``k`` most similar images; exact duplicates are marked."""
-    from rich.table import Table
+def embedded(run: Any, data: str | None, limit: int | None) -> Embedded:
+    """Features of every readable image of ``data``, or of the run's own, whatever sets they are divided in; of the first
+    ``limit`` images if it is given."""
+    encoder, parts, _ = _encoder_and_pixels(run, data, limit, "embed")
+    names = [str(name) for pixels in parts for name in pixels.names][:limit]
+    labels = [class_of(pixels, index) or None for pixels in parts for index in range(len(pixels))][:limit]
+    features = torch.cat([_encode(encoder, pixels) for pixels in parts])[:limit]
+    return Embedded(tuple(names), tuple(labels), features, sum(len(pixels.skipped) for pixels in parts))
 
-    from sensorium.data.images.decode import rgb, square
 
+class Neighbor(NamedTuple):
+    """A picture similar to the query: its name, its label ("" if unknown), the cosine similarity, and whether the two
+    are equal, pixel for pixel."""
+
+    name: str
+    label: str
+    similarity: float
+    same: bool
+
+
+def neighbors(run: Any, image: Any, data: str | None, k: int, picture: Path | None) -> list[Neighbor]:
+    """The ``k`` images most similar to ``image`` (a path, a PIL image, uint8 values), best first; also written as one
+    image to ``picture`` if given."""
+    from sensorium.use.search import read_picture
+
+    checked(k, "--k", least=1)
     if picture is not None:
-        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
-    encoder, pixels, scale = _encoder_and_pixels(run, data, None)
-    if not image.is_file():
-        raise SensoriumError(f"there is no picture '{image}'.")
-    query = square(rgb(image, str(image), scale=scale), pixels.images.shape[-1])
-    nearest = most_similar(encoder, pixels, query, min(k, len(pixels)))
-    table = Table("similarity", "label", "picture")
-    for one in nearest:
-        name = str(pixels.names[one.index]) + ("  (exact duplicate)" if one.same else "")
-        table.add_row(f"{one.similarity:.3f}", class_of(pixels, one.index) or "-", name)
+        check_writable(check_place(picture, data, *places_of(run), option="--picture"), option="--picture")
+    thing = opened(run)
+    able(thing, "neighbors", run if isinstance(run, (str, Path)) else "")
+    read_picture(image, 8, None)  # an error of the query before the work of encoding
+    encoder, parts, scale = _encoder_and_pixels(thing, data, None, "neighbors")
+    query = read_picture(image, parts[0].images.shape[-1], scale)
+    each = [(pixels, one) for pixels in parts for one in most_similar(encoder, pixels, query, min(k, len(pixels)))]
+    nearest = sorted(each, key=lambda found: -found[1].similarity)[:k]
     if picture is not None:
-        found = torch.from_numpy(np.array(pixels.images[[one.index for one in nearest]]))
-        save(torch.cat([torch.from_numpy(query).float(), *found.float()], 2) / 255, picture)
-    return table
+        shown = [torch.from_numpy(np.array(pixels.images[one.index])).float() for pixels, one in nearest]
+        save(torch.cat([torch.from_numpy(query).float(), *shown], 2) / 255, picture)
+    return [Neighbor(str(p.names[one.index]), class_of(p, one.index), one.similarity, one.same) for p, one in nearest]
 
 
 class Similar(NamedTuple):
@@ -285,29 +312,32 @@ def class_of(pixels: Any, index: int) -> str:
     return pixels.classes[pixels.labels[index]]
 
 
-def _encoder_and_pixels(run: Path, data: str | None, limit: int | None) -> tuple[Any, Pixels, Scale | None]:
-    """The network, the images, and the scale of those that have more than 8 bits."""
-    thing = load(run)
+def opened(run: Any) -> Any:
+    """A run or a network from a path; anything else is one already."""
+    return load(run) if isinstance(run, (str, Path)) else run
+
+
+def _encoder_and_pixels(
+    run: Any, data: str | None, limit: int | None, command: str
+) -> tuple[Any, list[Pixels], Scale | None]:
+    """The network, the images of every set of the data, normalized as it expects them, and the scale of those that have
+    more than 8 bits."""
+    thing = opened(run)
+    encoder = able(thing, command, run if isinstance(run, (str, Path)) else "")
+    scale = None
     if isinstance(thing, Run):
-        if data is None:
-            ready = thing.data()
-            train = ready.train.pixels if isinstance(ready.train, Captioned) else ready.train
-            return _encoder(thing.method, run), train, ready.opened.scale
-        on = thing.situation
-        ready = images.prepare(Source(data, None, thing.cache, on.image_size, limit, scale=on.scale))
-        return _encoder(thing.method, run), replace(ready.train, mean=on.mean, std=on.std), ready.opened.scale
-    if data is None:
+        place, on = thing.cache, thing.situation
+        side, mean, std, scale = on.image_size, on.mean, on.std, on.scale
+    elif data is None:
         raise SensoriumError("a checkpoint has no data of its own: give --data PATH.")
-    encoder = _encoder(thing, run)
-    mean, std = encoder.normalization or HALF
-    ready = images.prepare(Source(data, None, Path("sensorium-cache"), side_of(encoder), limit))
-    return encoder, replace(ready.train, mean=mean, std=std), ready.opened.scale
-
-
-def _encoder(thing: Any, run: Path) -> Any:
-    if not isinstance(thing, Encoder):
-        raise SensoriumError(f"'{run}' gives no features of pictures: use {a_run_of('Encoder')}.")
-    return thing
+    else:
+        place, side, (mean, std) = Path("sensorium-cache"), side_of(encoder), encoder.normalization or HALF
+    ready = thing.data() if data is None else images.prepare(Source(data, None, place, side, limit, scale=scale))
+    sets = [ready.train, *([] if ready.test is None else [ready.test])]
+    parts = [one.pixels if isinstance(one, Captioned) else one for one in sets]
+    if isinstance(ready, images.Prepared) and ready.opened.test is not None and ready.opened.val is not None:
+        parts.append(cache(ready.opened.val, side, place))
+    return encoder, [replace(pixels, mean=mean, std=std) for pixels in parts if len(pixels)], ready.opened.scale
 
 
 def side_of(network: SeesImages) -> int:

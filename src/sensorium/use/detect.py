@@ -16,9 +16,7 @@ from typing import Any, NamedTuple, overload
 
 from torch import Tensor
 
-from sensorium.abilities import Detector
 from sensorium.base.precision import device_name
-from sensorium.catalogue import a_run_of
 from sensorium.data.boxes.seen import Sight
 from sensorium.data.images.given import Given, Picture, given, is_one
 from sensorium.data.images.values import Scale
@@ -26,6 +24,7 @@ from sensorium.errors import SensoriumError
 from sensorium.pictures.boxes import class_name
 from sensorium.recipe.boxes import sight_of
 from sensorium.runs.run import Run
+from sensorium.use.able import able
 
 THRESHOLD = 0.3
 
@@ -96,11 +95,9 @@ def open_finder(run: Any) -> Finder:
     """A detector from a run, its folder, a network, or a checkpoint's path. Raises SensoriumError for anything else."""
     from sensorium.use import load
 
-    thing = load(Path(run)) if isinstance(run, (str, PathLike)) else run
-    method: Any = thing.method if isinstance(thing, Run) else thing
-    if not isinstance(method, Detector):
-        where = thing.folder if isinstance(thing, Run) else run if isinstance(run, (str, Path)) else type(run).__name__
-        raise SensoriumError(f"'{where}' isn't a detector; `sensorium detect` needs {a_run_of('Detector')}.")
+    path = isinstance(run, (str, PathLike))
+    thing = load(Path(run)) if path else run
+    method = able(thing, "detect", Path(run) if path else "")
     method = method.to(device_name()).eval()  # type: ignore[attr-defined]
     if isinstance(thing, Run):
         return Finder(method, thing.situation.classes, sight_of(method, thing.situation), 1, thing.situation.scale)

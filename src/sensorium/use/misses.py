@@ -19,13 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.abilities import Detector
 from sensorium.base.files import check_writable, own_folder, write_text
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
-from sensorium.catalogue import a_run_of
 from sensorium.data.boxes.cache import Boxed
 from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
@@ -38,6 +36,7 @@ from sensorium.pictures.images import save_picture
 from sensorium.recipe.boxes import sight_of
 from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
+from sensorium.use.able import able
 
 NEAR = 0.1  # minimum overlap of what is near
 COLUMNS = ("rank", "picture", "fault", "class", "reason", "other", "overlap", "score", "left", "top", "right", "bottom")
@@ -76,16 +75,15 @@ def write_misses(
     if out is not None:
         check_place(out, data, test, *data_of(run), folder=True)
     found = Run(run)
-    if not isinstance(found.method, Detector):
-        raise SensoriumError(f"'{found.folder}' isn't a detector; `sensorium misses` needs {a_run_of('Detector')}.")
+    method = able(found, "misses", found.folder)
     target = own_folder(found.folder, "misses") if out is None else out
     check_writable(target / "misses.csv")
     ready = found.data(data, test)
     held: Boxed = ready.held
     check_classes(found, held)
     with bar("detecting", progress) as advance:
-        sight = sight_of(found.method, found.situation)
-        seen, truth, _ = detections(found.method, held, sight, device=device_name(), progress=advance)
+        sight = sight_of(method, found.situation)
+        seen, truth, _ = detections(method, held, sight, device=device_name(), progress=advance)
     wrong = [compared(one, true, overlap=overlap, threshold=threshold) for one, true in zip(seen, truth, strict=True)]
     rank = sorted((i for i, both in enumerate(wrong) if any(both)), key=lambda i: (-sum(map(len, wrong[i])), i))
     faults = {

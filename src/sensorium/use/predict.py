@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,13 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sensorium.abilities import Classifier
-from sensorium.base.files import check_writable, write_bytes, write_text
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
-from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import squares
 from sensorium.data.images.decode import EXTENSIONS, to_array
 from sensorium.data.images.folders import Files
@@ -32,14 +26,14 @@ from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Ope
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
-from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import Logits, temperature_of
 from sensorium.judge.encode import judged, normalised
 from sensorium.runs.run import Run
+from sensorium.use.able import able
+from sensorium.use.tables import write_table
 
 BATCH = 64
-KINDS = (".csv", ".json", ".jsonl", ".parquet")
 COUNTED = 8  # pictures that are named in a message
 
 
@@ -117,9 +111,7 @@ def _probabilities(method: Any, block: np.ndarray, on: Situation, heat: float, d
 
 def _classifier(run: Run) -> tuple[Any, Situation, float]:
     """The run's method, its situation and its temperature."""
-    if not isinstance(run.method, Classifier) or not isinstance(run.situation, Situation):
-        raise SensoriumError(f"'{run.folder}' isn't a classifier; `sensorium predict` needs {a_run_of('Classifier')}.")
-    return run.method, run.situation, temperature_of(run.folder) or 1.0
+    return able(run, "predict", run.folder), run.situation, temperature_of(run.folder) or 1.0
 
 
 def at_most(run: Run, top: int) -> int:
@@ -180,40 +172,9 @@ def row(one: Prediction, top: int) -> list[Any]:
 
 def write(found: Sequence[Prediction], top: int, out: Path) -> Path:
     """Write the table as CSV, JSON, JSON lines or Parquet, by the ending of ``out``."""
-    kind, names = out.suffix.lower(), columns(top)
-    if kind == ".csv":
-        return write_text(out, "".join(csv_lines([names, *(row(one, top) for one in found)])))
-    objects = [dict(zip(names, row(one, top), strict=True)) for one in found]
-    if kind == ".json":
-        return write_text(out, json.dumps(objects, indent=1, ensure_ascii=False) + "\n")
-    if kind == ".jsonl":
-        return write_text(out, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number, text = pa.float64(), pa.string()
-    table = {
-        name: pa.array([one[name] for one in objects], number if name.startswith("probability") else text)
-        for name in names
-    }
-    return write_bytes(out, lambda file: pq.write_table(pa.table(table), file))
-
-
-def csv_lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of a CSV file; probabilities have six digits."""
-    for values in rows:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(
-            ["" if v is None else f"{v:.6f}" if isinstance(v, float) else v for v in values]
-        )
-        yield line.getvalue()
-
-
-def check_out(out: Path, pictures: Sequence[str]) -> Path:
-    """``out`` if a table of predictions can be written there. Raises SensoriumError."""
-    if out.suffix.lower() not in KINDS:
-        raise SensoriumError(f"--out {printable(str(out))}: must end in {', '.join(KINDS)}.")
-    return check_writable(check_place(out, *pictures))
+    names = columns(top)
+    numbers = [name for name in names if name.startswith("probability")]
+    return write_table(out, names, [row(one, top) for one in found], numbers=numbers)
 
 
 def told(found: Sequence[Prediction], run: Run) -> str:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from sensorium.abilities import Encoder, ImageText
+from sensorium.abilities import ImageText
 from sensorium.base.files import can_write, check_writable, own_folder, scratch, write_bytes, write_json
 from sensorium.base.kept import map_array
 from sensorium.base.precision import device_name
@@ -29,10 +29,9 @@ from sensorium.base.records import encode as encode_record
 from sensorium.base.seal import seal as seal_of
 from sensorium.base.seal import sealed
 from sensorium.base.terminal import bar
-from sensorium.base.words import counted
-from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, content_hash
 from sensorium.data.images.decode import BadImage, rgb, square
+from sensorium.data.images.given import given
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet, View, picture
 from sensorium.data.images.values import Scale
@@ -47,11 +46,8 @@ from sensorium.judge.retrieval import embed_images, embed_texts
 from sensorium.pictures.images import save_picture
 from sensorium.pictures.pairs import shelf
 from sensorium.published.files import locate
-from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from sensorium.use.able import able, places_of
 
 VERSION = 1
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -173,63 +169,60 @@ class Album:
         return graph
 
 
+@dataclass(frozen=True)
+class Found:
+    """The result of a search in an ``album``: the ``hits``, best first, for the query ``words``."""
+
+    album: Album
+    hits: list[Hit]
+    words: str
+
+
 def search(
-    run: Path,
+    run: Any,
     data: str | None,
     *,
     text: str | None,
-    image: Path | None,
+    image: Any,
     k: int,
     approximate: bool,
     picture: Path | None,
-) -> Table:
-    """A table of the ``k`` images most similar to a text or an image; also written as one image to ``picture`` if
-    given."""
-    from rich.table import Table
-    from rich.text import Text
-
+) -> Found:
+    """The ``k`` images most similar to a text or an image (a path, a PIL image, uint8 values); also written as one
+    image to ``picture`` if given."""
     if (text is None) == (image is None):
         many = "either --text or --image, not both" if text is not None else "--text TEXT or --image PICTURE"
         raise SensoriumError(f"give a query: {many}.")
     if k < 1:
         raise SensoriumError(f"--k {k}: must be at least 1.")
     if picture is not None:
-        check_writable(check_place(picture, data, *data_of(run), option="--picture"), option="--picture")
+        check_writable(check_place(picture, data, *places_of(run), option="--picture"), option="--picture")
     looker = open_looker(run)
-    if image is None:
-        vector = looker.of_text(text or "")
-    else:
-        vector = looker.of_picture(read_picture(image, looker.size, looker.scale))
+    shown = None if image is None else read_picture(image, looker.size, looker.scale)
+    vector = looker.of_text(text or "") if shown is None else looker.of_picture(shown)
     album = open_album(looker, run, data)
-    hits = album.near(vector, k, approximate=approximate)
-    words = f'"{text}"' if text is not None else str(image)
-    captioned = any(hit.caption for hit in hits)
-    table = Table("similarity", "picture", *(["caption"] if captioned else []), title_justify="left")
-    table.title = Text(f"{printable(words)} among {counted(len(album), 'picture')}")
-    table.min_width = min(100, table.title.cell_len)  # a title is folded to the width of its table
-    for hit in hits:
-        cells = [Text(printable(hit.name)), *([Text(printable(hit.caption))] if captioned else [])]
-        table.add_row(f"{hit.similarity:.3f}", *cells)
-    if skipped := album.told.skipped:
-        table.caption = Text(f"{skipped:,} could not be read")
+    words = f'"{text}"' if text is not None else str(image) if isinstance(image, (str, Path)) else "the picture"
+    found = Found(album, album.near(vector, k, approximate=approximate), words)
     if picture is not None:
-        _draw(album, hits, words, image, picture)
-    return table
+        _draw(found, shown, picture)
+    return found
 
 
-def open_looker(run: Path) -> Looker:
-    """Load the network for a search: a run whose method embeds images (and texts), or a published CLIP."""
+def open_looker(run: Any, command: str = "search") -> Looker:
+    """Load the network for a search: a run (or its folder) whose method embeds images (and texts), or a published CLIP.
+
+    Raises SensoriumError that says what the run can do if ``command`` can't use it.
+    """
     from sensorium.use import HALF, load, side_of
 
-    thing = load(run)
+    thing = load(run) if isinstance(run, (str, Path)) else run
+    method = able(thing, command, run if isinstance(run, (str, Path)) else "")
     if isinstance(thing, Run):
-        method, on = thing.method, thing.situation
-        _require(method, run)
+        on = thing.situation
         tokens = kept_tokens(thing.folder) if isinstance(method, ImageText) else None
         mean_std = (on.mean, on.std)
         return Looker(method, on.image_size, mean_std, tokens, context_of(method), thing.folder, thing.cache, on.scale)
-    _require(thing, run)
-    tokens = CLIPTokens.from_hf(locate(run)) if isinstance(thing, ImageText) else None
+    tokens = CLIPTokens.from_hf(locate(run)) if isinstance(method, ImageText) and thing is not run else None
     home = Path("sensorium-cache")
     return Looker(thing, side_of(thing), thing.normalization or HALF, tokens, context_of(thing), home, home)
 
@@ -239,11 +232,12 @@ def context_of(method: Any) -> int:
     return min(LONGEST, method.context) if isinstance(method, ImageText) else 0
 
 
-def open_album(looker: Looker, run: Path, data: str | None) -> Album:
+def open_album(looker: Looker, run: Any, data: str | None) -> Album:
     """The images of ``data``, or all of the run's own, with their vectors: read from disk if the index is still
     valid."""
+    run = run.folder if isinstance(run, Run) else looker.home if isinstance(run, torch.nn.Module) else Path(run)
     sets, captions = _sets(run, data, looker.scale)
-    weights = _digest_of_weights(looker.method)
+    weights = digest_of_weights(looker.method)
     key = ":".join([str(VERSION), weights, *(content_hash(one, looker.size) for one in sets)])
     key = hashlib.blake2b((key + json.dumps(captions)).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
     where = hashlib.blake2b(f"{data}:{run.resolve()}".encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
@@ -256,18 +250,15 @@ def open_album(looker: Looker, run: Path, data: str | None) -> Album:
     return Album(looker, sets, *(found or _build(looker, sets, captions, key, path)), path)
 
 
-def read_picture(path: Path, size: int, scale: Scale | None) -> np.ndarray:
-    """An image file as a square: uint8 [3, size, size]; ``scale`` if it has more than 8 bits. Raises SensoriumError that names it."""
+def read_picture(one: Any, size: int, scale: Scale | None) -> np.ndarray:
+    """A picture as a square: uint8 [3, size, size]; ``scale`` if it has more than 8 bits. Raises SensoriumError that
+    names its file."""
+    if not isinstance(one, (str, Path)):
+        return square(given(one, scale).image, size)
+    path = Path(one)
     if not path.is_file():
         raise SensoriumError(f"there is no picture '{printable(str(path))}'.")
     return square(rgb(path, printable(str(path)), 2 * size, scale), size)
-
-
-def _require(method: Any, run: Path) -> None:
-    if not isinstance(method, Encoder | ImageText):
-        raise SensoriumError(
-            f"'{run}' gives no features of pictures, so it can't search them: use {a_run_of('Encoder', 'ImageText')}."
-        )
 
 
 def _sets(run: Path, data: str | None, scale: Scale | None) -> tuple[tuple[ImageSet, ...], list[dict[str, str]]]:
@@ -368,7 +359,7 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest()[:40]
 
 
-def _digest_of_weights(method: torch.nn.Module) -> str:
+def digest_of_weights(method: torch.nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=20)
     for name, value in method.state_dict().items():
         digest.update(f"{name}:{list(value.shape)}:{value.dtype};".encode())
@@ -376,12 +367,10 @@ def _digest_of_weights(method: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out: Path) -> None:
+def _draw(found: Found, query: np.ndarray | None, out: Path) -> None:
     """The images found in one grid; the query first if it is an image."""
-    shown: list[np.ndarray] = []
-    if image is not None:
-        shown.append(read_picture(image, album.looker.size, album.looker.scale))
-    for hit in hits:
+    album, shown = found.album, [] if query is None else [query]
+    for hit in found.hits:
         try:
             shown.append(album.picture(hit))
         except BadImage:  # it could be read when the index was made
@@ -389,6 +378,6 @@ def _draw(album: Album, hits: Sequence[Hit], words: str, image: Path | None, out
     rows = []
     for start in range(0, len(shown), 9):
         part = shown[start : start + 9]
-        marks = [image is not None and start + i == 0 for i in range(len(part))]
-        rows.append((words if start == 0 else "", np.stack(part), marks))
+        marks = [query is not None and start + i == 0 for i in range(len(part))]
+        rows.append((found.words if start == 0 else "", np.stack(part), marks))
     save_picture(shelf(rows), out if out.suffix else out.with_suffix(".png"))

@@ -19,15 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sensorium.abilities import Encoder
-from sensorium.base.files import check_writable, disk_errors, write_bytes
+from sensorium.base.files import disk_errors, write_bytes
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.words import counted
 from sensorium.data.images.decode import square
 from sensorium.data.log import Skipped
 from sensorium.data.names import list_folder
-from sensorium.data.output import check_place
 from sensorium.data.streams.clips import MOTION, motion
 from sensorium.data.streams.files import UNKNOWN, numbered, read_table
 from sensorium.data.streams.video import video_frames
@@ -36,6 +34,8 @@ from sensorium.judge.encode import normalised
 from sensorium.recipe.info import data_of
 from sensorium.runs.run import Run
 from sensorium.use import HALF, load, side_of
+from sensorium.use.able import able
+from sensorium.use.tables import check_out
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv", ".flv")
 _TOGETHER = 32  # frames per batch of the encoder
@@ -54,24 +54,21 @@ def is_video(path: str | Path) -> bool:
     return path.suffix.casefold() in VIDEOS
 
 
-def read_encoder(name: str | Path, *, together: int = 1) -> Encode:
+def read_encoder(name: str | Path | Run, *, together: int = 1) -> Encode:
     """Frames uint8 [3, H, W] of one video -> features [n, D], of ``together`` frames at a time.
 
-    name: a run's folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder gets the
+    name: a run or its folder, a checkpoint, or "motion" (:func:`sensorium.data.streams.clips.motion`). An encoder gets the
     center square of a frame, as it does of images. Raises SensoriumError if there is no encoder of that name.
     """
     if str(name) == MOTION:
         return _encode_motion
-    thing = load(name)
-    network, size, mean, std = thing, 224, *HALF
+    thing = load(name) if isinstance(name, (str, Path)) else name
+    network = able(thing, "embed", name if isinstance(name, (str, Path)) else "")
     if isinstance(thing, Run):
-        network, on = thing.method, thing.situation
-        if isinstance(network, Encoder):
-            size, mean, std = on.image_size, on.mean, on.std
-    elif isinstance(thing, Encoder):
-        size, (mean, std) = side_of(thing), thing.normalization or HALF
-    if not isinstance(network, Encoder):
-        raise SensoriumError(f"'{name}' gives no features of pictures, which embedding a video needs.")
+        on = thing.situation
+        size, mean, std = on.image_size, on.mean, on.std
+    else:
+        size, (mean, std) = side_of(network), network.normalization or HALF
     device = device_name()
     encoder: Any = network.to(device).eval() if isinstance(network, torch.nn.Module) else network
 
@@ -94,7 +91,7 @@ def _encode_motion(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def embed_video(
-    encoder: str | Path,
+    encoder: str | Path | Run,
     data: str | Path,
     out: str | Path | None = None,
     *,
@@ -108,9 +105,9 @@ def embed_video(
     each. A video of a folder that can't be read to its end, or whose labels do not fit, is skipped and listed. Returns
     a line that describes what was written.
     """
-    data = Path(data)
-    if out is not None:
-        check_place(out, data, *data_of(encoder))
+    data, encoder = Path(data), encoder.folder if isinstance(encoder, Run) else encoder
+    sources = () if out is None else (data, *data_of(encoder))
+    target = check_out(Path(out or _beside(encoder, data)), (".npz",), *sources)  # `sensorium train` reads it
     videos = _videos(data) if data.is_dir() else [data]
     if not videos:
         raise SensoriumError(f"'{printable(str(data))}' has no video. Looked for {', '.join(VIDEOS)}.")
@@ -120,7 +117,6 @@ def embed_video(
     encode, skipped = read_encoder(encoder, together=_TOGETHER), list[Skipped]()
     holes: list[str] = []
     ends, labels, names, width = [0], [np.zeros(0, np.int32)], [], 0
-    target = check_writable(Path(out) if out is not None else _beside(encoder, data))
     with _beside_it(target) as raw:
         for path in videos:
             shown, start = printable(path.name), raw.tell()
@@ -150,8 +146,8 @@ def embed_video(
             "encoder": np.array(_whole(encoder)),
         }
         write_bytes(target, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
-    shown = f"{counted(int(ends[-1]), 'frame')} of {counted(len(names), 'video')} x {counted(width, 'feature')}"
-    return f"{target}: {shown}{_lost(skipped, holes)}"
+    found = f"{counted(ends[-1], 'frame')} of {counted(len(names), 'video')} x {counted(width, 'feature')}"
+    return f"{target}: {found}{_lost(skipped, holes)}"
 
 
 def _lost(skipped: list[Skipped], holes: list[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,8 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from sensorium.abilities import OnlineDetector
+from sensorium.base.files import disk_errors, unlinked
 from sensorium.base.reading import printable
+from sensorium.base.whole import checked
 from sensorium.base.words import counted, plural
 from sensorium.data.streams.files import read_values
 from sensorium.data.streams.open import Framed, Scaled, Stream
@@ -21,34 +23,78 @@ from sensorium.data.streams.prepare import StreamSituation
 from sensorium.data.streams.video import video_frames
 from sensorium.errors import SensoriumError
 from sensorium.runs.run import Run
+from sensorium.use.able import able, places_of
+from sensorium.use.tables import check_out, csv_lines
 from sensorium.use.video import is_video, read_encoder
 
 _BLOCK = 256  # steps of a recording that are read together
 _LONGEST = 1 << 20  # maximum bytes of a line
 _NAMED = 5  # invalid lines that are reported one by one
 
+_COLUMNS = ("time", "action", "probability", "frame", "stream")
+
 Piece = np.ndarray | str  # steps [n, C], or a message about some that could not be read
 
 
-def watch(run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool = False) -> Iterator[str]:
+def watch(
+    run: str | Path | Run, stream: str, *, every: int = 1, as_json: bool = False, csv: str | Path | None = None
+) -> Iterator[str]:
     """Lines of text for the frames of ``stream`` as they arrive: each change of action, and each ``every``-th frame.
 
     stream: a recording (.npz with or without labels, .npy, or text with one line of numbers per step), a video (for a
     run trained on an encoder's features), or "-", standard input with one line of numbers per step. Steps of a signal
     are grouped into frames as in training. as_json: each line is an object with ``frame``, ``time`` in seconds (of the
-    frame's last step; null if the rate is unknown), ``action``, ``probability`` and ``stream``, or ``error``. Invalid
+    frame's last step; null if the rate is unknown), ``action``, ``probability`` and ``stream``, or ``error``. csv: also
+    write a row of time, class, probability, frame and stream for each frame that is told, as soon as it is. Invalid
     lines are reported, counted and skipped. Ctrl-C ends it. Raises SensoriumError for a stream that can't be read at
-    all.
+    all, or a run that watches none.
     """
     found = run if isinstance(run, Run) else Run(run)
     on = _situation(found)
-    if every < 1:
-        raise SensoriumError(f"--every {every}: must be at least 1.")
-    try:
-        for name, pieces in _recordings(stream, on):
-            yield from _said(found, name, pieces, every, as_json)
-    except KeyboardInterrupt:
+    checked(every, "--every", least=1)
+    sources = (None if stream == "-" else stream, *places_of(found))
+    target = None if csv is None else check_out(Path(csv), (".csv",), *sources, option="--csv")
+    return _told(found, _recordings(stream, on), every, as_json, target)
+
+
+def _told(
+    run: Run, recordings: Iterator[tuple[str, Iterator[Piece]]], every: int, as_json: bool, target: Path | None
+) -> Iterator[str]:
+    first = next(recordings)  # an error of the recording comes before the table is begun
+    with _table(target) as write:
+        try:
+            for name, pieces in chain([first], recordings):
+                if name and not as_json:
+                    yield name
+                for row in _rows(run, name, pieces, every):
+                    if write is not None and not isinstance(row, str):
+                        write(
+                            ["" if row["time"] is None else f"{row['time']:.3f}", *(row[key] for key in _COLUMNS[1:])]
+                        )
+                    yield _line(row, name, run.situation, as_json)
+        except KeyboardInterrupt:
+            return
+
+
+@contextmanager
+def _table(target: Path | None) -> Iterator[Callable[[list[Any]], None] | None]:
+    """A function that adds a row to the file ``target`` at once; None without a file."""
+    if target is None:
+        yield None
         return
+
+    def write(row: list[Any]) -> None:
+        with disk_errors(target):
+            file.write("".join(csv_lines([row])))
+            file.flush()
+
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unlinked(target)
+        file = target.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    with file:
+        write(["time", "class", "probability", "frame", "stream"])
+        yield write
 
 
 def follow(run: Run, steps: Iterable[Piece]) -> Iterator[Piece]:
@@ -80,8 +126,7 @@ def step_rate(on: StreamSituation) -> float | None:
 
 
 def _situation(run: Run) -> StreamSituation:
-    if not isinstance(run.situation, StreamSituation) or not isinstance(run.method, OnlineDetector):
-        raise SensoriumError(f"'{run.folder}' isn't an online action detector; `sensorium watch` needs one.")
+    able(run, "watch", run.folder)
     return run.situation
 
 
@@ -102,24 +147,29 @@ def _frames(steps: Iterable[Piece], on: StreamSituation) -> Iterator[Piece]:
         yield from Scaled(Framed(whole, on.frame) if on.frame > 1 else whole, mean, std).frames(0, count)
 
 
-def _said(run: Run, name: str, steps: Iterable[Piece], every: int, as_json: bool) -> Iterator[str]:
+def _rows(run: Run, name: str, steps: Iterable[Piece], every: int) -> Iterator[dict[str, Any] | str]:
+    """Of each frame that is told, its number, time, action and probability; or a message."""
     on: StreamSituation = run.situation
-    wide, before, index = max(map(len, on.classes)), -1, 0
-    if name and not as_json:
-        yield name
+    before, index = -1, 0
     for found in follow(run, steps):
         if isinstance(found, str):
-            yield json.dumps({"stream": name, "error": found}) if as_json else found
+            yield found
             continue
         action = int(found.argmax())
         time = None if on.rate is None else ((index + 1) * on.frame - 1) / (on.rate * on.frame)
         if action != before or index % every == 0:
-            probability = float(found[action])
-            when = f"{index:8,d}  " if time is None else f"{time:8.2f} s  "
-            row = {"frame": index, "time": time, "action": on.classes[action], "probability": probability}
-            plain = f"{when}{on.classes[action]:{wide}s}  {100 * probability:5.1f} %"
-            yield json.dumps({**row, "stream": name}) if as_json else plain
+            row = {"frame": index, "time": time, "action": on.classes[action], "probability": float(found[action])}
+            yield {**row, "stream": name}
         before, index = action, index + 1
+
+
+def _line(row: dict[str, Any] | str, name: str, on: StreamSituation, as_json: bool) -> str:
+    if isinstance(row, str):
+        return json.dumps({"stream": name, "error": row}) if as_json else row
+    if as_json:
+        return json.dumps(row)
+    when = f"{row['frame']:8,d}  " if row["time"] is None else f"{row['time']:8.2f} s  "
+    return f"{when}{row['action']:{max(map(len, on.classes))}s}  {100 * row['probability']:5.1f} %"
 
 
 def _recordings(stream: str, on: StreamSituation) -> Iterator[tuple[str, Iterator[Piece]]]:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -148,7 +149,14 @@ class BPE:
         return np.array(self.inner.encode(document.decode(errors="replace")).ids, np.int64)
 
     def decode(self, tokens: Iterable[int]) -> bytes:
-        return self.inner.decode([int(t) for t in tokens if t < self.vocab - 1]).encode()
+        """The bytes of the tokens, which may begin and end within a character."""
+        return b"".join(self._bytes_of(int(t)) for t in tokens if t < self.vocab - 1)
+
+    def _bytes_of(self, token: int) -> bytes:
+        name, numbers = self.inner.id_to_token(token) or "", _numbers()
+        if all(symbol in numbers for symbol in name):
+            return bytes(numbers[symbol] for symbol in name)
+        return name.encode()  # added as it is
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps({"kind": "bpe", "tokenizer": json.loads(self.inner.to_str())}))
@@ -172,10 +180,21 @@ def read_tokenizer(path: Path) -> Bytes | BPE:
     return found
 
 
-def _alphabet() -> list[str]:
-    from tokenizers import pre_tokenizers
+def byte_symbols() -> list[str]:
+    """The character that stands for each byte 0 to 255 in a byte-level vocabulary: itself in Latin-1 if that is
+    printable, else one from U+0100 on (as in GPT-2)."""
+    unprinted = iter(range(0x100, 0x200))
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    return [chr(byte if byte in printed else next(unprinted)) for byte in range(256)]
 
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+@cache
+def _numbers() -> dict[str, int]:
+    return {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+
+
+def _alphabet() -> list[str]:
+    return sorted(byte_symbols())
 
 
 def tokens_of(documents: Iterable[bytes], tokenizer: Tokenizer, folder: Path, name: str) -> np.ndarray:

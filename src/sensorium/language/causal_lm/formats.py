@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from sensorium.data.text.hugging_face import export_tokenizer
+from sensorium.data.text.open import read_tokenizer
 from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.parts.moe.layer import MoE
@@ -15,6 +18,7 @@ from sensorium.parts.positions.rotary import rotary_table
 from sensorium.parts.positions.turning import Rotary
 from sensorium.published.format import Dropped, Entry, Format
 from sensorium.published.source import Source
+from sensorium.recipe.trained import Trained
 
 
 def _rows(model: CausalLM) -> list[int]:
@@ -159,3 +163,9 @@ MIXTRAL = Format(
 )
 
 FORMATS: tuple[Format, ...] = (LLAMA, MIXTRAL)
+
+
+def take_along(run: Trained, to: str, out: Path) -> None:
+    """Write a run's tokenizer beside its export, so that transformers' pipeline("text-generation") opens it."""
+    if to == "hf":
+        export_tokenizer(read_tokenizer(run.folder / "tokenizer.json"), run.situation.length, out)

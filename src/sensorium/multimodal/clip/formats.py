@@ -21,6 +21,7 @@ from sensorium.networks.text import ACTIVATIONS, TextTower
 from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
+from sensorium.recipe.trained import Trained
 
 _OLD_EOS = 2  # in older files; transformers then pools at the largest token, as OpenAI's code does
 
@@ -219,10 +220,10 @@ def export_hf(clip: CLIP, out: str | Path) -> Path:
     return save(HF, clip, out)
 
 
-def take_along(run: Path, context: int, to: str, out: Path) -> None:
+def take_along(run: Trained, to: str, out: Path) -> None:
     """Write a run's tokenizer beside its export."""
     if to == "hf":
-        export_tokens(read_clip_tokens(run / "tokenizer.json"), context, out)
+        export_tokens(read_clip_tokens(run.folder / "tokenizer.json"), run.situation.context, out)
 
 
 def export_tokens(tokens: CLIPTokens, context: int, folder: Path) -> None:

@@ -87,6 +87,10 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
         """Embeddings [B, E] and [M, E] -> s I . T, [B, M]."""
         return self.logit_scale.exp() * images @ texts.T
 
+    def similarity_scale(self) -> float:
+        """s."""
+        return float(self.logit_scale.detach().exp())
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the image tower's features, before the projection."""
         return self.backbone.features(images)

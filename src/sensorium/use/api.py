@@ -1,0 +1,146 @@
+"""The commands as functions: ``sensorium.embed``, ``search`` ... with the flags as keywords, and results as objects.
+
+``run`` is a :class:`~sensorium.runs.run.Run`, its folder, or a checkpoint where the command takes one. A run that can't
+do it is a SensoriumError that says what it can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sensorium import use
+from sensorium.abilities import Generator
+from sensorium.data.images.given import Picture
+from sensorium.data.log import tell
+from sensorium.errors import SensoriumError
+from sensorium.judge.score import Judgement
+from sensorium.judge.zero_shot import PLAIN
+from sensorium.runs.run import Pictures, Run
+from sensorium.use import Embedded, Neighbor
+from sensorium.use import search as searching
+from sensorium.use.able import places_of
+from sensorium.use.zero_shot import Guess, zero_shot_table
+
+AnyRun = Run | str | Path
+
+
+def embed(
+    run: AnyRun, data: str | Path | None = None, *, out: str | Path | None = None, limit: int | None = None
+) -> Embedded:
+    """Names, labels and features [N, D] of the pictures of ``data``, or of the run's own training data; also written to
+    ``out`` by its ending (.parquet, .npz, .npy, .csv). Features of pictures in memory: ``run.features``.
+
+    Of videos: ``sensorium.use.video.embed_video``, which writes them to a file.
+    """
+    from sensorium.use.video import is_video
+
+    if data is not None and is_video(data):
+        raise SensoriumError(
+            f"{data}: features of videos are as long as the videos and are written to a file: "
+            "sensorium.use.video.embed_video(run, data, out)."
+        )
+    target = None if out is None else use.check_out(Path(out), use.VECTORS, data, *places_of(run))
+    found = use.embedded(run, None if data is None else str(data), limit)
+    if target is not None:
+        use.write_vectors(target, found.features.numpy(), found.names, {"label": found.labels}, called="features")
+    return found
+
+
+def neighbors(
+    run: AnyRun, image: Picture, *, data: str | Path | None = None, k: int = 9, picture: str | Path | None = None
+) -> list[Neighbor]:
+    """The ``k`` pictures of ``data`` (or the run's own) most similar to ``image``, best first; ``picture``: also write
+    them as one image."""
+    return use.neighbors(run, image, _text(data), k, None if picture is None else Path(picture))
+
+
+def search(
+    run: AnyRun,
+    *,
+    data: str | Path | None = None,
+    text: str | None = None,
+    image: Picture | None = None,
+    k: int = 9,
+    approximate: bool = False,
+    picture: str | Path | None = None,
+) -> list[searching.Hit]:
+    """The ``k`` pictures of ``data`` (or the run's own) most similar to a text or a picture, best first. Vectors are
+    computed once, and kept until pictures or weights change."""
+    out = None if picture is None else Path(picture)
+    how = {"k": k, "approximate": approximate, "picture": out}
+    return searching.search(run, _text(data), text=text, image=image, **how).hits
+
+
+def zeroshot(
+    run: AnyRun, pictures: Pictures, classes: Sequence[str], *, template: Sequence[str] = PLAIN, top: int | None = None
+) -> list[Guess]:
+    """The likeliest of ``classes`` for each picture, all or the ``top`` ones, by a run that compares pictures with
+    texts."""
+    return zero_shot_table(run, pictures, classes, [template] if isinstance(template, str) else template, top=top)
+
+
+def generate(
+    run: AnyRun, prompt: str = "", *, most: int = 400, temperature: float = 0.8, top_k: int | None = None, seed: int = 0
+) -> str:
+    """The text that a language model continues ``prompt`` with. Piece by piece: ``sensorium.use.generate``."""
+    return "".join(use.generate(run, prompt, most=most, temperature=temperature, top_k=top_k, seed=seed))
+
+
+def sample(
+    run: AnyRun,
+    n: int = 64,
+    *,
+    steps: int | None = None,
+    label: str | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """``n`` new pictures, uint8 [n, 3, H, W]."""
+    found = run if isinstance(run, Run) else Run(run)
+    method: Generator = use.generator_of(found)
+    return method.to_pixels(use.draw(found, n, steps=steps, label=label, guidance=guidance, seed=seed).cpu())
+
+
+def evaluate(
+    run: AnyRun,
+    *,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    labels: str = "1%,10%,100%",
+    label_seeds: int = 3,
+    decide: str | None = None,
+    finetune: bool = True,
+    tune_steps: int | None = None,
+    full: bool = False,
+    inception: str | Path | None = None,
+    progress: bool = False,
+) -> Judgement:
+    """Every score that the run's abilities and the data allow, with simple baselines; saved in ``evaluation.json``.
+
+    data: another set, whose test part (or all) is used, or where the run's data are now; test: another test set. Scores
+    on other data are kept in ``evaluated/``, beside the run's own. labels: fractions of them, ``label_seeds`` subsets of
+    each; ``decide``: the one that decides a comparison. finetune, tune_steps: also evaluate by fine-tuning, and for how
+    long. full: evaluate everything, not only what fits in half of a budget of time. inception: weights for the standard
+    FID.
+    """
+    found = run if isinstance(run, Run) else Run(run)
+    ready, notes = (None, []) if data is None and test is None else found.elsewhere(_text(data), _text(test))
+    tell(notes)
+    return found.judge(
+        ready,
+        labels=labels,
+        label_seeds=label_seeds,
+        decide=decide,
+        finetune=finetune,
+        tune_steps=tune_steps,
+        full=full,
+        inception=None if inception is None else Path(inception),
+        progress=progress,
+    )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
