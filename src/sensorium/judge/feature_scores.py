@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +13,17 @@ from torch import Tensor
 
 from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
-from sensorium.base.files import write_bytes, write_json
+from sensorium.base.files import write_bytes
 from sensorium.base.kept import read_arrays
 from sensorium.base.precision import device_name
-from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.base.terminal import terminal
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
-from sensorium.judge import baselines
 from sensorium.judge.cost import flops_per_image, parameters
 from sensorium.judge.encode import encode
-from sensorium.judge.evaluator import Beside, Kept
+from sensorium.judge.evaluator import Kept
 from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
 from sensorium.metrics.knn import labelled, predict
@@ -90,7 +85,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     begun, ready = time.monotonic(), seen(ready)
     asked = settled(asked, ready)
     kept.only(**asked.key())
-    say = _sayer(asked.progress, run.name)
+    say = sayer(asked.progress, run.name)
 
     def piece(name: str, make: Callable[[], Any]) -> Any:
         if name not in kept.pieces:
@@ -98,12 +93,12 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
         return kept.piece(name, make)
 
     features = features_of(run, ready)
-    network = _backbone(run.method)
+    network = backbone_of(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
-        _by_labels(piece, features, network, ready, asked, kept, begun)
+        _bylabels_in(piece, features, network, ready, asked, kept, begun)
     near = piece("neighbors", lambda: _neighbors(features, ready))
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
@@ -119,7 +114,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     )
 
 
-def _by_labels(
+def _bylabels_in(
     piece: Callable[[str, Callable[[], Any]], Any],
     features: list[Tensor],
     network: Any,
@@ -130,8 +125,8 @@ def _by_labels(
 ) -> None:
     """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
-    fractions, seeds, classes = _fractions(asked), tuple(range(asked.label_seeds)), ready.train.classes
-    y, yt = _labels(ready.train), _labels(ready.test)
+    fractions, seeds, classes = fractions_of(asked), tuple(range(asked.label_seeds)), ready.train.classes
+    y, yt = labels_in(ready.train), labels_in(ready.test)
 
     def nearest() -> dict[str, Any]:
         test, truth = labelled(features[1], yt, "test")
@@ -205,7 +200,7 @@ def settled(asked: Asked, ready: Seen) -> Asked:
     return replace(asked, labels=",".join(percent(share) for share in USUAL if share == 1 or share * smallest >= 1))
 
 
-def _fractions(asked: Asked) -> tuple[float, ...]:
+def fractions_of(asked: Asked) -> tuple[float, ...]:
     return USUAL if asked.labels is None else parse_fractions(asked.labels)
 
 
@@ -215,7 +210,7 @@ def _used(rows: list[Score]) -> int | None:
 
 def deciding_share(asked: Asked) -> float:
     """The label fraction that decides: the one asked for, else the largest. Raises SensoriumError if it isn't measured."""
-    measured = _fractions(asked)
+    measured = fractions_of(asked)
     if asked.decide is None:
         return measured[-1]
     share = parse_fractions(asked.decide, "--decide")
@@ -239,76 +234,8 @@ def _score(name: str, group: str, share: str, one: dict[str, Any]) -> Score:
     )  # fmt: skip
 
 
-def judge_baselines(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, asked: Asked) -> Beside:
-    """Raw pixels, majority class, and for each network its random weights and training from scratch on the same labels.
-
-    ``fresh``: untrained methods by the name of their network. Saved in ``folder/baselines.json``.
-    """
-    ready = seen(ready)
-    asked = settled(asked, ready)
-    if not judgeable(ready):
-        return {}
-    assert ready.test is not None
-    path = folder / "baselines.json"
-    found: dict[str, Any] = {}
-    with suppress(SensoriumError):  # damaged: made again
-        found = read_object(path) if path.is_file() else {}
-    if found.get("asked") != asked.key():
-        found = {"asked": asked.key(), "random": {}, "scratch": {}}
-    spans = {"fractions": _fractions(asked), "seeds": tuple(range(asked.label_seeds))}
-    say = _sayer(asked.progress, "baselines")
-    if "pixels" not in found:
-        say("raw pixels")
-        found["pixels"] = baselines.pixels(ready.train, ready.test, **spans)
-        found["majority"] = baselines.majority(_labels(ready.train), _labels(ready.test))
-        write_json(path, found)
-    for name, make in fresh.items():
-        begun = time.monotonic()
-        build = partial(_backbone_of, make)
-        if name not in found["random"]:
-            say(f"random {name}")
-            found["random"][name] = baselines.random_network(
-                build, ready.train, ready.test, **spans, device=device_name()
-            )
-            write_json(path, found)
-        if asked.finetune and name not in found["scratch"]:
-            say(f"{name} from scratch")
-            found["scratch"][name] = baselines.scratch(
-                build, ready.train, ready.test, **spans, **tuning_of(ready, asked, begun), first=deciding_share(asked)
-            )
-            write_json(path, found)
-    return _beside(found, percent(deciding_share(asked)))
-
-
-def _backbone_of(make: Callable[[], Any]) -> Any:
-    return _backbone(make())
-
-
-def _backbone(method: Any) -> Any:
+def backbone_of(method: Any) -> Any:
     return method.backbone if isinstance(method, HasBackbone) else method
-
-
-def _beside(found: dict[str, Any], decides: str) -> Beside:
-    """Baselines by title and by the name of their score; ``decides``: the fraction that does."""
-    shares = list(found["pixels"]["linear"])
-
-    def named(way: str, scores: dict[str, Any], near: dict[str, Any] | None = None) -> dict[str, Any]:
-        rows = {f"{way}, {share}": _valued(one) for share, one in scores.items()}
-        rows |= {deciding(decides): _valued(scores[decides])} if decides in scores else {}
-        rows |= {HEAD: _valued(scores["100%"])} if "100%" in scores else {}
-        return rows | ({} if near is None else {KNN: _valued(near)})
-
-    every = [KNN, HEAD, deciding(decides), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
-    beside: Beside = {"most frequent class": dict.fromkeys(every, _valued(found["majority"]))}
-    simple = {"raw pixels": found["pixels"], **{f"random {name}": one for name, one in found["random"].items()}}
-    beside |= {title: named("linear", one["linear"], one["knn"]) for title, one in simple.items()}
-    for name, one in found["random"].items():
-        beside[f"random {name}"]["RankMe"] = (one["rankme"], None)
-    return beside | {f"{name} from scratch": named("fine-tuned", one) for name, one in found["scratch"].items()}
-
-
-def _valued(one: dict[str, Any]) -> tuple[float, float]:
-    return one["top1"], share_error(one["top1"], one["n"], one.get("std", 0.0), len(one.get("seeds", (0,))))
 
 
 def judgeable(ready: Seen) -> bool:
@@ -324,7 +251,7 @@ def check_fractions(ready: Any, asked: Asked) -> None:
     ready = seen(ready)
     asked = settled(asked, ready)
     deciding_share(asked)
-    for fraction in _fractions(asked):
+    for fraction in fractions_of(asked):
         if judgeable(ready):
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
@@ -398,13 +325,13 @@ def _map(features: Tensor, ready: Seen) -> dict[str, Any]:
     }
 
 
-def _labels(pixels: Pixels) -> Tensor:
+def labels_in(pixels: Pixels) -> Tensor:
     if pixels.labels is None:
         raise SensoriumError("this data set has no labels; scores by label need a folder per class or a label column.")
     return torch.as_tensor(np.asarray(pixels.labels))
 
 
-def _sayer(progress: bool, who: str) -> Callable[[str], None]:
+def sayer(progress: bool, who: str) -> Callable[[str], None]:
     if not progress:
         return lambda what: None
     console = terminal()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sensorium.abilities import Encoder
-from sensorium.judge import feature_scores
+from sensorium.judge import feature_baselines, feature_scores
 from sensorium.judge.encode import encode
 from sensorium.judge.evaluator import Evaluator
 from sensorium.metrics.knn import knn
@@ -50,5 +50,5 @@ EVALUATOR = Evaluator(
     online=online,
     rank=1,
     check=feature_scores.check_fractions,
-    baselines=feature_scores.judge_baselines,
+    baselines=feature_baselines.judge_all,
 )
