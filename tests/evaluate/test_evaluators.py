@@ -16,7 +16,7 @@ from sensorium.data.rows import ArrayRows
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
 from sensorium.judge.bits import in_blocks
-from sensorium.judge.evaluator import Evaluator, evaluators, fitting, judge, read_judgement, read_outcomes
+from sensorium.judge.evaluator import VERSION, Evaluator, evaluators, fitting, judge, read_judgement, read_outcomes
 from sensorium.judge.pair_scores import each_group
 from sensorium.judge.score import Asked, Judgement, Picture, Score
 
@@ -122,7 +122,7 @@ def test_a_method_of_two_abilities_is_judged_by_both_once(counted: list[str], tm
 
 def test_a_stopped_judgement_goes_on_and_one_of_another_version_begins_anew(counted: list[str], tmp_path: Path) -> None:
     whole = judge(run(tmp_path, Both()), ready("tokens"), Asked())
-    half = {"version": 2, "details": {"first": whole.details["first"]}}
+    half = {"version": VERSION, "details": {"first": whole.details["first"]}}
     (tmp_path / "evaluation.json").write_text(json.dumps(half))
     assert read_judgement(tmp_path) is None
     assert judge(run(tmp_path, Both()), ready("tokens"), Asked()) == whole

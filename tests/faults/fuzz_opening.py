@@ -22,7 +22,7 @@ import numpy as np
 import sensorium
 from sensorium.base.records import encode as encode_record
 from sensorium.errors import SensoriumError
-from sensorium.judge.evaluator import read_judgement, read_outcomes
+from sensorium.judge.evaluator import VERSION, read_judgement, read_outcomes
 from sensorium.judge.score import Score
 from sensorium.runs.results import Data, Results, RunResult, read_results, write_results
 from sensorium.runs.run import Run
@@ -57,7 +57,7 @@ def _made(system: str) -> Path:
         system, data, budget="1steps", batch_size=8, out=home / "run", progress=False, seed=3, **settings
     )
     score = Score("kNN", 0.5, "higher", 4, "test images", baselines={"raw pixels": 0.4}, error=0.1, share=True)
-    found = {"version": 2, "data": "", "details": {"features": {"knn": {"top1": 0.5}}}}
+    found = {"version": VERSION, "data": "", "details": {"features": {"knn": {"top1": 0.5}}}}
     found |= {"scores": [encode_record(score)], "neighbors": [{"query": 0, "found": [1, 2]}]}
     found |= {"map": {"x": [0.0, 1.0], "y": [0.0, None], "label": [0, 1], "index": [0, 1]}}
     (run.folder / "evaluation.json").write_text(json.dumps(found))

@@ -28,7 +28,7 @@ from sensorium.errors import SensoriumError
 from sensorium.judge import boxes as judged
 from sensorium.judge.box_baseline import constant_boxes, placed
 from sensorium.judge.coco_ap import coco_ap
-from sensorium.judge.evaluator import read_judgement
+from sensorium.judge.evaluator import VERSION, read_judgement
 from sensorium.judge.score import lines
 from sensorium.method import Progress
 from sensorium.recipe.boxes import sight_of
@@ -311,7 +311,7 @@ def test_from_the_command_to_scores(data: Path, tmp_path: Path, command: Command
     assert "12 training pictures with 24 boxes of 2 classes, 11 test pictures" in err
     assert "same boxes everywhere" in out
     stored = json.loads((tmp_path / "fcos" / "evaluation.json").read_text())
-    assert stored["version"] == 2
+    assert stored["version"] == VERSION
     found = stored["details"]["detection"]
     assert found["detection"]["boxes"] == 22
     assert [one["class"] for one in found["detection"]["classes"]] == ["red", "green"]

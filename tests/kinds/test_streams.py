@@ -24,7 +24,7 @@ from sensorium.data.streams.clips import FRAMES, motion, open_clips
 from sensorium.data.streams.open import Scaled, Windows, open_streams
 from sensorium.errors import SensoriumError
 from sensorium.judge import streams as judged
-from sensorium.judge.evaluator import read_judgement
+from sensorium.judge.evaluator import VERSION, read_judgement
 from sensorium.pictures.streams import timeline
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
@@ -350,6 +350,6 @@ def test_a_half_written_evaluation_is_finished(data: Path, tmp_path: Path) -> No
     run = train("oadtr", str(data), budget="1steps", out=tmp_path / "run", progress=False, **TINY)
     whole = run.judge(progress=False)
     half = {name: whole.details["online detection"][name] for name in ("online", "pictures")}
-    write_json(run.folder / "evaluation.json", {"version": 2, "details": {"online detection": half}})
+    write_json(run.folder / "evaluation.json", {"version": VERSION, "details": {"online detection": half}})
     assert read_judgement(run.folder) is None
     assert run.judge(progress=False) == whole == read_judgement(run.folder)

@@ -56,7 +56,9 @@ def test_a_spent_budget_changes_nothing(own):
 
 
 def test_a_comparison_goes_on_with_a_longer_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "_run_all", lambda todo, jobs: [compare._child(job) for job in todo])  # no processes
+    monkeypatch.setattr(
+        compare, "_run_all", lambda todo, jobs, progress: [compare._child(job) for job in todo]
+    )  # no processes
     (tmp_path / "book.txt").write_text("It was a long way to the sea, and they went on. " * 200)
     how = {"data": str(tmp_path / "book.txt"), "out": tmp_path / "out", "progress": False}
     method = "causal_lm,width=16,depth=1,length=16,batch_size=4"

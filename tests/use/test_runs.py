@@ -42,7 +42,7 @@ def made(
                 **more,
             },
         ]
-        (folder / "evaluation.json").write_text(json.dumps({"version": 2, "scores": scores}))
+        (folder / "evaluation.json").write_text(json.dumps({"version": 3, "scores": scores}))
     return folder
 
 

@@ -337,7 +337,7 @@ def test_what_is_no_picture_is_said(runs: dict[str, Run], tmp_path: Path) -> Non
             finder.find(wrong)  # type: ignore[arg-type]
     with pytest.raises(SensoriumError, match="from 0 to 1"):
         detect(runs["fcos"], [], 3)
-    with pytest.raises(SensoriumError, match="isn't a detector"):
+    with pytest.raises(SensoriumError, match=r"can't be used by `sensorium detect`, which needs a run of .*fcos[.]$"):
         detect(torch.nn.Linear(1, 1), [])
 
 

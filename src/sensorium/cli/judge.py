@@ -32,6 +32,10 @@ def demo(
     """
     run = RunOptions(data=f"scenes:{images}", budget=budget, out=out, quiet=quiet)
     compare(run=run, judging=Judging(labels="5%,100%", label_seeds=2, tune_steps=30))
+    console.print(f"Try the runs in a browser:           sensorium play {out}")
+    console.print(
+        f"The same on a folder of your own:    sensorium compare {' '.join(starters())} --data DIR --budget 10m"
+    )
 
 
 def compare(

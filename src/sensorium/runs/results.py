@@ -176,11 +176,11 @@ class Results:
     runs: tuple[RunResult, ...]
     asked: Request = field(default_factory=Request)
     winner: Winner | None = None
-    model: Model | None = None
     verdict: str = ""
     warnings: tuple[str, ...] = ()
     created: str | None = None
     versions: Versions = field(default_factory=dict)
+    model: Model | None = None
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]

@@ -55,10 +55,10 @@ def able(thing: Any, command: str, where: str | Path = "") -> Any:
     kind = printable(thing.info.recipe) if isinstance(thing, Run) else type(method).__name__
     needs = a_run_of(*USES[command].abilities)
     # The commands stand last, so that one can be copied from the end of the line.
-    raise SensoriumError(
-        f"'{printable(str(shown))}' ({kind}) can't be used by `sensorium {command}`, which needs {needs}. It works with: "
-        f"{'; '.join(commands_for(thing, shown))}"
-    )
+    works = commands_for(thing, shown)
+    way = f" It works with: {'; '.join(works)}" if works else ""
+    said = f"'{printable(str(shown))}' ({kind}) can't be used by `sensorium {command}`, which needs {needs}."
+    raise SensoriumError(said + way)
 
 
 def commands_for(thing: Any, where: str | Path) -> list[str]:
