@@ -51,7 +51,13 @@ COSTS = (
 def samples(results: Results) -> str:
     """What the runs count of the data: images, tokens, pairs, frames."""
     units = {run.unit for run in results.finished if run.unit}
-    return units.pop() if len(units) == 1 else "samples" if results.data.unit or units else "images"
+    return (
+        units.pop()
+        if len(units) == 1
+        else "samples"
+        if units
+        else (results.data.unit or "images").split(" ")[0].rstrip(",")
+    )
 
 
 def equal_times(results: Results) -> bool:
