@@ -214,3 +214,24 @@ def test_a_winner_is_opened_when_its_run_is_gone(compared: Path, photos: Path, t
         (tmp_path / "alone" / "run.json").write_text(json.dumps(info))
     first, second = (predict(one, photos / "test") for one in (compared / "winner", tmp_path / "alone"))
     assert [one.classes for one in first] == [one.classes for one in second]
+
+
+def test_another_winner_takes_the_place_of_a_former_one_with_its_own_scores(
+    compared: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from sensorium.judge.score import Asked
+    from sensorium.runs import winner
+
+    asked = Asked(labels="100%", label_seeds=1, tune_steps=10, progress=False)
+    monkeypatch.setattr(winner, "_best_way", lambda *_: "Linear probe")
+    for name in ("simclr", "supervised"):
+        run = Run(compared / name)
+        model = winner.keep_winner(run, run.data(), asked, tmp_path / "winner")
+        assert model is not None
+        found = Run(tmp_path / "winner")
+        backbone = run.method.backbone.state_dict()
+        assert all(torch.equal(value, found.method.backbone.state_dict()[key]) for key, value in backbone.items())
+        head = json.loads((tmp_path / "winner" / "evaluation.json").read_text())["details"]["classification"]["head"]
+        fresh = winner.keep_winner(run, run.data(), asked, tmp_path / f"only-{name}")
+        assert fresh is not None
+        assert head["temperature"] == fresh.temperature

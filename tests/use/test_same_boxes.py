@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from sensorium.use import export
 from sensorium.use.detect import Box, detect, open_finder
 from sensorium.use.found import find_in
 
-REAL = Path("/work/shared/data")
+REAL = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SHAPES = [
     (70, 100),
     (96, 64),

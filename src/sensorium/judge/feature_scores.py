@@ -260,7 +260,7 @@ def features_of(run: Trained, ready: Seen) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
-    of = np.array(" ".join(rows.digest for rows in sets.values()))
+    of = np.array(" ".join([*(rows.digest for rows in sets.values()), str((ready.train.mean, ready.train.std))]))
     if path.is_file() and path.stat().st_mtime > (run.folder / "model.safetensors").stat().st_mtime:
         kept = read_arrays(path)
         shapes = {name: one.shape[:1] for name, one in kept.items() if one.ndim == 2 and one.dtype == np.float32}

@@ -1,8 +1,8 @@
 """The classifier that a comparison leaves: its winner, with all labels, as a run like any other in ``OUT/winner``.
 
 Where no run beat the baselines it is the best of them, for want of a better one. It is what was judged: of the ways to
-use that run with all labels (its own head, a head on its frozen features, or
-fine-tuning), the one with the highest accuracy.
+use that run with all labels (its own head, a head on its frozen features, or fine-tuning), the one with the highest
+accuracy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sensorium.catalogue import systems
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.judge import classes
-from sensorium.judge.evaluator import judge, read_judgement
+from sensorium.judge.evaluator import FILE, OUTCOMES, judge, read_judgement
 from sensorium.judge.feature_scores import HEAD_GROUP, TUNED, WAYS, features_of, judgeable, seen, tuning_of
 from sensorium.judge.finetune import finetune
 from sensorium.judge.score import Asked
@@ -32,6 +32,7 @@ from sensorium.recipe.trained import inputs, make_recipe, roles
 from sensorium.runs.results import Model
 from sensorium.runs.run import Run
 from sensorium.runs.train import keep_inputs, write_info
+from sensorium.training.checkpoints import WEIGHTS
 
 NAME = "winner"
 START = "start"  # the role of the run whose network it starts from
@@ -55,7 +56,11 @@ def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Model | Non
     system = _system()
     opened = inputs(system, {START: str(run.folder)})
     told = f"{_SAID[way]}; made of {run.name}, weights {opened[START]['digest']}"
-    if not _is(folder, told):
+    tuned = run.folder / TUNED
+    older = way == _TUNED and tuned.is_file() and _older(folder / WEIGHTS, tuned)  # it was fine-tuned otherwise since
+    if older or not _is(folder, told):
+        for name in (FILE, OUTCOMES):  # of another classifier
+            (folder / name).unlink(missing_ok=True)
         if way == HEAD_GROUP:
             write_folder(folder, lambda into: _copy(run, into, told))
         else:
@@ -86,9 +91,13 @@ def _is(folder: Path, told: str) -> bool:
         return False
 
 
+def _older(path: Path, other: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns < other.stat().st_mtime_ns
+
+
 def _copy(run: Run, into: Path, told: str) -> None:
     """The run itself."""
-    for name in ("run.json", "model.safetensors"):
+    for name in ("run.json", WEIGHTS):
         copyfile(run.folder / name, into / name)
     if (run.folder / "inputs").is_dir():
         copytree(run.folder / "inputs", into / "inputs", symlinks=True)
@@ -104,7 +113,7 @@ def _write(
     recipe = make_recipe(system, run.situation, given)
     recipe.method.load_state_dict(_probed(run, images) if way == _PROBE else _tuned(run, images, asked))
     parameters = sum(p.numel() for p in recipe.method.parameters())
-    write_weights(recipe.method.state_dict(), into / "model.safetensors")
+    write_weights(recipe.method.state_dict(), into / WEIGHTS)
     keep_inputs(opened, into)
     outcome = {**asdict(run.outcome), "parameters": parameters, "notes": [told]}
     write_json(into / "outcome.json", {**outcome, "fingerprint": {}})
