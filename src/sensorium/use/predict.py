@@ -14,18 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.base.precision import device_name
-from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
 from sensorium.data.images.cache import squares
-from sensorium.data.images.decode import EXTENSIONS, to_array
-from sensorium.data.images.folders import Files
-from sensorium.data.images.open import open_data
+from sensorium.data.images.decode import to_array
+from sensorium.data.images.gathered import picture_files, pictures_at
+from sensorium.data.images.given import given
 from sensorium.data.images.prepare import Situation
-from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened
+from sensorium.data.images.sets import ArrayImages, ImageSet
 from sensorium.data.images.values import Scale
-from sensorium.data.log import Log
-from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import Logits, temperature_of
 from sensorium.judge.encode import judged, normalised
@@ -72,7 +69,7 @@ def predict_lines(run: Run, paths: Iterable[str], *, top: int = 2) -> Iterator[P
     scale = _classifier(run)[1].scale
     for path in paths:
         if name := path.rstrip("\r\n"):
-            yield from _predicted(run, [_files([Path(name)], [name], scale)], top, None)
+            yield from _predicted(run, [picture_files([Path(name)], scale)], top, None)
 
 
 def _predicted(
@@ -135,27 +132,10 @@ def _sets(pictures: Any, scale: Scale | None) -> list[ImageSet]:
     found: list[ImageSet] = []
     for k, one in enumerate(pictures):
         if isinstance(one, Image.Image):
-            found.append(ArrayImages(to_array(one.convert("RGB")).transpose(1, 2, 0)[None], [f"picture {k}"]))
+            found.append(ArrayImages(to_array(given(one, scale).image).transpose(1, 2, 0)[None], [f"picture {k}"]))
         else:
-            found += _of_path(str(one), scale)
+            found += pictures_at(str(one), scale)
     return found
-
-
-def _of_path(text: str, scale: Scale | None) -> list[ImageSet]:
-    """The pictures at a path: every picture below a folder, or all sets of a data set."""
-    path = Path(text).expanduser()
-    if path.is_file() and path.suffix.lower() in EXTENSIONS:
-        return [_files([path], [text], scale)]
-    if path.is_dir():
-        log = Log()
-        if files := [one for one in files_below(path, log) if one.suffix.lower() in EXTENSIONS]:
-            return [_files(files, [str(one) for one in files], scale)]
-    opened: Opened = open_data(text, scale=scale)
-    return [images for images in (opened.train, opened.val, opened.test) if images is not None]
-
-
-def _files(paths: Sequence[Path], names: Sequence[str], scale: Scale | None) -> EncodedImages:
-    return EncodedImages(Files([str(path) for path in paths]), [printable(name) for name in names], scale=scale)
 
 
 def columns(top: int) -> list[str]:

@@ -21,13 +21,11 @@ from sensorium.base.reading import lines, printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
 from sensorium.data.images.cache import Pixels
-from sensorium.data.images.decode import EXTENSIONS, BadImage, rgb, square
+from sensorium.data.images.decode import BadImage, square
+from sensorium.data.images.gathered import pictures_at
 from sensorium.data.images.given import given, is_one
-from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import picture
 from sensorium.data.images.values import Scale
-from sensorium.data.log import Log
-from sensorium.data.names import files_below
 from sensorium.errors import SensoriumError
 from sensorium.judge.zero_shot import PLAIN, class_embeddings
 from sensorium.use.search import Looker, open_looker
@@ -167,34 +165,25 @@ def _batches(pictures: Iterable[tuple[str, Any, int]], size: int) -> Iterator[tu
 def _pictures(paths: Any, scale: Scale | None) -> Iterator[tuple[str, Any, int]]:
     """Of each picture: its name, a function that decodes it for a side, and how many there are (so far). ``scale``: of
     more than 8 bits."""
-    sets = [_of_path(Path(one), scale) if isinstance(one, (str, Path)) else [("", one)] for one in _several(paths)]
+    sets = [_of_path(str(one), scale) if isinstance(one, (str, Path)) else [("", one)] for one in _several(paths)]
     found = [one for each in sets for one in each]
     if not found:
         raise SensoriumError('give pictures: sensorium zeroshot RUN PICTURES... --classes "cat,dog"')
     for number, (name, source) in enumerate(found):
-        yield name or f"picture {number}", _reader(name, source, scale), len(found)
+        yield name or f"picture {number}", _reader(source, scale), len(found)
 
 
 def _several(paths: Any) -> list[Any]:
     return [paths] if is_one(paths) else list(paths)
 
 
-def _reader(name: str, source: Any, scale: Scale | None) -> Any:
-    if isinstance(source, Path):
-        return lambda least: rgb(source, name, least, scale)
+def _reader(source: Any, scale: Scale | None) -> Any:
     if isinstance(source, tuple):
         return lambda least: picture(source[0], source[1], least)
     return lambda least: given(source, scale).image
 
 
-def _of_path(path: Path, scale: Scale | None) -> list[tuple[str, Any]]:
-    """The pictures at a path: a file, every picture below a folder, or all sets of a data set."""
-    if path.is_file() and path.suffix.lower() in EXTENSIONS:
-        return [(printable(str(path)), path)]
-    if path.is_dir():
-        files = [one for one in files_below(path, Log()) if one.suffix.lower() in EXTENSIONS]
-        if files:
-            return [(printable(str(one)), one) for one in files]
-    opened = open_data(str(path), scale=scale)
-    sets = [one for one in (opened.train, opened.val, opened.test) if one is not None]
+def _of_path(text: str, scale: Scale | None) -> list[tuple[str, Any]]:
+    """The names of the pictures at a path, with the set and the index of each."""
+    sets = pictures_at(text, scale)
     return [(printable(str(name)), (one, index)) for one in sets for index, name in enumerate(one.names)]
