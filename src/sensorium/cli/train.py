@@ -63,6 +63,7 @@ def train_command(recipe: str) -> Callable[..., None]:
 
 def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge: bool) -> None:
     """Train and print the outcome."""
+    from sensorium.data.log import tell
     from sensorium.judge.score import lines
     from sensorium.runs.train import train_with
 
@@ -77,7 +78,9 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
         console.print(f"  note: {note}")
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
-        console.print(lines(run.judge(progress=not options.quiet).scores))
+        judged = run.judge(progress=not options.quiet)
+        console.print(lines(judged.scores))
+        tell(judged.notes)
 
 
 def __getattr__(name: str) -> Callable[..., None]:

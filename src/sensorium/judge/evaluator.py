@@ -216,6 +216,7 @@ def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) 
             whole.map or found.map,
             whole.parameters or found.parameters,
             whole.flops_per_image or found.flops_per_image,
+            whole.notes + found.notes,
         )
     whole = replace(whole, details=details)
     if (now := {"version": VERSION, "data": of, **encode(whole)}) != before:

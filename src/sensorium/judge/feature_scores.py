@@ -111,6 +111,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
         decode(Map, places, "map"),
         size,
         flops,
+        _left_out(kept, asked) if judgeable(ready) and asked.finetune else (),
     )
 
 
@@ -165,6 +166,17 @@ def _bylabels_in(
     if asked.finetune and not behind:
         how = tuning_of(ready, asked, begun) | {"keep_network": keep_network, "probe": probe, "first": share}
         piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
+
+
+def _left_out(kept: Kept, asked: Asked) -> tuple[str, ...]:
+    """Which fine-tuning was left out, and why."""
+    tuned = kept.pieces.get("finetune")
+    missing = [share for share in map(percent, fractions_of(asked)) if share not in (tuned or {})]
+    if not missing:
+        return ()
+    behind = "its linear probe is far behind the best run's"
+    why = behind if tuned is None else "judging takes at most half the budget (--full evaluates everything)"
+    return (f"Fine-tuning with {', '.join(missing)} of the labels was left out: {why}.",)
 
 
 def label_scores(kept: Kept, asked: Asked) -> list[Score]:

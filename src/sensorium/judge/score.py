@@ -134,7 +134,7 @@ class Map:
 @dataclass(frozen=True)
 class Judgement:
     """The evaluation of a run: ``scores``, of which the first that may decide is the family's main one, images to look
-    at, and ``details``, the saved pieces of each evaluator by name."""
+    at, ``notes`` on what was left out, and ``details``, the saved pieces of each evaluator by name."""
 
     scores: tuple[Score, ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -142,6 +142,7 @@ class Judgement:
     map: Map | None = None
     parameters: Count | None = None
     flops_per_image: Amount | None = None
+    notes: tuple[str, ...] = ()
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

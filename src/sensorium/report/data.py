@@ -32,10 +32,13 @@ CHECKS = (  # (path into the findings, titles of several and of one, path of its
     ("duplicates.count", "copies within the training set", "copy within the training set", "duplicates.examples"),
     ("near_duplicates.count", "near copies within the training set", "near copy within the training set", "near_duplicates.examples"),
     ("conflicts.count", "equal images with different labels", "equal image with another label", "conflicts.examples"),
+    ("dark.count", "images of more than 8 bits that are nearly black", "image of more than 8 bits that is nearly black", "dark.examples"),
     ("constant.count", "images of one color", "image of one color", "constant.examples"),
 )  # fmt: skip
 KNOWN = {
     "path",
+    "kind",
+    "unit",
     "layout",
     "counts",
     "decoded",

@@ -100,7 +100,7 @@ def collect(job: Job) -> RunResult:
         job.method if info is None else info.method,
         status,  # type: ignore[arg-type]
         error=said,
-        notes=tuple(outcome.notes) if outcome else (),
+        notes=(*outcome.notes, *judgement.notes) if outcome else (),
         backbone=settings["backbone"].value if "backbone" in settings else None,
         settings=settings,
         abilities=job.abilities,

@@ -241,14 +241,15 @@ def price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Seque
 
 
 def _with_fewer(best: RunResult, first: Score, done: Sequence[RunResult]) -> list[str]:
-    """Which run comes first at the smallest label fraction, if another than at the one that decides."""
+    """Which run comes first at the smallest label fraction, if another than at the one that decides, and ahead of the
+    baselines."""
     shares = {s.at for run in done for s in run.scores if s.group and s.at}
     few = min(shares, default=None)
     if first.at is None or few is None or few >= first.at:
         return []
     found = [(s, run) for run in done if not is_reference(run, few) for s in run.scores if s.group and s.at == few]
     top, run = max(found, key=lambda one: one[0].value or 0.0, default=(first, best))
-    if run is best:
+    if run is best or (top.value or 0.0) <= max(top.baselines.values(), default=0.0):
         return []
     return [
         f"with {100 * few:g} % of the labels {run.shown} comes first, {top.show(top.value or 0.0)} (--decide {100 * few:g}%)"
