@@ -132,7 +132,7 @@ def evaluate(
     tell(notes)
     found = loaded.judge(ready, **asdict(judging), progress=not as_json)
     print(json.dumps(encode(found), indent=1) if as_json else lines(found.scores))
-    tell(found.notes)
+    tell(note for note in found.notes if note not in notes)
     if ready is not None and not as_json and (place := place_beside(run, ready)).is_file() and not loaded.owns(ready):
         console.print(f"kept in {place}; the run's own scores are in {run / 'evaluation.json'}")
 

@@ -139,9 +139,9 @@ def judge(run: Trained, ready: Any, asked: Asked, only: Sequence[str] = ()) -> J
         return replace(_judge(chosen, _mirror(run, Path(temporary)), ready, asked), pictures=())
 
 
-def judge_beside(run: Trained, ready: Any, asked: Asked, about: Mapping[str, Any]) -> Judgement:
-    """Evaluate a run on data that are not its own: kept in :func:`place_beside`, with what is known ``about`` them, and
-    not in its ``evaluation.json``. Their pictures are not kept."""
+def judge_beside(run: Trained, ready: Any, asked: Asked, notes: Sequence[str] = ()) -> Judgement:
+    """Evaluate a run on data that are not its own: kept in :func:`place_beside`, with their path and the ``notes`` on
+    them, and not in its ``evaluation.json``. Their pictures are not kept."""
     chosen = fitting(run.method, ready.train)
     if not chosen:
         raise SensoriumError(f"{run.folder}: the run {judged_by(run.method, ready.train)}.")
@@ -153,7 +153,8 @@ def judge_beside(run: Trained, ready: Any, asked: Asked, about: Mapping[str, Any
             if former is not None and former.is_file():
                 shutil.copyfile(former, mirrored.folder / name)
         try:
-            found = replace(_judge(chosen, mirrored, ready, asked), pictures=())
+            found = _judge(chosen, mirrored, ready, asked)
+            found = replace(found, pictures=(), notes=(*notes, *found.notes))
         except SensoriumError as error:
             raise SensoriumError(str(error).replace(str(mirrored.folder), str(run.folder))) from error
         if not can_write(run.folder):
@@ -164,7 +165,8 @@ def judge_beside(run: Trained, ready: Any, asked: Asked, about: Mapping[str, Any
             if (mirrored.folder / OUTCOMES).is_file():
                 content = (mirrored.folder / OUTCOMES).read_bytes()
                 write_bytes(place.with_suffix(".npz"), lambda file: file.write(content))
-            write_json(place, {"version": VERSION, "data": digest_of(ready), **about, **encode(found)})
+            about = {"version": VERSION, "data": digest_of(ready), "path": ready.opened.path}
+            write_json(place, {**about, **encode(found)})
     return found
 
 

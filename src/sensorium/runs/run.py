@@ -150,8 +150,7 @@ class Run(Trained):
             return evaluator.judge(self, self.data(), limited)
         if self.owns(ready):
             return evaluator.judge(self, ready, limited)
-        told = {"path": ready.opened.path, "notes": absent_classes(ready)}
-        return evaluator.judge_beside(self, ready, limited, told)
+        return evaluator.judge_beside(self, ready, limited, absent_classes(ready))
 
     def owns(self, ready: Any) -> bool:
         """Whether these are the training and the test data of the run; True if an older run doesn't say."""
