@@ -175,6 +175,17 @@ def test_errors_are_one_line_with_the_way_out(tmp_path):
         open_data("scenes:many")
 
 
+def test_a_folder_named_like_a_built_in_set_is_told_apart(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "one.png").rename(tmp_path / "shapes" / "one.png")
+    monkeypatch.chdir(tmp_path)
+    named, own = open_data("shapes:30"), open_data("./shapes")
+    assert (len(named.train), len(named.test or ()), len(own.train)) == (30, 6, 1)
+    assert not named.notes
+    assert open_data("shapes").notes == ("shapes is the built-in set; for the folder of that name write ./shapes.",)
+
+
 def test_folder_loops_end(tmp_path):
     fill(tmp_path / "a", 2)
     (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)

@@ -343,3 +343,29 @@ def test_names_and_refusals():
             Scenes(5, size=size)
     with pytest.raises(SensoriumError, match="frames"):
         scenes.clip(0, frames=0)
+
+
+def test_shapes_are_scenes_without_clutter():
+    """One object of the same shape, color and place as in the scene of that number, and nothing striped around it."""
+    plain, full = Scenes(200, seed=4, cluttered=False), Scenes(200, seed=4)
+    assert np.array_equal(plain.labels, full.labels)
+    for i in (0, 7, 150):
+        one, other = plain[i], full[i]
+        assert one["box_labels"].tolist() == [one["label"]]
+        assert one["masks"][0].sum() >= other["masks"][0].sum()  # nothing hides it
+        assert torch.equal(plain.image(i), one["image"])
+        assert one["text"].endswith(f"{plain.classes[one['label']]} on a plain ground")
+        assert ("how many objects are there?", "one") in one["questions"]
+        assert len(one["questions"]) == 7
+    assert plain.names[3] == "shape-4-000003"
+    assert plain.names[2:5][1] == "shape-4-000003"
+
+
+def test_pixels_alone_tell_little_of_a_shape():
+    """What the demo compares methods on isn't solved without learning: the nearest pictures and a line are far off."""
+    train, test = Scenes(2000, seed=0, cluttered=False), Scenes(500, seed=1, cluttered=False)
+    rows = [s.images(range(len(s))).reshape(len(s), -1).float().numpy() for s in (train, test)]
+    near = KNeighborsClassifier(20, n_jobs=1).fit(rows[0], train.labels).score(rows[1], test.labels)
+    line = LogisticRegression(C=1e-4, max_iter=60).fit(rows[0] / 255 - 0.5, train.labels)
+    assert near < 0.35
+    assert line.score(rows[1] / 255 - 0.5, test.labels) < 0.3

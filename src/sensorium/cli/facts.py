@@ -16,7 +16,7 @@ def data(path: str, *, test: str | None = None, limit: Positive | None = None, a
     Example: sensorium data photos/ --json
 
     Args:
-        path: images, images with boxes or captions, recordings or text: a folder or file, or 'scenes' or 'digits'.
+        path: images, images with boxes or captions, recordings or text: a folder or file, or 'scenes', 'shapes' or 'digits'.
             Pictures in a folder called 'unlabeled' have no label and are no class.
         test: a second path, the test set.
         limit: only the first N pictures.

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def demo(
     *, out: Path = Path("sensorium-demo"), budget: str = "30s", images: Positive = 2000, quiet: bool = False
 ) -> None:
-    """Compare the default systems on the built-in scenes in a few minutes, and write the report.
+    """Compare the default systems on the built-in shapes in a few minutes, and write the report.
 
     Example: sensorium demo --budget 2m
 
     Args:
         out: folder of the runs and of report.html.
         budget: training time of each method.
-        images: number of scenes to generate.
+        images: number of pictures to generate.
         quiet: no progress bars.
     """
-    run = RunOptions(data=f"scenes:{images}", budget=budget, out=out, quiet=quiet)
+    run = RunOptions(data=f"shapes:{images}", budget=budget, out=out, quiet=quiet)
     compare(run=run, judging=Judging(labels="5%,100%", label_seeds=2, tune_steps=30))
     console.print(f"Try the runs in a browser:           sensorium play {out}")
     console.print(

@@ -22,6 +22,7 @@ from sensorium.data.images.diagnose import Findings, diagnose
 from sensorium.data.images.findings import FRACTIONS
 from sensorium.data.images.sets import ImageSet, Opened, View
 from sensorium.data.log import Skipped
+from sensorium.data.names import is_built_in
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 _READ = {
@@ -68,8 +69,7 @@ def _readable(
     """What each kind's reader opened, the most specific first, and the errors of the others."""
     found: dict[str, Any] = {}
     failed: dict[str, SensoriumError] = {}
-    built_in = str(path) == "digits" or str(path).partition(":")[0] == "scenes"
-    for kind in ("images",) if built_in or not there(path) else _READ:
+    for kind in ("images",) if is_built_in(path) or not there(path) else _READ:
         if found and (kind in ("streams", "text") or (kind == "images" and "boxes" in found)):
             continue
         module, _, function = _READ[kind].partition(":")

@@ -30,6 +30,7 @@ SPLITS = {
     "val": ("val", "valid", "validation", "validate", "dev", "valset", "validset", "minival"),
     "test": ("test", "testing", "t10k", "testset", "eval", "evaluation", "evalset"),
 }
+BUILT_IN = ("digits", "scenes", "shapes")
 _OF = {word: split for split, words in SPLITS.items() for word in words}
 _NEUTRAL = frozenset(
     [
@@ -328,6 +329,12 @@ def name_parts(name: str) -> list[str]:
 def folded(name: str) -> str:
     """A key under which names are equal that differ in case or Unicode normal form alone."""
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def is_built_in(path: str | Path) -> bool:
+    """Whether a path is the name of a built-in set of images: digits, scenes, scenes:N, shapes, shapes:N."""
+    name, _, number = str(path).partition(":")
+    return name in BUILT_IN and not (name == "digits" and number)
 
 
 def about_alike(classes: Iterable[str]) -> list[str]:

@@ -30,6 +30,7 @@ from sensorium.data.images.decode import square, to_array
 from sensorium.data.images.given import Picture, given, is_one
 from sensorium.data.images.prepare import Situation
 from sensorium.data.images.values import to_eight
+from sensorium.data.names import is_built_in
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge import evaluator
@@ -216,10 +217,11 @@ class Run(Trained):
         return self._found(told.path, told.absolute), told.test and self._found(told.test, told.absolute_test)
 
     def _found(self, given: str, absolute: str | None) -> str:
+        if is_built_in(given):
+            return given
         if absolute is not None and there(absolute):
             return absolute
-        named = given == "digits" or given.partition(":")[0] == "scenes" or any(c in given for c in "*?[{")
-        if named or there(given):
+        if any(c in given for c in "*?[{") or there(given):
             return given
         shown = printable(absolute or str(Path(given).absolute()))[:300]
         raise SensoriumError(

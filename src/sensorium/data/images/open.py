@@ -1,7 +1,7 @@
 """open_data: detect the layout of a path and open its images.
 
 The layouts are those of :mod:`folders`, :mod:`arrays` (.npz, IDX), :mod:`tables` (CSV, Parquet) and
-:mod:`shards` (WebDataset tars), and two that need no file: ``digits`` and ``scenes``. If a labeled set has no test
+:mod:`shards` (WebDataset tars), and three that need no file: ``digits``, ``scenes`` and ``shapes``. If a labeled set has no test
 images, a fifth of it is held out, always the same.
 """
 
@@ -30,14 +30,23 @@ from sensorium.data.images.shards import read_tars
 from sensorium.data.images.tables import read_csv, read_parquet
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
-from sensorium.data.names import about_alike, divide, is_unlabeled, list_folder, split_folders, split_of
+from sensorium.data.names import (
+    BUILT_IN,
+    about_alike,
+    divide,
+    is_built_in,
+    is_unlabeled,
+    list_folder,
+    split_folders,
+    split_of,
+)
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
 HELD_OUT = 0.2
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", *ENDINGS)
 _LOOKED_FOR = (
     "a folder of images (flat or one folder per class), .npz, IDX (.gz), .csv, .jsonl or .parquet of paths and labels, "
-    ".tar shards, or the names digits and scenes"
+    ".tar shards, or the names digits, scenes and shapes"
 )
 
 
@@ -123,10 +132,8 @@ def hold_out(images: ImageSet, fraction: float = HELD_OUT, seed: int = 0) -> tup
 def _read(path: str | Path) -> Found:
     """One path, any layout. Errors of a damaged file become one line that names it."""
     text = str(path)
-    if text == "digits":
-        return read_digits()
-    if text == "scenes" or text.startswith("scenes:"):
-        return _scenes(text)
+    if is_built_in(text):
+        return _built_in(text)
     place = Path(path).expanduser()
     where = printable(text)
     try:
@@ -219,16 +226,22 @@ def _read_file(path: Path) -> Found:
     raise NothingOfItsKind(f"{where}: a file of unknown type. Looked for {_LOOKED_FOR}.")
 
 
-def _scenes(text: str) -> Found:
-    count = 10_000
-    if text != "scenes":
-        digits = text.removeprefix("scenes:").replace("_", "")
-        if not digits.isdecimal() or not 1 <= int(digits[:12]) <= 100_000_000:
-            raise SensoriumError(f"{printable(text)}: not a number of scenes; write scenes:20000, for example.")
-        count = int(digits[:12])
+def _built_in(text: str) -> Found:
+    """The digits of scikit-learn, and generated sets: scenes, and shapes, which are scenes without clutter."""
+    name, colon, number = text.partition(":")
+    same = [f"{text} is the built-in set; for the folder of that name write ./{text}."] if Path(text).exists() else []
+    if name == "digits":
+        return replace(read_digits(), notes=same)
+    digits = number.replace("_", "")
+    if colon and (not digits.isdecimal() or not 1 <= int(digits[:12]) <= 100_000_000):
+        raise SensoriumError(f"{printable(text)}: not a number of {name}; write {name}:20000, for example.")
+    count = int(digits[:12]) if colon else 10_000
     from sensorium.data.scenes.scenes import Scenes
 
-    return Found("scenes", {"train": Scenes(count, 0), "test": Scenes(min(2_000, max(1, count // 5)), 1)})
+    cluttered = name == "scenes"
+    held = min(2_000, max(1, count // 5))
+    train, test = (Scenes(n, seed, cluttered=cluttered) for seed, n in enumerate((count, held)))
+    return Found(name, {"train": train, "test": test}, notes=same)
 
 
 def _by_split(files: list[Path], folder: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
@@ -335,7 +348,7 @@ def _nearest(place: Path) -> str:
         names = [entry.name for entry in list_folder(missing.parent)] if missing.parent.is_dir() else []
     except (OSError, ValueError, SensoriumError):
         names = []
-    lower = {name.casefold(): name for name in [*names, "digits", "scenes"]}
+    lower = {name.casefold(): name for name in [*names, *BUILT_IN]}
     near = difflib.get_close_matches(missing.name.casefold(), lower, 1, 0.6)
     if not near:
         return f". Looked for {_LOOKED_FOR}."

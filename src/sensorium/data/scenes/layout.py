@@ -7,7 +7,7 @@ radians, colors in 0..1; y points downward. Object 0 is the main one; ``n`` scen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -150,6 +150,13 @@ def lay_out(seed: int, indices: Array) -> Layout:
         pixel_key=keys(seed, indices, _PIXELS),
         noise_key=keys(seed + 1, indices, _PIXELS),
     )
+
+
+def clear(layout: Layout) -> Layout:
+    """The same scenes without clutter: the main object alone, on a ground without stripes, checks or clouds."""
+    alone = np.zeros_like(layout.present)
+    alone[:, 0] = True
+    return replace(layout, present=alone, ground=np.full_like(layout.ground, GROUNDS.index("plain")))
 
 
 def _grounds(u: Array) -> tuple[Array, Array, Array]:

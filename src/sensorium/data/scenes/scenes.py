@@ -3,7 +3,8 @@
 Each scene has a main object, whose shape is the class, and one to three smaller ones of other classes, partly
 occluded or occluding, on a textured ground under one light, with shadows and sensor noise. Colors, surfaces, ground,
 light and positions are independent of the class, so that only shape determines it; nearest neighbors in pixel space do
-badly. A scene is a function of (seed, index): its content does not depend on the number of scenes, the order of access
+badly. Without clutter (``shapes``) the main object is alone on a plain ground: what the demo learns in half a minute a
+method, where the scenes take many. A scene is a function of (seed, index): its content does not depend on the number of scenes, the order of access
 or the size. The generator also gives boxes, masks, a caption, questions with answers, and clips of the main object in
 motion with one action per frame.
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sensorium.base.words import counted
-from sensorium.data.scenes.layout import CLASSES, Layout, clip_draws, labels, lay_out, text_draws
+from sensorium.data.scenes.layout import CLASSES, Layout, clear, clip_draws, labels, lay_out, text_draws
 from sensorium.data.scenes.render import draw, outlines
 from sensorium.data.scenes.words import caption, questions
 from sensorium.errors import SensoriumError
@@ -44,10 +45,11 @@ ACTIONS = (
 
 @dataclass(frozen=True)
 class Names(Sequence[str]):
-    """``scene-<seed>-<index>`` for each scene, made on demand."""
+    """``scene-<seed>-<index>`` (``shape-...`` without clutter) for each scene, made on demand."""
 
     seed: int
     indices: range
+    word: str = "scene"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -58,8 +60,8 @@ class Names(Sequence[str]):
     def __getitem__(self, at: slice) -> Names: ...
     def __getitem__(self, at: int | slice) -> str | Names:
         if isinstance(at, slice):
-            return Names(self.seed, self.indices[at])
-        return f"scene-{self.seed}-{self.indices[at]:06d}"
+            return replace(self, indices=self.indices[at])
+        return f"{self.word}-{self.seed}-{self.indices[at]:06d}"
 
 
 class Scenes:
@@ -67,26 +69,28 @@ class Scenes:
 
     ``classes`` are ten shapes; ``labels`` int64 [count] are known without rendering, each run of ten being a
     shuffle of all ten; ``actions``: of clips. Another seed gives other scenes: seed 0 for training and seed 1 for
-    testing share no image. Safe in worker processes: its only state is its labels.
+    testing share no image. ``cluttered=False``: the main object alone, on a plain ground. Safe in worker processes: its
+    only state is its labels.
     """
 
     classes: tuple[str, ...] = CLASSES
     actions: tuple[str, ...] = ACTIONS
 
-    def __init__(self, count: int, seed: int = 0, size: int = 32) -> None:
+    def __init__(self, count: int, seed: int = 0, size: int = 32, *, cluttered: bool = True) -> None:
         if count < 1:
             raise SensoriumError(f"scenes: count is {count}; must be at least 1.")
         if not SIZES[0] <= size <= SIZES[1]:
             raise SensoriumError(f"scenes: size is {size}; choose {SIZES[0]} to {SIZES[1]} pixels.")
-        self.count, self.seed, self.size = count, seed, size
+        self.count, self.seed, self.size, self.cluttered = count, seed, size, cluttered
         self.labels: np.ndarray = labels(seed, np.arange(count))
-        self.names: Sequence[str] = Names(seed, range(count))
+        self.names: Sequence[str] = Names(seed, range(count), "scene" if cluttered else "shape")
 
     def __len__(self) -> int:
         return self.count
 
     def __repr__(self) -> str:
-        return f"Scenes({self.count}, seed={self.seed}, size={self.size})"
+        plain = "" if self.cluttered else ", cluttered=False"
+        return f"Scenes({self.count}, seed={self.seed}, size={self.size}{plain})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Scene ``index`` with all annotations of its ``n`` visible objects, the main one first.
@@ -96,7 +100,7 @@ class Scenes:
         [n], that part's fraction of the object; ``text``; ``questions``, (question, answer) pairs.
         """
         index = self._check(index)
-        layout = lay_out(self.seed, np.array([index]))
+        layout = self._lay_out(np.array([index]))
         owner, alone = outlines(layout, self.size)
         masks = np.equal(owner, np.arange(layout.kind.shape[1])[:, None, None])
         shown = np.flatnonzero(masks.any(axis=(1, 2)))
@@ -128,7 +132,7 @@ class Scenes:
         ``size``: render the same scenes at another size than the set's.
         """
         wanted = np.array([self._check(int(i)) for i in indices], dtype=np.int64)
-        return torch.from_numpy(draw(lay_out(self.seed, wanted), size or self.size))
+        return torch.from_numpy(draw(self._lay_out(wanted), size or self.size))
 
     def clip(self, index: int, frames: int = 16) -> dict[str, Tensor]:
         """Scene ``index`` in motion: ``frames`` uint8 [T, 3, S, S] and ``actions`` int64 [T], indices into ``actions``.
@@ -140,9 +144,13 @@ class Scenes:
         if frames < 1:
             raise SensoriumError(f"scenes: a clip of {counted(frames, 'frame')}; must be at least 1.")
         index = self._check(index)
-        still = lay_out(self.seed, np.array([index]))
+        still = self._lay_out(np.array([index]))
         layout, actions = _perform(still, clip_draws(self.seed, index, frames), frames)
         return {"frames": torch.from_numpy(draw(layout, self.size)), "actions": torch.from_numpy(actions)}
+
+    def _lay_out(self, indices: np.ndarray) -> Layout:
+        layout = lay_out(self.seed, indices)
+        return layout if self.cluttered else clear(layout)
 
     def _check(self, index: int) -> int:
         if not -self.count <= index < self.count:

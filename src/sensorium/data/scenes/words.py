@@ -21,29 +21,36 @@ def caption(layout: Layout, draws: Array) -> str:
     Example: "a red ball left of a small blue cone on a striped ground".
     """
     around = _small(layout)
-    nearest = min(around, key=lambda k: _distance(layout, 0, k))
     surface = SURFACES[layout.surface[0, 0]]
     main = f"{surface} {_name(layout, 0)}" if surface != "plain" and draws[0] < 0.6 else _name(layout, 0)
     small = "small " if draws[1] < 0.7 else ""
+    on = f"on {_a(GROUNDS[layout.ground[0]])} ground"
+    if not around:
+        return f"{_a(main)} {on}"
+    nearest = min(around, key=lambda k: _distance(layout, 0, k))
     words = f"{_a(main)} {relation(layout, 0, nearest)} {_a(small + _name(layout, nearest))}"
     others = [_a(small + _name(layout, k)) for k in around if k != nearest]
     if others and draws[2] < 0.7:
         words += " with " + " and ".join(others)
-    return f"{words} on {_a(GROUNDS[layout.ground[0]])} ground"
+    return f"{words} {on}"
 
 
 def questions(layout: Layout, draws: Array) -> list[tuple[str, str]]:
-    """Eight questions about scene 0 of ``layout`` with their answers, one to three words each."""
+    """Eight questions about scene 0 of ``layout`` with their answers, one to three words each; of an object alone seven."""
     around = _small(layout)
     seen = [0, *around]
     one = seen[int(draws[4] * len(seen))]
-    other = around[int(draws[5] * len(around))]
     hue = _HUES[layout.hue[0, one]] if draws[6] < 0.5 else _HUES[int(draws[7] * len(_HUES))]
     present = {CLASSES[layout.kind[0, k]] for k in seen}
     pool = [name for name in CLASSES if (name in present) == (draws[8] < 0.5)]
     asked = pool[int(draws[9] * len(pool))]
     count = sum(_HUES[layout.hue[0, k]] == hue for k in seen)
     surface = seen[int(draws[10] * len(seen))]
+    where = []
+    if around:
+        other = around[int(draws[5] * len(around))]
+        asking = f"where is the {_class(layout, other)} from the {_class(layout, 0)}?"
+        where = [(asking, relation(layout, other, 0))]
     return [
         ("what is the largest object?", _class(layout, 0)),
         (f"what colour is the {_class(layout, one)}?", _HUES[layout.hue[0, one]]),
@@ -51,7 +58,7 @@ def questions(layout: Layout, draws: Array) -> list[tuple[str, str]]:
         ("what is the ground like?", GROUNDS[layout.ground[0]]),
         (f"is there {_a(asked)}?", "yes" if asked in present else "no"),
         (f"how many objects are {hue}?", _NUMBERS[count]),
-        (f"where is the {_class(layout, other)} from the {_class(layout, 0)}?", relation(layout, other, 0)),
+        *where,
         (f"what is on the {_class(layout, surface)}?", _MARKS[SURFACES[layout.surface[0, surface]]]),
     ]
 
