@@ -78,15 +78,17 @@ class Ending:
 
 
 class Moments:
-    """Counts what a process does in ``folder``, and does ``act`` at moment ``at``."""
+    """Counts what a process does in ``folder``, and does ``act`` at moment ``at``, if ``writing`` only where it writes."""
 
-    def __init__(self, folder: Path, at: int = -1, act: Callable[[], None] = lambda: None) -> None:
-        self.folder, self.at, self.act, self.count = str(folder), at, act, 0
+    def __init__(
+        self, folder: Path, at: int = -1, act: Callable[[], None] = lambda: None, writing: bool = False
+    ) -> None:
+        self.folder, self.at, self.act, self.count, self.writing = str(folder), at, act, 0, writing
         sys.addaudithook(self.hook)
         step = Step.__call__
 
         def counted(*words: Any, **named: Any) -> Any:
-            self.tick()
+            self.tick(written=False)
             return step(*words, **named)
 
         Step.__call__ = counted  # type: ignore[method-assign]
@@ -98,9 +100,10 @@ class Moments:
             if isinstance(path, str | bytes | os.PathLike) and os.fsdecode(os.fspath(path)).startswith(self.folder):
                 self.tick()
 
-    def tick(self) -> None:
+    def tick(self, written: bool = True) -> None:
         self.count += 1
-        if self.count - 1 == self.at:
+        if self.count > self.at >= 0 and (written or not self.writing):
+            self.at = -1
             self.act()
 
 
@@ -202,7 +205,8 @@ def forked(family: str, work: Path, out: Path, how: str = "", at: int = -1, most
     child = os.fork()
     if not child:
         os.close(reader)
-        code, said, moments = 1, "", Moments(out.parent, at, {"kill": _kill, "full": _full}.get(how, lambda: None))
+        act = {"kill": _kill, "full": _full}.get(how, lambda: None)
+        code, said, moments = 1, "", Moments(out.parent, at, act, writing=how == "full")
         try:
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, 1)

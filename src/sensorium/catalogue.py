@@ -32,7 +32,8 @@ class System:
     the formats of others that its ``formats.py`` reads. ``exports``: what ``sensorium export --to`` writes. ``parity``:
     "PACKAGE NAME, NAME (TEST)", the reference implementation and the test that compares with it; "its own ... (TEST)" if
     there is no other. ``labels``: it learns from labels. ``caveat``: what a reader of a comparison should know.
-    ``starter``: compared by default; all starters learn from one kind of data. ``name`` and ``family`` are those of the
+    ``starter``: compared by default; all starters learn from one kind of data. ``quick``: learns something in less than
+    a minute: compared by the demo. ``name`` and ``family`` are those of the
     folders.
     """
 
@@ -48,6 +49,7 @@ class System:
     labels: bool = False
     caveat: str = ""
     starter: bool = False
+    quick: bool = False
     name: str = ""
     family: str = ""
 
@@ -110,9 +112,9 @@ def offering(*abilities: str, data: str = "") -> tuple[System, ...]:
     return tuple(s for s in systems() if set(abilities) & set(s.abilities) and data in ("", s.data))
 
 
-def starters() -> tuple[str, ...]:
+def starters(*, quick: bool = False) -> tuple[str, ...]:
     """The systems that are compared by default."""
-    return tuple(system.name for system in systems() if system.starter)
+    return tuple(system.name for system in systems() if system.starter and system.quick >= quick)
 
 
 def a_run_of(*abilities: str) -> str:

@@ -41,6 +41,8 @@ from sensorium.metrics.subsets import percent
 from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
+from sensorium.runs import estimate
+from sensorium.runs.estimate import cost_of
 from sensorium.runs.jobs import Job, Planned, collect, with_baselines
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, Results, RunResult, write_results
@@ -111,6 +113,9 @@ def _compare(
         if one.check is not None:
             one.check(plan.ready, asked)
     about = _about(options.data, plan, progress)
+    if plan.costs:
+        networks, costs = zip(*plan.costs.values(), strict=True)
+        terminal().print(estimate.told(costs, networks, jobs), style="dim")
     _run_all(plan.jobs, jobs, progress)
     runs = with_baselines(plan, [collect(job) for job in plan.jobs], folder, asked)
     shares = sorted({score.at for run in runs for score in run.scores if score.group and score.at})
@@ -188,7 +193,7 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
     wing = kind(learned[first])
     ready: dict[str, Any] = {}
     told = []
-    jobs, shared = [], None
+    jobs, shared, costs = [], None, {}
     for job in todo:
         shape = repr([job.source.settings.get(name) for name in wing.SHAPED_BY])
         if shape not in ready:
@@ -200,9 +205,12 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         able = fitting(method, ready[shape].train)
         shared = able if shared is None else tuple(one for one in shared if one in able)
         jobs.append(replace(job, abilities=abilities_of(method), exports=exportable(method, job.method)))
+        if progress and not (job.folder / EVALUATED).is_file():
+            network = recipe.settings["backbone"].value if "backbone" in recipe.settings else job.name
+            costs[job.name] = (str(network), cost_of(recipe, ready[shape], job.options, job.asked, job.source.cache))
     if not shared:
         raise SensoriumError(f"no evaluator fits all of these methods: {'; '.join(told)}.")
-    return Planned(jobs, wing, next(iter(ready.values())), shared)
+    return Planned(jobs, wing, next(iter(ready.values())), shared, costs)
 
 
 def _about(path: str, plan: Planned, progress: bool) -> Data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sensorium.judge.evaluator import Beside, Evaluator, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
 from sensorium.recipe.info import read_info
 from sensorium.recipe.trained import make_recipe
+from sensorium.runs.estimate import Cost
 from sensorium.runs.options import RunOptions
 from sensorium.runs.results import Chosen, RunResult
 from sensorium.runs.train import run_folder
@@ -43,12 +44,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Planned:
-    """Jobs that can be compared: their data as the first one prepares them, and the evaluators that they share."""
+    """Jobs that can be compared: their data as the first one prepares them, the evaluators that they share, and the
+    time that what is left of them takes (:mod:`sensorium.runs.estimate`)."""
 
     jobs: list[Job]
     wing: Any
     ready: Any
     evaluators: tuple[Evaluator, ...]
+    costs: dict[str, tuple[str, Cost]] = field(default_factory=dict)  # by name: network and cost
 
 
 def with_baselines(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:

@@ -150,7 +150,9 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
         ahead.error if ahead else None, ahead.p if ahead else None, ahead.how if ahead else "",
     )  # fmt: skip
     lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
-    tail = "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}"
+    tail = (
+        "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}{_others(rest) if floor.sure else ''}"
+    )
     if second is not None and ahead is not None and ahead.error is None:
         cost += " The sampling error is unknown: try another --seed before you rely on it."
     return Verdict(
@@ -206,6 +208,18 @@ def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) 
     return f"{first}, {'clearly ' if ahead.sure else 'but only '}{gap} ahead of {name} ({within})"
 
 
+def _others(rest: Sequence[tuple[Score, RunResult]]) -> str:
+    """Which further runs are clearly better than every baseline."""
+    clear = [f"{run.shown} ({score.show(score.value or 0.0)})" for score, run in rest if _clear(score)]
+    listed = " and ".join(filter(None, (", ".join(clear[:-1]), *clear[-1:])))
+    return f", clearly less than {listed}, too" if clear else ""
+
+
+def _clear(score: Score) -> bool:
+    """Whether a score is better than each of its baselines, beyond the sampling error."""
+    return bool(score.baselines) and all(_above(score, name).sure for name in score.baselines)
+
+
 def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
@@ -241,15 +255,15 @@ def price(best: RunResult, first: Score, runs: Sequence[RunResult], field: Seque
 
 
 def _with_fewer(best: RunResult, first: Score, done: Sequence[RunResult]) -> list[str]:
-    """Which run comes first at the smallest label fraction, if another than at the one that decides, and ahead of the
-    baselines."""
+    """Which run comes first at the smallest label fraction, if another than at the one that decides, and clearly ahead
+    of the baselines."""
     shares = {s.at for run in done for s in run.scores if s.group and s.at}
     few = min(shares, default=None)
     if first.at is None or few is None or few >= first.at:
         return []
     found = [(s, run) for run in done if not is_reference(run, few) for s in run.scores if s.group and s.at == few]
     top, run = max(found, key=lambda one: one[0].value or 0.0, default=(first, best))
-    if run is best or (top.value or 0.0) <= max(top.baselines.values(), default=0.0):
+    if run is best or not _clear(top):
         return []
     return [
         f"with {100 * few:g} % of the labels {run.shown} comes first, {top.show(top.value or 0.0)} (--decide {100 * few:g}%)"

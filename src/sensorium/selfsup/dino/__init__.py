@@ -9,4 +9,5 @@ SYSTEM = System(
     loads=("authors' DINO on a ViT", "authors' DINO on a ResNet"),
     parity="lightly DINOLoss, DINOProjectionHead (tests/parity/test_dino.py)",
     starter=True,
+    quick=True,
 )

@@ -8,4 +8,5 @@ SYSTEM = System(
     abilities=("Encoder",),
     parity="lightly NTXentLoss, SimCLRProjectionHead (tests/parity/test_ntxent.py)",
     starter=True,
+    quick=True,
 )

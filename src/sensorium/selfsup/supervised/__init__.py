@@ -10,4 +10,5 @@ SYSTEM = System(
     parity="torch cross_entropy (tests/selfsup/test_supervised.py)",
     labels=True,
     starter=True,
+    quick=True,
 )

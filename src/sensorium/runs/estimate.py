@@ -1,0 +1,133 @@
+"""How long a comparison takes, before it starts.
+
+A budget of time says what training takes; of steps or epochs, a few steps are timed. What judging an encoder takes
+follows from the time of a few of its features (see :mod:`sensorium.judge.feature_scores`): all features, probes of them
+and as much fine-tuning as half of the budget leaves time for. For other kinds only the training is known.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.abilities import Encoder
+from sensorium.base.precision import device_name, resolve_precision
+from sensorium.base.terminal import duration
+from sensorium.base.words import counted
+from sensorium.data.images.cache import Pixels
+from sensorium.errors import SensoriumError
+from sensorium.judge.encode import encode
+from sensorium.judge.feature_scores import AFTER, fractions_of, judgeable, seen, settled, tuning_of
+from sensorium.judge.score import Asked
+from sensorium.method import Progress
+from sensorium.metrics.linear import FEW, FOLDS
+from sensorium.recipe.recipe import Recipe
+from sensorium.runs.options import RunOptions
+from sensorium.training.batches import Batches, Share
+from sensorium.training.budget import Budget
+from sensorium.training.step import Step
+
+STARTING = 9.0  # seconds of a process until it trains, and from there to its evaluation
+PROBE = 1.0e-6  # seconds of a linear probe for each label, dimension and core
+TRIED, STEPS = 512, 3  # features and steps that are timed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one run, None where unknown: of its training and its evaluation, the latter in parts."""
+
+    training: float | None = None
+    features: float | None = None
+    probes: float = 0.0
+    tuning: float = 0.0
+
+    @property
+    def judging(self) -> float | None:
+        return None if self.features is None else self.features + self.probes + self.tuning + AFTER
+
+
+def cost_of(recipe: Recipe, ready: Any, options: RunOptions, asked: Asked, cache: Path) -> Cost:
+    """What a run of ``recipe`` will take on ``ready`` data. Its method may be trained a few steps for it, on rows that
+    it derives into ``cache``, as the run will."""
+    spend, cost = Budget.parse(options.budget), Cost()
+    with torch.random.fork_rng(), suppress(SensoriumError):  # the run itself will tell
+        if spend.kind == "seconds":
+            cost = Cost(spend.amount)
+        else:
+            rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, True)
+            cost = Cost(_training(recipe, rows, spend, options))
+        if isinstance(recipe.method, Encoder) and isinstance(ready.train, Pixels):
+            cost = _judging(cost, recipe.method, ready, asked)
+    return cost
+
+
+def _training(recipe: Recipe, rows: Any, spend: Budget, options: RunOptions) -> float:
+    share, device = Share(recipe.batch_size, options.accumulate), torch.device(device_name())
+    batches = Batches(rows, recipe.views, share, seed=options.seed)
+    batches.device = device
+    step = Step(recipe.method.to(device), recipe.optimizers, recipe.schedule, accumulate=share.accumulate)
+    low = resolve_precision(options.precision, device) == "bf16-mixed"
+    begun = 0.0
+    for k in range(STEPS + 1):  # the first one is slower
+        begun = begun if k != 1 else time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            loss = step(islice(batches, share.accumulate), Progress(k, 0, 0.0))["loss"]
+        float(loss)  # a GPU has finished then
+    batches.close()
+    each = (time.perf_counter() - begun) / STEPS
+    return each * (spend.steps(batch=share.batch_size * rows.each, data=len(rows) * rows.each) or 0)
+
+
+def _judging(cost: Cost, method: Encoder, ready: Any, asked: Asked) -> Cost:
+    images = seen(ready)
+    asked = settled(asked, images)
+    train, test = images.train, images.test
+    few = np.arange(min(TRIED, len(train)))
+    encode(method, train, indices=few[:64], device=device_name())
+    begun = time.perf_counter()
+    dim = encode(method, train, indices=few, device=device_name()).shape[1]
+    each = (time.perf_counter() - begun) / len(few)
+    cost = replace(cost, features=each * (len(train) + (0 if test is None else len(test))))
+    if not judgeable(images):
+        return cost
+    labels, seeds = int((np.asarray(train.labels) >= 0).sum()), asked.label_seeds
+    parts = [(share * labels, 1 if share == 1 else seeds) for share in fractions_of(asked)]
+    cost = replace(cost, probes=_probes(parts, dim))
+    if asked.finetune:
+        how = tuning_of(images, asked)
+        steps = sum(count * how["max_steps"] for _, count in parts)
+        times = 2 if how["precision"] == "bf16" else 3  # as long as features in float32 take
+        longest = times * each * how["batch_size"] * steps
+        left = longest if asked.seconds is None or asked.full else asked.seconds - (cost.judging or 0.0)
+        cost = replace(cost, tuning=max(0.0, min(longest, left)))
+    return cost
+
+
+def _probes(parts: Sequence[tuple[float, int]], dim: int) -> float:
+    """Seconds of linear probes: each chooses its strength on one or five held-out fifths, and is then fitted."""
+    rounds = sum(times * labels * (1 + (FOLDS if labels < FEW else 1)) for labels, times in parts)
+    return PROBE * rounds * dim / (os.cpu_count() or 1)
+
+
+def told(costs: Sequence[Cost], networks: Sequence[str], jobs: int) -> str:
+    """One sentence on what the runs of ``costs``, ``jobs`` at a time, take in all, and the baselines of their networks."""
+    trained = sum(cost.training or 0.0 for cost in costs)
+    judged = [cost.judging for cost in costs if cost.judging is not None]
+    whole = (trained + sum(judged) + STARTING * len(costs)) / max(1, min(jobs, len(costs)))
+    if any(cost.training is None for cost in costs):
+        return f"{counted(len(costs), 'run')}; how long they take is known when the first has trained."
+    what = f"{counted(len(costs), 'run')}, {duration(trained)} of training"
+    if len(judged) < len(costs):
+        return f"{what}: at least {duration(whole)} in all, and the evaluation of each run."
+    first = dict(zip(networks, costs, strict=True))
+    beside = sum((cost.features or 0.0) + cost.probes + cost.tuning for cost in first.values())
+    return f"{what}: about {duration(whole + beside + AFTER)} in all, with evaluation and baselines."
