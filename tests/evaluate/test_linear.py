@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sensorium.errors import SensoriumError
-from sensorium.metrics.linear import FOLDS, GRID, UNDECIDED, fit_probe, folds, linear
+from sensorium.metrics.linear import FOLDS, GRID, ROUGHLY, UNDECIDED, fit_probe, folds, linear
 from sensorium.metrics.logistic import Logistic
 
 FEW = (0.3, 0.03, 0.003)
@@ -152,3 +152,18 @@ def test_of_few_labels_the_choice_is_steady_and_near_the_best():
     fixed = [linear(train, labels, test, truth, fractions=(0.03,), seeds=range(6), grid=(l2,))["3%"] for l2 in GRID]
     assert max(chosen["regularisation"]) <= 10 * min(chosen["regularisation"])
     assert chosen["top1"] > max(one["top1"] for one in fixed) - 0.01
+
+
+@pytest.mark.parametrize("seed, width, spread", [(0, 8, 4.0), (1, 64, 1.0), (2, 300, 0.5), (3, 300, 3.0), (4, 20, 0.2)])
+def test_the_grid_ends_where_the_likelihood_has_fallen_twice(seed, width, spread):
+    """With many labels the weak strengths are not tried in vain: the choice is that of the whole grid."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(2500) % 10
+    train = torch.randn(10, width, generator=generator)[labels] * spread
+    train += torch.randn(2500, width, generator=generator) * torch.logspace(0, 1, width)
+    fold = torch.from_numpy(folds(labels.numpy(), 0))
+    problem, likely = Logistic(train, labels, 10), []
+    for l2 in GRID:
+        problem.solve(l2, fold != 0, ROUGHLY)
+        likely.append(problem.log_likelihood(fold == 0))
+    assert fit_probe(train, labels)[1] == GRID[int(np.argmax(likely))]

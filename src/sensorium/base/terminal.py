@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.console import Console
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:  # a bar is imported when one is drawn, so that help is quick
     from rich.progress import Progress, TaskID
 
 BAR_EVERY, LINE_EVERY = 0.25, 30.0
+
+
+class Stage(Protocol):
+    """Says which stage has begun, and again how much of it is done (0 to 1)."""
+
+    def __call__(self, what: str, done: float | None = None) -> None: ...
 
 
 def terminal(*, stderr: bool = True, width: int | None = None, file: TextIO | None = None) -> Console:
@@ -62,6 +68,30 @@ def _lines(title: str) -> Callable[[int, int], None]:
             terminal().print(f"{title}: {done:,} of {total:,}, {left} left")
 
     return advance
+
+
+@contextmanager
+def stages(who: str, shown: bool) -> Iterator[Stage]:
+    """Tells the stage of work of several: on a terminal in a line that moves, with how much of it is done, elsewhere in a
+    line when it begins."""
+    if not shown:
+        yield lambda what, done=None: None
+        return
+    console, last = terminal(), ""
+    if not console.is_terminal:
+
+        def line(what: str, done: float | None = None) -> None:
+            nonlocal last
+            if what != last:
+                last = what
+                console.print(f"{who}: {what}", style="dim")
+
+        yield line
+        return
+    from rich.text import Text
+
+    with console.status(Text(who)) as status:
+        yield lambda what, done=None: status.update(Text(f"{who}: {what}{'' if done is None else f', {done:.0%}'}"))
 
 
 class Display:

@@ -13,6 +13,7 @@ from typing import Any
 from sensorium.base.files import write_json
 from sensorium.base.precision import device_name
 from sensorium.base.reading import read_object
+from sensorium.base.terminal import Stage, stages
 from sensorium.errors import SensoriumError
 from sensorium.judge import baselines
 from sensorium.judge.evaluator import Beside
@@ -26,7 +27,6 @@ from sensorium.judge.feature_scores import (
     fractions_of,
     judgeable,
     labels_in,
-    sayer,
     seen,
     settled,
     tuning_of,
@@ -51,8 +51,16 @@ def judge_all(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, 
         found = read_object(path) if path.is_file() else {}
     if found.get("asked") != asked.key():
         found = {"asked": asked.key(), "random": {}, "scratch": {}}
+    with stages("baselines", asked.progress) as say:
+        _all(found, ready, fresh, path, asked, say)
+    return _beside(found, percent(deciding_share(asked)))
+
+
+def _all(
+    found: dict[str, Any], ready: Any, fresh: Mapping[str, Callable[[], Any]], path: Path, asked: Asked, say: Stage
+) -> None:
+    """Complete what was ``found``, saving each."""
     spans = {"fractions": fractions_of(asked), "seeds": tuple(range(asked.label_seeds))}
-    say = sayer(asked.progress, "baselines")
     if "pixels" not in found:
         say("raw pixels")
         found["pixels"] = baselines.pixels(ready.train, ready.test, **spans)
@@ -73,7 +81,6 @@ def judge_all(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, 
                 build, ready.train, ready.test, **spans, **tuning_of(ready, asked, begun), first=deciding_share(asked)
             )
             write_json(path, found)
-    return _beside(found, percent(deciding_share(asked)))
 
 
 def _fresh(make: Callable[[], Any]) -> Any:

@@ -17,7 +17,8 @@ from sensorium.base.files import write_bytes
 from sensorium.base.kept import read_arrays
 from sensorium.base.precision import device_name
 from sensorium.base.records import decode
-from sensorium.base.terminal import terminal
+from sensorium.base.terminal import Stage, stages
+from sensorium.base.words import counted
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
@@ -43,6 +44,13 @@ CPU_TUNING, GPU_TUNING = (
 USUAL = (0.01, 0.1, 1.0)  # label fractions
 GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that it starts from, at most
 AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
+TOLD = {
+    "knn": "kNN",
+    "linear": "linear probe",
+    "finetune": "fine-tuning",
+    "neighbors": "nearest neighbors",
+    "map": "map of the features",
+}  # the pieces that take a while
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
@@ -85,20 +93,23 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     begun, ready = time.monotonic(), seen(ready)
     asked = settled(asked, ready)
     kept.only(**asked.key())
-    say = sayer(asked.progress, run.name)
+    with stages(run.name, asked.progress) as say:
+        return _judged(run, ready, asked, kept, begun, say)
 
+
+def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, say: Stage) -> Judgement:
     def piece(name: str, make: Callable[[], Any]) -> Any:
-        if name not in kept.pieces:
-            say(name)
+        if name in TOLD and name not in kept.pieces:
+            say(TOLD[name])
         return kept.piece(name, make)
 
-    features = features_of(run, ready)
+    features = features_of(run, ready, say)
     network = backbone_of(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
-        _bylabels_in(piece, features, network, ready, asked, kept, begun)
+        _bylabels_in(piece, features, network, ready, asked, kept, begun, say)
     near = piece("neighbors", lambda: _neighbors(features, ready))
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
@@ -123,6 +134,7 @@ def _bylabels_in(
     asked: Asked,
     kept: Kept,
     begun: float,
+    say: Stage,
 ) -> None:
     """The pieces that need labels, and which test images are classified correctly."""
     assert ready.test is not None
@@ -165,6 +177,7 @@ def _bylabels_in(
     behind = asked.to_beat is not None and found[percent(share)]["top1"] + GAIN < asked.to_beat
     if asked.finetune and not behind:
         how = tuning_of(ready, asked, begun) | {"keep_network": keep_network, "probe": probe, "first": share}
+        how["on_progress"] = lambda share, _, done: say(f"{TOLD['finetune']} with {share} of the labels", done)
         piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
 
 
@@ -268,7 +281,7 @@ def check_fractions(ready: Any, asked: Asked) -> None:
             stratified(np.asarray(ready.train.labels), fraction, 0, classes=ready.train.classes)
 
 
-def features_of(run: Trained, ready: Seen) -> list[Tensor]:
+def features_of(run: Trained, ready: Seen, say: Stage = lambda what, done=None: None) -> list[Tensor]:
     """Features of the training and the test set, cached in the run's folder."""
     path = run.folder / "features.npz"
     sets = {"train": ready.train} | ({"test": ready.test} if ready.test is not None else {})
@@ -279,7 +292,12 @@ def features_of(run: Trained, ready: Seen) -> list[Tensor]:
         if shapes == {name: (len(rows),) for name, rows in sets.items()} and str(kept.get("of")) == str(of):
             return [torch.from_numpy(kept[name]) for name in sets]
     device = device_name()
-    features = {name: encode(run.method, pixels, device=device).numpy() for name, pixels in sets.items()}  # type: ignore[arg-type]
+    features = {}
+    for name, pixels in sets.items():
+        what = f"features of {counted(len(pixels), f'{name} image')}"
+        say(what)
+        how: dict[str, Any] = {"device": device, "on_progress": lambda done, total, what=what: say(what, done / total)}
+        features[name] = encode(run.method, pixels, **how).numpy()  # type: ignore[arg-type]
     write_bytes(path, lambda file: np.savez(file, **features, of=of))  # type: ignore[arg-type]
     return [torch.from_numpy(value) for value in features.values()]
 
@@ -341,10 +359,3 @@ def labels_in(pixels: Pixels) -> Tensor:
     if pixels.labels is None:
         raise SensoriumError("this data set has no labels; scores by label need a folder per class or a label column.")
     return torch.as_tensor(np.asarray(pixels.labels))
-
-
-def sayer(progress: bool, who: str) -> Callable[[str], None]:
-    if not progress:
-        return lambda what: None
-    console = terminal()
-    return lambda what: console.print(f"{who}: {what}", style="dim")

@@ -3,7 +3,7 @@
 For each fraction and seed, multinomial logistic regression (:mod:`sensorium.metrics.logistic`) is fitted to the
 stratified subset. Its L2 strength is chosen on that subset alone: a fifth is held out (below 2,000 labels each fifth in
 turn, because one fifth is too small), the strength with the highest held-out likelihood is selected (accuracy would be
-too noisy on 200 labels), and the probe is refitted on the whole subset. Features are standardized by the subset's mean
+too noisy on 200 labels; from the strongest on, until it has fallen twice), and the probe is refitted on the whole subset. Features are standardized by the subset's mean
 and standard deviation. The test set is used once, at the end.
 """
 
@@ -101,12 +101,16 @@ def _choose(problem: Logistic, labels: Tensor, seed: int, grid: Sequence[float])
     fold = torch.from_numpy(folds(labels.cpu().numpy(), seed))
     if len(grid) == 1 or not (fold == 0).any():
         return grid[0] if len(grid) == 1 else UNDECIDED
-    likely = np.zeros(len(grid))
-    for held in range(FOLDS if len(labels) < FEW else 1):
+    several = len(labels) < FEW
+    likely = np.zeros(len(grid)) if several else np.full(len(grid), -np.inf)
+    for held in range(FOLDS if several else 1):
         problem.reset()  # another fold's solution was fitted on this one's held-out labels
         for i, l2 in enumerate(grid):
             problem.solve(l2, fold != held, ROUGHLY)
-            likely[i] += problem.log_likelihood(fold == held)
+            found = problem.log_likelihood(fold == held)
+            likely[i] = likely[i] + found if several else found
+            if not several and i > 1 and likely[i] < likely[i - 1] < likely[i - 2]:
+                break  # it has one maximum, and weak strengths take longest
     return grid[int(likely.argmax())]
 
 

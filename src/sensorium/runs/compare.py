@@ -229,6 +229,8 @@ def _run_all(todo: list[Job], jobs: int, progress: bool) -> None:
 
     def run(job: Job) -> None:
         begun = time.monotonic()
+        if progress:
+            terminal().print(f"{job.name}: starting, {todo.index(job) + 1} of {len(todo)}", style="dim")
         best = [s.value for other in todo if other is not job and (s := _deciding(other)) is not None]
         asked = replace(job.asked, to_beat=max((value for value in best if value is not None), default=None))
         _in_own_process(replace(job, asked=asked), children)

@@ -25,8 +25,10 @@ from sensorium.base.terminal import duration
 from sensorium.base.words import counted
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
+from sensorium.judge.baselines import SIDE
 from sensorium.judge.encode import encode
 from sensorium.judge.feature_scores import AFTER, fractions_of, judgeable, seen, settled, tuning_of
+from sensorium.judge.features import BANK, LOOKED
 from sensorium.judge.score import Asked
 from sensorium.method import Progress
 from sensorium.metrics.linear import FEW, FOLDS
@@ -37,7 +39,7 @@ from sensorium.training.budget import Budget
 from sensorium.training.step import Step
 
 STARTING = 9.0  # seconds of a process until it trains, and from there to its evaluation
-PROBE = 1.0e-6  # seconds of a linear probe for each label, dimension and core
+PROBE, WIDER = 5.6e-7, 530  # seconds of a linear probe for each label and dimension on one core, and dimensions added
 TRIED, STEPS = 512, 3  # features and steps that are timed
 
 
@@ -46,9 +48,11 @@ class Cost:
     """Seconds of one run, None where unknown: of its training and its evaluation, the latter in parts."""
 
     training: float | None = None
+    looks: float = 0.0
     features: float | None = None
     probes: float = 0.0
     tuning: float = 0.0
+    pixels: float = 0.0  # of the baseline that all runs share
 
     @property
     def judging(self) -> float | None:
@@ -66,7 +70,7 @@ def cost_of(recipe: Recipe, ready: Any, options: RunOptions, asked: Asked, cache
             rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, True)
             cost = Cost(_training(recipe, rows, spend, options))
         if isinstance(recipe.method, Encoder) and isinstance(ready.train, Pixels):
-            cost = _judging(cost, recipe.method, ready, asked)
+            cost = _judging(cost, recipe.method, ready, asked, 1 + spend.looks)
     return cost
 
 
@@ -87,26 +91,31 @@ def _training(recipe: Recipe, rows: Any, spend: Budget, options: RunOptions) -> 
     return each * (spend.steps(batch=share.batch_size * rows.each, data=len(rows) * rows.each) or 0)
 
 
-def _judging(cost: Cost, method: Encoder, ready: Any, asked: Asked) -> Cost:
+def _judging(cost: Cost, method: Encoder, ready: Any, asked: Asked, times: int) -> Cost:
     images = seen(ready)
     asked = settled(asked, images)
     train, test = images.train, images.test
-    few = np.arange(min(TRIED, len(train)))
-    encode(method, train, indices=few[:64], device=device_name())
-    begun = time.perf_counter()
-    dim = encode(method, train, indices=few, device=device_name()).shape[1]
-    each = (time.perf_counter() - begun) / len(few)
-    cost = replace(cost, features=each * (len(train) + (0 if test is None else len(test))))
+    each, dim, count = 0.0, 0, 16
+    for _ in range(3):  # the first ones are slower; then as many as two seconds allow
+        few = np.arange(min(count, TRIED, len(train)))
+        begun = time.perf_counter()
+        dim = encode(method, train, indices=few, device=device_name()).shape[1]
+        each = (time.perf_counter() - begun) / len(few)
+        count = max(16, int(2 / each))
+    fast = tuning_of(images, asked)["precision"] == "bf16"
+    held = 0 if test is None else len(test)
+    looked = each * (min(BANK, len(train)) + min(LOOKED, held)) * (0.6 if fast else 1.0)
+    cost = replace(cost, looks=looked * times, features=each * (len(train) + held))
     if not judgeable(images):
         return cost
     labels, seeds = int((np.asarray(train.labels) >= 0).sum()), asked.label_seeds
     parts = [(share * labels, 1 if share == 1 else seeds) for share in fractions_of(asked)]
-    cost = replace(cost, probes=_probes(parts, dim))
+    raw = _probes(parts, 3 * min(images.size, SIDE) ** 2)
+    cost = replace(cost, probes=_probes(parts, dim), pixels=raw)
     if asked.finetune:
         how = tuning_of(images, asked)
         steps = sum(count * how["max_steps"] for _, count in parts)
-        times = 2 if how["precision"] == "bf16" else 3  # as long as features in float32 take
-        longest = times * each * how["batch_size"] * steps
+        longest = (2 if fast else 3) * each * how["batch_size"] * steps
         left = longest if asked.seconds is None or asked.full else asked.seconds - (cost.judging or 0.0)
         cost = replace(cost, tuning=max(0.0, min(longest, left)))
     return cost
@@ -115,19 +124,20 @@ def _judging(cost: Cost, method: Encoder, ready: Any, asked: Asked) -> Cost:
 def _probes(parts: Sequence[tuple[float, int]], dim: int) -> float:
     """Seconds of linear probes: each chooses its strength on one or five held-out fifths, and is then fitted."""
     rounds = sum(times * labels * (1 + (FOLDS if labels < FEW else 1)) for labels, times in parts)
-    return PROBE * rounds * dim / (os.cpu_count() or 1)
+    return PROBE * rounds * (dim + WIDER) / (os.cpu_count() or 1)
 
 
 def told(costs: Sequence[Cost], networks: Sequence[str], jobs: int) -> str:
     """One sentence on what the runs of ``costs``, ``jobs`` at a time, take in all, and the baselines of their networks."""
     trained = sum(cost.training or 0.0 for cost in costs)
     judged = [cost.judging for cost in costs if cost.judging is not None]
-    whole = (trained + sum(judged) + STARTING * len(costs)) / max(1, min(jobs, len(costs)))
+    looked = sum(cost.looks for cost in costs)
+    whole = (trained + looked + sum(judged) + STARTING * len(costs)) / max(1, min(jobs, len(costs)))
     if any(cost.training is None for cost in costs):
         return f"{counted(len(costs), 'run')}; how long they take is known when the first has trained."
     what = f"{counted(len(costs), 'run')}, {duration(trained)} of training"
     if len(judged) < len(costs):
         return f"{what}: at least {duration(whole)} in all, and the evaluation of each run."
     first = dict(zip(networks, costs, strict=True))
-    beside = sum((cost.features or 0.0) + cost.probes + cost.tuning for cost in first.values())
+    beside = sum((cost.features or 0.0) + cost.probes + cost.tuning for cost in first.values()) + costs[0].pixels
     return f"{what}: about {duration(whole + beside + AFTER)} in all, with evaluation and baselines."

@@ -225,7 +225,7 @@ def _options(options: RunOptions) -> Any:
         devices=options.devices,
         strategy=options.strategy,
         precision=options.precision,
-        online_every=_online_every(options.budget),
+        online_every=f"{100 / Budget.parse(options.budget).looks:g}%",
         progress=not options.quiet,
     )
 
@@ -273,12 +273,6 @@ def _keep_backbone(backbone: torch.nn.Module, folder: Path, on: Situation) -> No
     from sensorium.published import export
 
     export(backbone, "safetensors", own_folder(folder, "backbone"), mean=on.mean, std=on.std, image_size=on.image_size)
-
-
-def _online_every(budget: str) -> str:
-    """An online evaluation takes seconds: eight of them per run, two in a run shorter than two minutes."""
-    spend = Budget.parse(budget)
-    return "50%" if spend.kind == "seconds" and spend.amount < 120 else "12.5%"
 
 
 def _clear(folder: Path, *data: str | None) -> None:

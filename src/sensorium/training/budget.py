@@ -79,6 +79,11 @@ class Budget:
         """Seconds in which a run is evaluated: half of a budget of time; None, without a limit, of any other."""
         return self.amount / 2 if self.kind == "seconds" else None
 
+    @property
+    def looks(self) -> int:
+        """In how many equal parts a run is evaluated while it trains, which takes seconds: two below two minutes."""
+        return 2 if self.kind == "seconds" and self.amount < 120 else 8
+
     def spent(self, *, steps: int, seconds: float, batch: int, data: int) -> float:
         """Share of the budget spent, 0 to 1, after ``steps`` in ``seconds``; ``batch`` and ``data``: how many images (or
         tokens ...) a step sees, and there are."""
