@@ -138,7 +138,9 @@ def boxes(root: Path) -> list[tuple[str, Callable[[], Any], Callable[[], Any]]]:
         for part in ("images", "labels"):
             (root / "yolo" / part).mkdir(parents=True, exist_ok=True)
         picture(64, 48, i).save(root / "yolo" / "images" / f"{i}.jpg")
-        (root / "yolo" / "labels" / f"{i}.txt").write_text(f"{i % 3} 0.5 0.5 0.2 0.3\n" * 10)
+        (root / "yolo" / "labels" / f"{i}.txt").write_text(
+            "".join(f"{(i + k) % 3} {0.3 + 0.04 * k:.2f} 0.5 0.2 0.3\n" for k in range(10))  # no box twice
+        )
         found += [{"id": 10 * i + k, "image_id": i, "category_id": k % 3, "bbox": [k, 3, 20, 15]} for k in range(10)]
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 48} for i in range(400)]
     names = [{"id": i, "name": f"class-{i}"} for i in range(3)]

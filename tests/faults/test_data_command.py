@@ -167,3 +167,18 @@ def test_38_names_are_shown_as_they_are(tmp_path):
 def test_39_bars_are_of_characters_that_the_terminal_has(tmp_path, encoding):
     told = shown(look(fill(tmp_path, {"cat": 12, "dog": 6})), encoding)
     assert "#" * 20 in told
+
+
+def test_a_picture_with_boxes_that_cannot_be_read_counts_as_broken_and_is_named(tmp_path):
+    root = coco(tmp_path / "coco")
+    (root / "train2017" / "3.png").write_bytes(b"junk")
+    found = look(root)
+    assert [one["file"] for one in found.broken] == ["3.png"]
+    assert "3.png" in shown(found)
+
+
+def test_annotations_of_boxes_are_no_damaged_captions(tmp_path):
+    root = coco(tmp_path / "coco")
+    for at in ("annotations/instances_train2017.json", "annotations.json"):
+        (root / at).write_bytes((root / "annotations" / "instances_train2017.json").read_bytes())
+    assert not [note for note in look(root).notes if "captions" in note]

@@ -550,3 +550,11 @@ def test_fresh_never_deletes_what_no_run_writes(tmp_path):
     assert (folder / "model.safetensors").is_file()
     (folder / "mine.png").unlink()
     assert sensorium.train("supervised", out=folder, budget="1steps", fresh=True, **DIGITS).finished
+
+
+def test_a_limit_on_the_size_of_a_file_is_no_full_disk(tmp_path):
+    with (
+        pytest.raises(SensoriumError, match=r"File too large\. Raise the limit on the size of a file \(ulimit -f\)"),
+        files.disk_errors(tmp_path / "a"),
+    ):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

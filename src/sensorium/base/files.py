@@ -33,7 +33,7 @@ _NAME_BYTES = 200  # a file's name has at most 255, and the partial one's is lon
 _FOREIGN = 24 * 3600.0  # seconds after which a partial file of another machine is a leftover
 _MANY = 256  # entries of a folder from which on it is swept once only
 NO_LINK: int = vars(os).get("O_NOFOLLOW", 0)  # Windows has no such flag
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 _being_written: set[str] = set()
@@ -55,9 +55,11 @@ def disk_errors(path: Path, kept: str = "") -> Iterator[None]:
             raise SensoriumError(f"could not write {path}: {why}. {kept}Choose another --out.") from error
         full = number in (*_FULL, None)
         free = f"; {_free(path) / 2**20:,.0f} MB are free there" if full else ""
-        way = (
-            "Free some space and run the same command again." if full else "Choose another --out, or make it writable."
-        )
+        way = "Choose another --out, or make it writable."
+        if full:
+            way = "Free some space and run the same command again."
+        elif number == errno.EFBIG:
+            way = "Raise the limit on the size of a file (ulimit -f), or choose another --out."
         raise SensoriumError(f"could not write {path}: {reason}{free}. {kept}{way}") from error
 
 

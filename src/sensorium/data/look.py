@@ -18,6 +18,7 @@ import numpy as np
 
 from sensorium.base.reading import there
 from sensorium.catalogue import systems
+from sensorium.data.boxes.checks import UNREADABLE
 from sensorium.data.images.diagnose import Findings, diagnose
 from sensorium.data.images.findings import FRACTIONS
 from sensorium.data.images.sets import ImageSet, Opened, View
@@ -139,6 +140,8 @@ def _boxes(opened: Any, progress: Progress | None) -> Findings:
         "masks": "yes" if any(part.outlines is not None for part in sets.values()) else "no",
     }
     findings.skipped = dict(opened.counts)
+    unread = [one for one in opened.skipped if one.reason.startswith(UNREADABLE)]  # and no longer among the pictures
+    findings.broken = [*findings.broken, *({"file": one.file, "reason": one.reason} for one in unread)]
     return findings
 
 

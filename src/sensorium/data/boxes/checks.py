@@ -24,6 +24,7 @@ from sensorium.data.images.decode import _reason as reason_of
 from sensorium.data.images.sets import Source
 from sensorium.data.log import Log
 
+UNREADABLE = "image cannot be read"
 _MOVED = 0.01  # pixels: rounding moves an edge by less, clipping by more
 
 
@@ -171,7 +172,7 @@ def _header(raw: Raw, source: Source, log: Log) -> tuple[tuple[int, int], tuple[
     try:
         width, height, _, turn = decode.stored_header(source.read(raw.at), raw.name)
     except (BadImage, OSError, ValueError) as error:
-        log.skip(raw.name, "image cannot be read", error.reason if isinstance(error, BadImage) else reason_of(error))
+        log.skip(raw.name, UNREADABLE, error.reason if isinstance(error, BadImage) else reason_of(error))
         return None
     return (width, height), (height, width) if turn >= 5 else (width, height), turn
 

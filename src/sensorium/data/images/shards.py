@@ -105,9 +105,12 @@ def read_tars(files: Mapping[str, Sequence[Path]]) -> Found:
 class _Bounded(io.FileIO):
     """A file that limits reads to its length, because a header may give any length."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.held = os.fstat(self.fileno()).st_size
+
     def read(self, size: int | None = -1) -> bytes:
-        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left)) or b""
+        return super().read(self.held if size is None or size < 0 else min(size, self.held)) or b""
 
 
 def read_samples(tar: Path, log: Log) -> list[Sample]:

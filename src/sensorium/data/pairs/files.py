@@ -28,6 +28,7 @@ Divided = Mapping[str, Sequence[Path]]
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 _CAPTIONS_TEXT = re.compile(r"(caption|\.token\.txt$|sentence)", re.IGNORECASE)
 _KINDS_BESIDE = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
+OF_ANOTHER_KIND = "holds no images with captions"
 _FIRST = 100  # rows that tell which fields there are
 _LOOKED = "file, path, image or filename, and caption, text or title"
 
@@ -252,7 +253,7 @@ def read_objects(files: Divided, gathered: Gathered) -> None:
             else:
                 done = _objects(found, path, split, gathered)
             if not done:
-                gathered.log.skip(str(path), "holds no images with captions")
+                gathered.log.skip(str(path), OF_ANOTHER_KIND)
     if errors and not gathered.rows:
         raise errors[0]
     _as_files(gathered)

@@ -27,7 +27,7 @@ from sensorium.data.images.tables import first_skipped
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log, Skipped
 from sensorium.data.names import divide, list_folder, litter
-from sensorium.data.pairs.files import KINDS, read_tables
+from sensorium.data.pairs.files import KINDS, OF_ANOTHER_KIND, read_tables
 from sensorium.data.pairs.gathered import Gathered
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
@@ -199,7 +199,8 @@ def read(place: Path, log: Log) -> tuple[str, dict[str, Pairs]]:
     hint = f" {printable(packed[0])} must be unpacked first (a tar to a plain .tar)." if packed else ""
     first = first_skipped(log).removeprefix("; ")
     told = f" {first[0].upper()}{first[1:]}." if first else ""
-    raise (SensoriumError if first else NothingOfItsKind)(
+    damaged = set(log.counts) - {OF_ANOTHER_KIND}
+    raise (SensoriumError if damaged else NothingOfItsKind)(
         f"'{where}' has no pictures with captions. Looked for {_LOOKED_FOR}.{told}{hint}"
     )
 
