@@ -195,7 +195,8 @@ def test_what_cannot_be_predicted_is_said(photos: Path, compared: Path, tmp_path
         ((winner, str(photos / "test"), "--out", str(photos / "test" / "a.csv")), "give a place outside"),
         ((winner, "-", "--out", str(tmp_path / "a.csv")), "leave out --out"),
         ((str(tmp_path / "nothing"), picture), "is not a run"),
-        ((winner, picture, "--ouf", "a.csv"), "--ouf"),
+        ((winner, picture, "--ouf", "a.csv"), "unknown option --ouf. Did you mean --out?"),
+        ((winner, picture, "--tpo=3"), "Did you mean --top?"),
     ):
         code, _, err = command("predict", *words)
         assert code in (1, 2), words

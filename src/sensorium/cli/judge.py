@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensorium.base.whole import Positive
+from sensorium.base.whole import Positive, Seed
 from sensorium.catalogue import starters
 from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console, opens_runs
 from sensorium.errors import SensoriumError
@@ -22,7 +22,7 @@ def demo(
     out: Path = Path("sensorium-demo"),
     budget: str = "40s",
     images: Positive = 2000,
-    seed: int = 0,
+    seed: Seed = 0,
     quiet: bool = False,
 ) -> None:
     """Compare three systems on the built-in shapes in under four minutes, and write the report.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from sensorium.base.reading import printable
 from sensorium.base.whole import Positive
 from sensorium.cli.shared import console, opens_runs
 from sensorium.errors import SensoriumError
@@ -42,6 +44,12 @@ def predict(
     from sensorium.use import tables
     from sensorium.use.able import places_of
 
+    if wrong := next((one for one in pictures if one.startswith("-") and one != "-"), None):
+        near = get_close_matches(wrong.partition("=")[0], ("--out", "--top", "--sort", "--quiet", "--trust"), 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise SensoriumError(
+            f"unknown option {printable(wrong)[:80]}.{hint} (A file of that name: ./{printable(wrong)[:80]})"
+        )
     if not pictures:
         raise SensoriumError(
             "give pictures: sensorium predict RUN PICTURES... (files, folders, data sets, or - for paths)"

@@ -99,7 +99,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
 
 def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, say: Stage) -> Judgement:
     def piece(name: str, make: Callable[[], Any]) -> Any:
-        if name in TOLD and name not in kept.pieces:
+        if name in TOLD and name not in kept.pieces and name != "finetune":  # tells its fractions itself
             say(TOLD[name])
         return kept.piece(name, make)
 
