@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,12 +45,7 @@ def predict(
     from sensorium.use import tables
     from sensorium.use.able import places_of
 
-    if wrong := next((one for one in pictures if one.startswith("-") and one != "-"), None):
-        near = get_close_matches(wrong.partition("=")[0], ("--out", "--top", "--sort", "--quiet", "--trust"), 1, 0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise SensoriumError(
-            f"unknown option {printable(wrong)[:80]}.{hint} (A file of that name: ./{printable(wrong)[:80]})"
-        )
+    _no_options(pictures)
     if not pictures:
         raise SensoriumError(
             "give pictures: sensorium predict RUN PICTURES... (files, folders, data sets, or - for paths)"
@@ -82,3 +78,12 @@ def predict(
 
 
 COMMANDS = {"predict": opens_runs(predict)}
+
+
+def _no_options(paths: Sequence[str]) -> None:
+    """Raise SensoriumError for an option that there isn't: '-' among the paths lets the parser take any for one."""
+    if wrong := next((one for one in paths if one.startswith("-") and one != "-"), None):
+        near = get_close_matches(wrong.partition("=")[0], ("--out", "--top", "--sort", "--quiet", "--trust"), 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        shown = printable(wrong)[:80]
+        raise SensoriumError(f"unknown option {shown}.{hint} (A file of that name: ./{shown})")
