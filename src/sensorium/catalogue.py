@@ -33,8 +33,7 @@ class System:
     "PACKAGE NAME, NAME (TEST)", the reference implementation and the test that compares with it; "its own ... (TEST)" if
     there is no other. ``labels``: it learns from labels. ``caveat``: what a reader of a comparison should know.
     ``starter``: compared by default; all starters learn from one kind of data. ``quick``: learns something in less than
-    a minute: compared by the demo. ``name`` and ``family`` are those of the
-    folders.
+    a minute: compared by the demo. ``name`` and ``family`` are those of the folders.
     """
 
     title: str
@@ -113,7 +112,7 @@ def offering(*abilities: str, data: str = "") -> tuple[System, ...]:
 
 
 def starters(*, quick: bool = False) -> tuple[str, ...]:
-    """The systems that are compared by default."""
+    """The systems that are compared by default; ``quick``: those of them that the demo compares."""
     return tuple(system.name for system in systems() if system.starter and system.quick >= quick)
 
 

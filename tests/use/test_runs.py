@@ -13,6 +13,7 @@ import sensorium
 from sensorium.base.lock import locked
 from sensorium.cli.main import main
 from sensorium.errors import SensoriumError
+from sensorium.judge.evaluator import VERSION
 from sensorium.runs.listing import list_runs, table
 
 DIGITS = {"data": "digits", "limit": 64, "batch_size": 8, "progress": False}
@@ -42,7 +43,7 @@ def made(
                 **more,
             },
         ]
-        (folder / "evaluation.json").write_text(json.dumps({"version": 3, "scores": scores}))
+        (folder / "evaluation.json").write_text(json.dumps({"version": VERSION, "scores": scores}))
     return folder
 
 

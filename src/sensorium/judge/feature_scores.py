@@ -47,10 +47,9 @@ AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
 TOLD = {
     "knn": "kNN",
     "linear": "linear probe",
-    "finetune": "fine-tuning",
     "neighbors": "nearest neighbors",
     "map": "map of the features",
-}  # the pieces that take a while
+}  # the pieces that take a while; fine-tuning tells its fractions
 QUERIES = 8
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
@@ -99,7 +98,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
 
 def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, say: Stage) -> Judgement:
     def piece(name: str, make: Callable[[], Any]) -> Any:
-        if name in TOLD and name not in kept.pieces and name != "finetune":  # tells its fractions itself
+        if name in TOLD and name not in kept.pieces:
             say(TOLD[name])
         return kept.piece(name, make)
 
@@ -177,7 +176,7 @@ def _bylabels_in(
     behind = asked.to_beat is not None and found[percent(share)]["top1"] + GAIN < asked.to_beat
     if asked.finetune and not behind:
         how = tuning_of(ready, asked, begun) | {"keep_network": keep_network, "probe": probe, "first": share}
-        how["on_progress"] = lambda share, _, done: say(f"{TOLD['finetune']} with {share} of the labels", done)
+        how["on_progress"] = lambda share, _, done: say(f"fine-tuning with {share} of the labels", done)
         piece("finetune", lambda: each("fine-tuned", fine_tune, network, ready.train, ready.test, **how))
 
 

@@ -42,7 +42,6 @@ from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs import estimate
-from sensorium.runs.estimate import cost_of
 from sensorium.runs.jobs import Job, Planned, collect, with_baselines
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, Results, RunResult, write_results
@@ -207,7 +206,10 @@ def _plan(todo: list[Job], progress: bool) -> Planned:
         jobs.append(replace(job, abilities=abilities_of(method), exports=exportable(method, job.method)))
         if progress and not (job.folder / EVALUATED).is_file():
             network = recipe.settings["backbone"].value if "backbone" in recipe.settings else job.name
-            costs[job.name] = (str(network), cost_of(recipe, ready[shape], job.options, job.asked, job.source.cache))
+            costs[job.name] = (
+                str(network),
+                estimate.cost_of(recipe, ready[shape], job.options, job.asked, job.source.cache),
+            )
     if not shared:
         raise SensoriumError(f"no evaluator fits all of these methods: {'; '.join(told)}.")
     return Planned(jobs, wing, next(iter(ready.values())), shared, costs)
