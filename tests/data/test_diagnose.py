@@ -83,7 +83,7 @@ def test_planted_faults_are_found():
     assert found.overlap["near_examples"] == [["train[60]", "test[6]"]]
     assert found.imbalance["smallest"] == {"name": "b", "images": 6}
     advice = " ".join(found.advice)
-    for words in ("also in the training set", "near copy", "different labels", "exact copies", "one color", "Class 'b' has 6 images", "1 % of labels would hold none",
+    for words in ("also in the training set", "near copy", "different labels", "exact copies", "one color", "Class 'b' has 6 images", "1 % of the labels would hold none",
                   "imbalanced", "no test image"):  # fmt: skip
         assert words in advice, words
     assert json.loads(json.dumps(found.as_dict()))["overlap"]["exact"] == 1

@@ -401,7 +401,7 @@ def test_registers_to_timm(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [
-    {"stem": "small"}, {"stem_width": 8}, {"layers": (1, 1, 1)}, {"bottleneck": True, "early_stride": True}, {"first_stride": 2},
+    {"stem": "patch"}, {"stem_width": 8}, {"layers": (1, 1, 1, 1, 1)}, {"bottleneck": True, "early_stride": True}, {"first_stride": 2},
 ])  # fmt: skip
 def test_what_timm_cannot_open_is_refused(how: dict, tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=r"timm's ResNet has .* Use --to safetensors or onnx"):

@@ -75,7 +75,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
-    "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True),
+    "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),
     "torchvision and timm ResNet": lambda: ResNet((2, 1, 1, 1), (8, 16, 8, 16), stem_width=64),
     "Sensorium ResNet": lambda: ResNet((1, 1), 8, stem="patch", patch=2),
     "Sensorium classifier": lambda: Supervised(ResNet((1, 1), 8, stem="small"), 3),

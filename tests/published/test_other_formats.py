@@ -165,7 +165,7 @@ def test_each_entry_is_used_or_named(vit: ViT, tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="--to safetensors or onnx"):
-        export(ResNet((1, 1), 8, stem="small"), "hf", tmp_path)
+        export(ResNet((1, 1), 8, stem="patch"), "hf", tmp_path)
     with pytest.raises(SensoriumError, match="register"):
         export(ViT(32, 8, 48, 1, 3, registers=1), "hf", tmp_path)
 

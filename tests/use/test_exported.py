@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +32,7 @@ from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.use import export, exported
+from sensorium.use.predict import predict
 
 Command = Callable[..., tuple[int, str, str]]  # the fixture in conftest.py
 PACKAGES = {to: package or "safetensors" for to, package in exported.NEEDS.items()}
@@ -35,12 +40,13 @@ SETTINGS = {
     "vit": {"backbone": "vit-micro"},
     "resnet": {"backbone": "resnet-18", "image_size": 66, "batch_size": 8},
     "small": {"backbone": "resnet-micro"},
+    "half": {"backbone": "resnet-micro", "image_size": 33},  # the default of small pictures on a CPU
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Two steps each: a ViT, a ResNet with the usual stem, and one with a small stem. One has been judged."""
+    """Two steps each: a ViT, a ResNet with the usual stem, and those with stems for small pictures. One has been judged."""
     home = tmp_path_factory.mktemp("runs")
     how: dict[str, Any] = {"data": "digits", "limit": 64, "budget": "2steps", "progress": False, "threads": 1}
     made = {name: train("supervised", out=home / name, **how, **given) for name, given in SETTINGS.items()}
@@ -69,8 +75,7 @@ def logits(run: Run, images: torch.Tensor) -> torch.Tensor:
     return method.logits(normalised(images, run.situation.mean, run.situation.std))
 
 
-CAN = [(name, to) for name in SETTINGS for to in FORMATS if to in ("safetensors", "onnx") or name == "resnet"]
-CAN += [("vit", "hf"), ("vit", "timm")]
+CAN = [(name, to) for name in SETTINGS for to in FORMATS if (name, to) != ("vit", "torchvision")]
 
 
 @pytest.mark.parametrize("name, to", CAN)
@@ -89,23 +94,21 @@ def test_the_other_library_gives_the_runs_logits(name: str, to: str, runs: dict[
 
 def test_what_is_exported_is_what_is_offered(runs: dict[str, Run]) -> None:
     able = {name: set(exportable(run.method, "supervised")) for name, run in runs.items()}
-    assert able["resnet"] == set(FORMATS)
+    assert able["resnet"] == able["small"] == able["half"] == set(FORMATS)
     assert able["vit"] == set(FORMATS) - {"torchvision"}
-    assert able["small"] == {"safetensors", "onnx"}
 
 
-@pytest.mark.parametrize("name, to, why", [
-    ("small", "hf", "7x7 stem only; this network has the 'small' one"),
-    ("small", "timm", "timm's ResNet has a 7x7 stem, this network the 'small' one"),
-    ("small", "torchvision", "torchvision's ResNet has a 7x7 stem, this network the 'small' one"),
-    ("vit", "torchvision", "no format 'torchvision'"),
+@pytest.mark.parametrize("build, to, why", [
+    (lambda: ViT(8, 4, 16, 1, 2), "torchvision", "no format 'torchvision'"),
+    (lambda: ResNet((1, 1), 64, stem="patch"), "hf", "pads no pictures, as this network's 'patch' stem does"),
+    (lambda: ResNet((1, 1), 64, stem="patch"), "timm", "timm's ResNet has no 'patch' stem"),
+    (lambda: ResNet((1, 1), 8), "torchvision", "torchvision's ResNet has 64 channels in its stem, this network 8"),
 ])  # fmt: skip
-def test_what_a_library_cannot_hold_is_refused(name: str, to: str, why: str, runs: dict[str, Run], tmp_path) -> None:
+def test_what_a_library_cannot_hold_is_refused(build: Callable[[], Any], to: str, why: str, tmp_path) -> None:
     with pytest.raises(SensoriumError) as refused:
-        export(runs[name], to, tmp_path / "x")
+        export_network(Supervised(build(), 3), to, tmp_path / "x")
     assert why in str(refused.value)
     assert "Use --to safetensors or onnx" in str(refused.value)
-    assert name == "vit" or "--backbone vit-micro" in str(refused.value) or to == "torchvision"
     assert not (tmp_path / "x").exists()
 
 
@@ -114,7 +117,10 @@ NETWORKS = {
     "mean pooling": (lambda: ViT(8, 4, 16, 1, 2, pool="mean"), {"timm"}),
     "other parts": (lambda: ViT(8, 4, 16, 1, 2, parts=("swiglu",)), set()),
     "narrow": (lambda: ResNet((1, 1, 1, 1), 8, stem_width=64), {"hf", "timm"}),
-    "three stages": (lambda: ResNet((1, 1, 1), 64), {"hf"}),
+    "three stages": (lambda: ResNet((1, 1, 1), 64), {"hf", "timm", "torchvision"}),
+    "one stage": (lambda: ResNet((1,), 64, stem="half"), {"hf", "timm", "torchvision"}),
+    "narrow, small stem": (lambda: ResNet((1, 2), (8, 24), stem="small", stem_width=64), {"hf", "timm"}),
+    "deep, half stem": (lambda: ResNet((1, 1, 1, 1), 64, bottleneck=True, stem="half"), {"hf", "timm", "torchvision"}),
     "bottlenecks": (lambda: ResNet((1, 1, 1, 1), 64, bottleneck=True), {"hf", "timm", "torchvision"}),
     "early strides": (lambda: ResNet((1, 1, 1, 1), 64, bottleneck=True, early_stride=True), {"hf"}),
 }
@@ -196,18 +202,68 @@ def exported_temperature(run: Run) -> float:
     return found
 
 
-def test_the_json_beside_torchvisions_file_says_how_to_use_it(runs: dict[str, Run], written, monkeypatch) -> None:
-    path, run = written("resnet", "torchvision"), runs["resnet"]
-    about = read_object(path.with_suffix(".json"))
-    assert about["classes"] == list(run.situation.classes)
-    assert (about["image_size"], about["mean"]) == (66, list(run.situation.mean))
-    monkeypatch.chdir(path.parent)
-    pictures = torch.rand(2, 3, 66, 66)
-    known: dict[str, Any] = {"pictures": pictures}
-    exec(about["example"], known)  # as a reader would paste it
+@pytest.mark.parametrize("name, to", [("resnet", "torchvision"), ("half", "torchvision"), ("half", "timm")])
+def test_the_script_beside_the_weights_predicts_as_the_run(
+    name: str, to: str, runs: dict[str, Run], written, tmp_path
+) -> None:
+    """As a stranger runs it: alone, on pictures of many kinds."""
+    path, run = written(name, to), runs[name]
+    script = (path / "model.py") if path.is_dir() else path.with_suffix(".py")
+    about = read_object(script.with_suffix(".json"))
+    assert (about["classes"], about["mean"]) == (list(run.situation.classes), list(run.situation.mean))
+    rng, files = np.random.default_rng(0), []
+    for k, (width, height, mode) in enumerate([(33, 33, "RGB"), (90, 41, "RGBA"), (20, 77, "L"), (500, 333, "RGB")]):
+        files.append(tmp_path / f"{k}.png")
+        noise = Image.fromarray(rng.integers(0, 256, (height, width, 4), np.uint8), "RGBA")
+        noise.convert(mode).save(files[-1])
+    turned = Image.fromarray(rng.integers(0, 256, (50, 80, 3), np.uint8))
+    turned.getexif()[274] = 6
+    files.append(tmp_path / "turned.jpg")
+    turned.save(files[-1], exif=turned.getexif())
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, files)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = predict(run, [str(file) for file in files])
+    assert [one["class"] for one in theirs] == [one.classes[0] for one in ours]
+    for their, our in zip(theirs, ours, strict=True):
+        assert abs(their["probability"] - our.probabilities[0]) <= 1e-3, their
+
+
+def test_a_stem_for_small_pictures_opens_in_hugging_faces_pipeline(runs: dict[str, Run], written) -> None:
+    from transformers import AutoModel, pipeline
+
+    path, run = str(written("half", "hf")), runs["half"]
+    look: Any = pipeline("image-classification", model=path, device="cpu", trust_remote_code=True)
+    assert look.model.config.id2label == dict(enumerate(run.situation.classes))
+    assert look(Image.new("RGB", (33, 33), (200, 10, 30)))[0]["label"] in run.situation.classes
+    with pytest.raises(ValueError, match="trust_remote_code"):  # and no other network instead
+        AutoModel.from_pretrained(path, trust_remote_code=False)
+    images = torch.randn(2, 3, 33, 33)
     with torch.inference_mode():
-        own = logits(run, pictures * 255)
-    assert (known["logits"] - own).abs().max() <= 1e-5
+        pooled = AutoModel.from_pretrained(path, trust_remote_code=True).eval()(images).pooler_output.flatten(1)
+        assert (pooled - run.method.backbone.features(images)).abs().max() <= 1e-5
+        assert torch.equal(load(path).features(images), run.method.backbone.features(images))
+
+
+def test_what_was_exported_is_the_same_network_again(runs: dict[str, Run], written, tmp_path: Path) -> None:
+    run = runs["half"]
+    images = torch.randn(2, 3, 33, 33)
+    for to in ("timm", "torchvision"):
+        again = load(written("half", to))
+        assert again.normalization == (tuple(run.situation.mean), tuple(run.situation.std))
+        with torch.inference_mode():
+            assert torch.equal(again.features(images), run.method.backbone.features(images)), to
+    weights = shutil.copy(written("half", "torchvision"), tmp_path / "w.pth")
+    (tmp_path / "w.json").write_text("[]")  # what tells its stem is gone
+    with pytest.raises(SensoriumError, match=r"w\.json"):
+        load(weights)
+    weights = shutil.copy(written("resnet", "torchvision"), tmp_path / "w.pth")
+    assert load(weights).stem == "imagenet"  # a file of something else
 
 
 def test_our_own_file_is_a_classifier_again(runs: dict[str, Run], written, tmp_path: Path) -> None:
@@ -268,6 +324,24 @@ def test_the_command_scores_what_it_wrote(to: str, runs: dict[str, Run], tmp_pat
     said, line = f"{right.mean() * 100:.1f} %", " ".join(out.split())
     assert f"accuracy {said} (run {said}), {len(right)} test images" in line
     assert "not the run's" not in line
+    how = next(text for text in out.splitlines() if text.startswith("use it by: ")).removeprefix("use it by: ")
+    assert str(tmp_path / to) in how
+    if to in ("hf", "timm"):  # as a reader would paste it
+        exec(f"import {how.partition('.')[0]}; {how}", {})
+
+
+@pytest.mark.parametrize(
+    "to, how", [("hf", "trust_remote_code=True)"), ("timm", "model.py PICTURE"), ("torchvision", "resnet.py PICTURE")]
+)
+def test_the_default_network_is_exported_and_scored_elsewhere(
+    to: str, how: str, runs: dict[str, Run], tmp_path, command
+) -> None:
+    pytest.importorskip(PACKAGES[to])
+    code, out, err = command("export", str(runs["half"].folder), "--to", to, "--out", str(tmp_path / to))
+    assert code == 0, err
+    assert how in out
+    assert "accuracy" in out
+    assert "not the run's" not in out
 
 
 def test_scoring_can_be_left_out_and_tells_why_it_was(runs: dict[str, Run], tmp_path, command, monkeypatch) -> None:

@@ -317,10 +317,13 @@ def export(
     from sensorium.use import export as write
     from sensorium.use import load
     from sensorium.use.exported import score as score_again
+    from sensorium.use.exported import way
 
     thing = load(run)
     path = write(thing, to, out, data=data)
     console.print(f"wrote {path}")
+    if how := way(thing, to, path):
+        print(f"use it by: {how}")
     if score and to != "index" and (line := score_again(thing, to, path, progress=True)):
         console.print(line)
 

@@ -186,6 +186,13 @@ class Source:
                 return self.statistics(found[mean], found[std])
         return default
 
+    def told_beside(self) -> Source | None:
+        """With the JSON of its weights' own name, which an export writes beside a single file; None if there is none."""
+        beside = self.path.with_suffix(".json") if self.path is not None and self.path.is_file() else None
+        if beside is None or not beside.is_file():
+            return None
+        return replace(self, where=str(beside), config=read_object(beside), config_file=str(beside))
+
     def statistics(self, mean: Any, std: Any) -> Statistics:
         """Three finite numbers each; the standard deviations must be positive."""
         numbers = [tuple(map(float, v)) if _numbers(v) else () for v in (mean, std)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import Classifier
-from sensorium.base.reading import read_object
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted, percent, plural
 from sensorium.data.images.cache import Pixels
@@ -52,6 +52,22 @@ def score(run: Any, to: str, path: Path, *, progress: bool = False) -> str:
     return told(other, mine, labels)
 
 
+def way(run: Any, to: str, path: Path) -> str:
+    """What opens an export of ``run``, to be typed or pasted; "" where there is no short way."""
+    script = path / "model.py" if path.is_dir() else path.with_suffix(".py")
+    if script.is_file():
+        return f"python {quote(str(script))} PICTURE"
+    if not (isinstance(run, Run) and isinstance(run.method, Classifier)):
+        return ""
+    trust = ", trust_remote_code=True" if to == "hf" and any(path.glob("*.py")) else ""
+    return {
+        "hf": f'transformers.pipeline("image-classification", "{path}"{trust})',
+        "timm": f'timm.create_model("local-dir:{path}", pretrained=True)',
+        "onnx": f'onnxruntime.InferenceSession("{path}")',
+        "safetensors": f'sensorium.load("{path}").logits(images)',
+    }[to]
+
+
 def told(theirs: Tensor, mine: Tensor, labels: Tensor) -> str:
     """Both accuracies, and in how many pictures two series of predictions differ, if in any."""
     n, digits = len(labels), 1 if len(labels) < 10_000 else 2
@@ -82,12 +98,15 @@ def _hf(path: Path) -> Logits:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForImageClassification.from_pretrained(path).eval()
+    # The only code in it, of a stem that transformers does not have, is what the export wrote.
+    model = AutoModelForImageClassification.from_pretrained(path, trust_remote_code=True).eval()
     prepare: Any = AutoImageProcessor.from_pretrained(path)
     return lambda images: model(**prepare(images=list(images), return_tensors="pt")).logits
 
 
 def _timm(path: Path) -> Logits:
+    if (path / "model.py").is_file():
+        return _scripted(path / "model.py")
     import timm
     from timm.data.config import resolve_model_data_config
 
@@ -97,12 +116,18 @@ def _timm(path: Path) -> Logits:
 
 
 def _torchvision(path: Path) -> Logits:
-    from torchvision.models import resnet
+    return _scripted(path.with_suffix(".py"))
 
-    about = read_object(path.with_suffix(".json"))
-    model = resnet.ResNet(getattr(resnet, about["block"]), about["layers"], num_classes=len(about["classes"]))
-    model.load_state_dict(torch.load(path, weights_only=True))
-    return _normalizing(model.eval(), about["mean"], about["std"])
+
+def _scripted(path: Path) -> Logits:
+    """By the script that the export wrote beside its weights."""
+    spec = spec_from_file_location("exported", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    about = script.about()
+    return _normalizing(script.network(), about["mean"], about["std"])
 
 
 def _onnx(path: Path) -> Logits:

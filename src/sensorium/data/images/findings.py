@@ -109,10 +109,10 @@ def _balance(findings: Findings) -> list[str]:
         small = [c for c in classes if c["train"] * fraction < 1]
         if small:
             first = min(small, key=lambda c: c["train"])
-            more = f" (and {counted(len(small) - 1, 'more class')})" if len(small) > 1 else ""
-            advice.append(
-                f"Class '{first['name']}' has {_images(first['train'])}{more}: {text} of labels would hold none."
-            )
+            few = f"Class '{first['name']}' has {_images(first['train'])}"
+            if len(small) > 1:
+                few = f"{counted(len(small), 'class')} have few images ('{first['name']}' {first['train']:,})"
+            advice.append(f"{few}: {text} of the labels would hold none.")
             break
     if findings.imbalance and len(classes) > 1:
         ratio, low, high = (findings.imbalance[k] for k in ("ratio", "smallest", "largest"))

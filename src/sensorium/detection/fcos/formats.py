@@ -10,13 +10,12 @@ it, as ``.json``, and a ``.py`` (``elsewhere.py``) that builds the detector of i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from sensorium.base.reading import brief, read_object
+from sensorium.base.reading import brief
 from sensorium.detection.fcos.method import FCOS
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats import resnet
@@ -55,10 +54,8 @@ def _build(body: dict[str, Any], pyramid: dict[str, Any], classes: int, convs: i
 
 def _settle(network: Any, source: Source) -> None:
     """The JSON file beside an export: normalization, sides and classes."""
-    beside = source.path.with_suffix(".json") if source.path is not None and source.path.is_file() else None
-    if beside is None or not beside.is_file():
+    if (own := source.told_beside()) is None:
         return
-    own = replace(source, where=str(beside), config=read_object(beside), config_file=str(beside))
     try:
         network.normalization = own.statistics(own.config["image_mean"], own.config["image_std"])
         network.sides = tuple(own.whole(name, high=(1 << 14) - 1) for name in ("min_size", "max_size"))
@@ -66,7 +63,7 @@ def _settle(network: Any, source: Source) -> None:
         names = tuple(map(str, own.config["classes"]))
     except (KeyError, TypeError, RecursionError) as error:
         raise SensoriumError(
-            f"{beside}: not the file that an export of FCOS writes beside its weights ({brief(error)})."
+            f"{own.told}: not the file that an export of FCOS writes beside its weights ({brief(error)})."
         ) from None
     network.class_names = names if len(names) == network.classes else ()
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 from sensorium.errors import SensoriumError
+from sensorium.networks import scripts
 from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
 from sensorium.networks.resnet import Bottleneck, ResNet, Stem
-from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, batch_norm, zero
+from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, Preparation, batch_norm, zero
 from sensorium.published.source import Source
+
+KERNELS: dict[str, tuple[int, int]] = {"imagenet": (7, 2), "small": (3, 1), "half": (3, 2)}
+"""Side and stride of a stem's convolution; "imagenet" alone has a pool."""
 
 
 def resnet_numbers(net: ResNet) -> dict[str, Any]:
@@ -28,8 +33,14 @@ def resnet_numbers(net: ResNet) -> dict[str, Any]:
     }
 
 
+def script(name: str) -> str:
+    """The text of one of ``networks/scripts``."""
+    return (Path(scripts.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
+
+
 # --- Hugging Face ---
 
+_STEM = "resnet_stem"
 _STAGE, _HF_STAGE = "layer{s}.{i}.", "encoder.stages.{s-1}.layers.{i}."
 
 
@@ -54,8 +65,11 @@ def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
     stage = rf"{prefix}encoder\.stages\.{{}}\.layers\.(\d+)\."
     source.agree(list(depths), [source.count(stage.format(i)) for i in range(len(widths))], "depths")
     bottleneck = source.config.get("layer_type", "bottleneck") == "bottleneck"
+    strides = {1: "small", 2: "half"}
+    small = source.config.get("model_type") == _STEM
     return {
         "layers": depths,
+        "stem": strides[source.whole("stem_stride", 1, high=2)] if small else "imagenet",
         "width": tuple(w // 4 for w in widths) if bottleneck else widths,
         "bottleneck": bottleneck,
         "stem_width": source.whole("embedding_size", 64),
@@ -65,10 +79,10 @@ def hf_numbers(source: Source, prefix: str = "") -> dict[str, Any]:
 
 
 def hf_config(net: ResNet) -> dict[str, Any]:
-    """Hugging Face's configuration of a ResNet."""
+    """Hugging Face's configuration of a ResNet. A stem for small pictures is a class of the script beside it."""
     n = resnet_numbers(net)
     times = 4 if n["bottleneck"] else 1
-    return {
+    told = {
         "architectures": ["ResNetModel"],
         "model_type": "resnet",
         "num_channels": 3,
@@ -80,19 +94,35 @@ def hf_config(net: ResNet) -> dict[str, Any]:
         "downsample_in_first_stage": n["first_stride"] == 2,
         "downsample_in_bottleneck": n["early_stride"],
     }
+    if net.stem == "imagenet":
+        return told
+    classes = {
+        "AutoConfig": "Config",
+        "AutoModel": "Model",
+        "AutoModelForImageClassification": "ForImageClassification",
+    }
+    return told | {
+        "architectures": ["ResNetStemModel"],
+        "model_type": _STEM,
+        "stem_stride": KERNELS[net.stem][1],
+        "auto_map": {auto: f"{_STEM}.ResNetStem{name}" for auto, name in classes.items()},
+    }
+
+
+def hf_scripts(net: ResNet) -> dict[str, str]:
+    """The file with the class of a stem that Hugging Face's ResNet does not have."""
+    return {} if net.stem == "imagenet" else {f"{_STEM}.py": script(_STEM)}
 
 
 def _hf_fits(net: ResNet) -> None:
-    if net.stem != "imagenet":
-        raise SensoriumError(
-            f"Hugging Face's ResNet has a 7x7 stem only; this network has the '{net.stem}' one for small pictures."
-        )
+    if net.stem not in KERNELS:
+        raise SensoriumError(f"Hugging Face's ResNet pads no pictures, as this network's '{net.stem}' stem does.")
 
 
 HF = Format(
     name="Hugging Face ResNet",
     network=ResNet,
-    kinds=("resnet",),
+    kinds=("resnet", _STEM),
     keys=(r"embedder\.embedder\.convolution\.weight",),
     table=hf_table(),
     spellings=((r"^resnet\.", ""),),  # if a head was saved with it
@@ -103,6 +133,7 @@ HF = Format(
     fits=_hf_fits,
     config=hf_config,
     beside=processor,
+    scripts=hf_scripts,
 )
 
 
@@ -133,21 +164,65 @@ def sniffed(source: Source, prefix: str = "") -> dict[str, Any]:
     }
 
 
+def _told(source: Source) -> Source:
+    """With the JSON that an export wrote beside a single file, which alone tells 3x3 stems apart."""
+    try:
+        told = source.told_beside()
+    except SensoriumError:
+        if source.shape("conv1.weight", 4)[2] == 3:
+            raise
+        told = None  # of something else
+    return told if told is not None and "sensorium" in told.config else source
+
+
 def _numbers(source: Source) -> dict[str, Any]:
+    source = _told(source)
     ours = "sensorium" if source.config.get("sensorium") else "model_args"  # older exports have them there
     return own_numbers(source, ours) if "stem" in source.object(ours) else sniffed(source)
 
 
-def _timm_fits(net: ResNet) -> None:
+def _settle(net: Any, source: Source) -> None:
+    if (told := _told(source)) is not source:
+        net.normalization = told.statistics(told.config.get("mean"), told.config.get("std"))
+
+
+def fits(net: ResNet, whose: str) -> None:
+    """SensoriumError if neither ``whose`` ResNet nor it with another stem and fewer stages has these numbers."""
     n = resnet_numbers(net)
     for wrong, said in (
-        (n["stem"] != "imagenet", f"a 7x7 stem, this network the '{n['stem']}' one for small pictures"),
+        (n["stem"] not in KERNELS, f"no '{n['stem']}' stem"),
         (n["stem_width"] != 64, f"64 channels in its stem, this network {n['stem_width']}"),
-        (len(n["layers"]) != 4, f"four stages, this network {len(n['layers'])}"),
+        (len(n["layers"]) > 4, f"four stages, this network {len(n['layers'])}"),
         (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
     ):
         if wrong:
-            raise SensoriumError(f"timm's ResNet has {said}.")
+            raise SensoriumError(f"{whose} ResNet has {said}.")
+
+
+def told_elsewhere(net: ResNet, seen: dict[str, Any], classes: list[str], heat: float = 1.0) -> dict[str, Any]:
+    """What ``scripts/resnet_elsewhere.py`` reads, but for the library. seen: a processor's configuration."""
+    n = resnet_numbers(net)
+    return {
+        "block": "Bottleneck" if n["bottleneck"] else "BasicBlock", "layers": n["layers"], "stem": KERNELS[n["stem"]],
+        "features": net.dim, "classes": classes, "image_size": min(seen["size"].values()), "mean": seen["image_mean"],
+        "std": seen["image_std"], "resize": "shorter side, bilinear, antialiased; then the central square",
+        "temperature": heat, "sensorium": n,
+    }  # fmt: skip
+
+
+def _timm_fits(net: ResNet) -> None:
+    fits(net, "timm's")
+
+
+def timm_has(net: ResNet) -> bool:
+    """Whether timm can create it by arguments; otherwise a script changes its stem and takes stages away."""
+    n = resnet_numbers(net)
+    return n["stem"] == "imagenet" and len(n["layers"]) == 4
+
+
+def timm_scripts(net: ResNet) -> dict[str, str]:
+    """The file that makes what timm can't create."""
+    return {} if timm_has(net) else {"{stem}.py": script("resnet_elsewhere")}
 
 
 def timm_config(net: ResNet) -> dict[str, Any]:
@@ -156,6 +231,20 @@ def timm_config(net: ResNet) -> dict[str, Any]:
     name = "resnet50" if n["bottleneck"] else "resnet18"  # names that timm knows, overridden by the arguments
     arguments = {"layers": n["layers"], "channels": n["width"], "num_classes": 0}
     return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": n}
+
+
+def told_timm(net: ResNet, seen: dict[str, Any], classes: list[str], heat: float = 1.0) -> dict[str, dict[str, Any]]:
+    """The JSON of the script beside timm's files, if there is one; arguments as of :func:`told_elsewhere`."""
+    if timm_has(net):
+        return {}
+    told, widths = told_elsewhere(net, seen, classes, heat), resnet_numbers(net)["width"]
+    spare = [widths[-1]] * (4 - len(widths))
+    return {"{stem}.json": told | {"library": "timm.models.resnet", "channels": widths + spare}}
+
+
+def _timm_beside(net: Any, how: Preparation) -> dict[str, dict[str, Any]]:
+    seen = processor(net, how)["preprocessor_config.json"]
+    return timm_beside(net, how, timm_config(net)) | told_timm(net, seen, [])
 
 
 TIMM = Format(
@@ -169,7 +258,9 @@ TIMM = Format(
     to="timm",
     fits=_timm_fits,
     config=timm_config,
-    beside=lambda net, how: timm_beside(net, how, timm_config(net)),
+    settle=_settle,
+    beside=_timm_beside,
+    scripts=timm_scripts,
 )
 
 

@@ -23,7 +23,6 @@ from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
 _NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN}
-_FITTING = "A run with --backbone vit-micro can be exported so."
 
 
 def _with(network: type) -> Callable[[Any], Any]:
@@ -130,16 +129,8 @@ OWN = Format(
 
 
 def _fitting(form: Format) -> Callable[[Any], None]:
-    """``fits`` of a classifier: that of its backbone; the refusal of a stem says which network has none."""
-
-    def fits(method: Supervised) -> None:
-        try:
-            form.fits(method.backbone)
-        except SensoriumError as error:
-            way = f" {_FITTING}" if isinstance(method.backbone, ResNet) else ""
-            raise SensoriumError(f"{error}{way}") from None
-
-    return fits
+    """``fits`` of a classifier: that of its backbone."""
+    return lambda method: form.fits(method.backbone)
 
 
 def _hf_vit_fits(method: Supervised) -> None:
@@ -150,14 +141,15 @@ def _hf_vit_fits(method: Supervised) -> None:
         )
 
 
-def _hf_beside(config: Callable[[Any], dict[str, Any]], architecture: str) -> Callable[..., dict[str, dict[str, Any]]]:
+def _hf_beside(config: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, dict[str, Any]]]:
     def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
         names = how.names(method)
+        told = {key: value for key, value in config(method.backbone).items() if not key.startswith("sensorium")}
         labels = {
-            "architectures": [architecture], "id2label": {str(k): name for k, name in enumerate(names)},
+            "architectures": [told["architectures"][0].removesuffix("Model") + "ForImageClassification"],
+            "id2label": {str(k): name for k, name in enumerate(names)},
             "label2id": {name: k for k, name in enumerate(names)}, "problem_type": "single_label_classification",
         }  # fmt: skip
-        told = {key: value for key, value in config(method.backbone).items() if not key.startswith("sensorium")}
         return {"config.json": told | labels, "preprocessor_config.json": _prepared(method, how)}
 
     return beside
@@ -179,11 +171,11 @@ def _written(form: Format, name: str, network: type, prefix: str, head: str, **h
 
 HF_VIT = _written(
     vit.HF, "Hugging Face ViTForImageClassification", ViT, "vit.", "classifier",
-    fits=_hf_vit_fits, beside=_hf_beside(vit.hf_config, "ViTForImageClassification"),
+    fits=_hf_vit_fits, beside=_hf_beside(vit.hf_config),
 )  # fmt: skip
 HF_RESNET = _written(
     resnet.HF, "Hugging Face ResNetForImageClassification", ResNet, "resnet.", "classifier.1",
-    beside=_hf_beside(resnet.hf_config, "ResNetForImageClassification"),
+    beside=_hf_beside(resnet.hf_config), scripts=lambda method: resnet.hf_scripts(method.backbone),
 )  # fmt: skip
 
 # --- timm ---
@@ -205,48 +197,38 @@ def _timm_beside(config: Callable[[Any], dict[str, Any]], head: str) -> Callable
 
 
 TIMM_VIT = _written(vit.TIMM, "timm ViT classifier", ViT, "", "head", beside=_timm_beside(vit.timm_config, "head"))
+
+
+def _timm_resnet_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+    usual = _timm_beside(resnet.timm_config, "fc")(method, how)
+    seen = usual["preprocessor_config.json"]
+    return usual | resnet.told_timm(method.backbone, seen, how.names(method), how.temperature)
+
+
 TIMM_RESNET = _written(
-    resnet.TIMM, "timm ResNet classifier", ResNet, "", "fc", beside=_timm_beside(resnet.timm_config, "fc")
+    resnet.TIMM, "timm ResNet classifier", ResNet, "", "fc", beside=_timm_resnet_beside,
+    scripts=lambda method: resnet.timm_scripts(method.backbone),
 )  # fmt: skip
 
 # --- torchvision ---
 
-_EXAMPLE = (
-    "import json, torch, torchvision; about = json.load(open('resnet.json')); "
-    "block = getattr(torchvision.models.resnet, about['block']); "
-    "model = torchvision.models.ResNet(block, about['layers'], num_classes=len(about['classes'])).eval(); "
-    "model.load_state_dict(torch.load('resnet.pth', weights_only=True)); "
-    "logits = model(torchvision.transforms.Normalize(about['mean'], about['std'])(pictures))"
-    "  # [B, 3, image_size, image_size], 0..1"
-)
-
 
 def _torchvision_fits(method: Supervised) -> None:
     n = resnet.resnet_numbers(method.backbone)
-    for wrong, said in (
-        (n["stem"] != "imagenet", f"a 7x7 stem, this network the '{n['stem']}' one for small pictures"),
-        (len(n["layers"]) != 4, f"four stages, this network {len(n['layers'])}"),
-        (tuple(n["width"]) != (64, 128, 256, 512) or n["stem_width"] != 64, "64 to 512 channels, this network others"),
-        (n["first_stride"] != 1 or n["early_stride"], "its strides in other layers"),
-    ):
-        if wrong:
-            raise SensoriumError(f"torchvision's ResNet has {said}.")
+    resnet.fits(method.backbone, "torchvision's")
+    if tuple(n["width"]) != (64, 128, 256, 512)[: len(n["width"])]:
+        raise SensoriumError("torchvision's ResNet has 64 to 512 channels, this network others.")
 
 
 def _torchvision_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
-    n, seen = resnet.resnet_numbers(method.backbone), _prepared(method, how)
-    about = {
-        "block": "Bottleneck" if n["bottleneck"] else "BasicBlock", "layers": list(n["layers"]),
-        "classes": how.names(method), "image_size": seen["size"]["shortest_edge"], "mean": seen["image_mean"],
-        "std": seen["image_std"], "resize": "shorter side, bilinear, antialiased; then the central square",
-        "temperature": how.temperature, "example": _EXAMPLE,
-    }  # fmt: skip
-    return {"{stem}.json": about}
+    told = resnet.told_elsewhere(method.backbone, _prepared(method, how), how.names(method), how.temperature)
+    return {"{stem}.json": {"library": "torchvision.models.resnet"} | told}
 
 
 TORCHVISION = _written(
     resnet.TIMM, "torchvision ResNet classifier", ResNet, "", "fc", to="torchvision", fits=_torchvision_fits,
     config=None, beside=_torchvision_beside, file="resnet.pth",
+    scripts=lambda method: {"{stem}.py": resnet.script("resnet_elsewhere")},
 )  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (OWN,)
