@@ -236,3 +236,12 @@ def test_a_folder_of_everything_odd_loads_or_is_skipped_by_name(tmp_path):
     refused = {s.file.rpartition("/")[2] for s in (*opened.skipped, *pixels.skipped)}
     assert refused == set(bad)
     assert pixels.images.shape == (len(good), 3, 8, 8)
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x18ftypheic" + bytes(80), b"anything"])
+def test_pictures_of_kinds_that_are_not_read_say_the_way(data, tmp_path):
+    for name in ("IMG_1.HEIC", "a.b.psd"):
+        (tmp_path / name).write_bytes(data)
+        kind = name.rpartition(".")[2].lower()
+        with pytest.raises(BadImage, match=rf"a \.{kind} file is not read; convert it to JPEG or PNG"):
+            rgb(tmp_path / name, name)

@@ -67,6 +67,13 @@ def seer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(found, "open_finder", lambda run: finder)
 
 
+def test_a_picture_of_a_kind_that_is_not_read_is_told(seer: None, photos: Path, tmp_path: Path) -> None:
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    told = find_in(tmp_path, [photos], threshold=0.3, out=tmp_path / "out", form="csv", crops=None)
+    assert "objects in 3 pictures" in told
+    assert "a .heic file is not read; convert it to JPEG or PNG" in told
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_format_has_the_boxes_in_pixels_of_the_picture(
     form: Any, seer: None, photos: Path, tmp_path: Path

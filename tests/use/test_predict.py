@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,20 @@ def test_what_cannot_be_predicted_is_said(photos: Path, compared: Path, tmp_path
         assert wanted in err
     before = set((photos / "test").rglob("*"))
     assert not [one for one in before if one.suffix == ".csv"]
+
+
+def test_a_picture_of_a_kind_that_is_not_read_is_told(photos: Path, compared: Path, tmp_path: Path, command) -> None:
+    """Not passed over without a word: the person counts on its row."""
+    shutil.copy(next((photos / "test").rglob("*.png")), tmp_path / "a.png")
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = predict(compared / "winner", tmp_path)
+    assert [(Path(one.picture).name, one.problem) for one in found] == [
+        ("a.png", ""), ("IMG_1.HEIC", "a .heic file is not read; convert it to JPEG or PNG"),
+    ]  # fmt: skip
+    code, _, err = command("predict", str(compared / "winner"), str(tmp_path / "IMG_1.HEIC"))
+    assert code == 0
+    assert "1 could not be read" in err
 
 
 def test_a_winner_is_opened_when_its_run_is_gone(compared: Path, photos: Path, tmp_path: Path) -> None:

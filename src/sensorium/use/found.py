@@ -30,7 +30,8 @@ from sensorium.base.files import check_writable, unlinked, write_json, write_tex
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
-from sensorium.data.images.decode import EXTENSIONS, BadImage
+from sensorium.data.images.decode import BadImage
+from sensorium.data.images.endings import SHOWN
 from sensorium.data.images.folders import Files
 from sensorium.data.images.given import Given, given
 from sensorium.data.images.sets import EncodedImages, measure
@@ -124,7 +125,7 @@ def _below(folder: Path, apart: Sequence[Path]) -> Iterator[Path]:
     left = [one.resolve() for one in apart]
     for path in files_below(folder, Log()):
         own = any(path.resolve().is_relative_to(one) for one in left)
-        if path.suffix.lower() in EXTENSIONS and not own and path.is_file():
+        if path.suffix.lower() in SHOWN and not own and path.is_file():
             yield path
 
 

@@ -19,8 +19,7 @@ from sensorium.data.boxes.masks import Outline, outline_of
 from sensorium.data.boxes.repeated import repeated
 from sensorium.data.boxes.sets import BoxSet, Moved, StoredImages
 from sensorium.data.images import decode
-from sensorium.data.images.decode import BadImage
-from sensorium.data.images.decode import _reason as reason_of
+from sensorium.data.images.decode import BadImage, reason_of
 from sensorium.data.images.sets import Source
 from sensorium.data.log import Log
 
@@ -172,7 +171,7 @@ def _header(raw: Raw, source: Source, log: Log) -> tuple[tuple[int, int], tuple[
     try:
         width, height, _, turn = decode.stored_header(source.read(raw.at), raw.name)
     except (BadImage, OSError, ValueError) as error:
-        log.skip(raw.name, UNREADABLE, error.reason if isinstance(error, BadImage) else reason_of(error))
+        log.skip(raw.name, UNREADABLE, error.reason if isinstance(error, BadImage) else reason_of(error, raw.name))
         return None
     return (width, height), (height, width) if turn >= 5 else (width, height), turn
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensorium.base.reading import printable, read_bytes
 from sensorium.base.words import counted, plural
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.log import Log
 from sensorium.data.names import files_below, folded, folder_splits, is_split, list_folder
 from sensorium.errors import SensoriumError

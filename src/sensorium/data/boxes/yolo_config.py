@@ -18,7 +18,7 @@ from sensorium.base.reading import brief, printable, read_bytes
 from sensorium.base.words import counted, plural
 from sensorium.data.boxes.listed import whole
 from sensorium.data.boxes.places import Scan
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.log import Log
 from sensorium.data.names import Index, file_at, files_below, is_split, name_parts
 from sensorium.errors import SensoriumError

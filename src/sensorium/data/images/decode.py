@@ -25,15 +25,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sensorium.base.memory import affordable
 from sensorium.base.reading import open_regular, printable, read_regular
+from sensorium.data.images.endings import UNREAD
 from sensorium.data.images.structure import HEADER, Structure, inspect, orientation
 from sensorium.data.images.values import TOPS, Scale, is_wide, span, to_eight, wide_values
 from sensorium.errors import SensoriumError
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
-     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".apng", ".jp2", ".j2k", ".jpx", ".avif",
-     ".tga", ".ico"}
-)  # fmt: skip
 MAX_PIXELS = 100_000_000
 """Larger images are decoded at a reduced scale where the format allows it (baseline JPEG), else refused."""
 MAX_JPEG_PIXELS = 1_000_000_000
@@ -212,7 +208,7 @@ class _Opened:
 
 def _bad(name: str, error: Exception) -> BadImage:
     """Decoders raise anything on damaged bytes: OSError, struct.error, KeyError ..."""
-    return error if isinstance(error, BadImage) else BadImage(name, _reason(error))
+    return error if isinstance(error, BadImage) else BadImage(name, reason_of(error, name))
 
 
 def _file(source: bytes | Path, name: str, most: int) -> BinaryIO:
@@ -381,14 +377,17 @@ def _profile(text: str | None) -> bytes:
     return bytes.fromhex("".join(text.split("\n")[3:])) if text else b""
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a known format"
+def reason_of(error: Exception, name: str) -> str:
+    """Why the picture called ``name`` can't be read, in words."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, MemoryError):
         return "does not fit in memory"
+    if (kind := f".{name.rpartition('.')[2].lower()}") in UNREAD:
+        return f"a {kind} file is not read; convert it to JPEG or PNG"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"
     text = printable(" ".join(str(error).split()))[:160]
     return text or type(error).__name__

@@ -19,20 +19,12 @@ import numpy as np
 
 from sensorium.base.reading import printable
 from sensorium.base.words import counted, plural
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS, UNREAD, VIDEO
 from sensorium.data.images.sets import ArrayImages, Digest, EncodedImages, Found, ImageSet, Numbered, numbered
 from sensorium.data.log import Skipped
 from sensorium.data.names import is_neutral, is_split, is_unlabeled, list_folder, split_folders, split_of
 from sensorium.errors import NothingOfItsKind, SensoriumError
 
-UNREAD = frozenset(
-    {".heic", ".heif", ".hif", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".eps", ".ai", ".pdf", ".exr", ".hdr",
-     ".dds", ".pcx", ".djvu", ".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
-     ".vsi", ".fits", ".fit", ".raw", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".dng", ".orf",
-     ".rw2", ".raf", ".pef", ".x3f", ".rwl", ".3fr", ".iiq", ".webm", ".mp4", ".mov", ".avi", ".mkv"}
-)  # fmt: skip
-"""Kinds of pictures and videos that are not read as images."""
-_VIDEO = frozenset({".webm", ".mp4", ".mov", ".avi", ".mkv"})
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".ods", ".mat", ".xml")
 _OF_LABELS = re.compile(r"label|class|annotation|target|attr|ground.?truth|^(train|test|val|list)[^/]*$")
 _NAMED = 8  # names in a note
@@ -102,7 +94,7 @@ def ignored(tally: Counter[str]) -> list[str]:
     rest = Counter({kind: count for kind, count in tally.items() if kind not in UNREAD})
     notes = [
         f"{counted(count, f'{kind} file')} {plural(count, 'is')} not read: "
-        f"{'extract frames to JPEG' if kind in _VIDEO else 'convert to JPEG or PNG'}."
+        f"{'extract frames to JPEG' if kind in VIDEO else 'convert to JPEG or PNG'}."
         for kind, count in unread.items()
     ]
     if rest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sensorium.base.reading import printable
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import SHOWN
 from sensorium.data.images.folders import Files
 from sensorium.data.images.open import open_data
 from sensorium.data.images.sets import EncodedImages, ImageSet
@@ -17,9 +17,9 @@ from sensorium.data.names import files_below
 def pictures_at(text: str, scale: Scale | None) -> list[ImageSet]:
     """A file, every picture below a folder, or all sets of a data set; ``scale``: of more than 8 bits."""
     path = Path(text).expanduser()
-    if path.is_file() and path.suffix.lower() in EXTENSIONS:
+    if path.is_file() and path.suffix.lower() in SHOWN:
         return [picture_files([path], scale)]
-    if path.is_dir() and (files := [one for one in files_below(path, Log()) if one.suffix.lower() in EXTENSIONS]):
+    if path.is_dir() and (files := [one for one in files_below(path, Log()) if one.suffix.lower() in SHOWN]):
         return [picture_files(files, scale)]
     opened = open_data(text, scale=scale)
     return [images for images in (opened.train, opened.val, opened.test) if images is not None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sensorium.base.reading import is_text, printable
 from sensorium.base.words import counted, plural
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.names import Index, is_split, litter, name_parts, sharing
 from sensorium.errors import SensoriumError
 

@@ -22,7 +22,7 @@ from sensorium.base.reading import printable
 from sensorium.base.words import counted, plural
 from sensorium.data.images.agree import agree, judged, of_known_classes, without_labels
 from sensorium.data.images.arrays import idx_pairs, is_idx_images, join, read_idx, read_npz
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.images.folders import read_digits, read_folder, unread
 from sensorium.data.images.json_table import ENDINGS
 from sensorium.data.images.sets import ArrayImages, Found, ImageSet, Opened, View, measure, subset

@@ -139,7 +139,7 @@ class EncodedImages:
         try:
             return self.source.read(index)
         except (OSError, ValueError) as error:
-            raise BadImage(self.names[index], decode._reason(error)) from None
+            raise BadImage(self.names[index], decode.reason_of(error, self.names[index])) from None
 
     def peak(self, index: int) -> tuple[float, float] | None:
         """(smallest, largest) value of a 16-bit or float file; None for one of 8 bits."""

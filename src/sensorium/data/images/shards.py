@@ -21,7 +21,7 @@ from sensorium.base.memory import Headroom
 from sensorium.base.reading import brief, open_regular, parse_json, printable, utf8
 from sensorium.base.words import counted
 from sensorium.data.columns import SEVERAL
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.images.sets import Digest, Found
 from sensorium.data.images.tables import Gathered, apart, first_skipped
 from sensorium.data.log import Log

@@ -25,7 +25,7 @@ from sensorium.data import columns as means
 from sensorium.data.columns import SplitColumn, Unused, as_label, as_text, key, listed, pick
 from sensorium.data.images import json_table
 from sensorium.data.images.cells import Cells, holds
-from sensorium.data.images.decode import EXTENSIONS
+from sensorium.data.images.endings import EXTENSIONS
 from sensorium.data.images.folders import Files
 from sensorium.data.images.named import Pictures, unnamed
 from sensorium.data.images.sets import EncodedImages, Found, Source, numbered
