@@ -155,6 +155,23 @@ def test_what_would_not_end_in_time_is_left_out():
     assert list(in_time) == ["50%", "100%"]
 
 
+def test_what_is_as_long_as_one_that_did_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    said: list[str] = []
+
+    def too_long(backbone, train, subset, *rest):
+        begun.append(len(subset))
+
+    monkeypatch.setattr("sensorium.judge.finetune._tune", too_long)
+    found = finetune(
+        net(), TRAIN, TEST, fractions=(0.5, 1.0), seeds=(0, 1, 2), steps=7, batch_size=4, first=1.0, deadline=0.0,
+        on_progress=lambda share, seed, done: said.append(share),
+    )  # fmt: skip
+    assert found == {}
+    assert begun == [len(TRAIN.images)]
+    assert said == []
+
+
 def test_the_fraction_that_decides_is_trained_first_then_one_seed_of_each():
     order = _ordered((0.01, 0.1, 1.0), (0, 1), 1.0)
     assert order == [(1.0, 0), (0.01, 0), (0.1, 0), (0.01, 1), (0.1, 1)]

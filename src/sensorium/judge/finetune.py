@@ -162,16 +162,20 @@ def _each(
     if len(asked) == 0:
         raise SensoriumError("No test image has a label, so nothing can be scored: give labeled test data.")
     done: dict[float, list[tuple[int, float, int, int]]] = {fraction: [] for fraction in fractions}
+    too_long = math.inf  # pictures seen in a training that did not fit: no other as long will, as less time is left
     for fraction, seed in _ordered(fractions, seeds, first):
         name = percent(fraction)
         subset = stratified(labels, fraction, seed, classes=train.classes)
         several_classes(torch.from_numpy(labels[subset]))
+        if (work := math.prod(length(len(subset), how))) >= too_long:
+            continue
         report = None if on_progress is None else (lambda share, n=name, s=seed: on_progress(n, s, share))
         cuda = [torch.device(how.device)] if torch.device(how.device).type == "cuda" else []
         with torch.random.fork_rng(cuda):  # drop-path and initial weights use the global generator
             torch.manual_seed(step_seed(seed, 0))
             made = _tune(network(seed), train, subset, seed, how, fresh, report, len(asked))
             if made is None:
+                too_long = work
                 continue
             tuned, steps = made
             logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
@@ -236,7 +240,7 @@ def _tune(
         loss = update([view], Progress(step - 1, (step - 1) * batch // len(subset), done))["loss"]
         if not torch.isfinite(loss):
             raise SensoriumError(f"Fine-tuning diverged at step {step}: lower its learning rate, or use float32.")
-        if report is not None:
+        if report is not None and (how.deadline is None or step > 2 * UNTIMED):  # before, it may not fit
             report(step / steps)
     return model, step
 
