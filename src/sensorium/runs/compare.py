@@ -28,7 +28,7 @@ from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
 from sensorium.base.terminal import duration, stages, terminal
-from sensorium.catalogue import allow, resolve
+from sensorium.catalogue import allow, resolve, systems
 from sensorium.data.images.cache import Pixels
 from sensorium.data.output import check_place
 from sensorium.data.source import Source
@@ -225,9 +225,11 @@ def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Resul
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """``NAME,setting=value,...`` -> the name and the settings, as Python literals where possible."""
+    """``NAME,setting=value,...`` -> the name and the settings, as Python literals where possible; ``NAME:PATH`` is a
+    system on the backbone of a checkpoint."""
     name, *parts = text.split(",")
-    settings: dict[str, Any] = {}
+    name, checkpoint = _on(name)
+    settings: dict[str, Any] = {"backbone": checkpoint} if checkpoint else {}
     known = inspect.signature(resolve(name)).parameters
     for part in parts:
         key, equals, value = part.partition("=")
@@ -242,6 +244,12 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             settings[key] = value
     return name, settings
+
+
+def _on(name: str) -> tuple[str, str]:
+    """``NAME:PATH`` -> a system and the path of a checkpoint; any other name -> itself and ""."""
+    system, colon, path = name.partition(":")
+    return (system, path) if colon and system in {one.name for one in systems()} else (name, "")
 
 
 def _plan(todo: list[Job], progress: bool) -> Planned:
@@ -335,6 +343,9 @@ def _names(methods: Sequence[str]) -> list[str]:
     bases = []
     for method in methods:
         recipe, comma, settings = method.partition(",")
+        if (on := _on(recipe))[1]:
+            bases.append(f"{on[0]}-{Path(on[1]).resolve().name}" + (comma + settings).replace("/", "-"))
+            continue
         where, colon, function = recipe.rpartition(":")
         bases.append((f"{Path(where).stem}-{function}" if colon else recipe) + (comma + settings).replace("/", "-"))
     before = [bases[:i].count(base) for i, base in enumerate(bases)]

@@ -64,13 +64,15 @@ def cost_of(recipe: Recipe, ready: Any, options: RunOptions, asked: Asked, cache
     it derives into ``cache``, as the run will."""
     spend, cost = Budget.parse(options.budget), Cost()
     with torch.random.fork_rng(), suppress(SensoriumError):  # the run itself will tell
-        if spend.kind == "seconds":
+        if not any(parameter.requires_grad for parameter in recipe.method.parameters()):
+            cost = Cost(0.0)
+        elif spend.kind == "seconds":
             cost = Cost(spend.amount)
         else:
             rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, True)
             cost = Cost(_training(recipe, rows, spend, options))
         if isinstance(recipe.method, Encoder) and isinstance(ready.train, Pixels):
-            cost = _judging(cost, recipe.method, ready, asked, 1 + spend.looks)
+            cost = _judging(cost, recipe.method, ready, asked, 1 + spend.looks if cost.training else 0)
     return cost
 
 
