@@ -36,7 +36,7 @@ PEERS = {
 }  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
-WORDS = {"made", "flash", "clip", "supervised"}
+WORDS = {"made", "flash", "clip", "supervised", "frozen"}
 # Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, what a generator made.
 SPOKEN = {
     "networks/mixing.py: flash",

@@ -92,7 +92,7 @@ def test_a_path_behind_a_colon_is_a_backbone(published: Path) -> None:
     assert parse_method("simclr:weights.pth") == ("simclr", {"backbone": "weights.pth"})
 
 
-@pytest.mark.parametrize("method, said", [("frozen", "no network is named"), ("frozen:nowhere", "there is no 'nowhere'")])
+@pytest.mark.parametrize("method, said", [("frozen", "no network is named"), ("frozen:nowhere", "no backbone or checkpoint called 'nowhere'")])
 def test_a_network_that_is_not_there_is_said(method: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=said):
         compare([method], "digits", limit=64, budget="1steps", out=tmp_path, progress=False)
