@@ -5,7 +5,7 @@ turn; the probabilities are averaged over the encoders, and confident learning (
 whose label they doubt. An encoder that learned from labels has seen all of them, so that it doubts too few rather than
 too many.
 
-OUT/suspects.csv    rank, picture, given, likely, the probability of each, margin
+OUT/suspects.csv    rank, image (its number among the training pictures), picture, given, likely, the probability of each, margin
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sensorium.runs.run import Run
 FILE = "suspects.csv"
 SHOWN = 48  # pictures of the report
 L2 = 0.01  # of the classifiers: probabilities a little too modest are better here than too sure
-COLUMNS = ("rank", "picture", "given", "likely", "probability_given", "probability_likely", "margin")
+COLUMNS = ("rank", "image", "picture", "given", "likely", "probability_given", "probability_likely", "margin")
 
 
 def keep_suspects(runs: Sequence[Run], ready: Any, folder: Path) -> Suspects | None:
@@ -78,7 +78,7 @@ def _written(labels: np.ndarray, chances: np.ndarray, where: np.ndarray, images:
     for rank, i in enumerate(order, 1):
         name = printable(str(names[where[i]])) if len(names) else f"image {where[i]}"
         pair = (chances[i, labels[i]], chances[i, likely[i]], gaps[i])
-        writer.writerow([rank, name, classes[labels[i]], classes[likely[i]], *(f"{value:.4f}" for value in pair)])
+        writer.writerow([rank, where[i], name, classes[labels[i]], classes[likely[i]], *(f"{value:.4f}" for value in pair)])
     write_text(folder / FILE, table.getvalue())
     shown = tuple(
         Suspect(int(where[i]), int(labels[i]), int(likely[i]), float(chances[i, labels[i]]), float(chances[i, likely[i]]))
