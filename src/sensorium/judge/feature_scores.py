@@ -43,7 +43,7 @@ CPU_TUNING, GPU_TUNING = (
 )  # maximum steps and batch size of one fine-tuning: a minute or two per method
 USUAL = (0.01, 0.1, 1.0)  # label fractions
 GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that it starts from, at most
-AFTER = 3.0  # seconds of an evaluation for what comes after fine-tuning
+AFTER = 8.0  # seconds of an evaluation for what comes after fine-tuning, and before it
 TOLD = {
     "knn": "kNN",
     "linear": "linear probe",
