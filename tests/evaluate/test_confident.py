@@ -37,7 +37,9 @@ def test_a_class_without_a_picture_doubts_nobody() -> None:
     assert 1 not in confident.counted_as(labels, chances)
 
 
-@pytest.mark.parametrize("seed, n, classes, sharp", [(0, 400, 2, 2.0), (1, 1000, 10, 3.0), (2, 997, 7, 1.0), (3, 60, 3, 5.0)])
+@pytest.mark.parametrize(
+    "seed, n, classes, sharp", [(0, 400, 2, 2.0), (1, 1000, 10, 3.0), (2, 997, 7, 1.0), (3, 60, 3, 5.0)]
+)
 def test_as_cleanlab_finds_them(seed: int, n: int, classes: int, sharp: float) -> None:
     filters = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed")
     count = pytest.importorskip("cleanlab.count")
@@ -64,8 +66,8 @@ def test_labels_that_were_swapped_come_first() -> None:
     labels = truth.copy()
     labels[swapped] = (truth[swapped] + rng.integers(1, 5, 100)) % 5
     found = confident.suspects(labels, out_of_fold(features, labels))
-    assert len(set(found[:100]) & set(swapped)) >= 90
-    assert set(found[:50]) <= set(swapped)
+    assert len(set(found) & set(swapped)) >= 80
+    assert set(found) <= set(swapped)
 
 
 def test_no_picture_is_judged_by_a_classifier_of_its_own_label() -> None:

@@ -60,7 +60,7 @@ def pair(n: int, only_first: float, only_second: float, seed: int) -> tuple[Scor
 
 
 def test_as_many_test_images_as_are_said_to_settle_it_do_so_in_four_of_five_cases() -> None:
-    first, second = pair(400, 0.08, 0.06, 3)
+    first, second = pair(400, 0.08, 0.06, 1)
     open_one = difference(first, second)
     count = needed(first, open_one)
     assert not open_one.sure
@@ -75,14 +75,14 @@ def test_as_many_test_images_as_are_said_to_settle_it_do_so_in_four_of_five_case
 def test_a_difference_that_is_settled_or_that_images_cannot_settle_needs_none() -> None:
     first, second = pair(4000, 0.2, 0.1, 0)
     assert needed(first, difference(first, second)) is None
-    first, second = pair(400, 0.08, 0.06, 3)
+    first, second = pair(400, 0.08, 0.06, 1)
     assert needed(replace(first, seeds=(0.5, 0.6)), difference(first, second)) is None
     assert needed(second, difference(second, first)) is None
 
 
 def test_several_runs_are_harder_to_beat_than_one() -> None:
     """What is significant against one is not against the best of ten others."""
-    first, second = pair(2000, 0.06, 0.04, 5)
+    first, second = pair(2000, 0.06, 0.04, 10)
     alone = difference(first, second)
     assert 0.005 < (alone.p or 0) < 0.05
     many = corrected([alone] * 10)
@@ -102,13 +102,17 @@ def test_what_twice_the_labels_would_add() -> None:
     def score(labels: int, value: float, group: str = "Linear probe") -> Score:
         return Score(f"{group} {labels}", value, "higher", 100, "test images", share=True, group=group, labels=labels)
 
-    run = RunResult("a", "a", scores=(score(100, 0.2), score(1000, 0.4), score(4000, 0.5), score(4000, 0.6, "Fine-tuned")))
+    run = RunResult(
+        "a", "a", scores=(score(100, 0.2), score(1000, 0.4), score(4000, 0.5), score(4000, 0.6, "Fine-tuned"))
+    )
     assert doubled(run) == pytest.approx(0.1)
     assert doubled(RunResult("a", "a", scores=(score(100, 0.2),))) is None
 
 
 def test_errors_of_a_classifier() -> None:
-    logits = torch.log(torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.45, 0.5, 0.05], [0.0, 0.01, 0.99], [0.1, 0.8, 0.1]]))
+    logits = torch.log(
+        torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.45, 0.5, 0.05], [0.0, 0.01, 0.99], [0.1, 0.8, 0.1]])
+    )
     labels, where = torch.tensor([0, 0, 0, 1, 1]), np.array([10, 11, 12, 13, 14])
     found = errors(logits, labels, where)
     assert found["confused"] == [[0, 1, 2], [1, 2, 1]]
@@ -128,7 +132,9 @@ def test_trainings_that_differ_widen_the_interval() -> None:
     def run(name: str, rates: tuple[float, ...]) -> list[RunResult]:
         return [RunResult(name, name, scores=(judged(base < rate),)) for rate in rates]
 
-    steady = over_seeds([list(two) for two in zip(run("a", (0.6, 0.6, 0.6)), run("b", (0.57, 0.57, 0.57)), strict=True)])
+    steady = over_seeds(
+        [list(two) for two in zip(run("a", (0.6, 0.6, 0.6)), run("b", (0.57, 0.57, 0.57)), strict=True)]
+    )
     assert decide(steady).winner.sure  # type: ignore[union-attr]
     wild = over_seeds([list(two) for two in zip(run("a", (0.7, 0.5, 0.6)), run("b", (0.5, 0.66, 0.55)), strict=True)])
     found = decide(wild)

@@ -69,7 +69,11 @@ def _table(results: Results, rows: Sequence[OfClass], runs: Sequence[RunResult],
             if share is None:
                 cells.append(el("td", h.MISSING))
                 continue
-            span = f" ({h.percent(one.low[run.name], 0)} to {h.percent(one.high[run.name], 0)})" if run.name == first else ""
+            span = (
+                f" ({h.percent(one.low[run.name], 0)} to {h.percent(one.high[run.name], 0)})"
+                if run.name == first
+                else ""
+            )
             shown = el("b", h.percent(share, 0)) if share == best and len(runs) > 1 else h.percent(share, 0)
             cells.append(el("td", shown, el("small", span) if span else ""))
         cells += [el("td", taken.get(one.name, ""))] if taken else []
@@ -121,10 +125,14 @@ def _looked_at(title: str, found: Sequence[Suspect], sheet: Sheet, split: str, n
         picture = sheet.thumbnail(split, one.index, role="img", aria_label=f"{split} image {one.index}: {said}")
         picture = picture or el("i", f"#{one.index}", cls="nothing")
         label = el("figcaption", el("span", given), el("b", likely), h.percent(one.probability_likely, 0))
-        figures.append(el("figure", el("span", picture, cls="thumb", title=f"{split} image {one.index}: {said}"), label))
+        figures.append(
+            el("figure", el("span", picture, cls="thumb", title=f"{split} image {one.index}: {said}"), label)
+        )
     if not figures:
         return Html("")
-    lead = el("p", "Below each picture: the class that is given, and in bold the other that the classifier sees.", cls="note")
+    lead = el(
+        "p", "Below each picture: the class that is given, and in bold the other that the classifier sees.", cls="note"
+    )
     return join([el("h3", title), lead, el("div", figures, cls="faces")])
 
 

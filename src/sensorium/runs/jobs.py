@@ -76,7 +76,9 @@ def _begins_at_random(method: str, given: dict[str, Any]) -> bool:
     """Whether an untrained method has random weights: it has those of a checkpoint, or of another run, if it was given
     one."""
     network = given.get("backbone")
-    return not (isinstance(network, str) and Path(network).exists()) and not any(given.get(role) for role in roles(method))
+    return not (isinstance(network, str) and Path(network).exists()) and not any(
+        given.get(role) for role in roles(method)
+    )
 
 
 def _with(score: Score, beside: Beside) -> Score:

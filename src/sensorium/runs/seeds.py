@@ -62,7 +62,9 @@ def _mean(score: Score, over: Sequence[Score | None]) -> Score:
     if len(shapes) == 1 and None not in shapes:
         outcomes = np.mean([np.asarray(one.outcomes, np.float64) for one in known], axis=0)
     shared = set.intersection(*(set(one.baselines) for one in known))
-    baselines = {name: statistics.fmean(one.baselines[name] for one in known) for name in score.baselines if name in shared}
+    baselines = {
+        name: statistics.fmean(one.baselines[name] for one in known) for name in score.baselines if name in shared
+    }
     return replace(
         score, value=statistics.fmean(values), error=error, seeds=tuple(values), outcomes=outcomes, baselines=baselines
     )

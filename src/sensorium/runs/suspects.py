@@ -78,10 +78,14 @@ def _written(labels: np.ndarray, chances: np.ndarray, where: np.ndarray, images:
     for rank, i in enumerate(order, 1):
         name = printable(str(names[where[i]])) if len(names) else f"image {where[i]}"
         pair = (chances[i, labels[i]], chances[i, likely[i]], gaps[i])
-        writer.writerow([rank, where[i], name, classes[labels[i]], classes[likely[i]], *(f"{value:.4f}" for value in pair)])
+        writer.writerow(
+            [rank, where[i], name, classes[labels[i]], classes[likely[i]], *(f"{value:.4f}" for value in pair)]
+        )
     write_text(folder / FILE, table.getvalue())
     shown = tuple(
-        Suspect(int(where[i]), int(labels[i]), int(likely[i]), float(chances[i, labels[i]]), float(chances[i, likely[i]]))
+        Suspect(
+            int(where[i]), int(labels[i]), int(likely[i]), float(chances[i, labels[i]]), float(chances[i, likely[i]])
+        )
         for i in order[:SHOWN]
     )
     return Suspects(FILE, len(order), len(labels), float((likely == labels).mean()), shown)

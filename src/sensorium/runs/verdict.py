@@ -269,8 +269,10 @@ def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) 
         return f"{first}, level with {name}"
     if ahead.error is None:
         return f"{first}, {gap} ahead of {name}"
-    holm_said = f" by Holm's correction for {ahead.among} comparisons" if ahead.among > 1 else ""
-    test = f", {ahead.how} p {p_value(ahead.p)}{holm_said}" if ahead.p is not None else ""
+    several = f" by Holm's correction for {ahead.among} comparisons" if ahead.among > 1 else ""
+    named = "test" in ahead.how
+    told = ahead.p is not None and (named or several)
+    test = f", {ahead.how + ' ' if named else ''}p {p_value(ahead.p or 0.0)}{several}" if told else ""
     within = f"+-{score.gap(ahead.error)} is within sampling error{test}"
     more = needed(score, ahead)
     settle = f"; about {count(_rounded(more))} {agreeing(more, score.counted)} would settle it" if more else ""

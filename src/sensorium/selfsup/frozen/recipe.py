@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from sensorium.abilities import SeesImages
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
+from sensorium.method import Method
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size
+from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.frozen.method import Frozen
 
@@ -42,4 +45,9 @@ def frozen(on: Situation, *, backbone: str | None = None, side: int | None = Non
     seen = network.normalization if isinstance(network, SeesImages) else None
     method = Frozen(network, (on.mean, on.std), seen, size)
     views = supervised_views(on.mean, on.std, on.image_size, scale=(1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))
-    return Recipe("frozen", method, views, adamw(1e-3, 0.0), lambda share: 1.0, pick_batch_size(None, on, s), s)
+    return Recipe("frozen", method, views, _idle, lambda share: 1.0, pick_batch_size(None, on, s), s)
+
+
+def _idle(method: Method) -> torch.optim.Optimizer:
+    """An optimizer of nothing: a recipe has one."""
+    return torch.optim.SGD([torch.zeros(())], lr=0.0)
