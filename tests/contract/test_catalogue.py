@@ -148,12 +148,16 @@ def write_run(system: str, recipe: Recipe, on: Any, folder: Path) -> None:
     (folder / "outcome.json").write_text("{}")
 
 
+def batched(system: str) -> dict[str, int]:
+    return {"batch_size": BATCH} if find(system).trains else {}
+
+
 def built(system: str, backbone: str, ready: Any) -> Recipe:
     entry = find(system)
     on = kind(entry.data).situate(ready)
     given = given_to(system, on) | ({"backbone": backbone} if backbone else {})
     torch.manual_seed(0)
-    return resolve(entry.name)(on, batch_size=BATCH, **given)
+    return resolve(entry.name)(on, **batched(system), **given)
 
 
 def rows_of(recipe: Recipe, ready: Any) -> Any:
@@ -462,7 +466,7 @@ def finished(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             )  # stems of larger pictures
             given = given_to(name, on) | EXPORTED.get(name, {})
             torch.manual_seed(0)
-            write_run(name, resolve(name)(on, batch_size=BATCH, **given), on, folder)
+            write_run(name, resolve(name)(on, **batched(name), **given), on, folder)
             kind(sort).keep(prepared[data], folder)
             made[name] = Run(folder)
         return made[name]

@@ -118,7 +118,7 @@ def test_errors_of_a_classifier() -> None:
     assert found["confused"] == [[0, 1, 2], [1, 2, 1]]
     assert [row[:3] for row in found["worst"]] == [[13, 1, 2], [11, 0, 1], [12, 0, 1]]
     assert found["worst"][1][3:] == pytest.approx([0.2, 0.7])
-    assert [row[:3] for row in found["doubtful"]][0] == [12, 0, 1]
+    assert found["doubtful"][0][:3] == [12, 0, 1]
     assert len(found["doubtful"]) == 5
 
 
