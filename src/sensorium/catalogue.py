@@ -33,7 +33,7 @@ class System:
     "PACKAGE NAME, NAME (TEST)", the reference implementation and the test that compares with it; "its own ... (TEST)" if
     there is no other. ``labels``: it learns from labels. ``caveat``: what a reader of a comparison should know.
     ``starter``: compared by default; all starters learn from one kind of data. ``quick``: learns something in less than
-    a minute: compared by the demo. ``name`` and ``family`` are those of the folders.
+    a minute: compared by the demo. ``trains``: not if it is judged as it is. ``name`` and ``family`` are those of the folders.
     """
 
     title: str
@@ -49,6 +49,7 @@ class System:
     caveat: str = ""
     starter: bool = False
     quick: bool = False
+    trains: bool = True
     name: str = ""
     family: str = ""
 

@@ -36,13 +36,14 @@ PEERS = {
 }  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
-WORDS = {"made", "flash", "clip", "supervised"}
-# Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, what a generator made.
+WORDS = {"made", "flash", "clip", "supervised", "frozen"}
+# Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, what a generator made, experts.
 SPOKEN = {
     "networks/mixing.py: flash",
     "language/causal_lm/recipe.py: flash",
     "data/text/clip_tokens.py: clip",
     "generative/vqgan/method.py: made",
+    "parts/moe/layer.py: frozen",
 }
 # Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.
 ASKED = {"data/images/arrays.py": 1, "base/live.py": 1, "base/machine.py": 4}

@@ -28,4 +28,4 @@ def test_ten_steps_give_the_losses_that_they_gave(case: str, tmp_path: Path) -> 
 
 
 def test_every_system_has_a_case() -> None:
-    assert {name for name, _ in cases.CASES.values()} == {system.name for system in systems()}
+    assert {name for name, _ in cases.CASES.values()} == {system.name for system in systems() if system.trains}

@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
 }
-OF_PICTURES = [system.name for system in systems() if system.data == "images"]
+OF_PICTURES = [system.name for system in systems() if system.data == "images" and system.trains]
 
 
 def photos(folder: Path, per_class: int, without: int, side: int = 16, split: str = "") -> Path:

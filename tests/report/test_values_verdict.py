@@ -94,9 +94,9 @@ def test_an_ablation_ranks_its_values_for_each_seed_and_over_all(tmp_path: Path,
 
     def compared(methods: Any, options: Any, *_: Any, **__: Any) -> Any:
         runs = [replace(value(n, b), title=None) for n, b in zip("ab", bits[7 if options.seed else 0], strict=True)]
-        return Results(2, Data("x"), tuple(runs)), options.out
+        return None, Results(2, Data("x"), tuple(runs))
 
-    monkeypatch.setattr("sensorium.runs.ablate.compare_all", compared)
+    monkeypatch.setattr("sensorium.runs.ablate.train_all", compared)
     monkeypatch.setattr("sensorium.runs.ablate._elsewhere", lambda folder: ())
     found = ablate("causal_lm", "positions=rope,none", "x", seeds=2, out=tmp_path, progress=False)
     assert found.winner is not None

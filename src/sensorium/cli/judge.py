@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensorium.base.whole import Positive, Seed
+from sensorium.base.words import counted
 from sensorium.catalogue import starters
 from sensorium.cli.shared import AblationFlags, CommonFlags, Json, JudgingFlags, RunFlags, console, opens_runs
 from sensorium.errors import SensoriumError
@@ -51,6 +52,7 @@ def compare(
     judging: JudgingFlags = Judging(),
     backbone: str | None = None,
     jobs: Positive = 1,
+    seeds: Positive = 1,
 ) -> None:
     """Train several systems on the same data under the same budget, judge them alike, and write one report.
 
@@ -65,10 +67,12 @@ def compare(
             causal_lm,width=64,experts=4. By default the systems that `sensorium demo` compares.
         backbone: a name or a checkpoint, for every method; by default chosen by method and machine.
         jobs: how many methods to train at once.
+        seeds: how often to train each method; --seed is the first. With 3 or more the verdict knows how much
+            trainings differ by chance.
     """
     from sensorium.runs.compare import compare_all
 
-    _show(compare_all(methods or starters(), run, judging, backbone=backbone, jobs=jobs), "method")
+    _show(compare_all(methods or starters(), run, judging, backbone=backbone, jobs=jobs, seeds=seeds), "method")
 
 
 def ablate(
@@ -101,6 +105,9 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     console.print(results_table(results))
     console.print(results.verdict)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
+    if results.suspects is not None and results.suspects.count:
+        told = counted(results.suspects.count, "doubtful label")
+        console.print(f"Training pictures: {told}, the worst first: {folder / results.suspects.file}")
     if results.model is not None:
         console.print(f"Its classifier, for new pictures: sensorium predict {folder / results.model.folder} PICTURES")
     if not results.finished:

@@ -8,6 +8,7 @@ not choose it (:mod:`sensorium.metrics.calibration`).
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ NAME = "classification"
 ERROR = "calibration error"
 Temperature = Annotated[float, Range(COLDEST, HOTTEST)]
 TIMED = (1, 32)  # batch sizes
+PAIRS, LOOKED_AT = 2000, 24  # pairs of classes, and pictures of each kind, that are kept
 _REPEATS, _LONGEST = 20, 2.0  # of a latency: calls, and seconds
 
 
@@ -55,11 +57,13 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     if test is None or not (labels_of(test) >= 0).any() or len(test.classes) != run.method.classes:
         return Judgement()
 
+    truth = labels_of(test)
+    known = np.flatnonzero(truth >= 0)
+    labels = torch.from_numpy(truth[known])
+    seen_by = cache(lambda: logits_of(run.method, test, indices=known))  # two pieces need it, and either may be kept
+
     def found() -> dict[str, Any]:
-        truth = labels_of(test)
-        known = np.flatnonzero(truth >= 0)
-        logits = logits_of(run.method, test, indices=known)
-        labels = torch.from_numpy(truth[known])
+        logits = seen_by()
         right = logits.argmax(dim=1) == labels
         kept.outcomes[HEAD] = right.numpy()
         return {
@@ -71,6 +75,7 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
         }
 
     head = kept.piece("head", found)
+    kept.piece("errors", lambda: errors(seen_by() / head["temperature"], labels, known))
     kept.piece("latency", lambda: latency(run.method, run.situation.image_size))
     top1, n = head["top1"], head["n"]
     labels = int((labels_of(ready.train) >= 0).sum())
@@ -78,6 +83,36 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
         Score(HEAD, top1, "higher", n, COUNTED, error=share_error(top1, n), share=True, group=HEAD_GROUP, at=1.0, labels=labels),
         Score(ERROR, head["error"], "lower", n, COUNTED, share=True, decides=False, references={"uncalibrated": head["uncalibrated"]}),
     ))  # fmt: skip
+
+
+def errors(logits: Tensor, labels: Tensor, where: np.ndarray) -> dict[str, Any]:
+    """Which classes are taken for which, and the pictures to look at, for logits [N, K] and labels [N] of the images
+    ``where``: ``confused`` (given, taken, number), the most frequent first; ``worst``: the most confident errors, and
+    ``doubtful``: where the two likeliest classes are nearest to each other, as (image, given, likely, their
+    probabilities)."""
+    chances = logits.double().softmax(dim=1)
+    taken = chances.argmax(dim=1)
+    classes = chances.shape[1]
+    wrong = taken != labels
+    pairs = torch.bincount(labels[wrong] * classes + taken[wrong], minlength=classes**2)
+    order = pairs.argsort(descending=True, stable=True)[: min(PAIRS, int((pairs > 0).sum()))]
+    top, best = chances.topk(min(2, classes), dim=1)
+
+    def shown(rows: Tensor, other: Tensor) -> list[list[Any]]:
+        return [
+            [int(where[i]), int(labels[i]), int(k), float(chances[i, labels[i]]), float(chances[i, k])]
+            for i, k in zip(rows.tolist(), other.tolist(), strict=True)
+        ]
+
+    worst = torch.nonzero(wrong)[:, 0]
+    worst = worst[top[worst, 0].argsort(descending=True, stable=True)[:LOOKED_AT]]
+    doubtful = (top[:, 0] - top[:, -1]).argsort(stable=True)[:LOOKED_AT]
+    second = torch.where(best[:, 0] == labels, best[:, -1], best[:, 0])  # the other class of the two
+    return {
+        "confused": [[int(one) // classes, int(one) % classes, int(pairs[one])] for one in order],
+        "worst": shown(worst, taken[worst]),
+        "doubtful": shown(doubtful, second[doubtful]),
+    }
 
 
 def temperature_of(folder: Path) -> float | None:

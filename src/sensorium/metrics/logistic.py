@@ -114,6 +114,11 @@ class Logistic:
         log_p = self._logits(self.weight_RK, self.bias_K).log_softmax(dim=1)
         return float((self.answer_NK * log_p).sum(dim=1)[part.to(self.labels.device)].sum())
 
+    @torch.no_grad()
+    def probabilities(self, part: Tensor) -> Tensor:
+        """Of each class, float64 [n, K], for the images ``part`` (bool [N]) under the last solution."""
+        return self._logits(self.weight_RK, self.bias_K)[part.to(self.labels.device)].softmax(dim=1)
+
     def _logits(self, weight_RK: Tensor, bias_K: Tensor) -> Tensor:
         weight = weight_RK if self.in_basis else self.basis_DR @ weight_RK.float()
         return (self.rows @ weight).double() + bias_K

@@ -173,8 +173,10 @@ RULE = (
     "The first score that all runs share decides; with label fractions, the best of fine-tuning, linear probe and a "
     "trained head at the largest one, or at the one asked for (--decide). The best run wins if it beats the baselines on the same data. Two runs are compared paired, on the same "
     "test samples: right and wrong answers by McNemar's exact test (significant if p < 0.05), other scores by 2,000 "
-    "bootstrap resamples (significant if the 95 % interval excludes zero), to which the spread over label subsets is "
-    "added; without outcomes of single samples, by two standard errors of the difference. "
+    "bootstrap resamples (significant if the 95 % interval excludes zero), to which the spread over label subsets and over "
+    "seeds is added; without outcomes of single samples, by two standard errors of the difference. The best run is compared "
+    "with every other one, so that p-values are corrected for their number by Holm's method. Where a difference is open, the "
+    "verdict says how many test samples would settle it with a probability of 80 %. "
 )
 
 

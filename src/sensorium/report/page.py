@@ -7,6 +7,7 @@ don't print well, while these take a few kilobytes each.
 
     table      one table of scores, costs and baselines, for the page and for the terminal
     curves     label efficiency, quality, price, losses       charts     lines and bars as SVG
+    classes    class by class, doubtful labels
     looks      pictures, neighbors, map                       pictures   sprite sheets and data URIs
     data       the diagnosis                                  details    settings, notes, commands, glossary
     html       markup that escapes
@@ -23,6 +24,7 @@ from typing import Any
 
 from sensorium.base.files import write_text
 from sensorium.report import html as h
+from sensorium.report.classes import classes, doubts
 from sensorium.report.curves import colors_of, efficiency, lengths, losses, quality, tradeoff
 from sensorium.report.data import diagnosis
 from sensorium.report.details import failures, glossary, notes, settings, take_away, versions
@@ -41,6 +43,8 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
     "lengths": ("Lengths", "Beyond the training length", ""),
     "loss": ("Losses", "Losses", "Each on its own scale: losses of different methods can't be compared."),
     "table": ("Numbers", "All numbers", ""),
+    "classes": ("Classes", "Class by class", ""),
+    "doubts": ("Labels in doubt", "Labels in doubt", ""),
     "pictures": ("Pictures", "Pictures", ""),
     "neighbors": ("Neighbors", "Nearest neighbors", ""),
     "map": (
@@ -81,6 +85,8 @@ def render(results: Results, folder: Path, pixels: dict[str, Any]) -> str:
         "lengths": lengths(results),
         "loss": losses(results, folder),
         "table": table(results, colors_of(results)),
+        "classes": classes(results, near, names),
+        "doubts": doubts(results, near, names),
         "pictures": pictures(results, folder),
         "neighbors": neighbors(results, near, names),
         "map": maps(results, small, names),

@@ -8,8 +8,6 @@ OUT/results.json, OUT/report.html         one entry per value: mean and standard
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +21,12 @@ from sensorium.catalogue import resolve
 from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import fitting
-from sensorium.judge.score import Score
 from sensorium.report.page import write_report
-from sensorium.runs.compare import compare_all, parse_method, pixels_of, results_now
+from sensorium.runs.compare import parse_method, pixels_of, results_now, train_all
 from sensorium.runs.options import AblationOptions, Judging
 from sensorium.runs.results import AtLength, Results, RunResult, write_results
 from sensorium.runs.run import Run
+from sensorium.runs.seeds import folder_of, over_seeds
 
 
 def ablate(
@@ -68,8 +66,9 @@ def ablate_with(
 def _ablate(methods: list[str], vary: str, options: AblationOptions, folder: Path, seeds: int, jobs: int) -> Results:
     each, numbers = [], [options.seed + i for i in range(seeds)]
     for i, seed in enumerate(numbers):
-        where = folder / f"seed-{seed}" if i else folder
-        each.append(compare_all(methods, replace(options, seed=seed, out=where), Judging(), jobs=jobs)[0])
+        where, cache = folder_of(folder, seed, options.seed), folder / "cache"
+        own = replace(options, seed=seed, out=where)
+        each.append(train_all(methods, own, Judging(), jobs=jobs, cache=cache, times=0 if i else seeds)[1])
         if i:
             _written(each[-1], [_titled(run) for run in each[-1].runs], where, vary, (seed,))
     runs = [_titled(run) for run in over_seeds([one.runs for one in each])]
@@ -108,32 +107,6 @@ def variants(system: str, vary: str) -> list[str]:
         if named and value not in named:
             raise SensoriumError(f"--vary {setting}: no value '{value}'; choose among {', '.join(named)}.")
     return [f"{system},{setting}={value}" for value in dict.fromkeys(each)]
-
-
-def over_seeds(each: Sequence[Sequence[RunResult]]) -> list[RunResult]:
-    """The first seed's runs, each score the mean over all seeds with its standard error as ``error`` and its values as
-    ``seeds``; a run that did not finish with every seed has the finished ones, and a note."""
-    if len(each) == 1:
-        return list(each[0])
-    merged = []
-    for run in each[0]:
-        others = [next(other for other in runs if other.name == run.name) for runs in each]
-        done = [other for other in others if other.finished]
-        notes = run.notes
-        if not run.finished or len(done) < len(each):
-            notes = (*notes, f"finished with {len(done)} of {len(each)} seeds")
-        scores = tuple(_mean(score, [other.score(score) for other in done]) for score in run.scores)
-        merged.append(replace(run, notes=notes, scores=scores))
-    return merged
-
-
-def _mean(score: Score, over: Sequence[Score | None]) -> Score:
-    values = [one.value for one in over if one is not None and one.value is not None]
-    if not values:
-        return score
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else score.error
-    # The outcomes are of one seed only: the spread over seeds decides.
-    return replace(score, value=statistics.fmean(values), error=error, seeds=tuple(values), outcomes=None)
 
 
 def _elsewhere(folder: Path) -> tuple[AtLength, ...]:

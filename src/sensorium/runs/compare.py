@@ -27,8 +27,8 @@ from sensorium.abilities import abilities_of
 from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
-from sensorium.base.terminal import duration, terminal
-from sensorium.catalogue import allow, resolve
+from sensorium.base.terminal import duration, stages, terminal
+from sensorium.catalogue import allow, resolve, systems
 from sensorium.data.images.cache import Pixels
 from sensorium.data.output import check_place
 from sensorium.data.source import Source
@@ -36,19 +36,23 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import FILE as EVALUATED
 from sensorium.judge.evaluator import fitting, judge, judged_by, read_judgement
+from sensorium.judge.feature_scores import judgeable, seen
 from sensorium.judge.score import Asked, Score
 from sensorium.metrics.subsets import percent
 from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs import estimate
+from sensorium.runs.by_class import all_doubled, by_class
 from sensorium.runs.jobs import Job, Planned, collect, with_baselines
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, Results, RunResult, write_results
 from sensorium.runs.run import Run
+from sensorium.runs.seeds import folder_of, over_seeds
+from sensorium.runs.suspects import keep_suspects
 from sensorium.runs.train import train_with
 from sensorium.runs.values import decide_values
-from sensorium.runs.verdict import best_run, decide
+from sensorium.runs.verdict import best_run, decide, deciding
 from sensorium.runs.winner import NAME as WINNER
 from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
@@ -61,6 +65,7 @@ def compare(
     *,
     backbone: str | None = None,
     jobs: int = 1,
+    seeds: int = 1,
     progress: bool = True,
     **keywords: Any,
 ) -> Results:
@@ -68,7 +73,7 @@ def compare(
     the latter.
 
     A method may include settings of its recipe: ``"causal_lm,width=64,experts=4"``. ``backbone``: for every method.
-    ``jobs``: how many are trained in parallel. ``keywords`` are the fields of
+    ``jobs``: how many are trained in parallel. ``seeds``: how often each is trained. ``keywords`` are the fields of
     :class:`sensorium.runs.options.RunOptions` and :class:`~sensorium.runs.options.Judging`. A finished run is not
     repeated, a stopped one is resumed, a failed one is reported with the others. Raises SensoriumError before anything
     is trained if the methods share no evaluator.
@@ -77,61 +82,124 @@ def compare(
     options, judging = RunOptions.take(keywords), Judging.take(keywords)
     if keywords:
         raise TypeError(f"compare() got unknown keywords: {', '.join(keywords)}")
-    return compare_all(methods, options, judging, backbone=backbone, jobs=jobs)[0]
+    return compare_all(methods, options, judging, backbone=backbone, jobs=jobs, seeds=seeds)[0]
 
 
 def compare_all(
-    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, jobs: int = 1
+    methods: Sequence[str],
+    options: RunOptions,
+    judging: Judging,
+    *,
+    backbone: str | None = None,
+    jobs: int = 1,
+    seeds: int = 1,
 ) -> tuple[Results, Path]:
     """:func:`compare` with its options in a record; also returns the folder: ``options.out``, or sensorium-compare."""
+    folder, numbers = Path(options.out or "sensorium-compare"), tuple(options.seed + i for i in range(seeds))
+    if seeds < 1:
+        raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
+    check_place(folder, options.data, options.test, folder=True)
+    each, plan = [], None
+    with locked(folder, verb="compares"):
+        for seed in numbers:
+            own = replace(options, seed=seed, out=folder_of(folder, seed, options.seed))
+            times = seeds if seed == options.seed else 0
+            made, found = train_all(
+                methods, own, judging, backbone=backbone, jobs=jobs, cache=folder / "cache", times=times
+            )
+            plan, _ = plan or made, each.append(found)
+            if own.out != folder:
+                write_results(found, Path(own.out or ""))
+                write_report(found, Path(own.out or ""), pixels=pixels_of(made.ready))
+        results = each[0]
+        if seeds > 1:
+            runs = over_seeds([one.runs for one in each])
+            results = results_now(results.data, replace(results.asked, seeds=numbers), runs)
+        assert plan is not None
+        return _concluded(results, plan, _asked(options, judging), folder, not options.quiet), folder
+
+
+def train_all(
+    methods: Sequence[str],
+    options: RunOptions,
+    judging: Judging,
+    *,
+    backbone: str | None = None,
+    jobs: int = 1,
+    cache: Path | None = None,
+    times: int = 1,
+) -> tuple[Planned, Results]:
+    """Train and evaluate each method with one seed; return the plan and the results, with a verdict. ``cache``: of
+    decoded data, beside the runs by default. ``times``: how often this is done in all, for the estimate before it; 0
+    tells none."""
     for recipe in options.trust:
         allow(recipe)
     spend, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
-    check_place(folder, options.data, options.test, folder=True)
     progress, options = not options.quiet, replace(options, quiet=options.quiet or jobs > 1)
     if judging.inception is not None:  # report wrong weights before the training, not after it
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    asked = Asked(**asdict(judging), seconds=spend.judging, progress=progress)
+    asked = replace(_asked(options, judging), progress=progress)
     threads.before_torch()  # child processes inherit it
     if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
         options = replace(options, threads=count)
-    todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone)
+    todo = _todo(methods, folder, options, replace(asked, progress=not options.quiet), backbone, cache)
     with locked(folder, verb="compares"):
-        return _compare(todo, options, judging, jobs, asked, progress), folder
-
-
-def _compare(
-    todo: list[Job], options: RunOptions, judging: Judging, jobs: int, asked: Asked, progress: bool
-) -> Results:
-    plan, spend, folder = _plan(todo, progress), Budget.parse(options.budget), Path(options.out or "sensorium-compare")
-    spend.of(plan.ready.train.unit)
-    for one in plan.evaluators:
-        if one.check is not None:
-            one.check(plan.ready, asked)
-    about = _about(options.data, plan, progress)
-    if plan.costs:
-        networks, costs = zip(*plan.costs.values(), strict=True)
-        terminal().print(estimate.told(costs, networks, jobs), style="dim")
-    _run_all(plan.jobs, jobs, progress)
-    runs = with_baselines(plan, [collect(job) for job in plan.jobs], folder, asked)
+        plan = _plan(todo, progress)
+        spend.of(plan.ready.train.unit)
+        for one in plan.evaluators:
+            if one.check is not None:
+                one.check(plan.ready, asked)
+        about = _about(options.data, plan, progress)
+        if plan.costs and times:
+            networks, costs = zip(*plan.costs.values(), strict=True)
+            terminal().print(estimate.told(costs, networks, jobs, times), style="dim")
+        _run_all(plan.jobs, jobs, progress)
+        runs = with_baselines(plan, [collect(job) for job in plan.jobs], folder, asked)
     shares = sorted({score.at for run in runs for score in run.scores if score.group and score.at})
     labels = judging.labels or ",".join(map(percent, shares)) or None
-    request = Request(options.budget, labels, options.seed, judging.label_seeds)
-    results = results_now(about, request, runs)
-    if (best := best_run(runs)) is not None:
+    return plan, results_now(about, Request(options.budget, labels, options.seed, judging.label_seeds), runs)
+
+
+def _asked(options: RunOptions, judging: Judging) -> Asked:
+    return Asked(**asdict(judging), seconds=Budget.parse(options.budget).judging, progress=not options.quiet)
+
+
+def _concluded(results: Results, plan: Planned, asked: Asked, folder: Path, progress: bool) -> Results:
+    """With the classifier that is left, and what is known of classes and labels; written with the report."""
+    if (best := best_run(results.runs)) is not None:
         model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
         results = replace(results, model=model)
+    results = replace(results, **_of_labels(results.runs, plan.ready, folder, progress))
     write_results(results, folder)
     write_report(results, folder, pixels=pixels_of(plan.ready))
     return results
 
 
-def _todo(methods: Sequence[str], folder: Path, options: RunOptions, asked: Asked, backbone: str | None) -> list[Job]:
+def _of_labels(runs: Sequence[RunResult], ready: Any, folder: Path, progress: bool) -> dict[str, Any]:
+    """What is known of the classes and of doubtful labels, where pictures have labels."""
+    done, pixels = [run for run in runs if run.finished], pixels_of(ready)
+    if not done or not pixels or not judgeable(seen(ready)) or (score := deciding(done)) is None:
+        return {}
+    found = {"by_class": by_class(done, score, seen(ready)), "doubled": all_doubled(done)}
+    with stages("labels", progress) as say:
+        say("which of them are doubtful")
+        suspects = keep_suspects([Run(folder / run.name) for run in done], ready, folder)
+    return {**found, "suspects": suspects}
+
+
+def _todo(
+    methods: Sequence[str],
+    folder: Path,
+    options: RunOptions,
+    asked: Asked,
+    backbone: str | None,
+    cache: Path | None = None,
+) -> list[Job]:
     """One job per method, each in its own folder below ``folder``."""
-    source = Source(options.data, options.test, folder / "cache", options.image_size, options.limit)
+    source = Source(options.data, options.test, cache or folder / "cache", options.image_size, options.limit)
     todo = []
     for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
         given = settings if backbone is None else {"backbone": backbone, **settings}
@@ -157,9 +225,11 @@ def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Resul
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """``NAME,setting=value,...`` -> the name and the settings, as Python literals where possible."""
+    """``NAME,setting=value,...`` -> the name and the settings, as Python literals where possible; ``NAME:PATH`` is a
+    system on the backbone of a checkpoint."""
     name, *parts = text.split(",")
-    settings: dict[str, Any] = {}
+    name, checkpoint = _on(name)
+    settings: dict[str, Any] = {"backbone": checkpoint} if checkpoint else {}
     known = inspect.signature(resolve(name)).parameters
     for part in parts:
         key, equals, value = part.partition("=")
@@ -174,6 +244,12 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             settings[key] = value
     return name, settings
+
+
+def _on(name: str) -> tuple[str, str]:
+    """``NAME:PATH`` -> a system and the path of a checkpoint; any other name -> itself and ""."""
+    system, colon, path = name.partition(":")
+    return (system, path) if colon and system in {one.name for one in systems()} else (name, "")
 
 
 def _plan(todo: list[Job], progress: bool) -> Planned:
@@ -267,6 +343,9 @@ def _names(methods: Sequence[str]) -> list[str]:
     bases = []
     for method in methods:
         recipe, comma, settings = method.partition(",")
+        if (on := _on(recipe))[1]:
+            bases.append(f"{on[0]}-{Path(on[1]).resolve().name}" + (comma + settings).replace("/", "-"))
+            continue
         where, colon, function = recipe.rpartition(":")
         bases.append((f"{Path(where).stem}-{function}" if colon else recipe) + (comma + settings).replace("/", "-"))
     before = [bases[:i].count(base) for i, base in enumerate(bases)]

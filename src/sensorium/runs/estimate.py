@@ -64,13 +64,15 @@ def cost_of(recipe: Recipe, ready: Any, options: RunOptions, asked: Asked, cache
     it derives into ``cache``, as the run will."""
     spend, cost = Budget.parse(options.budget), Cost()
     with torch.random.fork_rng(), suppress(SensoriumError):  # the run itself will tell
-        if spend.kind == "seconds":
+        if not any(parameter.requires_grad for parameter in recipe.method.parameters()):
+            cost = Cost(0.0)
+        elif spend.kind == "seconds":
             cost = Cost(spend.amount)
         else:
             rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, True)
             cost = Cost(_training(recipe, rows, spend, options))
         if isinstance(recipe.method, Encoder) and isinstance(ready.train, Pixels):
-            cost = _judging(cost, recipe.method, ready, asked, 1 + spend.looks)
+            cost = _judging(cost, recipe.method, ready, asked, 1 + spend.looks if cost.training else 0)
     return cost
 
 
@@ -127,17 +129,19 @@ def _probes(parts: Sequence[tuple[float, int]], dim: int) -> float:
     return PROBE * rounds * (dim + WIDER) / (os.cpu_count() or 1)
 
 
-def told(costs: Sequence[Cost], networks: Sequence[str], jobs: int) -> str:
-    """One sentence on what the runs of ``costs``, ``jobs`` at a time, take in all, and the baselines of their networks."""
+def told(costs: Sequence[Cost], networks: Sequence[str], jobs: int, times: int = 1) -> str:
+    """One sentence on what the runs of ``costs``, ``jobs`` at a time, take in all, and the baselines of their networks;
+    ``times``: with so many seeds."""
     trained = sum(cost.training or 0.0 for cost in costs)
     judged = [cost.judging for cost in costs if cost.judging is not None]
     looked = sum(cost.looks for cost in costs)
     whole = (trained + looked + sum(judged) + STARTING * len(costs)) / max(1, min(jobs, len(costs)))
+    runs = counted(len(costs) * times, "run") + (f" ({counted(times, 'seed')} each)" if times > 1 else "")
     if any(cost.training is None for cost in costs):
-        return f"{counted(len(costs), 'run')}; how long they take is known when the first has trained."
-    what = f"{counted(len(costs), 'run')}, {duration(trained)} of training"
+        return f"{runs}; how long they take is known when the first has trained."
+    what = f"{runs}, {duration(trained * times)} of training"
     if len(judged) < len(costs):
-        return f"{what}: at least {duration(whole)} in all, and the evaluation of each run."
+        return f"{what}: at least {duration(whole * times)} in all, and the evaluation of each run."
     first = dict(zip(networks, costs, strict=True))
     beside = sum((cost.features or 0.0) + cost.probes + cost.tuning for cost in first.values()) + costs[0].pixels
-    return f"{what}: about {duration(whole + beside + AFTER)} in all, with evaluation and baselines."
+    return f"{what}: about {duration((whole + beside + AFTER) * times)} in all, with evaluation and baselines."

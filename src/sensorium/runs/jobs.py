@@ -15,7 +15,7 @@ from sensorium.data.source import Source
 from sensorium.judge.evaluator import Beside, Evaluator, read_judgement
 from sensorium.judge.score import Asked, Judgement, Score
 from sensorium.recipe.info import read_info
-from sensorium.recipe.trained import make_recipe
+from sensorium.recipe.trained import make_recipe, roles
 from sensorium.runs.estimate import Cost
 from sensorium.runs.options import RunOptions
 from sensorium.runs.results import Chosen, RunResult
@@ -61,13 +61,24 @@ def with_baselines(plan: Planned, runs: list[RunResult], folder: Path, asked: As
         if not (job.folder / "run.json").is_file() or not (job.folder / "outcome.json").is_file():
             continue
         info = read_info(job.folder)
+        if not _begins_at_random(job.method, info.given):
+            continue
         backbone = info.values.get("backbone", job.name)
         fresh.setdefault(backbone, partial(_fresh, job.method, plan.wing.situate(plan.ready), info.given, info.seed))
     beside: Beside = {}
     for one in plan.evaluators:
-        if one.baselines is not None and fresh:
+        if one.baselines is not None:
             beside |= one.baselines(plan.ready, fresh, folder, asked)
     return [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
+
+
+def _begins_at_random(method: str, given: dict[str, Any]) -> bool:
+    """Whether an untrained method has random weights: it has those of a checkpoint, or of another run, if it was given
+    one."""
+    network = given.get("backbone")
+    return not (isinstance(network, str) and Path(network).exists()) and not any(
+        given.get(role) for role in roles(method)
+    )
 
 
 def _with(score: Score, beside: Beside) -> Score:

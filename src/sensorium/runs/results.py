@@ -137,8 +137,8 @@ class RunResult:
 class Winner:
     """The winner. ``by``: the deciding score's name; ``score``: its value over ``n`` samples. ``margin``: the
     difference to ``over``, the runner-up (the best baseline if there is one run); ``error``: half the width of the
-    margin's 95 % interval; ``p``: of McNemar's test or of a t-test over seeds, if used; ``how``: the test. ``sure``: ahead of the runner-up and
-    of every baseline by more than sampling error."""
+    margin's 95 % interval; ``p``: the p-value, corrected for the number of comparisons; ``how``: the test. ``sure``: ahead of the runner-up and
+    of every baseline by more than sampling error. ``needed``: how many samples would settle it, where it is open."""
 
     name: str
     by: str
@@ -150,12 +150,60 @@ class Winner:
     error: Amount | None = None
     p: Share | None = None
     how: str = ""
+    needed: Count | None = None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """``n`` test images of the class ``given`` that were taken for the class ``taken``."""
+
+    given: Count
+    taken: Count
+    n: Count
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture by its index, its class as ``given``, the ``likely`` one, and the probability of each."""
+
+    index: Count
+    given: Count
+    likely: Count
+    probability_given: Share
+    probability_likely: Share
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Training pictures whose labels are doubtful: ``count`` of ``n``, listed in ``file``, the first of them ``shown``;
+    ``accuracy``: of the probabilities, which no picture's own label entered, on the labels as given."""
+
+    file: str
+    count: Count
+    n: Count
+    accuracy: Share
+    shown: tuple[Suspect, ...] = ()
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """A class: the labeled images for training, the ``n`` test images, and by run the share of these that are right,
+    with its 95 % interval (Wilson), for the score that decides."""
+
+    name: str
+    train: Count
+    n: Count
+    right: dict[str, Share] = field(default_factory=dict)
+    low: dict[str, Share] = field(default_factory=dict)
+    high: dict[str, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Model:
     """The classifier that a comparison leaves in ``folder`` (beside the report): what it is, its accuracy on ``n`` test
-    images and its calibration error, the median ``latency`` in seconds a picture by batch size, its weights' megabytes."""
+    images and its calibration error, the median ``latency`` in seconds a picture by batch size, its weights' megabytes.
+    ``confused``: its errors by class, the most frequent first. ``worst``: test images that it was wrong about, the most
+    confident first; ``doubtful``: those whose two likeliest classes are nearest to each other."""
 
     folder: str
     said: str
@@ -165,11 +213,15 @@ class Model:
     temperature: Amount | None = None
     latency: dict[str, Amount] = field(default_factory=dict)
     megabytes: Amount | None = None
+    confused: tuple[Confused, ...] = ()
+    worst: tuple[Suspect, ...] = ()
+    doubtful: tuple[Suspect, ...] = ()
 
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison: data, options, runs, and the verdict."""
+    """A comparison: data, options, runs, and the verdict. ``by_class``: of the data's classes. ``doubled``: what twice
+    the labels would add to each run's best score by labels, as read off the last two fractions."""
 
     schema: Literal[2]
     data: Data
@@ -181,6 +233,9 @@ class Results:
     created: str | None = None
     versions: Versions = field(default_factory=dict)
     model: Model | None = None
+    by_class: tuple[OfClass, ...] = ()
+    doubled: dict[str, float] = field(default_factory=dict)
+    suspects: Suspects | None = None
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]

@@ -9,8 +9,16 @@ Two runs evaluated on the same samples are compared paired, sample by sample:
                       p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2);          significant if p < 0.05
     anything else     bootstrap of the differences d_i, 2,000 resamples of the samples, seed 0: the interval between the
                       quantiles 2.5 % and 97.5 % of their mean;                    significant if it excludes 0
-Outcomes that are means over subsets of the labels are compared by bootstrap, and the spread over the subsets is added to
-the interval. Without outcomes there are two standard errors of the difference, 2 sqrt(e_1^2 + e_2^2), if both are known.
+Outcomes that are means over subsets of the labels, or over seeds of the training, are compared by bootstrap, and the
+spread over the subsets and the seeds (Student's t, as they are few) is added to the interval. Without outcomes there are two standard errors of the difference, 2 sqrt(e_1^2 + e_2^2), if both are known.
+
+The best of several runs is compared with each of the others, so that one of the comparisons may seem significant by
+chance: the p-values are Holm's (1979), p_(i) -> max over j <= i of (m - j + 1) p_(j) for m of them in ascending order.
+Where a test gives an interval only, p is that of a normal distribution with its standard error.
+
+An open difference d with standard error e on n samples would be found significant with a probability of 80 % on
+    n ((1.96 + 0.84) e / d)^2
+samples, as its standard error falls with the square root of their number.
 """
 
 from __future__ import annotations
@@ -25,20 +33,24 @@ import numpy as np
 from sensorium.base.words import agreeing, count, duration, memory
 from sensorium.judge.score import Score
 from sensorium.runs.results import Results, RunResult, Winner
+from sensorium.runs.seeds import spread_of
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
+POWER = 1.959963984540054 + 0.8416212335729143  # normal quantiles of 1 - LEVEL / 2 and of 80 %
 
 
 class Difference(NamedTuple):
     """The difference of two scores: ``margin`` (positive if the first is better), half the width of its 95 % interval
-    (None if unknown), ``p`` of McNemar's test, whether it is significant (``sure``), and ``how`` it was tested."""
+    (None if unknown), its ``p``-value, whether it is significant (``sure``), and ``how`` it was tested; ``among``: the
+    comparisons for which p is corrected."""
 
     margin: float
     error: float | None
     p: float | None
     sure: bool
     how: str
+    among: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def difference(first: Score, second: Score) -> Difference:
     margin = first.sign * (first.value - second.value)
     a, b = first.outcomes, second.outcomes
     if a is not None and b is not None and a.shape == b.shape and a.ndim == 1:
-        spread = math.hypot(_spread(first), _spread(second))
+        spread = math.hypot(_spread(first), _spread(second), _seeds_apart(first, second))
         if a.dtype == bool and b.dtype == bool and len(a) and not spread:
             p = mcnemar(a, b)
             return Difference(margin, _paired_error(a, b), p, margin > 0 and p < LEVEL, "McNemar's test")
@@ -82,11 +94,45 @@ def difference(first: Score, second: Score) -> Difference:
             low, high = bootstrap(each)
             below, above = (math.hypot(abs(each.mean() - end), 2 * spread) for end in (low, high))
             sure = margin > 0 and float(each.mean()) - below > 0
-            return Difference(margin, max(below, above), None, sure, "paired bootstrap")
+            error = max(below, above)
+            return Difference(margin, error, _normal_p(margin, error), sure, "paired bootstrap")
     if first.error is None or second.error is None:
         return Difference(margin, None, None, False, "")
     error = 2 * math.hypot(first.error, second.error)
-    return Difference(margin, error, None, margin > error, "standard errors")
+    return Difference(margin, error, _normal_p(margin, error), margin > error, "standard errors")
+
+
+def _normal_p(margin: float, error: float) -> float:
+    """The two-sided p-value of a normal ``margin``, ``error`` two standard errors."""
+    return math.erfc(abs(margin) / (error / 2) / math.sqrt(2)) if error else float(not margin)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down method, in the order given."""
+    corrected, least = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        least = max(least, min(1.0, (len(values) - rank) * values[i]))
+        corrected[i] = least
+    return corrected
+
+
+def corrected(all_of: Sequence[Difference]) -> list[Difference]:
+    """The differences of one run to several others, their p-values corrected for their number; one without a p-value
+    stays as it is."""
+    known = [one for one in all_of if one.p is not None]
+    by = dict(zip(map(id, known), holm([one.p or 0.0 for one in known]), strict=True))
+    return [
+        one._replace(p=by[id(one)], sure=one.sure and by[id(one)] < LEVEL, among=len(known)) if id(one) in by else one
+        for one in all_of
+    ]
+
+
+def needed(score: Score, ahead: Difference) -> int | None:
+    """How many samples in all would settle a difference that isn't significant, with a probability of 80 %; None where
+    it is, where there is none, and where more samples would not help (the variance between trainings or subsets)."""
+    if ahead.sure or ahead.error is None or not score.n or ahead.margin <= 0 or score.spread or score.seeds:
+        return None
+    return max(score.n + 1, math.ceil(score.n * (POWER * ahead.error / 2 / ahead.margin) ** 2))
 
 
 def deciding(runs: Sequence[RunResult]) -> Score | None:
@@ -142,14 +188,16 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
         return Verdict(None, f"{said} {score.show(score.baselines[bar])}. {cost}")
     floor = None if bar is None else _above(score, bar)
     second = rest[0] if rest else None
-    ahead = difference(score, second[0]) if second else floor
+    apart = corrected([difference(score, other) for other, _ in rest])
+    ahead = apart[0] if apart else floor
     sure = bool(ahead and ahead.sure and (floor is None or floor.error is None or floor.sure))
     winner = Winner(
         best.name, f"{score.name}, {score.best_of}" if score.best_of else score.name, score.value, score.n,
         ahead.margin if ahead else None, sure, second[1].shown if second else bar,
         ahead.error if ahead else None, ahead.p if ahead else None, ahead.how if ahead else "",
+        needed(score, ahead) if ahead else None,
     )  # fmt: skip
-    lead = _lead(best, score, (second[1].shown, difference(score, second[0])) if second else None)
+    lead = _lead(best, score, (second[1].shown, apart[0]) if second else None)
     tail = (
         "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}{_others(rest) if floor.sure else ''}"
     )
@@ -171,6 +219,14 @@ def _spread(score: Score) -> float:
     return (score.spread or 0.0) / math.sqrt(score.subsets)
 
 
+def _seeds_apart(first: Score, second: Score) -> float:
+    """Standard error of the difference between trainings: paired by seed where both have the same number of them."""
+    a, b = first.seeds, second.seeds
+    if len(a) == len(b):
+        return spread_of([x - y for x, y in zip(a, b, strict=True)])
+    return math.hypot(spread_of(a), spread_of(b))
+
+
 def _paired_error(a: np.ndarray, b: np.ndarray) -> float:
     """Two standard errors of the difference of two fractions of the same samples."""
     n, off, gap = len(a), int((a != b).sum()), int(a.sum()) - int(b.sum())
@@ -181,8 +237,18 @@ def _above(score: Score, bar: str) -> Difference:
     """The difference of a score and a baseline's."""
     assert score.value is not None
     margin = score.sign * (score.value - score.baselines[bar])
-    error = None if score.error is None else 2 * math.hypot(score.error, score.errors.get(bar, 0.0))
-    return Difference(margin, error, None, error is not None and margin > error, "standard errors")
+    own = (score.error, score.errors.get(bar, 0.0), _sampled(score))
+    error = None if score.error is None else 2 * math.hypot(*(one or 0.0 for one in own))
+    p = None if error is None else _normal_p(margin, error)
+    return Difference(margin, error, p, error is not None and margin > error, "standard errors")
+
+
+def _sampled(score: Score) -> float:
+    """Of a mean over seeds, whose ``error`` is that between trainings, the standard error of its few test samples."""
+    if len(score.seeds) < 2 or score.outcomes is None:
+        return 0.0
+    known = score.outcomes[np.isfinite(score.outcomes)]
+    return float(known.std() / math.sqrt(max(1, len(known))))
 
 
 def _told(score: Score) -> str:
@@ -203,9 +269,19 @@ def _lead(best: RunResult, score: Score, second: tuple[str, Difference] | None) 
         return f"{first}, level with {name}"
     if ahead.error is None:
         return f"{first}, {gap} ahead of {name}"
-    test = f", {ahead.how} p {p_value(ahead.p)}" if ahead.p is not None else ""
+    several = f" by Holm's correction for {ahead.among} comparisons" if ahead.among > 1 else ""
+    named = "test" in ahead.how
+    told = ahead.p is not None and (named or several)
+    test = f", {ahead.how + ' ' if named else ''}p {p_value(ahead.p or 0.0)}{several}" if told else ""
     within = f"+-{score.gap(ahead.error)} is within sampling error{test}"
-    return f"{first}, {'clearly ' if ahead.sure else 'but only '}{gap} ahead of {name} ({within})"
+    more = needed(score, ahead)
+    settle = f"; about {count(_rounded(more))} {agreeing(more, score.counted)} would settle it" if more else ""
+    return f"{first}, {'clearly ' if ahead.sure else 'but only '}{gap} ahead of {name} ({within}{settle})"
+
+
+def _rounded(number: int) -> int:
+    """Two significant digits are all that an estimate has."""
+    return int(float(f"{number:.2g}"))
 
 
 def _others(rest: Sequence[tuple[Score, RunResult]]) -> str:

@@ -29,7 +29,7 @@ from sensorium.judge.score import Asked
 from sensorium.metrics.linear import fit_probe
 from sensorium.published.files import write_weights
 from sensorium.recipe.trained import inputs, make_recipe, roles
-from sensorium.runs.results import Model
+from sensorium.runs.results import Confused, Model, Suspect
 from sensorium.runs.run import Run
 from sensorium.runs.train import keep_inputs, write_info
 from sensorium.training.checkpoints import WEIGHTS
@@ -67,10 +67,11 @@ def keep_winner(run: Run, ready: Any, asked: Asked, folder: Path) -> Model | Non
             write_folder(folder, lambda into: _write(run, images, asked, way, system, opened, into, told))
     winner = Run(folder)
     found = judge(winner, ready, asked, only=(classes.NAME,)).details[classes.NAME]
-    head = found["head"]
+    head, errors = found["head"], found["errors"]
     return Model(
         folder.name, _SAID[way], head["top1"], head["n"], head["error"], head["temperature"], found["latency"],
-        winner.weights.stat().st_size / 1e6,
+        winner.weights.stat().st_size / 1e6, tuple(Confused(*one) for one in errors["confused"]),
+        *(tuple(Suspect(*one) for one in errors[kind]) for kind in ("worst", "doubtful")),
     )  # fmt: skip
 
 

@@ -29,7 +29,15 @@ from sensorium.errors import SensoriumError
 from sensorium.recipe.recipe import Recipe
 from sensorium.training.batches import Batches, Share
 from sensorium.training.budget import Budget
-from sensorium.training.checkpoints import OUTCOME, WEIGHTS, WRITTEN, check_settings, find_checkpoint, fingerprint
+from sensorium.training.checkpoints import (
+    OUTCOME,
+    WEIGHTS,
+    WRITTEN,
+    check_settings,
+    find_checkpoint,
+    fingerprint,
+    save_weights,
+)
 from sensorium.training.fabric import fabric_for, quiet
 from sensorium.training.further import Budgets, budgets_of, check_left, set_apart, told
 from sensorium.training.launch import launched, rank_and_world
@@ -40,6 +48,8 @@ from sensorium.training.options import Options, check_batch
 from sensorium.training.record import Record
 
 __all__ = ["Options", "Outcome", "fit"]
+
+AS_IT_IS = "nothing was trained: the network is judged as it is"
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ def fit(
         for note in done.notes:
             display.say(note)
         return done
+    if not any(parameter.requires_grad for parameter in recipe.method.parameters()):
+        return _as_it_is(recipe, rows, out, options, now, before)
     found = None if fresh else find_checkpoint(out, recipe, now)
     if found and found[1]["steps"]:
         check_settings(found[1]["settings"], now, out, given)
@@ -121,6 +133,26 @@ def fit(
     others = replace(job, online=None, options=replace(options, progress=False))
     with launched(_train, others, options.devices):
         return _train(job)
+
+
+def _as_it_is(
+    recipe: Recipe,
+    rows: Rows,
+    out: Path,
+    options: Options,
+    settings: Mapping[str, str],
+    before: Callable[[str | None], object] | None,
+) -> Outcome:
+    """The outcome of a method without a parameter to train, which is finished before it begins."""
+    parameters = sum(p.numel() for p in recipe.method.parameters())
+    outcome = replace(_nothing(rows.unit, options.precision), parameters=parameters, notes=(AS_IT_IS,))
+    if rank_and_world()[0] == 0:
+        if before is not None:
+            before(None)
+        save_weights(recipe.method.state_dict(), out / WEIGHTS, {"method": type(recipe.method).__name__, "steps": "0"})
+        write_json(out / OUTCOME, {**asdict(outcome), "fingerprint": dict(settings)})
+    recipe.method.eval()
+    return outcome
 
 
 def _fingerprint(recipe: Recipe, rows: Rows, budget: Budget, options: Options) -> dict[str, str]:
@@ -175,7 +207,7 @@ def _train(job: Job) -> Outcome:
         batches.close()
         display.stop()
         record.close()
-    return _outcome(job, loop, record, display) if rank == 0 else _empty(job)
+    return _outcome(job, loop, record, display) if rank == 0 else _nothing(job.rows.unit, job.options.precision)
 
 
 def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
@@ -208,9 +240,9 @@ def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
     return outcome
 
 
-def _empty(job: Job) -> Outcome:
-    """What a process other than the first returns: the account of a run is the first one's."""
-    return Outcome(0, job.rows.unit, 0, 0.0, 0.0, 0.0, 0.0, 0.0, job.options.precision, "finished")
+def _nothing(unit: str, precision: str) -> Outcome:
+    """No step: of a process other than the first, as the account of a run is the first one's."""
+    return Outcome(0, unit, 0, 0.0, 0.0, 0.0, 0.0, 0.0, precision, "finished")
 
 
 def _given(recipe: Recipe) -> tuple[str, ...]:

@@ -1,0 +1,101 @@
+"""A frozen network: its own features, at its own size and normalization; a row that costs no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import sensorium
+from sensorium.errors import SensoriumError
+from sensorium.judge.encode import normalised
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
+from sensorium.published import export
+from sensorium.runs.compare import compare, parse_method
+from sensorium.runs.run import Run
+from sensorium.selfsup.frozen.method import Frozen
+from sensorium.training.fit import AS_IT_IS
+
+OURS, THEIRS = ((0.2, 0.3, 0.4), (0.3, 0.2, 0.1)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = ViT(16, 4, 24, 2, 2)
+    for parameter in network.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return export(network, "hf", tmp_path / "published", mean=THEIRS[0], std=THEIRS[1], image_size=16)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (8, 8), (33, 33)])
+def test_features_are_those_of_the_network_on_pictures_as_it_knows_them(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    network = ViT(16, 4, 24, 2, 2).eval()
+    pictures = torch.randint(0, 256, (3, 3, height, width)).to(torch.uint8)
+    found = Frozen(network, OURS, THEIRS, 16).eval().features(normalised(pictures, *OURS))
+    direct = F.interpolate(normalised(pictures, *THEIRS), (16, 16), mode="bicubic", antialias=True)
+    assert (found - network.features(direct)).abs().max() <= 1e-5
+
+
+def test_without_a_size_and_statistics_pictures_stay_as_they_come() -> None:
+    torch.manual_seed(0)
+    network = ResNet((1, 1), 8, stem="small").eval()
+    images = torch.randn(2, 3, 9, 13)
+    method = Frozen(network, OURS).eval()
+    assert (method.features(images) - network.features(images)).abs().max() <= 1e-6
+    assert not any(parameter.requires_grad for parameter in method.parameters())
+    with pytest.raises(SensoriumError, match="learns nothing"):
+        method({"image": images})
+
+
+def test_a_frozen_row_costs_no_training_and_is_judged_like_the_others(published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = compare(
+        [f"frozen:{published}", "simclr"], "digits", limit=200, budget="2steps", out=out, labels="100%", label_seeds=1,
+        finetune=False, progress=False, threads=1,
+    )  # fmt: skip
+    row, other = found.runs
+    assert (row.name, row.status, row.by_labels) == ("frozen-published", "finished", False)
+    assert AS_IT_IS in row.notes
+    assert {score.name for score in row.scores} == {score.name for score in other.scores}
+    score = row.score("top-1 with all labels")
+    assert score is not None
+    assert not any("random" in name and "published" in name for name in score.baselines)  # its weights are not random
+    assert any("random resnet" in name for name in score.baselines)
+    again = Run(out / "frozen-published")
+    before = sensorium.load(published)
+    digits = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again.method.backbone.features(digits), before.features(digits))
+    twice = compare(
+        [f"frozen:{published}", "simclr"], "digits", limit=200, budget="2steps", out=out, labels="100%", label_seeds=1,
+        finetune=False, progress=False, threads=1,
+    )  # fmt: skip
+    assert [run.scores for run in twice.runs] == [run.scores for run in found.runs]
+
+
+def test_baselines_of_networks_that_begin_with_weights_are_not_called_random(published: Path, tmp_path: Path) -> None:
+    found = compare(
+        [f"simclr:{published}"], "digits", limit=100, budget="1steps", out=tmp_path / "out", labels="100%", label_seeds=1,
+        finetune=False, image_size=16, progress=False, threads=1,
+    )  # fmt: skip
+    score = found.runs[0].score("top-1 with all labels")
+    assert score is not None
+    assert set(score.baselines) == {"most frequent class", "raw pixels"}
+
+
+def test_a_path_behind_a_colon_is_a_backbone(published: Path) -> None:
+    assert parse_method(f"frozen:{published},side=8") == ("frozen", {"backbone": str(published), "side": 8})
+    assert parse_method("simclr:weights.pth") == ("simclr", {"backbone": "weights.pth"})
+
+
+@pytest.mark.parametrize(
+    "method, said",
+    [("frozen", "no network is named"), ("frozen:nowhere", "no backbone or checkpoint called 'nowhere'")],
+)
+def test_a_network_that_is_not_there_is_said(method: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SensoriumError, match=said):
+        compare([method], "digits", limit=64, budget="1steps", out=tmp_path, progress=False)
