@@ -27,6 +27,7 @@ from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
@@ -73,6 +74,11 @@ FRESH = ("adversarial", "usage")  # of training, which begins anew with what was
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
+    "Hugging Face DINOv2": lambda: ViT(21, 7, 24, 2, 3, registers=2, parts=("swiglu", "layerscale"), eps=1e-5),
+    "authors' DINOv2": lambda: ViT(28, 7, 64, 2, 1, registers=2, parts=("layerscale", "swiglu")),
+    "Hugging Face SigLIP": lambda: SigLIPVision(14, 7, 24, 2, 3, hidden=20),
+    "Hugging Face SigLIP 2 (NaFlex)": lambda: SigLIPVision(21, 7, 24, 1, 2, resampling="bilinear"),
+    "Sensorium SigLIP image tower": lambda: SigLIPVision((14, 21), 7, 24, 1, 3, activation="gelu", resampling="antialias"),
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),

@@ -95,7 +95,7 @@ def test_mean_pooling_goes_to_timm_and_back(tmp_path: Path) -> None:
         ({"global_pool": "avg"}, "norm after mean pooling"),
         ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "without 'cls_token'"),
         ({"pre_norm": True}, "a norm before its blocks"),
-        ({"init_values": 1.0}, r"'blocks\.0\.ls1\.gamma' is unknown"),
+        ({"qk_norm": True}, r"'blocks\.0\.attn\.q_norm\.weight' is unknown"),
     ],
 )
 def test_relatives_of_the_vit_are_refused_by_what_they_are(how: dict, said: str, tmp_path: Path) -> None:

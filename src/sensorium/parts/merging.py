@@ -99,11 +99,11 @@ def merging_block(
     )
     bias = size.log()[:, None, None] if proportional and size is not None else None
     y = fused(q, k, v, bias=bias)
-    x = x + block.drop_path(block.attn.proj(y.transpose(1, 2).flatten(2)))
+    x = x + block.drop_path(block.ls1(block.attn.proj(y.transpose(1, 2).flatten(2))))
     groups = match(k.mean(dim=1), r, protected)
     if groups.count < x.shape[1]:
         x, size = merge(x, groups, size)
-    return x + block.drop_path(block.mlp(block.norm2(x))), size, groups
+    return x + block.drop_path(block.ls2(block.mlp(block.norm2(x)))), size, groups
 
 
 class Vision(Protocol):
