@@ -35,7 +35,7 @@ from sensorium.parts.patches import PatchEmbed, divisors, grid_of
 from sensorium.parts.positions.grid import Resampling, resample, sincos_2d
 from sensorium.parts.positions.turning import Rotary2D
 
-Pool = Literal["cls", "mean"]
+Pool = Literal["cls", "mean", "fc_norm"]
 Positions = Literal["learned", "sincos", "rope"]
 
 # name: (width, depth, heads). "micro" is for a CPU and small images; the others are the papers'.
@@ -53,7 +53,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """A vision transformer.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool``: output of ``features``,
-    the class token or the mean of the patches. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
+    the class token or the mean of the patches; with "fc_norm" this mean is normed, and no token. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
     other sizes are supported if the patch divides them: positions are resampled (``resampling``: "bicubic" as in
     transformers, "antialias" as in timm, "offset" as in the code of DINOv2); rotary ones need no table. ``parts`` names
     other parts of a block, at most one for attention and one for the feed-forward layer, and LayerScale (see
@@ -169,6 +169,10 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
             x = block(x, None, angles)
         return x
 
+    def normed(self, x: Tensor) -> Tensor:
+        """The last block's output after the final norm, if that is not one of the mean."""
+        return x if self.pool == "fc_norm" else self.norm(x)
+
     def encode(self, patches: Tensor, angles: Angles | None = None) -> Tensor:
         """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first.
 
@@ -176,7 +180,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         """
         if self.rope is not None and angles is None:
             raise ValueError("rotary positions are not in the tokens: give the angles of their grid")
-        x = self.norm(self.blocks[-1](self._before_last(patches, angles), None, angles))
+        x = self.normed(self.blocks[-1](self._before_last(patches, angles), None, angles))
         return x if self.reg_token is None else torch.cat([x[:, :1], x[:, 1 + self.registers :]], dim=1)
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -184,10 +188,11 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self.encode(self.embed(images), self.angles(self.grid_of(images)))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm."""
+        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm or before it."""
         rows = slice(0, 1) if self.pool == "cls" else slice(1 + self.registers, None)
         angles = self.angles(self.grid_of(images))
-        return self.norm(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
+        x = self.normed(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
+        return self.norm(x) if self.pool == "fc_norm" else x
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention of the class token in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to at most

@@ -111,7 +111,10 @@ class Vision(Protocol):
 
     registers: int
     blocks: nn.ModuleList
-    norm: nn.LayerNorm
+
+    def normed(self, x: Tensor) -> Tensor:
+        """After the final norm."""
+        ...
 
     def embed(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> patch tokens [B, N, D]."""
@@ -139,5 +142,5 @@ def encode_merged(
         )
         groups = groups.then(found)
     of = torch.cat([groups.of[:, :1], groups.of[:, 1 + special :] - special], dim=1)
-    x = vit.norm(x)
+    x = vit.normed(x)
     return torch.cat([x[:, :1], x[:, 1 + special :]], dim=1), Groups(of, groups.count - special)

@@ -22,6 +22,7 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.formats.vit import (
     CLASSIFIER,
     MASKED,
+    POOLS,
     SCALED,
     TIMM,
     TIMM_KEYS,
@@ -36,7 +37,6 @@ from sensorium.published.format import IMAGENET, Dropped, Entry, Format, layers
 from sensorium.published.source import Source
 
 PARTS = ("swiglu", "layerscale")
-POOLS = ("cls", "mean")
 RATIOS = range(1, 65)  # transformers' mlp_ratio is an integer
 
 

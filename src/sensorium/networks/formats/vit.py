@@ -32,6 +32,7 @@ from sensorium.published.source import Source
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
 TIMM_EPS = 1e-6
+POOLS = ("cls", "mean")  # after the final norm
 WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
 
 
@@ -47,7 +48,8 @@ def vit_numbers(vit: ViT) -> dict[str, Any]:
 
 def published(vit: ViT, whose: str, has: Sequence[str] = ()) -> None:
     """Raises SensoriumError for a ViT with parts that the published one does not have; it ``has`` some."""
-    other = [*(["rope"] if vit.rope is not None else []), *(part for part in vit.parts if part not in has)]
+    parts = (*(["rope"] if vit.rope is not None else []), *(["fc_norm"] if vit.pool == "fc_norm" else []), *vit.parts)
+    other = [part for part in parts if part not in has]
     if other:
         raise SensoriumError(f"{whose} ViT has no {', '.join(other)}.")
 
@@ -161,7 +163,7 @@ HF = Format(
         Dropped(r"embeddings\.mask_token", MASKED),
         Dropped(r"decoder\.0\.(weight|bias)", MASKED),
     ),
-    numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", get_args(Pool), "cls")},
+    numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", POOLS, "cls")},
     normalization=HALF,
     to="hf",
     fits=lambda vit: plain(vit, "Hugging Face's"),
@@ -192,11 +194,6 @@ TIMM_PARTS = ("swiglu", "layerscale")
 SCALED = r"blocks\.0\.ls1\.gamma"
 TIMM_KEYS = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight")
 TIMM_REFUSED = (
-    (
-        r"fc_norm\.(weight|bias)",
-        "a ViT with a norm after mean pooling (fc_norm, from fine-tuning with global pooling); ours norms each token, so "
-        "its features would differ",
-    ),
     (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours does not have"),
     (r"dist_token", "a distilled DeiT, whose second class token ours does not have"),
 )
@@ -283,12 +280,13 @@ def _timm_ratio(width: int, hidden: int) -> float:
 
 def timm_config(vit: ViT) -> dict[str, Any]:
     """timm's configuration of a ViT without a head."""
-    n, mean, gated = vit_numbers(vit), vit.pool == "mean", "swiglu" in vit.parts
+    n, gated = vit_numbers(vit), "swiglu" in vit.parts
     arguments = {
         "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],
         "num_heads": n["heads"], "mlp_ratio": _timm_ratio(vit.dim, feed_channels(vit) * (2 if gated else 1)),
         "init_values": 1e-5 if "layerscale" in vit.parts else None, "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
-        "num_classes": 0, "no_embed_class": False, "global_pool": "avg" if mean else "token", "fc_norm": False,
+        "num_classes": 0, "no_embed_class": False, "global_pool": "token" if vit.pool == "cls" else "avg",
+        "fc_norm": vit.pool == "fc_norm",
     }  # fmt: skip
     # names that timm knows; every argument is overridden but the giant's feed-forward layer
     name = "vit_giant_patch14_dinov2" if gated else "vit_base_patch16_224"
@@ -297,6 +295,11 @@ def timm_config(vit: ViT) -> dict[str, Any]:
 
 def _timm_fits(vit: ViT) -> None:
     published(vit, "timm's", TIMM_PARTS)
+    timm_eps(vit)
+
+
+def timm_eps(vit: ViT) -> None:
+    """Warn of norms with another epsilon than timm's."""
     if vit.norm.eps != TIMM_EPS:
         warnings.warn(
             f"timm's norms have an epsilon of {TIMM_EPS:g}, which its files can't hold; this network's is "
@@ -322,7 +325,7 @@ TIMM = Format(
     name="timm ViT",
     network=ViT,
     keys=TIMM_KEYS,
-    absent=(r"decoder_embed\.weight", (SCALED, r"mask_token")),  # the authors' MAE, DINOv2
+    absent=(r"decoder_embed\.weight", (SCALED, r"mask_token"), r"fc_norm\.weight"),  # MAE's, DINOv2's, fc_norm.py's
     refused=TIMM_REFUSED,
     table=TIMM_TABLE,
     dropped=(
