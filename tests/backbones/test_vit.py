@@ -71,14 +71,17 @@ def test_a_patch_sits_where_it_is_seen():
     assert changed.tolist() == [False] * 5 + [True]
 
 
-@pytest.mark.parametrize("antialias", [False, True])
-def test_other_image_sizes(antialias):
-    network = lively(32, 8, 16, 2, 2, antialias=antialias)
+@pytest.mark.parametrize("how", ["bicubic", "antialias", "offset", "bilinear"])
+def test_other_image_sizes(how):
+    network = lively(32, 8, 16, 2, 2, resampling=how)
     for size in [(32, 32), (40, 24), (8, 8), (64, 48)]:
         assert network.tokens(torch.randn(1, 3, *size)).shape == (1, 1 + size[0] * size[1] // 64, 16)
     assert resample(network.pos_embed, (4, 4), (4, 4)) is network.pos_embed
     flat = torch.full((1, 17, 3), 2.5)
-    torch.testing.assert_close(resample(flat, (4, 4), (7, 3), antialias=antialias), torch.full((1, 22, 3), 2.5))
+    torch.testing.assert_close(resample(flat, (4, 4), (7, 3), how), torch.full((1, 22, 3), 2.5))
+    table = torch.randn(1, 16, 5)
+    turned = resample(table.unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2), (4, 4), (1, 7), how, first=0)
+    torch.testing.assert_close(resample(table, (4, 4), (7, 1), how, first=0), turned, atol=1e-6, rtol=0)
 
 
 def test_learned_positions_learn_at_other_sizes_and_sincos_stay():
@@ -207,6 +210,7 @@ PARTS = [
     ("rope", ("gau", "experts")),
     ("sincos", ("geglu",)),
     ("rope", ("relu2",)),
+    ("learned", ("swiglu", "layerscale")),
 ]
 
 

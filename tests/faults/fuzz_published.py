@@ -25,6 +25,7 @@ from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
@@ -36,6 +37,10 @@ from sensorium.published.registry import formats
 
 def _vit() -> ViT:
     return ViT(8, 4, 16, 1, 2)
+
+
+def _dinov2() -> ViT:
+    return ViT(8, 4, 16, 1, 1, registers=1, parts=("swiglu", "layerscale"))
 
 
 def _clip() -> CLIP:
@@ -81,6 +86,9 @@ def _alone(folder: Path) -> Path:
 SEEDS: dict[str, Callable[[Path], Path]] = {
     "hf vit folder": _saved("Hugging Face ViT", _vit),
     "timm folder": _saved("timm ViT", lambda: ViT(8, 4, 16, 1, 2, registers=1)),
+    "hf dinov2 folder": _saved("Hugging Face DINOv2", _dinov2),
+    "dinov2 pth": _saved("authors' DINOv2", _dinov2),
+    "hf siglip folder": _saved("Hugging Face SigLIP", lambda: SigLIPVision(8, 4, 16, 1, 2)),
     "own vit folder": _saved("Sensorium ViT", _vit),
     "own resnet folder": _saved("Sensorium ResNet", lambda: ResNet((1, 1), 4, stem="small")),
     "pth": _trained,

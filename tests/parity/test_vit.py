@@ -112,7 +112,7 @@ def test_timm_registers():
 def test_timm_other_image_sizes(size):
     torch.manual_seed(3)
     theirs = from_timm(32, 8, 32, 2, 2, dynamic_img_size=True)
-    ours = ViT(32, 8, 32, 2, 2, antialias=True)
+    ours = ViT(32, 8, 32, 2, 2, resampling="antialias")
     ours.load_state_dict(theirs.state_dict())
     x = images_of(size)
     torch.testing.assert_close(ours.tokens(x), theirs.forward_features(x), atol=1e-5, rtol=0)

@@ -27,6 +27,7 @@ from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
@@ -73,6 +74,12 @@ FRESH = ("adversarial", "usage")  # of training, which begins anew with what was
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
+    "Hugging Face DINOv2": lambda: ViT(21, 7, 24, 2, 3, registers=2, parts=("swiglu", "layerscale"), eps=1e-5),
+    "authors' DINOv2": lambda: ViT(28, 7, 64, 2, 1, registers=2, parts=("layerscale", "swiglu")),
+    "Hugging Face SigLIP": lambda: SigLIPVision(14, 7, 24, 2, 3, hidden=20),
+    "Hugging Face SigLIP 2 (NaFlex)": lambda: SigLIPVision(21, 7, 24, 1, 2, resampling="bilinear"),
+    "Sensorium SigLIP image tower": lambda: SigLIPVision((14, 21), 7, 24, 1, 3, activation="gelu", resampling="antialias"),
+    "timm ViT with fc_norm": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="fc_norm", parts=("layerscale",)),
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),
@@ -137,7 +144,7 @@ def test_each_tensor_is_written_once(form: Format) -> None:
             assert places.setdefault(their, name) == name
         found = [written[their] for their in theirs]
         once = found[:1] if len(found) > 1 and torch.equal(found[0], found[-1]) else found
-        extra = network.registers * tensor.shape[-1] if form.name == "timm ViT" and name == "pos_embed" else 0
+        extra = network.registers * tensor.shape[-1] if form.name.startswith("timm ViT") and name == "pos_embed" else 0
         assert not theirs or sum(part.numel() for part in once) == tensor.numel() + extra
     assert set(written) - set(places) == {one.name for one in form.dropped if one.made}
     assert not any(one.fits(name) for one in form.dropped for name in places if "lm_head" not in name)

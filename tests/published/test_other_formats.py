@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
+from timm.models._hub import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
 from sensorium.errors import SensoriumError
@@ -90,12 +91,70 @@ def test_mean_pooling_goes_to_timm_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"reg_tokens": 3, "no_embed_class": True},
+        {"embed_dim": 64, "num_heads": 1, "init_values": 0.1, "img_size": (40, 24)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("classes", [0, 5])
+def test_a_norm_of_the_mean_is_timms_and_goes_back(how: dict, classes: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    arguments = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 128,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": classes,
+    } | how
+    theirs = timm.create_model("vit_base_patch16_224", pretrained=False, **arguments, global_pool="avg").eval()
+    for parameter in theirs.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    save_for_hf(theirs, tmp_path / "theirs", model_args=arguments)
+    theirs.head = torch.nn.Identity()
+    height, width = how.get("img_size", (32, 32))
+    images, registers = torch.randn(2, 3, height, width), how.get("reg_tokens", 0)
+    ours = load(tmp_path / "theirs")
+    got, wanted = ours.features(images), theirs(images)
+    assert (got - wanted).abs().max() <= 1e-5
+    tokens = theirs.forward_features(images)
+    tokens = torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], 1)
+    assert (ours.tokens(images) - tokens).abs().max() <= 1e-5 * max(1.0, float(tokens.abs().max()))
+    way = torch.randn_like(wanted)
+    (got * way).sum().backward()
+    (wanted * way).sum().backward()
+    gradients = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        their = gradients[name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name].grad
+        assert their.abs().max() > 0
+        assert name == "pos_embed" or (parameter.grad - their).abs().max() <= 1e-4, name
+    export(ours, "timm", tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["model_args"]
+    again = VisionTransformer(**told).eval()
+    again.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    assert (again(images) - wanted).abs().max() <= 1e-5
+    assert torch.equal(load(tmp_path / "out").features(images), got)
+    export(ours, "safetensors", tmp_path / "own")
+    assert torch.equal(load(tmp_path / "own").features(images), got)
+
+
+def test_a_norm_after_another_pooling_is_refused(tmp_path: Path) -> None:
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1, "fc_norm": True}
+    theirs = timm.create_model("vit_base_patch16_224", pretrained=False, **arguments, global_pool="token")
+    save_for_hf(theirs, tmp_path, model_args=arguments | {"global_pool": "token"})
+    with pytest.raises(SensoriumError, match=r"config\.json: global_pool 'token' with fc_norm is not supported"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"global_pool": "avg"}, "norm after mean pooling"),
         ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "without 'cls_token'"),
         ({"pre_norm": True}, "a norm before its blocks"),
-        ({"init_values": 1.0}, r"'blocks\.0\.ls1\.gamma' is unknown"),
+        ({"qk_norm": True}, r"'blocks\.0\.attn\.q_norm\.weight' is unknown"),
     ],
 )
 def test_relatives_of_the_vit_are_refused_by_what_they_are(how: dict, said: str, tmp_path: Path) -> None:

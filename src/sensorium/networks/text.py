@@ -4,14 +4,16 @@ A causal pre-norm transformer; its output at the end-of-text token represents th
     z_0 = embed(token) + E_pos
     z_l = z + Attention(LayerNorm(z)),  z + Mlp(LayerNorm(z))        a token attends to itself and earlier ones
     y   = LayerNorm(z_L)[end of text]
-The authors' activation is quick_gelu(x) = x sigmoid(1.702 x); many later models use the exact GELU. Tokens after the
-end of text do not affect it, so rows may be padded with anything, or cut after the longest text of a batch.
+The authors' activation is quick_gelu(x) = x sigmoid(1.702 x); many later models use the exact GELU, SigLIP its tanh
+approximation. Tokens after the end of text do not affect it, so rows may be padded with anything, or cut after the
+longest text of a batch.
 Shapes: B texts, T tokens, D width, R chosen rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from sensorium.abilities import TextEncoder
 from sensorium.parts import block
 
-Activation = Literal["quick_gelu", "gelu"]
+Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -29,7 +31,11 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),  # transformers' name
+}
 
 
 class Attention(block.Attention):

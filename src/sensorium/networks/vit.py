@@ -6,8 +6,9 @@ An image is split into patches, each a token; a class token is prepended; a pre-
     y   = LayerNorm(z_L)                                        (eq. 4)
 Registers (Darcet et al., 2024, arXiv:2309.16588) are additional learned tokens without position, dropped from the
 output. Optional parts: 2-D RoPE (Heo et al., 2024, arXiv:2403.13298) in place of E_pos, gated attention units, gated
-feed-forward layers, and experts. Parameter names are those of timm's ``vision_transformer``, so that its state dicts
-load unchanged.
+feed-forward layers, experts, and LayerScale (Touvron et al., 2021, arXiv:2103.17239), which makes it DINOv2's (Oquab et
+al., 2024, arXiv:2304.07193). Parameter names are those of timm's ``vision_transformer``, so that its state dicts load
+unchanged.
 Shapes: B images, N = H' * W' patches, n a subset of them, D width.
 """
 
@@ -25,16 +26,16 @@ from torch.nn import functional as F
 from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.attention.gau import GatedAttentionUnit
-from sensorium.parts.block import Angles, Balanced, Block, Gated
+from sensorium.parts.block import Angles, Balanced, Block, Gated, hidden_channels
 from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Init, init_transformer_
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.moe.route import deepseek
 from sensorium.parts.patches import PatchEmbed, divisors, grid_of
-from sensorium.parts.positions.grid import resample, sincos_2d
+from sensorium.parts.positions.grid import Resampling, resample, sincos_2d
 from sensorium.parts.positions.turning import Rotary2D
 
-Pool = Literal["cls", "mean"]
+Pool = Literal["cls", "mean", "fc_norm"]
 Positions = Literal["learned", "sincos", "rope"]
 
 # name: (width, depth, heads). "micro" is for a CPU and small images; the others are the papers'.
@@ -52,12 +53,12 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     """A vision transformer.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool``: output of ``features``,
-    the class token or the mean of the patches. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
-    other sizes are supported if the patch divides them: positions are resampled (bicubic; ``antialias=False`` as in
-    transformers, ``True`` as in timm); rotary ones need no table. ``parts`` names other parts of a block, at most one
-    for attention and one for the feed-forward layer (see ``ATTENTION_PARTS``, ``FEED_PARTS``). ``drop_path`` rises
-    linearly from 0 to the given rate at the last block. Raises ``SensoriumError`` if the patch does not divide the
-    image.
+    the class token or the mean of the patches; with "fc_norm" this mean is normed, and no token. ``positions`` are learned, or MAE's fixed sine-cosine table. Images of
+    other sizes are supported if the patch divides them: positions are resampled (``resampling``: "bicubic" as in
+    transformers, "antialias" as in timm, "offset" as in the code of DINOv2); rotary ones need no table. ``parts`` names
+    other parts of a block, at most one for attention and one for the feed-forward layer, and LayerScale (see
+    ``ATTENTION_PARTS``, ``FEED_PARTS``, ``SCALE_PARTS``). ``drop_path`` rises linearly from 0 to the given rate at the
+    last block. Raises ``SensoriumError`` if the patch does not divide the image.
     """
 
     def __init__(
@@ -75,14 +76,15 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         registers: int = 0,
         pool: Pool = "cls",
         positions: Positions = "learned",
-        antialias: bool = False,
+        resampling: Resampling = "bicubic",
         parts: tuple[str, ...] = (),
         init: Init = "normal",
     ) -> None:
         super().__init__()
-        for field, value, legal in (("pool", pool, get_args(Pool)), ("positions", positions, get_args(Positions))):
-            if value not in legal:
-                raise ValueError(f"{field} must be one of {', '.join(legal)}, got {value!r}")
+        named = {"pool": (pool, Pool), "positions": (positions, Positions), "resampling": (resampling, Resampling)}
+        for field, (value, legal) in named.items():
+            if value not in get_args(legal):
+                raise ValueError(f"{field} must be one of {', '.join(get_args(legal))}, got {value!r}")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         self.image_size: int | tuple[int, int] = image_size
@@ -90,7 +92,8 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         self.grid = grid_of(height, width_px, patch_size)
         self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
         self.channels, self.strides = (width,), (patch_size,)  # of the one map
-        self.pool, self.positions, self.registers, self.antialias = pool, positions, registers, antialias
+        self.pool, self.positions, self.registers = pool, positions, registers
+        self.resampling: Resampling = resampling
         self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
 
         self.patch_embed = PatchEmbed(patch_size, width)
@@ -110,7 +113,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
                 heads,
                 drop_path=rate,
                 **numbers,
-                **other_parts(parts, width, heads, 1 + registers + patches, mlp_ratio),
+                **other_parts(parts, width, heads, 1 + registers + patches, mlp_ratio, depth),
             )
             for rate in rates
         )
@@ -141,7 +144,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         tokens = self.patch_embed(images, keep)
         if self.pos_embed is None:
             return tokens
-        positions = resample(self.pos_embed, self.grid, self.grid_of(images), antialias=self.antialias)[:, 1:]
+        positions = resample(self.pos_embed, self.grid, self.grid_of(images), self.resampling)[:, 1:]
         return tokens + (positions if keep is None else positions[0][keep])
 
     def angles(self, grid: tuple[int, int]) -> Angles | None:
@@ -166,6 +169,10 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
             x = block(x, None, angles)
         return x
 
+    def normed(self, x: Tensor) -> Tensor:
+        """The last block's output after the final norm, if that is not one of the mean."""
+        return x if self.pool == "fc_norm" else self.norm(x)
+
     def encode(self, patches: Tensor, angles: Angles | None = None) -> Tensor:
         """Any subset of the patch tokens [B, n, D] -> encoded and normed [B, 1 + n, D], the class token first.
 
@@ -173,7 +180,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         """
         if self.rope is not None and angles is None:
             raise ValueError("rotary positions are not in the tokens: give the angles of their grid")
-        x = self.norm(self.blocks[-1](self._before_last(patches, angles), None, angles))
+        x = self.normed(self.blocks[-1](self._before_last(patches, angles), None, angles))
         return x if self.reg_token is None else torch.cat([x[:, :1], x[:, 1 + self.registers :]], dim=1)
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -181,10 +188,11 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self.encode(self.embed(images), self.angles(self.grid_of(images)))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm."""
+        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm or before it."""
         rows = slice(0, 1) if self.pool == "cls" else slice(1 + self.registers, None)
         angles = self.angles(self.grid_of(images))
-        return self.norm(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
+        x = self.normed(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
+        return self.norm(x) if self.pool == "fc_norm" else x
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention of the class token in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to at most
@@ -205,22 +213,29 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
 
 ATTENTION_PARTS = ("gau",)
 FEED_PARTS = (*get_args(Kind), "experts")
+SCALE_PARTS = ("layerscale",)
+BLOCK_PARTS = (*ATTENTION_PARTS, *FEED_PARTS, *SCALE_PARTS)
 EXPERTS, ACTIVE = 8, 2
 
 
-def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float) -> dict[str, Any]:
-    """Modules of a block's optional parts: a gated unit of e = D that divides scores by ``tokens``; a feed-forward
-    layer, gated ones with two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a layer,
-    ``ACTIVE`` of them per token plus one shared by all: less compute than the dense layer, and more weights.
+def other_parts(
+    parts: tuple[str, ...], width: int, heads: int, tokens: int, ratio: float, depth: int
+) -> dict[str, Any]:
+    """Arguments of a block for its optional parts: a gated unit of e = D that divides scores by ``tokens``; a
+    feed-forward layer, gated ones with two thirds of the channels; ``EXPERTS`` SwiGLU experts, each a fourth of such a
+    layer, ``ACTIVE`` of them per token plus one shared by all: less compute than the dense layer, and more weights;
+    LayerScale, the smaller at first the more blocks there are (Touvron et al., section 2).
     """
     built: dict[str, Any] = {}
     for part in parts:
-        if part not in ATTENTION_PARTS + FEED_PARTS:
-            raise ValueError(f"unknown part {part!r}: choose among {', '.join(ATTENTION_PARTS + FEED_PARTS)}")
-        place = "attention" if part in ATTENTION_PARTS else "mlp"
+        if part not in BLOCK_PARTS:
+            raise ValueError(f"unknown part {part!r}: choose among {', '.join(BLOCK_PARTS)}")
+        place = "attention" if part in ATTENTION_PARTS else "layer_scale" if part in SCALE_PARTS else "mlp"
         if place in built:
             raise ValueError(f"{' and '.join(parts)}: a block has one {place}")
-        if part == "gau":
+        if part in SCALE_PARTS:
+            built[place] = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
+        elif part == "gau":
             unit = GatedAttentionUnit(width, tokens, causal=False, expansion=1.0, shared=width // heads, theta=None)
             built[place] = Gated(unit)
         elif part == "experts":
@@ -229,7 +244,7 @@ def other_parts(parts: tuple[str, ...], width: int, heads: int, tokens: int, rat
         else:
             kind = cast(Kind, part)
             gated = rows(kind, 1) == 2
-            built[place] = FeedForward(width, int(width * ratio * (2 / 3 if gated else 1)), kind, bias=True)
+            built[place] = FeedForward(width, hidden_channels(width, ratio * (2 / 3 if gated else 1)), kind, bias=True)
     return built
 
 

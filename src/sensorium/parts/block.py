@@ -2,6 +2,7 @@
 
     x = x + proj(softmax(q k^T / sqrt(d)) v)      q, k, v = qkv(norm1(x))
     x = x + fc2(gelu(fc1(norm2(x))))
+LayerScale multiplies the output of each branch by a learned factor per channel.
 If only some rows of a block's output are needed (the class token, the patches to reconstruct), they can be selected:
 keys and values come from all rows, the rest is computed for the chosen ones, with the same result. Attention and Mlp
 can be replaced: by a gated unit (:class:`Gated`) or anything with the same interface, by experts (:class:`Balanced`) or
@@ -115,8 +116,28 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class LayerScale(nn.Module):
+    """x * gamma, a learned factor for each channel of a branch (Touvron et al., 2021, arXiv:2103.17239, section 2)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return x * self.gamma
+
+
+def hidden_channels(width: int, ratio: float) -> int:
+    """width * ratio, rounded down; of a ratio that is a quotient of channels it gives the numerator."""
+    return int(width * ratio + 1e-6)
+
+
 class Block(nn.Module):
-    """Attention and Mlp, each pre-norm with a residual connection; ``attention`` and ``mlp`` replace the defaults."""
+    """Attention and Mlp, each pre-norm with a residual connection; ``attention`` and ``mlp`` replace the defaults.
+
+    layer_scale: the initial factor of both branches, None for no LayerScale.
+    """
 
     def __init__(
         self,
@@ -129,16 +150,19 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         attention: nn.Module | None = None,
         mlp: nn.Module | None = None,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn: Any = attention or Attention(width, heads, qkv_bias=qkv_bias)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp: Any = mlp or Mlp(width, int(width * mlp_ratio))
+        self.mlp: Any = mlp or Mlp(width, hidden_channels(width, mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
-        branch = self.attn(self.norm1(x), rows, angles)
+        branch = self.ls1(self.attn(self.norm1(x), rows, angles))
         x = (x if rows is None else x[:, rows]) + self.drop_path(branch)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

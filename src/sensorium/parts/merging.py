@@ -99,11 +99,11 @@ def merging_block(
     )
     bias = size.log()[:, None, None] if proportional and size is not None else None
     y = fused(q, k, v, bias=bias)
-    x = x + block.drop_path(block.attn.proj(y.transpose(1, 2).flatten(2)))
+    x = x + block.drop_path(block.ls1(block.attn.proj(y.transpose(1, 2).flatten(2))))
     groups = match(k.mean(dim=1), r, protected)
     if groups.count < x.shape[1]:
         x, size = merge(x, groups, size)
-    return x + block.drop_path(block.mlp(block.norm2(x))), size, groups
+    return x + block.drop_path(block.ls2(block.mlp(block.norm2(x)))), size, groups
 
 
 class Vision(Protocol):
@@ -111,7 +111,10 @@ class Vision(Protocol):
 
     registers: int
     blocks: nn.ModuleList
-    norm: nn.LayerNorm
+
+    def normed(self, x: Tensor) -> Tensor:
+        """After the final norm."""
+        ...
 
     def embed(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> patch tokens [B, N, D]."""
@@ -139,5 +142,5 @@ def encode_merged(
         )
         groups = groups.then(found)
     of = torch.cat([groups.of[:, :1], groups.of[:, 1 + special :] - special], dim=1)
-    x = vit.norm(x)
+    x = vit.normed(x)
     return torch.cat([x[:, :1], x[:, 1 + special :]], dim=1), Groups(of, groups.count - special)

@@ -28,7 +28,7 @@ from sensorium.parts.block import Block
 from sensorium.parts.init import Init, init_transformer_
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions import Positions
-from sensorium.parts.positions.grid import resample
+from sensorium.parts.positions.grid import Resampling, resample
 
 Turn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -141,7 +141,8 @@ class Resampled(nn.Module):
         """Position embeddings of the patches, [S, D]."""
         old = (self.table.shape[0], self.table.shape[1])
         table = F.pad(self.table.flatten(0, 1), (0, 0, 1, 0))[None]  # the row of a class token, which is not resampled
-        sizes = {new: resample(table, old, new, antialias=self.antialias)[0, 1:] for new in set(packed.grids)}
+        how: Resampling = "antialias" if self.antialias else "bicubic"
+        sizes = {new: resample(table, old, new, how)[0, 1:] for new in set(packed.grids)}
         return torch.cat([sizes[grid][at[:, 0] * grid[1] + at[:, 1]] for grid, at in packed.each()])
 
 

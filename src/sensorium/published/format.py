@@ -140,8 +140,8 @@ class Format:
     """How others store ``network``.
 
     Detection:  kinds: model_type or _class_name of the configuration, () for a single file. keys, absent: regular
-                expressions of whole names that a file must have, and must not have. refused: names of related,
-                unsupported formats, and what they are.
+                expressions of whole names that a file must have, and must not have (of several in a tuple: not all).
+                refused: names of related, unsupported formats, and what they are.
     Tensors:    table: entries, the first that matches counts. spellings: (regular expression, replacement) pairs that
                 map other versions' names to the table's. dropped. prepare: a conversion beyond the table, before it
                 is read.
@@ -161,7 +161,7 @@ class Format:
     keys: tuple[str, ...]
     numbers: Callable[[Source], dict[str, Any]]
     kinds: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
+    absent: tuple[str | tuple[str, ...], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     spellings: tuple[tuple[str, str], ...] = ()
     dropped: tuple[Dropped, ...] = ()
@@ -188,9 +188,13 @@ class Format:
     def knows(self, state: Mapping[str, Any]) -> bool:
         """Whether a file with these names has this format."""
         names = [self.spelled(name) for name in state]
-        return all(any(re.fullmatch(key, name) for name in names) for key in self.keys) and not any(
-            re.fullmatch(key, name) for key in self.absent for name in names
-        )
+
+        def has(keys: str | tuple[str, ...]) -> bool:
+            return all(
+                any(re.fullmatch(key, name) for name in names) for key in ([keys] if isinstance(keys, str) else keys)
+            )
+
+        return has(self.keys) and not any(has(keys) for keys in self.absent)
 
     def theirs(self, ours: str, network: nn.Module) -> tuple[str, ...]:
         """Their names of a tensor of ours; () if they have none."""

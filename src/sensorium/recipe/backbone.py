@@ -11,7 +11,7 @@ from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import RESNET_SIZES, resnet
-from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
+from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.recipe.recipe import Settings
 from sensorium.recipe.trained import Trained
 
@@ -19,7 +19,7 @@ RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 NAMES = RESNETS + VITS
 POSITION_PARTS = ("learned", "sincos", "rope")
-VIT_PARTS = (*POSITION_PARTS, "registers", *ATTENTION_PARTS, *FEED_PARTS)
+VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
 
 def choices(needs: type) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:
     if "rope" in parts and needs is TokenEncoder:
         raise SensoriumError(f"{name}: masking patches needs positional embeddings in the tokens; leave rope out.")
     places = [part for part in parts if part in POSITION_PARTS]
-    others = tuple(part for part in parts if part in ATTENTION_PARTS + FEED_PARTS)
+    others = tuple(part for part in parts if part in BLOCK_PARTS)
     if len(places) > 1 or len([p for p in others if p in FEED_PARTS]) > 1 or len(set(parts)) < len(parts):
         raise SensoriumError(f"{name}: at most one kind each of positions, attention and feed-forward layer.")
     numbers: dict[str, Any] = {"parts": others}

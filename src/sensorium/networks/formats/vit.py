@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sensorium.abilities import HasBackbone, SeesImages
 from sensorium.errors import SensoriumError
-from sensorium.networks.vit import ATTENTION_PARTS, FEED_PARTS, Pool, Positions, ViT
+from sensorium.networks.vit import BLOCK_PARTS, Pool, Positions, ViT
+from sensorium.parts.feedforward import FeedForward
+from sensorium.parts.positions.grid import Resampling
 from sensorium.published.format import (
     HALF,
     IMAGENET,
@@ -30,6 +32,7 @@ from sensorium.published.source import Source
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
 TIMM_EPS = 1e-6
+POOLS = ("cls", "mean")  # after the final norm
 WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
 
 
@@ -38,14 +41,15 @@ def vit_numbers(vit: ViT) -> dict[str, Any]:
     return {
         "image_size": vit.image_size, "patch_size": vit.patch_size, "width": vit.dim, "depth": vit.depth,
         "heads": vit.heads, "mlp_ratio": vit.mlp_ratio, "eps": vit.norm.eps, "qkv_bias": vit.qkv_bias,
-        "registers": vit.registers, "pool": vit.pool, "positions": vit.positions, "antialias": vit.antialias,
+        "registers": vit.registers, "pool": vit.pool, "positions": vit.positions, "resampling": vit.resampling,
         "parts": vit.parts,
     }  # fmt: skip
 
 
-def published(vit: ViT, whose: str) -> None:
-    """Raises SensoriumError for a ViT with parts that the published one does not have."""
-    other = [*(["rope"] if vit.rope is not None else []), *vit.parts]
+def published(vit: ViT, whose: str, has: Sequence[str] = ()) -> None:
+    """Raises SensoriumError for a ViT with parts that the published one does not have; it ``has`` some."""
+    parts = (*(["rope"] if vit.rope is not None else []), *(["fc_norm"] if vit.pool == "fc_norm" else []), *vit.parts)
+    other = [part for part in parts if part not in has]
     if other:
         raise SensoriumError(f"{whose} ViT has no {', '.join(other)}.")
 
@@ -55,6 +59,25 @@ def plain(vit: ViT, whose: str) -> None:
     if vit.registers:
         raise SensoriumError(f"{whose} ViT has no register tokens.")
     published(vit, whose)
+
+
+def feed_channels(vit: ViT) -> int:
+    """Hidden channels of a block's feed-forward layer, plain or gated."""
+    mlp: Any = vit.get_submodule("blocks.0.mlp")
+    return mlp.down.in_features if isinstance(mlp, FeedForward) else mlp.fc1.out_features
+
+
+def squares(source: Source) -> tuple[int, int]:
+    """Image size and patch size of a configuration whose images are square; what the patches don't cover is cut off, as
+    transformers does."""
+    side, patch = source.side("image_size"), source.whole("patch_size")
+    if isinstance(side, tuple):
+        raise SensoriumError(
+            f"{source.told}: {source.inside}image_size {side} is not supported; it must be one number."
+        )
+    if side < patch:
+        raise SensoriumError(f"{source.told}: {source.inside}image_size {side} is less than patch_size {patch}.")
+    return side // patch * patch, patch
 
 
 def processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
@@ -121,7 +144,7 @@ def hf_config(vit: ViT) -> dict[str, Any]:
     return {
         "architectures": ["ViTModel"], "model_type": "vit", "num_channels": 3, "hidden_size": vit.dim,
         "num_hidden_layers": vit.depth, "num_attention_heads": vit.heads,
-        "intermediate_size": round(vit.mlp_ratio * vit.dim), "hidden_act": "gelu", "image_size": vit.image_size,
+        "intermediate_size": feed_channels(vit), "hidden_act": "gelu", "image_size": vit.image_size,
         "patch_size": vit.patch_size, "layer_norm_eps": vit.norm.eps, "qkv_bias": vit.qkv_bias,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "sensorium_pool": vit.pool,
     }  # fmt: skip
@@ -140,7 +163,7 @@ HF = Format(
         Dropped(r"embeddings\.mask_token", MASKED),
         Dropped(r"decoder\.0\.(weight|bias)", MASKED),
     ),
-    numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", get_args(Pool), "cls")},
+    numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", POOLS, "cls")},
     normalization=HALF,
     to="hf",
     fits=lambda vit: plain(vit, "Hugging Face's"),
@@ -161,14 +184,16 @@ def _with(x: Tensor, vit: Any) -> Tensor:
 
 
 # timm's registers have position embeddings, ours don't: zeros
-TIMM_TABLE = (Entry("pos_embed", "pos_embed", Change(_without, _with)), Entry("{rest}", "{rest}"))
+TIMM_TABLE = (
+    Entry("pos_embed", "pos_embed", Change(_without, _with)),
+    Entry("blocks.{i}.mlp.gate_up.{kind}", "blocks.{i}.mlp.fc1.{kind}"),
+    Entry("blocks.{i}.mlp.down.{kind}", "blocks.{i}.mlp.fc2.{kind}"),
+    Entry("{rest}", "{rest}"),
+)
+TIMM_PARTS = ("swiglu", "layerscale")
+SCALED = r"blocks\.0\.ls1\.gamma"
 TIMM_KEYS = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight")
 TIMM_REFUSED = (
-    (
-        r"fc_norm\.(weight|bias)",
-        "a ViT with a norm after mean pooling (fc_norm, from fine-tuning with global pooling); ours norms each token, so "
-        "its features would differ",
-    ),
     (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours does not have"),
     (r"dist_token", "a distilled DeiT, whose second class token ours does not have"),
 )
@@ -188,7 +213,9 @@ def timm_numbers(source: Source) -> dict[str, Any]:
     if patch != across:
         raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
     heads = source.options.get("heads") or arguments.config.get("num_heads")
-    hidden = source.shape("blocks.0.mlp.fc1.weight", 2)[0]
+    hidden, inner = source.shape("blocks.0.mlp.fc1.weight", 2)[0], source.shape("blocks.0.mlp.fc2.weight", 2)[1]
+    gated = hidden == 2 * inner  # of timm's gated layers only SwiGLU's is so in a published ViT
+    scaled = "blocks.0.ls1.gamma" in source.state
     grid, _ = timm_grid(source)
     size = (grid[0] * patch, grid[1] * patch)
     return {
@@ -197,10 +224,12 @@ def timm_numbers(source: Source) -> dict[str, Any]:
         "width": width,
         "depth": source.count(r"blocks\.(\d+)\."),
         "heads": int(heads or (16 if width == WIDE else max(1, width // 64))),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": 1.5 * inner / width if gated else hidden / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in source.state,
         "registers": source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0,
         "pool": "mean" if pooled == "avg" else "cls",
+        "parts": (*(["swiglu"] if gated else []), *(["layerscale"] if scaled else [])),
+        "resampling": "antialias" if scaled else "bicubic",  # only timm's own code has these names
     }
 
 
@@ -243,20 +272,34 @@ def timm_prepared(source: Source) -> Mapping[str, Tensor]:
     return state | {"pos_embed": torch.cat([first, patches], 1)}
 
 
+def _timm_ratio(width: int, hidden: int) -> float:
+    """The ratio of which timm makes so many channels: it rounds down."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def timm_config(vit: ViT) -> dict[str, Any]:
     """timm's configuration of a ViT without a head."""
-    n, mean = vit_numbers(vit), vit.pool == "mean"
+    n, gated = vit_numbers(vit), "swiglu" in vit.parts
     arguments = {
         "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],
-        "num_heads": n["heads"], "mlp_ratio": n["mlp_ratio"], "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
-        "num_classes": 0, "no_embed_class": False, "global_pool": "avg" if mean else "token", "fc_norm": False,
+        "num_heads": n["heads"], "mlp_ratio": _timm_ratio(vit.dim, feed_channels(vit) * (2 if gated else 1)),
+        "init_values": 1e-5 if "layerscale" in vit.parts else None, "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
+        "num_classes": 0, "no_embed_class": False, "global_pool": "token" if vit.pool == "cls" else "avg",
+        "fc_norm": vit.pool == "fc_norm",
     }  # fmt: skip
-    # a name that timm knows, every argument of which is overridden
-    return {"architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": arguments, "sensorium": n}
+    # names that timm knows; every argument is overridden but the giant's feed-forward layer
+    name = "vit_giant_patch14_dinov2" if gated else "vit_base_patch16_224"
+    return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": n}
 
 
 def _timm_fits(vit: ViT) -> None:
-    published(vit, "timm's")
+    published(vit, "timm's", TIMM_PARTS)
+    timm_eps(vit)
+
+
+def timm_eps(vit: ViT) -> None:
+    """Warn of norms with another epsilon than timm's."""
     if vit.norm.eps != TIMM_EPS:
         warnings.warn(
             f"timm's norms have an epsilon of {TIMM_EPS:g}, which its files can't hold; this network's is "
@@ -282,7 +325,7 @@ TIMM = Format(
     name="timm ViT",
     network=ViT,
     keys=TIMM_KEYS,
-    absent=(r"decoder_embed\.weight",),
+    absent=(r"decoder_embed\.weight", (SCALED, r"mask_token"), r"fc_norm\.weight"),  # MAE's, DINOv2's, fc_norm.py's
     refused=TIMM_REFUSED,
     table=TIMM_TABLE,
     dropped=(
@@ -305,14 +348,15 @@ TIMM = Format(
 
 VIT_FIELDS: dict[str, Callable[[Source, str], Any]] = {
     **dict.fromkeys(("patch_size", "width", "depth", "heads"), Source.whole),
-    **dict.fromkeys(("qkv_bias", "antialias"), Source.flag),
+    **dict.fromkeys(("qkv_bias", "antialias"), Source.flag),  # antialias: of older files, now resampling
     "image_size": Source.side,
     "mlp_ratio": lambda source, name: source.number(name, low=0, high=1 << 10),
     "eps": Source.eps,
     "registers": lambda source, name: source.whole(name, low=0),
     "pool": lambda source, name: source.word(name, get_args(Pool)),
     "positions": lambda source, name: source.word(name, get_args(Positions)),
-    "parts": lambda source, name: source.words(name, ATTENTION_PARTS + FEED_PARTS),
+    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
+    "parts": lambda source, name: source.words(name, BLOCK_PARTS),
 }
 
 
@@ -322,6 +366,8 @@ def own_numbers(
     """The arguments in our own files."""
     numbers = source.arguments(name, fields)
     source.agree(numbers["depth"], source.count(r"blocks\.(\d+)\."), "depth")
+    if numbers.pop("antialias", False):
+        numbers["resampling"] = "antialias"
     return numbers
 
 

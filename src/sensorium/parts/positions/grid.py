@@ -5,9 +5,13 @@ The table of a H' x W' grid has one row per patch, row-major, after one row for 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Resampling = Literal["bicubic", "antialias", "offset", "bilinear"]
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
@@ -25,13 +29,27 @@ def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
     return F.pad(table, (0, 0, 1, 0)).float().unsqueeze(0)
 
 
-def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Bicubic resampling of a table [1, 1 + h * w, D] from grid ``old`` to ``new``; the class token's row is unchanged.
+def resample(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], how: Resampling = "bicubic", *, first: int = 1
+) -> Tensor:
+    """Resampling of a table [1, first + h * w, D] from grid ``old`` to ``new``; the ``first`` rows are unchanged.
 
-    ``antialias=False`` is what transformers does, ``True`` what timm does (their bicubic kernels differ as well).
+    bicubic: as transformers does. antialias: bicubic and antialiased, as timm does (their kernels differ as well).
+    offset: bicubic by a factor of (new + 0.1) / old, as the authors of DINO and DINOv2 do. bilinear: bilinear and
+    antialiased, as SigLIP 2 does for images of any shape.
     """
+    if how not in get_args(Resampling):
+        raise ValueError(f"resampling must be one of {', '.join(get_args(Resampling))}, got {how!r}")
     if old == new:
         return table
-    patches = table[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=new, mode="bicubic", align_corners=False, antialias=antialias)
-    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    patches = table[:, first:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    factors = [(n + 0.1) / o for n, o in zip(new, old, strict=True)]
+    patches = F.interpolate(  # channels last in memory: otherwise torch's antialiased results of one column are wrong
+        patches,
+        size=None if how == "offset" else new,
+        scale_factor=factors if how == "offset" else None,
+        mode="bilinear" if how == "bilinear" else "bicubic",
+        align_corners=False,
+        antialias=how in ("antialias", "bilinear"),
+    )
+    return torch.cat([table[:, :first], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)

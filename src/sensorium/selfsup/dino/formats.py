@@ -15,7 +15,7 @@ from torch import Tensor
 from sensorium.networks.formats import resnet, vit
 from sensorium.published.format import Dropped, Entry, Format, anything, under
 
-_CLASSIFIED = (r"backbone\.(head|fc)\..+",)  # another network, entirely under this prefix
+_OTHERS = (r"backbone\.(head|fc)\..+", r"dino_head\..+")  # another network under this prefix, entirely or DINOv2's
 _PROJECTION = "the projection head is only used by the loss in training"
 _HEAD = (
     Dropped(r"head\.mlp(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)", _PROJECTION),
@@ -26,7 +26,7 @@ VIT = replace(
     vit.TIMM,
     name="authors' DINO on a ViT",
     keys=tuple(rf"backbone\.{key}" for key in vit.TIMM_KEYS),
-    absent=_CLASSIFIED,
+    absent=_OTHERS,
     table=(Entry("{rest}", "backbone.{rest}"),),
     prepare=None,
     dropped=_HEAD,
@@ -42,7 +42,7 @@ RESNET = replace(
     resnet.TIMM,
     name="authors' DINO on a ResNet",
     keys=tuple(rf"backbone\.{key}" for key in resnet.TIMM.keys),
-    absent=_CLASSIFIED,
+    absent=_OTHERS,
     table=under("", "backbone.", resnet.table()),
     dropped=_HEAD,
     numbers=lambda source: resnet.sniffed(source, "backbone."),

@@ -1,0 +1,41 @@
+"""The format of timm's ViT with ``fc_norm``: its norm is that of the mean of the patches, and no token is normed. timm's usual
+one for mean pooling, and that of MAE's fine-tuning (He et al., 2022, arXiv:2111.06377; ``--global_pool`` of its code)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sensorium.errors import SensoriumError
+from sensorium.networks.formats.vit import TIMM, TIMM_KEYS, TIMM_PARTS, TIMM_TABLE, published, timm_eps, timm_numbers
+from sensorium.networks.vit import ViT
+from sensorium.published.format import Entry, Format
+from sensorium.published.source import Source, shown
+
+
+def _numbers(source: Source) -> dict[str, Any]:
+    pooled = source.within("model_args").config.get("global_pool", source.config.get("global_pool"))
+    if pooled not in (None, "avg"):
+        raise SensoriumError(
+            f"{source.told}: global_pool {shown(pooled)} with fc_norm is not supported; it must be 'avg'."
+        )
+    return timm_numbers(source) | {"pool": "fc_norm"}
+
+
+def _fits(vit: ViT) -> None:
+    published(vit, "timm's", (*TIMM_PARTS, "fc_norm"))
+    timm_eps(vit)
+
+
+TIMM_MEAN = replace(
+    TIMM,
+    name="timm ViT with fc_norm",
+    keys=(*TIMM_KEYS, r"fc_norm\.weight"),
+    absent=(),
+    table=(Entry("norm.{kind}", "fc_norm.{kind}"), *TIMM_TABLE),
+    numbers=_numbers,
+    of=lambda network: network if isinstance(network, ViT) and network.pool == "fc_norm" else None,
+    fits=_fits,
+)
+
+FORMATS: tuple[Format, ...] = (TIMM_MEAN,)
