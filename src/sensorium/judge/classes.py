@@ -78,9 +78,9 @@ def judge(run: Trained, ready: Any, asked: Asked, kept: Kept) -> Judgement:
     kept.piece("errors", lambda: errors(seen_by() / head["temperature"], labels, known))
     kept.piece("latency", lambda: latency(run.method, run.situation.image_size))
     top1, n = head["top1"], head["n"]
-    labels = int((labels_of(ready.train) >= 0).sum())
+    learned = int((labels_of(ready.train) >= 0).sum())
     return Judgement((
-        Score(HEAD, top1, "higher", n, COUNTED, error=share_error(top1, n), share=True, group=HEAD_GROUP, at=1.0, labels=labels),
+        Score(HEAD, top1, "higher", n, COUNTED, error=share_error(top1, n), share=True, group=HEAD_GROUP, at=1.0, labels=learned),
         Score(ERROR, head["error"], "lower", n, COUNTED, share=True, decides=False, references={"uncalibrated": head["uncalibrated"]}),
     ))  # fmt: skip
 

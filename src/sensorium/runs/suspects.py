@@ -76,7 +76,7 @@ def _written(labels: np.ndarray, chances: np.ndarray, where: np.ndarray, images:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for rank, i in enumerate(order, 1):
-        name = printable(str(names[where[i]])) if len(names) else f"image {where[i]}"
+        name = printable(str(names[int(where[i])])) if len(names) else f"image {where[i]}"
         pair = (chances[i, labels[i]], chances[i, likely[i]], gaps[i])
         writer.writerow(
             [rank, where[i], name, classes[labels[i]], classes[likely[i]], *(f"{value:.4f}" for value in pair)]

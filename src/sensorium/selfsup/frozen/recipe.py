@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ def frozen(on: Situation, *, backbone: str | None = None, side: int | None = Non
     if side is not None and side < 8:
         raise SensoriumError(f"--side {side}: must be at least 8 pixels.")
     s = Settings()
-    network = build_backbone(backbone, on, s, by="a frozen row")
+    network: Any = build_backbone(backbone, on, s, by="a frozen row")
     if Path(backbone).exists():
         own = network.image_size if isinstance(network, SeesImages) else None
         trained = min(own) if isinstance(own, tuple) else own
