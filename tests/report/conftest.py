@@ -184,6 +184,11 @@ def make_data() -> Data:
             "overlap": {"exact": 12, "near": 3, "exact_examples": [["a/1.png", "t/9.png"]], "near_examples": []},
             "conflicts": {"count": 0, "examples": []},
             "constant": {"count": 0, "examples": []},
+            "quality": {
+                "blurred": {"count": 2, "examples": ["cup/0007.jpg", "kite/0118.jpg"]},
+                "dark": {"count": 1, "examples": ["drum/0042.jpg"]},
+                "odd_size": {"count": 0, "examples": []},
+            },
             "broken": [
                 {"file": "cup/0193.jpg", "reason": "truncated at byte 4,096"},
                 {"file": "kite/9.png", "reason": "no image"},

@@ -176,6 +176,13 @@ def test_what_a_kind_of_data_says_of_itself_is_shown(tmp_path, make, pixels):
         assert line in said, line
 
 
+def test_doubtful_pictures_are_counted_and_named(tmp_path, make, pixels):
+    said = Page(write_report(make(tmp_path, pixels), tmp_path, pixels=pixels).read_text(encoding="utf-8")).text
+    for line in ("blurred images", "cup/0007.jpg", "dark image", "drum/0042.jpg", "no images of an odd size"):
+        assert line in said, line
+    assert "nearly white" not in said, "what was not looked for is not said"
+
+
 def test_everything_from_the_data_is_escaped(tmp_path, make, pixels, again):
     results = make(tmp_path, pixels)
     diagnosis = {EVIL: EVIL, "advice": [EVIL], "counts": {EVIL: 3, "b": 1}, "files": [{EVIL: EVIL}]}

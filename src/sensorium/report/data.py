@@ -34,6 +34,12 @@ CHECKS = (  # (path into the findings, titles of several and of one, path of its
     ("conflicts.count", "equal images with different labels", "equal image with another label", "conflicts.examples"),
     ("dark.count", "images of more than 8 bits that are nearly black", "image of more than 8 bits that is nearly black", "dark.examples"),
     ("constant.count", "images of one color", "image of one color", "constant.examples"),
+    ("quality.blurred.count", "blurred images", "blurred image", "quality.blurred.examples"),
+    ("quality.dark.count", "dark images", "dark image", "quality.dark.examples"),
+    ("quality.bright.count", "images that are nearly white", "image that is nearly white", "quality.bright.examples"),
+    ("quality.little_information.count", "images of little information", "image of little information", "quality.little_information.examples"),
+    ("quality.odd_shape.count", "images of an odd shape", "image of an odd shape", "quality.odd_shape.examples"),
+    ("quality.odd_size.count", "images of an odd size", "image of an odd size", "quality.odd_size.examples"),
 )  # fmt: skip
 KNOWN = {
     "path",
@@ -51,6 +57,7 @@ KNOWN = {
     "train",
     "test",
     "dropped",
+    "usual",  # told in the notes
 }
 
 

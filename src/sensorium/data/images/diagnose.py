@@ -1,18 +1,18 @@
-"""Diagnosis of image data: sizes, classes, duplicates, overlap of training and test set, broken files.
+"""Diagnosis of image data: sizes, classes, duplicates, overlap of training and test set, broken and doubtful pictures.
 
 Every image is decoded once, up to a limit per set (20,000 encoded images, 200,000 in memory, 2,000 generated ones),
 evenly spaced; for larger sets the findings are of this sample, with a note. Duplicates are those of
-:mod:`sensorium.data.images.duplicates`.
+:mod:`sensorium.data.images.duplicates`, blurred, dark and odd pictures those of :mod:`sensorium.data.images.quality`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,8 @@ from PIL import Image
 from sensorium.base.words import counted
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
+from sensorium.data.images.findings import advise, usual
+from sensorium.data.images.quality import REDUCED, Measures, judge, levels_of_each, sampled, sharpness
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, View, header, picture
 from sensorium.data.log import Skipped
 
@@ -38,7 +40,9 @@ class Findings:
     """The result of :func:`diagnose`. Names are those of the images; lists of examples have at most 20, counts are
     complete.
 
-    ``unlabeled``: training images without a label, beside others that have one.
+    ``unlabeled``: training images without a label, beside others that have one. ``dark``: nearly black ones of more than
+    8 bits. ``quality``: doubtful images by kind (:mod:`sensorium.data.images.quality`), the worst first; ``usual``: kinds that
+    many are. A kind that can't be said of such images is in neither.
 
     :func:`sensorium.data.look.look` adds the ``kind`` of data, the ``unit`` in which classes are counted, further
     ``facts``, what was ``skipped`` by reason, and the ``commands`` that use the data, ``also`` as other kinds.
@@ -60,6 +64,8 @@ class Findings:
     constant: dict[str, Any] = field(default_factory=dict)
     broken: list[dict[str, str]] = field(default_factory=list)
     dark: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usual: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     kind: str = "images"
@@ -80,9 +86,23 @@ class Findings:
         return render(self)
 
 
+class _Look(NamedTuple):
+    """What is kept of one image. ``flat``: of one color; ``dark``: a nearly black one of more than 8 bits."""
+
+    index: int
+    size: tuple[int, int]
+    mode: str
+    digest: int
+    thumb: np.ndarray
+    flat: bool
+    dark: bool
+    sharpness: float
+
+
 @dataclass
-class _Survey:
-    """The result of one pass over the sample of a set; arrays are aligned with ``indices`` (without broken ones)."""
+class Survey:
+    """The result of one pass over the sample of a set; arrays are aligned with ``indices`` (without broken ones).
+    ``levels``: of brightness and entropy, :func:`sensorium.data.images.quality.levels`."""
 
     indices: np.ndarray
     shapes: list[tuple[int, int]]
@@ -91,6 +111,8 @@ class _Survey:
     thumbs: np.ndarray
     flat: np.ndarray
     dark: np.ndarray
+    sharpness: np.ndarray
+    levels: np.ndarray
     broken: list[Skipped]
     sampled: int
 
@@ -101,11 +123,13 @@ def diagnose(
     """Diagnose all sets of ``opened``. A broken image does not raise: it is listed in ``broken``. Without ``labels``
     there is no advice about classes."""
     sets = {split: images for split in ("train", "test", "val") if (images := getattr(opened, split)) is not None}
-    surveys: dict[str, _Survey] = {}
+    surveys: dict[str, Survey] = {}
     total = sum(len(_sample_of(images, max_encoded)) for images in sets.values())
     done = 0
     for split, images in sets.items():
-        surveys[split] = _survey(images, max_encoded, lambda n, at=done: progress(at + n, total) if progress else None)
+        surveys[split] = take_survey(
+            images, max_encoded, lambda n, at=done: progress(at + n, total) if progress else None
+        )
         done += surveys[split].sampled
     findings = Findings(
         opened.path,
@@ -127,8 +151,7 @@ def diagnose(
     _copies(findings, sets, surveys)
     dark = [sets[s].names[int(i)] for s, survey in surveys.items() for i in survey.indices[survey.dark]]
     findings.dark = _some(dark[:SHOWN], len(dark))
-    from sensorium.data.images.findings import advise
-
+    _quality(findings, sets, surveys)
     findings.advice = advise(findings, labels=labels)
     return findings
 
@@ -147,47 +170,35 @@ def _sample_of(images: ImageSet, max_encoded: int) -> np.ndarray:
     )
 
 
-def _survey(images: ImageSet, max_encoded: int, progress: Callable[[int], None]) -> _Survey:
+def take_survey(images: ImageSet, max_encoded: int, progress: Callable[[int], None]) -> Survey:
+    """Look at each image of the sample of a set; ``progress`` is told how many were."""
     sample = _sample_of(images, max_encoded)
-    survey = _Survey(
-        sample[:0],
-        [],
-        Counter(),
-        np.zeros(0, np.uint64),
-        np.zeros((0, THUMB, THUMB, 3), np.uint8),
-        np.zeros(0, bool),
-        np.zeros(0, bool),
-        [],
+    looks: list[_Look] = []
+    broken: list[Skipped] = []
+    levels = [np.zeros((0, 3), np.float32)]
+    for part in _looks(images, sample):
+        broken += [one for one in part if isinstance(one, Skipped)]
+        seen = [one for one in part if not isinstance(one, Skipped)]
+        looks += [look for look, _ in seen]
+        levels.append(levels_of_each([pixels for _, pixels in seen]))
+        progress(len(looks) + len(broken))
+    return Survey(
+        np.array([look.index for look in looks], np.int64),
+        [look.size for look in looks],
+        Counter(look.mode for look in looks),
+        np.array([look.digest for look in looks], np.uint64),
+        np.stack([look.thumb for look in looks]) if looks else np.zeros((0, THUMB, THUMB, 3), np.uint8),
+        np.array([look.flat for look in looks], bool),
+        np.array([look.dark for look in looks], bool),
+        np.array([look.sharpness for look in looks], np.float32),
+        np.concatenate(levels),
+        broken,
         len(sample),
     )
-    indices, digests, thumbs, flat, dark = [], [], [], [], []
-    done = 0
-    for part in _looks(images, sample):
-        for look in part:
-            if isinstance(look, Skipped):
-                survey.broken.append(look)
-                continue
-            indices.append(look[0])
-            survey.shapes.append(look[1])
-            survey.modes[look[2]] += 1
-            digests.append(look[3])
-            thumbs.append(look[4])
-            flat.append(look[5])
-            dark.append(look[6])
-        done += len(part)
-        progress(done)
-    if indices:
-        survey.indices, survey.digests = np.array(indices), np.array(digests, np.uint64)
-        survey.thumbs, survey.flat, survey.dark = np.stack(thumbs), np.array(flat), np.array(dark)
-    return survey
 
 
-_Look = tuple[int, tuple[int, int], str, int, np.ndarray, bool, bool]
-
-
-def _looks(images: ImageSet, sample: np.ndarray) -> Iterator[Sequence[_Look | Skipped]]:
-    """(index, (width, height), mode, digest, thumbnail, whether it is constant, whether it is a nearly black one of more
-    than 8 bits) of each image, in chunks."""
+def _looks(images: ImageSet, sample: np.ndarray) -> Iterator[Sequence[tuple[_Look, np.ndarray] | Skipped]]:
+    """A look at each image and some of its pixels, in chunks."""
     base = images.base if isinstance(images, View) else images
     chunks = [sample[start : start + 512] for start in range(0, len(sample), 512)]
     if isinstance(base, ArrayImages):
@@ -203,32 +214,40 @@ def _looks(images: ImageSet, sample: np.ndarray) -> Iterator[Sequence[_Look | Sk
             yield [_look(images, int(index)) for index in chunk]
 
 
-def _look(images: ImageSet, index: int) -> _Look | Skipped:
+def _look(images: ImageSet, index: int) -> tuple[_Look, np.ndarray] | Skipped:
     try:
         mode = header(images, index)[2] if isinstance(getattr(images, "base", images), EncodedImages) else "RGB"
         image = picture(images, index)
     except BadImage as bad:
         return Skipped(bad.name, bad.reason)
     pixels = np.asarray(image)
+    some = sampled(pixels).copy()  # a view would keep all the pixels
     thumb = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=3.0))
-    flat = bool((pixels.max((0, 1)).astype(np.int16) - pixels.min((0, 1)) <= _FLAT).all())
+    flat = bool(_even(thumb[None])[0]) and bool(_even(pixels[None])[0])  # averages differ less than what they are of
     dark = (mode.startswith("I") or mode == "F" or ";16" in mode) and int(pixels.max()) <= _DARK
-    return index, image.size, mode, _digest(pixels), thumb, flat, dark
+    return _Look(index, image.size, mode, _digest(pixels), thumb, flat, dark, sharpness(image)), some
 
 
-def _look_at_arrays(base: ArrayImages, where: np.ndarray, indices: np.ndarray) -> list[_Look | Skipped]:
+def _look_at_arrays(base: ArrayImages, where: np.ndarray, indices: np.ndarray) -> list[tuple[_Look, np.ndarray]]:
     width, height, mode = base.header(0)
     block = base.pixels[where]
     if block.ndim == 3 or block.shape[3] in (1, 3):
         rgb = np.repeat(block.reshape(*block.shape[:3], -1), 3 if mode == "L" else 1, axis=3)
     else:
         rgb = np.stack([np.asarray(base[int(i)]["image"]).transpose(1, 2, 0) for i in where])
-    thumbs = thumbnails(rgb)
-    flat = (rgb.max((1, 2)).astype(np.int16) - rgb.min((1, 2)) <= _FLAT).all(1)
+    thumbs, some = thumbnails(rgb), sampled(rgb)
+    flat = _even(thumbs)
+    flat[flat] = _even(rgb[flat])
+    sharp = [sharpness(Image.fromarray(one)) for one in rgb] if max(width, height) >= REDUCED else [np.nan] * len(rgb)
     return [
-        (int(index), (width, height), mode, _digest(rgb[k]), thumbs[k], bool(flat[k]), False)
+        (_Look(int(index), (width, height), mode, _digest(rgb[k]), thumbs[k], bool(flat[k]), False, sharp[k]), some[k])
         for k, index in enumerate(indices)
     ]
+
+
+def _even(pixels: np.ndarray) -> np.ndarray:
+    """Which of the images uint8 [n, H, W, 3] are of one color, but for noise, bool [n]."""
+    return (pixels.max((1, 2)).astype(np.int16) - pixels.min((1, 2)) <= _FLAT).all(1)
 
 
 def _digest(pixels: np.ndarray) -> int:
@@ -238,7 +257,7 @@ def _digest(pixels: np.ndarray) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _sizes_and_modes(findings: Findings, surveys: list[_Survey]) -> None:
+def _sizes_and_modes(findings: Findings, surveys: list[Survey]) -> None:
     shapes = [shape for survey in surveys for shape in survey.shapes]
     findings.modes = dict(sum((survey.modes for survey in surveys), Counter()).most_common())
     if not shapes:
@@ -274,7 +293,7 @@ def _classes(findings: Findings, sets: dict[str, ImageSet]) -> None:
         }
 
 
-def _copies(findings: Findings, sets: dict[str, ImageSet], surveys: dict[str, _Survey]) -> None:
+def _copies(findings: Findings, sets: dict[str, ImageSet], surveys: dict[str, Survey]) -> None:
     """Exact and near copies, within the training set and between it and the others."""
     splits = list(surveys)
     owner = np.concatenate([np.full(len(surveys[s].indices), k) for k, s in enumerate(splits)])
@@ -323,6 +342,26 @@ def _copies(findings: Findings, sets: dict[str, ImageSet], surveys: dict[str, _S
         "exact_examples": exact,
         "near_examples": [[name(a), name(b)] if owner[a] == 0 else [name(b), name(a)] for a, b in across[:SHOWN]],
     }
+
+
+def measures_of(surveys: Iterable[Survey]) -> tuple[Measures, np.ndarray]:
+    """The measures of the images of all ``surveys``, one after another, and which of them are told of as blank or badly scaled."""
+    each = list(surveys)
+    high, low, entropy = np.concatenate([one.levels for one in each]).T
+    sizes = np.array([shape for one in each for shape in one.shapes], np.float64).reshape(-1, 2)
+    sharp = np.concatenate([one.sharpness for one in each])
+    return Measures(high, low, entropy, sharp, sizes), np.concatenate([one.flat | one.dark for one in each])
+
+
+def _quality(findings: Findings, sets: dict[str, ImageSet], surveys: dict[str, Survey]) -> None:
+    """Doubtful images of all sets, judged beside one another."""
+    owner = [(split, int(index)) for split, one in surveys.items() for index in one.indices]
+    doubtful = judge(*measures_of(surveys.values()))
+    for said, kinds in ((findings.quality, doubtful.told), (findings.usual, doubtful.usual)):
+        for kind, found in kinds.items():
+            names = [sets[split].names[index] for split, index in (owner[int(k)] for k in found[:SHOWN])]
+            said[kind] = _some(names, len(found))
+    findings.notes += usual(findings)
 
 
 def _some(examples: list, count: int) -> dict[str, Any]:

@@ -13,9 +13,35 @@ FRACTIONS = ((0.01, "1 %"), (0.1, "10 %"))
 """The label fractions, below all, at which methods are compared by default."""
 
 
+_LOOK = (
+    "look at it; remove it if nothing can be recognized",
+    "look at them; remove those in which nothing can be recognized",
+)
+DOUBTFUL = {  # kind: (title in the terminal, what the images are, what to do with one, with several)
+    "blurred": ("blurred", "blurred", *_LOOK),
+    "dark": ("dark", "dark even in the brightest parts", *_LOOK),
+    "bright": ("nearly white", "nearly white even in the darkest parts", *_LOOK),
+    "little_information": (
+        "little information", "of very few colors",
+        "look at it; remove it if it shows nothing that can be learned",
+        "look at them; remove those that show nothing that can be learned",
+    ),
+    "odd_shape": (
+        "odd shape", "much longer than wide, or much wider than long",
+        "only its middle square is trained on; crop it to what matters",
+        "only their middle squares are trained on; crop them to what matters",
+    ),
+    "odd_size": (
+        "odd size", "of a size far from the others'",
+        "see whether it is a thumbnail or a part of a picture",
+        "see whether they are thumbnails or parts of pictures",
+    ),
+}  # fmt: skip
+
+
 def advise(findings: Findings, *, labels: bool = True) -> list[str]:
     """Advice before training, the most serious first; without ``labels``, none about classes."""
-    advice = [*_leaks(findings), *_damage(findings), *_balance(findings)]
+    advice = [*_leaks(findings), *_damage(findings), *_doubtful(findings), *_balance(findings)]
     counts, sizes = findings.counts, findings.sizes
     if not labels:
         pass
@@ -98,6 +124,29 @@ def _damage(findings: Findings) -> list[str]:
             f"{_images(blank)} {_are(blank)} of one color only: nothing can be learned from {'it' if blank == 1 else 'them'}."
         )
     return advice
+
+
+def _doubtful(findings: Findings) -> list[str]:
+    advice = []
+    for kind, found in findings.quality.items():
+        _, what, one, several = DOUBTFUL[kind]
+        if count := found["count"]:
+            advice.append(f"{_images(count)} {_are(count)} {what} ({_shown(found)}): {one if count == 1 else several}.")
+    return advice
+
+
+def usual(findings: Findings) -> list[str]:
+    """Notes of what so many images are that it is no fault of an image."""
+    total = sum(findings.decoded.values())
+    return [
+        f"{_images(found['count'])} ({_share(found['count'], total)}) are {DOUBTFUL[kind][1]} ({_shown(found)}): "
+        "so many that it seems to be usual in these data."
+        for kind, found in findings.usual.items()
+    ]
+
+
+def _shown(found: dict[str, Any]) -> str:
+    return ", ".join(found["examples"][:3]) + (", ..." if found["count"] > 3 else "")
 
 
 def _balance(findings: Findings) -> list[str]:
@@ -195,6 +244,9 @@ def _rows(findings: Findings) -> list[tuple[str, str]]:
         rows.append(
             ("one color only", f"{findings.constant['count']:,}  for example {findings.constant['examples'][0]}")
         )
+    for kind, (title, *_) in DOUBTFUL.items():
+        if (found := findings.quality.get(kind)) and found["count"]:
+            rows.append((title, f"{found['count']:,}  for example {found['examples'][0]}"))
     return rows
 
 
