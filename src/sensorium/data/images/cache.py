@@ -233,7 +233,7 @@ def squares(
     workers = workers or os.cpu_count() or 1
     base = images.base if isinstance(images, View) else images
     starts = range(0, len(images), _CHUNK)
-    if workers == 1 or not isinstance(base, EncodedImages):
+    if workers == 1 or len(starts) < 2 or not isinstance(base, EncodedImages):
         yield from (_chunk(images, start, size) for start in starts)
         return
     with ThreadPoolExecutor(workers) as pool:
