@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 import sensorium
+from sensorium.data.images.cache import squares
+from sensorium.data.images.gathered import Encoded, pictures_in_memory
 from sensorium.runs.run import Run
 
 NAMES = ("a.png", "b.jpg", "c.png", "d.png")
@@ -129,3 +131,10 @@ def test_the_description_has_what_these_runs_can(address: str, start: Any, runs:
     less = start(runs["fcos"])
     assert set(httpx.get(f"{less}/openapi.json").json()["paths"]) == {"/health", "/runs", "/detect"}
     assert "POST /predict" not in httpx.get(less).text
+
+
+def test_a_bad_picture_leaves_nothing_in_memory() -> None:
+    """The frames of its error would hold the bytes that were sent."""
+    [(block, [(index, error)])] = squares(pictures_in_memory([Encoded("x.png", b"no")], None), 8)
+    assert (len(block), index, error.name) == (0, 0, "x.png")
+    assert error.__traceback__ is error.__context__ is None

@@ -30,7 +30,7 @@ async def pictures_of(request: Request) -> list[Encoded]:
     """The pictures, undecoded, with their names. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        data = await request.body()
+        data = b"".join([piece async for piece in request.stream()])
         if not data:
             raise Refused(400, f"there is no picture: {HOW}.")
         return [Encoded(ALONE, data)]

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from sensorium import __version__
 from sensorium.base.reading import printable
+from sensorium.data.images.gathered import Encoded
 from sensorium.serving import answers
 from sensorium.serving.bodies import pictures_of
 from sensorium.serving.served import Served, chosen
@@ -90,20 +91,26 @@ def application(runs: Mapping[str, Served], turns: Turns) -> FastAPI:
         """The runs: names, systems, abilities, what they can answer, classes and scores."""
         return {"runs": [one.about() for one in runs.values()]}
 
+    async def pictured(
+        request: Request, command: str, run: str | None, function: Callable[[Served, list[Encoded]], dict[str, Any]]
+    ) -> Response:
+        one, files = chosen(runs, command, run), await pictures_of(request)
+        try:
+            return await _computed(turns, request, lambda: function(one, files))
+        finally:
+            files.clear()  # megabytes, which would stay until Python collects what refers to itself
+
     @offered("/predict", "The class of each picture.", openapi_extra=_PICTURES)
     async def predict(request: Request, run: RunName = None, top: Top = 2) -> Response:
-        one, files = chosen(runs, "predict", run), await pictures_of(request)
-        return await _computed(turns, request, lambda: answers.predicted(one, files, top))
+        return await pictured(request, "predict", run, lambda one, files: answers.predicted(one, files, top))
 
     @offered("/detect", "The objects in each picture.", openapi_extra=_PICTURES)
     async def detect(request: Request, run: RunName = None, threshold: Threshold = THRESHOLD) -> Response:
-        one, files = chosen(runs, "detect", run), await pictures_of(request)
-        return await _computed(turns, request, lambda: answers.detected(one, files, threshold))
+        return await pictured(request, "detect", run, lambda one, files: answers.detected(one, files, threshold))
 
     @offered("/embed", "The features of each picture.", openapi_extra=_PICTURES)
     async def embed(request: Request, run: RunName = None) -> Response:
-        one, files = chosen(runs, "embed", run), await pictures_of(request)
-        return await _computed(turns, request, lambda: answers.embedded(one, files))
+        return await pictured(request, "embed", run, answers.embedded)
 
     @offered("/generate", "The text that continues a prompt.")
     async def generate(request: Request, given: Prompt, run: RunName = None) -> Response:

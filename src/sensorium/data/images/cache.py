@@ -270,7 +270,8 @@ def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tu
             out[at] = decode.square(picture(images, index, 2 * size), size)
             at += 1
         except BadImage as error:
-            bad.append((index, error))
+            # Without its traceback, whose frames hold the file's bytes and, by way of this list, themselves.
+            bad.append((index, BadImage(error.name, error.reason)))
     return out[:at], bad
 
 
