@@ -16,7 +16,7 @@ install: $(VENV)/.tested
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Sensorium needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable ".[export,play]"
+	$(PIP) --editable ".[export,play,serve]"
 	@touch $@
 
 # And what the tests hold it against.

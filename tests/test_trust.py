@@ -20,6 +20,7 @@ COMMANDS = (
     ["embed", "RUN", "--data", "digits", "--limit", "8"],
     ["neighbors", "RUN", "x.png"],
     ["play", "RUN"],
+    ["serve", "RUN"],
     ["sample", "RUN"],
     ["generate", "RUN"],
     ["detect", "RUN", "x.png"],

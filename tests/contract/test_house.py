@@ -27,7 +27,8 @@ ROOMS = [
     ("judge", "pictures"),
     ("report", "runs"),
     ("use",),
-    ("playground",),
+    ("web",),
+    ("playground", "serving"),
     ("cli", "__main__", "__init__"),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -94,6 +95,7 @@ def test_imports_go_downward_only(path: Path) -> None:
         if parts[0] == "sensorium" and len(parts) > 1 and parts[1] in LEVEL:
             assert LEVEL[parts[1]] <= here, f"{path.name} is below {name}"
             assert {room_of(path), parts[1]} - FAMILIES or room_of(path) == parts[1], f"{name} is of another family"
+            assert {room_of(path), parts[1]} != {"playground", "serving"}, "the page and the API share what is in web/"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -23,12 +23,12 @@ from sensorium.playground import build, common, folder, serve
 from sensorium.playground.common import public
 from sensorium.playground.folder import Folder
 from sensorium.playground.guard import API
-from sensorium.playground.hosts import Foreign, Hosts
 from sensorium.playground.login import LONGEST, LONGEST_FOR_ALL, Login
 from sensorium.playground.reader import Readers
-from sensorium.playground.secret import VARIABLE, chosen_password
 from sensorium.playground.server import application
 from sensorium.runs.train import train
+from sensorium.web.hosts import Foreign, Hosts
+from sensorium.web.secret import VARIABLE, chosen_password
 
 PORT = 7860
 OWN = f"http://127.0.0.1:{PORT}"

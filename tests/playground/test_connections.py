@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 
-from sensorium.playground import connections
 from sensorium.playground.server import Page
+from sensorium.web import connections
 
 HEAD = 0.6  # seconds instead of 20
 WHOLE = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -286,7 +286,7 @@ def play(
         allow_host: a further name of the page, NAME or NAME:PORT, for visitors behind a proxy or a tunnel; repeatable.
     """
     from sensorium.playground import serve
-    from sensorium.playground.secret import chosen_password
+    from sensorium.web.secret import chosen_password
 
     word = chosen_password(password, password_file, runs)
     serve(runs, host=host, port=port, password=word, upload_mb=upload_mb, allow_host=allow_host)

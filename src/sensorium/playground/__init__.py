@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import signal
-import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -35,27 +32,12 @@ def serve(
     allow_host: Sequence[str] = (),
 ) -> None:
     """Show the page until Ctrl-C or SIGTERM. See :func:`open_page`."""
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            if name in signal.Signals.__members__:
-                signal.signal(signal.Signals[name], _stop)
-    page = None
-    try:
-        page = open_page(runs, host=host, port=port, password=password, upload_mb=upload_mb, allow_host=allow_host)
-        print(f"{page.local_url}  (Ctrl-C ends)", flush=True)
-        page.wait()
-    except KeyboardInterrupt:
-        if page is None:
-            raise
-        print()
-    finally:
-        if page is not None:
-            page.close()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        # a model at work for a visitor who is gone: Python would wait for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    _gradio()
+    from sensorium.web.listener import until_ended
+
+    until_ended(
+        lambda: open_page(runs, host=host, port=port, password=password, upload_mb=upload_mb, allow_host=allow_host)
+    )
 
 
 def open_page(
@@ -74,9 +56,9 @@ def open_page(
     proxy or a tunnel. Raises SensoriumError for wrong arguments.
     """
     _gradio()
-    from sensorium.playground.hosts import is_loopback
     from sensorium.playground.server import Page, application
     from sensorium.playground.style import CSS, theme
+    from sensorium.web.hosts import is_loopback
 
     if not password and not is_loopback(host):
         raise SensoriumError(
@@ -96,10 +78,6 @@ def open_page(
     except BaseException:
         guard.folder.close()
         raise
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def build(runs: Sequence[str | Path | Run]) -> CheckedBlocks:
@@ -145,22 +123,6 @@ def _gradio() -> Any:
 
 def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
     from sensorium.playground.common import Played
-    from sensorium.runs.run import Run
+    from sensorium.use.several import runs_at
 
-    if not runs:
-        raise SensoriumError(
-            "no run to show. Train one: sensorium train SYSTEM --budget 2m; then: sensorium play sensorium-runs/SYSTEM"
-        )
-    found: list[Played] = []
-    for one in runs:
-        if isinstance(one, Run):
-            found.append(Played(one))
-            continue
-        folder = Path(one)
-        inner = (
-            []
-            if (folder / "run.json").is_file()
-            else sorted(file.parent for file in folder.glob("*/model.safetensors"))
-        )
-        found += [Played(Run(each)) for each in [each for each in inner if (each / "run.json").is_file()] or [folder]]
-    return found
+    return [Played(run) for run in runs_at(runs, "play")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,10 +27,10 @@ from sensorium.errors import SensoriumError
 from sensorium.pictures.images import enlarged
 from sensorium.playground.reader import Readers
 from sensorium.runs.run import Run
+from sensorium.web.wire import public
 
 EXAMPLES = 8
 READERS = Readers()
-_FOLDERS = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:)?[/\\](?:[^/\\\s:'\"<>]+[/\\])+")
 HIGH = 320  # pixels of an upload on the page
 
 
@@ -77,11 +76,6 @@ class Upload(NamedTuple):
 
     path: Path
     name: str
-
-
-def public(error: SensoriumError) -> str:
-    """What visitors are told of an error: one line, of paths only the last part."""
-    return _FOLDERS.sub("", " ".join(str(error).split()))[:600]
 
 
 def told(function: Callable) -> Callable:

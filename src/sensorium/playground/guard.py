@@ -18,14 +18,13 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.requests import ClientDisconnect
-
 from sensorium.base.reading import parse_json
 from sensorium.errors import SensoriumError
 from sensorium.playground.folder import Folder
-from sensorium.playground.hosts import Foreign, Hosts
 from sensorium.playground.login import Login, login_page
-from sensorium.playground.wire import STATIC, Answer, Refused, Request
+from sensorium.web.door import Door
+from sensorium.web.hosts import Hosts
+from sensorium.web.wire import STATIC, Answer, Refused, Request
 
 API = "/gradio_api"
 MOST_JSON = 1 << 16  # bytes of a request of the page besides uploads
@@ -44,43 +43,25 @@ _SHOWN |= {f"{API}/{name}" for name in ("info", "info/", "theme.css", "app_id", 
 _OPEN = {"/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/login", "/login/"}
 
 
-class Guard:
+class Guard(Door):
     """ASGI application that passes on what the page needs. ``upload``: maximum bytes of a file; ``waiting``: the events
     of a session that have not ended."""
+
+    keys = ("session_hash", "__theme")
 
     def __init__(
         self, app: Any, hosts: Hosts, folder: Folder, upload: int, login: Login | None,
         waiting: Callable[[str], int], port: int,
     ) -> None:  # fmt: skip
-        self.app, self.hosts, self.folder, self.upload, self.login = app, hosts, folder, upload, login
-        self.waiting = waiting
+        super().__init__(app, hosts)
+        self.folder, self.upload, self.login, self.waiting = folder, upload, login, waiting
         self.cookies = f"sensorium-{port}", f"sensorium-visitor-{port}"
         self.sessions: OrderedDict[str, tuple[str, str]] = OrderedDict()  # session -> (visitor, address)
         self.streams: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
         self.held = self.waiting_uploads = 0
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":  # the page uses no websocket
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        answer = Answer(send, scope["path"])
-        try:
-            await self._answer(Request(scope, receive), answer)
-        except ClientDisconnect:
-            pass
-        except Foreign as foreign:
-            await answer.words(403, f"{foreign}: not the address of this page (see --allow-host).")
-        except Refused as refused:
-            if answer.begun:
-                raise  # ends the connection
-            await answer.words(refused.status, refused.words, *refused.headers)
-
     async def _answer(self, request: Request, answer: Answer) -> None:
-        self.hosts.check(request.headers, request.scope.get("server"), request.method, request.path)
         kind = _kind(request)
         token = request.cookie(self.cookies[0])
         if request.path in ("/login", "/login/"):

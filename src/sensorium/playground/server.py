@@ -5,73 +5,36 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import gradio
-import uvicorn
 from fastapi import FastAPI
 from gradio import processing_utils
 
-from sensorium.errors import SensoriumError
 from sensorium.playground.common import READERS
-from sensorium.playground.connections import TimedProtocol
 from sensorium.playground.folder import Folder, root
 from sensorium.playground.guard import Guard
-from sensorium.playground.hosts import Hosts
 from sensorium.playground.inputs import CheckedBlocks
 from sensorium.playground.login import Login
+from sensorium.web.hosts import Hosts
+from sensorium.web.listener import Listener
 
 WAITING = 128  # maximum queued events
 AT_ONCE = 8  # events of one kind that run at the same time
-CONNECTIONS = 900  # fewer than the files that a process may open on most systems
 UPLOADS, UPLOADS_EACH = 16, 8  # times the size of one upload: of all files of the page, of the uploads of one address
 _STATES = 128  # pages whose changed controls are remembered
 _SWEPT = 30.0  # seconds
 processing_utils.hash_seed = secrets.token_bytes(32)  # names of files can't be computed from what is in them
 
 
-class Page:
+class Page(Listener):
     """The page, listening at ``local_url`` until ``close``."""
 
     def __init__(self, guard: Guard, blocks: CheckedBlocks, host: str, port: int) -> None:
         self.guard, self.blocks = guard, blocks
-        bare = host.strip("[]")
-        shown = "localhost" if guard.hosts.everywhere else f"[{bare}]" if ":" in bare else bare
-        self.local_url = f"http://{shown}:{port}/"
-        self._socket = _listening(bare, port)
-        self.server = uvicorn.Server(
-            uvicorn.Config(
-                guard,
-                log_level="warning",
-                access_log=False,
-                lifespan="on",
-                ws="none",
-                http=TimedProtocol,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS,
-                timeout_keep_alive=10,
-                timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=1 << 15,
-            )
-        )
-        # Not Thread.join: interrupted by Ctrl-C, it takes a thread that runs for one that has ended.
-        self._ended = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-        while not self.server.started and not self._ended.is_set():
-            time.sleep(0.005)
-        if not self.server.started:
-            self.close()
-            raise SensoriumError("the page did not start; its messages are above.")
-
-    def wait(self) -> None:
-        """Return when it has ended."""
-        self._ended.wait()
+        super().__init__(guard, host, port)
 
     def close(self, verbose: bool = False) -> None:
         """End it: no visitor is waited for, and its files are removed."""
@@ -79,18 +42,9 @@ class Page:
         self.blocks.is_running = False
         self.server.should_exit = True
         READERS.close()
-        self._ended.wait(5)
-        self._socket.close()
+        super().close(verbose)
         if self.guard.folder.path.exists():
             self.guard.folder.close()
-        if verbose:
-            print(f"{self.local_url} has ended")
-
-    def _run(self) -> None:
-        try:
-            self.server.run([self._socket])
-        finally:
-            self._ended.set()
 
 
 def application(
@@ -153,33 +107,3 @@ def _housekeeping(blocks: CheckedBlocks, folder: Folder) -> Any:
             task.cancel()
 
     return lifespan
-
-
-def _notice_the_gone(listening: socket.socket) -> None:
-    """Connections whose other end is gone without a word, its power or its network off, end after two minutes."""
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if (option := vars(socket).get(name)) is not None:  # connections have those of the socket that they came by
-            listening.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket at that address. Raises SensoriumError if it is taken, or none of this machine."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
-        try:
-            if os.name == "posix":
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _notice_the_gone(found)
-            found.bind(address)
-            found.listen(256)
-        except OSError:
-            found.close()
-            raise
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no such name"
-        raise SensoriumError(f"cannot listen at {host}:{port} ({reason}); try --port {min(port + 1, 65535)}.") from None
-    return found

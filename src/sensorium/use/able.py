@@ -61,6 +61,11 @@ def able(thing: Any, command: str, where: str | Path = "") -> Any:
     raise SensoriumError(said + way)
 
 
+def fits(method: Any, command: str) -> bool:
+    """Whether a method has an ability that ``sensorium COMMAND`` needs."""
+    return _fits(method, USES[command])
+
+
 def commands_for(thing: Any, where: str | Path) -> list[str]:
     """The commands that a run (or a published network) can be used with."""
     method, path = thing.method if isinstance(thing, Run) else thing, shlex.quote(printable(str(where)))

@@ -64,6 +64,11 @@ def predict(run: str | Path | Run, pictures: Any, *, top: int = 2, progress: boo
         return list(_predicted(found, _sets(pictures, _classifier(found)[1].scale), top, advance))
 
 
+def predict_images(run: Run, images: ImageSet, *, top: int = 2) -> list[Prediction]:
+    """Predictions for a set of images, as :func:`predict` makes them."""
+    return list(_predicted(run, [images], top, None))
+
+
 def predict_lines(run: Run, paths: Iterable[str], *, top: int = 2) -> Iterator[Prediction]:
     """Predictions for the pictures whose paths come one at a time, each as soon as it comes."""
     scale = _classifier(run)[1].scale

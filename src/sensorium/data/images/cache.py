@@ -233,7 +233,7 @@ def squares(
     workers = workers or os.cpu_count() or 1
     base = images.base if isinstance(images, View) else images
     starts = range(0, len(images), _CHUNK)
-    if workers == 1 or not isinstance(base, EncodedImages):
+    if workers == 1 or len(starts) < 2 or not isinstance(base, EncodedImages):
         yield from (_chunk(images, start, size) for start in starts)
         return
     with ThreadPoolExecutor(workers) as pool:
@@ -270,7 +270,8 @@ def _chunk(images: ImageSet, start: int, size: int) -> tuple[np.ndarray, list[tu
             out[at] = decode.square(picture(images, index, 2 * size), size)
             at += 1
         except BadImage as error:
-            bad.append((index, error))
+            # Without its traceback, whose frames hold the file's bytes and, by way of this list, themselves.
+            bad.append((index, BadImage(error.name, error.reason)))
     return out[:at], bad
 
 

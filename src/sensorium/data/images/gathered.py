@@ -1,14 +1,18 @@
-"""Every picture at a path, whatever set it belongs to: for classifying and searching, not for training."""
+"""Every picture at a path, whatever set it belongs to, or in memory: for classifying and searching, not for training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from sensorium.base.reading import printable
 from sensorium.data.images.endings import SHOWN
 from sensorium.data.images.folders import Files
 from sensorium.data.images.open import open_data
-from sensorium.data.images.sets import EncodedImages, ImageSet
+from sensorium.data.images.sets import Digest, EncodedImages, ImageSet
 from sensorium.data.images.values import Scale
 from sensorium.data.log import Log
 from sensorium.data.names import files_below
@@ -29,3 +33,29 @@ def picture_files(paths: list[Path], scale: Scale | None) -> EncodedImages:
     """These files, which may be missing or damaged: a picture of theirs is then a BadImage."""
     names = [str(path) for path in paths]
     return EncodedImages(Files(names), [printable(name) for name in names], scale=scale)
+
+
+class Encoded(NamedTuple):
+    """An image file in memory: its ``name``, for messages alone, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def pictures_in_memory(files: Sequence[Encoded], scale: Scale | None) -> EncodedImages:
+    """These files as images, decoded as those of a disk are; a damaged one is a BadImage."""
+    return EncodedImages(_Memory(files), [one.name for one in files], scale=scale)
+
+
+class _Memory:
+    """Encoded images in memory, for :class:`EncodedImages`."""
+
+    def __init__(self, files: Sequence[Encoded]) -> None:
+        self.files = files
+
+    def read(self, index: int) -> bytes:
+        return self.files[index].data
+
+    def sign(self, digest: Digest, indices: np.ndarray) -> None:
+        for index in indices:
+            digest.update(self.files[int(index)].data)

@@ -51,14 +51,18 @@ def is_one(pictures: Any) -> bool:
     return not isinstance(pictures, Sequence) or isinstance(pictures, (str, bytes))
 
 
-def _of_file(path: Path, scale: Scale | None) -> Given:
-    name = printable(str(path))
-    image = decode.rgb(path, name, scale=scale)
+def given_file(source: bytes | Path, name: str, scale: Scale | None = None) -> Given:
+    """An image file, by its path or its bytes. Raises BadImage that has the name."""
+    image = decode.rgb(source, name, scale=scale)
     size = (image.height, image.width)
     if 64 * image.height * image.width > decode.MAX_PIXELS:  # it may have been reduced eight times
-        width, height, _ = decode.header(path, name)
+        width, height, _ = decode.header(source, name)
         size = height, width
     return Given(image, size)
+
+
+def _of_file(path: Path, scale: Scale | None) -> Given:
+    return given_file(path, printable(str(path)), scale)
 
 
 def _of_pillow(image: Image.Image, scale: Scale | None) -> Image.Image:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from sensorium.abilities import SeesImages
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
@@ -35,16 +34,15 @@ def frozen(on: Situation, *, backbone: str | None = None, side: int | None = Non
     if side is not None and side < 8:
         raise SensoriumError(f"--side {side}: must be at least 8 pixels.")
     s = Settings()
-    network, none = build_backbone(backbone, on, s, by="a frozen row"), SeesImages()
-    sees: SeesImages = network if isinstance(network, SeesImages) else none
+    network: Any = build_backbone(backbone, on, s, by="a frozen row")
     if Path(backbone).exists():
-        own = sees.image_size
+        own = network.image_size
         trained = min(own) if isinstance(own, tuple) else own
         told = f"it was trained at {trained} px" if trained else "published networks are used at it"
         size = s.pick("side", side, min(trained or USUAL, USUAL), told)
     else:
         size = s.pick("side", side, on.image_size, "the size of the pictures")
-    method = Frozen(network, (on.mean, on.std), sees.normalization, size)
+    method = Frozen(network, (on.mean, on.std), network.normalization, size)
     views = supervised_views(on.mean, on.std, on.image_size, scale=(1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))
     return Recipe("frozen", method, views, _idle, lambda share: 1.0, pick_batch_size(None, on, s), s)
 

@@ -1,17 +1,18 @@
-"""Requests and answers of the page as its guard sees them."""
+"""Requests and answers of the page, and of the API, as the door before them sees them."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 BODY_TIME = 30  # seconds
 STATIC = ("/assets/", "/static/", "/svelte/")
-_KEYS = {"session_hash", "__theme"}  # of a query
 _DROPPED = ("x-forwarded", "x-gradio", "x-ip", "x-real-ip", "x-direct", "x-original", "forwarded")
+_FOLDERS = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:)?[/\\](?:[^/\\\s:'\"<>]+[/\\])+")
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -31,6 +32,11 @@ _PAGE = (
 )
 
 
+def public(error: Exception) -> str:
+    """What visitors are told of an error: one line, of paths only the last part."""
+    return _FOLDERS.sub("", " ".join(str(error).split()))[:600]
+
+
 class Refused(Exception):
     """A request that is not answered: its status, and why in one line."""
 
@@ -41,9 +47,9 @@ class Refused(Exception):
 
 class Request:
     """An HTTP request. ``headers`` as they came; ``scope`` is what the page gets of it: neither headers of proxies,
-    which any visitor can write, nor unknown keys of the query."""
+    which any visitor can write, nor other ``keys`` of the query."""
 
-    def __init__(self, scope: Any, receive: Any) -> None:
+    def __init__(self, scope: Any, receive: Any, keys: Collection[str] = ()) -> None:
         raw = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         self.headers = dict(raw)
         if sum(name == "host" for name, _ in raw) != 1 or sum(name == "origin" for name, _ in raw) > 1:
@@ -60,12 +66,17 @@ class Request:
         if named:  # has been checked when this is passed on
             self._kept = [(name, named if name == "host" else value) for name, value in self._kept]
         secure = self.headers.get("x-forwarded-proto", "") == "https"
-        query = urlencode({key: value for key, value in self._query.items() if key in _KEYS})
+        query = urlencode({key: value for key, value in self._query.items() if key in keys})
         self.scope = dict(scope) | {"query_string": query.encode(), "scheme": "https" if secure else scope["scheme"]}
         self._headed()
         self._receive, self._body = receive, None
         self._most, self._got, self._answer = None, 0, None
         self.over = False
+
+    @property
+    def queried(self) -> tuple[str, ...]:
+        """The keys of the query, of those too that are not passed on."""
+        return tuple(self._query)
 
     def query(self, key: str) -> str:
         """A value of the query."""
@@ -84,24 +95,29 @@ class Request:
         said = self.headers.get("content-length", "0")
         return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else 1 << 62
 
-    async def body(self, most: int) -> bytes:
-        """The whole body. Raises Refused if it is larger, or takes too long to come."""
-        said = f"Larger than the {most >> 10} KB that a request may have."
+    async def body(self, most: int, said: str = "", seconds: float = BODY_TIME) -> bytes:
+        """The whole body. Raises Refused if it is larger (``said``), or takes too long to come."""
+        said = said or f"Larger than the {most >> 10} KB that a request may have."
         if self.length() > most:
             raise Refused(413, said)
-        data, more = b"", True
+        data, more = bytearray(), True
         try:
-            async with asyncio.timeout(BODY_TIME):
+            async with asyncio.timeout(seconds):
                 while more:
                     message = await self._receive()
                     if message["type"] != "http.request":
                         raise Refused(400, "The request ended early.")
-                    data, more = data + message.get("body", b""), message.get("more_body", False)
+                    data += message.get("body", b"")
+                    more = message.get("more_body", False)
                     if len(data) > most:
                         raise Refused(413, said)
         except TimeoutError:
             raise Refused(408, "The request took too long.") from None
-        return data
+        return bytes(data)
+
+    def again(self, body: bytes) -> None:
+        """Pass on the body that was read, as it came."""
+        self._body = body
 
     def replace(self, body: bytes) -> None:
         """Pass on this body instead of the one that came."""

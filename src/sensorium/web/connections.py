@@ -3,7 +3,7 @@
 uvicorn has one timer, for a connection that is silent between two requests. Here the head of a request must be whole
 within :data:`HEAD_TIME` of the connection's start or of the last answer, however its bytes trickle, and an answer must
 be taken: a visitor who reads nothing for :data:`READ_TIME` is dropped. Bodies have their times in
-:mod:`sensorium.playground.guard`.
+:mod:`sensorium.web.wire` and :mod:`sensorium.playground.guard`.
 """
 
 from __future__ import annotations
