@@ -40,7 +40,7 @@ def _vit() -> ViT:
 
 
 def _dinov2() -> ViT:
-    return ViT(8, 4, 16, 1, 1, registers=1, parts=("swiglu", "layerscale"))
+    return ViT(8, 4, 16, 1, 1, mlp_ratio=3, registers=1, parts=("swiglu", "layerscale"))
 
 
 def _clip() -> CLIP:

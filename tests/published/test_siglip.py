@@ -25,6 +25,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.parts.patches import patchify
 from sensorium.published import export, load, load_backbone
 from sensorium.published.format import HALF, Format, write
+from sensorium.selfsup.supervised.method import Supervised
 
 SMALL = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40, "patch_size": 7,
@@ -112,6 +113,11 @@ def test_attention_is_that_of_the_probe(tmp_path: Path) -> None:
     _, looks = head.attention(head.probe.expand(2, -1, -1), tokens, tokens, average_attn_weights=False)
     found = ours.attention(images)
     assert (found - looks[:, :, 0].unflatten(-1, (4, 4))).abs().max() <= 1e-5
+    encoded = ours.encode(ours.embed(images))
+    assert torch.equal(encoded, torch.cat([ours.features(images)[:, None], ours.tokens(images)], dim=1))
+    keep = torch.tensor([[3, 0, 9], [15, 2, 1]])
+    chosen = ours.embed(images).gather(1, keep[..., None].expand(-1, -1, 24))
+    assert (ours.embed(images, keep) - chosen).abs().max() <= 1e-6
     (features,) = ours.maps(images)
     assert features.shape == (2, 24, 4, 4)
     assert (features.flatten(2).transpose(1, 2) - tokens).abs().max() <= 1e-5
@@ -211,6 +217,18 @@ def test_what_a_broken_configuration_has_wrong_is_said(tmp_path: Path) -> None:
 def test_what_transformers_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="has a square of positions"):
         export(SigLIPVision((14, 21), 7, 24, 1, 2), "hf", tmp_path)
+
+
+def test_a_classifier_on_it_there_and_back_and_onnx(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    ours = shaken(Supervised(SigLIPVision(14, 7, 24, 1, 2), 3))
+    export(ours, "safetensors", tmp_path / "own")
+    images = torch.rand(5, 3, 14, 14)
+    again: Any = load(tmp_path / "own")
+    assert torch.equal(again.logits(images), ours.logits(images))
+    path = export(ours.backbone, "onnx", tmp_path / "m.onnx", image_size=14)
+    found = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": images.numpy()})[0]
+    assert (torch.from_numpy(found) - ours.backbone.features(images)).abs().max() <= 1e-5
 
 
 def test_layers_and_what_is_not_decayed() -> None:

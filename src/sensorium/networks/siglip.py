@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, MapEncoder
+from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, Mlp, init_blocks_
 from sensorium.networks.vit import layer_index
 from sensorium.parts.patches import PatchEmbed, grid_of
@@ -48,7 +48,7 @@ class AttentionPool(nn.Module):
         width = x.shape[-1]
         weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
         bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
-        q = F.linear(self.probe, weight_q, bias_q).expand(len(x), -1, -1)
+        q = F.linear(self.probe, weight_q, bias_q).expand(x.shape[0], -1, -1)
         k, v = F.linear(x, weight_kv, bias_kv).split(width, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         return q, k, v
@@ -65,8 +65,8 @@ class AttentionPool(nn.Module):
         return torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, dim=-1)[:, :, 0]
 
 
-class SigLIPVision(nn.Module, MapEncoder, AttentionMaps):
-    """SigLIP's vision transformer; its feature is pooled by attention.
+class SigLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
+    """SigLIP's vision transformer; its feature is pooled by attention, and stands where others have a class token.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels, ``hidden`` channels of a block's Mlp
     (four times the width). Images of other sizes are supported if the patch divides them: positions are resampled
@@ -111,13 +111,28 @@ class SigLIPVision(nn.Module, MapEncoder, AttentionMaps):
         """Patches (rows, columns) of images [B, 3, H, W]; ``SensoriumError`` if the patch does not divide them."""
         return grid_of(images.shape[-2], images.shape[-1], self.patch_size)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> the patches [B, N, D] after the final norm."""
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, 3, H, W] -> patch tokens with positional embeddings [B, N, D].
+
+        With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
+        """
         positions = resample(self.pos_embed, self.grid, self.grid_of(images), self.resampling, first=0)
-        x = self.patch_embed(images) + positions
+        return self.patch_embed(images, keep) + (positions if keep is None else positions[0][keep])
+
+    def _encoded(self, patches: Tensor) -> Tensor:
+        x = patches
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Any subset of the patch tokens [B, n, D] -> what is pooled of them, and they, encoded and normed [B, 1 + n, D]."""
+        x = self._encoded(patches)
+        return torch.cat([self.pool(x)[:, None], x], dim=1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> the patches [B, N, D] after the final norm."""
+        return self._encoded(self.embed(images))
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, D]: the tokens, pooled by attention."""

@@ -14,15 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats import resnet, vit
+from sensorium.networks.formats import resnet, siglip, vit
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.vit import ViT
 from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
 from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
-_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN}
+_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN, "siglip": siglip.OWN}
 
 
 def _with(network: type) -> Callable[[Any], Any]:
@@ -66,7 +67,7 @@ def _prepared(network: Supervised, how: Preparation) -> dict[str, Any]:
 
 
 def _network(method: Supervised) -> str:
-    return "vit" if isinstance(method.backbone, ViT) else "resnet"
+    return next(name for name, form in _NETWORKS.items() if isinstance(method.backbone, form.network))
 
 
 def _own_config(method: Supervised) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _settle(method: Supervised, source: Source) -> None:
 
 
 def _either(method: Any) -> Any:
-    return _with(ResNet)(method) or _with(ViT)(method)
+    return _with(ResNet)(method) or _with(ViT)(method) or _with(SigLIPVision)(method)
 
 
 OWN = Format(
