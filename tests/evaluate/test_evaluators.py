@@ -132,6 +132,16 @@ def test_a_stopped_judgement_goes_on_and_one_of_another_version_begins_anew(coun
     assert counted[3:] == ["first", "second"]
 
 
+def test_a_judgement_that_gains_a_piece_keeps_its_scores(counted: list[str], tmp_path: Path) -> None:
+    """As one of an earlier version does, whose evaluator had a piece less."""
+    whole = judge(run(tmp_path, Both()), ready("tokens"), Asked())
+    kept = json.loads((tmp_path / "evaluation.json").read_text())
+    del kept["details"]["second"]["value"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(kept))
+    assert judge(run(tmp_path, Both()), ready("tokens"), Asked()) == whole
+    assert read_judgement(tmp_path) == whole
+
+
 def test_damage_is_named_and_lost_outcomes_are_none(counted: list[str], tmp_path: Path) -> None:
     judge(run(tmp_path, Both()), ready("tokens"), Asked())
     (tmp_path / "outcomes.npz").write_bytes(b"PK\x03\x04 torn")

@@ -192,7 +192,8 @@ def _judge(chosen: Sequence[Evaluator], run: Trained, ready: Any, asked: Asked) 
     unlinked(run.folder / "pictures")
     before = _kept_before(path)
     same = before.get("version") == VERSION and before.get("data", of) == of
-    details: dict[str, dict[str, Any]] = before["details"] if same else {}
+    # A copy: a piece that is added must make a difference to what was there.
+    details: dict[str, dict[str, Any]] = copy.deepcopy(before["details"]) if same else {}
     outcomes = read_outcomes(run.folder) if same else {}
 
     def write(found: dict[str, Any] | None = None) -> None:
