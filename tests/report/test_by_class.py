@@ -204,6 +204,7 @@ def test_its_classes_errors_and_doubts(compared: tuple[Results, Path]) -> None:
     assert len(rows) == suspects.count
     margins = [float(row["margin"]) for row in rows]
     assert margins == sorted(margins)
+    assert suspects.clear == sum(margin <= -0.5 for margin in margins)
     assert all(row["given"] != row["likely"] for row in rows)
     page = (out / "report.html").read_text()
     assert 'id="classes"' in page

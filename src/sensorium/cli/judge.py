@@ -105,9 +105,9 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     console.print(results_table(results))
     console.print(results.verdict)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
-    if results.suspects is not None and results.suspects.count:
-        told = counted(results.suspects.count, "doubtful label")
-        console.print(f"Training pictures: {told}, the worst first: {folder / results.suspects.file}")
+    if results.suspects is not None and results.suspects.clear:
+        told = counted(results.suspects.clear, "training label")
+        console.print(f"Look at {told}, in clear doubt: the first rows of {folder / results.suspects.file}")
     if results.model is not None:
         console.print(f"Its classifier, for new pictures: sensorium predict {folder / results.model.folder} PICTURES")
     if not results.finished:

@@ -143,10 +143,10 @@ def doubts(results: Results, sheet: Sheet, names: Names) -> Html | None:
         return None
     if not found.count:
         return el("p", f"No label of {h.of(found.n, 'training images')} is doubted.", cls="lead")
-    share = h.percent(found.count / found.n)
     said = (
-        f"{h.of(found.count, 'labels')} of {h.count(found.n)} ({share}) {'is' if found.count == 1 else 'are'} doubtful: classifiers that did not see these "
-        f"labels are sure of another class. All are in {found.file}, the most doubtful first: look at them from the top, and "
-        f"correct or remove what is wrong. The classifiers agree with {h.percent(found.accuracy)} of all labels, so many doubts are their own errors."
+        f"{h.of(found.clear, 'labels')} of {h.count(found.n)} {'is' if found.clear == 1 else 'are'} in clear doubt: classifiers "
+        "that did not see them find another class at least 50 points more probable. "
+        f"{found.file} lists {h.count(found.count)} with slighter doubts, the most doubtful first: look at them from the top, and correct "
+        f"or remove what is wrong. These classifiers agree with {h.percent(found.accuracy)} of all labels, so that many doubts are their own errors."
     )
     return join([el("p", said, cls="lead"), _looked_at("The most doubtful", found.shown, sheet, "train", names)])

@@ -176,10 +176,11 @@ class Suspect:
 @dataclass(frozen=True)
 class Suspects:
     """Training pictures whose labels are doubtful: ``count`` of ``n``, listed in ``file``, the first of them ``shown``;
-    ``accuracy``: of the probabilities, which no picture's own label entered, on the labels as given."""
+    ``clear``: how many clearly, another class being at least 50 points more probable. ``accuracy``: of the probabilities, which no picture's own label entered, on the labels as given."""
 
     file: str
     count: Count
+    clear: Count
     n: Count
     accuracy: Share
     shown: tuple[Suspect, ...] = ()

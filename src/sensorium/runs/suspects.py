@@ -31,6 +31,7 @@ from sensorium.runs.run import Run
 
 FILE = "suspects.csv"
 SHOWN = 48  # pictures of the report
+CLEAR = 0.5  # a weak classifier doubts many labels a little
 L2 = 0.01  # of the classifiers: probabilities a little too modest are better here than too sure
 COLUMNS = ("rank", "image", "picture", "given", "likely", "probability_given", "probability_likely", "margin")
 
@@ -88,4 +89,5 @@ def _written(labels: np.ndarray, chances: np.ndarray, where: np.ndarray, images:
         )
         for i in order[:SHOWN]
     )
-    return Suspects(FILE, len(order), len(labels), float((likely == labels).mean()), shown)
+    clear = int((gaps[order] <= -CLEAR).sum())
+    return Suspects(FILE, len(order), clear, len(labels), float((likely == labels).mean()), shown)
