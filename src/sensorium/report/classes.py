@@ -81,7 +81,7 @@ def _table(results: Results, rows: Sequence[OfClass], runs: Sequence[RunResult],
     more = len(rows) - MAX_ROWS
     rest = el("p", f"{h.of(more, 'more classes')} in results.json.", cls="note") if more > 0 else ""
     note = "Share of a class's test images that are right, with the best use of the labels that decides; in brackets the 95 % interval."
-    table = el("table", el("thead", el("tr", heads)), el("tbody", body), cls="plain")
+    table = el("table", el("thead", el("tr", heads)), el("tbody", body), cls="plain byclass")
     return join([el("p", note, cls="note"), el("div", table, cls="scroll"), rest])
 
 
@@ -99,7 +99,7 @@ def _matrix(results: Results) -> Html:
     if model is None or not 2 < count <= MAX_MATRIX:
         return Html("")
     wrong: Counter[tuple[int, int]] = Counter({(one.given, one.taken): one.n for one in model.confused})
-    heads = [el("td"), *(el("th", el("span", one.name), scope="col") for one in results.by_class)]
+    heads = [el("td"), *(el("th", el("span", one.name, title=one.name), scope="col") for one in results.by_class)]
     body = []
     for given, one in enumerate(results.by_class):
         off = sum(wrong[given, taken] for taken in range(count))
@@ -146,7 +146,7 @@ def doubts(results: Results, sheet: Sheet, names: Names) -> Html | None:
     said = (
         f"{h.of(found.clear, 'labels')} of {h.count(found.n)} {'is' if found.clear == 1 else 'are'} in clear doubt: classifiers "
         "that did not see them find another class at least 50 points more probable. "
-        f"{found.file} lists {h.count(found.count)} with slighter doubts, the most doubtful first: look at them from the top, and correct "
+        f"{found.file} lists {h.count(found.count)}, with slighter doubts too, the most doubtful first: look at them from the top, and correct "
         f"or remove what is wrong. These classifiers agree with {h.percent(found.accuracy)} of all labels, so that many doubts are their own errors."
     )
     return join([el("p", said, cls="lead"), _looked_at("The most doubtful", found.shown, sheet, "train", names)])
