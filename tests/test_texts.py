@@ -268,14 +268,22 @@ def test_seeds_become_a_mean_and_its_error() -> None:
     def runs(*values: float | None) -> list[RunResult]:
         made = []
         for i, value in enumerate(values):
-            score = Score("bits", 9.0 if value is None else value, "lower", 10, "bytes", outcomes=np.ones(10))
+            score = Score(
+                "bits",
+                9.0 if value is None else value,
+                "lower",
+                10,
+                "bytes",
+                outcomes=np.arange(10) < 9.0 if value is None else np.arange(10) < value,
+            )
             made.append(RunResult(f"run {i}", "lm", "failed" if value is None else "finished", scores=(score,)))
         return made
 
     first, second = over_seeds([runs(1.0, 2.0), runs(2.0, None), runs(3.0, 4.0)])
     (score,) = first.scores
     assert (score.value, score.error, score.seeds) == (2.0, pytest.approx(3**-0.5), (1.0, 2.0, 3.0))
-    assert score.outcomes is None  # of one seed, and no longer the score's
+    assert score.outcomes is not None
+    assert score.outcomes[:4] == pytest.approx([1, 2 / 3, 1 / 3, 0])  # the mean over seeds of each sample
     assert second.scores[0].seeds == (2.0, 4.0)
     assert second.notes == ("finished with 2 of 3 seeds",)
     lost = over_seeds([runs(1.0, None), runs(2.0, None)])[1]

@@ -29,10 +29,16 @@ OURS = "Sensorium "  # what is not published by others
 # How a file of each format is known: by its configuration, and by names of its tensors.
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
+SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
 MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face ViT": ({"model_type": "vit"}, HF_VIT),
     "timm ViT": ({}, VIT),
+    "timm ViT with fc_norm": ({}, (*VIT, "fc_norm.weight")),
+    "Hugging Face DINOv2": ({"model_type": "dinov2"}, (HF_VIT[0], "encoder.layer.0.layer_scale1.lambda1")),
+    "authors' DINOv2": ({}, (*VIT, "blocks.0.ls1.gamma", "mask_token")),
+    "Hugging Face SigLIP": ({"model_type": "siglip_vision_model"}, SIGLIP),
+    "Hugging Face SigLIP 2 (NaFlex)": ({"model_type": "siglip2_vision_model"}, SIGLIP),
     "Hugging Face ResNet": ({"model_type": "resnet"}, ("embedder.embedder.convolution.weight",)),
     "torchvision and timm ResNet": ({}, ("conv1.weight", "layer1.0.conv1.weight")),
     "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),

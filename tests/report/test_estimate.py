@@ -52,10 +52,12 @@ def test_steps_are_timed(tmp_path):
 def test_the_sentence():
     run = Cost(60.0, 1.0, 5.0, 4.0, 18.0, 7.0)
     one, two = told([run], ["net"], 1), told([run] * 4, ["net", "net", "vit", "net"], 1)
-    assert run.judging == 30.0
-    assert one == "1 run, 1m00s of training: about 2m17s in all, with evaluation and baselines."
-    assert two.startswith("4 runs, 4m00s of training: about 7m")
-    assert told([run] * 4, ["net"] * 4, 2).startswith("4 runs, 4m00s of training: about 3m57s")
+    assert run.judging == 27.0 + AFTER
+    assert one == "1 run, 1m00s of training: about 2m27s in all, with evaluation and baselines."
+    assert two.startswith("4 runs, 4m00s of training: about 8m")
+    assert told([run] * 4, ["net"] * 4, 2).startswith("4 runs, 4m00s of training: about 4m12s")
+    seeds = told([run] * 4, ["net"] * 4, 1, 3)
+    assert seeds.startswith("12 runs (3 seeds each), 12m00s of training: about 2")
     assert "at least" in told([replace(run, features=None)], ["net"], 1)
     assert told([Cost()], ["net"], 1) == "1 run; how long they take is known when the first has trained."
 

@@ -115,7 +115,8 @@ def test_what_a_library_cannot_hold_is_refused(build: Callable[[], Any], to: str
 NETWORKS = {
     "registers": (lambda: ViT(8, 4, 16, 1, 2, registers=2), {"timm"}),
     "mean pooling": (lambda: ViT(8, 4, 16, 1, 2, pool="mean"), {"timm"}),
-    "other parts": (lambda: ViT(8, 4, 16, 1, 2, parts=("swiglu",)), set()),
+    "other parts": (lambda: ViT(8, 4, 16, 1, 2, parts=("gau",)), set()),
+    "DINOv2's parts": (lambda: ViT(8, 4, 16, 1, 2, parts=("swiglu", "layerscale")), {"timm"}),
     "narrow": (lambda: ResNet((1, 1, 1, 1), 8, stem_width=64), {"hf", "timm"}),
     "three stages": (lambda: ResNet((1, 1, 1), 64), {"hf", "timm", "torchvision"}),
     "one stage": (lambda: ResNet((1,), 64, stem="half"), {"hf", "timm", "torchvision"}),

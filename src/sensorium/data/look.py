@@ -106,7 +106,7 @@ def _fractions(findings: Findings) -> str:
 
 
 def _commands(kind: str, where: str, labeled: bool, fractions: str = "") -> list[str]:
-    fitting = [system for system in systems() if system.data == kind and (labeled or not system.labels)]
+    fitting = [one for one in systems() if one.data == kind and one.trains and (labeled or not one.labels)]
     names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
     starters = [system.name for system in fitting if system.starter]
     compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m{fractions}"] if len(starters) > 1 else []
