@@ -203,7 +203,8 @@ def test_its_classes_errors_and_doubts(compared: tuple[Results, Path]) -> None:
     rows = list(csv.DictReader((out / suspects.file).open()))
     assert len(rows) == suspects.count
     margins = [float(row["margin"]) for row in rows]
-    assert margins == sorted(margins)
+    own = [float(row["probability_given"]) for row in rows]
+    assert own == sorted(own)
     assert suspects.clear == sum(margin <= -0.5 for margin in margins)
     assert all(row["given"] != row["likely"] for row in rows)
     page = (out / "report.html").read_text()

@@ -107,7 +107,7 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     console.print(f"Report: {(folder / 'report.html').resolve()}")
     if results.suspects is not None and results.suspects.clear:
         told = counted(results.suspects.clear, "training label")
-        console.print(f"Look at {told}, in clear doubt: the first rows of {folder / results.suspects.file}")
+        console.print(f"Look at {told}, in clear doubt: see {folder / results.suspects.file}, the most doubtful first")
     if results.model is not None:
         console.print(f"Its classifier, for new pictures: sensorium predict {folder / results.model.folder} PICTURES")
     if not results.finished:

@@ -8,7 +8,8 @@ picture i counts as the class  k_i = argmax p_ik  over the classes with p_ik >= 
 joint is
     C_jk = number of pictures with y_i = j that count as k.
 Suspects are those off its diagonal, unless the likeliest class of all is the given one. The most suspicious come first,
-by the normalized margin  p_iy - max over k != y of p_ik.
+by self-confidence, p_iy: it finds more swapped labels than the margin p_iy - max over k != y of p_ik does where
+classifiers are weak, since they are seldom sure of another class (``python -m benchmarks.suspects``).
 
 Shapes: N pictures, K classes.
 """
@@ -61,4 +62,4 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     counted = counted_as(labels, probabilities)
     doubted = (counted != UNCOUNTED) & (counted != labels) & (probabilities.argmax(axis=1) != labels)
     found = np.flatnonzero(doubted)
-    return found[margins(labels, probabilities)[found].argsort(kind="stable")]
+    return found[probabilities[found, labels[found]].argsort(kind="stable")]
