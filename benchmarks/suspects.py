@@ -1,7 +1,7 @@
 """How many swapped labels a comparison finds: CIFAR-10 files with some labels replaced at random by another class.
 
 SimCLR and the supervised baseline learn from the wrong labels as they are, and OUT/suspects.csv lists whose labels they doubt.
-Printed: of as many suspects as there are swaps, the share that was swapped (at random: the share of swaps), and of all
+Printed: of as many suspects as there are swaps, the share that was swapped (at random: the share of swaps), ranked as listed and by the margin, and of all
 that are listed. With --methods others, with --runs DIR the finished comparison of a former call.
 Run: python -m benchmarks.suspects [--share 0.05] [--budget 2m] [--limit 20000] [--seed 0] [--out DIR]
 """
@@ -67,6 +67,8 @@ def main() -> None:
         hit, all_hit = len(where & set(first)), len(where & set(listed))
         print(f"{len(where):,} of {found.suspects.n:,} labels swapped ({asked.share:.0%}); {len(listed):,} suspects")
         print(f"among the first {len(first):,}: {hit:,} swapped, {hit / len(where):.1%} (at random {asked.share:.1%})")
+        by_margin = [int(row["image"]) for row in sorted(rows, key=lambda row: float(row["margin"]))][: len(where)]
+        print(f"ranked by the margin instead: {len(where & set(by_margin)) / len(where):.1%}")
         print(f"among all {len(listed):,}: {all_hit:,}, {all_hit / len(where):.1%} of the swapped")
         print(f"probabilities agree with {found.suspects.accuracy:.1%} of the labels as given")
 

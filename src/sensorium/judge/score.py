@@ -13,6 +13,9 @@ import numpy as np
 from sensorium.base.records import NOT_WRITTEN, Amount, Count, Share
 from sensorium.base.words import agreeing
 
+Z = 1.959963984540054
+"""Standard errors on either side of a 95 % interval."""
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -14,10 +14,8 @@ import numpy as np
 
 from sensorium.judge.encode import labels_of
 from sensorium.judge.feature_scores import Seen
-from sensorium.judge.score import Score
+from sensorium.judge.score import Score, Z
 from sensorium.runs.results import OfClass, RunResult
-
-Z = 1.959963984540054
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:

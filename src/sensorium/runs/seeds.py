@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sensorium.judge.score import Score
+from sensorium.judge.score import Score, Z
 from sensorium.runs.results import RunResult
 
 
@@ -30,7 +30,7 @@ def spread_of(values: Sequence[float]) -> float:
 
     if len(values) < 2:
         return 0.0
-    return statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1)) / 1.959963984540054
+    return statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1)) / Z
 
 
 def over_seeds(each: Sequence[Sequence[RunResult]]) -> list[RunResult]:

@@ -31,13 +31,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sensorium.base.words import agreeing, count, duration, memory
-from sensorium.judge.score import Score
+from sensorium.judge.score import Score, Z
 from sensorium.runs.results import Results, RunResult, Winner
 from sensorium.runs.seeds import spread_of
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
-POWER = 1.959963984540054 + 0.8416212335729143  # normal quantiles of 1 - LEVEL / 2 and of 80 %
+POWER = Z + 0.8416212335729143  # normal quantiles of 1 - LEVEL / 2 and of 80 %
 
 
 class Difference(NamedTuple):
