@@ -22,11 +22,13 @@ IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class SeesImages:
     """Takes images.
 
-    ``image_size``: input size in pixels (one number, or height and width), None for any. ``normalization``: mean and
-    standard deviation of pixels in 0..1 that its weights expect, None if unknown.
+    ``image_size``: input size in pixels (one number, or height and width), None for any. ``trained_size``: where that is
+    None, the size in pixels that the files of its weights tell. ``normalization``: mean and standard deviation of pixels
+    in 0..1 that its weights expect, None if unknown.
     """
 
     image_size: int | tuple[int, int] | None = None
+    trained_size: int | None = None
     normalization: Statistics | None = None
 
 

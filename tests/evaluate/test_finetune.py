@@ -12,9 +12,10 @@ from sensorium.abilities import Encoder
 from sensorium.errors import SensoriumError
 from sensorium.judge import baselines
 from sensorium.judge.encode import encode, normalised
-from sensorium.judge.finetune import Tuned, Tuning, _groups, _init_head, _ordered, batch_rows, depths, finetune, length
+from sensorium.judge.finetune import Tuned, Tuning, _groups, _init_head, _ordered, batch_rows, finetune, length
 from sensorium.metrics.linear import fit_probe
 from sensorium.metrics.logistic import Probe
+from sensorium.recipe.optim import depths
 
 
 @dataclass

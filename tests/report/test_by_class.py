@@ -72,6 +72,27 @@ def test_as_many_test_images_as_are_said_to_settle_it_do_so_in_four_of_five_case
     assert 0.7 < np.mean(settled) < 0.9
 
 
+def test_of_several_comparisons_one_needs_more_images() -> None:
+    """With the count for one of three comparisons, four of five cases are settled by the strictest of Holm's levels."""
+    first, second = pair(400, 0.08, 0.06, 1)
+    alone = difference(first, second)
+    among = alone._replace(among=3)
+    ratio = (needed(first, among) or 0) / (needed(first, alone) or 1)
+    assert ratio == pytest.approx(((2.394 + 0.8416) / (1.96 + 0.8416)) ** 2, rel=1e-3)
+    honest = math.ceil(400 * ((2.394 + 0.8416) * math.sqrt((0.14 - 0.0004) / 400) / 0.02) ** 2)
+    p = [difference(*pair(honest, 0.08, 0.06, seed)).p or 0.0 for seed in range(200)]
+    assert 0.7 < np.mean([3 * one < 0.05 for one in p]) < 0.9
+
+
+def test_the_margin_over_a_baseline_of_few_seeds_is_students() -> None:
+    right = np.random.default_rng(0).random(4000) < 0.6
+    seeds = (0.55, 0.6, 0.65)  # a standard error of 0.029; 0.072 for an interval of two of them by Student's t
+    run = judged(right, seeds=seeds, baselines={"kNN": 0.5})
+    score = replace(run, value=0.6, error=float(np.std(seeds, ddof=1) / 3**0.5))
+    said = decide([RunResult("a", "a", scores=(score,))]).said
+    assert said.startswith("Not significant")
+
+
 def test_a_difference_that_is_settled_or_that_images_cannot_settle_needs_none() -> None:
     first, second = pair(4000, 0.2, 0.1, 0)
     assert needed(first, difference(first, second)) is None

@@ -31,8 +31,10 @@ from sensorium.method import Method, Progress
 from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summary
 from sensorium.metrics.logistic import Probe
 from sensorium.metrics.subsets import percent, stratified
+from sensorium.networks.seen import inner
+from sensorium.parts.lowrank import merged
 from sensorium.parts.moe.layer import update_biases
-from sensorium.recipe.optim import undecayed
+from sensorium.recipe.optim import by_depth
 from sensorium.training.step import Step
 
 Augment = Callable[[Tensor, Tensor, Draw], dict[str, Any]]
@@ -114,7 +116,7 @@ def finetune(
     """
 
     def pretrained(seed: int) -> nn.Module:
-        module = copy.deepcopy(backbone)
+        module = copy.deepcopy(merged(backbone))
         if not any(p.requires_grad for p in module.parameters()):  # a frozen teacher, for example
             module.requires_grad_(True)
         return module
@@ -300,32 +302,7 @@ def _init_head(model: Tuned, train: Pixels, subset: np.ndarray, labels: Tensor, 
 
 
 def _groups(model: Tuned, how: Tuning, fresh: bool) -> list[dict[str, Any]]:
-    """Parameter groups by depth and by weight decay."""
-    transformer = isinstance(model.backbone, TokenEncoder)
+    transformer = isinstance(inner(model.backbone), TokenEncoder)
     lr = how.lr or ((1e-3 if transformer else 3e-3) if fresh else (5e-4 if transformer else 1e-3))
     decay = how.layer_decay or (0.75 if transformer and not fresh else 1.0)
-    depth = depths(model.backbone)
-    last = max(depth.values())
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    kept = undecayed(model)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            at = depth.get(name.removeprefix("backbone."), last)
-            groups.setdefault((at, name in kept), []).append(parameter)
-    return [
-        {"params": found, "lr": lr * decay ** (last - at), "weight_decay": 0.0 if plain else how.weight_decay}
-        for (at, plain), found in groups.items()
-    ]
-
-
-def depths(backbone: nn.Module) -> dict[str, int]:
-    """Depth of each parameter by name: 0 the input layer, 1... the blocks or stages; then the head, at the same depth
-    as a transformer's last norm.
-
-    If the network isn't an Encoder, all its parameters have depth 0.
-    """
-    if not isinstance(backbone, Encoder):
-        return dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
-    found = backbone.layers_for_decay()
-    deepest = max(found.values(), default=0)
-    return found | {"head": deepest + (deepest > 0 and not isinstance(backbone, TokenEncoder))}
+    return by_depth(model, model.backbone, lr, how.weight_decay, decay)

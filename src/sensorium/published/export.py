@@ -12,6 +12,8 @@ from torch import nn
 from sensorium.abilities import Classifier, Detector, Encoder, HasBackbone, HasBody, SeesImages
 from sensorium.catalogue import FORMATS, find
 from sensorium.errors import SensoriumError
+from sensorium.networks.seen import bare
+from sensorium.parts.lowrank import merged
 from sensorium.published.format import Format, Preparation
 from sensorium.published.onnx import missing, needed, write_onnx
 from sensorium.published.opening import save
@@ -39,6 +41,9 @@ def export(
     it is of. classes, temperature: of a classifier, names and what divides its logits. Raises SensoriumError, which
     lists the possible formats, if the format can't hold the network.
     """
+    network, seen = bare(merged(network))
+    if seen is not None:  # what the network expects is not what its method is given
+        (mean, std), image_size = seen.own, seen.side or image_size
     chain = _parts(network)
     own = network.normalization if isinstance(network, SeesImages) else None
     if own is None and (mean is not None or std is not None):
@@ -90,7 +95,7 @@ def _first(chain: list[nn.Module], to: str) -> tuple[Format, Any] | None:
 def exportable(network: nn.Module, recipe: str = "") -> tuple[str, ...]:
     """What :func:`export` writes of ``network``, or of a run of ``recipe`` with that method: the formats of ``FORMATS``
     that hold it as it is."""
-    chain = _parts(network)
+    chain = _parts(bare(merged(network))[0])
     known = FORMATS if not recipe or ":" in recipe else find(recipe).exports
     return tuple(to for to in FORMATS if to in known and (_has_onnx(chain) if to == "onnx" else _fits(chain, to)))
 

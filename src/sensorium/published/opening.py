@@ -150,7 +150,10 @@ def fill(form: Format, source: Source) -> Any:
         _finite(weights, form, network, source.where)
         network.load_state_dict(weights, assign=True)
         if form.normalization is not None:
-            network.normalization = source.normalization(form.normalization)
+            network.normalization, network.trained_size = (
+                source.normalization(form.normalization),
+                source.trained_size(),
+            )
         if form.settle:
             form.settle(network, spelled)
     except KeyError as error:

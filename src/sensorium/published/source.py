@@ -186,6 +186,17 @@ class Source:
                 return self.statistics(found[mean], found[std])
         return default
 
+    def trained_size(self) -> int | None:
+        """The side of pictures in pixels, from the directory's processor or timm's configuration; None if none is told."""
+        found, timms = self.json("preprocessor_config.json") or {}, self.config.get("pretrained_cfg")
+        told: list[Any] = [found.get("crop_size"), found.get("size")]
+        told.append(timms.get("input_size") if isinstance(timms, Mapping) else None)
+        for one in told:
+            sides = list(one.values()) if isinstance(one, Mapping) else one[1:] if _is_list(one) else [one]
+            if sides and all(_is_whole(side) and 0 < side <= LARGEST for side in sides):
+                return min(sides)
+        return None
+
     def told_beside(self) -> Source | None:
         """With the JSON of its weights' own name, which an export writes beside a single file; None if there is none."""
         beside = self.path.with_suffix(".json") if self.path is not None and self.path.is_file() else None

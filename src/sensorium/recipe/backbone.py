@@ -7,17 +7,23 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import RESNET_SIZES, resnet
+from sensorium.networks.seen import AsTrained
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
-from sensorium.recipe.recipe import Settings
+from sensorium.parts.lowrank import merged
+from sensorium.recipe.recipe import READ, Settings
 from sensorium.recipe.trained import Trained
 
 RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 NAMES = RESNETS + VITS
+USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
@@ -30,7 +36,8 @@ def choices(needs: type) -> tuple[str, ...]:
 def build_backbone(
     given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
 ) -> Any:
-    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path.
+    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path
+    or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
@@ -40,11 +47,11 @@ def build_backbone(
     """
     default, why = _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
-    if Path(name).exists():
+    if is_checkpoint(name):
         from sensorium.published import load_backbone
 
-        network: Any = load_backbone(Path(name))
-        settings.pick("backbone_size", None, type(network).__name__, f"read from {name}")
+        network: Any = load_backbone(name)
+        settings.pick(READ, None, type(network).__name__, f"read from {name}")
     elif name in RESNETS:
         network = resnet(name.removeprefix("resnet-"), on.image_size)
     elif name.partition("+")[0] in VITS:
@@ -65,6 +72,30 @@ def build_backbone(
     return network
 
 
+def is_checkpoint(name: str | None) -> bool:
+    """Whether a backbone is named by a path or a hub id."""
+    return name is not None and ("/" in name or Path(name).exists())
+
+
+def as_trained(network: Any, on: Situation, settings: Settings, side: int | None) -> Any:
+    """A checkpoint's ``network`` that gets pictures as it was trained on them: normalized by its own statistics, and
+    resized to ``side`` pixels, by default the size that it was trained at, at most ``USUAL``; itself if that is how the
+    data's pictures come. Raises SensoriumError for a side that its patches do not divide."""
+    if side is not None and side < 8:
+        raise SensoriumError(f"--side {side}: must be at least 8 pixels.")
+    own = network.image_size or network.trained_size
+    trained = min(own) if isinstance(own, tuple) else own
+    told = f"trained at {trained} px" if trained else "not told by its files: the usual size of published networks"
+    told += f"; {USUAL} px are usual" if trained and trained > USUAL else ""
+    size = settings.pick("side", side, min(trained or USUAL, USUAL), told)
+    if isinstance(network, TokenEncoder):
+        network.grid_of(torch.empty(1, 3, size, size, device="meta"))
+    given, own = (on.mean, on.std), network.normalization or (on.mean, on.std)
+    if size == on.image_size and np.allclose(given, own, rtol=0, atol=1e-6):
+        return network
+    return AsTrained(network, given, own, size)
+
+
 def started_from(
     folder: str, named: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder
 ) -> Any:
@@ -82,7 +113,7 @@ def started_from(
         )
     settings.note(start=folder)
     settings.pick("network", None, run.settings.get("backbone", run.info.recipe), f"of {folder}")
-    return copy.deepcopy(network).requires_grad_(True)
+    return copy.deepcopy(merged(network)).requires_grad_(True)
 
 
 def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
-from sensorium.abilities import TokenEncoder
+from sensorium.abilities import Encoder, TokenEncoder
 from sensorium.data.images.prepare import Situation
 from sensorium.method import Method
+from sensorium.networks.seen import inner
 from sensorium.recipe.recipe import Builder, Settings
 
 # Learned tokens, queries and positions, by the names that networks give them.
@@ -46,6 +48,52 @@ def adamw(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.9
                 (plain if name in kept else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+
+    return build
+
+
+def by_depth(
+    model: nn.Module, backbone: nn.Module, lr: float, weight_decay: float, decay: float
+) -> list[dict[str, object]]:
+    """Groups of the trainable parameters of ``model`` by their depth in its ``backbone`` and by weight decay: the rate of
+    depth l is lr * decay^(L - l), that of everything outside the backbone lr (ELECTRA: Clark et al., 2020,
+    arXiv:2003.10555; BEiT: Bao et al., 2022, arXiv:2106.08254).
+
+    Weights that are adapted by :mod:`sensorium.parts.lowrank` have the depth of the weight.
+    """
+    depth = depths(backbone)
+    last = max(depth.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    kept = undecayed(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            at = depth.get(name.removeprefix("backbone."), last)
+            groups.setdefault((at, name in kept), []).append(parameter)
+    return [
+        {"params": found, "lr": lr * decay ** (last - at), "weight_decay": 0.0 if plain else weight_decay}
+        for (at, plain), found in groups.items()
+    ]
+
+
+def depths(backbone: nn.Module) -> dict[str, int]:
+    """Depth of each parameter by name: 0 the input layer, 1... the blocks or stages; then the head, at the same depth
+    as a transformer's last norm.
+
+    If the network isn't an Encoder, all its parameters have depth 0.
+    """
+    if not isinstance(backbone, Encoder):
+        return dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
+    found = backbone.layers_for_decay()
+    deepest = max(found.values(), default=0)
+    return found | {"head": deepest + (deepest > 0 and not isinstance(inner(backbone), TokenEncoder))}
+
+
+def layered(lr: float, weight_decay: float, betas: tuple[float, float], decay: float) -> Builder:
+    """:func:`adamw` with layer-wise decay of the learning rate, of a method with a ``backbone``."""
+
+    def build(method: Any) -> torch.optim.Optimizer:
+        groups = by_depth(method, method.backbone, lr, weight_decay, decay)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
     return build
 

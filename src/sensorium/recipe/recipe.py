@@ -16,6 +16,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.parts.ema import EMA
 
+READ = "backbone_size"  # the setting that says that the backbone was read from a checkpoint
 Builder = Callable[[Method], torch.optim.Optimizer]
 
 

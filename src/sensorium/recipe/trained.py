@@ -28,7 +28,7 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipe.blueprint import compare, fitting, shapes_in
 from sensorium.recipe.info import FILE, RunInfo, function_of, parameters, read_info, typed
-from sensorium.recipe.recipe import Recipe, Setting, Settings
+from sensorium.recipe.recipe import READ, Recipe, Setting, Settings
 
 _ROLE = "the folder of a run"
 _DEEPEST = 16  # runs that are inputs of one another
@@ -100,6 +100,8 @@ class Trained:
             beside = self.folder / "inputs" / role
             if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
                 kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
+        if READ in self.settings and (self.folder / "backbone").is_dir():
+            kept["backbone"] = str(self.folder / "backbone")  # the checkpoint that it began with may be gone
         with _opening(self.folder), torch.random.fork_rng(devices=[]):
             if ":" not in self.function:  # a file of the user's own need not know the meta device
                 weights = self.weights if self.finished else None

@@ -17,7 +17,7 @@ chance: the p-values are Holm's (1979), p_(i) -> max over j <= i of (m - j + 1) 
 Where a test gives an interval only, p is that of a normal distribution with its standard error.
 
 An open difference d with standard error e on n samples would be found significant with a probability of 80 % on
-    n ((1.96 + 0.84) e / d)^2
+    n ((z + 0.84) e / d)^2          z = 1.96; of m comparisons the normal quantile of 1 - 0.025 / m
 samples, as its standard error falls with the square root of their number.
 """
 
@@ -26,18 +26,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from sensorium.base.words import agreeing, count, duration, memory
-from sensorium.judge.score import Score, Z
+from sensorium.judge.score import Score
 from sensorium.runs.results import Results, RunResult, Winner
 from sensorium.runs.seeds import spread_of
 
 RESAMPLES, LEAST = 2000, 10  # bootstrap resamples; minimum number of samples for a bootstrap
 LEVEL = 0.05
-POWER = Z + 0.8416212335729143  # normal quantiles of 1 - LEVEL / 2 and of 80 %
+POWER = 0.8416212335729143  # normal quantile of 80 %
 
 
 class Difference(NamedTuple):
@@ -132,7 +133,8 @@ def needed(score: Score, ahead: Difference) -> int | None:
     it is, where there is none, and where more samples would not help (the variance between trainings or subsets)."""
     if ahead.sure or ahead.error is None or not score.n or ahead.margin <= 0 or score.spread or score.seeds:
         return None
-    return max(score.n + 1, math.ceil(score.n * (POWER * ahead.error / 2 / ahead.margin) ** 2))
+    strict = NormalDist().inv_cdf(1 - LEVEL / 2 / ahead.among)  # of Holm's levels
+    return max(score.n + 1, math.ceil(score.n * ((strict + POWER) * ahead.error / 2 / ahead.margin) ** 2))
 
 
 def deciding(runs: Sequence[RunResult]) -> Score | None:
@@ -237,7 +239,7 @@ def _above(score: Score, bar: str) -> Difference:
     """The difference of a score and a baseline's."""
     assert score.value is not None
     margin = score.sign * (score.value - score.baselines[bar])
-    own = (score.error, score.errors.get(bar, 0.0), _sampled(score))
+    own = (spread_of(score.seeds) or score.error, score.errors.get(bar, 0.0), _sampled(score))
     error = None if score.error is None else 2 * math.hypot(*(one or 0.0 for one in own))
     p = None if error is None else _normal_p(margin, error)
     return Difference(margin, error, p, error is not None and margin > error, "standard errors")

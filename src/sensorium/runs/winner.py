@@ -27,6 +27,7 @@ from sensorium.judge.feature_scores import HEAD_GROUP, TUNED, WAYS, features_of,
 from sensorium.judge.finetune import finetune
 from sensorium.judge.score import Asked
 from sensorium.metrics.linear import fit_probe
+from sensorium.parts.lowrank import merged
 from sensorium.published.files import write_weights
 from sensorium.recipe.trained import inputs, make_recipe, roles
 from sensorium.runs.results import Confused, Model, Suspect
@@ -152,7 +153,7 @@ def _tuned(run: Run, images: Any, asked: Asked) -> dict[str, Tensor]:
 
 
 def _network(run: Run) -> Any:
-    return run.method.backbone if isinstance(run.method, HasBackbone) else run.method
+    return merged(run.method.backbone if isinstance(run.method, HasBackbone) else run.method)
 
 
 def _system() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +10,10 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint
 from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.frozen.method import Frozen
-
-USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 
 
 def frozen(on: Situation, *, backbone: str | None = None, side: int | None = None) -> Recipe:
@@ -29,20 +26,15 @@ def frozen(on: Situation, *, backbone: str | None = None, side: int | None = Non
         side: pixels to which pictures are resized before the network sees them; by default the size that it was
             trained at, at most 224. Small sides are faster and worse.
     """
-    if backbone is None:
+    if backbone in (None, "auto"):
         raise SensoriumError("'frozen': no network is named. Give a checkpoint: --backbone PATH, or frozen:PATH.")
-    if side is not None and side < 8:
-        raise SensoriumError(f"--side {side}: must be at least 8 pixels.")
     s = Settings()
     network: Any = build_backbone(backbone, on, s, by="a frozen row")
-    if Path(backbone).exists():
-        own = network.image_size
-        trained = min(own) if isinstance(own, tuple) else own
-        told = f"it was trained at {trained} px" if trained else "published networks are used at it"
-        size = s.pick("side", side, min(trained or USUAL, USUAL), told)
-    else:
-        size = s.pick("side", side, on.image_size, "the size of the pictures")
-    method = Frozen(network, (on.mean, on.std), network.normalization, size)
+    if is_checkpoint(backbone):
+        network = as_trained(network, on, s, side)
+    elif side is not None:
+        raise SensoriumError("--side is for the network of a checkpoint.")
+    method = Frozen(network)
     views = supervised_views(on.mean, on.std, on.image_size, scale=(1.0, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))
     return Recipe("frozen", method, views, _idle, lambda share: 1.0, pick_batch_size(None, on, s), s)
 

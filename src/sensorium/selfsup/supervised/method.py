@@ -3,6 +3,10 @@
     L = mean over labeled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
     q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
 
+Of a trained backbone f all may be trained, or nothing but the head, or low-rank products (see parts/lowrank.py). In the
+first ``head_first`` of the budget only the head is, so that its random weights do not distort the features (LP-FT: Kumar
+et al., 2022, arXiv:2202.10054).
+
 The mean is over the labeled images of all processes, so that one process equals N however the labels are distributed.
 Shapes: B images, D features, K classes.
 """
@@ -25,16 +29,20 @@ UNKNOWN = -1
 
 
 class Supervised(Method, HasBackbone, Encoder, Classifier):
-    """Cross-entropy. backbone: an Encoder. classes: K. label_smoothing: eps in [0, 1)."""
+    """Cross-entropy. backbone: an Encoder, of which the parameters are trained that require a gradient. classes: K.
+    label_smoothing: eps in [0, 1). head_first: fraction of the budget, in [0, 1)."""
 
-    def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0):
+    def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0, head_first: float = 0.0):
         super().__init__()
+        if not 0 <= head_first < 1:
+            raise ValueError(f"head_first must be at least 0 and less than 1, got {head_first}")
         require(backbone, Encoder, by="Supervised", choices="a ViT or a ResNet")
         self.backbone: Any = backbone
         self.dim: int = self.backbone.dim
         self.classes = classes
         self.head = nn.Linear(self.dim, classes)
         self.label_smoothing = label_smoothing
+        self.head_first, self._resting = head_first, False
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0).
@@ -42,7 +50,10 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
         Logs ``top1``, the accuracy on the labeled images.
         """
         labels = batch["label"]
-        logits = self.logits(batch["image"])
+        # Several processes wait for every gradient, and drop these in before_update.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self._resting and world_size() == 1)):
+            features = self.features(batch["image"])
+        logits = self.head(features)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         known = labels != UNKNOWN
         # Each process divides by the mean number of labels per process, not by its own.
@@ -53,9 +64,33 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
         right = (logits.detach().argmax(1) == labels) & known
         return {"loss": loss / count, "top1": right.sum() / count}
 
+    def before_step(self, at: Progress) -> None:
+        """The backbone rests while only the head is trained."""
+        self._resting = at.fraction < self.head_first
+        self.train(self.training)
+
+    def before_update(self, at: Progress) -> None:
+        """Drop the gradients of a backbone that rests."""
+        if self._resting:
+            self.backbone.zero_grad()
+
     def after_step(self, at: Progress) -> None:
-        """Update the bias that balances the backbone's experts, if it has any."""
-        update_biases(self.backbone)
+        """Update the bias that balances the backbone's experts, if it has any and is trained."""
+        if not self._rests():
+            update_biases(self.backbone)
+
+    def train(self, mode: bool = True) -> Supervised:
+        """What is not trained keeps its statistics, and has no dropout."""
+        super().train(mode)
+        if self._rests():
+            self.backbone.eval()
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _trained(module):
+                module.eval()
+        return self
+
+    def _rests(self) -> bool:
+        return self._resting or not _trained(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]."""
@@ -64,3 +99,7 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
     def logits(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""
         return self.head(self.features(images))
+
+
+def _trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

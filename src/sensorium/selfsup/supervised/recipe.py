@@ -1,17 +1,27 @@
-"""The supervised baseline: how to train it."""
+"""The supervised baseline: how to train it, and how much of a trained network."""
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args
+
+from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
+from sensorium.networks.seen import AsTrained, inner
+from sensorium.parts.lowrank import low_rank_
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.backbone import build_backbone, started_from
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
+from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.supervised.method import Supervised
+
+Tune = Literal["full", "lora", "last"]
+BETAS = (0.9, 0.99)
+RATES = {"full": 5e-4, "lora": 2e-3, "last": 1e-2}  # of a trained network; another starts at SCRATCH
+SCRATCH = 2e-3
 
 
 def supervised(
@@ -19,6 +29,7 @@ def supervised(
     *,
     backbone: str | None = None,
     start: RunFolder | None = None,
+    tune: Tune = "full",
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.05,
@@ -26,16 +37,24 @@ def supervised(
     label_smoothing: float = 0.1,
     crop_min: float = 0.3,
     view_size: int | None = None,
+    side: int | None = None,
+    rank: int = 8,
+    alpha: float = 16.0,
+    layer_decay: float | None = None,
+    head_first: float | None = None,
 ) -> Recipe:
     """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
 
-    Pictures without a label are left out.
+    Pictures without a label are left out. A trained network, of --backbone PATH or --start RUN, is fine-tuned: all of it,
+    by low-rank adaptation, or the head alone.
 
     Example: sensorium train supervised --data DIR --budget 10m
 
     Args:
-        backbone: any backbone by name, or the path of a checkpoint.
+        backbone: any backbone by name, or a checkpoint's path or hub id.
         start: folder of a run of any encoder, whose network is fine-tuned; instead of --backbone.
+        tune: what is trained of a trained network: full (all of it), lora (low-rank products, which are added to the
+            weights on export) or last (the head only).
         batch_size: pictures per step.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
@@ -43,6 +62,12 @@ def supervised(
         label_smoothing: probability mass given to the other classes.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        side: pixels to which pictures are resized before a checkpoint's network sees them; by default the size that it
+            was trained at, at most 224. Small sides are faster and worse.
+        rank: of the low-rank products.
+        alpha: the products are multiplied by alpha / rank.
+        layer_decay: the learning rate of each layer as a fraction of that of the layer above it.
+        head_first: fraction of the budget in which only the head is trained.
     """
     if len(on.classes) < 2:
         what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
@@ -50,16 +75,63 @@ def supervised(
             f"'supervised' needs at least two classes; the data has {what}. Leave it out, or give a folder per class."
         )
     s = Settings()
-    by = "the supervised baseline"
-    network = build_backbone(backbone, on, s, by=by) if start is None else started_from(start, backbone, on, s, by=by)
+    network, trained = _network(on, backbone, start, side, s)
+    _tuned(network, trained, tune, rank, alpha, s)
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3 if start is None else 5e-4, batch, s)
+    rate = pick_lr(lr, RATES[tune] if trained else SCRATCH, batch, s)
+    whole = trained and tune == "full"
+    deep = whole and isinstance(inner(network), TokenEncoder)
+    decay = s.pick("layer_decay", layer_decay, 0.75 if deep else 1.0, "a trained transformer" if deep else "one rate")
+    first = s.pick(
+        "head_first", head_first, 0.2 if whole else 0.0, "a random head on trained features" if whole else "-"
+    )
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
-    method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    side = pick_view_size(view_size, network, on, s)
-    views = supervised_views(on.mean, on.std, side, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
-    optimizer = adamw(rate, weight_decay, (0.9, 0.99))
+    with refused_by("supervised"):
+        method = Supervised(network, len(on.classes), label_smoothing=label_smoothing, head_first=first)
+        if not 0 < decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, got {decay}")
+    if isinstance(network, AsTrained):
+        view = s.pick("view_size", view_size, on.image_size, "the pictures are resized for the network")
+    else:
+        view = pick_view_size(view_size, network, on, s)
+    views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
+    optimizer = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
     return Recipe(
-        "supervised", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s,
+        "supervised", method, views, optimizer, lambda f: _schedule(f, first, warmup), batch, s,
         derive=lambda rows, cache, progress: labeled(rows),
     )  # fmt: skip
+
+
+def _network(on: Situation, backbone: str | None, start: str | None, side: int | None, s: Settings) -> tuple[Any, bool]:
+    """The backbone, and whether it was trained before."""
+    by = "the supervised baseline"
+    if side is not None and not is_checkpoint(backbone):
+        raise SensoriumError("--side is for the network of a checkpoint, --backbone PATH.")
+    if start is not None:
+        return started_from(start, backbone, on, s, by=by), True
+    network = build_backbone(backbone, on, s, by=by)
+    return (as_trained(network, on, s, side), True) if is_checkpoint(backbone) else (network, False)
+
+
+def _tuned(network: Any, trained: bool, tune: Tune, rank: int, alpha: float, s: Settings) -> None:
+    """Set what of the network is trained."""
+    if tune not in get_args(Tune):
+        raise SensoriumError(f"--tune {tune}: choose {', '.join(get_args(Tune))}.")
+    s.note(tune=tune)
+    if tune == "full":
+        return
+    if not trained:
+        raise SensoriumError(
+            f"--tune {tune}: of a random network all must be trained. Give a trained one, --backbone PATH or --start RUN."
+        )
+    if tune == "last":
+        network.requires_grad_(False)
+        return
+    s.note(rank=rank, alpha=alpha)
+    with refused_by("supervised"):
+        low_rank_(network, rank, alpha)
+
+
+def _schedule(done: float, first: float, warmup: float) -> float:
+    """Warm-up and cosine, for the head alone and again for all."""
+    return warmup_cosine(done / first, warmup) if done < first else warmup_cosine((done - first) / (1 - first), warmup)

@@ -1,0 +1,65 @@
+"""Pictures as a published network knows them: of its own mean and deviation, at its own size.
+
+    features(x) = f(resize((x s + m - m_f) / s_f))
+
+x: pictures normalized by the data's mean m and deviation s; m_f, s_f and the size: those that f was trained with.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.abilities import Encoder, HasBackbone, Statistics
+
+
+class AsTrained(nn.Module, Encoder):
+    """``network``, an Encoder, that gets pictures as it was trained on them.
+
+    given, own: (mean, std) of the pictures that come and of those that it was trained with. side: that pictures are
+    resized to (bilinear, antialiased, as everywhere else); None: as they come.
+    """
+
+    def __init__(self, network: Any, given: Statistics, own: Statistics | None = None, side: int | None = None) -> None:
+        super().__init__()
+        self.network, self.dim, self.side = network, network.dim, side
+        (mean, std), (own_mean, own_std) = given, own or given
+        self.normalization, self.own = given, own or given
+        self.scale = tuple(s / t for s, t in zip(std, own_std, strict=True))
+        self.shift = tuple((m - n) / t for m, n, t in zip(mean, own_mean, own_std, strict=True))
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W], normalized by the data's statistics -> [B, dim]."""
+        return self.network.features(self.prepared(images))
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W], normalized by the data's statistics -> as the network knows pictures."""
+        scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.scale, self.shift))
+        x = images * scale[:, None, None] + shift[:, None, None]
+        if self.side is not None and x.shape[-2:] != (self.side, self.side):
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+        return x
+
+    def layers_for_decay(self) -> dict[str, int]:
+        return {f"network.{name}": at for name, at in self.network.layers_for_decay().items()}
+
+
+def inner(network: Any) -> Any:
+    """The published network in an :class:`AsTrained`; any other network itself."""
+    return network.network if isinstance(network, AsTrained) else network
+
+
+def bare(module: Any) -> tuple[Any, AsTrained | None]:
+    """A network or a method without the preparation of its pictures, sharing its weights; and that preparation."""
+    if isinstance(module, AsTrained):
+        return module.network, module
+    if isinstance(module, HasBackbone) and isinstance(module.backbone, AsTrained):
+        seen: Any = module.backbone
+        alone: Any = copy.copy(module)
+        alone._modules = module._modules | {"backbone": seen.network}  # type: ignore[attr-defined]
+        return alone, seen
+    return module, None
