@@ -125,6 +125,15 @@ class HasBackbone:
     backbone: Any
 
 
+class PreparesImages:
+    """Prepares images for its ``network``, which expects other ones than it gets: of the statistics ``own``, and of
+    ``side`` pixels (None: as they come)."""
+
+    network: Any
+    own: Statistics
+    side: int | None
+
+
 class HasBody:
     """A pyramid on the feature maps of a network, its ``body``."""
 

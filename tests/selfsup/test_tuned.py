@@ -155,7 +155,7 @@ def test_several_processes_drop_the_gradients_that_one_does_not_compute(monkeypa
         ({"tune": "lora"}, "--tune lora: of a random network all must be trained"),
         ({"tune": "last", "backbone": "vit-micro"}, "--tune last: of a random network"),
         ({"side": 32}, "--side is for the network of a checkpoint"),
-        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"layer_decay": 0.0}, "--layer-decay 0.0: must be above 0"),
         ({"head_first": 1.0}, "head_first must be at least 0 and less than 1"),
         ({"backbone": "PATH", "tune": "lora", "rank": 0}, "rank must be at least 1"),
         ({"backbone": "PATH", "side": 30}, "30"),

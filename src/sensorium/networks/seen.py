@@ -7,17 +7,16 @@ x: pictures normalized by the data's mean m and deviation s; m_f, s_f and the si
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, Statistics
+from sensorium.abilities import Encoder, PreparesImages, Statistics
 
 
-class AsTrained(nn.Module, Encoder):
+class AsTrained(nn.Module, Encoder, PreparesImages):
     """``network``, an Encoder, that gets pictures as it was trained on them.
 
     given, own: (mean, std) of the pictures that come and of those that it was trained with. side: that pictures are
@@ -26,7 +25,8 @@ class AsTrained(nn.Module, Encoder):
 
     def __init__(self, network: Any, given: Statistics, own: Statistics | None = None, side: int | None = None) -> None:
         super().__init__()
-        self.network, self.dim, self.side = network, network.dim, side
+        self.network: Any = network
+        self.dim, self.side = network.dim, side
         (mean, std), (own_mean, own_std) = given, own or given
         self.normalization, self.own = given, own or given
         self.scale = tuple(s / t for s, t in zip(std, own_std, strict=True))
@@ -51,15 +51,3 @@ class AsTrained(nn.Module, Encoder):
 def inner(network: Any) -> Any:
     """The published network in an :class:`AsTrained`; any other network itself."""
     return network.network if isinstance(network, AsTrained) else network
-
-
-def bare(module: Any) -> tuple[Any, AsTrained | None]:
-    """A network or a method without the preparation of its pictures, sharing its weights; and that preparation."""
-    if isinstance(module, AsTrained):
-        return module.network, module
-    if isinstance(module, HasBackbone) and isinstance(module.backbone, AsTrained):
-        seen: Any = module.backbone
-        alone: Any = copy.copy(module)
-        alone._modules = module._modules | {"backbone": seen.network}  # type: ignore[attr-defined]
-        return alone, seen
-    return module, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from sensorium.abilities import Classifier, Detector, Encoder, HasBackbone, HasBody, SeesImages
+from sensorium.abilities import Classifier, Detector, Encoder, HasBackbone, HasBody, PreparesImages, SeesImages
 from sensorium.catalogue import FORMATS, find
 from sensorium.errors import SensoriumError
-from sensorium.networks.seen import bare
 from sensorium.parts.lowrank import merged
 from sensorium.published.format import Format, Preparation
 from sensorium.published.onnx import missing, needed, write_onnx
@@ -41,7 +41,7 @@ def export(
     it is of. classes, temperature: of a classifier, names and what divides its logits. Raises SensoriumError, which
     lists the possible formats, if the format can't hold the network.
     """
-    network, seen = bare(merged(network))
+    network, seen = _bare(merged(network))
     if seen is not None:  # what the network expects is not what its method is given
         (mean, std), image_size = seen.own, seen.side or image_size
     chain = _parts(network)
@@ -65,6 +65,17 @@ def export(
     if isinstance(network, Detector):  # a detector's images have a size rule of their own
         how = replace(how, image_size=None)
     return save(form, part, out, how)
+
+
+def _bare(network: nn.Module) -> tuple[nn.Module, PreparesImages | None]:
+    """A network or a method without the preparation of its images, sharing its weights; and that preparation."""
+    if isinstance(network, PreparesImages):
+        return network.network, network
+    if isinstance(network, HasBackbone) and isinstance(seen := network.backbone, PreparesImages):
+        alone = copy.copy(network)
+        alone._modules = network._modules | {"backbone": seen.network}
+        return alone, seen
+    return network, None
 
 
 def _parts(network: nn.Module) -> list[nn.Module]:
@@ -95,7 +106,7 @@ def _first(chain: list[nn.Module], to: str) -> tuple[Format, Any] | None:
 def exportable(network: nn.Module, recipe: str = "") -> tuple[str, ...]:
     """What :func:`export` writes of ``network``, or of a run of ``recipe`` with that method: the formats of ``FORMATS``
     that hold it as it is."""
-    chain = _parts(bare(merged(network))[0])
+    chain = _parts(_bare(merged(network))[0])
     known = FORMATS if not recipe or ":" in recipe else find(recipe).exports
     return tuple(to for to in FORMATS if to in known and (_has_onnx(chain) if to == "onnx" else _fits(chain, to)))
 

@@ -79,17 +79,10 @@ def supervised(
     _tuned(network, trained, tune, rank, alpha, s)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, RATES[tune] if trained else SCRATCH, batch, s)
-    whole = trained and tune == "full"
-    deep = whole and isinstance(inner(network), TokenEncoder)
-    decay = s.pick("layer_decay", layer_decay, 0.75 if deep else 1.0, "a trained transformer" if deep else "one rate")
-    first = s.pick(
-        "head_first", head_first, 0.2 if whole else 0.0, "a random head on trained features" if whole else "-"
-    )
+    decay, first = _staged(network, trained, tune, layer_decay, head_first, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing, head_first=first)
-        if not 0 < decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, got {decay}")
     if isinstance(network, AsTrained):
         view = s.pick("view_size", view_size, on.image_size, "the pictures are resized for the network")
     else:
@@ -130,6 +123,20 @@ def _tuned(network: Any, trained: bool, tune: Tune, rank: int, alpha: float, s: 
     s.note(rank=rank, alpha=alpha)
     with refused_by("supervised"):
         low_rank_(network, rank, alpha)
+
+
+def _staged(
+    network: Any, trained: bool, tune: Tune, layer_decay: float | None, head_first: float | None, s: Settings
+) -> tuple[float, float]:
+    """The decay of the learning rate from layer to layer, and the fraction of the budget for the head alone."""
+    whole = trained and tune == "full"
+    deep = whole and isinstance(inner(network), TokenEncoder)
+    why = "of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
+    decay = s.pick("layer_decay", layer_decay, 0.75 if deep else 1.0, why)
+    if not 0 < decay <= 1:
+        raise SensoriumError(f"--layer-decay {decay}: must be above 0 and at most 1.")
+    first = s.pick("head_first", head_first, 0.2 if whole else 0.0, f"{why}, --tune {tune}" if trained else why)
+    return decay, first
 
 
 def _schedule(done: float, first: float, warmup: float) -> float:
