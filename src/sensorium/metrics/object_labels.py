@@ -38,9 +38,12 @@ Threshold = float | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """The annotations and detections of one picture: ``given`` [L] and ``found`` [M] classes, the detections' ``scores`` [M],
-    ``overlap`` and ``similarity`` [L, M], and ``twice`` bool [L]: annotated again as another class."""
+    """The annotations and detections of one picture: ``boxes`` [L, 4] and ``found_boxes`` [M, 4], ``given`` [L] and ``found``
+    [M] classes, the detections' ``scores`` [M], ``overlap`` and ``similarity`` [L, M], and ``twice`` bool [L]: annotated
+    again as another class."""
 
+    boxes: np.ndarray
+    found_boxes: np.ndarray
     given: np.ndarray
     found: np.ndarray
     scores: np.ndarray
@@ -63,14 +66,15 @@ def compared(
     """Annotations (``boxes`` xyxy [L, 4], classes ``given`` int [L]) and detections (``found_boxes`` [M, 4], ``found`` int
     [M], ``scores`` [M]) of one picture, in the same pixels."""
     boxes, found_boxes = (np.asarray(one, np.float64).reshape(-1, 4) for one in (boxes, found_boxes))
-    overlap = _overlap(boxes, found_boxes)
+    overlap = overlaps(boxes, found_boxes)
     middle, found_middle = ((one[:, :2] + one[:, 2:]) / 2 for one in (boxes, found_boxes))
     apart = np.linalg.norm(middle[:, None] - found_middle[None], axis=-1)
     near = np.exp(-DISTANCE_FACTOR * apart)
     given, found = np.asarray(given, np.int64), np.asarray(found, np.int64)
-    again = (_overlap(boxes, boxes) >= TWICE) & (given[:, None] != given)
+    again = (overlaps(boxes, boxes) >= TWICE) & (given[:, None] != given)
     similarity = OVERLAP_WEIGHT * overlap + (1 - OVERLAP_WEIGHT) * near
-    return Compared(given, found, np.asarray(scores, np.float64), overlap, similarity, again.any(axis=1))
+    scores = np.asarray(scores, np.float64)
+    return Compared(boxes, found_boxes, given, found, scores, overlap, similarity, again.any(axis=1))
 
 
 def least_similarity(pictures: Iterable[Compared]) -> float:
@@ -108,11 +112,16 @@ def misplaced(one: Compared, possible: Threshold = POSSIBLE) -> Judged:
     return Judged(np.where(by == NOBODY, 1.0, best), by)
 
 
-def confirmed(one: Compared, sure: Threshold = SURE) -> Judged:
-    """How far the detections confirm each annotation [L]: the largest o min(1, p / sure) of those of its class, 0 without
-    any. Not of the paper."""
-    sure_of = np.minimum(1.0, one.scores / _at(sure, one.found))
-    best, by = _best(np.where(one.given[:, None] == one.found, one.overlap * sure_of, -1.0))
+def confirmed(one: Compared, sure: Threshold = SURE) -> np.ndarray:
+    """How far detections confirm each annotation [L], 0 to 1: the largest o min(1, p / sure) of those of its class. Not of
+    the paper."""
+    return support(one, sure, own=True).score
+
+
+def support(one: Compared, sure: Threshold, *, own: bool) -> Judged:
+    """The largest o min(1, p / sure) of each annotation [L] with the detections of its class, or of the others."""
+    strength = one.overlap * np.minimum(1.0, one.scores / _at(sure, one.found))
+    best, by = _best(np.where((one.given[:, None] == one.found) == own, strength, -1.0))
     return Judged(np.maximum(best, 0.0), by)
 
 
@@ -131,7 +140,8 @@ def quality(one: Compared, least: float, sure: Threshold = SURE, possible: Thres
     return float(np.exp(np.mean([np.log(TINY + pooled(kind.score)) for kind in kinds])))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes float64 [N, 4] and [M, 4] -> [N, M]."""
     return iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
 
 

@@ -100,7 +100,10 @@ class Captioned(Rows):
         """At most ``most`` pairs, sampled with a fixed seed, with their images."""
         if len(self) <= most:
             return self
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
+        return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:most]))
+
+    def subset(self, chosen: np.ndarray) -> Captioned:
+        """The pairs at ``chosen`` (int [n]), in that order, with their images."""
         pictures, rows = np.unique(self.rows[chosen], return_inverse=True)
         texts = [self.texts[int(i)] for i in chosen]
         return Captioned(self.pixels.subset(pictures), rows, texts, self.groups[chosen], self.tokens[chosen])
