@@ -12,8 +12,8 @@ min(1, p / t_k) of its detections of that class (:mod:`sensorium.metrics.object_
     unconfirmed   r_k (1 - support)      of any other
 
 An annotation has one doubt, and so have the detections of one place. Of annotations the order is that of their own class's support, as
-it is of labels by self-confidence (:mod:`sensorium.metrics.confident`); the largest gap to another class finds fewer errors
-(``python -m benchmarks.box_suspects``).
+it is of labels by self-confidence (:mod:`sensorium.metrics.confident`). ObjectLab's scores, which are kept beside it, rank boxes of one
+kind about as well (``python -m benchmarks.box_suspects``), but not of several: those of missing boxes are all below 0.1.
 """
 
 from __future__ import annotations
@@ -128,7 +128,11 @@ def _missing(at: int, one: Compared, known: Usual, least: float, used: set[int])
     """Of the detections of one place the one of the largest doubt."""
     scores = overlooked(one, least, known.median, TOUCHING).score
     rank = [
-        (float(np.searchsorted(known.scores[one.found[j]], one.scores[j], "right")) / len(known.scores[one.found[j]]), j)
+        (
+            float(np.searchsorted(known.scores[one.found[j]], one.scores[j], "right"))
+            / len(known.scores[one.found[j]]),
+            j,
+        )
         for j in np.flatnonzero(~np.isnan(scores)).tolist()
         if j not in used
     ]

@@ -3,13 +3,13 @@
 A similarity alone says little: some pictures and some captions are near to everything. With s_ij the similarity of picture i and caption
 j, a pair stands among the other pairs of its picture and of its caption by
 
-    z = 1/2 ( (s_ii - median_j s_ij) / d_j s_ij + (s_ii - median_j s_ji) / d_j s_ji ),   d = 1.4826 median |. - median|
+    z = 1/2 ( (s_ii - mean_j s_ij) / std_j s_ij + (s_ii - mean_j s_ji) / std_j s_ji )
 
 over the j of other groups, so that another caption of the picture is no rival. A pair is an outlier by
 
-    o = (z - median z) / d z
+    o = (z - median z) / (1.4826 median |z - median z|)
 
-over all pairs; the most doubtful is the lowest. ``better`` is the share of the other captions that are nearer to the picture.
+over all pairs, which wrong ones among them hardly change; the most doubtful is the lowest. ``better`` is the share of the other captions that are nearer to the picture.
 
 Shapes: P pictures, M captions, N pairs, E dimensions.
 """
@@ -79,9 +79,8 @@ def _among(queries: Side, keys: Side, own: np.ndarray, chunk: int) -> tuple[np.n
         scores = np.where(queries.groups[mine][:, None] != groups, scores, np.nan)
         known = np.isfinite(scores).any(axis=1)
         rows, value = scores[known], own[start : start + chunk][known][:, None]
-        middle = np.nanmedian(rows, axis=1, keepdims=True)
-        spread = np.maximum(NORMAL * np.nanmedian(np.abs(rows - middle), axis=1, keepdims=True), _TINY)
+        spread = np.maximum(np.nanstd(rows, axis=1, keepdims=True), _TINY)
         at = np.arange(start, start + len(mine))[known]
-        z[at] = ((value - middle) / spread)[:, 0]
+        z[at] = ((value - np.nanmean(rows, axis=1, keepdims=True)) / spread)[:, 0]
         larger[at] = (rows > value).sum(axis=1) / np.isfinite(rows).sum(axis=1)
     return z, larger

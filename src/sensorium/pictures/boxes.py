@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 LONGER = 480  # pixels of a panel's longer side
-CROP, LEAST_CROP, AROUND = 192, 32.0, 1.8  # pixels of a crop's side; least of the picture that it shows; its side over that of its boxes
+CROP, LEAST_CROP, AROUND = (
+    192,
+    32.0,
+    1.8,
+)  # pixels of a crop's side; least of the picture that it shows; its side over that of its boxes
 GIVEN, FOUND = (255, 150, 30), (90, 200, 255)
 _GAP, _WORDS = 6, 20
 _PAPER, _INK = (255, 255, 255), (25, 25, 25)
@@ -71,8 +75,9 @@ def crop_with(
         if box is not None:
             edges = [(float(edge) - at) * scale for edge, at in zip(box, (x, y, x, y), strict=True)]
             low, high = [max(0.0, edge) for edge in edges[:2]], [min(side - 1.0, edge) for edge in edges[2:]]
-            for line, ink in ((4, _INK), (2, colour)):
-                pen.rectangle((*low, *(max(a, b) for a, b in zip(low, high, strict=True))), outline=ink, width=line)
+            high = [max(pair) for pair in zip(low, high, strict=True)]
+            pen.rectangle((*(edge - 1 for edge in low), *(edge + 1 for edge in high)), outline=_INK, width=4)
+            pen.rectangle((*low, *high), outline=colour, width=2)
     return crop
 
 

@@ -92,4 +92,6 @@ def _pairs(shown: Sequence[CaptionSuspect], folder: Path) -> list[Html]:
 def _picture(folder: Path, file: str, said: str) -> Html:
     """A picture of the comparison's folder; a sign in its place if it is gone."""
     found = inline_file(folder, file)
-    return el("i", "gone", cls="nothing", title=said) if found is None else el("img", src=found[0], alt=said, title=said)
+    return (
+        el("i", "gone", cls="nothing", title=said) if found is None else el("img", src=found[0], alt=said, title=said)
+    )

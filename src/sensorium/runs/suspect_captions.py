@@ -39,7 +39,9 @@ COLUMNS = ("rank", "pair", "picture", "caption", "similarity", "z", "outlier", "
 Say = Callable[[str], None]
 
 
-def keep_caption_suspects(run: Run, ready: Any, folder: Path, seconds: float | None, say: Say) -> CaptionSuspects | None:
+def keep_caption_suspects(
+    run: Run, ready: Any, folder: Path, seconds: float | None, say: Say
+) -> CaptionSuspects | None:
     """Write ``folder/suspects.csv`` and the pictures of the report; None if the run doesn't embed images and texts, or
     there are too few pairs.
 
@@ -104,7 +106,5 @@ def _shown(
         pixels = np.array(part.pixels.images[int(part.rows[i])]).transpose(1, 2, 0)
         file = f"{FOLDER}/{rank:03}.jpg"
         save_picture(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC), folder / file)
-        shown.append(
-            CaptionSuspect(int(chosen[i]), part.texts[i], others[rank - 1], float(found.better[i]), file)
-        )
+        shown.append(CaptionSuspect(int(chosen[i]), part.texts[i], others[rank - 1], float(found.better[i]), file))
     return tuple(shown)

@@ -20,7 +20,9 @@ ROWS, BANDS = 5, 12
 LEAST_WORDS = 20  # of a document that can be a near copy: a short one has too few sequences to tell
 MOST_BYTES = 50_000  # of a document that are compared
 MOST_ALIKE = 50  # of the documents of a band that are compared with one another
-_ODD = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64)
+_ODD = np.array(
+    [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
+)
 
 
 class Copies(NamedTuple):
