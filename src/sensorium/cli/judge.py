@@ -105,9 +105,12 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     console.print(results_table(results))
     console.print(results.verdict)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
-    if results.suspects is not None and results.suspects.clear:
-        told = counted(results.suspects.clear, "training label")
-        console.print(f"Look at {told}, in clear doubt: see {folder / results.suspects.file}, the most doubtful first")
+    for suspects, what in (
+        (results.suspects, "training label"), (results.box_suspects, "training box"), (results.caption_suspects, "training caption"),
+    ):  # fmt: skip
+        if suspects is not None and suspects.clear:
+            told = counted(suspects.clear, what)
+            console.print(f"Look at {told}, in clear doubt: see {folder / suspects.file}, the most doubtful first")
     if results.model is not None:
         console.print(f"Its classifier, for new pictures: sensorium predict {folder / results.model.folder} PICTURES")
     if not results.finished:

@@ -1,7 +1,7 @@
 """What lies at a path: the kinds of data that can be read from it, its diagnosis, and the commands that use it.
 
 A path is tried as boxes, captioned images, images, streams and text, the more specific first; pictures of any kind get
-the diagnosis of :mod:`sensorium.data.images.diagnose`.
+the diagnosis of :mod:`sensorium.data.images.diagnose`, and each kind its own faults (``data/KIND/faults.py``).
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ def _images(opened: Opened, progress: Progress | None) -> Findings:
 
 
 def _boxes(opened: Any, progress: Progress | None) -> Findings:
+    from sensorium.data.boxes.faults import faults
+
     sets = _sets(opened)
     pictures = {split: View(part.images, part.rows, None, ()) for split, part in sets.items()}
     findings = _of_pictures(opened, pictures, progress)
@@ -139,6 +141,7 @@ def _boxes(opened: Any, progress: Progress | None) -> Findings:
         "images without a box": f"{empty:,}",
         "masks": "yes" if any(part.outlines is not None for part in sets.values()) else "no",
     }
+    findings.take(faults(opened))
     findings.skipped = dict(opened.counts)
     unread = [one for one in opened.skipped if one.reason.startswith(UNREADABLE)]  # and no longer among the pictures
     findings.broken = [*findings.broken, *({"file": one.file, "reason": one.reason} for one in unread)]
@@ -146,6 +149,8 @@ def _boxes(opened: Any, progress: Progress | None) -> Findings:
 
 
 def _pairs(opened: Any, progress: Progress | None) -> Findings:
+    from sensorium.data.pairs.faults import facts, faults
+
     sets = _sets(opened)
     pictures: dict[str, ImageSet] = {}
     for split, part in sets.items():  # an image of several captions counts once
@@ -158,12 +163,15 @@ def _pairs(opened: Any, progress: Progress | None) -> Findings:
         "pairs": ", ".join(f"{len(part):,} {split}" for split, part in sets.items()),
         "different captions": f"{len(set(sets['train'].texts)):,} of {len(lengths):,} in train",
         "words a caption": f"{lengths.min():,} to {lengths.max():,}, median {np.median(lengths):,.0f}",
-    }
+    } | facts(opened.train)
+    findings.take(faults(opened.train))
     findings.skipped = _reasons(opened.skipped)
     return findings
 
 
 def _streams(opened: Any, progress: Progress | None) -> Findings:
+    from sensorium.data.streams.faults import facts, faults
+
     sets = {"train": opened.train, "test": opened.test}
     counts = {split: sum(map(len, streams)) for split, streams in sets.items()}
     known: dict[str, np.ndarray] = {}
@@ -179,19 +187,23 @@ def _streams(opened: Any, progress: Progress | None) -> Findings:
         "recordings": ", ".join(f"{len(streams):,} {split}" for split, streams in sets.items()),
         "values a step": f"{opened.train[0].width:,}" + (f" ({opened.encoder})" if opened.encoder else ""),
         "steps a second": f"{opened.rate:g}" if opened.rate else "not given",
-    }
+    } | facts(opened)
+    findings.take(faults(opened))
     findings.skipped = _reasons(opened.skipped)
     findings.broken = [{"file": one.file, "reason": one.reason} for one in opened.skipped]
     return findings
 
 
 def _text(opened: Any, progress: Progress | None) -> Findings:
+    from sensorium.data.text.faults import facts, faults
+
     sets = {"train": opened.train, "test": opened.test}
     findings = Findings(
         opened.path, opened.layout, {split: sum(map(len, part)) for split, part in sets.items()}, {}, unit="bytes"
     )
     findings.notes = list(opened.notes)
-    findings.facts = {"documents": ", ".join(f"{len(part):,} {split}" for split, part in sets.items())}
+    findings.facts = {"documents": ", ".join(f"{len(part):,} {split}" for split, part in sets.items())} | facts(opened)
+    findings.take(faults(opened))
     findings.skipped = _reasons(opened.skipped)
     return findings
 

@@ -50,7 +50,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 def _retrieved(run: Trained, held: Captioned, counted: str, kept: Kept) -> dict[str, Any]:
     images, texts, _ = embedded(run.method, held, device_name())
-    groups = _groups(held)  # of the images, of the captions
+    groups = groups_of(held)  # of the images, of the captions
     ranks = retrieval_ranks(images, texts, *groups, device=device_name())
     kept.outcomes |= {
         f"R@{k} {title}": (ranks[way] < k).cpu().numpy() for way, title in zip(WAYS, TITLES, strict=True) for k in KS
@@ -101,7 +101,7 @@ def scores(found: dict[str, Any]) -> list[Score]:
 def recall(method: Any, held: Captioned, device: torch.device | str) -> dict[str, float | int]:
     """Recall at 1, 5 and 10 both ways among the images and the captions of ``held``; see :func:`retrieval`."""
     images, texts, _ = embedded(method, held, device)
-    return retrieval(images, texts, *_groups(held), ks=KS, device=device)
+    return retrieval(images, texts, *groups_of(held), ks=KS, device=device)
 
 
 def embedded(method: Any, held: Captioned, device: torch.device | str) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -158,7 +158,7 @@ def _zero_shot(run: Trained, ready: Prepared, names: tuple[str, ...], labels: np
 def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
     """For a few captions, the top images."""
     images, texts, first = embedded(run.method, held, device_name())
-    of_images, of_texts = _groups(held)
+    of_images, of_texts = groups_of(held)
     chosen = np.unique(np.linspace(0, len(first) - 1, min(QUERIES, len(first))).astype(int))
     best = (texts[torch.from_numpy(chosen)] @ images.T).topk(min(FOUND, len(images)), dim=1).indices.numpy()
     rows = [
@@ -180,7 +180,7 @@ def _pictures(run: Trained, held: Captioned) -> list[dict[str, str]]:
     ]
 
 
-def _groups(held: Captioned) -> tuple[np.ndarray, np.ndarray]:
+def groups_of(held: Captioned) -> tuple[np.ndarray, np.ndarray]:
     """Groups of the images [P] and of the distinct captions [M]."""
     of_images = np.empty(len(held.pixels), np.int64)
     of_images[held.rows] = held.groups

@@ -7,7 +7,7 @@ don't print well, while these take a few kilobytes each.
 
     table      one table of scores, costs and baselines, for the page and for the terminal
     curves     label efficiency, quality, price, losses       charts     lines and bars as SVG
-    classes    class by class, doubtful labels
+    classes    class by class, doubtful labels                  doubts     doubtful boxes and captions
     looks      pictures, neighbors, map                       pictures   sprite sheets and data URIs
     data       the diagnosis                                  details    settings, notes, commands, glossary
     html       markup that escapes
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.base.files import write_text
+from sensorium.report import doubts as doubtful
 from sensorium.report import html as h
 from sensorium.report.classes import classes, doubts
 from sensorium.report.curves import colors_of, efficiency, lengths, losses, quality, tradeoff
@@ -45,6 +46,8 @@ SECTIONS = {  # in the page's order: name in the navigation, heading, a line bel
     "table": ("Numbers", "All numbers", ""),
     "classes": ("Classes", "Class by class", ""),
     "doubts": ("Labels in doubt", "Labels in doubt", ""),
+    "boxes": ("Boxes in doubt", "Boxes in doubt", ""),
+    "captions": ("Captions in doubt", "Captions in doubt", ""),
     "pictures": ("Pictures", "Pictures", ""),
     "neighbors": ("Neighbors", "Nearest neighbors", ""),
     "map": (
@@ -87,6 +90,8 @@ def render(results: Results, folder: Path, pixels: dict[str, Any]) -> str:
         "table": table(results, colors_of(results)),
         "classes": classes(results, near, names),
         "doubts": doubts(results, near, names),
+        "boxes": doubtful.boxes(results, folder, names),
+        "captions": doubtful.captions(results, folder),
         "pictures": pictures(results, folder),
         "neighbors": neighbors(results, near, names),
         "map": maps(results, small, names),

@@ -27,32 +27,29 @@ from sensorium.abilities import abilities_of
 from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
-from sensorium.base.terminal import duration, stages, terminal
+from sensorium.base.terminal import duration, terminal
 from sensorium.catalogue import allow, resolve, systems
-from sensorium.data.images.cache import Pixels
 from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.judge.evaluator import FILE as EVALUATED
 from sensorium.judge.evaluator import fitting, judge, judged_by, read_judgement
-from sensorium.judge.feature_scores import judgeable, seen
 from sensorium.judge.score import Asked, Score
 from sensorium.metrics.subsets import percent
 from sensorium.published import exportable
 from sensorium.recipe.trained import make_recipe
 from sensorium.report.page import write_report
 from sensorium.runs import estimate
-from sensorium.runs.by_class import all_doubled, by_class
+from sensorium.runs.doubted import doubted, pixels_of
 from sensorium.runs.jobs import Job, Planned, collect, with_baselines
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, Results, RunResult, write_results
 from sensorium.runs.run import Run
 from sensorium.runs.seeds import folder_of, over_seeds
-from sensorium.runs.suspects import keep_suspects
 from sensorium.runs.train import train_with
 from sensorium.runs.values import decide_values
-from sensorium.runs.verdict import best_run, decide, deciding
+from sensorium.runs.verdict import best_run, decide
 from sensorium.runs.winner import NAME as WINNER
 from sensorium.runs.winner import keep_winner
 from sensorium.training.budget import Budget
@@ -168,26 +165,15 @@ def _asked(options: RunOptions, judging: Judging) -> Asked:
 
 
 def _concluded(results: Results, plan: Planned, asked: Asked, folder: Path, progress: bool) -> Results:
-    """With the classifier that is left, and what is known of classes and labels; written with the report."""
+    """With the classifier that is left, and what is known of classes and doubtful training data; written with the
+    report."""
     if (best := best_run(results.runs)) is not None:
         model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
         results = replace(results, model=model)
-    results = replace(results, **_of_labels(results.runs, plan.ready, folder, progress))
+    results = replace(results, **doubted(results.runs, plan.ready, asked.seconds, folder, progress=progress))
     write_results(results, folder)
     write_report(results, folder, pixels=pixels_of(plan.ready))
     return results
-
-
-def _of_labels(runs: Sequence[RunResult], ready: Any, folder: Path, progress: bool) -> dict[str, Any]:
-    """What is known of the classes and of doubtful labels, where pictures have labels."""
-    done, pixels = [run for run in runs if run.finished], pixels_of(ready)
-    if not done or not pixels or not judgeable(seen(ready)) or (score := deciding(done)) is None:
-        return {}
-    found = {"by_class": by_class(done, score, seen(ready)), "doubled": all_doubled(done)}
-    with stages("labels", progress) as say:
-        say("which of them are doubtful")
-        suspects = keep_suspects([Run(folder / run.name) for run in done], ready, folder)
-    return {**found, "suspects": suspects}
 
 
 def _todo(
@@ -206,12 +192,6 @@ def _todo(
         own = replace(options, out=folder / name)
         todo.append(Job(name, method, replace(source, settings=given), own, given, asked))
     return todo
-
-
-def pixels_of(ready: Any) -> dict[str, Any]:
-    """The images that neighbors and map refer to, if the data are images."""
-    train, held = ready.train, ready.test
-    return {"train": train, "test": train if held is None else held} if isinstance(train, Pixels) else {}
 
 
 def results_now(about: Data, asked: Request, runs: Sequence[RunResult]) -> Results:

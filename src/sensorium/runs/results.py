@@ -187,6 +187,65 @@ class Suspects:
 
 
 @dataclass(frozen=True)
+class BoxSuspect:
+    """A training picture by its index, what is doubted of one of its boxes (``kind``: missing, swapped, misplaced or
+    unconfirmed), the ``given`` and the ``likely`` class, how much it is doubted, and the ``file`` of a crop."""
+
+    index: Count
+    kind: str
+    given: Count | None
+    likely: Count | None
+    doubt: Share
+    file: str
+
+
+@dataclass(frozen=True)
+class BoxSuspects:
+    """Training boxes that the detector ``run`` doubts, by kind, listed in ``file``; ``clear``: how many clearly. It looked
+    at ``pictures`` of the ``of`` training pictures, with ``n`` boxes. It has learned from them."""
+
+    file: str
+    run: str
+    kinds: dict[str, Count]
+    clear: Count
+    n: Count
+    pictures: Count
+    of: Count
+    shown: tuple[BoxSuspect, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return sum(self.kinds.values())
+
+
+@dataclass(frozen=True)
+class CaptionSuspect:
+    """A training pair by its index: its ``caption``, the caption ``nearest`` to its picture among the others', the share of
+    other captions that fit the picture ``better``, and the ``file`` of the picture."""
+
+    index: Count
+    caption: str
+    nearest: str
+    better: Share
+    file: str
+
+
+@dataclass(frozen=True)
+class CaptionSuspects:
+    """Training pairs whose captions the run named ``run`` doubts: ``count`` of the ``n`` of ``of`` that it looked at, listed
+    in ``file``; ``clear``: how many far below the rest. ``usual``: the median share of other captions that fit better."""
+
+    file: str
+    run: str
+    count: Count
+    clear: Count
+    n: Count
+    of: Count
+    usual: Share
+    shown: tuple[CaptionSuspect, ...] = ()
+
+
+@dataclass(frozen=True)
 class OfClass:
     """A class: the labeled images for training, the ``n`` test images, and by run the share of these that are right,
     with its 95 % interval (Wilson), for the score that decides."""
@@ -237,6 +296,8 @@ class Results:
     by_class: tuple[OfClass, ...] = ()
     doubled: dict[str, float] = field(default_factory=dict)
     suspects: Suspects | None = None
+    box_suspects: BoxSuspects | None = None
+    caption_suspects: CaptionSuspects | None = None
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]

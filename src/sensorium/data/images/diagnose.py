@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from sensorium.base.words import counted
+from sensorium.data.faults import Fault
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
 from sensorium.data.images.findings import advise, usual
@@ -68,12 +69,18 @@ class Findings:
     usual: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
     kind: str = "images"
     unit: str = "images"
     facts: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     also: dict[str, list[str]] = field(default_factory=dict)
+
+    def take(self, faults: Sequence[Fault]) -> None:
+        """Faults of the kind of data: counts by name, and advice after that about pictures."""
+        self.faults |= {one.name: _some(list(one.examples), one.count) for one in faults}
+        self.advice += [one.said for one in faults]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""

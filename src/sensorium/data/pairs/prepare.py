@@ -22,6 +22,7 @@ from sensorium.base.words import counted
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
 from sensorium.data.log import Skipped, tell
+from sensorium.data.pairs.faults import faults
 from sensorium.data.pairs.open import OpenedPairs, Pairs
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.scenes.pairs import open_captioned, plain_images
@@ -100,7 +101,10 @@ class Captioned(Rows):
         """At most ``most`` pairs, sampled with a fixed seed, with their images."""
         if len(self) <= most:
             return self
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
+        return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:most]))
+
+    def subset(self, chosen: np.ndarray) -> Captioned:
+        """The pairs at ``chosen`` (int [n]), in that order, with their images."""
         pictures, rows = np.unique(self.rows[chosen], return_inverse=True)
         texts = [self.texts[int(i)] for i in chosen]
         return Captioned(self.pixels.subset(pictures), rows, texts, self.groups[chosen], self.tokens[chosen])
@@ -188,8 +192,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
     }
 
 
-def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """None: the reader's findings are in the description."""
+def diagnose(ready: Prepared, *, progress: bool = False) -> dict[str, Any] | None:
+    """Advice about the captions, beside what the description says; None if there is nothing to say."""
+    advice = [one.said for one in faults(ready.opened.train)]
+    return {"advice": advice} if advice else None
 
 
 def kept_tokens(folder: Path) -> CLIPTokens:

@@ -22,6 +22,7 @@ from sensorium.data.images.open import open_data
 from sensorium.data.log import tell
 from sensorium.data.source import Source
 from sensorium.data.streams.clips import open_clips
+from sensorium.data.streams.faults import background
 from sensorium.data.streams.open import AnyStream, Streams, Windows, open_streams
 from sensorium.errors import SensoriumError
 
@@ -66,7 +67,6 @@ LENGTHS = {"cpu": 32}
 USUAL_LENGTH, USUAL_FUTURE = 64, 8
 SIGNAL, FAST = 64, 20.0  # a signal, to be cut into frames: maximum values per step, minimum steps per second
 FRAMES_A_SECOND = 4.0
-NO_ACTION = ("background", "none", "null", "nothing", "no action", "no_action", "idle", "other", "unknown", "ambiguous")
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     mean, std = (tuple(float(f"{v:.6g}") for v in values) for values in opened.moments())
     opened = opened.scaled(np.array(mean), np.array(std))
     windows = Windows(opened.train, length, future, classes=opened.classes)
-    background = 0 if opened.classes[0].strip().casefold() in NO_ACTION else None
+    nothing = background(opened.classes)
     if progress:
         found = f"{opened.layout}: {len(opened.train):,} training and {counted(len(opened.test), 'test recording')}"
         tell([found, *opened.notes])
-    return Prepared(opened, windows, frame, mean, std, background)
+    return Prepared(opened, windows, frame, mean, std, nothing)
 
 
 def situate(ready: Prepared) -> StreamSituation:

@@ -16,6 +16,7 @@ from sensorium.base.words import counted
 from sensorium.data.log import tell
 from sensorium.data.rows import ArrayRows
 from sensorium.data.source import Source
+from sensorium.data.text.faults import faults
 from sensorium.data.text.open import BPE, Bytes, Texts, Tokenizer, open_text, read_tokenizer, rows_of, tokens_of
 from sensorium.errors import SensoriumError
 
@@ -111,8 +112,10 @@ def describe(ready: Prepared) -> dict[str, Any]:
     }
 
 
-def diagnose(ready: Prepared, *, progress: bool = False) -> None:
-    """None: the reader's findings are in the description."""
+def diagnose(ready: Prepared, *, progress: bool = False) -> dict[str, Any] | None:
+    """Advice about the text, beside what the description says; None if there is nothing to say."""
+    advice = [one.said for one in faults(ready.opened)]
+    return {"advice": advice} if advice else None
 
 
 def kept_tokenizer(folder: Path) -> Tokenizer:
