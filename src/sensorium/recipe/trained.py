@@ -21,7 +21,7 @@ from typing import Annotated, Any, cast, get_args, get_type_hints
 import torch
 
 from sensorium.base.files import own_folder
-from sensorium.base.reading import open_regular, printable
+from sensorium.base.reading import open_regular, printable, there
 from sensorium.catalogue import resolve
 from sensorium.data.wings import kind
 from sensorium.errors import SensoriumError
@@ -100,6 +100,9 @@ class Trained:
             beside = self.folder / "inputs" / role
             if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
                 kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
+        own = self.folder / "backbone"
+        if "backbone_size" in self.settings and own.is_dir() and not there(str(kept["backbone"])):
+            kept["backbone"] = str(own)  # the checkpoint that it started from was removed
         with _opening(self.folder), torch.random.fork_rng(devices=[]):
             if ":" not in self.function:  # a file of the user's own need not know the meta device
                 weights = self.weights if self.finished else None
