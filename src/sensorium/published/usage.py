@@ -83,12 +83,12 @@ def by_timm(network: Any, how: Preparation) -> str:
     return f"""import timm
 import torch
 from PIL import Image, ImageOps
+from torchvision.transforms.v2.functional import normalize, to_dtype, to_image
 
 model = timm.create_model(f"local-dir:{{folder}}", pretrained=True).eval()
 seen = timm.data.resolve_model_data_config(model)
-mean, std = (torch.tensor(seen[name]).view(3, 1, 1) for name in ("mean", "std"))
 {square(network, how)}
-x = ((timm.data.ToTensor()(picture) - mean) / std)[None]
+x = normalize(to_dtype(to_image(picture), torch.float32, scale=True), list(seen["mean"]), list(seen["std"]))[None]
 with torch.inference_mode():
     {last.replace(chr(10), chr(10) + "    ")}"""
 

@@ -260,7 +260,7 @@ def metadata(of: Subject) -> ModelCardData:
         tags=tags,
         metrics=list(dict.fromkeys(metric(score) for score in results)) or None,
         eval_results=found or None,
-        model_name=of.name,
+        model_name=of.name if found else None,
     )
 
 

@@ -72,4 +72,6 @@ def _why(error: BaseException, repo: str) -> str:
         return f"there is no user or organization '{repo.partition('/')[0]}' that you can write to; check the name"
     if status is not None:
         return f"the Hub answered {status} ({brief(error)}); try again later"
+    if isinstance(error, ValueError):
+        return brief(error)
     return f"the Hub can't be reached ({brief(error)}); check the network and try again"

@@ -14,7 +14,7 @@ from sensorium.judge.score import Score
 from sensorium.published.usage import by_onnx
 from sensorium.training.budget import Budget
 from sensorium.use.able import USES, fits
-from sensorium.use.hub.card import UNKNOWN, Subject
+from sensorium.use.hub.card import LICENSES, UNKNOWN, Subject
 from sensorium.use.hub.words import code, md, table
 
 MOST_CLASSES = 200
@@ -61,47 +61,32 @@ def _held(of: Subject) -> int | None:
 def usage(of: Subject) -> list[str]:
     """How to use it: in the other library, and in Sensorium."""
     lines = ["## How to use it", ""]
-    shown = shlex.quote(of.name)
+    folder = f"./{of.name}" if of.name.startswith("-") else of.name
+    first = f"folder = {of.name!r}  # where these files are"
+    if of.repo:
+        first = f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{of.repo}")'
     if of.written is not None:
-        form = of.written.form
-        by = by_onnx if form is None else form.usage
-        assert by is not None
-        first = f'folder = "{_escaped(of.name)}"  # where these files are'
-        if of.repo:
-            first = f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{of.repo}")'
+        by = of.written.form.usage if of.written.form else by_onnx
+        assert by is not None  # of a preferred format
         lines += [f"With {_said(of)}:", "", *code(f"{first}\n\n{by(of.written.part, of.how)}", "python"), ""]
     if of.refused:
         return [*lines, f"Sensorium can't open the run in `{of.place or '.'}`: {md(of.bare(of.refused))}"]
-    run = f"{shown}/{of.place}" if of.place else shown
-    trust = f" --trust {shlex.quote(of.bare(of.run.info.recipe))}" if of.system is None else ""
-    commands = [f"{' '.join(words)}{trust}" for words in _commands(of, run)]
-    fetch = [f"hf download {of.repo} --local-dir {shown}"] if of.repo else []
-    if commands:
-        lines += ["With Sensorium, as it was judged:", "", *code("\n".join([*fetch, *commands]), "sh")]
-    else:
-        lines += [f"With Sensorium, in Python: `sensorium.load({run!r})`."]
-    if trust:
-        lines += ["", "It needs the file of that recipe, which is not among these files."]
+    fetch = [f"hf download {of.repo} --local-dir {shlex.quote(folder)}"] if of.repo else []
+    commands = _commands(of, shlex.quote(f"{folder}/{of.place}" if of.place else folder))
+    lines += ["With Sensorium, as it was judged:", "", *code("\n".join([*fetch, *commands]), "sh")]
+    if of.system is None:
+        lines += ["", "That needs the file of the recipe, which is not among these files."]
     return lines
 
 
-def _escaped(text: str) -> str:
-    return (
-        text.encode("unicode_escape").decode().replace('"', '\\"')
-        if not text.isascii() or '"' in text or "\\" in text
-        else text
-    )
-
-
-def _commands(of: Subject, run: str) -> list[list[str]]:
-    """The commands that need no data of the run's own."""
-    found = []
-    for name, use in USES.items():
-        if fits(of.run.method, name) and (use.example or use.alone):
-            found.append(["sensorium", name, run, *filter(None, (use.example, use.alone))])
-        elif fits(of.run.method, name) and not use.alone and use.abilities == ("Generator",):
-            found.append(["sensorium", name, run])
-    return found
+def _commands(of: Subject, run: str) -> list[str]:
+    """The commands that can be used without the run's own data."""
+    trust = f"--trust {shlex.quote(of.bare(of.run.info.recipe))}" if of.system is None else ""
+    return [
+        " ".join(filter(None, ("sensorium", name, run, use.example, use.alone, trust)))
+        for name, use in USES.items()
+        if fits(of.run.method, name) and not use.own
+    ]
 
 
 def scores(of: Subject) -> list[str]:
@@ -243,9 +228,7 @@ def limits(of: Subject) -> list[str]:
     scripts = [name for name in of.files if name.endswith(".py")]
     if scripts:
         names = " and ".join(f"`{name}`" for name in scripts)
-        found.append(
-            f"{_said(of)} has no such network of its own: opening it executes {names}, which is short to read."
-        )
+        found.append(f"The Python above executes {names} of these files; read first what it does.")
     return ["## Limits", "", *(f"- {one}" for one in found)]
 
 
@@ -265,7 +248,10 @@ def license_(of: Subject) -> list[str]:
     """The license, which is never invented."""
     lines = ["## License", ""]
     if of.license != UNKNOWN:
-        return [*lines, f"{md(of.license)}, as whoever exported it stated."]
+        lines.append(f"{md(of.license)}, as whoever exported it stated.")
+        if of.license not in LICENSES:
+            lines.append("The Hub does not know this license: a file LICENSE with its text belongs beside this card.")
+        return lines
     return [
         *lines,
         "Unknown: nobody stated one, so nobody may assume the right to use it. Whoever may license it names it when "
