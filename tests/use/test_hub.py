@@ -402,6 +402,16 @@ def test_licenses(run, tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_a_link_is_not_published(run, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run("causal_lm").folder, copied)
+    (copied / "tokenizer.json").rename(tmp_path / "private.json")
+    (copied / "tokenizer.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(SensoriumError, match=r"tokenizer\.json: not a file"):
+        export_hub(copied, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_paths_become_names(run) -> None:
     bare = bare_of(run("vit"))
     data = run("vit").info.data.path

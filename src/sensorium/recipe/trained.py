@@ -101,7 +101,7 @@ class Trained:
             if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
                 kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
         own = self.folder / "backbone"
-        if "backbone_size" in self.settings and own.is_dir() and not there(str(kept["backbone"])):
+        if "backbone_size" in self.settings and own.is_dir() and not there(str(kept.get("backbone", ""))):
             kept["backbone"] = str(own)  # the checkpoint that it started from was removed
         with _opening(self.folder), torch.random.fork_rng(devices=[]):
             if ":" not in self.function:  # a file of the user's own need not know the meta device

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.base.files import write_json
-from sensorium.base.reading import read_object
+from sensorium.base.reading import printable, read_object
 from sensorium.base.records import encode
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import NAME as CLASSES
 from sensorium.judge.evaluator import FILE as JUDGED
 from sensorium.judge.evaluator import VERSION
 from sensorium.judge.score import Judgement
-from sensorium.recipe.info import FILE
+from sensorium.recipe.info import FILE, read_info
 from sensorium.runs.run import Run
 from sensorium.training.checkpoints import OUTCOME, WEIGHTS
 from sensorium.use.hub.bare import Bare
@@ -26,12 +26,10 @@ INPUTS = "inputs"
 def write_run(run: Run, judged: Judgement | None, bare: Bare, into: Path) -> str:
     """Write the run to the folder ``into``, and open it there. Returns why it can't be opened; "" if it can."""
     into.mkdir(parents=True, exist_ok=True)
-    kept = run.folder / NETWORK
-    of_checkpoint = _from_checkpoint(run)
-    names = (FILE, OUTCOME, WEIGHTS, *run.kind.KEPT)
-    shutil.copyfile(run.weights, into / WEIGHTS)
-    for name in run.kind.KEPT:
-        shutil.copyfile(run.folder / name, into / name)
+    shutil.copyfile(run.weights, into / WEIGHTS)  # opened already: it has the method's tensors, and nothing else
+    started = sorted((run.folder / NETWORK).glob("*")) if "backbone_size" in run.settings else []
+    for path in (*(run.folder / name for name in run.kind.KEPT), *started):
+        _copy(path, into / path.relative_to(run.folder))
     write_json(into / FILE, _described(run.folder / FILE, bare))
     outcome = read_object(run.folder / OUTCOME)
     write_json(into / OUTCOME, {**outcome, "notes": bare(outcome.get("notes", [])), "fingerprint": {}})
@@ -39,11 +37,8 @@ def write_run(run: Run, judged: Judgement | None, bare: Bare, into: Path) -> str
         write_json(into / JUDGED, _judged(run, judged, bare))
     for path in sorted((run.folder / INPUTS).rglob(FILE)):
         place = into / path.relative_to(run.folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        read_info(path.parent)
         write_json(place, _described(path, bare))
-    if of_checkpoint and kept.is_dir():
-        shutil.copytree(kept, into / NETWORK)
-    assert all((into / name).is_file() for name in names)
     try:
         Run(into).method  # noqa: B018
     except SensoriumError as error:
@@ -51,8 +46,12 @@ def write_run(run: Run, judged: Judgement | None, bare: Bare, into: Path) -> str
     return ""
 
 
-def _from_checkpoint(run: Run) -> bool:
-    return "backbone_size" in run.settings
+def _copy(path: Path, place: Path) -> None:
+    """Copy a file; a link may lead to what nobody meant to publish."""
+    if path.is_symlink() or not path.is_file():
+        raise SensoriumError(f"{printable(str(path))}: not a file; put it there itself to export the run.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, place)
 
 
 def _described(path: Path, bare: Bare) -> dict[str, Any]:

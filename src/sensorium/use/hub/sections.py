@@ -216,7 +216,8 @@ def limits(of: Subject) -> list[str]:
     """What to keep in mind, and what the files can't hold."""
     found = [of.system.caveat[:1].upper() + of.system.caveat[1:] + "."] if of.system and of.system.caveat else []
     found.append(
-        "It knows what its training data show. Scores are of test data of the same source; other data may give others."
+        "It knows what its training data show. The scores are of the samples named there: other pictures, texts or "
+        "recordings may give others, and scores of training samples say nothing of new ones."
     )
     if isinstance(of.run.method, Classifier):
         found += _calibration(of)

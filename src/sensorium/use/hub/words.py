@@ -9,7 +9,7 @@ from typing import Any
 from sensorium.base.reading import printable
 
 _MARKS = re.compile(r"[\\`*{}\[\]<>#|~&!$@]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
-_NUMBERED = re.compile(r"^(\d+)(?=[.)])")  # it would begin a list
+_NUMBERED = re.compile(r"^(\d+)(?=[.)](\s|$))")  # it would begin a list
 
 
 def md(value: Any) -> str:
