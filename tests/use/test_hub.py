@@ -616,12 +616,16 @@ def test_a_push_uploads_what_was_written(hub: type[Hub], run, tmp_path: Path, co
     assert "hf download me/my-model --local-dir my-model" in text
 
 
-def test_a_pushed_cards_snippet_downloads(hub: type[Hub], run, tmp_path: Path) -> None:
+def test_a_pushed_cards_snippet_downloads(hub: type[Hub], run, tmp_path: Path, folders, monkeypatch) -> None:
     folder, address = export_hub(run("vit"), tmp_path / "x", repo="me/my-vit")
     assert address.endswith("/me/my-vit")
     card = load_card(folder)
     assert 'folder = snapshot_download("me/my-vit")' in card.text
     assert [one["name"] for one in card.data.to_dict()["model-index"]] == ["my-vit"]
+    shutil.copyfile(folders("vit").parent / "photo.jpg", tmp_path / "photo.jpg")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo: {"me/my-vit": str(folder)}[repo])
+    (ours,) = predict(run("vit"), str(tmp_path / "photo.jpg"), top=1)
+    assert abs(float(executed(folder, monkeypatch)["probabilities"].max()) - ours.probabilities[0]) <= 1e-5
 
 
 @pytest.mark.parametrize("status, why", [
