@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from sensorium.base.whole import Positive, Seed
 from sensorium.cli.shared import Json, console, opens_runs
+from sensorium.errors import SensoriumError
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: Positive | None = None) -> None:
@@ -295,24 +296,33 @@ def play(
 def export(
     run: Path,
     *,
-    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision", "index"] = "safetensors",
+    to: Literal["safetensors", "hf", "timm", "onnx", "torchvision", "index", "hub"] = "safetensors",
     data: str | None = None,
     out: Path | None = None,
     score: bool = True,
+    push: str | None = None,
+    private: Annotated[bool, Parameter(negative="")] = False,
+    license: str | None = None,
 ) -> None:
-    """Export the trained network for Sensorium, Hugging Face transformers, timm, torchvision or an ONNX runtime.
+    """Export the trained network for Sensorium, Hugging Face transformers, timm, torchvision, an ONNX runtime or the Hub.
 
-    Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
+    Examples: sensorium export sensorium-runs/mae --to hf --out mae-hf
+    sensorium export sensorium-compare/winner --to hub --out flowers --push OWNER/flowers --license mit
 
     A classifier goes with its head, class names and normalization. That library opens it again, if it is installed, and
     its accuracy on the run's test images is printed beside the run's.
 
     Args:
         run: folder of a run, or a checkpoint.
-        to: the format; 'index' writes the vectors of pictures with their names and captions, for a search elsewhere.
+        to: the format; 'index' writes the vectors of pictures with their names and captions, for a search elsewhere;
+            'hub' a folder for the Hugging Face Hub: the network in the format that most others open, the run, and a
+            model card.
         data: the pictures of an index; the run's own data by default.
         out: folder or file to write; in the run's folder by default.
         score: score an exported classifier again.
+        push: for --to hub, OWNER/NAME: push the folder there; nothing is pushed without it.
+        private: for --push, a private repository.
+        license: for --to hub, the license of the weights as the Hub calls it (mit, apache-2.0 ...); unknown by default.
     """
     from sensorium.use import export as write
     from sensorium.use import load
@@ -320,6 +330,17 @@ def export(
     from sensorium.use.exported import way
 
     thing = load(run)
+    if to == "hub":
+        from sensorium.use.hub import export_hub
+
+        if data is not None:
+            raise SensoriumError("--data is for --to index.")
+        path, address = export_hub(thing, out, license=license, repo=push or "", private=private)
+        console.print(f"wrote {path}; look at its README.md" + (f"\npushed to {address}" if address else ""))
+        return
+    for name, given in (("push", push), ("license", license), ("private", private)):
+        if given:
+            raise SensoriumError(f"--{name} is for --to hub.")
     path = write(thing, to, out, data=data)
     console.print(f"wrote {path}")
     if how := way(thing, to, path):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -109,6 +109,30 @@ def exportable(network: nn.Module, recipe: str = "") -> tuple[str, ...]:
     chain = _parts(_bare(merged(network))[0])
     known = FORMATS if not recipe or ":" in recipe else find(recipe).exports
     return tuple(to for to in FORMATS if to in known and (_has_onnx(chain) if to == "onnx" else _fits(chain, to)))
+
+
+OPENED = ("hf", "timm", "torchvision", "safetensors", "onnx")
+"""Of ``FORMATS``, first what most others open."""
+
+
+class Written(NamedTuple):
+    """What :func:`export` writes: ``to`` this format, by ``form`` (None: ONNX), ``part`` of the network."""
+
+    to: str
+    form: Format | None
+    part: Any
+
+
+def preferred(network: nn.Module, recipe: str = "") -> Written | None:
+    """The format of ``network``, or of a run of ``recipe`` with that method, that most others open; None without one."""
+    able, chain = exportable(network, recipe), _parts(network)
+    for to in (one for one in OPENED if one in able):
+        if to == "onnx":
+            return Written(to, None, chain[0] if isinstance(network, Classifier | Detector) else chain[-1])
+        form, part = _written(chain, to, recipe)
+        if form.usage is not None:
+            return Written(to, form, part)
+    return None
 
 
 def _fits(chain: list[nn.Module], to: str) -> bool:

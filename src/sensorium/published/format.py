@@ -118,12 +118,14 @@ class Dropped:
 @dataclass(frozen=True)
 class Preparation:
     """Preprocessing of pixels: (mean, std) in 0..1 scale, and the image size; None if the network has them. Of a
-    classifier also the names of its ``classes``, and the ``temperature`` that divides its logits."""
+    classifier also the names of its ``classes``, and the ``temperature`` that divides its logits; of a generator the
+    ``steps`` in which it samples."""
 
     normalization: Statistics | None = None
     image_size: int | None = None
     classes: tuple[str, ...] = ()
     temperature: float = 1.0
+    steps: int = 25
 
     def names(self, network: Any) -> list[str]:
         """Names of a classifier's classes; their numbers where they are unknown."""
@@ -152,7 +154,7 @@ class Format:
                 that this format holds. fits: raises SensoriumError if it can't. config: their ``config_name``, None
                 for a single file. beside: further JSON files, by name ("{stem}" is the weights'); scripts: Python
                 files likewise, that need no more than the library. file: of the weights; container: their key in a
-                PyTorch file.
+                PyTorch file. usage: Python that uses what was written (:mod:`sensorium.published.usage`).
     """
 
     name: str
@@ -178,6 +180,7 @@ class Format:
     config_name: str = "config.json"
     file: str = "model.safetensors"
     container: str = ""
+    usage: Callable[[Any, Preparation], str] | None = None
 
     def spelled(self, name: str) -> str:
         """A name of theirs in the table's spelling."""

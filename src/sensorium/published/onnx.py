@@ -73,6 +73,16 @@ def _about(network: Any, how: Preparation, side: int) -> dict[str, str]:
     }
 
 
+def save_onnx(made: Any, path: Path) -> None:
+    """Write what torch made, without the traces that name this machine's folders."""
+    for graph in (made.model.graph, *made.model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+    write_file(path, lambda partial: made.save(partial, external_data=False))
+
+
 def write_onnx(network: Any, out: Path, how: Preparation) -> Path:
     """Write ``out``, or model.onnx in it; any batch size.
 
@@ -99,7 +109,7 @@ def write_onnx(network: Any, out: Path, how: Preparation) -> Path:
         assert made is not None  # of dynamo
         if sorts:
             made.model.metadata_props.update(_about(network, how, side))
-        write_file(path, lambda partial: made.save(partial, external_data=False))
+        save_onnx(made, path)
     finally:
         for part, mode in modes.items():
             part.training = mode

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import Detector, Statistics
-from sensorium.base.files import write_file, write_text
+from sensorium.base.files import write_text
 from sensorium.errors import SensoriumError
 from sensorium.published.format import IMAGENET
+from sensorium.published.onnx import save_onnx
 
 MOST = 100  # detections of a picture
 LEAST = 0.01  # minimum score
@@ -106,7 +107,7 @@ def export_boxes(network: Any, out: Path, pixels: Statistics | None = None) -> P
         network.train(mode).to(home)
     assert made is not None  # of dynamo
     made.model.metadata_props.update(_about(network, side, pixels or network.normalization or IMAGENET))
-    write_file(path, lambda partial: made.save(partial, external_data=False))
+    save_onnx(made, path)
     script = Path(__file__).with_name("onnx_script.py").read_text(encoding="utf-8")
     write_text(path.with_suffix(".py"), script)
     return path

@@ -35,6 +35,7 @@ from sensorium.use.tables import VECTORS, check_out, write_vectors
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
 INDEX = "index"  # of pictures, for a search elsewhere
+HUB = "hub"  # a folder for the Hugging Face Hub, in whichever format fits
 
 
 def load(path: str | Path, *, trust: str = "") -> Any:
@@ -63,7 +64,8 @@ def export(
     """Export the network of a run (or a network) in the format ``to``, one of ``FORMATS``; return the path written.
 
     A classifier goes with its head, the names of its classes and its normalization.
-    "index" writes the vectors of pictures instead (:mod:`sensorium.use.index`), those of ``data`` or the run's own.
+    "index" writes the vectors of pictures instead (:mod:`sensorium.use.index`), those of ``data`` or the run's own; "hub"
+    a folder for the Hugging Face Hub (:func:`sensorium.use.hub.export_hub`).
     """
     from sensorium.published import export as export_network
     from sensorium.published import exportable
@@ -74,8 +76,12 @@ def export(
         return export_index(what, data, out)
     if data is not None:
         raise SensoriumError(f"--data is for --to {INDEX}, an index of pictures; a network is exported without data.")
+    if to == HUB:
+        from sensorium.use.hub import export_hub
+
+        return export_hub(what, out)[0]
     if to not in FORMATS:
-        raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join((*FORMATS, INDEX))}.")
+        raise SensoriumError(f"cannot export to '{to}'. Choose {', '.join((*FORMATS, INDEX, HUB))}.")
     thing = load(what) if isinstance(what, (str, Path)) else what
     if isinstance(thing, Run):
         if out is not None:

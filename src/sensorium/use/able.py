@@ -21,17 +21,19 @@ from sensorium.runs.run import Run
 @dataclass(frozen=True)
 class Use:
     """A command, the ``abilities`` of which it needs one, and what follows RUN in an ``example`` of it; ``alone``: also,
-    where RUN is a checkpoint, which has no data of its own. None: the command takes runs only."""
+    where RUN is a checkpoint, which has no data of its own. None: the command takes runs only. ``own``: it reads the data
+    of the run."""
 
     abilities: tuple[str, ...]
     example: str = ""
     alone: str | None = None
+    own: bool = False
 
 
 USES: dict[str, Use] = {
     "predict": Use(("Classifier",), "PICTURES"),
     "detect": Use(("Detector",), "PICTURES", ""),
-    "misses": Use(("Detector",)),
+    "misses": Use(("Detector",), own=True),
     "search": Use(("Encoder", "ImageText"), "--image PICTURE", "--data PICTURES"),
     "zeroshot": Use(("ImageText",), 'PICTURES --classes "cat,dog"', ""),
     "embed": Use(("Encoder",), "", "--data PICTURES"),

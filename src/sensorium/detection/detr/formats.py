@@ -18,6 +18,7 @@ from sensorium.detection.detr.method import DETR
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats import resnet
 from sensorium.networks.resnet import ResNet
+from sensorium.published import usage
 from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Preparation, layers, under
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source, shown
@@ -270,6 +271,22 @@ def _processor(network: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     return {"preprocessor_config.json": told}
 
 
+def _hf_usage(network: DETR, how: Preparation) -> str:
+    return f"""import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+model = AutoModelForObjectDetection.from_pretrained(folder).eval()
+prepare = AutoImageProcessor.from_pretrained(folder)
+{usage.READ}
+with torch.inference_mode():
+    found = model(**prepare(picture, return_tensors="pt"))
+sizes = [(picture.height, picture.width)]
+objects = prepare.post_process_object_detection(found, threshold=0.3, target_sizes=sizes)[0]
+for score, label, box in zip(objects["scores"].tolist(), objects["labels"].tolist(), objects["boxes"].tolist()):
+    print(model.config.id2label[label], score, box)"""
+
+
 HF = Format(
     name="Hugging Face DETR",
     network=DETR,
@@ -289,6 +306,7 @@ HF = Format(
     fits=_fits,
     config=_hf_config,
     beside=_processor,
+    usage=_hf_usage,
 )
 HF_TIMM = replace(
     HF,

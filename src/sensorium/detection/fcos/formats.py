@@ -103,6 +103,20 @@ def _script(network: Any) -> dict[str, str]:
     return {"{stem}.py": Path(__file__).with_name("elsewhere.py").read_text(encoding="utf-8")}
 
 
+def _usage(network: Any, how: Preparation) -> str:
+    return """import sys
+
+import torch
+
+sys.path.insert(0, folder)
+from fcos import classes, detector, read
+
+with torch.inference_mode():
+    objects = detector(threshold=0.3)([read("photo.jpg")])[0]
+for score, label, box in zip(objects["scores"].tolist(), objects["labels"].tolist(), objects["boxes"].tolist()):
+    print(classes()[label], score, box)"""
+
+
 TORCHVISION = Format(
     name="torchvision FCOS",
     network=FCOS,
@@ -126,6 +140,7 @@ TORCHVISION = Format(
     beside=_beside,
     scripts=_script,
     file="fcos.pth",
+    usage=_usage,
 )
 
 FORMATS: tuple[Format, ...] = (TORCHVISION,)

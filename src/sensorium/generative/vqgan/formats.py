@@ -20,8 +20,9 @@ from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.parts.perceptual import LPIPS, VGG16
 from sensorium.parts.quantize import Quantizer
+from sensorium.published import usage
 from sensorium.published.files import read_weights, unwrap
-from sensorium.published.format import Change, Dropped, Entry, Format, under, zero
+from sensorium.published.format import Change, Dropped, Entry, Format, Preparation, under, zero
 from sensorium.published.opening import fill, recognized
 from sensorium.published.source import Source, shown
 
@@ -338,6 +339,21 @@ def _hf_fits(network: VQGAN) -> None:
         raise SensoriumError("diffusers' VQModel starts with the channels of its first level; this encoder with fewer.")
 
 
+def _hf_usage(network: VQGAN, how: Preparation) -> str:
+    return f"""import torch
+from diffusers import VQModel
+from PIL import Image, ImageOps
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+model = VQModel.from_pretrained(folder).eval()
+{usage.square(network, how)}
+x = to_dtype(to_image(picture), torch.float32, scale=True)[None] * 2 - 1
+with torch.inference_mode():
+    y = model(x).sample
+images = ((y / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+print(images.shape)"""
+
+
 HF = Format(
     name="diffusers VQModel",
     network=VQGAN,
@@ -359,6 +375,7 @@ HF = Format(
     fits=_hf_fits,
     config=_hf_config,
     file="diffusion_pytorch_model.safetensors",
+    usage=_hf_usage,
 )
 
 FORMATS: tuple[Format, ...] = (HF, AUTHORS)

@@ -16,7 +16,7 @@ from sensorium.parts.moe.layer import MoE
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.rotary import rotary_table
 from sensorium.parts.positions.turning import Rotary
-from sensorium.published.format import Dropped, Entry, Format
+from sensorium.published.format import Dropped, Entry, Format, Preparation
 from sensorium.published.source import Source
 from sensorium.recipe.trained import Trained
 
@@ -127,6 +127,14 @@ def _mixtral_config(model: Any) -> dict[str, Any]:
     }
 
 
+def _usage(model: Any, how: Preparation) -> str:
+    return """from transformers import pipeline
+
+write = pipeline("text-generation", model=folder)
+text = write("It was", max_new_tokens=40, do_sample=False)[0]["generated_text"]
+print(text)"""
+
+
 _DROPPED = (
     Dropped(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", "follows from the rotary base"),
     Dropped(r"lm_head\.weight", "a copy of the embedding if the two are tied; otherwise it is the head"),
@@ -145,6 +153,7 @@ LLAMA = Format(
     of=lambda thing: thing if isinstance(thing, CausalLM) and not thing.experts else None,
     fits=_fits,
     config=_config,
+    usage=_usage,
 )
 MIXTRAL = Format(
     name="Hugging Face Mixtral",
@@ -160,6 +169,7 @@ MIXTRAL = Format(
     of=lambda thing: thing if isinstance(thing, CausalLM) and thing.experts else None,
     fits=_fits,
     config=_mixtral_config,
+    usage=_usage,
 )
 
 FORMATS: tuple[Format, ...] = (LLAMA, MIXTRAL)

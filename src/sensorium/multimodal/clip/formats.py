@@ -18,6 +18,7 @@ from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, s
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.formats.vit import own_numbers, processor
 from sensorium.networks.text import ACTIVATIONS, TextTower
+from sensorium.published import usage
 from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
@@ -143,6 +144,21 @@ def _hf_processor(clip: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     return {"preprocessor_config.json": told}
 
 
+def _hf_usage(clip: CLIP, how: Preparation) -> str:
+    return f"""import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+model = CLIPModel.from_pretrained(folder).eval()
+prepare, words = AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+texts = ["a photo of a cat.", "a photo of a dog."]
+{usage.square(clip, how)}
+inputs = words(texts, padding=True, truncation=True, return_tensors="pt") | prepare(picture, return_tensors="pt")
+with torch.inference_mode():
+    probabilities = model(**inputs).logits_per_image.softmax(1)[0]
+print(dict(zip(texts, probabilities.tolist())))"""
+
+
 HF = Format(
     name="Hugging Face CLIP",
     network=CLIP,
@@ -171,6 +187,7 @@ HF = Format(
     fits=_hf_fits,
     config=_hf_config,
     beside=_hf_processor,
+    usage=_hf_usage,
 )
 
 
@@ -202,6 +219,7 @@ TOWER = Format(
     to="safetensors",
     config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": tower_numbers(tower)},
     beside=processor,
+    usage=usage.by_sensorium,
 )
 
 FORMATS: tuple[Format, ...] = (HF, TOWER, *open_clip.FORMATS)

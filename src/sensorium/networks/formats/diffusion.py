@@ -18,7 +18,7 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.dit import DiT
 from sensorium.networks.unet import UNet, sinusoids
 from sensorium.parts.positions.grid import sincos_2d
-from sensorium.published.format import Dropped, Entry, Format, layers
+from sensorium.published.format import Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
@@ -141,6 +141,29 @@ def _of(kind: type[nn.Module]) -> Any:
     return part
 
 
+def _usage(net: UNet | DiT, how: Preparation) -> str:
+    """Euler's method, by diffusers' scheduler."""
+    name = "UNet2DModel" if isinstance(net, UNet) else "DiTTransformer2DModel"
+    height, width = net.image_size if isinstance(net, DiT) else (how.image_size or 32,) * 2
+    last = net.labels - 1
+    labels = (
+        f"labels = torch.full((4,), {last})  # {last} is any class; one class: 0 to {last - 1}\n" if last > 0 else ""
+    )
+    return f"""import torch
+from diffusers import {name}, FlowMatchEulerDiscreteScheduler
+
+model = {name}.from_pretrained(folder).eval()
+scheduler = FlowMatchEulerDiscreteScheduler()
+scheduler.set_timesteps({how.steps})
+x = torch.randn(4, {net.channels}, {height}, {width}, generator=torch.Generator().manual_seed(0))
+{labels}with torch.inference_mode():
+    for t in scheduler.timesteps:
+        velocity = model(x, t.expand(4){", class_labels=labels" if labels else ""}).sample
+        x = scheduler.step(velocity, t, x).prev_sample
+images = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+print(images.shape)"""
+
+
 UNET = Format(
     name="diffusers UNet2DModel",
     network=UNet,
@@ -154,6 +177,7 @@ UNET = Format(
     of=_of(UNet),
     config=unet_config,
     file=FILE,
+    usage=_usage,
 )
 
 
@@ -272,6 +296,7 @@ DIT = Format(
     fits=_dit_fits,
     config=dit_config,
     file=FILE,
+    usage=_usage,
 )  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (UNET, DIT)

@@ -27,13 +27,15 @@ from sensorium.networks.formats.vit import (
     TIMM,
     TIMM_KEYS,
     feed_channels,
+    pooled,
     processor,
     published,
     squares,
     timm_numbers,
 )
 from sensorium.networks.vit import ViT
-from sensorium.published.format import IMAGENET, Dropped, Entry, Format, layers
+from sensorium.published import usage
+from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source
 
 PARTS = ("swiglu", "layerscale")
@@ -125,6 +127,10 @@ def _hf_config(vit: ViT) -> dict[str, Any]:
     return told | ({"num_register_tokens": vit.registers} if vit.registers else {})
 
 
+def _hf_usage(vit: ViT, how: Preparation) -> str:
+    return usage.features_by(pooled(vit.pool, 1 + vit.registers))(vit, how)
+
+
 HF = Format(
     name="Hugging Face DINOv2",
     network=ViT,
@@ -157,6 +163,7 @@ HF = Format(
     fits=_hf_fits,
     config=_hf_config,
     beside=processor,
+    usage=_hf_usage,
 )  # fmt: skip
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from sensorium.abilities import HasBackbone
 from sensorium.errors import SensoriumError
 from sensorium.networks import scripts
 from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
 from sensorium.networks.resnet import Bottleneck, ResNet, Stem
+from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, Preparation, batch_norm, zero
 from sensorium.published.source import Source
 
@@ -119,6 +121,10 @@ def _hf_fits(net: ResNet) -> None:
         raise SensoriumError(f"Hugging Face's ResNet pads no pictures, as this network's '{net.stem}' stem does.")
 
 
+def _hf_usage(net: ResNet, how: Preparation) -> str:
+    return usage.features_by("found.pooler_output.flatten(1)", code=net.stem != "imagenet")(net, how)
+
+
 HF = Format(
     name="Hugging Face ResNet",
     network=ResNet,
@@ -134,6 +140,7 @@ HF = Format(
     config=hf_config,
     beside=processor,
     scripts=hf_scripts,
+    usage=_hf_usage,
 )
 
 
@@ -247,6 +254,12 @@ def _timm_beside(net: Any, how: Preparation) -> dict[str, dict[str, Any]]:
     return timm_beside(net, how, timm_config(net)) | told_timm(net, seen, [])
 
 
+def timm_usage(network: Any, how: Preparation) -> str:
+    """By timm alone, or by the script beside the weights."""
+    net = network.backbone if isinstance(network, HasBackbone) else network
+    return (usage.by_timm if timm_has(net) else usage.by_script("model"))(network, how)
+
+
 TIMM = Format(
     name="torchvision and timm ResNet",
     network=ResNet,
@@ -261,6 +274,7 @@ TIMM = Format(
     settle=_settle,
     beside=_timm_beside,
     scripts=timm_scripts,
+    usage=timm_usage,
 )
 
 
@@ -294,6 +308,7 @@ OWN = Format(
     to="safetensors",
     config=lambda net: {"model_type": "sensorium_resnet", "numbers": resnet_numbers(net)},
     beside=processor,
+    usage=usage.by_sensorium,
 )
 
 FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

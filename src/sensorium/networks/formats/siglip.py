@@ -16,6 +16,7 @@ from sensorium.networks.formats.vit import CLASSIFIER, own_numbers, processor, s
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import ACTIVATIONS
 from sensorium.parts.positions.grid import Resampling
+from sensorium.published import usage
 from sensorium.published.format import HALF, ROW, Change, Dropped, Entry, Format, layers
 from sensorium.published.source import Source
 
@@ -139,6 +140,7 @@ HF = Format(
     fits=_square,
     config=_hf_config,
     beside=processor,
+    usage=usage.features_by("found.pooler_output", "SiglipVisionModel"),
 )  # fmt: skip
 
 
@@ -178,6 +180,7 @@ NAFLEX = replace(
     numbers=_naflex_numbers,
     of=_of(naflex=True),
     config=_naflex_config,
+    usage=None,
 )
 
 
@@ -201,6 +204,7 @@ OWN = Format(
     to="safetensors",
     config=lambda tower: {"model_type": "sensorium_siglip_vision", "numbers": siglip_numbers(tower)},
     beside=processor,
+    usage=usage.by_sensorium,
 )
 
 FORMATS: tuple[Format, ...] = (HF, NAFLEX, OWN)

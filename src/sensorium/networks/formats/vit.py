@@ -15,6 +15,7 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.vit import BLOCK_PARTS, Pool, Positions, ViT
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.positions.grid import Resampling
+from sensorium.published import usage
 from sensorium.published.format import (
     HALF,
     IMAGENET,
@@ -150,6 +151,15 @@ def hf_config(vit: ViT) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def pooled(pool: str, first: int = 1) -> str:
+    """The features that ``pool`` makes of transformers' tokens, of which patches begin at ``first``."""
+    return "found.last_hidden_state[:, 0]" if pool == "cls" else f"found.last_hidden_state[:, {first}:].mean(1)"
+
+
+def _hf_usage(vit: ViT, how: Preparation) -> str:
+    return usage.features_by(pooled(vit.pool), options=", add_pooling_layer=False")(vit, how)
+
+
 HF = Format(
     name="Hugging Face ViT",
     network=ViT,
@@ -169,6 +179,7 @@ HF = Format(
     fits=lambda vit: plain(vit, "Hugging Face's"),
     config=hf_config,
     beside=processor,
+    usage=_hf_usage,
 )
 
 
@@ -340,6 +351,7 @@ TIMM = Format(
     fits=_timm_fits,
     config=timm_config,
     beside=_timm_beside,
+    usage=usage.by_timm,
 )
 
 
@@ -382,6 +394,7 @@ OWN = Format(
     to="safetensors",
     config=lambda vit: {"model_type": "sensorium_vit", "numbers": vit_numbers(vit)},
     beside=processor,
+    usage=usage.by_sensorium,
 )
 
 FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

@@ -9,6 +9,7 @@ from typing import Any
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats import vit
 from sensorium.networks.vit import ViT
+from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Entry, Format, under
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
@@ -87,6 +88,8 @@ HF = Format(
     fits=_hf_fits,
     config=_hf_config,
     beside=vit.processor,
+    # their encoder masks patches and shuffles the rest, of which the mean is still that of all
+    usage=usage.features_by(vit.pooled("mean"), options=", mask_ratio=0.0"),
 )
 
 

@@ -18,6 +18,7 @@ from sensorium.networks.formats import resnet, siglip, vit
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.vit import ViT
+from sensorium.published import usage
 from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
 from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
@@ -124,6 +125,7 @@ OWN = Format(
     of=_either,
     config=_own_config,
     beside=_own_beside,
+    usage=usage.by_sensorium,
 )
 
 # --- Hugging Face ---
@@ -170,13 +172,18 @@ def _written(form: Format, name: str, network: type, prefix: str, head: str, **h
     )
 
 
+def _hf_resnet_usage(method: Supervised, how: Preparation) -> str:
+    return usage.classes_by_transformers(method, how, code=bool(resnet.hf_scripts(method.backbone)))
+
+
 HF_VIT = _written(
     vit.HF, "Hugging Face ViTForImageClassification", ViT, "vit.", "classifier",
-    fits=_hf_vit_fits, beside=_hf_beside(vit.hf_config),
+    fits=_hf_vit_fits, beside=_hf_beside(vit.hf_config), usage=usage.classes_by_transformers,
 )  # fmt: skip
 HF_RESNET = _written(
     resnet.HF, "Hugging Face ResNetForImageClassification", ResNet, "resnet.", "classifier.1",
     beside=_hf_beside(resnet.hf_config), scripts=lambda method: resnet.hf_scripts(method.backbone),
+    usage=_hf_resnet_usage,
 )  # fmt: skip
 
 # --- timm ---
@@ -197,7 +204,9 @@ def _timm_beside(config: Callable[[Any], dict[str, Any]], head: str) -> Callable
     return beside
 
 
-TIMM_VIT = _written(vit.TIMM, "timm ViT classifier", ViT, "", "head", beside=_timm_beside(vit.timm_config, "head"))
+TIMM_VIT = _written(
+    vit.TIMM, "timm ViT classifier", ViT, "", "head", beside=_timm_beside(vit.timm_config, "head"), usage=usage.by_timm
+)
 
 
 def _timm_resnet_beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
@@ -208,7 +217,7 @@ def _timm_resnet_beside(method: Supervised, how: Preparation) -> dict[str, dict[
 
 TIMM_RESNET = _written(
     resnet.TIMM, "timm ResNet classifier", ResNet, "", "fc", beside=_timm_resnet_beside,
-    scripts=lambda method: resnet.timm_scripts(method.backbone),
+    scripts=lambda method: resnet.timm_scripts(method.backbone), usage=resnet.timm_usage,
 )  # fmt: skip
 
 # --- torchvision ---
@@ -229,7 +238,7 @@ def _torchvision_beside(method: Supervised, how: Preparation) -> dict[str, dict[
 TORCHVISION = _written(
     resnet.TIMM, "torchvision ResNet classifier", ResNet, "", "fc", to="torchvision", fits=_torchvision_fits,
     config=None, beside=_torchvision_beside, file="resnet.pth",
-    scripts=lambda method: {"{stem}.py": resnet.script("resnet_elsewhere")},
+    scripts=lambda method: {"{stem}.py": resnet.script("resnet_elsewhere")}, usage=usage.by_script("resnet"),
 )  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (OWN,)
