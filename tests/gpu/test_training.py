@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -89,7 +88,6 @@ def test_a_checkpoint_goes_on_without_a_gpu(gpu: torch.device, tmp_path: Path) -
     run(tmp_path / "whole", make_method(dropout=0.0), **asked)
     parts = tmp_path / "parts"
     run(parts, make_method(dropout=0.0), views=stop_at(4), **asked)
-    shutil.copytree(parts, tmp_path / "copy")
     program = [sys.executable, training_cases.__file__, str(parts), "0", "1", "12steps", "plain"]
     path = os.pathsep.join(p for p in sys.path if p)
     subprocess.run(program, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}, check=True)
