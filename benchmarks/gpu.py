@@ -115,10 +115,13 @@ def write(path: Path, content: str) -> None:
 
 
 def measure(names: list[str], out: Path, minutes: float, *, dry: bool) -> Found:
-    """Parts one after another; what is left over by one goes to those after it. ``out`` is written after each. Where
-    nothing is measured, all at once."""
+    """Parts one after another; what is left over by one goes to those after it. ``out`` is written after each and keeps parts
+    that the same GPU measured before. Where nothing is measured, all at once."""
     out.parent.mkdir(parents=True, exist_ok=True)
     found: Found = {"machine": machine(dry), "dry": dry, "parts": {}}
+    former = kept(out)
+    if former.get("dry") == dry and former["machine"]["gpu"] == found["machine"]["gpu"]:
+        found["parts"] = former["parts"]
     end = time.monotonic() + 60 * minutes
 
     def one(i: int) -> Found:
@@ -184,7 +187,12 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     found.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
     found.add_argument("--only", type=listed, default=[], metavar="PART,...", help="these parts")
-    found.add_argument("--out", type=Path, default=Path("sensorium-evidence") / "gpu.json", help="the JSON to write")
+    found.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the JSON to write: sensorium-evidence/gpu.json, of a dry run gpu-dry.json",
+    )
     found.add_argument("--dry", action="store_true", help="try every part, tiny, on the CPU; no GPU is needed")
     found.add_argument(
         "--table", action="store_true", help="write the table of docs/benchmarks.md, of --out or docs/gpu.json"
@@ -196,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
-    out = given.out.resolve()
+    out = (given.out or Path("sensorium-evidence") / f"gpu{'-dry' * given.dry}.json").resolve()
     if given.part:
         part(given.part, out, given.seconds, dry=given.dry)
         return
@@ -212,9 +220,10 @@ def main() -> None:
         raise SystemExit(
             "there is no GPU here that torch can use; --dry (make gpu GPU=--dry) tries every part on the CPU."
         )
-    found = measure(given.only or list(PARTS), out, given.minutes, dry=given.dry)
+    names = given.only or list(PARTS)
+    found = measure(names, out, given.minutes, dry=given.dry)
     print(f"\n{table(found)}\n\nkept in {out}")
-    raise SystemExit(any(one["status"] != "done" for one in found["parts"].values()))
+    raise SystemExit(any(found["parts"][name]["status"] != "done" for name in names))
 
 
 if __name__ == "__main__":
