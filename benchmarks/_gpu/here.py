@@ -136,22 +136,22 @@ def cifar(here: Here, folder: Path) -> tuple[Pixels, Pixels, str]:
 
 
 def made_up(*counts: int) -> list[Pixels]:
-    """Sets of pictures of 32 px in ten classes: one of a class's eight patterns, anywhere, weaker than what lies over it."""
+    """Sets of pictures of 32 px in ten classes: one of a class's four patterns, anywhere, under noise."""
     make = torch.Generator().manual_seed(0)
-    patterns = F.interpolate(torch.randn(80, 3, 6, 6, generator=make), (32, 32), mode="bicubic").unflatten(0, (10, 8))
+    patterns = F.interpolate(torch.randn(40, 3, 6, 6, generator=make), (32, 32), mode="bicubic").unflatten(0, (10, 4))
     sets = []
     for count in counts:
         labels, images = torch.arange(count) % 10, np.empty((count, 3, 32, 32), np.uint8)
         for begin in range(0, count, 2_000):
             of = labels[begin : begin + 2_000]
             n = len(of)
-            chosen = patterns[of, torch.randint(8, (n,), generator=make)]
+            chosen = patterns[of, torch.randint(4, (n,), generator=make)]
             shift = torch.randint(32, (n, 2), generator=make)
             rows, columns = ((torch.arange(32) + shift[:, i, None]) % 32 for i in range(2))
             moved = chosen[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
             over = F.interpolate(torch.randn(n, 3, 8, 8, generator=make), (32, 32), mode="bilinear")
             grain = torch.randn(n, 3, 32, 32, generator=make)
-            mixed = 128 + 26 * moved + 40 * over + 15 * grain
+            mixed = 128 + 45 * moved + 30 * over + 12 * grain
             images[begin : begin + n] = mixed.clamp(0, 255).byte().numpy()
         some = images[:2_000] / 255
         mean, std = (tuple(map(float, x)) for x in (some.mean((0, 2, 3)), some.std((0, 2, 3))))
