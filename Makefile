@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: install demo test fuzz torture lint format clean evidence
+.PHONY: install demo test fuzz torture lint format clean evidence gpu
 
 # Not compiled: of twenty thousand files a run imports few, and Python compiles those itself, once, if it may keep them:
 # else every process of the tests would compile torch anew.
@@ -47,6 +47,10 @@ evidence: install
 
 evidence-%: install
 	$(BIN)/python -m benchmarks.evidence --only $* $(EVIDENCE)
+
+# What only a GPU can tell, in eight minutes: its tests, kernels, rates, a training. GPU=--dry tries all of it, tiny, without one.
+gpu: install
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 lint: install
 	$(BIN)/ruff check --fix .

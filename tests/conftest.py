@@ -21,7 +21,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., tuple[int, str, str]]
+# Tests of a GPU may be rehearsed without one, to try their code: SENSORIUM_GPU_TESTS=cpu python -m pytest -m gpu
+GPU = "cuda" if torch.cuda.is_available() else os.environ.get("SENSORIUM_GPU_TESTS", "")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not GPU and item.get_closest_marker("gpu"):
+        pytest.skip("needs a GPU; `make gpu` runs these tests on a machine that has one")
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU of a test with the mark ``gpu``; the CPU where the test is rehearsed."""
+    return torch.device(GPU)
 
 
 @pytest.fixture

@@ -53,9 +53,11 @@ def machine() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__.split('+')[0]}"
 
 
-def losses(case: str, folder: Path) -> list[float]:
-    """Ten losses of a case, trained in ``folder`` on one thread."""
+def losses(case: str, folder: Path, *, steps: int = STEPS, inputs: Path | None = None, **changes: Any) -> list[float]:
+    """Ten losses of a case, trained in ``folder`` on one thread; runs that it needs are trained in ``inputs``, or found
+    there. ``changes``: other settings."""
     name, settings = CASES[case]
+    settings = settings | changes
     made = {"BOOK": _book, "SIGNAL": _signal}.get(settings["data"])
     settings = settings | ({"data": str(made(folder))} if made else {})
     threads = torch.get_num_threads()
@@ -63,9 +65,9 @@ def losses(case: str, folder: Path) -> list[float]:
     try:
         for role, first in (("teacher", ("rectified_flow", PICTURES)), ("tokens", CASES["vqgan"])):
             if role in settings:
-                few = {"budget": "2steps", "out": folder / role, "progress": False, "seed": 2}
+                few = {"budget": "2steps", "out": (inputs or folder) / role, "progress": False, "seed": 2}
                 settings = settings | {role: str(sensorium.train(first[0], **first[1], **few).folder)}
-        asked = {"budget": f"{STEPS}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
+        asked = {"budget": f"{steps}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
         sensorium.train(name, **asked, **settings)
     finally:
         torch.set_num_threads(threads)

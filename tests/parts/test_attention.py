@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
-from sensorium.parts.attention import exact
+from sensorium.parts.attention import exact, flash_triton
 from sensorium.parts.attention.exact import Attend, choose, flex, fused, naive
 from sensorium.parts.attention.flash_triton import flash
 from sensorium.parts.attention.latent import LatentAttention, LatentCache
@@ -121,9 +122,9 @@ def test_flex_is_one_of_them(uncompiled_flex: Attend, shape: tuple[int, ...], wa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is taken on a GPU alone")
-def test_flex_compiled() -> None:
-    qkv = [x.cuda() for x in inputs((2, 4, 2, 37, 37, 32, 32), grad=False)]
+@pytest.mark.gpu
+def test_flex_compiled(gpu: torch.device) -> None:
+    qkv = [x.to(gpu) for x in inputs((2, 4, 2, 37, 37, 32, 32), grad=False)]
     kept = {"causal": True, "lengths": [10, 27]}
     torch.testing.assert_close(flex(*qkv, **kept), naive(*qkv, **kept), atol=1e-5, rtol=0)
 
@@ -328,6 +329,49 @@ def test_the_kernels_in_tritons_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, timeout=280)
     assert done.stdout == "alike 5\n", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernels_compile_without_a_gpu(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For an A100 and an H100, in bfloat16: to machine code that fits in the shared memory of a processor."""
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    targets = pytest.importorskip("triton.backends.compiler")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    constants = {"CAUSAL": True, "TILE": 64, "d_": 64, "e_": 64, "EXACT": "tf32"}
+    sizes = (
+        dict.fromkeys(("L", "D"), "*fp32")
+        | {"scale": "fp32", "T": "i32", "S": "i32"}
+        | dict.fromkeys(constants, "constexpr")
+    )
+    for kernel in flash_triton._kernels():
+        signature = {name: sizes.get(name, "*bf16" if name.isupper() else "i32") for name in kernel.arg_names}
+        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        target = targets.GPUTarget("cuda", capability, 32)
+        made = triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 2})
+        assert made.asm["cubin"]
+        assert made.metadata.shared <= 163 * 1024
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 2, 100, 100, 64, 64), (1, 3, 1, 7, 130, 24, 33)], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_kernels_on_a_gpu(gpu: torch.device, dtype: torch.dtype, shape: tuple[int, ...], causal: bool) -> None:
+    """bfloat16 has eight bits: y is rounded once (2^-9 of its size), the weights before the product as well, and the
+    gradients take two such products; norms of differences average over the signs."""
+    attend = flash if gpu.type == "cuda" else fused  # a rehearsal has no kernels
+    qkv = tuple(x.detach().to(gpu, dtype).requires_grad_() for x in inputs(shape))
+    weight = torch.randn(*shape[:2], shape[3], shape[6], generator=torch.Generator().manual_seed(2)).to(gpu, dtype)
+    both = []
+    for one in (attend, naive):
+        y = one(*qkv, causal=causal)
+        both.append([x.float() for x in (y.detach(), *torch.autograd.grad(y, qkv, weight))])
+    for i, (found, expected) in enumerate(zip(*both, strict=True)):
+        if dtype == torch.float32:
+            torch.testing.assert_close(found, expected, atol=1e-4 if i else 1e-5, rtol=0)
+        else:
+            assert (found - expected).norm() <= 2**-7 * expected.norm()
 
 
 def test_a_window_sees_itself_alone() -> None:

@@ -3,9 +3,12 @@ import pytest
 import torch
 from training_cases import make_rows, views
 
-from sensorium.data.rows import ArrayRows
+from sensorium.data.images.cache import Pixels
+from sensorium.data.rows import ArrayRows, Field, Picked, labeled
 from sensorium.errors import SensoriumError
+from sensorium.training import resident
 from sensorium.training.batches import Batches, Order, Share
+from sensorium.training.resident import Resident, fitting
 
 
 @pytest.mark.parametrize("images, size", [(10, 4), (10, 10), (3, 8), (7, 1)])
@@ -66,3 +69,66 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
         Share(13, 3, 0, 2)
     with pytest.raises(SensoriumError, match="nothing to train on"):
         Order(0, 4, 0)
+
+
+def make_pixels(count=50):
+    columns = make_rows(count).columns
+    labels = np.where(np.arange(count) % 5 == 0, -1, columns["label"])
+    return Pixels(columns["image"], labels, ("a", "b", "c"), (0.5,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 30])
+@pytest.mark.parametrize(
+    "rows", [make_rows(), make_pixels(), labeled(make_pixels())], ids=["arrays", "pixels", "picked"]
+)
+def test_resident_rows_give_the_batches_of_the_host(rows, chunk, monkeypatch):
+    monkeypatch.setattr(resident, "_CHUNK", chunk)
+    fields = fitting(rows, ("image", "label"), 1 << 20)
+    assert fields == {"image": Field("uint8", (3, 6, 6)), "label": Field("int64", ())}
+    kept = Resident(rows, fields, torch.device("cpu"))
+    assert (len(kept), kept.fields, kept.unit, kept.each) == (len(rows), fields, rows.unit, rows.each)
+    for one, other in zip(collect(Share(12, 2), 9, rows=kept), collect(Share(12, 2), 9, rows=rows), strict=True):
+        for name in ("image", "label"):
+            assert one[name].dtype == other[name].dtype
+            assert torch.equal(one[name], other[name])
+    assert list(kept.take(np.array([3]), ("label",))) == ["label"]
+
+
+def test_resident_rows_are_copies_that_a_view_may_change():
+    rows = make_rows()
+    kept = Resident(rows, rows.fields, torch.device("cpu"))
+    kept.take(np.arange(4))["image"].zero_()
+    assert torch.equal(kept.take(np.arange(4))["image"], rows.take(np.arange(4))["image"])
+
+
+def test_rows_that_do_not_fit_or_are_no_arrays_stay_where_they_are():
+    rows = make_rows()
+    need = 50 * (3 * 6 * 6 + 8)
+    assert fitting(rows, None, need) is not None
+    assert fitting(rows, None, need - 1) is None
+    assert fitting(rows, ("image",), need - 1) is not None
+    assert fitting(rows, ("caption",), 1 << 30) is None
+    ragged = ArrayRows({"boxes": [np.zeros((n, 4), np.float32) for n in range(1, 6)]})
+    even = ArrayRows({"boxes": [np.zeros((2, 4), np.float32)] * 5})
+    wide = ArrayRows({"tokens": np.zeros((5, 9), np.uint16)})
+    for other in (ragged, even, wide, Picked(even, np.arange(3))):
+        assert fitting(other, None, 1 << 30) is None
+
+
+def test_settling_on_a_cpu_changes_nothing():
+    rows = make_rows()
+    batches = Batches(rows, views, Share(12), seed=1, ahead=True)
+    batches.settle(torch.device("cpu"))
+    assert batches.rows is rows
+    assert batches.ahead
+    assert batches.device == torch.device("cpu")
+
+
+def test_settling_on_a_gpu_keeps_what_fits(monkeypatch):
+    """As far as it can be seen without one: a quarter of the free memory decides, and nothing reads ahead."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
+    monkeypatch.setattr(resident, "Resident", lambda rows, fields, device: (device.type, sorted(fields)))
+    rows, free = make_rows(), 4 * 50 * (3 * 6 * 6 + 8)
+    assert resident.settled(rows, None, torch.device("cuda")) == ("cuda", ["image", "label"])
+    free -= 4
+    assert resident.settled(rows, None, torch.device("cuda")) is rows

@@ -39,6 +39,11 @@ class Rows(ABC):
     classes: tuple[str, ...]
 
     @property
+    def held(self) -> bool:
+        """Whether all rows lie in arrays, in memory or mapped: taking all of them costs no more than copying them."""
+        return False
+
+    @property
     @abstractmethod
     def fields(self) -> Mapping[str, Field]:
         """The fields that ``take`` gives, known before reading."""
@@ -74,6 +79,10 @@ class ArrayRows(Rows):
         return len(next(iter(self.columns.values())))
 
     @property
+    def held(self) -> bool:
+        return all(isinstance(column, np.ndarray) for column in self.columns.values())
+
+    @property
     def fields(self) -> Mapping[str, Field]:
         return {name: _field(column) for name, column in self.columns.items()}
 
@@ -99,6 +108,10 @@ class Picked(Rows):
     def __post_init__(self) -> None:
         for name in ("unit", "each", "classes"):
             object.__setattr__(self, name, getattr(self.base, name))
+
+    @property
+    def held(self) -> bool:
+        return self.base.held
 
     @property
     def fields(self) -> Mapping[str, Field]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from sensorium.base.draw import Draw, Views, step_seed
 from sensorium.data.rows import Rows, Taken
 from sensorium.errors import SensoriumError
+from sensorium.training.resident import Resident, settled
 
 _ORDER = 0x5EED  # keeps the shuffling's random numbers apart from those of the views
 
@@ -85,7 +86,7 @@ class Batches:
 
     ``waited``: seconds that the loop waited for rows; ``augmented``: seconds spent in the views (on a GPU: in launching
     them). With ``ahead`` a thread reads the next rows while the current step runs: faster on a GPU; on a CPU it would
-    take cores from the step.
+    take cores from the step. ``settle`` keeps the rows on the GPU if they fit.
     """
 
     def __init__(self, rows: Rows, views: Views, share: Share, *, seed: int, ahead: bool = False) -> None:
@@ -97,6 +98,12 @@ class Batches:
         self.waited = self.augmented = 0.0
         self._reader: ThreadPoolExecutor | None = None
         self._next: tuple[tuple[int, int], Future[Taken]] | None = None
+
+    def settle(self, device: torch.device) -> None:
+        """Give batches on ``device``; rows that fit are kept there, and no thread reads ahead."""
+        self.device = device
+        self.rows = settled(self.rows, self.names, device)
+        self.ahead = self.ahead and not isinstance(self.rows, Resident)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -134,7 +141,7 @@ class Batches:
 
     def _read(self, step: int, micro: int) -> Taken:
         taken = self.rows.take(self.order(step)[self.share.rows(micro)], self.names)
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or isinstance(self.rows, Resident):
             return taken
         return {name: _each(Tensor.pin_memory, value) for name, value in taken.items()}
 

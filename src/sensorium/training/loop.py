@@ -138,7 +138,7 @@ class Loop:
     def run(self) -> None:
         """Train until the budget is spent or a stop is requested; then write the weights, if it is spent."""
         reset_peak_memory(self.fabric.device)
-        self.batches.device = self.fabric.device
+        self.batches.settle(self.fabric.device)
         self.batches.load_state_dict({"step": self.steps})
         self.clock = Clock(self.seconds)
         self._saved_at = self.seconds

@@ -63,6 +63,10 @@ class Pixels(Rows):
         return len(self.images)
 
     @property
+    def held(self) -> bool:
+        return True
+
+    @property
     def fields(self) -> dict[str, Field]:
         label = {} if self.labels is None else {"label": Field("int64", ())}
         return {"image": Field("uint8", self.images.shape[1:]), **label}
