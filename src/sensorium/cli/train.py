@@ -64,8 +64,9 @@ def train_command(recipe: str) -> Callable[..., None]:
 def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge: bool) -> None:
     """Train and print the outcome."""
     from sensorium.data.log import tell
-    from sensorium.judge.score import lines
+    from sensorium.judge.score import lines, numbers
     from sensorium.runs.train import train_with
+    from sensorium.training.track import add_scores
 
     run = train_with(name, options, settings)
     if not run.finished:
@@ -79,6 +80,8 @@ def _show_run(name: str, options: RunOptions, settings: dict[str, Any], *, judge
     console.print(f"  {run.folder}/model.safetensors")
     if judge:
         judged = run.judge(progress=not options.quiet)
+        if options.track:
+            add_scores(options.track, run.folder, numbers(judged.scores))
         console.print(lines(judged.scores))
         tell(judged.notes)
 

@@ -190,3 +190,14 @@ def lines(scores: Sequence[Score]) -> str:
             for name, value in {**score.baselines, **score.references}.items()
         ]
     return "\n".join(rows)
+
+
+def numbers(scores: Sequence[Score]) -> dict[str, float]:
+    """Scores, their standard errors and their baselines by name, for a tracker: "scores/NAME", "scores/NAME/error",
+    "scores/NAME/BASELINE". What is not a finite number is left out."""
+    found: dict[str, float | None] = {}
+    for score in scores:
+        found[f"scores/{score.name}"] = score.value
+        found[f"scores/{score.name}/error"] = score.error
+        found |= {f"scores/{score.name}/{title}": value for title, value in score.baselines.items()}
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}

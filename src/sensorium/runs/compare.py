@@ -47,7 +47,6 @@ from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, Results, RunResult, write_results
 from sensorium.runs.run import Run
 from sensorium.runs.seeds import folder_of, over_seeds
-from sensorium.runs.train import train_with
 from sensorium.runs.values import decide_values
 from sensorium.runs.verdict import best_run, decide
 from sensorium.runs.winner import NAME as WINNER
@@ -362,7 +361,7 @@ def _child(job: Job) -> None:
         threads.before_torch()
         live.register()
         ready = kind(kind_name(job.method)).prepare(job.source)
-        run = train_with(job.method, job.options, job.settings, prepared=ready, cache_folder=job.source.cache)
+        run = job.train(ready)
         if run.finished:
             judge(run, ready, job.asked)
     except KeyboardInterrupt:

@@ -13,14 +13,16 @@ from sensorium.base.table import read_table
 from sensorium.catalogue import find
 from sensorium.data.source import Source
 from sensorium.judge.evaluator import Beside, Evaluator, read_judgement
-from sensorium.judge.score import Asked, Judgement, Score
+from sensorium.judge.score import Asked, Judgement, Score, numbers
 from sensorium.recipe.info import read_info
 from sensorium.recipe.trained import make_recipe, roles
 from sensorium.runs.estimate import Cost
 from sensorium.runs.options import RunOptions
 from sensorium.runs.results import Chosen, RunResult
-from sensorium.runs.train import run_folder
+from sensorium.runs.run import Run
+from sensorium.runs.train import run_folder, train_with
 from sensorium.training.fit import read_outcome
+from sensorium.training.track import add_scores
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class Job:
     def folder(self) -> Path:
         return run_folder(self.method, self.options)
 
+    @property
+    def within(self) -> Path:
+        """The folder of the comparison, of all its seeds."""
+        return self.source.cache.parent
+
+    def train(self, ready: Any) -> Run:
+        """Train on the prepared data."""
+        cache = self.source.cache
+        return train_with(
+            self.method, self.options, self.settings, prepared=ready, cache_folder=cache, within=self.within
+        )
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -55,7 +69,8 @@ class Planned:
 
 
 def with_baselines(plan: Planned, runs: list[RunResult], folder: Path, asked: Asked) -> list[RunResult]:
-    """The runs, with the baselines' scores where an evaluator computes these once for all runs."""
+    """The runs, with the baselines' scores where an evaluator computes these once for all runs; so do their trackers get
+    them."""
     fresh = {}
     for job in plan.jobs:
         if not (job.folder / "run.json").is_file() or not (job.folder / "outcome.json").is_file():
@@ -69,7 +84,11 @@ def with_baselines(plan: Planned, runs: list[RunResult], folder: Path, asked: As
     for one in plan.evaluators:
         if one.baselines is not None:
             beside |= one.baselines(plan.ready, fresh, folder, asked)
-    return [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
+    whole = [replace(run, scores=tuple(_with(score, beside) for score in run.scores)) for run in runs]
+    for job, run in zip(plan.jobs, whole, strict=True):
+        if job.options.track and run.finished:  # not before: the baselines belong to the scores
+            add_scores(job.options.track, job.folder, numbers(run.scores), job.within)
+    return whole
 
 
 def _begins_at_random(method: str, given: dict[str, Any]) -> bool:

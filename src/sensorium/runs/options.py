@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 from cyclopts import Parameter
 
 from sensorium.base.whole import Positive, Seed, checked
+from sensorium.training.trackers import Name as Tracker
+from sensorium.training.trackers import check
 
 Trust = Annotated[tuple[str, ...], Parameter(name="--trust", negative="", show_default=False)]
 TRUSTED = (
@@ -75,12 +77,16 @@ class RunOptions(Common):
     """micro-batches per step (gradient accumulation), to save memory."""
     threads: Positive | None = None
     """CPU threads; by default as many as the machine has free cores when a run starts."""
+    track: Annotated[tuple[Tracker, ...], Parameter(negative="", show_default=False)] = ()
+    """log the run to a tracker, through its own library: wandb, mlflow, trackio or tensorboard. May be repeated."""
     fresh: bool = False
     """delete what is in a run's folder and start over."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole(1, "devices", "accumulate", "threads")
+        object.__setattr__(self, "track", (self.track,) if isinstance(self.track, str) else tuple(self.track))
+        check(self.track)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from sensorium.training.checkpoints import as_text, check_settings
 from sensorium.training.further import set_apart
 from sensorium.training.launch import rank_and_world
 from sensorium.training.options import check_batch
+from sensorium.training.track import Tracking, tracked
 
 # What a folder may hold before its run.json says that it is a run.
 _OF_A_RUN = re.compile(
@@ -86,10 +87,12 @@ def train_with(
     *,
     prepared: Any = None,
     cache_folder: str | Path | None = None,
+    within: Path | None = None,
 ) -> Run:
     """:func:`train` with the options of the run in a record, separate from the ``settings`` of its recipe.
 
-    ``options.out`` defaults to ``sensorium-runs/NAME``.
+    ``options.out`` defaults to ``sensorium-runs/NAME``. ``within``: the folder of the comparison that it is trained for,
+    by which trackers group it.
     """
     for recipe in (*options.trust, name):
         allow(recipe)
@@ -104,14 +107,21 @@ def train_with(
         with locked(folder, optional=done) if first else nullcontext():
             if options.fresh and first:
                 _clear(folder, options.data, options.test)
-            return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache")
+            with tracked(options.track if first else (), folder, within) as track:
+                return _train(name, options, settings, folder, prepared, cache_folder or folder.parent / "cache", track)
     finally:
         live.release()
         torch.set_num_threads(before)
 
 
 def _train(
-    name: str, options: RunOptions, settings: dict[str, Any], folder: Path, ready: Any, cache: str | Path
+    name: str,
+    options: RunOptions,
+    settings: dict[str, Any],
+    folder: Path,
+    ready: Any,
+    cache: str | Path,
+    track: Tracking | None,
 ) -> Run:
     from sensorium.training import fit as training
 
@@ -137,15 +147,8 @@ def _train(
     if progress and not done:
         show_settings(recipe, chosen)
     if first and not (folder / "run.json").is_file():
-        where = DataOf(
-            options.data,
-            options.test,
-            options.limit,
-            absolute(options.data),
-            absolute(options.test),
-            digest=digest_of(ready),
-        )
-        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": asdict(where)}
+        data = asdict(_data_of(options, ready))
+        asked = {"recipe": name, "kind": sort, "seed": options.seed, "given": given, "data": data}
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
@@ -160,12 +163,17 @@ def _train(
     rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, progress)
     training.fit(
         bound, rows, budget=options.budget, out=folder, options=_options(options), online=look_at(ready),
-        fresh=options.fresh and not first, before=partial(_note_budget, folder, options.budget),
+        fresh=options.fresh and not first, before=partial(_note_budget, folder, options.budget), track=track,
     )  # fmt: skip
     run = Run(folder)
     if first:
         _complete(run, how, ready, opened, recipe)
     return run
+
+
+def _data_of(options: RunOptions, ready: Any) -> DataOf:
+    paths = absolute(options.data), absolute(options.test)
+    return DataOf(options.data, options.test, options.limit, *paths, digest=digest_of(ready))
 
 
 def _check_system(folder: Path, name: str) -> None:

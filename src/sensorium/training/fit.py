@@ -46,6 +46,7 @@ from sensorium.training.monitor import Online, learned_nothing
 from sensorium.training.nonfinite import FOLDER as NONFINITE
 from sensorium.training.options import Options, check_batch
 from sensorium.training.record import Record
+from sensorium.training.track import Tracking
 
 __all__ = ["Options", "Outcome", "fit"]
 
@@ -85,12 +86,14 @@ def fit(
     online: Online | None = None,
     fresh: bool = False,
     before: Callable[[str | None], object] | None = None,
+    track: Tracking | None = None,
 ) -> Outcome:
     """Train the recipe's method in place; write the run's files into the folder ``out``.
 
     rows: the data. The recipe's ``batch_size`` is that of all devices together. budget: see ``Budget.parse``. online:
     evaluates the method at the start, during training and at the end. fresh: delete what ``out`` holds. before: called
-    once nothing stands in the way of training, with the former budget if the run goes on with another.
+    once nothing stands in the way of training, with the former budget if the run goes on with another. track: follows the
+    run; of the first process alone.
     An interrupted run is resumed; a finished one returns at once, or goes on if the budget is another. With an average,
     the averaged weights are evaluated, and are the method's at the end.
 
@@ -123,14 +126,14 @@ def fit(
     path, state, said = found or (None, nothing, [])
     budgets = _budgets(state, budget, recipe, rows, out, fresh)
     path, notes = path if state["steps"] else None, [*notes, *said, *told(budgets)]
-    job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes), budgets)
+    job = Job(recipe, rows, budget, out, options, online, now, path, state["steps"], tuple(notes), budgets, track)
     if rank_and_world()[0] == 0:
         former = state["settings"]["budget"] if path and state["settings"]["budget"] != str(budget) else None
         if before is not None:
             before(former)
         if former is not None:
             set_apart(out, former, OUTCOME)
-    others = replace(job, online=None, options=replace(options, progress=False))
+    others = replace(job, online=None, track=None, options=replace(options, progress=False))
     with launched(_train, others, options.devices):
         return _train(job)
 
@@ -180,7 +183,8 @@ def _train(job: Job) -> Outcome:
     options, method, kind = job.options, job.recipe.method, torch.device(job.options.device).type
     share = Share(job.recipe.batch_size, options.accumulate, rank, world)
     batches = Batches(job.rows, job.recipe.views, share, seed=options.seed, ahead=kind != "cpu")
-    record = Record(job.out, step=job.steps, first=rank == 0, eager=world == 1 and kind == "cpu")
+    alone = world == 1 and kind == "cpu"
+    record = Record(job.out, step=job.steps, first=rank == 0, eager=alone, track=job.track)
     display = Display(job.out.name, unit=job.rows.unit, shown=options.progress and rank == 0)
     job = replace(job, notes=(*job.notes, *record.damage))
     for note in job.notes:

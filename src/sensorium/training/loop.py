@@ -33,6 +33,7 @@ from sensorium.training.monitor import Online, collapsed, look
 from sensorium.training.options import Options
 from sensorium.training.record import Record, peak_memory_mb, reset_peak_memory
 from sensorium.training.step import Step
+from sensorium.training.track import Tracking
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -56,6 +57,7 @@ class Job:
     steps: int
     notes: tuple[str, ...]
     budgets: Budgets
+    track: Tracking | None = None
 
 
 def seed_step(seed: int, rank: int, step: int, device: torch.device) -> None:

@@ -21,6 +21,7 @@ from torch import distributed as dist
 
 from sensorium.base.files import disk_errors, unlinked
 from sensorium.base.table import Table
+from sensorium.training.track import Tracking
 
 _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
@@ -28,18 +29,23 @@ _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 class Record:
     """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read."""
 
-    def __init__(self, out: Path, *, step: int, first: bool, eager: bool) -> None:
-        """Continue at ``step``; ``first``: this process writes; ``eager``: reading a number is free (on a CPU)."""
+    def __init__(self, out: Path, *, step: int, first: bool, eager: bool, track: Tracking | None = None) -> None:
+        """Continue at ``step``; ``first``: this process writes; ``eager``: reading a number is free (on a CPU).
+        ``track``: what follows the run, too."""
         self.loss = math.nan
         self._eager = eager
         self._rows: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
         self._flushed, self._bad = time.perf_counter(), False
         self._metrics = self._online = self._board = None
+        self._track = track if first else None
         if first:
             self._metrics = Table(out / "metrics.csv", before=step)
             # A checkpoint comes after the look at its step; a run that starts again looks again.
             self._online = Table(out / "online.csv", before=step + 1 if step else 0)
-            self._board = _Board(unlinked(out / "tensorboard"), step)
+            if track is None or "tensorboard" not in track.names:
+                self._board = _Board(unlinked(out / "tensorboard"), step)
+        if self._track is not None:
+            self._track.begin()
 
     def add(self, row: dict[str, Any], scalars: Mapping[str, Tensor]) -> None:
         """Note the ``scalars`` (0-d, one of them ``loss``) of the step that ``row`` (step, seconds, seen, lr) describes."""
@@ -77,19 +83,24 @@ class Record:
                 bad = {"step": row["step"], "lr": row["lr"], "terms": parts, "values": values}
                 break
         self.loss = done[-1]["loss"]
-        if self._metrics is not None and self._board is not None:
+        if self._metrics is not None:
             self._metrics.extend(done)
-            for row in done:
-                if row["step"] % _TENSORBOARD_STEPS == 0:
-                    self._board.add({k: v for k, v in row.items() if k != "step"}, row["step"])
+        for row in done if self._board is not None else ():
+            if row["step"] % _TENSORBOARD_STEPS == 0:
+                self._board.add({k: v for k, v in row.items() if k != "step"}, row["step"])
+        if self._track is not None:
+            self._track.log(done)
         return bad
 
     def looked(self, row: dict[str, Any]) -> None:
         """Write a row of ``online.csv``."""
-        if self._online is not None and self._board is not None:
+        if self._online is not None:
             self._online.extend([row])
+        if self._board is not None:
             skipped = ("step", "seconds", "seen")
             self._board.add({f"online/{k}": v for k, v in row.items() if k not in skipped}, row["step"])
+        if self._track is not None:
+            self._track.log(online=[row])
 
     def sync(self) -> None:
         for table in (self._metrics, self._online):

@@ -36,6 +36,7 @@ class Listener:
                 lifespan="on",
                 ws="none",
                 http=TimedProtocol,
+                loop="asyncio",  # whatever other package has installed another loop
                 proxy_headers=False,
                 server_header=False,
                 limit_concurrency=CONNECTIONS,
