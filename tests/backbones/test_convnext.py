@@ -7,6 +7,7 @@ from torch import nn
 from sensorium.abilities import abilities_of
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, ConvNeXt, GlobalResponseNorm, convnext
+from sensorium.parts.drop import DropPath
 from sensorium.recipe.backbone import CONVNEXTS, CONVNEXTV2S, NAMES
 from sensorium.recipe.optim import undecayed
 
@@ -73,7 +74,18 @@ def test_new_networks_have_the_initial_weights_of_the_papers():
     for module in second.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.2)
+            assert module.bias is not None
             assert not module.bias.any()
+
+
+def test_micro_begins_with_branches_that_count():
+    net = convnext("micro", 32)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert module.weight.std().item() == pytest.approx(module.weight[0].numel() ** -0.5, rel=0.15)
+    assert torch.equal(net.state_dict()["stages.1.blocks.0.ls.gamma"], torch.ones(64))
+    with pytest.raises(ValueError, match="init must be one of normal, lecun, got 'xavier'"):
+        convnext("micro", 32, init="xavier")
 
 
 def test_global_response_norm_is_its_definition_and_has_a_gradient_at_zero():
@@ -90,12 +102,13 @@ def test_global_response_norm_is_its_definition_and_has_a_gradient_at_zero():
     x[..., 2] = 0  # a channel that is nowhere
     x.requires_grad_()
     norm(x).square().sum().backward()
+    assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 
 
 def test_drop_path_rises_to_its_rate_and_is_off_in_evaluation():
     net = tiny(drop_path=0.3)
-    rates = [block.drop_path.rate for stage in net.stages for block in stage.blocks]
+    rates = [part.rate for part in net.modules() if isinstance(part, DropPath)]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
     x = torch.randn(8, 3, 16, 16)
     assert torch.equal(net.eval().features(x), tiny().eval().features(x))
@@ -130,8 +143,10 @@ def test_named_sizes():
     for grn, sizes in ((False, CONVNEXT_SIZES), (True, CONVNEXTV2_SIZES)):
         for size in sizes:
             with torch.device("meta"):
-                small, large = convnext(size, 64, grn=grn), convnext(size, 65, grn=grn)
+                side = 32 if size == "micro" else 64
+                small, large = convnext(size, side - 1, grn=grn), convnext(size, side, grn=grn)
             assert (small.patch, large.patch) == (2, 4)
+            assert side // large.strides[-1] == 2
             assert small.grn == grn
             assert (small.layer_scale > 0) != grn
     with torch.device("meta"):  # of the papers' tables, in millions, without classifiers

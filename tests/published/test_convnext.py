@@ -33,7 +33,7 @@ from sensorium.published.format import IMAGENET, write
 from sensorium.selfsup.supervised.method import Supervised
 
 SIZES = [(64, 64), (50, 67), (33, 97)]  # incomplete patches are at every stage of the last two
-SMALL = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 2, 1, 3]}
+SMALL: dict[str, Any] = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 2, 1, 3]}
 CONFIGS: list[dict[str, Any]] = [
     SMALL,
     {"hidden_sizes": [8, 20, 12], "depths": [2, 1, 2], "num_stages": 3, "patch_size": 3, "layer_norm_eps": 1e-3},
@@ -145,7 +145,8 @@ def test_a_convnext_without_layer_scale(tmp_path: Path) -> None:
     assert ours.layer_scale == 0
     assert (ours.features(pictures((50, 67))) - theirs(pictures((50, 67))).pooler_output).abs().max() <= 1e-5
     export(ours, "hf", tmp_path / "back")
-    assert torch.equal(load(tmp_path / "back").features(pictures((50, 67))), ours.features(pictures((50, 67))))
+    again: Any = load(tmp_path / "back")
+    assert torch.equal(again.features(pictures((50, 67))), ours.features(pictures((50, 67))))
 
 
 # --- timm ---
@@ -175,7 +176,9 @@ def test_what_timm_wrote_gives_the_same_and_goes_back(how: dict, tmp_path: Path)
     name = "convnextv2_tiny" if how["use_grn"] else "convnext_tiny"
     theirs.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()  # type: ignore[assignment]
     sizes = {"depths": (1, 2, 1, 3), "dims": (8, 12, 16, 24), "num_classes": 0}
-    save_for_hf(theirs, tmp_path / "theirs", {"architecture": name, "model_args": sizes | how}, safe_serialization=True)
+    save_for_hf(
+        theirs, str(tmp_path / "theirs"), {"architecture": name, "model_args": sizes | how}, safe_serialization=True
+    )
     ours: Any = load(tmp_path / "theirs")
     assert (ours.norm_first, ours.grn) == (how.get("head_norm_first", False), how["use_grn"])
     assert ours.normalization == IMAGENET
@@ -185,7 +188,8 @@ def test_what_timm_wrote_gives_the_same_and_goes_back(how: dict, tmp_path: Path)
     for size in SIZES:
         assert (again(pictures(size)) - pre_logits(theirs)(pictures(size))).abs().max() <= 1e-5
     for file in (tmp_path / "back", tmp_path / "back" / "model.safetensors"):
-        assert torch.equal(load(file).features(pictures((50, 67))), ours.features(pictures((50, 67))))
+        read: Any = load(file)
+        assert torch.equal(read.features(pictures((50, 67))), ours.features(pictures((50, 67))))
 
 
 @pytest.mark.parametrize(
@@ -402,7 +406,8 @@ def test_damaged_files_of_timm_name_the_tensor(name: str, tmp_path: Path) -> Non
     ({"patch": 2}, "timm", "patches of 2 pixels has another downsampling"),
 ])  # fmt: skip
 def test_what_a_library_cannot_hold_is_refused(how: dict, to: str, why: str, tmp_path: Path) -> None:
-    network = ConvNeXt(**{"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8)} | how)
+    numbers: dict[str, Any] = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8)}
+    network = ConvNeXt(**numbers | how)
     for part in (network, Supervised(network, 3)):
         with pytest.raises(SensoriumError, match=rf"{why}.*Use --to safetensors"):
             export(part, to, tmp_path / "x")

@@ -18,7 +18,7 @@ Shapes: B images, H and W of a map, C_i channels of stage i, s_i its stride.
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,14 @@ from sensorium.abilities import MapEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.block import LayerScale
 from sensorium.parts.drop import DropPath
+from sensorium.parts.init import fill_
 
 Sizes = dict[str, tuple[tuple[int, ...], int]]
 
-# name -> (blocks per stage, channels of the first stage, which double from stage to stage). "micro" is for a CPU; the
-# others are those of the papers.
-_MICRO = {"micro": ((1, 1, 1), 64)}
+# name -> (blocks per stage, channels of the first stage, which double from stage to stage). "micro" is for a CPU: so
+# small that it makes several hundred steps a minute, which these networks need before they learn; the others are those of
+# the papers.
+_MICRO = {"micro": ((1, 1, 1), 32)}
 CONVNEXT_SIZES: Sizes = _MICRO | {
     "tiny": ((3, 3, 9, 3), 96),
     "small": ((3, 3, 27, 3), 96),
@@ -51,7 +53,7 @@ CONVNEXTV2_SIZES: Sizes = _MICRO | {
     "large": ((3, 3, 27, 3), 192),
     "huge": ((3, 3, 27, 3), 352),
 }
-SMALL_IMAGE = 64
+Init = Literal["normal", "lecun"]
 LAYER_SCALE = 1e-6
 TINY = 1e-30  # the least squared norm of a channel
 GROUP = 3  # blocks that form one layer for layer-wise learning rate decay
@@ -59,7 +61,10 @@ GROUP = 3  # blocks that form one layer for layer-wise learning rate decay
 
 def convnext(size: str, image_size: int, *, grn: bool = False, **numbers: Any) -> ConvNeXt:
     """A ConvNeXt, or with ``grn`` a ConvNeXt V2, of a named size for images of about ``image_size`` pixels, which picks
-    the stem's patch: 2 pixels up to 64, else 4.
+    the stem's patch: 4 pixels if the last map is then at least 2x2, else 2.
+
+    "micro" has initial weights by the size of the layer, and a LayerScale that begins at 1: with those of the papers,
+    0.02 and 1e-6, its branches are nothing for as long as a short training lasts.
 
     size: a key of ``CONVNEXT_SIZES`` or ``CONVNEXTV2_SIZES``. numbers: arguments of :class:`ConvNeXt` that override those
     of the name. Raises SensoriumError for an unknown size.
@@ -70,9 +75,11 @@ def convnext(size: str, image_size: int, *, grn: bool = False, **numbers: Any) -
         hint = f" did you mean '{near[0]}'?" if near else ""
         raise SensoriumError(f"convnext: no size '{size}';{hint} choose one of {', '.join(sizes)}.")
     depths, width = sizes[size]
-    usual = {"widths": tuple(width * 2**i for i in range(len(depths))), "layer_scale": 0.0 if grn else LAYER_SCALE}
-    patch = 2 if image_size <= SMALL_IMAGE else 4
-    return ConvNeXt(**{"depths": depths, "patch": patch, "grn": grn, **usual, **numbers})
+    usual: dict[str, Any] = {"depths": depths, "widths": tuple(width * 2**i for i in range(len(depths))), "grn": grn}
+    usual["patch"] = 4 if image_size // (4 * 2 ** (len(depths) - 1)) >= 2 else 2
+    usual["layer_scale"] = 0.0 if grn else 1.0 if size == "micro" else LAYER_SCALE
+    usual["init"] = "lecun" if size == "micro" else "normal"
+    return ConvNeXt(**usual | numbers)
 
 
 class ConvNeXt(nn.Module, MapEncoder):
@@ -81,7 +88,8 @@ class ConvNeXt(nn.Module, MapEncoder):
     depths: blocks of each stage. widths: channels of each stage. patch: side of the stem's patches in pixels. grn: global
     response normalization in every block. layer_scale: the initial factor of every block's branch, 0 for no LayerScale.
     norm_first: the last norm is before pooling. eps: of the norms; pool_eps: of the last one, if it is another.
-    drop_path: rate at the last block, to which it rises linearly from 0.
+    drop_path: rate at the last block, to which it rises linearly from 0. init: weights of standard deviation 0.02 as in
+    the papers, or "lecun": one over the root of a layer's inputs, which suits narrow networks.
     Attributes: ``dim`` of the features, ``channels`` and ``strides`` of the maps (one entry per stage).
     """
 
@@ -97,8 +105,11 @@ class ConvNeXt(nn.Module, MapEncoder):
         eps: float = 1e-6,
         pool_eps: float | None = None,
         drop_path: float = 0.0,
+        init: Init = "normal",
     ) -> None:
         super().__init__()
+        if init not in get_args(Init):
+            raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
         if len(widths) != len(depths) or not depths or min(depths) < 1:
             raise ValueError(f"convnext: {len(widths)} widths for stages of {depths} blocks")
         self.depths, self.channels, self.patch = tuple(depths), tuple(widths), patch
@@ -118,7 +129,10 @@ class ConvNeXt(nn.Module, MapEncoder):
         self.norm_pre, self.norm = (last, nn.Identity()) if norm_first else (nn.Identity(), last)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                if init == "normal":
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                else:
+                    fill_(module.weight, "lecun", "truncated")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
         # In the format of the maps, or every step would convert weights and gradients.
