@@ -99,6 +99,21 @@ NETWORKS: tuple[Network, ...] = (
         ("safetensors", "hf", "timm", "onnx"),
         "torchvision resnet18, resnet50 (tests/parity/test_resnet.py)",
     ),
+    Network(
+        "convnext",
+        "A ConvNet for the 2020s; ConvNeXt V2",
+        "Liu et al., 2022, arXiv:2201.03545; Woo et al., 2023, arXiv:2301.00808",
+        ("Encoder", "MapEncoder"),
+        (
+            "Hugging Face ConvNeXt",
+            "Hugging Face ConvNeXt V2",
+            "timm ConvNeXt",
+            "authors' ConvNeXt",
+            "torchvision ConvNeXt",
+        ),
+        ("safetensors", "hf", "timm", "onnx"),
+        "timm ConvNeXt, transformers ConvNextModel, ConvNextV2Model, torchvision convnext_tiny (tests/published/test_convnext.py)",
+    ),
 )
 
 

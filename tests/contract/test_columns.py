@@ -30,6 +30,7 @@ OURS = "Sensorium "  # what is not published by others
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
+CONVNEXT = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
 MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face ViT": ({"model_type": "vit"}, HF_VIT),
@@ -41,6 +42,11 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face SigLIP 2 (NaFlex)": ({"model_type": "siglip2_vision_model"}, SIGLIP),
     "Hugging Face ResNet": ({"model_type": "resnet"}, ("embedder.embedder.convolution.weight",)),
     "torchvision and timm ResNet": ({}, ("conv1.weight", "layer1.0.conv1.weight")),
+    "Hugging Face ConvNeXt": ({"model_type": "convnext"}, CONVNEXT),
+    "Hugging Face ConvNeXt V2": ({"model_type": "convnextv2"}, CONVNEXT),
+    "timm ConvNeXt": ({}, ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight")),
+    "authors' ConvNeXt": ({}, ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight")),
+    "torchvision ConvNeXt": ({}, ("features.0.0.weight", "features.1.0.layer_scale")),
     "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),
     "Hugging Face ViTMAE encoder": ({"model_type": "vit_mae"}, HF_VIT),
     "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),

@@ -24,6 +24,7 @@ from sensorium.errors import SensoriumError
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
@@ -95,6 +96,9 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "legacy pth": _legacy,
     "safetensors": _alone,
     "hf resnet folder": _saved("Hugging Face ResNet", lambda: ResNet((1, 1), (4, 8))),
+    "hf convnext folder": _saved("Hugging Face ConvNeXt", lambda: ConvNeXt((1, 1), (4, 8), patch=2)),
+    "timm convnext folder": _saved("timm ConvNeXt", lambda: ConvNeXt((1, 1, 1, 1), (4, 8, 4, 8), grn=True)),
+    "own convnext folder": _saved("Sensorium ConvNeXt", lambda: ConvNeXt((1, 1), (4, 8), patch=2)),
     "llama folder": _saved("Hugging Face Llama", lambda: CausalLM(11, 16, 1, 2, hidden=8)),
     "clip folder": _saved("Hugging Face CLIP", _clip),
     "open_clip folder": _saved("OpenCLIP", _clip),

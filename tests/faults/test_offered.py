@@ -10,6 +10,7 @@ from sensorium.catalogue import FORMATS, find
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked
+from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import export, exportable
@@ -23,6 +24,8 @@ NETWORKS = {
     "a small stem": lambda: ResNet((1, 1), 8, stem="small", stem_width=8),
     "three stages": lambda: ResNet((1, 1, 1), 64),
     "a usual ResNet": lambda: ResNet((1, 1, 1, 1), 64),
+    "a ConvNeXt": lambda: ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8)),
+    "a small ConvNeXt V2": lambda: ConvNeXt((1, 1), (8, 8), patch=2, grn=True, layer_scale=0),
     "registers": lambda: ViT(8, 4, 16, 1, 2, registers=2),
     "other parts": lambda: ViT(8, 4, 16, 1, 2, parts=("swiglu",)),
     "a usual ViT": lambda: ViT(8, 4, 16, 1, 2),

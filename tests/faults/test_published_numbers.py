@@ -29,7 +29,8 @@ WRONG: tuple[Any, ...] = (
     "",
     1.5,
 )
-KINDS = ("hf vit folder", "own vit folder", "own resnet folder", "hf resnet folder", "llama folder", "clip folder",
+KINDS = ("hf vit folder", "own vit folder", "own resnet folder", "hf resnet folder", "hf convnext folder",
+         "timm convnext folder", "own convnext folder", "llama folder", "clip folder",
          "diffusers unet folder", "detr folder", "timm folder", "open_clip folder")  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
@@ -85,6 +86,12 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),
     "torchvision and timm ResNet": lambda: ResNet((2, 1, 1, 1), (8, 16, 8, 16), stem_width=64),
     "Sensorium ResNet": lambda: ResNet((1, 1), 8, stem="patch", patch=2),
+    "Hugging Face ConvNeXt": lambda: ConvNeXt((1, 2), (8, 12), patch=3, pool_eps=1e-12),
+    "Hugging Face ConvNeXt V2": lambda: ConvNeXt((2, 1, 1), (8, 12, 8), patch=2, grn=True, layer_scale=0),
+    "timm ConvNeXt": lambda: ConvNeXt((1, 1, 2, 1), (8, 12, 8, 12), grn=True, norm_first=True),
+    "authors' ConvNeXt": lambda: ConvNeXt((1, 2, 1, 1), (8, 12, 8, 12), grn=True, layer_scale=0),
+    "torchvision ConvNeXt": lambda: ConvNeXt((2, 1), (8, 12)),
+    "Sensorium ConvNeXt": lambda: ConvNeXt((1, 2), (8, 12), patch=2, grn=True, norm_first=True, eps=1e-5),
     "Sensorium classifier": lambda: Supervised(ResNet((1, 1), 8, stem="small"), 3),
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),

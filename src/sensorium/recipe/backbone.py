@@ -13,6 +13,7 @@ import torch
 from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
+from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
@@ -22,7 +23,9 @@ from sensorium.recipe.trained import Trained
 
 RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
-NAMES = RESNETS + VITS
+CONVNEXTS = tuple(f"convnext-{size}" for size in CONVNEXT_SIZES)
+CONVNEXTV2S = tuple(f"convnextv2-{size}" for size in CONVNEXTV2_SIZES)
+NAMES = RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
 USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
@@ -36,8 +39,8 @@ def choices(needs: type) -> tuple[str, ...]:
 def build_backbone(
     given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
 ) -> Any:
-    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``) or from a checkpoint's path
-    or hub id.
+    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
+    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``) or from a checkpoint's path or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
@@ -54,6 +57,8 @@ def build_backbone(
         settings.pick(READ, None, type(network).__name__, f"read from {name}")
     elif name in RESNETS:
         network = resnet(name.removeprefix("resnet-"), on.image_size)
+    elif name in CONVNEXTS + CONVNEXTV2S:
+        network = convnext(name.partition("-")[2], on.image_size, grn=name in CONVNEXTV2S)
     elif name.partition("+")[0] in VITS:
         size, *parts = name.removeprefix("vit-").split("+")
         patch = auto_patch(on.image_size)

@@ -14,25 +14,28 @@ from typing import Any
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats import resnet, siglip, vit
+from sensorium.networks.convnext import ConvNeXt
+from sensorium.networks.formats import convnext, resnet, siglip, vit
 from sensorium.networks.resnet import ResNet
-from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
 from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
+from sensorium.published.registry import held
 from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
-_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN, "siglip": siglip.OWN}
+_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN, "siglip": siglip.OWN, "convnext": convnext.OWN}
 
 
-def _with(network: type) -> Callable[[Any], Any]:
-    """``of`` of a format for classifiers with such a backbone, whose logits are no more than head(features)."""
+def _with(network: type, form: Format | None = None) -> Callable[[Any], Any]:
+    """``of`` of a format for classifiers with such a backbone, which ``form`` holds, and whose logits are no more than
+    head(features)."""
 
     def of(method: Any) -> Any:
         plain = isinstance(method, Supervised) and type(method).logits is Supervised.logits
-        return method if plain and isinstance(method.backbone, network) else None
+        right = plain and isinstance(method.backbone, network)
+        return method if right and (form is None or held(form, method.backbone) is not None) else None
 
     return of
 
@@ -105,7 +108,7 @@ def _settle(method: Supervised, source: Source) -> None:
 
 
 def _either(method: Any) -> Any:
-    return _with(ResNet)(method) or _with(ViT)(method) or _with(SigLIPVision)(method)
+    return next((method for form in _NETWORKS.values() if _with(form.network)(method)), None)
 
 
 OWN = Format(
@@ -167,7 +170,7 @@ def _written(form: Format, name: str, network: type, prefix: str, head: str, **h
         keys=form.keys,
         numbers=form.numbers,
         table=table,
-        of=_with(network),
+        of=_with(network, form),
         **({"fits": _fitting(form), "to": form.to, "config": lambda method: {}} | how),
     )
 
@@ -184,6 +187,13 @@ HF_RESNET = _written(
     resnet.HF, "Hugging Face ResNetForImageClassification", ResNet, "resnet.", "classifier.1",
     beside=_hf_beside(resnet.hf_config), scripts=lambda method: resnet.hf_scripts(method.backbone),
     usage=_hf_resnet_usage,
+)  # fmt: skip
+HF_CONVNEXT, HF_CONVNEXT_V2 = (
+    _written(
+        form, f"Hugging Face {name}ForImageClassification", ConvNeXt, f"{form.kinds[0]}.", "classifier",
+        beside=_hf_beside(convnext.hf_config),
+    )
+    for form, name in ((convnext.HF, "ConvNext"), (convnext.HF_V2, "ConvNextV2"))
 )  # fmt: skip
 
 # --- timm ---
@@ -219,6 +229,9 @@ TIMM_RESNET = _written(
     resnet.TIMM, "timm ResNet classifier", ResNet, "", "fc", beside=_timm_resnet_beside,
     scripts=lambda method: resnet.timm_scripts(method.backbone), usage=resnet.timm_usage,
 )  # fmt: skip
+TIMM_CONVNEXT = _written(
+    convnext.TIMM, "timm ConvNeXt classifier", ConvNeXt, "", "head.fc", beside=_timm_beside(convnext.timm_config, "head.fc")
+)  # fmt: skip
 
 # --- torchvision ---
 
@@ -242,4 +255,6 @@ TORCHVISION = _written(
 )  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (OWN,)
-EXPORTS: tuple[Format, ...] = (HF_VIT, HF_RESNET, TIMM_VIT, TIMM_RESNET, TORCHVISION)
+EXPORTS: tuple[Format, ...] = (
+    HF_VIT, HF_RESNET, HF_CONVNEXT, HF_CONVNEXT_V2, TIMM_VIT, TIMM_RESNET, TIMM_CONVNEXT, TORCHVISION,
+)  # fmt: skip
