@@ -23,6 +23,7 @@ from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
@@ -76,6 +77,9 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
     "Hugging Face DINOv2": lambda: ViT(21, 7, 24, 2, 3, registers=2, parts=("swiglu", "layerscale"), eps=1e-5),
     "authors' DINOv2": lambda: ViT(28, 7, 64, 2, 1, registers=2, parts=("layerscale", "swiglu")),
+    "Hugging Face DINOv3": lambda: DINOv3(21, 7, 24, 2, 3, hidden=20, gated=True, biased=False, pool="mean", theta=50.0),
+    "timm DINOv3": lambda: DINOv3((256, 252), 4, 64, 2, 1, registers=2),
+    "Sensorium DINOv3": lambda: DINOv3((14, 21), 7, 24, 1, 3, registers=1, eps=1e-3),
     "Hugging Face SigLIP": lambda: SigLIPVision(14, 7, 24, 2, 3, hidden=20),
     "Hugging Face SigLIP 2 (NaFlex)": lambda: SigLIPVision(21, 7, 24, 1, 2, resampling="bilinear"),
     "Sensorium SigLIP image tower": lambda: SigLIPVision((14, 21), 7, 24, 1, 3, activation="gelu", resampling="antialias"),

@@ -79,7 +79,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return tokens + (positions if keep is None else positions[0][keep])
 
     def _before_last(self, patches: Tensor) -> Tensor:
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         x = self.norm_pre(torch.cat([first, patches], dim=1))
         for block in self.blocks[:-1]:
             x = block(x)

@@ -272,7 +272,7 @@ def timm_prepared(source: Source) -> Mapping[str, Tensor]:
     return state | {"pos_embed": torch.cat([first, patches], 1)}
 
 
-def _timm_ratio(width: int, hidden: int) -> float:
+def timm_ratio(width: int, hidden: int) -> float:
     """The ratio of which timm makes so many channels: it rounds down."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
@@ -283,7 +283,7 @@ def timm_config(vit: ViT) -> dict[str, Any]:
     n, gated = vit_numbers(vit), "swiglu" in vit.parts
     arguments = {
         "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],
-        "num_heads": n["heads"], "mlp_ratio": _timm_ratio(vit.dim, feed_channels(vit) * (2 if gated else 1)),
+        "num_heads": n["heads"], "mlp_ratio": timm_ratio(vit.dim, feed_channels(vit) * (2 if gated else 1)),
         "init_values": 1e-5 if "layerscale" in vit.parts else None, "qkv_bias": n["qkv_bias"], "reg_tokens": n["registers"],
         "num_classes": 0, "no_embed_class": False, "global_pool": "token" if vit.pool == "cls" else "avg",
         "fc_norm": vit.pool == "fc_norm",
@@ -325,7 +325,12 @@ TIMM = Format(
     name="timm ViT",
     network=ViT,
     keys=TIMM_KEYS,
-    absent=(r"decoder_embed\.weight", (SCALED, r"mask_token"), r"fc_norm\.weight"),  # MAE's, DINOv2's, fc_norm.py's
+    absent=(  # MAE's, DINOv2's, fc_norm.py's, and what timm calls EVA
+        r"decoder_embed\.weight",
+        (SCALED, r"mask_token"),
+        r"fc_norm\.weight",
+        r"blocks\.0\.(gamma_1|attn\.q_bias)",
+    ),
     refused=TIMM_REFUSED,
     table=TIMM_TABLE,
     dropped=(
