@@ -27,6 +27,7 @@ from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.fpn import FPN
+from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
@@ -71,6 +72,7 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
 
 
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
+PLACED = ("timm ViT", "timm ViT with fc_norm", "Hugging Face DeiT")  # their registers have positions, ours don't
 FRESH = ("adversarial", "usage")  # of training, which begins anew with what was read
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
@@ -84,6 +86,11 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face SigLIP 2 (NaFlex)": lambda: SigLIPVision(21, 7, 24, 1, 2, resampling="bilinear"),
     "Sensorium SigLIP image tower": lambda: SigLIPVision((14, 21), 7, 24, 1, 3, activation="gelu", resampling="antialias"),
     "timm ViT with fc_norm": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="fc_norm", parts=("layerscale",)),
+    "Hugging Face DeiT": lambda: ViT(24, 8, 24, 2, 3, registers=1, eps=1e-12, parts=("quick_gelu",)),
+    "timm ViT without class token": lambda: MeanViT(32, 8, 64, 2, 1, registers=2, parts=("layerscale",), qkv_bias=False),
+    "timm ViT without class token, with fc_norm": lambda: MeanViT(32, 8, 64, 2, 1, pool="fc_norm", parts=("gelu_tanh",)),
+    "Hugging Face I-JEPA": lambda: MeanViT(24, 8, 24, 2, 3, eps=1e-5, resampling="bicubic", parts=("gelu_tanh",)),
+    "Sensorium ViT without class token": lambda: MeanViT((16, 24), 8, 24, 2, 3, registers=1, parts=("swiglu",)),
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),
@@ -148,7 +155,8 @@ def test_each_tensor_is_written_once(form: Format) -> None:
             assert places.setdefault(their, name) == name
         found = [written[their] for their in theirs]
         once = found[:1] if len(found) > 1 and torch.equal(found[0], found[-1]) else found
-        extra = network.registers * tensor.shape[-1] if form.name.startswith("timm ViT") and name == "pos_embed" else 0
+        placed = form.name in PLACED and name == "pos_embed"
+        extra = network.registers * tensor.shape[-1] if placed else 0
         assert not theirs or sum(part.numel() for part in once) == tensor.numel() + extra
     assert set(written) - set(places) == {one.name for one in form.dropped if one.made}
     assert not any(one.fits(name) for one in form.dropped for name in places if "lm_head" not in name)

@@ -1,4 +1,4 @@
-"""The vision transformer of DINOv3 (Simeoni et al., 2025, arXiv:2508.10104, section 3.2).
+"""The vision transformer of DINOv3 (Siméoni et al., 2025, arXiv:2508.10104, section 3.2).
 
 A ViT with registers and LayerScale, without a table of positions and without a bias of keys. Queries and keys of the
 patches are rotated by their place in the image, whose sides are [-1, 1] at any size; class token and registers are not:

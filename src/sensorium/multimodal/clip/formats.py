@@ -16,7 +16,7 @@ from sensorium.multimodal.clip import open_clip
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.networks.clip_vision import CLIPVision
-from sensorium.networks.formats.vit import own_numbers, processor
+from sensorium.networks.formats.shared import own_numbers, processor
 from sensorium.networks.text import ACTIVATIONS, TextTower
 from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save

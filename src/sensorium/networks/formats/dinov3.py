@@ -1,4 +1,4 @@
-"""Formats of DINOv3 (Simeoni et al., 2025, arXiv:2508.10104): transformers' DINOv3ViTModel, timm's (its class ``Eva``), and ours.
+"""Formats of DINOv3 (Siméoni et al., 2025, arXiv:2508.10104): transformers' DINOv3ViTModel, timm's (its class ``Eva``), and ours.
 
 Both libraries order the channels of a head [row, column, row, column]: a rotated pair is half a head apart. Ours have the
 row's pairs first, so queries and keys are permuted, which their products don't see. Random shifts and scales of the
@@ -17,7 +17,8 @@ from torch import Tensor, zeros
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.dinov3 import DINOv3
-from sensorium.networks.formats.vit import MASKED, POOLS, TIMM_KEYS, own_numbers, processor, timm_beside, timm_ratio
+from sensorium.networks.formats.shared import MASKED, POOLS, own_numbers, processor, timm_beside
+from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_ratio
 from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format, layers
 from sensorium.published.source import Source, shown
 
