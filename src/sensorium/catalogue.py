@@ -104,6 +104,20 @@ NETWORKS: tuple[Network, ...] = (
         "transformers DINOv3ViTModel (tests/published/test_dinov3.py)",
     ),
     Network(
+        "beit",
+        "BEiT: BERT Pre-Training of Image Transformers",
+        "Bao et al., 2022, arXiv:2106.08254",
+        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        (
+            "Hugging Face BEiT",
+            "Hugging Face BEiT with mean pooling",
+            "timm BEiT",
+            "timm BEiT with fc_norm",
+        ),
+        ("safetensors", "hf", "timm", "onnx"),
+        "transformers BeitModel (tests/published/test_beit.py)",
+    ),
+    Network(
         "resnet",
         "Deep Residual Learning for Image Recognition",
         "He et al., 2015, arXiv:1512.03385",

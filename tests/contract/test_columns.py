@@ -29,6 +29,7 @@ OURS = "Sensorium "  # what is not published by others
 # How a file of each format is known: by its configuration, and by names of its tensors.
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
+BIASES = "blocks.0.attn.relative_position_bias_table"
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
 MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
@@ -37,6 +38,10 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "timm ViT with fc_norm": ({}, (*VIT, "fc_norm.weight")),
     "Hugging Face DINOv2": ({"model_type": "dinov2"}, (HF_VIT[0], "encoder.layer.0.layer_scale1.lambda1")),
     "authors' DINOv2": ({}, (*VIT, "blocks.0.ls1.gamma", "mask_token")),
+    "Hugging Face BEiT": ({"model_type": "beit"}, HF_VIT),
+    "Hugging Face BEiT with mean pooling": ({"model_type": "beit"}, (*HF_VIT, "pooler.layernorm.weight")),
+    "timm BEiT": ({}, (*VIT[:2], "cls_token", BIASES)),
+    "timm BEiT with fc_norm": ({}, (*VIT[:2], "cls_token", BIASES, "fc_norm.weight")),
     "Hugging Face DINOv3": ({"model_type": "dinov3_vit"}, (
         "embeddings.patch_embeddings.weight", "layer.0.layer_scale1.lambda1",
     )),

@@ -22,6 +22,7 @@ from sensorium.generative.vqgan.method import VQGAN
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.networks.beit import BEiT
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.discriminator import PatchDiscriminator
@@ -79,6 +80,11 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
     "Hugging Face DINOv2": lambda: ViT(21, 7, 24, 2, 3, registers=2, parts=("swiglu", "layerscale"), eps=1e-5),
     "authors' DINOv2": lambda: ViT(28, 7, 64, 2, 1, registers=2, parts=("layerscale", "swiglu")),
+    "Hugging Face BEiT": lambda: BEiT(21, 7, 24, 2, 3, pool="cls", absolute=True, relative="shared", hidden=20),
+    "Hugging Face BEiT with mean pooling": lambda: BEiT(14, 7, 24, 2, 2, eps=1e-12),
+    "timm BEiT": lambda: BEiT((14, 21), 7, 24, 2, 2, pool="mean", relative="shared", scaled=False, biased=False),
+    "timm BEiT with fc_norm": lambda: BEiT((14, 21), 7, 24, 2, 3, absolute=True),
+    "Sensorium BEiT": lambda: BEiT((14, 21), 7, 24, 1, 3, eps=1e-3, hidden=30),
     "Hugging Face DINOv3": lambda: DINOv3(21, 7, 24, 2, 3, hidden=20, gated=True, biased=False, pool="mean", theta=50.0),
     "timm DINOv3": lambda: DINOv3((256, 252), 4, 64, 2, 1, registers=2),
     "Sensorium DINOv3": lambda: DINOv3((14, 21), 7, 24, 1, 3, registers=1, eps=1e-3),
