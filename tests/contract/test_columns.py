@@ -61,6 +61,11 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
+    "Hugging Face CLIP image tower": (
+        {"model_type": "clip_vision_model"}, ("vision_model.embeddings.class_embedding",),
+    ),
+    "timm CLIP image tower": ({}, (*VIT, "norm_pre.weight")),
+    "OpenCLIP image tower": ({}, ("class_embedding", "conv1.weight", "ln_pre.weight")),
     "Hugging Face CLIP": ({"model_type": "clip"}, ("logit_scale", "vision_model.embeddings.class_embedding")),
     "OpenCLIP": ({}, OPEN_CLIP),
     "OpenAI's CLIP": ({}, (*OPEN_CLIP, "input_resolution", "context_length", "vocab_size")),

@@ -153,7 +153,7 @@ def test_a_norm_after_another_pooling_is_refused(tmp_path: Path) -> None:
     ("how", "said"),
     [
         ({"class_token": False, "global_pool": "map"}, "feature is pooled by attention"),
-        ({"pre_norm": True}, "a norm before its blocks"),
+        ({"pre_norm": True, "class_token": False, "global_pool": "avg"}, "a norm before its blocks"),
         ({"qk_norm": True}, r"'blocks\.0\.attn\.q_norm\.weight' is unknown"),
     ],
 )

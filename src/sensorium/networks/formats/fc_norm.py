@@ -32,7 +32,11 @@ TIMM_MEAN = replace(
     TIMM,
     name="timm ViT with fc_norm",
     keys=(*TIMM_KEYS, r"cls_token", r"fc_norm\.weight"),
-    absent=(r"blocks\.0\.(gamma_1|attn\.q_bias|attn\.relative_position_bias_table)", r"rel_pos_bias\..+"),
+    absent=(
+        r"blocks\.0\.(gamma_1|attn\.q_bias|attn\.relative_position_bias_table)",
+        r"rel_pos_bias\..+",
+        r"norm_pre\.weight",
+    ),
     table=(Entry("norm.{kind}", "fc_norm.{kind}"), *TIMM_TABLE),
     numbers=_numbers,
     of=lambda network: network if isinstance(network, ViT) and network.pool == "fc_norm" else None,

@@ -26,7 +26,7 @@ from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format,
 from sensorium.published.source import Source
 
 TIMM_EPS = 1e-6
-WIDE = 1280  # ViT-H's width: the only usual one with heads of 80 channels
+WIDE = (1152, 1280, 1408, 1664)  # of So400m, ViT-H, ViT-g and ViT-G: 16 heads; others' have 64 channels
 
 
 def _without(x: Tensor, vit: Any) -> Tensor:
@@ -56,7 +56,7 @@ TANH = (
 SCALED = r"blocks\.0\.ls1\.gamma"
 TIMM_KEYS = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight")
 TIMM_REFUSED = (
-    (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks (CLIP's image tower), which ours does not have"),
+    (r"norm_pre\.(weight|bias)", "a ViT with a norm before its blocks, but not CLIP's image tower"),
     (r"attn_pool\..+", "a ViT whose feature is pooled by attention, which ours does not have"),
 )
 
@@ -91,7 +91,7 @@ def timm_shapes(source: Source, grid: tuple[int, int]) -> dict[str, Any]:
         "patch_size": patch,
         "width": width,
         "depth": source.count(r"blocks\.(\d+)\."),
-        "heads": int(heads or (16 if width == WIDE else max(1, width // 64))),
+        "heads": int(heads or (16 if width in WIDE else max(1, width // 64))),
         "mlp_ratio": 1.5 * inner / width if gated else hidden / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in source.state,
         "registers": source.shape("reg_token", 3)[1] if "reg_token" in source.state else 0,
@@ -202,12 +202,13 @@ TIMM = Format(
     name="timm ViT",
     network=ViT,
     keys=(*TIMM_KEYS, r"cls_token"),
-    absent=(  # MAE's, DINOv2's, fc_norm.py's, and what timm calls EVA
+    absent=(  # MAE's, DINOv2's, fc_norm.py's, what timm calls EVA and BEiT, CLIP's
         r"decoder_embed\.weight",
         (SCALED, r"mask_token"),
         r"fc_norm\.weight",
         r"blocks\.0\.(gamma_1|attn\.q_bias|attn\.relative_position_bias_table)",
         r"rel_pos_bias\..+",
+        r"norm_pre\.weight",
     ),
     refused=TIMM_REFUSED,
     table=TIMM_TABLE,
