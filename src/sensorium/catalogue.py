@@ -121,6 +121,20 @@ NETWORKS: tuple[Network, ...] = (
         "transformers BeitModel (tests/published/test_beit.py)",
     ),
     Network(
+        "eva",
+        "EVA; EVA-02",
+        "Fang et al., 2023, arXiv:2211.07636, arXiv:2303.11331",
+        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        (
+            "timm EVA",
+            "timm EVA with fc_norm",
+            "timm EVA-02 with sub-norm",
+            "timm EVA-02 with sub-norm and fc_norm",
+        ),
+        ("safetensors", "timm", "onnx"),
+        "timm Eva (tests/published/test_eva.py)",
+    ),
+    Network(
         "resnet",
         "Deep Residual Learning for Image Recognition",
         "He et al., 2015, arXiv:1512.03385",

@@ -30,6 +30,7 @@ OURS = "Sensorium "  # what is not published by others
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
 BIASES = "blocks.0.attn.relative_position_bias_table"
+EVA02 = ("patch_embed.proj.weight", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.norm.weight", "pos_embed")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
 MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
@@ -42,6 +43,10 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face BEiT with mean pooling": ({"model_type": "beit"}, (*HF_VIT, "pooler.layernorm.weight")),
     "timm BEiT": ({}, (*VIT[:2], "cls_token", BIASES)),
     "timm BEiT with fc_norm": ({}, (*VIT[:2], "cls_token", BIASES, "fc_norm.weight")),
+    "timm EVA": ({}, (*VIT, "blocks.0.attn.q_bias")),
+    "timm EVA with fc_norm": ({}, (*VIT, "blocks.0.attn.q_bias", "fc_norm.weight")),
+    "timm EVA-02 with sub-norm": ({}, EVA02),
+    "timm EVA-02 with sub-norm and fc_norm": ({}, (*EVA02, "fc_norm.weight")),
     "Hugging Face DINOv3": ({"model_type": "dinov3_vit"}, (
         "embeddings.patch_embeddings.weight", "layer.0.layer_scale1.lambda1",
     )),

@@ -27,6 +27,7 @@ from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
+from sensorium.networks.eva import EVA
 from sensorium.networks.fpn import FPN
 from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.resnet import ResNet
@@ -85,6 +86,11 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "timm BEiT": lambda: BEiT((14, 21), 7, 24, 2, 2, pool="mean", relative="shared", scaled=False, biased=False),
     "timm BEiT with fc_norm": lambda: BEiT((14, 21), 7, 24, 2, 3, absolute=True),
     "Sensorium BEiT": lambda: BEiT((14, 21), 7, 24, 1, 3, eps=1e-3, hidden=30),
+    "timm EVA": lambda: EVA((14, 21), 7, 64, 2, 1, pool="mean", gated=False, reference=0, hidden=30),
+    "timm EVA with fc_norm": lambda: EVA(21, 7, 64, 2, 1, inner_norm=True, reference=5),
+    "timm EVA-02 with sub-norm": lambda: EVA(21, 7, 64, 2, 1, sub_norm=True, inner_norm=True, pool="cls"),
+    "timm EVA-02 with sub-norm and fc_norm": lambda: EVA((14, 21), 7, 24, 2, 2, sub_norm=True),
+    "Sensorium EVA": lambda: EVA((14, 21), 7, 24, 1, 3, sub_norm=True, eps=1e-3, hidden=30),
     "Hugging Face DINOv3": lambda: DINOv3(21, 7, 24, 2, 3, hidden=20, gated=True, biased=False, pool="mean", theta=50.0),
     "timm DINOv3": lambda: DINOv3((256, 252), 4, 64, 2, 1, registers=2),
     "Sensorium DINOv3": lambda: DINOv3((14, 21), 7, 24, 1, 3, registers=1, eps=1e-3),

@@ -37,7 +37,7 @@ class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     ``SensoriumError`` if the patch does not divide the image.
     """
 
-    in_attention = False  # positions are in the attention, and in the tokens at most as well
+    in_attention = False  # attention needs the grid, so that not any subset of its patches can be encoded
 
     def __init__(
         self,

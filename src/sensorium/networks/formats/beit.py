@@ -13,10 +13,10 @@ from typing import Any, get_args
 from sensorium.errors import SensoriumError
 from sensorium.networks.beit import EXTRA, BEiT, Distances
 from sensorium.networks.formats.shared import CLASSIFIER, MASKED, own_numbers, processor, squares, timm_beside
-from sensorium.networks.formats.timm_vit import TIMM_EPS, TIMM_KEYS, timm_eps, timm_ratio
+from sensorium.networks.formats.timm_vit import TIMM_EPS, TIMM_KEYS, timm_eps, timm_patch, timm_pool, timm_ratio
 from sensorium.networks.vit import Pool
 from sensorium.published.format import HALF, Dropped, Entry, Format, Preparation, layers
-from sensorium.published.source import Source, shown
+from sensorium.published.source import Source
 
 TABLE = "relative_position_bias_table"
 INDEX = Dropped(r".*relative_position_index", "the index of a table follows from the grid")
@@ -150,9 +150,7 @@ _EACH, _SHARED = f"blocks.0.attn.{TABLE}", f"rel_pos_bias.{TABLE}"
 
 def _timm_numbers(source: Source) -> dict[str, Any]:
     arguments = source.within("model_args")
-    width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
-    if patch != across:
-        raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
+    width, patch = timm_patch(source)
     each = _EACH in source.state
     entries, heads = source.shape(_EACH if each else _SHARED, 2)
     size = None if arguments.config.get("img_size") is None else arguments.side("img_size")
@@ -163,11 +161,6 @@ def _timm_numbers(source: Source) -> dict[str, Any]:
         raise SensoriumError(
             f"{source.where}: '{_EACH if each else _SHARED}' has {entries} entries, which is not a table of a "
             f"{'square' if isinstance(size, int) else f'{grid[0]}x{grid[1]}'} grid."
-        )
-    pooled = arguments.config.get("global_pool", source.config.get("global_pool"))
-    if pooled not in (None, "", "token", "avg"):
-        raise SensoriumError(
-            f"{source.told}: global_pool {shown(pooled)} is not supported; it must be 'token' or 'avg'."
         )
     return {
         "image_size": size,
@@ -180,7 +173,7 @@ def _timm_numbers(source: Source) -> dict[str, Any]:
         "absolute": "pos_embed" in source.state,
         "biased": "blocks.0.attn.q_bias" in source.state,
         "scaled": "blocks.0.gamma_1" in source.state,
-        "pool": "mean" if pooled == "avg" else "cls",
+        "pool": timm_pool(source),
         "eps": TIMM_EPS,
     }
 

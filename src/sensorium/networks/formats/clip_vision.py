@@ -48,7 +48,7 @@ HF_BLOCK = {
 
 
 def _hf_numbers(source: Source) -> dict[str, Any]:
-    told = source.within("vision_config", "vision_config_dict") if source.config.get("model_type") == "clip" else source
+    told = source.within("vision_config", "vision_config_dict") if "vision_config" in source.config else source
     told = replace(told, config={**USUAL, **told.config})
     told.only("num_channels", 3)
     depth, (size, patch) = told.whole("num_hidden_layers"), squares(told)

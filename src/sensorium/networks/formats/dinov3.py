@@ -18,7 +18,7 @@ from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.formats.shared import MASKED, POOLS, own_numbers, processor, timm_beside
-from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_ratio
+from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_patch, timm_pool, timm_ratio
 from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format, layers
 from sensorium.published.source import Source, shown
 
@@ -168,16 +168,6 @@ _GATED = "blocks.0.mlp.fc1_g.weight"
 _HEADS = {4096: 32}  # of the 7B model; others' heads have 64 channels
 
 
-def timm_pool(arguments: Source, source: Source) -> str:
-    """How timm's configuration pools: "avg" is the mean after the norm; without one the class token, as the paper has it."""
-    pooled = arguments.config.get("global_pool", source.config.get("global_pool"))
-    if pooled not in (None, "", "token", "avg"):
-        raise SensoriumError(
-            f"{source.told}: global_pool {shown(pooled)} is not supported; it must be 'token' or 'avg'."
-        )
-    return "mean" if pooled == "avg" else "cls"
-
-
 def _timm_numbers(source: Source) -> dict[str, Any]:
     arguments = source.within("model_args")
     arguments.only("rope_type", "dinov3")
@@ -185,9 +175,7 @@ def _timm_numbers(source: Source) -> dict[str, Any]:
     told = source.object("pretrained_cfg").get("license")
     other = isinstance(told, str) and not told.startswith("dinov3")
     licensed(source, f"these weights are under the license '{shown(told, '')}'" if other else LICENSE)
-    width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
-    if patch != across:
-        raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
+    width, patch = timm_patch(source)
     gated = _GATED in source.state
     heads = arguments.whole("num_heads", _HEADS.get(width, max(1, width // 64)))
     if arguments.config.get("img_size") is not None:
@@ -204,7 +192,7 @@ def _timm_numbers(source: Source) -> dict[str, Any]:
         "gated": gated,
         "biased": "blocks.0.attn.q_bias" in source.state,
         "registers": source.shape("reg_token", 3)[1],
-        "pool": timm_pool(arguments, source),
+        "pool": timm_pool(source),
         "theta": arguments.number("rope_temperature", 100.0, low=1e-3),
         "eps": TIMM_EPS,
     }

@@ -23,7 +23,7 @@ from sensorium.networks.formats.shared import (
 )
 from sensorium.networks.vit import ViT
 from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format, Preparation
-from sensorium.published.source import Source
+from sensorium.published.source import Source, shown
 
 TIMM_EPS = 1e-6
 WIDE = (1152, 1280, 1408, 1664)  # of So400m, ViT-H, ViT-g and ViT-G: 16 heads; others' have 64 channels
@@ -67,9 +67,7 @@ def timm_numbers(source: Source) -> dict[str, Any]:
         numbers = own_numbers(source, "sensorium")
         timm_grid(source)
         return numbers
-    pooled = source.within("model_args").config.get("global_pool", source.config.get("global_pool"))
-    grid, _ = timm_grid(source)
-    return timm_shapes(source, grid) | {"pool": "mean" if pooled == "avg" else "cls"}
+    return timm_shapes(source, timm_grid(source)[0]) | {"pool": timm_pool(source)}
 
 
 def timm_shapes(source: Source, grid: tuple[int, int]) -> dict[str, Any]:
@@ -77,9 +75,7 @@ def timm_shapes(source: Source, grid: tuple[int, int]) -> dict[str, Any]:
     arguments = source.within("model_args")
     if arguments.config.get("num_heads") is not None:
         arguments.whole("num_heads")
-    width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
-    if patch != across:
-        raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
+    width, patch = timm_patch(source)
     heads = source.options.get("heads") or arguments.config.get("num_heads")
     hidden, inner = source.shape("blocks.0.mlp.fc1.weight", 2)[0], source.shape("blocks.0.mlp.fc2.weight", 2)[1]
     gated = hidden == 2 * inner  # of timm's gated layers only SwiGLU's is so in a published ViT
@@ -99,6 +95,24 @@ def timm_shapes(source: Source, grid: tuple[int, int]) -> dict[str, Any]:
         # the code of DeiT and others, which has these names too, does it otherwise
         "resampling": "antialias" if scaled or "architecture" in source.config else "bicubic",
     }
+
+
+def timm_patch(source: Source) -> tuple[int, int]:
+    """The width, and the side of a patch, which must be square."""
+    width, _, patch, across = source.shape("patch_embed.proj.weight", 4)
+    if patch != across:
+        raise SensoriumError(f"{source.where}: 'patch_embed.proj.weight' has patches of {patch}x{across}, not square.")
+    return width, patch
+
+
+def timm_pool(source: Source) -> str:
+    """How timm's configuration pools normed tokens, "avg" or the class token, which is the default."""
+    pooled = source.within("model_args").config.get("global_pool", source.config.get("global_pool"))
+    if pooled not in (None, "", "token", "avg"):
+        raise SensoriumError(
+            f"{source.told}: global_pool {shown(pooled)} is not supported; it must be 'token' or 'avg'."
+        )
+    return "mean" if pooled == "avg" else "cls"
 
 
 def timm_activation(source: Source) -> list[str]:
