@@ -29,6 +29,8 @@ OURS = "Sensorium "  # what is not published by others
 # How a file of each format is known: by its configuration, and by names of its tensors.
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
+BIASES = "blocks.0.attn.relative_position_bias_table"
+EVA02 = ("patch_embed.proj.weight", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.norm.weight", "pos_embed")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 CONVNEXT = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
@@ -38,6 +40,22 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "timm ViT with fc_norm": ({}, (*VIT, "fc_norm.weight")),
     "Hugging Face DINOv2": ({"model_type": "dinov2"}, (HF_VIT[0], "encoder.layer.0.layer_scale1.lambda1")),
     "authors' DINOv2": ({}, (*VIT, "blocks.0.ls1.gamma", "mask_token")),
+    "Hugging Face BEiT": ({"model_type": "beit"}, HF_VIT),
+    "Hugging Face BEiT with mean pooling": ({"model_type": "beit"}, (*HF_VIT, "pooler.layernorm.weight")),
+    "timm BEiT": ({}, (*VIT[:2], "cls_token", BIASES)),
+    "timm BEiT with fc_norm": ({}, (*VIT[:2], "cls_token", BIASES, "fc_norm.weight")),
+    "timm EVA": ({}, (*VIT, "blocks.0.attn.q_bias")),
+    "timm EVA with fc_norm": ({}, (*VIT, "blocks.0.attn.q_bias", "fc_norm.weight")),
+    "timm EVA-02 with sub-norm": ({}, EVA02),
+    "timm EVA-02 with sub-norm and fc_norm": ({}, (*EVA02, "fc_norm.weight")),
+    "Hugging Face DINOv3": ({"model_type": "dinov3_vit"}, (
+        "embeddings.patch_embeddings.weight", "layer.0.layer_scale1.lambda1",
+    )),
+    "timm DINOv3": ({}, (*VIT[:2], "blocks.0.gamma_1", "reg_token", "norm.weight", "cls_token")),
+    "Hugging Face DeiT": ({"model_type": "deit"}, (*HF_VIT, "embeddings.distillation_token")),
+    "timm ViT without class token": ({}, VIT[:3]),
+    "timm ViT without class token, with fc_norm": ({}, (*VIT[:3], "fc_norm.weight")),
+    "Hugging Face I-JEPA": ({"model_type": "ijepa"}, HF_VIT),
     "Hugging Face SigLIP": ({"model_type": "siglip_vision_model"}, SIGLIP),
     "Hugging Face SigLIP 2 (NaFlex)": ({"model_type": "siglip2_vision_model"}, SIGLIP),
     "Hugging Face ResNet": ({"model_type": "resnet"}, ("embedder.embedder.convolution.weight",)),
@@ -54,6 +72,11 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
+    "Hugging Face CLIP image tower": (
+        {"model_type": "clip_vision_model"}, ("vision_model.embeddings.class_embedding",),
+    ),
+    "timm CLIP image tower": ({}, (*VIT, "norm_pre.weight")),
+    "OpenCLIP image tower": ({}, ("class_embedding", "conv1.weight", "ln_pre.weight")),
     "Hugging Face CLIP": ({"model_type": "clip"}, ("logit_scale", "vision_model.embeddings.class_embedding")),
     "OpenCLIP": ({}, OPEN_CLIP),
     "OpenAI's CLIP": ({}, (*OPEN_CLIP, "input_resolution", "context_length", "vocab_size")),

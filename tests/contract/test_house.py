@@ -38,11 +38,13 @@ PEERS = {
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
 WORDS = {"made", "flash", "clip", "supervised", "frozen"}
-# Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, what a generator made, experts.
+# Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, transformers' word for a
+# configuration, what a generator made, experts.
 SPOKEN = {
     "networks/mixing.py: flash",
     "language/causal_lm/recipe.py: flash",
     "data/text/clip_tokens.py: clip",
+    "networks/formats/clip_vision.py: clip",
     "generative/vqgan/method.py: made",
     "parts/moe/layer.py: frozen",
 }

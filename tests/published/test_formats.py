@@ -22,11 +22,15 @@ from sensorium.generative.vqgan.method import VQGAN
 from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.networks.beit import BEiT
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.convnext import ConvNeXt
+from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
+from sensorium.networks.eva import EVA
 from sensorium.networks.fpn import FPN
+from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
@@ -71,16 +75,35 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
 
 
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
+PLACED = ("timm ViT", "timm ViT with fc_norm", "Hugging Face DeiT")  # their registers have positions, ours don't
 FRESH = ("adversarial", "usage")  # of training, which begins anew with what was read
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
     "Hugging Face DINOv2": lambda: ViT(21, 7, 24, 2, 3, registers=2, parts=("swiglu", "layerscale"), eps=1e-5),
     "authors' DINOv2": lambda: ViT(28, 7, 64, 2, 1, registers=2, parts=("layerscale", "swiglu")),
+    "Hugging Face BEiT": lambda: BEiT(21, 7, 24, 2, 3, pool="cls", absolute=True, relative="shared", hidden=20),
+    "Hugging Face BEiT with mean pooling": lambda: BEiT(14, 7, 24, 2, 2, eps=1e-12),
+    "timm BEiT": lambda: BEiT((14, 21), 7, 24, 2, 2, pool="mean", relative="shared", scaled=False, biased=False),
+    "timm BEiT with fc_norm": lambda: BEiT((14, 21), 7, 24, 2, 3, absolute=True),
+    "Sensorium BEiT": lambda: BEiT((14, 21), 7, 24, 1, 3, eps=1e-3, hidden=30),
+    "timm EVA": lambda: EVA((14, 21), 7, 64, 2, 1, pool="mean", gated=False, reference=0, hidden=30),
+    "timm EVA with fc_norm": lambda: EVA(21, 7, 64, 2, 1, inner_norm=True, reference=5),
+    "timm EVA-02 with sub-norm": lambda: EVA(21, 7, 64, 2, 1, sub_norm=True, inner_norm=True, pool="cls"),
+    "timm EVA-02 with sub-norm and fc_norm": lambda: EVA((14, 21), 7, 24, 2, 2, sub_norm=True),
+    "Sensorium EVA": lambda: EVA((14, 21), 7, 24, 1, 3, sub_norm=True, eps=1e-3, hidden=30),
+    "Hugging Face DINOv3": lambda: DINOv3(21, 7, 24, 2, 3, hidden=20, gated=True, biased=False, pool="mean", theta=50.0),
+    "timm DINOv3": lambda: DINOv3((256, 252), 4, 64, 2, 1, registers=2),
+    "Sensorium DINOv3": lambda: DINOv3((14, 21), 7, 24, 1, 3, registers=1, eps=1e-3),
     "Hugging Face SigLIP": lambda: SigLIPVision(14, 7, 24, 2, 3, hidden=20),
     "Hugging Face SigLIP 2 (NaFlex)": lambda: SigLIPVision(21, 7, 24, 1, 2, resampling="bilinear"),
     "Sensorium SigLIP image tower": lambda: SigLIPVision((14, 21), 7, 24, 1, 3, activation="gelu", resampling="antialias"),
     "timm ViT with fc_norm": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="fc_norm", parts=("layerscale",)),
+    "Hugging Face DeiT": lambda: ViT(24, 8, 24, 2, 3, registers=1, eps=1e-12, parts=("quick_gelu",)),
+    "timm ViT without class token": lambda: MeanViT(32, 8, 64, 2, 1, registers=2, parts=("layerscale",), qkv_bias=False),
+    "timm ViT without class token, with fc_norm": lambda: MeanViT(32, 8, 64, 2, 1, pool="fc_norm", parts=("gelu_tanh",)),
+    "Hugging Face I-JEPA": lambda: MeanViT(24, 8, 24, 2, 3, eps=1e-5, resampling="bicubic", parts=("gelu_tanh",)),
+    "Sensorium ViT without class token": lambda: MeanViT((16, 24), 8, 24, 2, 3, registers=1, parts=("swiglu",)),
     "timm ViT": lambda: ViT(32, 8, 64, 2, 1, registers=3, pool="mean"),
     "Sensorium ViT": lambda: ViT(16, 8, 24, 2, 3, registers=1, positions="rope", parts=("gau", "swiglu")),
     "Hugging Face ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True, early_stride=True, stem="half"),
@@ -100,6 +123,9 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
+    "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),
+    "timm CLIP image tower": lambda: CLIPVision((14, 21), 7, 64, 2, 1, activation="gelu_pytorch_tanh", resampling="antialias"),
+    "OpenCLIP image tower": lambda: CLIPVision(14, 7, 64, 2, 1, activation="gelu"),
     "Hugging Face CLIP": clip,
     "Sensorium CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, activation="gelu"),
     "OpenCLIP": clip,
@@ -151,7 +177,8 @@ def test_each_tensor_is_written_once(form: Format) -> None:
             assert places.setdefault(their, name) == name
         found = [written[their] for their in theirs]
         once = found[:1] if len(found) > 1 and torch.equal(found[0], found[-1]) else found
-        extra = network.registers * tensor.shape[-1] if form.name.startswith("timm ViT") and name == "pos_embed" else 0
+        placed = form.name in PLACED and name == "pos_embed"
+        extra = network.registers * tensor.shape[-1] if placed else 0
         assert not theirs or sum(part.numel() for part in once) == tensor.numel() + extra
     assert set(written) - set(places) == {one.name for one in form.dropped if one.made}
     assert not any(one.fits(name) for one in form.dropped for name in places if "lm_head" not in name)

@@ -152,8 +152,8 @@ def test_a_norm_after_another_pooling_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "without 'cls_token'"),
-        ({"pre_norm": True}, "a norm before its blocks"),
+        ({"class_token": False, "global_pool": "map"}, "feature is pooled by attention"),
+        ({"pre_norm": True, "class_token": False, "global_pool": "avg"}, "a norm before its blocks"),
         ({"qk_norm": True}, r"'blocks\.0\.attn\.q_norm\.weight' is unknown"),
     ],
 )
@@ -226,7 +226,7 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match="--to safetensors or onnx"):
         export(ResNet((1, 1), 8, stem="patch"), "hf", tmp_path)
     with pytest.raises(SensoriumError, match="register"):
-        export(ViT(32, 8, 48, 1, 3, registers=1), "hf", tmp_path)
+        export(ViT(32, 8, 48, 1, 3, registers=2), "hf", tmp_path)
 
 
 def test_hub_ids_are_fetched_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: ViT) -> None:

@@ -19,7 +19,7 @@ from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, init_blocks_
 from sensorium.networks.vit import layer_index
 from sensorium.parts.patches import PatchEmbed, grid_of
-from sensorium.parts.positions.grid import resample
+from sensorium.parts.positions.grid import Resampling, resample
 
 
 class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
@@ -27,7 +27,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels, ``hidden`` channels of a block's Mlp
     (four times the width). Images of other sizes are supported if the patch divides them: positions are resampled
-    (bicubic, as in transformers). Raises ``SensoriumError`` if the patch does not divide the image.
+    (``resampling``: see ``resample``). Raises ``SensoriumError`` if the patch does not divide the image.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         hidden: int | None = None,
         activation: Activation = "quick_gelu",
         eps: float = 1e-5,
+        resampling: Resampling = "bicubic",
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -52,6 +53,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         self.hidden = 4 * width if hidden is None else hidden
         self.activation: Activation = activation
         self.eps = eps
+        self.resampling: Resampling = resampling
         self.patch_embed = PatchEmbed(patch_size, width)
         self.patch_embed.proj.register_parameter("bias", None)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
@@ -74,12 +76,12 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
-        positions = resample(self.pos_embed, self.grid, self.grid_of(images))[:, 1:]
+        positions = resample(self.pos_embed, self.grid, self.grid_of(images), self.resampling)[:, 1:]
         tokens = self.patch_embed(images, keep)
         return tokens + (positions if keep is None else positions[0][keep])
 
     def _before_last(self, patches: Tensor) -> Tensor:
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         x = self.norm_pre(torch.cat([first, patches], dim=1))
         for block in self.blocks[:-1]:
             x = block(x)

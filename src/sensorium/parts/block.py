@@ -40,16 +40,20 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, h, T, d]
 
+    def bias(self) -> Tensor | None:
+        """Of queries, keys and values, [3 D]; None for none."""
+        return self.qkv.bias
+
     def _queries_keys_values(
         self, x: Tensor, rows: slice | None, angles: Angles | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        width = x.shape[-1]
+        width, bias = x.shape[-1], self.bias()
         if rows is None:
             # split, not unbind of a stacked view: its backward is one concatenation in qkv's layout
-            q, k, v = self.qkv(x).split(width, dim=-1)
+            q, k, v = F.linear(x, self.qkv.weight, bias).split(width, dim=-1)
         else:
             weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
-            bias_q, bias_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+            bias_q, bias_kv = (None, None) if bias is None else bias.split([width, 2 * width])
             q = F.linear(x[:, rows], weight_q, bias_q)
             k, v = F.linear(x, weight_kv, bias_kv).split(width, dim=-1)
         q, k, v = self._split(q), self._split(k), self._split(v)
@@ -67,6 +71,25 @@ class Attention(nn.Module):
         """Attention of the chosen rows to all tokens, float32 [B, h, R, T]; rows sum to 1."""
         q, k, _ = self._queries_keys_values(x, rows, angles)
         return torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, dim=-1)
+
+
+class NoKeyBias(Attention):
+    """Self-attention whose keys have no bias (BEiT: Bao et al., 2022, arXiv:2106.08254; EVA; DINOv3).
+
+    A bias of the keys adds the same number to all scores of a query, which softmax ignores, but not once keys are
+    rotated. ``biased``: queries and values have one.
+    """
+
+    def __init__(self, width: int, heads: int, *, biased: bool = True) -> None:
+        super().__init__(width, heads, qkv_bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if biased else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if biased else None
+
+    def bias(self) -> Tensor | None:
+        """Of queries, keys and values, [3 D], zero for keys; None for none."""
+        if self.q_bias is None or self.v_bias is None:
+            return None
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
 
 class Gated(nn.Module):

@@ -3,20 +3,22 @@
 In a gated kind one half of the hidden channels multiplies the other; a plain kind applies an activation:
     y = W_down (gate(W x) * V x)        glu: sigmoid   bilinear: none   reglu: ReLU   geglu: GELU   swiglu: SiLU  (eqs. 5, 6)
     y = W_down act(W x)                 relu   gelu   relu2: ReLU(x)^2  (Primer: So et al., 2021, arXiv:2109.08668)
-GELU is the exact one (erf). With two thirds of the hidden channels a gated kind has as many weights as a plain one.
+GELU is the exact one (erf); ``gelu_tanh`` and ``quick_gelu`` = x sigmoid(1.702 x) are its approximations (Hendrycks and
+Gimpel, 2016, arXiv:1606.08415, section 2), which published weights need. With two thirds of the hidden channels a gated kind has as many weights as a plain one.
 Shapes: D width, H hidden channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Kind = Literal["glu", "bilinear", "reglu", "geglu", "swiglu", "relu", "gelu", "relu2"]
+Kind = Literal["glu", "bilinear", "reglu", "geglu", "swiglu", "relu", "gelu", "relu2", "gelu_tanh", "quick_gelu"]
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "glu": torch.sigmoid,
@@ -25,7 +27,13 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "geglu": F.gelu,
     "swiglu": F.silu,
 }
-_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "relu2": lambda x: F.relu(x).square(),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
 
 
 def rows(kind: Kind, hidden: int) -> int:

@@ -19,7 +19,7 @@ def formats() -> tuple[Format, ...]:
     names = [f"{package.__name__}.{module.name}" for module in iter_modules(package.__path__)]
     folders = [f"sensorium.{system.family}.{system.name}" for system in systems()]
     names += [f"{folder}.formats" for folder in folders if find_spec(f"{folder}.formats")]
-    return tuple(form for name in sorted(names) for form in import_module(name).FORMATS)
+    return tuple(form for name in sorted(names) for form in vars(import_module(name)).get("FORMATS", ()))
 
 
 @lru_cache(maxsize=1)

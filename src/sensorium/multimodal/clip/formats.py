@@ -7,17 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sensorium.base.files import write_json, write_text
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip import open_clip
 from sensorium.multimodal.clip.method import CLIP
-from sensorium.multimodal.clip.open_clip import OPENAI, build, from_open_clip, side_of, to_open_clip, towers
+from sensorium.multimodal.clip.open_clip import build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.networks.clip_vision import CLIPVision
-from sensorium.networks.formats.vit import own_numbers, processor
+from sensorium.networks.formats.clip_vision import HF_BLOCK, OPENAI, USUAL
+from sensorium.networks.formats.shared import own_numbers, processor
 from sensorium.networks.text import ACTIVATIONS, TextTower
+from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
 from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save
@@ -34,22 +36,10 @@ _TEXT_USUAL = {
     "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }  # fmt: skip
-_VISION_USUAL = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-}  # fmt: skip
-_HF_BLOCK = {
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attn.proj": "self_attn.out_proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
 
 
 def _hf_numbers(source: Source) -> dict[str, Any]:
-    vision, text = _part(source, "vision", _VISION_USUAL), _part(source, "text", _TEXT_USUAL)
+    vision, text = _part(source, "vision", USUAL), _part(source, "text", _TEXT_USUAL)
     vision.only("num_channels", 3)
     image = {"image_size": vision.side("image_size"), "patch_size": vision.whole("patch_size")}
     end = text.config["eos_token_id"]
@@ -173,10 +163,10 @@ HF = Format(
         Entry("backbone.patch_embed.proj.weight", "vision_model.embeddings.patch_embedding.weight"),
         Entry("backbone.norm_pre.{kind}", "vision_model.pre_layrnorm.{kind}"),
         Entry("backbone.norm.{kind}", "vision_model.post_layernorm.{kind}"),
-        *layers("backbone.blocks.{i}.", "vision_model.encoder.layers.{i}.", _HF_BLOCK),
+        *layers("backbone.blocks.{i}.", "vision_model.encoder.layers.{i}.", HF_BLOCK),
         Entry("text.token_embed.weight", "text_model.embeddings.token_embedding.weight"),
         Entry("text.pos_embed", "text_model.embeddings.position_embedding.weight"),
-        *layers("text.blocks.{i}.", "text_model.encoder.layers.{i}.", _HF_BLOCK),
+        *layers("text.blocks.{i}.", "text_model.encoder.layers.{i}.", HF_BLOCK),
         Entry("text.norm.{kind}", "text_model.final_layer_norm.{kind}"),
     ),
     dropped=(Dropped(r"(vision|text)_model\.embeddings\.position_ids", "counts 0, 1, 2 ..."),),
@@ -199,6 +189,7 @@ def tower_numbers(tower: CLIPVision) -> dict[str, Any]:
     return {
         "image_size": tower.image_size, "patch_size": tower.patch_size, "width": tower.dim, "depth": tower.depth,
         "heads": tower.heads, "hidden": tower.hidden, "activation": tower.activation, "eps": tower.eps,
+        "resampling": tower.resampling,
     }  # fmt: skip
 
 
@@ -207,6 +198,7 @@ _TOWER_FIELDS: dict[str, Callable[[Source, str], Any]] = {
     "image_size": Source.side,
     "activation": lambda source, name: source.word(name, tuple(ACTIVATIONS)),
     "eps": Source.eps,
+    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
 }
 TOWER = Format(
     name="Sensorium CLIP image tower",

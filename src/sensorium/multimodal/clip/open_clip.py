@@ -22,13 +22,12 @@ from sensorium.base.reading import lines
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
+from sensorium.networks.formats.clip_vision import OPEN_BLOCK, OPENAI
 from sensorium.networks.text import ACTIVATIONS, Activation, TextTower
 from sensorium.published.files import unwrap
 from sensorium.published.format import ROW, TOKEN, TRANSPOSED, Dropped, Entry, Format, Preparation, layers, write
 from sensorium.published.opening import fill
 from sensorium.published.source import Source, Statistics
-
-OPENAI: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def towers(clip: CLIP) -> tuple[CLIPVision, TextTower]:
@@ -50,16 +49,13 @@ def side_of(image: CLIPVision) -> int:
 
 
 _OPEN_TOWERS = {"image": "visual.transformer.resblocks", "text": "transformer.resblocks"}
-_OPEN_BLOCK = {
-    "norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-}  # fmt: skip
 
 
 def _open_blocks(ours: str, theirs: str) -> tuple[Entry, ...]:
     at = f"{theirs}.{{i}}."
     return (
         Entry(f"{ours}.blocks.{{i}}.attn.qkv.{{kind}}", f"{at}attn.in_proj_{{kind}}"),
-        *layers(f"{ours}.blocks.{{i}}.", at, _OPEN_BLOCK),
+        *layers(f"{ours}.blocks.{{i}}.", at, OPEN_BLOCK),
     )
 
 

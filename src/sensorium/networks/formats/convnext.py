@@ -20,6 +20,7 @@ from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import LAYER_SCALE, ConvNeXt
 from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
+from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Change, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source, shown
 
@@ -150,6 +151,7 @@ HF = Format(
     numbers=_hf_numbers,
     normalization=IMAGENET,
     to="hf",
+    usage=usage.features_by("found.pooler_output"),
     of=_version(grn=False),
     fits=lambda net: _published(net, "Hugging Face's"),
     config=hf_config,
@@ -251,6 +253,7 @@ TIMM = Format(
     prepare=_timm_prepared,
     normalization=IMAGENET,
     to="timm",
+    usage=usage.by_timm,
     fits=_timm_fits,
     config=timm_config,
     beside=_timm_beside,
@@ -358,6 +361,7 @@ OWN = Format(
     numbers=own_numbers,
     normalization=HALF,
     to="safetensors",
+    usage=usage.by_sensorium,
     config=lambda net: {"model_type": "sensorium_convnext", "numbers": convnext_numbers(net)},
     beside=processor,
 )

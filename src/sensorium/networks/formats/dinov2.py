@@ -19,20 +19,17 @@ from typing import Any
 from torch import Tensor, zeros
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.vit import (
+from sensorium.networks.formats.shared import (
     CLASSIFIER,
     MASKED,
     POOLS,
-    SCALED,
-    TIMM,
-    TIMM_KEYS,
     feed_channels,
     pooled,
     processor,
     published,
     squares,
-    timm_numbers,
 )
+from sensorium.networks.formats.timm_vit import SCALED, TIMM, TIMM_KEYS, timm_numbers
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
 from sensorium.published.format import IMAGENET, Dropped, Entry, Format, Preparation, layers

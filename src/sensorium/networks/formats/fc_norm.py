@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.vit import TIMM, TIMM_KEYS, TIMM_PARTS, TIMM_TABLE, published, timm_eps, timm_numbers
+from sensorium.networks.formats.shared import published
+from sensorium.networks.formats.timm_vit import TIMM, TIMM_KEYS, TIMM_PARTS, TIMM_TABLE, timm_eps, timm_numbers
 from sensorium.networks.vit import ViT
 from sensorium.published.format import Entry, Format
 from sensorium.published.source import Source, shown
@@ -30,8 +31,12 @@ def _fits(vit: ViT) -> None:
 TIMM_MEAN = replace(
     TIMM,
     name="timm ViT with fc_norm",
-    keys=(*TIMM_KEYS, r"fc_norm\.weight"),
-    absent=(),
+    keys=(*TIMM_KEYS, r"cls_token", r"fc_norm\.weight"),
+    absent=(
+        r"blocks\.0\.(gamma_1|attn\.q_bias|attn\.relative_position_bias_table)",
+        r"rel_pos_bias\..+",
+        r"norm_pre\.weight",
+    ),
     table=(Entry("norm.{kind}", "fc_norm.{kind}"), *TIMM_TABLE),
     numbers=_numbers,
     of=lambda network: network if isinstance(network, ViT) and network.pool == "fc_norm" else None,

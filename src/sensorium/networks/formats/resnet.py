@@ -9,7 +9,7 @@ from typing import Any, get_args
 from sensorium.abilities import HasBackbone
 from sensorium.errors import SensoriumError
 from sensorium.networks import scripts
-from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
+from sensorium.networks.formats.shared import CLASSIFIER, processor, timm_beside
 from sensorium.networks.resnet import Bottleneck, ResNet, Stem
 from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, Preparation, batch_norm, zero

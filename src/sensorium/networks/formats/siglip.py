@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.vit import CLASSIFIER, own_numbers, processor, squares
+from sensorium.networks.formats.shared import CLASSIFIER, own_numbers, processor, squares
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import ACTIVATIONS
 from sensorium.parts.positions.grid import Resampling

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sensorium.networks.formats import resnet, vit
+from sensorium.networks.formats import resnet, timm_vit, vit
 from sensorium.published.format import Dropped, Entry, Format, anything, under
 
 _OTHERS = (r"backbone\.(head|fc)\..+", r"dino_head\..+")  # another network under this prefix, entirely or DINOv2's
@@ -23,14 +23,14 @@ _HEAD = (
 )
 
 VIT = replace(
-    vit.TIMM,
+    timm_vit.TIMM,
     name="authors' DINO on a ViT",
-    keys=tuple(rf"backbone\.{key}" for key in vit.TIMM_KEYS),
+    keys=tuple(rf"backbone\.{key}" for key in timm_vit.TIMM_KEYS),
     absent=_OTHERS,
     table=(Entry("{rest}", "backbone.{rest}"),),
     prepare=None,
     dropped=_HEAD,
-    numbers=lambda source: vit.timm_numbers(replace(source, state=_bare(source.state))),
+    numbers=lambda source: timm_vit.timm_numbers(replace(source, state=_bare(source.state))),
     to="",
     fits=lambda network: vit.plain(network, "DINO's"),
     config=None,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats import vit
+from sensorium.networks.formats import timm_vit, vit
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Entry, Format, under
@@ -23,14 +23,14 @@ HF_ENCODER = replace(
     kinds=("vit_mae",),
     absent=(r"decoder\.mask_token",),
     dropped=(),
-    numbers=lambda source: vit.hf_numbers(source) | _ENCODER,
+    numbers=lambda source: vit.hf_numbers(source, "", {}) | _ENCODER,
     to="",
     config=lambda network: vit.hf_config(network) | {"architectures": ["ViTMAEModel"], "model_type": "vit_mae"},
 )
 
 
 def _hf_numbers(source: Source) -> dict[str, Any]:
-    encoder = vit.hf_numbers(source, r"vit\.")
+    encoder = vit.hf_numbers(source, r"vit\.", {})
     width, depth = source.whole("decoder_hidden_size"), source.whole("decoder_num_hidden_layers")
     source.agree(depth, source.count(r"decoder\.decoder_layers\.(\d+)\."), "decoder_num_hidden_layers")
     return {
@@ -95,7 +95,7 @@ HF = Format(
 
 def _authors_numbers(source: Source) -> dict[str, Any]:
     width = source.shape("decoder_embed.weight", 2)[0]
-    encoder = vit.timm_numbers(source)
+    encoder = timm_vit.timm_numbers(source)
     heads = source.argued("decoder_num_heads") or (16 if width % 16 == 0 and width >= 256 else max(1, width // 32))
     normed, ratio = source.argument("norm_pix_loss"), source.argument("mask_ratio")
     return {
@@ -118,7 +118,7 @@ def _authors_fits(mae: MAE) -> None:
 AUTHORS = Format(
     name="authors' MAE",
     network=MAE,
-    keys=(*vit.TIMM_KEYS, r"decoder_embed\.weight"),
+    keys=(*timm_vit.TIMM_KEYS, r"decoder_embed\.weight"),
     table=(Entry("backbone.{rest}", "{rest}"), Entry("{rest}", "{rest}")),
     numbers=_authors_numbers,
     build=_build,
