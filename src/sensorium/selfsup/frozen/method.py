@@ -1,8 +1,8 @@
 """A network that is judged as it is: published weights, as a row of a comparison that costs no training.
 
-    features(x) = f(resize((x s + m - m_f) / s_f))
+    features(x) = f(preprocess(x))
 
-x: pictures normalized by the data's mean m and deviation s; m_f, s_f and the size: those that f was trained with.
+preprocess: pictures normalized by the data's mean and deviation -> as f was trained to see them (:mod:`sensorium.networks.preprocess`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, Statistics, require
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.networks.preprocess import Preprocess
 
 
 class Frozen(Method, HasBackbone, Encoder):
@@ -28,18 +27,11 @@ class Frozen(Method, HasBackbone, Encoder):
         require(backbone, Encoder, by="Frozen", choices="a ViT or a ResNet")
         self.backbone: Any = backbone.requires_grad_(False)
         self.dim: int = self.backbone.dim
-        (mean, std), (own_mean, own_std) = given, own or given
-        self.scale = tuple(s / t for s, t in zip(std, own_std, strict=True))
-        self.shift = tuple((m - n) / t for m, n, t in zip(mean, own_mean, own_std, strict=True))
-        self.side = side
+        self.preprocess = Preprocess(given, own, side)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         raise SensoriumError("a frozen network learns nothing: there is no loss.")
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W], normalized by the data's statistics -> [B, dim]."""
-        scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.scale, self.shift))
-        x = images * scale[:, None, None] + shift[:, None, None]
-        if self.side is not None and x.shape[-2:] != (self.side, self.side):
-            x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
-        return self.backbone.features(x)
+        return self.backbone.features(self.preprocess(images))

@@ -11,12 +11,11 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
+from sensorium.networks.preprocess import usual_side
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.frozen.method import Frozen
-
-USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 
 
 def frozen(on: Situation, *, backbone: str | None = None, side: int | None = None) -> Recipe:
@@ -36,10 +35,7 @@ def frozen(on: Situation, *, backbone: str | None = None, side: int | None = Non
     s = Settings()
     network: Any = build_backbone(backbone, on, s, by="a frozen row")
     if Path(backbone).exists():
-        own = network.image_size
-        trained = min(own) if isinstance(own, tuple) else own
-        told = f"it was trained at {trained} px" if trained else "published networks are used at it"
-        size = s.pick("side", side, min(trained or USUAL, USUAL), told)
+        size = s.pick("side", side, *usual_side(network))
     else:
         size = s.pick("side", side, on.image_size, "the size of the pictures")
     method = Frozen(network, (on.mean, on.std), network.normalization, size)
