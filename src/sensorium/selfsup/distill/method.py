@@ -121,5 +121,5 @@ def spatial_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 def smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps [B, T, ., .], each averaged to the smaller number of rows and of columns of both."""
-    size = [min(m, n) for m, n in zip(a.shape[-2:], b.shape[-2:], strict=True)]
+    size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
     return F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)

@@ -68,8 +68,7 @@ def distill(
     s.note(teacher_side=teacher_side, crop_min=crop_min, weight_decay=weight_decay, warmup=warmup)
     frozen = FrozenTeacher(teacher, on, teacher_side, teacher_width)
     if spatial is None:
-        both = isinstance(network, MapEncoder) and frozen.has_maps
-        spatial = 1.0 if both else 0.0
+        spatial = 1.0 if issubclass(type(network), MapEncoder) and frozen.has_maps else 0.0
     s.pick("spatial", None, spatial, "weight of the maps, which both networks have" if spatial else "no maps in common")
     width: int = s.pick("teacher_width", None, frozen.width or frozen.check(side, maps=spatial > 0), "the teacher's")
     head = ProjectionHead(network.dim, 2 * network.dim, width)
