@@ -83,6 +83,10 @@ class MapEncoder(Encoder):
     def maps(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> list of [B, C_i, H_i, W_i]."""
 
+    def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> features [B, dim] and the last map, by networks that can in one pass."""
+        return self.features(images), self.maps(images)[-1]
+
 
 class TextEncoder(ABC):
     """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""

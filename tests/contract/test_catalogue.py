@@ -84,13 +84,13 @@ TINY: dict[str, dict[str, Any]] = {
 }
 TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
-MAKERS = {"tokens": "vqgan"}
+MAKERS = {"tokens": "vqgan", "teacher": "simclr"}
 # Sides of pictures that a system takes are multiples of so many pixels.
 MULTIPLES = {"vqgan": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too.
 EXPORTED: dict[str, dict[str, Any]] = {
-    **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr")},
+    **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr", "distill")},
     "supervised": {"backbone": "resnet-18"},
     "detr": {"backbone": "resnet-18"},
     "fcos": {"backbone": "resnet-18", "width": 32, "convs": 4},

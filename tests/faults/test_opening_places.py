@@ -249,7 +249,7 @@ def _whole_options() -> list[tuple[list[str], list[str]]]:
             continue
         if name == "train":
             for one in systems():
-                roles = ["--tokens", "x"] if one.name == "token_prior" else []
+                roles = {"token_prior": ["--tokens", "x"], "distill": ["--teacher", "x"]}.get(one.name, [])
                 found.append((["train", one.name, *roles], _options_of(["train", one.name])))
             continue
         found.append(

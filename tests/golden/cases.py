@@ -23,6 +23,8 @@ PICTURES: dict[str, Any] = {"data": "digits", "limit": 64, "batch_size": 8}
 SCENES: dict[str, Any] = {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8}
 TEXT: dict[str, Any] = {"data": "BOOK", "length": 32, "batch_size": 4}
 SMALL: dict[str, Any] = {"width": 32, "depth": 2}
+CODES: dict[str, Any] = SCENES | {"codes": 32, "code_width": 8, "start": 0.4}
+# The settings of a role are those of the run that is made for it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
     "simclr": ("simclr", PICTURES),
@@ -30,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dino": ("dino", PICTURES),
     "dino with local crops": ("dino", PICTURES | {"backbone": "vit-micro", "local_crops": 2}),
     "supervised": ("supervised", PICTURES),
+    "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "causal_lm": ("causal_lm", TEXT | SMALL),
     "causal_lm with experts": ("causal_lm", TEXT | SMALL | {"experts": 4}),
     "causal_lm with alibi": ("causal_lm", TEXT | SMALL | {"positions": "alibi", "norm": "layer", "ffn": "gelu"}),
@@ -37,9 +40,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent_lm": ("recurrent_lm", TEXT | SMALL),
     "rectified_flow": ("rectified_flow", PICTURES | {"classes": False}),
     "rectified_flow with a transformer": ("rectified_flow", PICTURES | {"network": "dit-micro"}),
-    "rectified_flow with a teacher": ("rectified_flow", PICTURES | {"teacher": "RUN", "teacher_steps": 2}),
-    "vqgan": ("vqgan", SCENES | {"codes": 32, "code_width": 8, "start": 0.4}),
-    "token_prior": ("token_prior", SCENES | {"tokens": "vqgan", "width": 32, "depth": 2}),
+    "rectified_flow with a teacher": (
+        "rectified_flow",
+        PICTURES | {"teacher": ("rectified_flow", PICTURES), "teacher_steps": 2},
+    ),
+    "vqgan": ("vqgan", CODES),
+    "token_prior": ("token_prior", SCENES | {"tokens": ("vqgan", CODES), "width": 32, "depth": 2}),
     "made": ("made", PICTURES | {"hidden": 32}),
     "clip": ("clip", SCENES | {"text_width": 32}),
     "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
@@ -63,10 +69,11 @@ def losses(case: str, folder: Path, *, steps: int = STEPS, inputs: Path | None =
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for role, first in (("teacher", ("rectified_flow", PICTURES)), ("tokens", CASES["vqgan"])):
+        for role in ("teacher", "tokens"):
             if role in settings:
+                first, how = settings[role]
                 few = {"budget": "2steps", "out": (inputs or folder) / role, "progress": False, "seed": 2}
-                settings = settings | {role: str(sensorium.train(first[0], **first[1], **few).folder)}
+                settings = settings | {role: str(sensorium.train(first, **how, **few).folder)}
         asked = {"budget": f"{steps}steps", "out": folder / "run", "progress": False, "precision": "32-true", "seed": 3}
         sensorium.train(name, **asked, **settings)
     finally:

@@ -18,6 +18,7 @@ from sensorium.parts.batchnorm import _normalize as normalize_globally
 from sensorium.parts.gather import gather, rank, sum_over_processes, world_size
 from sensorium.parts.heads import DINOHead, ProjectionHead
 from sensorium.selfsup.dino.method import DINO
+from sensorium.selfsup.distill.method import Distill
 from sensorium.selfsup.simclr.method import SimCLR
 from sensorium.selfsup.supervised.method import Supervised
 
@@ -36,13 +37,30 @@ def supervised():
     return Supervised(ResNet((1, 1), 8, stem="small", bottleneck=True), 5, label_smoothing=0.1)
 
 
+class Teacher:
+    """A network of another width, in the precision of the images."""
+
+    def __init__(self):
+        self.network = ResNet((1, 1), 6, stem="small").eval().requires_grad_(False)
+
+    def features_and_map(self, images):
+        return self.network.to(images.dtype).features_and_map(images)
+
+
+def distill():
+    teacher = Teacher()
+    return Distill(ResNet((1, 1), 8, stem="small"), ProjectionHead(16, 20, 12), teacher, 12, spatial=0.5)
+
+
 def batch(name, step, dtype, n=12):
     made = torch.Generator().manual_seed(step)
     images = [torch.randn(n, 3, size, size, generator=made).to(dtype) for size in (8, 8, 5, 5)]
     # The labels fall unevenly on the two halves.
     labels = torch.tensor([0, 1, -1, -1, -1, -1, 2, 3, 4, 0, -1, 1])
     labelled = {"image": images[0], "label": labels}
-    return {"simclr": {"views": images[:2]}, "dino": {"crops": images}, "supervised": labelled}[name]
+    return {"simclr": {"views": images[:2]}, "dino": {"crops": images}, "supervised": labelled, "distill": labelled}[
+        name
+    ]
 
 
 def part(value, index, count):
@@ -123,6 +141,8 @@ CASES = {
     "dino, accumulated": lambda: train("dino", torch.float64, accumulate=2),
     "supervised": lambda: train("supervised", torch.float64),
     "supervised, float32": lambda: train("supervised", torch.float32),
+    "distill": lambda: train("distill", torch.float64),
+    "distill, float32": lambda: train("distill", torch.float32),
     "normalization": lambda: normalization(torch.float64, [5, 7], 0.1),
     "normalization, cumulative": lambda: normalization(torch.float64, [1, 11], None),
     "normalization, float32": lambda: normalization(torch.float32, [6, 6], 0.1),
@@ -146,7 +166,7 @@ def differences(got, want):
     return {name: (got[name].double() - want[name].double()).abs().max().item() for name in want}
 
 
-@pytest.mark.parametrize("name", ["simclr", "dino", "supervised"])
+@pytest.mark.parametrize("name", ["simclr", "dino", "supervised", "distill"])
 def test_a_method_under_ddp_equals_one_process(results, name):
     want = CASES[name]()
     assert sum("gradient" in key for key in want) > 10
@@ -156,7 +176,7 @@ def test_a_method_under_ddp_equals_one_process(results, name):
         assert max(off.values()) <= 1e-12, sorted(off.items(), key=lambda item: -item[1])[:5]
 
 
-@pytest.mark.parametrize("name", ["simclr, float32", "dino, float32", "supervised, float32"])
+@pytest.mark.parametrize("name", ["simclr, float32", "dino, float32", "supervised, float32", "distill, float32"])
 def test_a_method_in_float32_differs_by_rounding_only(results, name):
     want = CASES[name]()
     for got in results:

@@ -114,6 +114,11 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         """[B, 3, H, W] -> one feature map [B, D, H', W']."""
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
 
+    def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> [B, D] and the map [B, D, H', W'], in one pass."""
+        tokens = self.tokens(images)
+        return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))
+
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): for layer-wise learning rate decay."""
         return {

@@ -147,6 +147,11 @@ class ResNet(nn.Module, MapEncoder):
         """[B, 3, H, W] -> [B, dim]: global average pooling of the last map."""
         return self.maps(images)[-1].mean((2, 3))
 
+    def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> [B, dim] and the last map."""
+        last = self.maps(images)[-1]
+        return last.mean((2, 3)), last
+
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer: 0 for the stem, then the stages."""
         depth = {stage: i + 1 for i, stage in enumerate(self.stages)}

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, PreparesImages, Statistics
+from sensorium.abilities import Encoder, PreparesImages, SeesImages, Statistics
+
+USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 
 
 class AsTrained(nn.Module, Encoder, PreparesImages):
@@ -46,6 +48,16 @@ class AsTrained(nn.Module, Encoder, PreparesImages):
 
     def layers_for_decay(self) -> dict[str, int]:
         return {f"network.{name}": at for name, at in self.network.layers_for_decay().items()}
+
+
+def usual_side(network: SeesImages) -> tuple[int, str]:
+    """The side in pixels at which a published network is used, and why."""
+    own = network.image_size or network.trained_size
+    trained = min(own) if isinstance(own, tuple) else own
+    if not trained:
+        return USUAL, "not told by its files: the usual size of published networks"
+    more = f"; {USUAL} px are usual" if trained > USUAL else ""
+    return min(trained, USUAL), f"trained at {trained} px{more}"
 
 
 def inner(network: Any) -> Any:

@@ -206,6 +206,13 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         """[B, 3, H, W] -> one feature map [B, D, H', W']."""
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
 
+    def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> [B, D] and the map [B, D, H', W'], in one pass."""
+        tokens = self.tokens(images)
+        x = tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(dim=1)
+        found = tokens[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))
+        return self.norm(x) if self.pool == "fc_norm" else x, found
+
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): for layer-wise learning rate decay."""
         return {name: layer_index(name, self.depth) for name, _ in self.named_parameters()}

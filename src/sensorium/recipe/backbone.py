@@ -15,7 +15,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
 from sensorium.networks.resnet import RESNET_SIZES, resnet
-from sensorium.networks.seen import AsTrained
+from sensorium.networks.seen import AsTrained, usual_side
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
@@ -26,7 +26,6 @@ VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 CONVNEXTS = tuple(f"convnext-{size}" for size in CONVNEXT_SIZES)
 CONVNEXTV2S = tuple(f"convnextv2-{size}" for size in CONVNEXTV2_SIZES)
 NAMES = RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
-USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
@@ -84,15 +83,11 @@ def is_checkpoint(name: str | None) -> bool:
 
 def as_trained(network: Any, on: Situation, settings: Settings, side: int | None) -> Any:
     """A checkpoint's ``network`` that gets pictures as it was trained on them: normalized by its own statistics, and
-    resized to ``side`` pixels, by default the size that it was trained at, at most ``USUAL``; itself if that is how the
+    resized to ``side`` pixels, by default the size that it was trained at, at most 224; itself if that is how the
     data's pictures come. Raises SensoriumError for a side that its patches do not divide."""
     if side is not None and side < 8:
         raise SensoriumError(f"--side {side}: must be at least 8 pixels.")
-    own = network.image_size or network.trained_size
-    trained = min(own) if isinstance(own, tuple) else own
-    told = f"trained at {trained} px" if trained else "not told by its files: the usual size of published networks"
-    told += f"; {USUAL} px are usual" if trained and trained > USUAL else ""
-    size = settings.pick("side", side, min(trained or USUAL, USUAL), told)
+    size = settings.pick("side", side, *usual_side(network))
     if isinstance(network, TokenEncoder):
         network.grid_of(torch.empty(1, 3, size, size, device="meta"))
     given, own = (on.mean, on.std), network.normalization or (on.mean, on.std)

@@ -53,7 +53,7 @@ class DataOf:
 
 @dataclass(frozen=True)
 class Input:
-    """A run that another one was made of."""
+    """A run that another one was made of, or a published checkpoint, whose ``recipe`` is ""."""
 
     folder: str
     recipe: str

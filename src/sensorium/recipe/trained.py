@@ -1,7 +1,8 @@
 """Loading a run: the method rebuilt from its settings with its weights; and a run as another run's input.
 
 A recipe asks for a run by role: a keyword parameter annotated ``RunFolder`` (``--teacher RUN``, ``--tokens RUN``), which it
-opens with :class:`Trained`. The folder, the recipe and the digest of the weights of each opened run are recorded.
+opens with :class:`Trained`. The folder, the recipe and the digest of the weights of each opened run are recorded. One
+annotated ``RunOrCheckpoint`` also takes the path of a published network, whose digest is recorded, without a recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Annotated, Any, cast, get_args, get_type_hints
 import torch
 
 from sensorium.base.files import own_folder
-from sensorium.base.reading import open_regular, printable
+from sensorium.base.reading import open_regular, printable, there
 from sensorium.catalogue import resolve
 from sensorium.data.wings import kind
 from sensorium.errors import SensoriumError
@@ -30,15 +31,23 @@ from sensorium.recipe.blueprint import compare, fitting, shapes_in
 from sensorium.recipe.info import FILE, RunInfo, function_of, parameters, read_info, typed
 from sensorium.recipe.recipe import READ, Recipe, Setting, Settings
 
-_ROLE = "the folder of a run"
+_ROLE, _ELSE = "the folder of a run", "or the path of a checkpoint"
 _DEEPEST = 16  # runs that are inputs of one another
 RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
+RunOrCheckpoint = Annotated[str, _ROLE, _ELSE]  # or of a published network: see is_run
 
 
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
     """Find the recipe by a system's name or ``FILE.py:FUNCTION`` and call it; the settings record what was given."""
     function = resolve(name)
     parameters = inspect.signature(function).parameters
+    for needed in (p.name for p in list(parameters.values())[1:] if p.kind is p.KEYWORD_ONLY and p.default is p.empty):
+        if given.get(needed) is None:
+            flag = needed.replace("_", "-")
+            raise SensoriumError(
+                f"{name} needs --{flag}; in a comparison: {name},{needed}=... "
+                f"`sensorium train {name} --help` says what it is."
+            )
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         known = list(parameters)[1:]
         for unknown in (key for key in given if key not in known):
@@ -163,14 +172,45 @@ def roles(recipe: str) -> tuple[str, ...]:
     return tuple(name for name, hint in hints.items() if any(_is_role(one) for one in (hint, *get_args(hint))))
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a path is the folder of a run, and not a checkpoint."""
+    return there(Path(path) / FILE)
+
+
 def inputs(recipe: str, given: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The record of the runs that a recipe was given, by role: folder, recipe and digest of the weights."""
-    opened = {role: Trained(given[role]) for role in roles(recipe) if given.get(role) is not None}
-    return {
-        role: {"folder": str(run.folder), "recipe": run.info.recipe, "digest": run.digest}
-        for role, run in opened.items()
-    }
+    """The record of the runs that a recipe was given, by role: folder, recipe and digest of the weights. The recipe of a
+    published checkpoint is ""."""
+    found = {}
+    for role in roles(recipe):
+        if (path := given.get(role)) is None:
+            continue
+        if is_run(path) or not _may_be_checkpoint(recipe, role):
+            run = Trained(path)
+            found[role] = {"folder": str(run.folder), "recipe": run.info.recipe, "digest": run.digest}
+        else:
+            found[role] = {"folder": str(path), "recipe": "", "digest": _digest_of(path)}
+    return found
+
+
+def _digest_of(path: str) -> str:
+    """Digest of the weights of a published network as they are used, in whichever files they are."""
+    from sensorium.published import load
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(load(path).state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _may_be_checkpoint(recipe: str, role: str) -> bool:
+    hint = get_type_hints(resolve(recipe), include_extras=True)[role]
+    return any(_ELSE in _notes(one) for one in (hint, *get_args(hint)))
 
 
 def _is_role(hint: Any) -> bool:
-    return _ROLE in getattr(hint, "__metadata__", ())
+    return _ROLE in _notes(hint)
+
+
+def _notes(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())

@@ -318,15 +318,15 @@ def _deciding(job: Job) -> Score | None:
 
 
 def _names(methods: Sequence[str]) -> list[str]:
-    """Folder names: the methods' names, numbered where one is given twice."""
+    """Folder names: the methods' names, numbered where one is given twice; of paths in settings only the last part."""
     bases = []
     for method in methods:
-        recipe, comma, settings = method.partition(",")
-        if (on := _on(recipe))[1]:
-            bases.append(f"{on[0]}-{Path(on[1]).resolve().name}" + (comma + settings).replace("/", "-"))
-            continue
-        where, colon, function = recipe.rpartition(":")
-        bases.append((f"{Path(where).stem}-{function}" if colon else recipe) + (comma + settings).replace("/", "-"))
+        recipe, *parts = method.split(",")
+        given = (part.partition("=") for part in parts)
+        settings = "".join(f",{key}{equals}{Path(value).name}" for key, equals, value in given)
+        (system, path), (where, colon, function) = _on(recipe), recipe.rpartition(":")
+        own = f"{Path(where).stem}-{function}" if colon else recipe
+        bases.append((f"{system}-{Path(path).resolve().name}" if path else own) + settings)
     before = [bases[:i].count(base) for i, base in enumerate(bases)]
     return [f"{base}-{n + 1}" if n else base for base, n in zip(bases, before, strict=True)]
 

@@ -29,7 +29,7 @@ from sensorium.judge.evaluator import BESIDE, OUTCOMES, digest_of, look_at
 from sensorium.judge.evaluator import FILE as EVALUATION
 from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
-from sensorium.recipe.trained import inputs, make_recipe
+from sensorium.recipe.trained import inputs, make_recipe, roles
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
@@ -99,6 +99,7 @@ def train_with(
     Budget.parse(options.budget)  # before the data are read
     folder, first = run_folder(name, options), rank_and_world()[0] == 0
     check_place(folder, options.data, options.test, folder=True)
+    _check_inputs(name, folder, settings)
     live.register()  # before the data are prepared, so that parallel runs count it
     before = torch.get_num_threads()
     done = (folder / "outcome.json").is_file() and not options.fresh
@@ -176,6 +177,17 @@ def _data_of(options: RunOptions, ready: Any) -> DataOf:
     return DataOf(options.data, options.test, options.limit, *paths, digest=digest_of(ready))
 
 
+def _check_inputs(name: str, folder: Path, settings: dict[str, Any]) -> None:
+    """Raise SensoriumError if a run would be written over one of its inputs, which --fresh would delete first."""
+    for role in roles(name):
+        given = settings.get(role)
+        if given is not None and there(given) and lies_in(Path(given), folder):
+            raise SensoriumError(
+                f"--{role} {printable(str(given))}: it is in '{printable(str(folder))}', the folder of the run to train; give "
+                "another --out."
+            )
+
+
 def _check_system(folder: Path, name: str) -> None:
     """Raise SensoriumError if the folder holds a run of another system, before the data are read."""
     if not (folder / FILE).is_file():
@@ -217,7 +229,7 @@ def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]],
     the same."""
     if any(not (run.folder / name).is_file() for name in how.KEPT):
         how.keep(ready, run.folder)
-    if any(not (run.folder / "inputs" / role / "run.json").is_file() for role in opened):
+    if any(one["recipe"] and not (run.folder / "inputs" / role / "run.json").is_file() for role, one in opened.items()):
         keep_inputs(opened, run.folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (run.folder / "backbone").is_dir():
         _keep_backbone(run.backbone, run.folder, run.situation)
@@ -249,12 +261,13 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
 
 def keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
     """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
-    removed."""
-    if not opened:
+    removed. A published checkpoint has none."""
+    runs = {role: run for role, run in opened.items() if run["recipe"]}
+    if not runs:
         return
 
     def write(into: Path) -> None:
-        for role, run in opened.items():
+        for role, run in runs.items():
             (into / role).mkdir(parents=True)
             shutil.copyfile(Path(run["folder"]) / "run.json", into / role / "run.json")
             if (before := Path(run["folder"]) / "inputs").is_dir():

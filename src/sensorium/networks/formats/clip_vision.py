@@ -8,15 +8,17 @@ The feature is the class token after the last norm; the projection into the spac
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.clip_vision import CLIPVision
-from sensorium.networks.formats.shared import CLASSIFIER, processor, squares, timm_beside
+from sensorium.networks.formats.shared import CLASSIFIER, own_numbers, processor, squares, timm_beside
 from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_activation, timm_grid, timm_ratio, timm_shapes
-from sensorium.networks.text import ACTIVATIONS
+from sensorium.networks.text import ACTIVATIONS, Activation
+from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
 from sensorium.published.format import ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source, Statistics, shown
@@ -236,4 +238,39 @@ OPEN = Format(
     file="visual.pt",
 )
 
-FORMATS: tuple[Format, ...] = (HF, TIMM, OPEN)
+
+# --- ours ---
+
+FIELDS: dict[str, Callable[[Source, str], Any]] = {
+    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
+    "image_size": Source.side,
+    "activation": lambda source, name: source.word(name, get_args(Activation)),
+    "eps": Source.eps,
+    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
+}
+
+
+def clip_numbers(tower: CLIPVision) -> dict[str, Any]:
+    """The arguments that rebuild a tower."""
+    return {
+        "image_size": tower.image_size, "patch_size": tower.patch_size, "width": tower.dim, "depth": tower.depth,
+        "heads": tower.heads, "hidden": tower.hidden, "activation": tower.activation, "eps": tower.eps,
+        "resampling": tower.resampling,
+    }  # fmt: skip
+
+
+OWN = Format(
+    name="Sensorium CLIP image tower",
+    network=CLIPVision,
+    kinds=("sensorium_clip_vision",),
+    keys=(r"norm_pre\.weight",),
+    table=(Entry("{rest}", "{rest}"),),
+    numbers=lambda source: own_numbers(source, fields=FIELDS),
+    normalization=OPENAI,
+    to="safetensors",
+    usage=usage.by_sensorium,
+    config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": clip_numbers(tower)},
+    beside=processor,
+)
+
+FORMATS: tuple[Format, ...] = (HF, TIMM, OPEN, OWN)

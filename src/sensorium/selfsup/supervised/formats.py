@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import ConvNeXt
-from sensorium.networks.formats import convnext, resnet, siglip, vit
+from sensorium.networks.formats import beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
@@ -25,7 +25,8 @@ from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
-_NETWORKS: dict[str, Format] = {"resnet": resnet.OWN, "vit": vit.OWN, "siglip": siglip.OWN, "convnext": convnext.OWN}
+_OWN = [room.OWN for room in (beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit)]
+_NETWORKS: dict[str, Format] = {form.kinds[0].removeprefix("sensorium_"): form for form in _OWN}
 
 
 def _with(network: type, form: Format | None = None) -> Callable[[Any], Any]:
@@ -191,7 +192,7 @@ HF_RESNET = _written(
 HF_CONVNEXT, HF_CONVNEXT_V2 = (
     _written(
         form, f"Hugging Face {name}ForImageClassification", ConvNeXt, f"{form.kinds[0]}.", "classifier",
-        beside=_hf_beside(convnext.hf_config),
+        beside=_hf_beside(convnext.hf_config), usage=usage.classes_by_transformers,
     )
     for form, name in ((convnext.HF, "ConvNext"), (convnext.HF_V2, "ConvNextV2"))
 )  # fmt: skip
@@ -230,7 +231,8 @@ TIMM_RESNET = _written(
     scripts=lambda method: resnet.timm_scripts(method.backbone), usage=resnet.timm_usage,
 )  # fmt: skip
 TIMM_CONVNEXT = _written(
-    convnext.TIMM, "timm ConvNeXt classifier", ConvNeXt, "", "head.fc", beside=_timm_beside(convnext.timm_config, "head.fc")
+    convnext.TIMM, "timm ConvNeXt classifier", ConvNeXt, "", "head.fc",
+    beside=_timm_beside(convnext.timm_config, "head.fc"), usage=usage.by_timm,
 )  # fmt: skip
 
 # --- torchvision ---
