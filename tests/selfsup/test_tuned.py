@@ -84,6 +84,9 @@ def test_a_run_of_products_is_an_input_of_another(published: Path, tmp_path: Pat
     assert not is_adapted(again.method)
     images = torch.randn(2, 3, 8, 8)
     assert (again.recipe.method.features(images) - first.method.features(images)).abs().max() <= 1e-5
+    how = {"start": str(again.folder), "tune": "lora", "budget": "1steps", "out": tmp_path / "third"}
+    third = Run(train("supervised", "digits", **how, **QUIET).folder)
+    assert is_adapted(third.method)
 
 
 @pytest.mark.parametrize("how", [{"tune": "lora"}, {"tune": "last"}, {"head_first": 0.5}])

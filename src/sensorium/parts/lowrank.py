@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -37,7 +38,8 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """[O, ...] -> [O, ...]."""
-        with torch.autocast(weight.device.type, enabled=False):  # as it will be merged
+        # in float32, as it will be merged; shapes alone have no autocast
+        with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False):
             return weight + self.scale * (self.b @ self.a).view(weight.shape)
 
 

@@ -112,7 +112,8 @@ class Trained:
         if READ in self.settings and (self.folder / "backbone").is_dir():
             kept["backbone"] = str(self.folder / "backbone")  # the checkpoint that it began with may be gone
         with _opening(self.folder), torch.random.fork_rng(devices=[]):
-            if ":" not in self.function:  # a file of the user's own need not know the meta device
+            # A file of the user's own need not know the meta device; an input is built there with the run that it is of.
+            if ":" not in self.function and torch.get_default_device().type != "meta":
                 weights = self.weights if self.finished else None
                 fitting(lambda: self._made(kept).method, weights, self.folder / FILE)
             return self._made(kept)

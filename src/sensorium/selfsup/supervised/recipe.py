@@ -20,8 +20,8 @@ from sensorium.selfsup.supervised.method import Supervised
 
 Tune = Literal["full", "lora", "last"]
 BETAS = (0.9, 0.99)
-RATES = {"full": 5e-4, "lora": 2e-3, "last": 1e-2}  # of a trained network; another starts at SCRATCH
-SCRATCH = 2e-3
+RATES = {"full": 2e-3, "lora": 2e-3, "last": 3e-2}
+DEEP = 5e-4  # of a trained transformer, all of it
 
 
 def supervised(
@@ -78,8 +78,9 @@ def supervised(
     network, trained = _network(on, backbone, start, side, s)
     _tuned(network, trained, tune, rank, alpha, s)
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, RATES[tune] if trained else SCRATCH, batch, s)
-    decay, first = _staged(network, trained, tune, layer_decay, head_first, s)
+    deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
+    rate = pick_lr(lr, DEEP if deep else RATES[tune], batch, s)
+    decay, first = _staged(trained, deep, layer_decay, head_first, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing, head_first=first)
@@ -126,17 +127,14 @@ def _tuned(network: Any, trained: bool, tune: Tune, rank: int, alpha: float, s: 
 
 
 def _staged(
-    network: Any, trained: bool, tune: Tune, layer_decay: float | None, head_first: float | None, s: Settings
+    trained: bool, deep: bool, layer_decay: float | None, head_first: float | None, s: Settings
 ) -> tuple[float, float]:
     """The decay of the learning rate from layer to layer, and the fraction of the budget for the head alone."""
-    whole = trained and tune == "full"
-    deep = whole and isinstance(inner(network), TokenEncoder)
-    why = "of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
+    why = "all of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
     decay = s.pick("layer_decay", layer_decay, 0.75 if deep else 1.0, why)
     if not 0 < decay <= 1:
         raise SensoriumError(f"--layer-decay {decay}: must be above 0 and at most 1.")
-    first = s.pick("head_first", head_first, 0.2 if whole else 0.0, f"{why}, --tune {tune}" if trained else why)
-    return decay, first
+    return decay, s.pick("head_first", head_first, 0.2 if deep else 0.0, why)
 
 
 def _schedule(done: float, first: float, warmup: float) -> float:
