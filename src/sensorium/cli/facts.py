@@ -21,7 +21,8 @@ def data(
     as_json: Json = False,
 ) -> None:
     """What lies at a path, of any kind: counts, what is skipped and why, duplicates, overlap of training and test set,
-    broken files, blurred, dark and odd pictures, and the commands that use it.
+    broken files, blurred, dark and odd pictures, what is wrong with text, captions, boxes or recordings, and the commands
+    that use it.
 
     Example: sensorium data photos/ --fix cleaned/
 

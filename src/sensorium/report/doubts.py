@@ -17,6 +17,7 @@ KINDS = {  # of a box: heading, what the detector says
     "misplaced": ("Misplaced", "It finds the object beside the box."),
     "unconfirmed": ("Unconfirmed", "It finds nothing of the class there, or is unsure: the object may only be hard to see."),
 }  # fmt: skip
+BY_HEART = 0.001  # of the other captions that fit better, as of a model that has seen each pair very often
 SEEN = (
     "The model has learned from what it judges here, errors included, so that it doubts too few rather than too many, the fewer the "
     "longer it was trained."
@@ -68,6 +69,8 @@ def captions(results: Results, folder: Path) -> Html | None:
     )
     by = results.run(found.run).shown
     usual = f"Of all pairs, {h.percent(found.usual, 0)} of the other captions fit the picture better, in the median."
+    if found.usual < BY_HEART:
+        usual += " It may know the pairs by heart: a shorter training, or one with more pairs, then doubts more."
     if not found.count:
         return el("p", f"{by} finds no pair of the {looked} far below the others. {usual} {SEEN}", cls="lead")
     said = (

@@ -159,7 +159,8 @@ def _shown(found: Sequence[Doubt], looked: _Looked, train: Boxed, folder: Path) 
         except BadImage:
             continue
         file = f"{FOLDER}/{len(shown) + 1:03}.jpg"
-        crop = crop_with(Image.fromarray(image.permute(1, 2, 0).numpy()), *_boxes(one, picture))
+        edges = [None if box is None else box.tolist() for box in _boxes(one, picture)]
+        crop = crop_with(Image.fromarray(image.permute(1, 2, 0).numpy()), edges[0], edges[1])
         save_picture(crop, folder / file)
         shown.append(BoxSuspect(index, one.kind, *_classes(one, picture), one.doubt, file))
     return tuple(shown)

@@ -92,7 +92,9 @@ def _table(part: Captioned, chosen: np.ndarray, found: Standing, order: np.ndarr
     for rank, (i, other) in enumerate(zip(order.tolist(), others, strict=True), 1):
         name = part.pixels.names[int(part.rows[i])]
         numbers = [f"{float(value[i]):.4f}" for value in found]
-        writer.writerow([rank, chosen[i], printable(str(name)), printable(part.texts[i]), *numbers, printable(other)])
+        writer.writerow(
+            [rank, chosen[i], printable(str(name)), printable(str(part.texts[int(i)])), *numbers, printable(other)]
+        )
     return table.getvalue()
 
 
@@ -106,5 +108,7 @@ def _shown(
         pixels = np.array(part.pixels.images[int(part.rows[i])]).transpose(1, 2, 0)
         file = f"{FOLDER}/{rank:03}.jpg"
         save_picture(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC), folder / file)
-        shown.append(CaptionSuspect(int(chosen[i]), part.texts[i], others[rank - 1], float(found.better[i]), file))
+        shown.append(
+            CaptionSuspect(int(chosen[i]), str(part.texts[int(i)]), others[rank - 1], float(found.better[i]), file)
+        )
     return tuple(shown)

@@ -84,7 +84,7 @@ def _silent(texts: Sequence[str]) -> Fault | None:
 
 def _twice(names: Sequence[str], texts: Sequence[str]) -> Fault | None:
     seen: set[tuple[str, str]] = set()
-    where = []
+    where: list[int] = []
     for i, pair in enumerate(zip(names, texts, strict=True)):
         where += [i] if pair in seen else []
         seen.add(pair)
