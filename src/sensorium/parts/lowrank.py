@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +62,12 @@ def merged(network: M) -> M:
     if not is_adapted(network):
         return network
     network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            weight = nn.Parameter(module.weight.detach().clone())
+    part: Any
+    for part in list(network.modules()):
+        if parametrize.is_parametrized(part, "weight"):
+            weight = nn.Parameter(part.weight.detach().clone())
             # torch's remove_parametrizations changes the class that the copy shares with the original
-            del module.parametrizations
-            module.__class__ = type(module).__bases__[0]
-            module.weight = weight
+            del part.parametrizations
+            part.__class__ = type(part).__bases__[0]
+            part.weight = weight
     return network.requires_grad_(True)

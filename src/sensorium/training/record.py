@@ -85,8 +85,8 @@ class Record:
         self.loss = done[-1]["loss"]
         if self._metrics is not None:
             self._metrics.extend(done)
-        for row in done if self._board is not None else ():
-            if row["step"] % _TENSORBOARD_STEPS == 0:
+        for row in done:
+            if self._board is not None and row["step"] % _TENSORBOARD_STEPS == 0:
                 self._board.add({k: v for k, v in row.items() if k != "step"}, row["step"])
         if self._track is not None:
             self._track.log(done)

@@ -119,8 +119,8 @@ def _wandb(run: Tracked) -> Tracker:
 
 def _mlflow(run: Tracked) -> Tracker:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]  optional, and not among the tests' packages
+    from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
 
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
         for name in ("mlflow", "alembic"):
