@@ -20,8 +20,9 @@ from sensorium.selfsup.supervised.method import Supervised
 
 Tune = Literal["full", "lora", "last"]
 BETAS = (0.9, 0.99)
-RATES = {"full": 2e-3, "lora": 2e-3, "last": 3e-2}
-DEEP = 5e-4  # of a trained transformer, all of it
+SCRATCH = 2e-3
+RATES = {"full": 4e-3, "lora": 1e-2, "last": 5e-2}  # of a trained network
+DEEP = 5e-4  # of a trained transformer, all of it: layers at rates that decay
 
 
 def supervised(
@@ -79,7 +80,7 @@ def supervised(
     _tuned(network, trained, tune, rank, alpha, s)
     batch = pick_batch_size(batch_size, on, s)
     deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
-    rate = pick_lr(lr, DEEP if deep else RATES[tune], batch, s)
+    rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH, batch, s)
     decay, first = _staged(trained, deep, layer_decay, head_first, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     with refused_by("supervised"):
