@@ -151,3 +151,13 @@ def test_samples_are_judged_in_inceptions_features_where_asked(tmp_path: Path, c
     assert code == 1
     assert "no.pth" in err
     assert not (tmp_path / "c" / "made").exists()
+
+
+def test_too_few_pictures_to_judge_samples_are_said(tmp_path: Path, command: Command) -> None:
+    few = (load_digits().images[:32] * 15).astype(np.uint8)
+    np.savez(tmp_path / "few.npz", images=few[:29], test_images=few[29:])
+    run = str(tmp_path / "run")
+    main([*DRAWN, "--data", str(tmp_path / "few.npz"), "--out", run])
+    code, _, err = command("evaluate", run)
+    assert code == 1
+    assert "at least 4 training and 4 test pictures; the data have 29 and 3" in " ".join(err.split())

@@ -24,6 +24,7 @@ from sensorium.base.precision import device_name
 from sensorium.catalogue import offering, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared, situate
+from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
@@ -38,6 +39,7 @@ SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
 COMPONENTS = 64
 SHOWN = 64
+LEAST = 4  # precision and recall ask for the third neighbor
 INCEPTION = "Inception v3 of December 2015, as in published FIDs"
 
 
@@ -62,6 +64,11 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
+    if n < LEAST:
+        raise SensoriumError(
+            f"samples are judged beside at least {LEAST} training and {LEAST} test pictures; the data have "
+            f"{len(ready.train)} and {len(held)}."
+        )
     name, embed = feature_space(run, ready, inception)  # first: report wrong weights before minutes of sampling
     method = run.method
     drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
