@@ -30,6 +30,7 @@ OURS = "Sensorium "  # what is not published by others
 VIT = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed", "cls_token")
 HF_VIT = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layernorm_before.weight")
 BIASES = "blocks.0.attn.relative_position_bias_table"
+HF_BEIT = (HF_VIT[0], "encoder.relative_position_bias.relative_position_bias_table")
 EVA02 = ("patch_embed.proj.weight", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.norm.weight", "pos_embed")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 CONVNEXT = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")
@@ -40,8 +41,8 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "timm ViT with fc_norm": ({}, (*VIT, "fc_norm.weight")),
     "Hugging Face DINOv2": ({"model_type": "dinov2"}, (HF_VIT[0], "encoder.layer.0.layer_scale1.lambda1")),
     "authors' DINOv2": ({}, (*VIT, "blocks.0.ls1.gamma", "mask_token")),
-    "Hugging Face BEiT": ({"model_type": "beit"}, HF_VIT),
-    "Hugging Face BEiT with mean pooling": ({"model_type": "beit"}, (*HF_VIT, "pooler.layernorm.weight")),
+    "Hugging Face BEiT": ({"model_type": "beit"}, HF_BEIT),
+    "Hugging Face BEiT with mean pooling": ({"model_type": "beit"}, (*HF_BEIT, "pooler.layernorm.weight")),
     "timm BEiT": ({}, (*VIT[:2], "cls_token", BIASES)),
     "timm BEiT with fc_norm": ({}, (*VIT[:2], "cls_token", BIASES, "fc_norm.weight")),
     "timm EVA": ({}, (*VIT, "blocks.0.attn.q_bias")),

@@ -303,7 +303,9 @@ def test_switches_of_the_layer():
 # -- feed-forward kinds
 
 
-@pytest.mark.parametrize("kind", ["glu", "bilinear", "reglu", "geglu", "swiglu", "relu", "gelu", "relu2"])
+@pytest.mark.parametrize(
+    "kind", ["glu", "bilinear", "reglu", "geglu", "swiglu", "relu", "gelu", "relu2", "gelu_tanh", "quick_gelu"]
+)
 def test_kinds_are_their_equations(kind):
     layer = FeedForward(6, 5, kind, bias=True)
     x = noise(7, 6)
@@ -320,6 +322,8 @@ def test_kinds_are_their_equations(kind):
         "relu": lambda: a.clamp(min=0),
         "gelu": lambda: a * phi,
         "relu2": lambda: a.clamp(min=0) ** 2,
+        "gelu_tanh": lambda: 0.5 * a * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (a + 0.044715 * a**3))),
+        "quick_gelu": lambda: a / (1 + (-1.702 * a).exp()),
     }[kind]()
     torch.testing.assert_close(layer(x), hidden @ last.weight.T + last.bias, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="swiglu, relu"):

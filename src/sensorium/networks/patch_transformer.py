@@ -66,7 +66,7 @@ class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         self.patch_size, self.dim, self.heads = patch_size, width, heads
         self.channels, self.strides = (width,), (patch_size,)  # of the one map
         self.eps, self.registers, self.pool = eps, registers, pool
-        self.table, self.resampling = table, resampling
+        self.resampling: Resampling = resampling
         self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
@@ -110,8 +110,9 @@ class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         if self.reg_token is not None:
             tokens.insert(0, self.reg_token.expand(patches.shape[0], -1, -1))
         if self.cls_token is not None:
-            placed = self.pos_embed is not None and self.placed
-            first = self.cls_token + self.pos_embed[:, :1] if placed else self.cls_token
+            first = self.cls_token
+            if self.pos_embed is not None and self.placed:
+                first = first + self.pos_embed[:, :1]
             tokens.insert(0, first.expand(patches.shape[0], -1, -1))
         return torch.cat(tokens, dim=1)
 

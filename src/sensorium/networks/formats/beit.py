@@ -115,7 +115,10 @@ HF = Format(
     name="Hugging Face BEiT",
     network=BEiT,
     kinds=("beit",),
-    keys=(r"embeddings\.patch_embeddings\.projection\.weight", r"encoder\.layer\.0\.layernorm_before\.weight"),
+    keys=(
+        r"embeddings\.patch_embeddings\.projection\.weight",
+        rf"encoder\.(layer\.0\.attention\.attention\.)?relative_position_bias\.{TABLE}",
+    ),
     absent=(r"pooler\.layernorm\.weight",),
     table=(*_HF_TABLE, Entry("norm.{kind}", "layernorm.{kind}")),
     spellings=((r"^beit\.", ""),),  # if a head was saved with it

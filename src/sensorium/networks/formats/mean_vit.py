@@ -128,6 +128,7 @@ HF = Format(
     network=MeanViT,
     kinds=("ijepa",),
     keys=HF_KEYS,
+    absent=(r"embeddings\.cls_token",),
     table=HF_TABLE[1:],
     spellings=((r"^ijepa\.", ""),),  # if a head was saved with it
     dropped=(
