@@ -19,7 +19,7 @@ from sensorium.data.images.open import open_data
 from sensorium.data.images.quality import (
     BLUR,
     FEW,
-    REDUCED,
+    TINY,
     Measures,
     judge,
     levels,
@@ -143,7 +143,7 @@ def test_digits_and_strokes_are_not_told_of():
     assert counts(diagnose(open_data("digits"))) == {}
     found = diagnose(in_memory([strokes(k) for k in range(200)]))
     assert sum(counts(found).values()) == 0
-    assert not {"blurred", "little_information"} & {*found.quality, *found.usual}
+    assert "little_information" not in {*found.quality, *found.usual}
 
 
 @needs_data
@@ -153,11 +153,23 @@ def test_small_photographs_are_seldom_told_of():
     assert sum(counts(found).values()) < 40
 
 
-def test_small_pictures_are_not_called_blurred(tmp_path):
-    small = [drawn(k, 48, 40).filter(ImageFilter.GaussianBlur(4)) for k in range(4)]
-    assert "blurred" not in diagnose(open_data(folder_of(tmp_path / "small", small))).quality
-    assert np.isnan(sharpness(drawn(0, REDUCED - 1, 40)))
-    assert np.isfinite(sharpness(drawn(0, REDUCED, 40)))
+def test_small_pictures_are_called_blurred_beside_the_others(tmp_path):
+    small = [drawn(k, 48, 40) for k in range(40)]
+    small[3], small[17] = (small[k].filter(ImageFilter.GaussianBlur(4)) for k in (3, 17))
+    found = diagnose(open_data(folder_of(tmp_path / "small", small))).quality["blurred"]
+    assert found["count"] == 2
+    assert sorted(int("".join(filter(str.isdigit, Path(name).stem))) for name in found["examples"]) == [3, 17]
+    few = [small[3], small[17], *small[4:9]]
+    assert "blurred" not in diagnose(open_data(folder_of(tmp_path / "few", few))).quality
+    assert np.isnan(sharpness(drawn(0, TINY - 1, 12)))
+    assert np.isfinite(sharpness(drawn(0, TINY, 12)))
+
+
+def test_as_arrays_they_are_judged_alike(tmp_path):
+    small = [drawn(k, 32, 32) for k in range(40)]
+    small[5] = small[5].filter(ImageFilter.GaussianBlur(3))
+    np.savez(tmp_path / "a.npz", images=np.stack([np.asarray(one) for one in small]))
+    assert counts(diagnose(open_data(tmp_path / "a.npz"))) == {"blurred": 1}
 
 
 def test_sizes_that_differ_a_little_are_not_odd(tmp_path):

@@ -22,7 +22,7 @@ from sensorium.data.faults import Fault
 from sensorium.data.images.decode import BadImage
 from sensorium.data.images.duplicates import THUMB, groups_of_equal, near_pairs, thumbnails
 from sensorium.data.images.findings import advise, usual
-from sensorium.data.images.quality import REDUCED, Measures, judge, levels_of_each, sampled, sharpness
+from sensorium.data.images.quality import TINY, Measures, judge, levels_of_each, sampled, sharpness
 from sensorium.data.images.sets import ArrayImages, EncodedImages, ImageSet, Opened, View, header, picture
 from sensorium.data.log import Skipped
 
@@ -245,7 +245,7 @@ def _look_at_arrays(base: ArrayImages, where: np.ndarray, indices: np.ndarray) -
     thumbs, some = thumbnails(rgb), sampled(rgb)
     flat = _even(thumbs)
     flat[flat] = _even(rgb[flat])
-    sharp = [sharpness(Image.fromarray(one)) for one in rgb] if max(width, height) >= REDUCED else [np.nan] * len(rgb)
+    sharp = [sharpness(Image.fromarray(one)) for one in rgb] if max(width, height) >= TINY else [np.nan] * len(rgb)
     return [
         (_Look(int(index), (width, height), mode, _digest(rgb[k]), thumbs[k], bool(flat[k]), False, sharp[k]), some[k])
         for k, index in enumerate(indices)
