@@ -72,8 +72,11 @@ def locate(path: str | Path) -> Path:
 
             return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
         except Exception as error:
+            # its own word for no network is a paragraph
+            unreached = type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError")
+            why = "it can't be reached from here, and no copy was kept" if unreached else brief(error)
             raise SensoriumError(
-                f"'{path}' does not exist here, and can't be downloaded from the hub: {brief(error)}"
+                f"'{path}' does not exist here, and can't be downloaded from the hub: {why}."
             ) from None
     raise SensoriumError(
         f"there is no checkpoint '{path}'. Give a run's folder, a Hugging Face directory, a .safetensors or .pth file, or a hub id."
