@@ -38,7 +38,9 @@ def measure(here: Here) -> None:
     kept.write_text("", encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-p", "benchmarks._gpu.tests"]
     chosen = [path for path in files() if not here.dry or path.name == FEW[0]]
-    environment = os.environ | {KEPT: str(kept)}
+    # of the tests that may have started this one
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment[KEPT] = str(kept)
     if here.dry:
         command += ["-k", FEW[1]]
         environment["SENSORIUM_GPU_TESTS"] = "cpu"

@@ -16,12 +16,11 @@ from torch import nn
 from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling, BeitModel
 
 from sensorium.errors import SensoriumError
-from sensorium.judge.finetune import depths
 from sensorium.networks.beit import BEiT
 from sensorium.networks.formats.beit import HF, HF_MEAN, TIMM, TIMM_MEAN
 from sensorium.published import export, load, load_backbone
 from sensorium.published.format import HALF
-from sensorium.recipe.optim import undecayed
+from sensorium.recipe.optim import depths, undecayed
 
 SMALL = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40, "patch_size": 7, "image_size": 28,

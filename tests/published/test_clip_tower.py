@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from sensorium.errors import SensoriumError
-from sensorium.judge.finetune import depths
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.formats.clip_vision import HF, OPEN, OPENAI, TIMM
 from sensorium.published import export, load, load_backbone
+from sensorium.recipe.optim import depths
 
 SMALL = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40, "patch_size": 7, "image_size": 28,

@@ -14,11 +14,11 @@ from timm.models._hub import save_for_hf
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from sensorium.errors import SensoriumError
-from sensorium.judge.finetune import depths
 from sensorium.networks.dinov3 import DINOv3
 from sensorium.networks.formats.dinov3 import HF, TIMM
 from sensorium.published import export, load, load_backbone
 from sensorium.published.format import IMAGENET
+from sensorium.recipe.optim import depths
 from sensorium.selfsup.mae.method import MAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*DINOv3 License")

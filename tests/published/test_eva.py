@@ -15,10 +15,10 @@ from timm.models.eva import Eva
 from torch import nn
 
 from sensorium.errors import SensoriumError
-from sensorium.judge.finetune import depths
 from sensorium.networks.eva import EVA
 from sensorium.networks.formats.eva import SPLIT, SPLIT_MEAN, TIMM, TIMM_MEAN
 from sensorium.published import export, load, load_backbone
+from sensorium.recipe.optim import depths
 
 COMMON = {"img_size": 28, "patch_size": 7, "embed_dim": 24, "num_heads": 2, "depth": 2, "num_classes": 0}
 KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {

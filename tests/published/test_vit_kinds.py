@@ -16,13 +16,13 @@ from torch import nn
 from transformers import IJepaConfig, IJepaModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from sensorium.errors import SensoriumError
-from sensorium.judge.finetune import depths
 from sensorium.networks.formats.mean_vit import HF as IJEPA
 from sensorium.networks.formats.mean_vit import TIMM_FC_NORM, TIMM_MEAN
 from sensorium.networks.formats.vit import HF, TIMM
 from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.vit import ViT
 from sensorium.published import export, load, load_backbone
+from sensorium.recipe.optim import depths
 from sensorium.selfsup.mae.method import MAE
 
 COMMON = {

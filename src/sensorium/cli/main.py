@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 from cyclopts import App, CycloptsError
@@ -91,9 +92,11 @@ def _own_recipe(words: list[str]) -> None:
         train_app.command(train_command(system.name), name=system.name)
     if "--recipe" not in words:
         return
-    at = words.index("--recipe")
-    train_app.command(train_command(_recipe_after(words, at)), name="own-recipe")
-    words[:] = ["train", "own-recipe", *words[1:at], *words[at + 2 :]]
+    at, name = words.index("--recipe"), "own-recipe"
+    with suppress(KeyError):
+        del train_app[name]  # of an earlier call in this process
+    train_app.command(train_command(_recipe_after(words, at)), name=name)
+    words[:] = ["train", name, *words[1:at], *words[at + 2 :]]
 
 
 def _recipe_after(words: list[str], at: int) -> str:

@@ -306,8 +306,9 @@ def export(
 ) -> None:
     """Export the trained network for Sensorium, Hugging Face transformers, timm, torchvision, an ONNX runtime or the Hub.
 
-    Examples: sensorium export sensorium-runs/mae --to hf --out mae-hf
-    sensorium export sensorium-compare/winner --to hub --out flowers --push OWNER/flowers --license mit
+    Example: sensorium export sensorium-runs/mae --to hf --out mae-hf
+
+    For the Hub: sensorium export sensorium-compare/winner --to hub --out flowers --push OWNER/flowers --license mit
 
     A classifier goes with its head, class names and normalization. That library opens it again, if it is installed, and
     its accuracy on the run's test images is printed beside the run's.

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from sensorium.base.files import write_json, write_text
 from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
@@ -17,11 +17,9 @@ from sensorium.multimodal.clip.method import CLIP
 from sensorium.multimodal.clip.open_clip import build, from_open_clip, side_of, to_open_clip, towers
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.formats.clip_vision import HF_BLOCK, OPENAI, USUAL
-from sensorium.networks.formats.shared import own_numbers, processor
 from sensorium.networks.text import ACTIVATIONS, TextTower
-from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
-from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
+from sensorium.published.format import ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 from sensorium.recipe.trained import Trained
@@ -184,37 +182,7 @@ HF = Format(
 # --- the image tower alone, ours ---
 
 
-def tower_numbers(tower: CLIPVision) -> dict[str, Any]:
-    """The arguments that rebuild the image tower of a CLIP."""
-    return {
-        "image_size": tower.image_size, "patch_size": tower.patch_size, "width": tower.dim, "depth": tower.depth,
-        "heads": tower.heads, "hidden": tower.hidden, "activation": tower.activation, "eps": tower.eps,
-        "resampling": tower.resampling,
-    }  # fmt: skip
-
-
-_TOWER_FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
-    "image_size": Source.side,
-    "activation": lambda source, name: source.word(name, tuple(ACTIVATIONS)),
-    "eps": Source.eps,
-    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
-}
-TOWER = Format(
-    name="Sensorium CLIP image tower",
-    network=CLIPVision,
-    kinds=("sensorium_clip_vision",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, fields=_TOWER_FIELDS),
-    normalization=HALF,
-    to="safetensors",
-    config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": tower_numbers(tower)},
-    beside=processor,
-    usage=usage.by_sensorium,
-)
-
-FORMATS: tuple[Format, ...] = (HF, TOWER, *open_clip.FORMATS)
+FORMATS: tuple[Format, ...] = (HF, *open_clip.FORMATS)
 
 
 def load_hf(path: str | Path) -> CLIP:
@@ -259,7 +227,6 @@ __all__ = [
     "FORMATS",
     "HF",
     "OPENAI",
-    "TOWER",
     "export_hf",
     "export_tokens",
     "from_open_clip",

@@ -20,7 +20,7 @@ from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_activation, timm
 from sensorium.networks.text import ACTIVATIONS, Activation
 from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
-from sensorium.published.format import ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
+from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source, Statistics, shown
 
 OPENAI: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -263,10 +263,10 @@ OWN = Format(
     name="Sensorium CLIP image tower",
     network=CLIPVision,
     kinds=("sensorium_clip_vision",),
-    keys=(r"norm_pre\.weight",),
+    keys=(r"patch_embed\.proj\.weight",),
     table=(Entry("{rest}", "{rest}"),),
     numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=OPENAI,
+    normalization=HALF,
     to="safetensors",
     usage=usage.by_sensorium,
     config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": clip_numbers(tower)},
