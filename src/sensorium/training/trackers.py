@@ -95,18 +95,15 @@ def _wandb(run: Tracked) -> Tracker:
     def unless(variable: str, value: str | None) -> str | None:
         return None if os.environ.get(variable) else value
 
-    def begin() -> Any:
-        return wandb.init(
-            project=unless("WANDB_PROJECT", run.project),
-            group=unless("WANDB_RUN_GROUP", run.group),
-            name=unless("WANDB_NAME", run.name),
-            id=run.id,
-            resume="allow" if run.id else None,
-            reinit="create_new",  # a run of the caller's own goes on
-            settings=wandb.Settings(**how),
-        )
-
-    ours = _patiently(begin)
+    ours = wandb.init(
+        project=unless("WANDB_PROJECT", run.project),
+        group=unless("WANDB_RUN_GROUP", run.group),
+        name=unless("WANDB_NAME", run.name),
+        id=run.id,
+        resume="allow" if run.id else None,
+        reinit="create_new",  # a run of the caller's own goes on
+        settings=wandb.Settings(**how),
+    )
     ours.config.update(dict(run.config), allow_val_change=True)  # a budget may have been raised
 
     def log(rows: Rows) -> None:
@@ -118,18 +115,6 @@ def _wandb(run: Tracked) -> Tracker:
         ours.finish(exit_code=_EXIT[status])
 
     return Tracker(ours.id, log, finish)
-
-
-def _patiently(begin: Callable[[], Any]) -> Any:
-    """A run of wandb, whose helper process may hold the id for some seconds after a kill."""
-    limit = time.monotonic() + _CONNECTING
-    while True:
-        try:
-            return begin()
-        except Exception as error:
-            if "is in use" not in str(error) or time.monotonic() > limit:
-                raise
-            time.sleep(_FLUSHING)
 
 
 def _mlflow(run: Tracked) -> Tracker:
