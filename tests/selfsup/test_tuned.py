@@ -17,6 +17,7 @@ from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.parts.lowrank import is_adapted, merged
 from sensorium.published import export
+from sensorium.published.export import preferred
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 from sensorium.selfsup.supervised.method import Supervised
@@ -76,6 +77,14 @@ def test_lora_trains_products_that_every_export_holds_added(published: Path, tmp
     path = take_away(run, "hf", out=tmp_path / "hf")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(path).eval()
     assert (theirs(seen).logits - run.method.logits(images)).abs().max() <= 1e-5
+
+
+def test_what_others_open_best_is_found_behind_the_preparation_and_the_products(
+    published: Path, tmp_path: Path
+) -> None:
+    found = preferred(tuned(published, tmp_path / "lora", tune="lora", rank=2).method, "supervised")
+    assert found is not None
+    assert found.to == "hf"
 
 
 def test_a_run_of_products_is_an_input_of_another(published: Path, tmp_path: Path) -> None:

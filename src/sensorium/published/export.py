@@ -125,6 +125,7 @@ class Written(NamedTuple):
 
 def preferred(network: nn.Module, recipe: str = "") -> Written | None:
     """The format of ``network``, or of a run of ``recipe`` with that method, that most others open; None without one."""
+    network = _bare(merged(network))[0]
     able, chain = exportable(network, recipe), _parts(network)
     for to in (one for one in OPENED if one in able):
         if to == "onnx":
