@@ -91,6 +91,7 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.grid = grid_of(height, width_px, patch_size)
         self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
+        self.eps = eps
         self.channels, self.strides = (width,), (patch_size,)  # of the one map
         self.pool, self.positions, self.registers = pool, positions, registers
         self.resampling: Resampling = resampling

@@ -12,9 +12,20 @@ from typing import Any, get_args
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.beit import EXTRA, BEiT, Distances
-from sensorium.networks.formats.shared import CLASSIFIER, MASKED, own_numbers, processor, squares, timm_beside
+from sensorium.networks.formats.shared import (
+    CLASSIFIER,
+    FEED,
+    MASKED,
+    POOL,
+    TRANSFORMER_FIELDS,
+    Fields,
+    flags,
+    own,
+    processor,
+    squares,
+    timm_beside,
+)
 from sensorium.networks.formats.timm_vit import TIMM_EPS, TIMM_KEYS, timm_eps, timm_patch, timm_pool, timm_ratio
-from sensorium.networks.vit import Pool
 from sensorium.published import usage
 from sensorium.published.format import HALF, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source
@@ -22,16 +33,6 @@ from sensorium.published.source import Source
 TABLE = "relative_position_bias_table"
 INDEX = Dropped(r".*relative_position_index", "the index of a table follows from the grid")
 FC_NORM = "fc_norm"
-
-
-def beit_numbers(network: BEiT) -> dict[str, Any]:
-    """The arguments that rebuild a BEiT."""
-    return {
-        "image_size": network.image_size, "patch_size": network.patch_size, "width": network.dim,
-        "depth": network.depth, "heads": network.heads, "hidden": network.hidden, "relative": network.relative,
-        "absolute": network.absolute, "biased": network.biased, "scaled": network.scaled, "pool": network.pool,
-        "eps": network.eps,
-    }  # fmt: skip
 
 
 def _of(*pools: str) -> Callable[[Any], Any]:
@@ -238,26 +239,10 @@ TIMM_MEAN = replace(
 
 # --- ours ---
 
-FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
-    **dict.fromkeys(("absolute", "biased", "scaled"), Source.flag),
-    "image_size": Source.side,
+FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **FEED, **POOL, **flags("absolute", "biased", "scaled"),
     "relative": lambda source, name: source.word(name, get_args(Distances)),
-    "pool": lambda source, name: source.word(name, get_args(Pool)),
-    "eps": Source.eps,
-}
-OWN = Format(
-    name="Sensorium BEiT",
-    network=BEiT,
-    kinds=("sensorium_beit",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=HALF,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda network: {"model_type": "sensorium_beit", "numbers": beit_numbers(network)},
-    beside=processor,
-)
+}  # fmt: skip
+OWN = own("BEiT", BEiT, "beit", FIELDS)
 
 FORMATS: tuple[Format, ...] = (HF, HF_MEAN, TIMM, TIMM_MEAN, OWN)

@@ -8,19 +8,27 @@ The feature is the class token after the last norm; the projection into the spac
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.clip_vision import CLIPVision
-from sensorium.networks.formats.shared import CLASSIFIER, own_numbers, processor, squares, timm_beside
+from sensorium.networks.formats.shared import (
+    CLASSIFIER,
+    FEED,
+    RESAMPLING,
+    TRANSFORMER_FIELDS,
+    Fields,
+    own,
+    processor,
+    squares,
+    timm_beside,
+)
 from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_activation, timm_grid, timm_ratio, timm_shapes
 from sensorium.networks.text import ACTIVATIONS, Activation
-from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
-from sensorium.published.format import HALF, ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
+from sensorium.published.format import ROW, TOKEN, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source, Statistics, shown
 
 OPENAI: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -241,36 +249,12 @@ OPEN = Format(
 
 # --- ours ---
 
-FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
-    "image_size": Source.side,
+FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **FEED, **RESAMPLING,
     "activation": lambda source, name: source.word(name, get_args(Activation)),
-    "eps": Source.eps,
-    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
-}
+}  # fmt: skip
 
 
-def clip_numbers(tower: CLIPVision) -> dict[str, Any]:
-    """The arguments that rebuild a tower."""
-    return {
-        "image_size": tower.image_size, "patch_size": tower.patch_size, "width": tower.dim, "depth": tower.depth,
-        "heads": tower.heads, "hidden": tower.hidden, "activation": tower.activation, "eps": tower.eps,
-        "resampling": tower.resampling,
-    }  # fmt: skip
-
-
-OWN = Format(
-    name="Sensorium CLIP image tower",
-    network=CLIPVision,
-    kinds=("sensorium_clip_vision",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=HALF,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda tower: {"model_type": "sensorium_clip_vision", "numbers": clip_numbers(tower)},
-    beside=processor,
-)
+OWN = own("CLIP image tower", CLIPVision, "clip_vision", FIELDS)
 
 FORMATS: tuple[Format, ...] = (HF, TIMM, OPEN, OWN)

@@ -19,23 +19,15 @@ from torch import Tensor
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import LAYER_SCALE, ConvNeXt
-from sensorium.networks.formats.vit import CLASSIFIER, processor, timm_beside
+from sensorium.networks.formats.shared import CLASSIFIER, Fields, flags, numbers_of, own, processor, timm_beside
 from sensorium.published import usage
-from sensorium.published.format import HALF, IMAGENET, Change, Dropped, Entry, Format, Preparation, layers
+from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format, Preparation, layers
 from sensorium.published.source import Source, shown
 
 EPS = 1e-6
 _DOWN, _BLOCK = "stages.{s}.downsample.{n}.{kind}", "stages.{s}.blocks.{i}."
 _CHANNELS_FIRST = Change(lambda x, _: x.flatten(), lambda x, _: x[:, None, None])  # [D, 1, 1] of theirs
 _CHANNELS_LAST = Change(lambda x, _: x.flatten(), lambda x, _: x[None, None, None])  # [1, 1, 1, D] of theirs
-
-
-def convnext_numbers(net: ConvNeXt) -> dict[str, Any]:
-    """The arguments that rebuild a ConvNeXt."""
-    return {
-        "depths": list(net.depths), "widths": list(net.channels), "patch": net.patch, "grn": net.grn,
-        "layer_scale": net.layer_scale, "norm_first": net.norm_first, "eps": net.eps, "pool_eps": net.pool_eps,
-    }  # fmt: skip
 
 
 def sniffed(
@@ -221,7 +213,7 @@ def timm_config(net: ConvNeXt) -> dict[str, Any]:
     }  # fmt: skip
     # a name that timm knows, overridden by the arguments
     name = "convnextv2_tiny" if net.grn else "convnext_tiny"
-    return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": convnext_numbers(net)}
+    return {"architecture": name, "num_classes": 0, "model_args": arguments, "sensorium": numbers_of(net, _FIELDS)}
 
 
 def _timm_beside(net: ConvNeXt, how: Preparation) -> dict[str, dict[str, Any]]:
@@ -333,9 +325,8 @@ TORCHVISION = Format(
 
 # --- ours ---
 
-_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+_FIELDS: Fields = flags("grn", "norm_first") | {
     **dict.fromkeys(("depths", "widths"), Source.wholes),
-    **dict.fromkeys(("grn", "norm_first"), Source.flag),
     **dict.fromkeys(("eps", "pool_eps"), Source.eps),
     "patch": Source.whole,
     "layer_scale": lambda source, name: source.number(name, low=0, high=1e6),
@@ -352,18 +343,6 @@ def own_numbers(source: Source, name: str = "numbers") -> dict[str, Any]:
     return numbers
 
 
-OWN = Format(
-    name="Sensorium ConvNeXt",
-    network=ConvNeXt,
-    kinds=("sensorium_convnext",),
-    keys=(r"stem\.0\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=own_numbers,
-    normalization=HALF,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda net: {"model_type": "sensorium_convnext", "numbers": convnext_numbers(net)},
-    beside=processor,
-)
+OWN = own("ConvNeXt", ConvNeXt, "convnext", _FIELDS, key=r"stem\.0\.weight", numbers=own_numbers)
 
 FORMATS: tuple[Format, ...] = (HF, HF_V2, TIMM, AUTHORS, TORCHVISION, OWN)

@@ -8,7 +8,6 @@ coordinates are of DINOv3's training and not read.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +16,18 @@ from torch import Tensor, zeros
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.dinov3 import DINOv3
-from sensorium.networks.formats.shared import MASKED, POOLS, own_numbers, processor, timm_beside
+from sensorium.networks.formats.shared import (
+    FEED,
+    MASKED,
+    POOLS,
+    REGISTERS,
+    TRANSFORMER_FIELDS,
+    Fields,
+    flags,
+    own,
+    processor,
+    timm_beside,
+)
 from sensorium.networks.formats.timm_vit import TIMM_KEYS, timm_patch, timm_pool, timm_ratio
 from sensorium.published import usage
 from sensorium.published.format import IMAGENET, Change, Dropped, Entry, Format, layers
@@ -25,16 +35,6 @@ from sensorium.published.source import Source, shown
 
 LICENSE = "DINOv3's weights are under the DINOv3 License (ai.meta.com/resources/models-and-libraries/dinov3-license)"
 TIMM_EPS = 1e-5
-
-
-def dinov3_numbers(network: DINOv3) -> dict[str, Any]:
-    """The arguments that rebuild a DINOv3."""
-    return {
-        "image_size": network.image_size, "patch_size": network.patch_size, "width": network.dim,
-        "depth": network.depth, "heads": network.heads, "hidden": network.hidden, "gated": network.gated,
-        "biased": network.biased, "registers": network.registers, "pool": network.pool, "theta": network.theta,
-        "eps": network.eps,
-    }  # fmt: skip
 
 
 def licensed(source: Source, said: str) -> None:
@@ -247,26 +247,11 @@ TIMM = Format(
 
 # --- ours ---
 
-FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden", "registers"), Source.whole),
-    **dict.fromkeys(("gated", "biased"), Source.flag),
-    "image_size": Source.side,
+FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **FEED, **REGISTERS, **flags("gated", "biased"),
     "pool": lambda source, name: source.word(name, POOLS),
     "theta": lambda source, name: source.number(name, low=1e-3),
-    "eps": Source.eps,
-}
-OWN = Format(
-    name="Sensorium DINOv3",
-    network=DINOv3,
-    kinds=("sensorium_dinov3",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=IMAGENET,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda network: {"model_type": "sensorium_dinov3", "numbers": dinov3_numbers(network)},
-    beside=processor,
-)
+}  # fmt: skip
+OWN = own("DINOv3", DINOv3, "dinov3", FIELDS, IMAGENET)
 
 FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

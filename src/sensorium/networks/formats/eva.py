@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,17 @@ from torch import Tensor
 from sensorium.errors import SensoriumError
 from sensorium.networks.eva import EVA
 from sensorium.networks.formats.clip_vision import OPENAI
-from sensorium.networks.formats.shared import CLASSIFIER, MASKED, own_numbers, processor, timm_beside
+from sensorium.networks.formats.shared import (
+    CLASSIFIER,
+    FEED,
+    MASKED,
+    POOL,
+    TRANSFORMER_FIELDS,
+    Fields,
+    flags,
+    own,
+    timm_beside,
+)
 from sensorium.networks.formats.timm_vit import (
     TIMM_EPS,
     TIMM_KEYS,
@@ -27,7 +37,6 @@ from sensorium.networks.formats.timm_vit import (
     timm_pool,
     timm_ratio,
 )
-from sensorium.networks.vit import Pool
 from sensorium.published import usage
 from sensorium.published.format import Change, Dropped, Entry, Format, Preparation
 from sensorium.published.source import Source, shown
@@ -35,16 +44,6 @@ from sensorium.published.source import Source, shown
 FC_NORM = "fc_norm"
 REFERENCE = 16  # rows and columns of every published EVA-02's rotations
 POST_NORM = "eva02_enormous"  # timm's models of another block, whose tensors have the same names
-
-
-def eva_numbers(network: EVA) -> dict[str, Any]:
-    """The arguments that rebuild an EVA."""
-    return {
-        "image_size": network.image_size, "patch_size": network.patch_size, "width": network.dim,
-        "depth": network.depth, "heads": network.heads, "hidden": network.hidden, "gated": network.gated,
-        "reference": network.reference, "sub_norm": network.sub_norm, "inner_norm": network.inner_norm,
-        "pool": network.pool, "eps": network.eps,
-    }  # fmt: skip
 
 
 # --- the order of channels: of each axis, adjacent pairs <-> halves ---
@@ -205,26 +204,10 @@ SPLIT_MEAN = replace(
 
 # --- ours ---
 
-FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
-    **dict.fromkeys(("gated", "sub_norm", "inner_norm"), Source.flag),
-    "image_size": Source.side,
+FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **FEED, **POOL, **flags("gated", "sub_norm", "inner_norm"),
     "reference": lambda source, name: source.whole(name, low=0),
-    "pool": lambda source, name: source.word(name, get_args(Pool)),
-    "eps": Source.eps,
-}
-OWN = Format(
-    name="Sensorium EVA",
-    network=EVA,
-    kinds=("sensorium_eva",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(_REST,),
-    numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=OPENAI,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda network: {"model_type": "sensorium_eva", "numbers": eva_numbers(network)},
-    beside=processor,
-)
+}  # fmt: skip
+OWN = own("EVA", EVA, "eva", FIELDS, OPENAI)
 
 FORMATS: tuple[Format, ...] = (TIMM, TIMM_MEAN, SPLIT, SPLIT_MEAN, OWN)

@@ -10,7 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.shared import CLASSIFIER, MASKED, VIT_FIELDS, own_numbers, processor, timm_beside
+from sensorium.networks.formats.shared import (
+    CLASSIFIER,
+    MASKED,
+    MEAN_VIT_FIELDS,
+    Fields,
+    numbers_of,
+    own,
+    own_numbers,
+    processor,
+    timm_beside,
+)
 from sensorium.networks.formats.timm_vit import (
     TIMM,
     TIMM_KEYS,
@@ -25,20 +35,10 @@ from sensorium.networks.formats.timm_vit import (
 from sensorium.networks.formats.vit import ACTIVATIONS, HF_KEYS, HF_TABLE, hf_config, hf_numbers
 from sensorium.networks.mean_vit import MeanViT
 from sensorium.published import usage
-from sensorium.published.format import HALF, IMAGENET, Dropped, Format, Preparation
+from sensorium.published.format import IMAGENET, Dropped, Format, Preparation
 from sensorium.published.source import Source, shown
 
 MEANS = ("mean", "fc_norm")
-
-
-def mean_numbers(network: MeanViT) -> dict[str, Any]:
-    """The arguments that rebuild a ViT without class token."""
-    return {
-        "image_size": network.image_size, "patch_size": network.patch_size, "width": network.dim,
-        "depth": network.depth, "heads": network.heads, "mlp_ratio": network.mlp_ratio, "eps": network.eps,
-        "qkv_bias": network.qkv_bias, "registers": network.registers, "pool": network.pool,
-        "resampling": network.resampling, "parts": network.parts,
-    }  # fmt: skip
 
 
 def _of(pool: str) -> Callable[[Any], Any]:
@@ -79,7 +79,7 @@ def _timm_fits(network: MeanViT) -> None:
 
 
 def _timm_config(network: MeanViT) -> dict[str, Any]:
-    told = timm_config(network, mean_numbers(network))
+    told = timm_config(network, numbers_of(network, FIELDS))
     return told | {"model_args": told["model_args"] | {"class_token": False, "no_embed_class": True}}
 
 
@@ -149,21 +149,7 @@ HF = Format(
 
 # --- ours ---
 
-FIELDS = {name: read for name, read in VIT_FIELDS.items() if name not in ("positions", "antialias")} | {
-    "pool": lambda source, name: source.word(name, MEANS)
-}
-OWN = Format(
-    name="Sensorium ViT without class token",
-    network=MeanViT,
-    kinds=("sensorium_mean_vit",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(TIMM_TABLE[-1],),
-    numbers=lambda source: own_numbers(source, fields=FIELDS),
-    normalization=HALF,
-    to="safetensors",
-    usage=usage.by_sensorium,
-    config=lambda network: {"model_type": "sensorium_mean_vit", "numbers": mean_numbers(network)},
-    beside=processor,
-)
+FIELDS: Fields = MEAN_VIT_FIELDS | {"pool": lambda source, name: source.word(name, MEANS)}
+OWN = own("ViT without class token", MeanViT, "mean_vit", FIELDS)
 
 FORMATS: tuple[Format, ...] = (TIMM_MEAN, TIMM_FC_NORM, HF, OWN)

@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+from torch import nn
+
 from sensorium.abilities import HasBackbone, SeesImages
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import BLOCK_PARTS, Pool, Positions, ViT
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.positions.grid import Resampling
-from sensorium.published.format import HALF, Preparation
+from sensorium.published import usage
+from sensorium.published.format import HALF, Entry, Format, Preparation, Statistics
 from sensorium.published.source import Source
 
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
 POOLS = ("cls", "mean")  # after the final norm
-
-
-def vit_numbers(vit: ViT) -> dict[str, Any]:
-    """The arguments that rebuild a ViT."""
-    return {
-        "image_size": vit.image_size, "patch_size": vit.patch_size, "width": vit.dim, "depth": vit.depth,
-        "heads": vit.heads, "mlp_ratio": vit.mlp_ratio, "eps": vit.norm.eps, "qkv_bias": vit.qkv_bias,
-        "registers": vit.registers, "pool": vit.pool, "positions": vit.positions, "resampling": vit.resampling,
-        "parts": vit.parts,
-    }  # fmt: skip
 
 
 def published(vit: ViT, whose: str, has: Sequence[str] = ()) -> None:
@@ -92,26 +85,70 @@ def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[
 
 # --- our own files ---
 
-VIT_FIELDS: dict[str, Callable[[Source, str], Any]] = {
+Fields = Mapping[str, Callable[[Source, str], Any]]  # argument of a network -> how it is read and checked
+
+TRANSFORMER_FIELDS: Fields = {
     **dict.fromkeys(("patch_size", "width", "depth", "heads"), Source.whole),
-    **dict.fromkeys(("qkv_bias", "antialias"), Source.flag),  # antialias: of older files, now resampling
     "image_size": Source.side,
-    "mlp_ratio": lambda source, name: source.number(name, low=0, high=1 << 10),
     "eps": Source.eps,
-    "registers": lambda source, name: source.whole(name, low=0),
-    "pool": lambda source, name: source.word(name, get_args(Pool)),
-    "positions": lambda source, name: source.word(name, get_args(Positions)),
-    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
-    "parts": lambda source, name: source.words(name, BLOCK_PARTS),
 }
+FEED = {"hidden": Source.whole}
+REGISTERS: Fields = {"registers": lambda source, name: source.whole(name, low=0)}
+POOL: Fields = {"pool": lambda source, name: source.word(name, get_args(Pool))}
+RESAMPLING: Fields = {"resampling": lambda source, name: source.word(name, get_args(Resampling))}
+MEAN_VIT_FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **REGISTERS, **POOL, **RESAMPLING,
+    "qkv_bias": Source.flag,
+    "mlp_ratio": lambda source, name: source.number(name, low=0, high=1 << 10),
+    "parts": lambda source, name: source.words(name, BLOCK_PARTS),
+}  # fmt: skip
+VIT_FIELDS: Fields = MEAN_VIT_FIELDS | {"positions": lambda source, name: source.word(name, get_args(Positions))}
+_OTHER_NAMES = {"width": "dim", "widths": "channels"}  # of arguments whose attribute isn't called as they are
 
 
-def own_numbers(
-    source: Source, name: str = "numbers", fields: Mapping[str, Callable[[Source, str], Any]] = VIT_FIELDS
-) -> dict[str, Any]:
-    """The arguments in our own files."""
-    numbers = source.arguments(name, fields)
+def flags(*names: str) -> Fields:
+    """Fields that are true or false."""
+    return dict.fromkeys(names, Source.flag)
+
+
+def numbers_of(network: Any, fields: Fields) -> dict[str, Any]:
+    """The arguments that rebuild a network, read from its attributes."""
+    return {name: getattr(network, _OTHER_NAMES.get(name, name)) for name in fields}
+
+
+def own_numbers(source: Source, name: str = "numbers", fields: Fields = VIT_FIELDS) -> dict[str, Any]:
+    """The arguments of a transformer in our own files."""
+    old = {"antialias": Source.flag}  # of older files, now resampling
+    numbers = source.arguments(name, {**fields, **old} if "resampling" in fields else fields)
     source.agree(numbers["depth"], source.count(r"blocks\.(\d+)\."), "depth")
     if numbers.pop("antialias", False):
         numbers["resampling"] = "antialias"
     return numbers
+
+
+def own(
+    told: str,
+    network: type[nn.Module],
+    kind: str,
+    fields: Fields = VIT_FIELDS,
+    normalization: Statistics = HALF,
+    *,
+    key: str = r"patch_embed\.proj\.weight",
+    numbers: Callable[[Source], Mapping[str, Any]] | None = None,
+) -> Format:
+    """The format of our own files, whose tensors have the network's names. told: the network in words. kind: the end of
+    ``model_type``. fields: its arguments. key: a tensor that it has. numbers: the arguments in a file, if the network is
+    not a transformer."""
+    return Format(
+        name=f"Sensorium {told}",
+        network=network,
+        kinds=(f"sensorium_{kind}",),
+        keys=(key,),
+        table=(Entry("{rest}", "{rest}"),),
+        numbers=numbers or (lambda source: own_numbers(source, fields=fields)),
+        normalization=normalization,
+        to="safetensors",
+        usage=usage.by_sensorium,
+        config=lambda network: {"model_type": f"sensorium_{kind}", "numbers": numbers_of(network, fields)},
+        beside=processor,
+    )

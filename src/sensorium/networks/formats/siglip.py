@@ -6,16 +6,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats.shared import CLASSIFIER, own_numbers, processor, squares
+from sensorium.networks.formats.shared import (
+    CLASSIFIER,
+    FEED,
+    RESAMPLING,
+    TRANSFORMER_FIELDS,
+    Fields,
+    own,
+    processor,
+    squares,
+)
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import ACTIVATIONS
-from sensorium.parts.positions.grid import Resampling
 from sensorium.published import usage
 from sensorium.published.format import HALF, ROW, Change, Dropped, Entry, Format, layers
 from sensorium.published.source import Source
@@ -27,15 +35,6 @@ USUAL = {
     "vision_use_head": True, "num_patches": 256,
 }  # fmt: skip
 """transformers' defaults: what a configuration in another does not mention."""
-
-
-def siglip_numbers(tower: SigLIPVision) -> dict[str, Any]:
-    """The arguments that rebuild an image tower of SigLIP."""
-    return {
-        "image_size": tower.image_size, "patch_size": tower.patch_size, "width": tower.dim, "depth": tower.depth,
-        "heads": tower.heads, "hidden": tower.hidden, "activation": tower.activation, "eps": tower.eps,
-        "resampling": tower.resampling,
-    }  # fmt: skip
 
 
 # --- Hugging Face ---
@@ -186,25 +185,10 @@ NAFLEX = replace(
 
 # --- ours ---
 
-_FIELDS: dict[str, Callable[[Source, str], Any]] = {
-    **dict.fromkeys(("patch_size", "width", "depth", "heads", "hidden"), Source.whole),
-    "image_size": Source.side,
+FIELDS: Fields = {
+    **TRANSFORMER_FIELDS, **FEED, **RESAMPLING,
     "activation": lambda source, name: source.word(name, tuple(ACTIVATIONS)),
-    "eps": Source.eps,
-    "resampling": lambda source, name: source.word(name, get_args(Resampling)),
-}
-OWN = Format(
-    name="Sensorium SigLIP image tower",
-    network=SigLIPVision,
-    kinds=("sensorium_siglip_vision",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}"),),
-    numbers=lambda source: own_numbers(source, fields=_FIELDS),
-    normalization=HALF,
-    to="safetensors",
-    config=lambda tower: {"model_type": "sensorium_siglip_vision", "numbers": siglip_numbers(tower)},
-    beside=processor,
-    usage=usage.by_sensorium,
-)
+}  # fmt: skip
+OWN = own("SigLIP image tower", SigLIPVision, "siglip_vision", FIELDS)
 
 FORMATS: tuple[Format, ...] = (HF, NAFLEX, OWN)

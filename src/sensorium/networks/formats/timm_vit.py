@@ -15,11 +15,12 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.formats.shared import (
     CLASSIFIER,
     MASKED,
+    VIT_FIELDS,
     feed_channels,
+    numbers_of,
     own_numbers,
     published,
     timm_beside,
-    vit_numbers,
 )
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
@@ -180,7 +181,7 @@ def timm_ratio(width: int, hidden: int) -> float:
 
 def timm_config(vit: Any, numbers: dict[str, Any] | None = None) -> dict[str, Any]:
     """timm's configuration of a ViT without a head; ``numbers`` are the arguments that rebuild it."""
-    n, gated = numbers or vit_numbers(vit), "swiglu" in vit.parts
+    n, gated = numbers or numbers_of(vit, VIT_FIELDS), "swiglu" in vit.parts
     arguments = {
         **({} if gated else {"act_layer": next((part for part in vit.parts if part in TIMM_ACTIVATIONS), None)}),
         "img_size": n["image_size"], "patch_size": n["patch_size"], "embed_dim": n["width"], "depth": n["depth"],

@@ -10,18 +10,17 @@ from sensorium.networks.formats.shared import (
     MASKED,
     POOLS,
     feed_channels,
-    own_numbers,
+    own,
     plain,
     pooled,
     processor,
-    vit_numbers,
 )
 from sensorium.networks.formats.shared import timm_beside as timm_beside
 from sensorium.networks.formats.timm_vit import TIMM
 from sensorium.networks.formats.timm_vit import timm_config as timm_config
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
-from sensorium.published.format import HALF, SAME, Dropped, Entry, Format, Preparation, layers, under
+from sensorium.published.format import HALF, Dropped, Entry, Format, Preparation, layers, under
 from sensorium.published.source import Source
 
 # --- Hugging Face ---
@@ -122,18 +121,6 @@ HF = Format(
 # --- ours ---
 
 
-OWN = Format(
-    name="Sensorium ViT",
-    network=ViT,
-    kinds=("sensorium_vit",),
-    keys=(r"patch_embed\.proj\.weight",),
-    table=(Entry("{rest}", "{rest}", SAME),),
-    numbers=own_numbers,
-    normalization=HALF,
-    to="safetensors",
-    config=lambda vit: {"model_type": "sensorium_vit", "numbers": vit_numbers(vit)},
-    beside=processor,
-    usage=usage.by_sensorium,
-)
+OWN = own("ViT", ViT, "vit")
 
 FORMATS: tuple[Format, ...] = (HF, TIMM, OWN)

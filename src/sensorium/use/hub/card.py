@@ -246,7 +246,7 @@ def metadata(of: Subject) -> ModelCardData:
             dataset_type=slug(data),
             dataset_name=data,
             metric_type=metric(score),
-            metric_value=score.value,
+            metric_value=float(f"{score.value:.6g}"),  # 0.372, not 0.37200000000000005
             metric_name=score.name,
         )
         for score in results
