@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks._paired import Pair, arguments, paired, show
 from sensorium.base.draw import Draw
-from sensorium.selfsup.simclr.recipe import simclr_views
+from sensorium.data.augment.crops import simclr_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

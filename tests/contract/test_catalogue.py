@@ -89,9 +89,8 @@ MAKERS = {"tokens": "vqgan", "teacher": "simclr"}
 # Sides of pictures that a system takes are multiples of so many pixels.
 MULTIPLES = {"vqgan": 4, "token_prior": 4}
 BATCH = 8
-# Settings of networks that other libraries have, too.
+# Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
-    **{key: {"backbone": "vit-micro"} for key in ("dino", "simclr", "distill")},
     "supervised": {"backbone": "resnet-18"},
     "detr": {"backbone": "resnet-18"},
     "fcos": {"backbone": "resnet-18", "width": 32, "convs": 4},
@@ -470,7 +469,8 @@ def finished(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             on = (
                 replace(on, image_size=96) if sort == "boxes" or name == "supervised" else on
             )  # stems of larger pictures
-            given = given_to(name, on) | EXPORTED.get(name, {})
+            plain = {"backbone": "vit-micro"} if find(name).needs == "Encoder" else {}
+            given = given_to(name, on) | EXPORTED.get(name, plain)
             torch.manual_seed(0)
             write_run(name, resolve(name)(on, **batched(name), **given), on, folder)
             kind(sort).keep(prepared[data], folder)

@@ -15,9 +15,9 @@ from torchvision.transforms.v2 import functional as TF
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
 from sensorium.data.augment import views as compose
+from sensorium.data.augment.crops import simclr_views
 from sensorium.selfsup.dino.recipe import dino_views
 from sensorium.selfsup.mae.recipe import mae_views
-from sensorium.selfsup.simclr.recipe import simclr_views
 
 LEVEL = 1 / 255
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,6 +38,16 @@ class EMA:
 def frozen_copy(module: M) -> M:
     """A copy with separate memory, without gradients and in evaluation mode (no dropout, no drop-path)."""
     return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+def teaching_(module: M, mode: bool) -> M:
+    """Put a teacher into evaluation mode, but for its batch norms: with ``mode`` these use, as in the authors' code of
+    BYOL, MoCo and DINO, the statistics of the batch, and keep running ones of their own. In place."""
+    module.eval()
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.train(mode)
+    return module
 
 
 @torch.no_grad()

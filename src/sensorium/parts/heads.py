@@ -7,6 +7,8 @@ Shapes: B batch, D features, K outputs.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +39,27 @@ class ProjectionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+def mlp_head(
+    *widths: int, norm: bool = True, standardized: bool = False, bias: bool = False, last_bias: bool = True
+) -> nn.Sequential:
+    """[B, widths[0]] -> [B, widths[-1]]: linear layers, batch normalization (``norm``) and ReLU between them, as the
+    projectors and predictors of MoCo, BYOL, SwAV, SimSiam, Barlow Twins and VICReg are.
+
+    standardized: batch normalization without scale and shift at the end; the last layer then has no bias. bias: of the
+    other layers; without ``norm`` they have one.
+    """
+    parts: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        if i < len(widths) - 2:
+            parts.append(nn.Linear(before, after, bias=bias or not norm))
+            parts += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+        else:
+            parts.append(nn.Linear(before, after, bias=last_bias and not standardized))
+    if standardized:
+        parts.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*parts)
 
 
 class WeightNormLinear(nn.Module):

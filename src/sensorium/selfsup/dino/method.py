@@ -25,11 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
-from sensorium.parts.ema import ema_, frozen_copy
+from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.moe.layer import copy_biases, update_biases
@@ -119,10 +118,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
 
     def train(self, mode: bool = True) -> DINO:
         super().train(mode)
-        self.teacher.eval()
-        for module in self.teacher.modules():
-            if isinstance(module, _BatchNorm):
-                module.train(mode)
+        teaching_(self.teacher, mode)
         return self
 
     @property

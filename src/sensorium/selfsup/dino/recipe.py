@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sensorium.abilities import TokenEncoder
-from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.views import View
+from sensorium.base.draw import Views
+from sensorium.data.augment.crops import SMALL, byol_view, drawn
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import reads
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
@@ -131,18 +130,8 @@ def dino_views(
     with probability 0.2. ``blur`` is off by default up to 64 pixels, where it would remove too much detail. Crops are
     bilinear (the authors': bicubic).
     """
-    blurs = size > 64 if blur is None else blur
-
-    def crop(side: int, scale: tuple[float, float], blur_p: float, solarize_p: float = 0.0) -> View:
-        jitter = (0.4, 0.4, 0.2, 0.1)
-        p = blur_p if blurs else 0.0
-        return View(side, scale, jitter=jitter, jitter_p=0.8, grey_p=0.2, blur_p=p, solarize_p=solarize_p)
-
-    first, second = crop(size, global_scale, 1.0), crop(size, global_scale, 0.1, 0.2)
-    every = [first, second, *[crop(local_size, local_scale, 0.5)] * local_crops]
-
-    @reads("image")
-    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        return {"crops": [view(fields["image"], draw, mean, std) for view in every]}
-
-    return views
+    blurs = size > SMALL if blur is None else blur
+    first = byol_view(size, global_scale, 1.0, blur=blurs)
+    second = byol_view(size, global_scale, 0.1, 0.2, blur=blurs)
+    local = byol_view(local_size, local_scale, 0.5, blur=blurs)
+    return drawn("crops", [first, second, *[local] * local_crops], mean, std)

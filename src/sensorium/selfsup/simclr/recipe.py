@@ -1,14 +1,9 @@
-"""SimCLR: how to train it, and its views of an image."""
+"""SimCLR: how to train it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.views import View
+from sensorium.data.augment.crops import simclr_views
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import reads
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
@@ -59,29 +54,3 @@ def simclr(
     side = pick_view_size(view_size, network, on, s)
     views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
     return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
-
-
-def simclr_views(
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int,
-    *,
-    strength: float | None = None,
-    blur: float | None = None,
-    scale: tuple[float, float] = (0.08, 1.0),
-) -> Views:
-    """SimCLR (arXiv:2002.05709, appendix A): ``{"views": [x1, x2]}``, both from the same distribution.
-
-    Up to 64 pixels, ``strength`` of the jitter is 0.5 and there is no ``blur`` (its probability), as in the paper's
-    CIFAR-10 runs; above, 1.0 and 0.5.
-    """
-    small = size <= 64
-    s = (0.5 if small else 1.0) if strength is None else strength
-    p = (0.0 if small else 0.5) if blur is None else blur
-    view = View(size, scale, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), jitter_p=0.8, grey_p=0.2, blur_p=p)
-
-    @reads("image")
-    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        return {"views": [view(fields["image"], draw, mean, std) for _ in range(2)]}
-
-    return views
