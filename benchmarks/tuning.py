@@ -1,10 +1,10 @@
 """How a trained network is best fine-tuned with few labels: what is trained of it, and at which learning rate.
 
-SimCLR (resnet-micro) and MAE (vit-micro) learn without labels from 16,000 of CIFAR-10's training pictures, five minutes each;
+SimCLR (resnet-micro) and MAE (vit-micro) learn without labels from 16,000 of CIFAR-10's training pictures, 2,000 steps each;
 `supervised` starts from them with 2,000 labels of other training pictures and is scored on 2,000 more; test pictures are not looked
-at. The rates of docs/cards/supervised.md were chosen so. Printed as Markdown: the accuracy of each choice, and of the same network
-from scratch. Finished runs in OUT are read, not trained again. Budgets are times: run it alone.
-Run: python -m benchmarks.tuning [--budget 300steps] [--pretrain 5m] [--seeds 2] [--only resnet,vit] [--out DIR]
+at. Printed as Markdown: the accuracy of each choice, and of the same network from scratch. Finished runs in OUT are read, not
+trained again.
+Run: python -m benchmarks.tuning [--budget 300steps] [--pretrain 2000steps] [--seeds 1] [--only resnet,vit] [--out DIR]
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def spelled(choice: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--budget", default="300steps", help="of each fine-tuning")
-    parser.add_argument("--pretrain", default="5m", help="of each network without labels")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--pretrain", default="2000steps", help="of each network without labels")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default=",".join(CHOICES), help="resnet, vit, or both")
     parser.add_argument("--out", type=Path, default=Path("sensorium-tuning"), help="folder of the runs")
     asked = parser.parse_args()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from sensorium.base.whole import Positive, Seed
 from sensorium.base.words import counted
@@ -53,10 +55,14 @@ def compare(
     backbone: str | None = None,
     jobs: Positive = 1,
     seeds: Positive = 1,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    search: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train several systems on the same data under the same budget, judge them alike, and write one report.
 
     Example: sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
+
+    Example: sensorium compare --all --search --data DIR --budget 60m
 
     Systems that learn from the same kind of data can be compared: language models in bits per byte, detectors in
     average precision, generators by their samples. A finished run is not repeated, a stopped one is resumed, a failed
@@ -69,10 +75,24 @@ def compare(
         jobs: how many methods to train at once.
         seeds: how often to train each method; --seed is the first. With 3 or more the verdict knows how much
             trainings differ by chance.
+        every: all systems of the same family that need no other run: of the first method given, else of the default.
+        search: --budget is for all methods together. Each is trained for a short time; the best third goes on for three
+            times longer, and so on; the report says what was stopped, when and why.
     """
-    from sensorium.runs.compare import compare_all
+    from sensorium.runs.compare import alike, compare_all
+    from sensorium.runs.search import search_all
 
-    _show(compare_all(methods or starters(), run, judging, backbone=backbone, jobs=jobs, seeds=seeds), "method")
+    chosen = methods or starters()
+    chosen = (*chosen, *(name for name in alike(chosen[0]) if name not in chosen)) if every else chosen
+    if search:
+        for flag, number in (("jobs", jobs), ("seeds", seeds)):
+            if number > 1:
+                raise SensoriumError(
+                    f"--search and --{flag} {number}: a search trains one run at a time, with one seed."
+                )
+        _show(search_all(chosen, run, judging, backbone=backbone), "method")
+        return
+    _show(compare_all(chosen, run, judging, backbone=backbone, jobs=jobs, seeds=seeds), "method")
 
 
 def ablate(

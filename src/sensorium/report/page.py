@@ -151,7 +151,8 @@ def _header(results: Results) -> Html:
     if data.classes or not data.unit:
         facts += [h.of(len(data.classes), "classes") if data.classes else "no labels"]
     facts += [f"{data.image_size} px"] if data.image_size else []
-    facts += [f"budget {_budget(asked.budget)} a {'value' if varied else 'method'}"] if asked.budget else []
+    whose = "for all methods together" if asked.search else "a value" if varied else "a method"
+    facts += [f"budget {_budget(asked.budget)} {whose}"] if asked.budget else []
     facts += [results.created] if results.created else []
     methods = ", ".join(run.shown for run in results.runs)
     asks = f"Which value of {h.words(varied)} learns best from " if varied else "Which method learns best from "

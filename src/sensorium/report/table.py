@@ -61,9 +61,13 @@ def samples(results: Results) -> str:
 
 
 def equal_times(results: Results) -> bool:
-    """Whether the budget is a time: what a run took is then nobody's merit."""
+    """Whether the budget of each run is a time: what a run took is then nobody's merit."""
     try:
-        return results.asked.budget is not None and Budget.parse(results.asked.budget).kind == "seconds"
+        return (
+            results.asked.budget is not None
+            and not results.asked.search
+            and Budget.parse(results.asked.budget).kind == "seconds"
+        )
     except SensoriumError:
         return False
 

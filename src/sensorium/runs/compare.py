@@ -28,7 +28,7 @@ from sensorium.base import live, stop, threads
 from sensorium.base.files import write_json, write_text
 from sensorium.base.lock import locked
 from sensorium.base.terminal import duration, terminal
-from sensorium.catalogue import allow, resolve, systems
+from sensorium.catalogue import allow, find, resolve, systems
 from sensorium.data.output import check_place
 from sensorium.data.source import Source
 from sensorium.data.wings import kind, kind_name
@@ -38,7 +38,7 @@ from sensorium.judge.evaluator import fitting, judge, judged_by, read_judgement
 from sensorium.judge.score import Asked, Score
 from sensorium.metrics.subsets import percent
 from sensorium.published import exportable
-from sensorium.recipe.trained import make_recipe
+from sensorium.recipe.trained import make_recipe, roles
 from sensorium.report.page import write_report
 from sensorium.runs import estimate
 from sensorium.runs.doubted import doubted, pixels_of
@@ -112,7 +112,7 @@ def compare_all(
             runs = over_seeds([one.runs for one in each])
             results = results_now(results.data, replace(results.asked, seeds=numbers), runs)
         assert plan is not None
-        return _concluded(results, plan, _asked(options, judging), folder, not options.quiet), folder
+        return concluded(results, plan, asked_of(options, judging), folder, not options.quiet), folder
 
 
 def train_all(
@@ -136,7 +136,7 @@ def train_all(
         from sensorium.judge.inception import Inception
 
         Inception(judging.inception)
-    asked = replace(_asked(options, judging), progress=progress)
+    asked = replace(asked_of(options, judging), progress=progress)
     threads.before_torch()  # child processes inherit it
     if jobs > 1:  # parallel jobs divide the cores: threads that wait for a core hold up all the others
         count = threads.divided(threads.choose(asked=options.threads), jobs).count
@@ -159,12 +159,13 @@ def train_all(
     return plan, results_now(about, Request(options.budget, labels, options.seed, judging.label_seeds), runs)
 
 
-def _asked(options: RunOptions, judging: Judging) -> Asked:
+def asked_of(options: RunOptions, judging: Judging) -> Asked:
+    """What an evaluator is asked."""
     return Asked(**asdict(judging), seconds=Budget.parse(options.budget).judging, progress=not options.quiet)
 
 
-def _concluded(results: Results, plan: Planned, asked: Asked, folder: Path, progress: bool) -> Results:
-    """With the classifier that is left, and what is known of classes and doubtful training data; written with the
+def concluded(results: Results, plan: Planned, asked: Asked, folder: Path, progress: bool) -> Results:
+    """Results with the classifier that is left, and what is known of classes and doubtful training data; written with the
     report."""
     if (best := best_run(results.runs)) is not None:
         model = keep_winner(Run(folder / best.name), plan.ready, asked, folder / WINNER)
@@ -186,7 +187,7 @@ def _todo(
     """One job per method, each in its own folder below ``folder``."""
     source = Source(options.data, options.test, cache or folder / "cache", options.image_size, options.limit)
     todo = []
-    for name, (method, settings) in zip(_names(methods), map(parse_method, methods), strict=True):
+    for name, (method, settings) in zip(names_of(methods), map(parse_method, methods), strict=True):
         given = settings if backbone is None else {"backbone": backbone, **settings}
         own = replace(options, out=folder / name)
         todo.append(Job(name, method, replace(source, settings=given), own, given, asked))
@@ -223,6 +224,18 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             settings[key] = value
     return name, settings
+
+
+def alike(method: str) -> tuple[str, ...]:
+    """The systems of the family of ``method`` that learn from the same kind of data and are trained without another run."""
+    one = find(parse_method(method)[0])
+    found = []
+    for system in systems():
+        if (system.family, system.data) == (one.family, one.data) and system.trains:
+            parameters = inspect.signature(resolve(system.name)).parameters
+            if all(parameters[role].default is not inspect.Parameter.empty for role in roles(system.name)):
+                found.append(system.name)
+    return tuple(found)
 
 
 def _on(name: str) -> tuple[str, str]:
@@ -317,7 +330,7 @@ def _deciding(job: Job) -> Score | None:
     return None
 
 
-def _names(methods: Sequence[str]) -> list[str]:
+def names_of(methods: Sequence[str]) -> list[str]:
     """Folder names: the methods' names, numbered where one is given twice; of paths in settings only the last part."""
     bases = []
     for method in methods:

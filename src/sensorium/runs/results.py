@@ -44,7 +44,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the comparison. ``vary`` and ``seeds`` are those of an ablation."""
+    """The options of the comparison. ``vary`` and ``seeds`` are those of an ablation; ``search``: the budget was for all
+    runs together."""
 
     budget: str | None = None
     labels: str | None = None
@@ -52,6 +53,7 @@ class Request:
     label_seeds: Count | None = None
     vary: str | None = None
     seeds: tuple[Count, ...] = ()
+    search: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""Muon: momentum, orthogonalized (Jordan et al., 2024, kellerjordan.github.io/posts/muon), for the matrices and filters of a
+network; AdamW for the rest.
+
+    m <- mu m + g,     u = g + mu m                              Nesterov
+    o = U V^T of u = U S V^T, by Newton-Schulz                   all singular values become about 1
+    w <- (1 - lr wd) w - 0.2 lr sqrt(max(O, I)) o
+The factor gives an update the size of AdamW's, so that both take the same learning rate and decay (Liu et al., 2025,
+arXiv:2502.16982, eq. 4). A filter is the matrix of its O outputs by I = C k k inputs. As in Jordan's post the first and the
+last layer are AdamW's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.method import Method
+from sensorium.recipe.optim import undecayed
+from sensorium.recipe.recipe import Builder
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
+ITERATIONS = 5
+MATRICES = "matrices"  # the field of groups that are orthogonalized
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but for parameter groups with ``matrices=True`` Muon with the momentum of the group (0.95)."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], momentum: float = 0.95):
+        super().__init__([{MATRICES: False, "momentum": momentum, **g} for g in groups], lr=lr, betas=betas, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Update all parameters that have a gradient."""
+        whole = self.param_groups
+        try:
+            self.param_groups = [group for group in whole if not group[MATRICES]]
+            super().step(closure)
+        finally:
+            self.param_groups = whole
+        for group in whole:
+            for weight in group["params"] if group[MATRICES] else ():
+                if weight.grad is not None:
+                    self._orthogonal(weight, group)
+
+    def _orthogonal(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state.update(
+                {"momentum": torch.zeros_like(weight), "step": torch.zeros(())}
+            )  # AdamW's, when it is loaded, has one
+        state["momentum"].mul_(group["momentum"]).add_(weight.grad)
+        update = orthogonal(weight.grad.add(state["momentum"], alpha=group["momentum"]).flatten(1))  # pyright: ignore
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update.view_as(weight), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """[O, I] -> about the nearest matrix with orthonormal rows or columns: singular values of 0.7 to 1.2, whatever they
+    were."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.T).to(
+        torch.bfloat16 if matrix.is_cuda else torch.promote_types(matrix.dtype, torch.float32)
+    )
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = QUINTIC
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+def muon(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
+    """Muon for the trainable matrices and filters but the first and the last, AdamW for the rest; see
+    :func:`sensorium.recipe.optim.undecayed` for those that are not decayed."""
+
+    def build(method: Method) -> torch.optim.Optimizer:
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        kept = undecayed(method)
+        trained = [(name, one) for name, one in method.named_parameters() if one.requires_grad]
+        inner = [name for name, _ in trained if name not in kept][1:-1]
+        for name, parameter in trained:
+            groups.setdefault((name in inner, name in kept), []).append(parameter)
+        return Muon(
+            [
+                {"params": found, MATRICES: matrices, "weight_decay": 0.0 if plain else weight_decay}
+                for (matrices, plain), found in groups.items()
+            ],
+            lr,
+            betas,
+        )
+
+    return build

@@ -1,0 +1,179 @@
+"""Which of many methods, with one budget for all of them together: successive halving (Karnin et al., 2013; Jamieson &
+Talwalkar, 2016, arXiv:1502.07943).
+
+    rung 1   every method is trained for x and judged
+    rung i   the best third goes on from its checkpoints for 3^(i-1) x more, its schedule stretched, and is judged again
+    ...      until two at most are left, and the budget is spent
+
+Judging counts: what each rung took says how much of the budget is left for the training of the next. Between rungs methods are
+judged by the score that decides alone. A method that is stopped stays in the table, with a note of when and why: a short training may
+have hidden what a long one would have shown, and as they were stopped by scores on the test samples, the winner's is a little optimistic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+from sensorium.base.files import write_json
+from sensorium.base.lock import locked
+from sensorium.base.reading import read_object
+from sensorium.base.records import decode
+from sensorium.base.terminal import duration, terminal
+from sensorium.data.output import check_place
+from sensorium.errors import SensoriumError
+from sensorium.judge.score import Score
+from sensorium.runs.compare import asked_of, concluded, names_of, results_now, train_all
+from sensorium.runs.jobs import Planned
+from sensorium.runs.options import Judging, RunOptions
+from sensorium.runs.results import Results, RunResult
+from sensorium.runs.verdict import deciding, ranked
+from sensorium.training.budget import Budget
+
+FILE = "search.json"
+ETA = 3  # of the methods of a rung one in so many goes on, for as many times longer
+LEAST = 15.0  # seconds of the first rung that say something
+OVERHEAD = 30.0  # seconds that starting and judging a method take, as long as nothing was measured
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What is kept of a rung in ``OUT/search.json``, so that a search goes on: its methods, the seconds of training that each has
+    had at its end, the seconds that all of it took, 0 if it isn't done, and by method why it was stopped then."""
+
+    names: tuple[str, ...]
+    seconds: float
+    took: float = 0.0
+    stopped: dict[str, str] = field(default_factory=dict)
+
+
+def ladder(methods: int) -> list[int]:
+    """How many methods each rung trains: 15 -> [15, 5, 2]."""
+    sizes = [methods, *takewhile(lambda size: size > 1, (-(-methods // ETA**i) for i in count(1)))]
+    return sizes[: next((i + 1 for i, size in enumerate(sizes) if size <= 2), len(sizes))]
+
+
+def share(sizes: Sequence[int], left: float, overhead: float) -> float:
+    """Seconds of training of each method of the first of the rungs ``sizes``, if the seconds ``left`` are to be enough for all
+    of them, each rung's training three times as long as the one before."""
+    return (left - overhead * sum(sizes)) / sum(size * ETA**i for i, size in enumerate(sizes))
+
+
+def search_all(
+    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None
+) -> tuple[Results, Path]:
+    """Train and compare ``methods`` within ``options.budget`` of time for all of them; return the results and their folder.
+
+    The same call again goes on where it was stopped. Raises SensoriumError if the budget is no time, or too short.
+    """
+    total, folder = Budget.parse(options.budget), Path(options.out or "sensorium-compare")
+    if total.kind != "seconds":
+        raise SensoriumError(
+            f"--search --budget {options.budget}: must be a time for all methods together, such as 60m."
+        )
+    names = dict(zip(names_of(methods), methods, strict=True))
+    sizes = ladder(len(names))
+    if share(sizes, total.amount, OVERHEAD) < LEAST:
+        least = LEAST * sum(size * ETA**i for i, size in enumerate(sizes)) + OVERHEAD * sum(sizes)
+        raise SensoriumError(
+            f"--search --budget {options.budget}: too short for {len(names)} methods; give {duration(least)} or more."
+        )
+    check_place(folder, options.data, options.test, folder=True)
+    with locked(folder, verb="compares"):
+        plan, results = _Search(names, total.amount, options, judging, backbone, folder / FILE).run()
+        return concluded(results, plan, asked_of(options, judging), folder, not options.quiet), folder
+
+
+class _Search:
+    """A search that is going on."""
+
+    def __init__(self, names: dict[str, str], total: float, options: RunOptions, judging: Judging, backbone: str | None, file: Path) -> None:  # fmt: skip
+        self.names, self.total, self.options, self.backbone, self.file = names, total, options, backbone, file
+        self.judging = judging
+        self.quick = replace(judging, finetune=False, labels=judging.decide or "100%", decide=None)
+        self.rungs = _read(file, names)
+        self.runs: dict[str, RunResult] = {}
+
+    def run(self) -> tuple[Planned, Results]:
+        """All rungs that are left."""
+        for rung in self.rungs:  # what was stopped in an earlier call is read, not trained
+            if rung.stopped:
+                found = self._trained(tuple(rung.stopped), rung.seconds, self.quick)[1]
+                self.runs |= {run.name: self._noted(run, rung.stopped) for run in found.runs}
+        while True:
+            if not self.rungs or self.rungs[-1].took:
+                self.rungs.append(self._next())
+                self._keep()
+            rung, last = self.rungs[-1], len(ladder(len(self.rungs[-1].names))) == 1
+            self._say(
+                f"rung {len(self.rungs)}: {len(rung.names)} methods, each trained for {duration(rung.seconds)} in all"
+            )
+            begun = time.monotonic()
+            plan, found = self._trained(rung.names, rung.seconds, self.judging if last else self.quick)
+            stopped = {} if last else _stopped(found.runs, ladder(len(rung.names))[1], rung.seconds)
+            self.rungs[-1] = replace(rung, took=max(1.0, time.monotonic() - begun), stopped=stopped)
+            self._keep()
+            self.runs |= {run.name: self._noted(run, stopped) for run in found.runs}
+            for said in stopped.values():
+                self._say(said)
+            if last or len(stopped) == len(rung.names):
+                asked = replace(found.asked, budget=self.options.budget, search=True)
+                return plan, results_now(found.data, asked, [self.runs[name] for name in self.names])
+
+    def _next(self) -> Rung:
+        """The rung after those that are done."""
+        before = self.rungs[-1] if self.rungs else Rung(tuple(self.names), 0.0)
+        names = tuple(name for name in before.names if name not in before.stopped)
+        overhead = OVERHEAD
+        if self.rungs:
+            former = self.rungs[-2].seconds if len(self.rungs) > 1 else 0.0
+            overhead = max(0.0, before.took / len(before.names) - (before.seconds - former))
+        left = self.total - sum(rung.took for rung in self.rungs)
+        return Rung(names, round(before.seconds + max(LEAST, share(ladder(len(names)), left, overhead))))
+
+    def _trained(self, names: Sequence[str], seconds: float, judging: Judging) -> tuple[Planned, Results]:
+        options = replace(self.options, budget=f"{seconds:.0f}s")
+        return train_all([self.names[name] for name in names], options, judging, backbone=self.backbone, times=0)
+
+    def _noted(self, run: RunResult, stopped: dict[str, str]) -> RunResult:
+        return replace(run, notes=(*run.notes, stopped[run.name])) if run.name in stopped else run
+
+    def _keep(self) -> None:
+        write_json(self.file, {"methods": self.names, "rungs": [asdict(rung) for rung in self.rungs]})
+
+    def _say(self, text: str) -> None:
+        if not self.options.quiet:
+            terminal().print(text, style="dim")
+
+
+def _stopped(runs: Sequence[RunResult], kept: int, seconds: float) -> dict[str, str]:
+    """Why each of the methods is stopped that is not among the best ``kept``."""
+    done = [run for run in runs if run.finished]
+    by = deciding(done)
+    best = [] if by is None else ranked(done, by)
+    said = {run.name: f"{run.name}: stopped, as it did not finish." for run in runs}
+    said |= {run.name: f"{run.name}: stopped after {duration(seconds)} of training." for run in done}
+    for score, run in best[kept:]:
+        said[run.name] = (
+            f"{run.name}: stopped after {duration(seconds)} of training at {_shown(score)}, where {best[0][1].name} had "
+            f"{_shown(best[0][0])}."
+        )
+    return {name: text for name, text in said.items() if name not in [run.name for _, run in best[:kept]]}
+
+
+def _shown(score: Score) -> str:
+    return score.show(score.value)
+
+
+def _read(file: Path, names: dict[str, str]) -> list[Rung]:
+    """The rungs of a search that was stopped. Raises SensoriumError for one of other methods."""
+    if not file.is_file():
+        return []
+    found: dict[str, Any] = read_object(file)
+    if found.get("methods") != names:
+        raise SensoriumError(f"{file.parent} holds a search among other methods; give another --out.")
+    return list(decode(tuple[Rung, ...], found.get("rungs"), str(file), field="rungs"))

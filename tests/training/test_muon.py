@@ -1,0 +1,116 @@
+"""Muon: the orthogonalized update against a singular value decomposition and torch's Muon; AdamW for the rest."""
+
+import pytest
+import torch
+from torch import nn
+
+from sensorium.method import Method, Progress
+from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, muon, orthogonal
+from sensorium.training.step import Step
+
+
+def by_svd(matrix):
+    """The polynomial applied to the singular values themselves, float64."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(ITERATIONS):
+        s = QUINTIC[0] * s + QUINTIC[1] * s**3 + QUINTIC[2] * s**5
+    return u @ torch.diag(s) @ v
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 17), (19, 5), (1, 8), (8, 1), (64, 144)])
+def test_orthogonal_is_the_polynomial_of_the_singular_values(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    got, want = orthogonal(matrix), by_svd(matrix)
+    assert (got - want).abs().max() <= 2e-5
+    values = torch.linalg.svdvals(got)
+    assert values.max() < 1.3
+    assert orthogonal(matrix.double()).dtype == torch.float64
+    assert (orthogonal(matrix.double()) - want).abs().max() <= 1e-12
+
+
+def test_a_matrix_of_zeros_stays_zero():
+    assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (12, 5)])
+def test_matrices_are_updated_as_by_torchs_muon(shape):
+    """Torch's iterates in bfloat16, so that single numbers differ by some hundredths of the largest."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(w) for w in torch.randn(1, *shape).repeat(2, 1, 1))
+    mine = Muon([{"params": [ours], MATRICES: True, "weight_decay": 0.1}], 0.02, (0.9, 0.95))
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        before = theirs.detach().clone()
+        ours.data.copy_(theirs.data)
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        other.step()
+        moved = (theirs - before).abs().max()
+        assert (ours - theirs).abs().max() <= 0.05 * moved
+
+
+class Small(Method):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, bias=False)
+        self.conv = nn.Conv2d(4, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.hidden = nn.Linear(6, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, batch):
+        x = self.norm(self.conv(self.stem(batch["image"]))).relu().mean((2, 3))
+        return {"loss": self.head(self.hidden(x).relu()).square().mean()}
+
+
+def test_the_first_and_the_last_layer_and_vectors_are_adamws():
+    method = Small()
+    optimizer = muon(1e-2, 0.1)(method)
+    names = {id(p): n for n, p in method.named_parameters()}
+    found = {
+        matrices: {names[id(p)] for g in optimizer.param_groups if g[MATRICES] is matrices for p in g["params"]}
+        for matrices in (True, False)
+    }
+    assert found[True] == {"conv.weight", "hidden.weight"}
+    assert found[False] == {n for n, p in method.named_parameters() if p.requires_grad} - found[True]
+    decays = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decays["conv.bias"] == decays["norm.weight"] == 0
+    assert decays["conv.weight"] == decays["head.weight"] == 0.1
+
+
+def test_the_rest_is_updated_as_by_adamw():
+    torch.manual_seed(0)
+    ours, theirs = Small(), Small()
+    theirs.load_state_dict(ours.state_dict())
+    batch = {"image": torch.randn(5, 3, 8, 8)}
+    mine = muon(1e-2, 0.1)(ours)
+    other = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    for method, optimizer in ((ours, mine), (theirs, other)):
+        method(batch)["loss"].backward()
+        optimizer.step()
+    for name in ("stem.weight", "head.weight"):
+        assert (ours.get_parameter(name) - theirs.get_parameter(name)).abs().max() <= 1e-7, name
+
+
+def test_a_step_goes_on_from_its_state():
+    torch.manual_seed(0)
+    methods = [Small(), Small()]
+    methods[1].load_state_dict(methods[0].state_dict())
+    steps = [Step(m, muon(1e-2, 0.1), lambda f: 1 - f) for m in methods]
+    batches = [{"image": torch.randn(4, 3, 8, 8)} for _ in range(6)]
+    losses = [float(steps[0]([b], Progress(k, 0, k / 6))["loss"]) for k, b in enumerate(batches)]
+    assert losses[-1] < losses[0]
+    for k, b in enumerate(batches[:3]):
+        steps[1]([b], Progress(k, 0, k / 6))
+    other = Small()
+    other.load_state_dict(methods[1].state_dict())
+    resumed = Step(other, muon(1e-2, 0.1), lambda f: 1 - f)
+    resumed.load_state_dict(steps[1].state_dict())
+    for k in range(3, 6):
+        resumed([batches[k]], Progress(k, 0, k / 6))
+    for name, value in methods[0].state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
