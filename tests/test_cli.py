@@ -68,7 +68,7 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
         assert run.steps == 4
         scores = {score.name: score for score in run.scores}
         shares = [f"{way}, {share}" for way in ("linear", "fine-tuned") for share in ("50%", "100%")]
-        assert list(scores) == [first, "kNN", *shares, "RankMe"]
+        assert list(scores) == [first, "kNN", *shares, "RankMe", "LiDAR", "alpha-ReQ"]
         best = max((scores["linear, 100%"], scores["fine-tuned, 100%"]), key=lambda score: score.value or 0)
         assert scores[first].value == best.value
         with np.load(compared / run.name / "outcomes.npz") as kept:

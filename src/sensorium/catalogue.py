@@ -135,6 +135,15 @@ NETWORKS: tuple[Network, ...] = (
         "timm Eva (tests/published/test_eva.py)",
     ),
     Network(
+        "airbench",
+        "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
+        "Jordan, 2024, arXiv:2404.00498",
+        ("Encoder", "MapEncoder"),
+        (),
+        ("safetensors", "onnx"),
+        "its own whitening and identity (tests/backbones/test_airbench.py)",
+    ),
+    Network(
         "resnet",
         "Deep Residual Learning for Image Recognition",
         "He et al., 2015, arXiv:1512.03385",

@@ -76,8 +76,8 @@ def compare(
         seeds: how often to train each method; --seed is the first. With 3 or more the verdict knows how much
             trainings differ by chance.
         every: all systems of the same family that need no other run: of the first method given, else of the default.
-        search: --budget is for all methods together. Each is trained for a short time; the best third goes on for three
-            times longer, and so on; the report says what was stopped, when and why.
+        search: spend --budget on all methods together. Each is trained for a short time; the best third goes on for
+            three times longer, and so on; the report says what was stopped, when and why.
     """
     from sensorium.runs.compare import alike, compare_all
     from sensorium.runs.search import search_all

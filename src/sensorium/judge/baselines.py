@@ -20,7 +20,7 @@ from sensorium.judge.encode import encode, labels_of, normalised
 from sensorium.judge.finetune import scratch as scratch
 from sensorium.metrics.knn import Labels, knn
 from sensorium.metrics.linear import linear
-from sensorium.metrics.rankme import rankme
+from sensorium.metrics.spectrum import rankme
 
 SIDE = 32  # pixels per side; larger images are downsampled
 

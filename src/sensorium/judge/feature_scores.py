@@ -13,17 +13,19 @@ from torch import Tensor
 
 from sensorium.abilities import HasBackbone
 from sensorium.base.bf16 import fast_bf16
+from sensorium.base.draw import Draw
 from sensorium.base.files import write_bytes
 from sensorium.base.kept import read_arrays
 from sensorium.base.precision import device_name
 from sensorium.base.records import decode
 from sensorium.base.terminal import Stage, stages
 from sensorium.base.words import counted
+from sensorium.data.augment.crops import simclr_view
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.cost import flops_per_image, parameters
-from sensorium.judge.encode import encode
+from sensorium.judge.encode import encode, judged
 from sensorium.judge.evaluator import Kept
 from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
@@ -31,7 +33,7 @@ from sensorium.metrics.knn import labelled, predict
 from sensorium.metrics.linear import fit_probe, linear
 from sensorium.metrics.neighbors import neighbors
 from sensorium.metrics.project import project
-from sensorium.metrics.rankme import rankme
+from sensorium.metrics.spectrum import alpha_req, lidar, rankme
 from sensorium.metrics.subsets import parse_fractions, percent, stratified
 from sensorium.pictures.images import run_pictures
 from sensorium.published.files import write_weights
@@ -51,6 +53,7 @@ TOLD = {
     "map": "map of the features",
 }  # the pieces that take a while; fine-tuning tells its fractions
 QUERIES = 8
+VIEWED = 300, 8  # images, and random views of each, for LiDAR
 FOUND = 6
 KNN, COUNTED = "kNN", "test images"
 TUNED = "tuned.safetensors"  # the network that was fine-tuned with all labels, and its head
@@ -105,6 +108,8 @@ def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, s
     features = features_of(run, ready, say)
     network = backbone_of(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
+    alpha = piece("alpha_req", lambda: alpha_req(features[0]))
+    apart = piece("lidar", lambda: _lidar(run, ready))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
@@ -113,7 +118,11 @@ def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, s
     places = piece("map", lambda: _map(features[-1], ready))
     shown = piece("pictures", lambda: run_pictures(run, ready))
     rows = label_scores(kept, asked)
-    rows.append(Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False))
+    rows += [
+        Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False),
+        Score("LiDAR", apart, "higher", 1, "run", decides=False),
+        Score("alpha-ReQ", alpha, "lower", 1, "run", decides=False),
+    ]
     return Judgement(
         tuple(rows),
         tuple(Picture(**one) for one in shown),
@@ -321,6 +330,19 @@ def tuning_of(ready: Seen, asked: Asked, begun: float | None = None) -> dict[str
         "batch_size": batch,
         "precision": "bf16" if fast_bf16(device) else "float32",
     }
+
+
+def _lidar(run: Trained, ready: Seen) -> float:
+    """LiDAR over random views of some training images."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(ready.train))[: VIEWED[0]])
+    images = torch.from_numpy(np.array(ready.train.images[chosen]))
+    view, device = simclr_view(ready.size, (0.2, 1.0)), device_name()
+    found = []
+    with judged(run.method, device):
+        for k in range(VIEWED[1]):
+            seen_now = view(images, Draw.seeded(0, k, len(images)), ready.train.mean, ready.train.std)
+            found.append(torch.cat([run.method.features(some.to(device)).float().cpu() for some in seen_now.split(64)]))
+    return lidar(torch.stack(found, dim=1))
 
 
 def _neighbors(features: list[Tensor], ready: Seen) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
+from sensorium.networks.airbench import AIRBENCH_SIZES, airbench
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained, usual_side
@@ -25,7 +26,8 @@ RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 CONVNEXTS = tuple(f"convnext-{size}" for size in CONVNEXT_SIZES)
 CONVNEXTV2S = tuple(f"convnextv2-{size}" for size in CONVNEXTV2_SIZES)
-NAMES = RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
+AIRBENCHES = tuple(f"airbench-{size}" for size in AIRBENCH_SIZES)
+NAMES = AIRBENCHES + RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
@@ -38,7 +40,7 @@ def choices(needs: type) -> tuple[str, ...]:
 def build_backbone(
     given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
 ) -> Any:
-    """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
+    """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
     ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``) or from a checkpoint's path or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
@@ -56,6 +58,8 @@ def build_backbone(
         settings.pick(READ, None, type(network).__name__, f"read from {name}")
     elif name in RESNETS:
         network = resnet(name.removeprefix("resnet-"), on.image_size)
+    elif name in AIRBENCHES:
+        network = airbench(name.removeprefix("airbench-"))
     elif name in CONVNEXTS + CONVNEXTV2S:
         network = convnext(name.partition("-")[2], on.image_size, grn=name in CONVNEXTV2S)
     elif name.partition("+")[0] in VITS:

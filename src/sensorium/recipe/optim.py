@@ -11,6 +11,7 @@ from torch import nn
 from sensorium.abilities import Encoder, TokenEncoder
 from sensorium.data.images.prepare import Situation
 from sensorium.method import Method
+from sensorium.networks.airbench import Airbench
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.seen import inner
 from sensorium.recipe.recipe import Builder, Settings
@@ -121,13 +122,13 @@ def pick_lr(given: float | None, base: float, batch_size: int, settings: Setting
 
 
 def pick_view_size(given: int | None, network: object, on: Situation, settings: Settings) -> int:
-    """Side of the training crops in pixels: three quarters of a small image for a ResNet on a CPU, else the whole side.
+    """Side of the training crops in pixels: three quarters of a small image for a ResNet or airbench on a CPU, else the whole side.
 
     A ResNet trained on smaller crops does as well on whole images (Touvron et al., 2019, arXiv:1906.06423), and
     processes nearly twice as many per minute. Larger kernels do not: on a small map the outer weights of a 7x7 kernel
     see only padding, and are untrained where the map of a whole image reaches them.
     """
-    cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and isinstance(network, ResNet)
+    cheap = on.device == "cpu" and 24 <= on.image_size <= 64 and isinstance(network, ResNet | Airbench)
     size = on.image_size * 3 // 4 // 8 * 8 if cheap else on.image_size
     why = (
         "three quarters of the picture: nearly twice as many per minute on a CPU"

@@ -164,6 +164,8 @@ WORDS = (  # a score's name or its group, and its explanation
     ("calibration error", "How far the classifier's probabilities are from how often it is right, at a temperature fitted to other test images (expected calibration error, Guo et al., 2017)."),
     ("Fine-tuned", "All weights trained with a fraction of the labels, starting from the run's weights."),
     ("RankMe", "The effective number of dimensions that the features use (Garrido et al., 2023). Needs no labels; a value near 1 means collapse."),
+    ("LiDAR", "The effective number of dimensions in which pictures differ more than random views of one (Thilak et al., 2023). Needs no labels."),
+    ("alpha-ReQ", "How steeply the variance falls over the features' directions (Agrawal et al., 2022): near 1 is good, more means few directions. Needs no labels."),
 )  # fmt: skip
 SIMPLE = (  # part of a baseline's name, and its explanation
     ("from scratch", "The same network and the same labels, without pre-training."),
