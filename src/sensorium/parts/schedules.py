@@ -31,5 +31,14 @@ def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.0, sta
     return cosine(1.0, floor, (fraction - warmup) / (1 - warmup)) if warmup < 1 else 1.0
 
 
+def warmup_linear(fraction: float, warmup: float = 0.1, start: float = 0.01) -> float:
+    """Learning-rate factor: linear from ``start`` to 1 during the first ``warmup`` of the budget, then linear to 0, which
+    is better than a cosine where there is time for few steps (Defazio et al., 2023, arXiv:2310.07831)."""
+    fraction = _clamped(fraction)
+    if fraction < warmup:
+        return linear(start, 1.0, fraction / warmup)
+    return linear(1.0, 0.0, (fraction - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+
 def _clamped(fraction: float) -> float:
     return min(max(fraction, 0.0), 1.0)

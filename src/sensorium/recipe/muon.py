@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.base.bf16 import fast_bf16
 from sensorium.method import Method
 from sensorium.recipe.optim import undecayed
 from sensorium.recipe.recipe import Builder
@@ -62,9 +63,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """[O, I] -> about the nearest matrix with orthonormal rows or columns: singular values of 0.7 to 1.2, whatever they
     were."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).to(
-        torch.bfloat16 if matrix.is_cuda else torch.promote_types(matrix.dtype, torch.float32)
-    )
+    # in bfloat16 where that is faster, as its authors do: the iteration doesn't converge to more than that
+    low = torch.promote_types(matrix.dtype, torch.float32) == torch.float32 and fast_bf16(matrix.device)
+    x = (matrix if wide else matrix.T).to(torch.bfloat16 if low else torch.promote_types(matrix.dtype, torch.float32))
     x = x / x.norm().clamp(min=1e-7)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import ConvNeXt
-from sensorium.networks.formats import beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit
+from sensorium.networks.formats import airbench, beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
@@ -25,7 +25,7 @@ from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
-_OWN = [room.OWN for room in (beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit)]
+_OWN = [room.OWN for room in (airbench, beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit)]
 _NETWORKS: dict[str, Format] = {form.kinds[0].removeprefix("sensorium_"): form for form in _OWN}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
@@ -11,16 +12,18 @@ from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
 from sensorium.networks.seen import AsTrained, inner
 from sensorium.parts.lowrank import low_rank_
-from sensorium.parts.schedules import warmup_cosine
+from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
+from sensorium.recipe.muon import muon
 from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.supervised.method import Supervised
 
 Tune = Literal["full", "lora", "last"]
+Optimizer = Literal["muon", "adamw"]
 BETAS = (0.9, 0.99)
-SCRATCH = 2e-3
+SCRATCH = {"muon": 1.4e-2, "adamw": 2e-3}
 RATES = {"full": 4e-3, "lora": 1e-2, "last": 5e-2}  # of a trained network
 DEEP = 5e-4  # of a trained transformer, all of it: layers at rates that decay
 
@@ -31,6 +34,7 @@ def supervised(
     backbone: str | None = None,
     start: RunFolder | None = None,
     tune: Tune = "full",
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.05,
@@ -56,9 +60,10 @@ def supervised(
         start: folder of a run of any encoder, whose network is fine-tuned; instead of --backbone.
         tune: what is trained of a trained network: full (all of it), lora (low-rank products, which are added to the
             weights on export) or last (the head only).
+        optimizer: muon (orthogonal updates of matrices and filters; by default for random weights) or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         label_smoothing: probability mass given to the other classes.
         crop_min: minimum area of a crop, as a fraction of the picture.
@@ -78,9 +83,10 @@ def supervised(
     s = Settings()
     network, trained = _network(on, backbone, start, side, s)
     _tuned(network, trained, tune, rank, alpha, s)
-    batch = pick_batch_size(batch_size, on, s)
+    by = _optimizer(optimizer, trained, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
     deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
-    rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH, batch, s)
+    rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
     decay, first = _staged(trained, deep, layer_decay, head_first, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     with refused_by("supervised"):
@@ -90,9 +96,13 @@ def supervised(
     else:
         view = pick_view_size(view_size, network, on, s)
     views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
-    optimizer = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
+    if by == "muon" and decay < 1:
+        raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; give --optimizer adamw too.")
+    usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
+    build = muon(rate, weight_decay, BETAS) if by == "muon" else usual
+    fall = warmup_cosine if trained else warmup_linear
     return Recipe(
-        "supervised", method, views, optimizer, lambda f: _schedule(f, first, warmup), batch, s,
+        "supervised", method, views, build, lambda f: _schedule(f, first, warmup, fall), batch, s,
         derive=lambda rows, cache, progress: labeled(rows),
     )  # fmt: skip
 
@@ -138,6 +148,13 @@ def _staged(
     return decay, s.pick("head_first", head_first, 0.2 if deep else 0.0, why)
 
 
-def _schedule(done: float, first: float, warmup: float) -> float:
-    """Warm-up and cosine, for the head alone and again for all."""
-    return warmup_cosine(done / first, warmup) if done < first else warmup_cosine((done - first) / (1 - first), warmup)
+def _optimizer(given: Optimizer | None, trained: bool, s: Settings) -> Optimizer:
+    if given not in (None, *get_args(Optimizer)):
+        raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
+    usual, why = ("adamw", "a trained network") if trained else ("muon", "random weights")
+    return s.pick("optimizer", given, usual, why)
+
+
+def _schedule(done: float, first: float, warmup: float, fall: Callable[[float, float], float]) -> float:
+    """Warm-up and fall of the rate, for the head alone and again for all."""
+    return fall(done / first, warmup) if done < first else fall((done - first) / (1 - first), warmup)
