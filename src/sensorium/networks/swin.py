@@ -39,6 +39,7 @@ SWIN_SIZES: dict[str, tuple[tuple[int, ...], int, int]] = {
     "large": ((2, 2, 18, 2), 192, 7),
 }
 HEAD = 32  # channels of a head, in all sizes of the papers
+MOST = 64  # tokens a side of a window: attention in it is of 64^2 x 64^2 pairs
 Init = Literal["normal", "lecun"]
 
 
@@ -50,13 +51,13 @@ def sizes_for(size: str, image_size: int, sizes: dict[str, tuple[tuple[int, ...]
         near = get_close_matches(size, sizes, 1, 0.3)
         hint = f" did you mean '{near[0]}'?" if near else ""
         raise SensoriumError(f"swin: no size '{size}';{hint} choose one of {', '.join(sizes)}.")
-    depths, width, window = sizes[size]
+    depths, embed_dim, window = sizes[size]
     patch = 4 if image_size // (4 * 2 ** (len(depths) - 1)) >= 4 else 2
     side = -(-image_size // patch)
     if side % window and side % (window + 1) == 0:
         window += 1
-    heads = tuple(max(1, width // HEAD) * 2**i for i in range(len(depths)))
-    numbers = {"depths": depths, "width": width, "heads": heads, "patch": patch}
+    heads = tuple(max(1, embed_dim // HEAD) * 2**i for i in range(len(depths)))
+    numbers = {"depths": depths, "embed_dim": embed_dim, "heads": heads, "patch": patch}
     return numbers | {"windows": clipped(image_size, patch, window, len(depths))} | {
         "init": "lecun" if size == "micro" else "normal"
     }  # fmt: skip
@@ -79,7 +80,7 @@ def swin(size: str, image_size: int, **numbers: Any) -> Swin:
 class ShiftedWindows(nn.Module, MapEncoder):
     """What Swin and Swin V2 share: all but their blocks and their merging.
 
-    depths: blocks of each stage. width: channels of the first stage, which double from stage to stage. heads: of each
+    depths: blocks of each stage. embed_dim: channels of the first stage, which double from stage to stage. heads: of each
     stage. windows: their sides in tokens, of each stage. patch: side of a patch in pixels. mlp_ratio: hidden channels of
     a block as a multiple of its width. qkv_bias: of queries, keys and values. drop_path: rate at the last block, to which
     it rises linearly from 0. init: weights of standard deviation 0.02 as in the papers, or "lecun": one over the root of
@@ -90,7 +91,7 @@ class ShiftedWindows(nn.Module, MapEncoder):
     def __init__(
         self,
         depths: tuple[int, ...] = (2, 2, 6, 2),
-        width: int = 96,
+        embed_dim: int = 96,
         heads: tuple[int, ...] = (3, 6, 12, 24),
         windows: tuple[int, ...] = (7, 7, 7, 7),
         *,
@@ -106,14 +107,16 @@ class ShiftedWindows(nn.Module, MapEncoder):
             raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
         if not len(depths) == len(heads) == len(windows) or not depths or min(*depths, *windows) < 1:
             raise ValueError(f"swin: {len(heads)} heads and windows of {windows} for stages of {depths} blocks")
+        if max(windows) > MOST:
+            raise ValueError(f"swin: windows of {windows}: at most {MOST} tokens a side are supported")
         self.depths, self.heads, self.windows, self.patch = tuple(depths), tuple(heads), tuple(windows), patch
-        self.width, self.mlp_ratio, self.qkv_bias, self.eps = width, mlp_ratio, qkv_bias, eps
-        self.channels = tuple(width * 2**i for i in range(len(depths)))
+        self.embed_dim, self.mlp_ratio, self.qkv_bias, self.eps = embed_dim, mlp_ratio, qkv_bias, eps
+        self.channels = tuple(embed_dim * 2**i for i in range(len(depths)))
         self.strides = tuple(patch * 2**i for i in range(len(depths)))
         self.dim = self.channels[-1]
 
         rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
-        self.stem = nn.Sequential(nn.Conv2d(3, width, patch, stride=patch), nn.LayerNorm(width, eps=eps))
+        self.stem = nn.Sequential(nn.Conv2d(3, embed_dim, patch, stride=patch), nn.LayerNorm(embed_dim, eps=eps))
         self.stages = nn.ModuleList(
             Stage(
                 self.merging(channels // 2) if i else nn.Identity(),

@@ -47,7 +47,10 @@ class SwinV2(ShiftedWindows):
     @property
     def references(self) -> tuple[int, ...]:
         """Of each stage, the window whose distances go to 8."""
-        return self._references or self.windows
+        found = self._references or self.windows
+        if len(found) != len(self.windows):
+            raise ValueError(f"swinv2: references of {found} for windows of {self.windows}")
+        return found
 
     def block(self, stage: int, shift: int, drop_path: float) -> nn.Module:
         """Post-norm, with cosines."""

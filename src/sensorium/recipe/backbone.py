@@ -16,6 +16,8 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained, usual_side
+from sensorium.networks.swin import SWIN_SIZES, swin
+from sensorium.networks.swinv2 import SWINV2_SIZES, swinv2
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
@@ -25,7 +27,9 @@ RESNETS = tuple(f"resnet-{size}" for size in RESNET_SIZES)
 VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 CONVNEXTS = tuple(f"convnext-{size}" for size in CONVNEXT_SIZES)
 CONVNEXTV2S = tuple(f"convnextv2-{size}" for size in CONVNEXTV2_SIZES)
-NAMES = RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
+SWINS = tuple(f"swin-{size}" for size in SWIN_SIZES)
+SWINV2S = tuple(f"swinv2-{size}" for size in SWINV2_SIZES)
+NAMES = RESNETS + VITS + CONVNEXTS + CONVNEXTV2S + SWINS + SWINV2S
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
@@ -39,7 +43,8 @@ def build_backbone(
     given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
 ) -> Any:
     """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
-    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``) or from a checkpoint's path or hub id.
+    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``, ``swin-micro`` .. ``swin-large``, ``swinv2-micro`` ..
+    ``swinv2-large``) or from a checkpoint's path or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
@@ -58,6 +63,9 @@ def build_backbone(
         network = resnet(name.removeprefix("resnet-"), on.image_size)
     elif name in CONVNEXTS + CONVNEXTV2S:
         network = convnext(name.partition("-")[2], on.image_size, grn=name in CONVNEXTV2S)
+    elif name in SWINS + SWINV2S:
+        size = name.partition("-")[2]
+        network = (swin if name in SWINS else swinv2)(size, on.image_size)
     elif name.partition("+")[0] in VITS:
         size, *parts = name.removeprefix("vit-").split("+")
         patch = auto_patch(on.image_size)

@@ -55,7 +55,8 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift, self.attend = heads, window, shift, attend
         self.proj = nn.Linear(width, width)
         self.distance: Tensor  # row of the table for each query and key [N, N]
-        self.register_buffer("distance", distances(window), persistent=False)
+        with torch.device("cpu"):  # it is not in files, so that it must have values on the meta device too
+            self.register_buffer("distance", distances(window), persistent=False)
         self._learn(width, qkv_bias)
 
     def _learn(self, width: int, biased: bool) -> None:
@@ -97,8 +98,8 @@ class WindowAttention(nn.Module):
         else:
             q, k, v = qkv.flatten(1, 2)
         y = self._attend(q, k, v, bias[None]).unflatten(1, (-1, self.heads))  # [B, n, h, N, d] or [B n, 1, h, N, d]
-        y = y.reshape(len(x), size[0] // M, size[1] // Mw, self.heads, M, Mw, -1)
-        y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
+        y = y.reshape(-1, size[0] // M, size[1] // Mw, self.heads, M, Mw, x.shape[-1] // self.heads)
+        y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, *size, x.shape[-1])
         if shifted:
             y = y.roll(shift, dims=(1, 2))
         return self.proj(y[:, :height, :width])
@@ -126,7 +127,8 @@ class CosineWindowAttention(WindowAttention):
     ) -> None:
         super().__init__(width, heads, window, shift, qkv_bias=qkv_bias, attend=attend)
         self.places: Tensor
-        self.register_buffer("places", log_distances(window, reference or window), persistent=False)
+        with torch.device("cpu"):
+            self.register_buffer("places", log_distances(window, reference or window), persistent=False)
 
     def _learn(self, width: int, biased: bool) -> None:
         self.qkv = nn.Linear(width, 3 * width, bias=False)
