@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
+from sensorium.parts.heads import mlp_head
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
@@ -47,6 +49,7 @@ from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
+from sensorium.selfsup.moby.method import MoBY
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.streaming.oadtr.method import OadTR
 
@@ -67,6 +70,11 @@ def mae() -> MAE:
     )
 
 
+def moby(backbone: Any) -> MoBY:
+    heads = mlp_head(backbone.dim, 12, 6, bias=True), mlp_head(6, 12, 6, bias=True)
+    return MoBY(backbone, *heads, dim_keys=6, negatives=10)
+
+
 def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
     """As wide as there are groups; attention at the coarsest level."""
     attention = (*(False for _ in mults[1:]), True)
@@ -79,7 +87,7 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
 PLACED = ("timm ViT", "timm ViT with fc_norm", "Hugging Face DeiT")  # their registers have positions, ours don't
 READ = ("authors' Swin V2",)  # with tables that tell its windows and which only their code writes: test_swin.py
-FRESH = ("adversarial", "usage")  # of training, which begins anew with what was read
+FRESH = ("adversarial", "usage", "queue.count")  # of training, which begins anew with what was read
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
@@ -127,6 +135,8 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "timm Swin V2": lambda: SwinV2((2, 1), 8, (1, 2), (3, 3), qkv_bias=False),
     "authors' Swin V2": lambda: SwinV2((2, 1), 8, (1, 2), (3, 2)),
     "Sensorium Swin V2": lambda: SwinV2((2, 1), 8, (1, 2), (3, 5), references=(2, 4), mlp_ratio=2.0),
+    "authors' MoBY on a Swin": lambda: moby(Swin((2, 1), 8, (1, 2), (4, 2))),
+    "authors' MoBY on a ViT": lambda: moby(ViT(32, 8, 64, 2, 1)),
     "Sensorium classifier": lambda: Supervised(ResNet((1, 1), 8, stem="small"), 3),
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),

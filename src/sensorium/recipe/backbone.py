@@ -40,7 +40,14 @@ def choices(needs: type) -> tuple[str, ...]:
 
 
 def build_backbone(
-    given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
+    given: str | None,
+    on: Situation,
+    settings: Settings,
+    *,
+    by: str,
+    needs: type = Encoder,
+    default: tuple[str, str] | None = None,
+    **vit_numbers: Any,
 ) -> Any:
     """A backbone by name (``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
     ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``, ``swin-micro`` .. ``swin-large``, ``swinv2-micro`` ..
@@ -49,10 +56,11 @@ def build_backbone(
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
     ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
-    because it learns more per minute; else the small ViT. ``vit_numbers`` are passed to a ViT. An illegal pair of
+    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``vit_numbers`` are passed to a
+    ViT. An illegal pair of
     method and backbone is an error that lists the legal choices.
     """
-    default, why = _auto(on, needs)
+    default, why = default or _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
     if is_checkpoint(name):
         from sensorium.published import load_backbone
