@@ -60,8 +60,8 @@ def build_backbone(
     ViT. An illegal pair of
     method and backbone is an error that lists the legal choices.
     """
-    default, why = default or _auto(on, needs)
-    name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
+    usual, why = default or _auto(on, needs)
+    name = settings.pick("backbone", None if given in (None, "auto") else given, usual, why)
     if is_checkpoint(name):
         from sensorium.published import load_backbone
 

@@ -345,7 +345,8 @@ TORCHVISION = Format(
 
 # --- ours ---
 
-FIELDS: Fields = flags("qkv_bias") | {
+FIELDS: Fields = {
+    **flags("qkv_bias"),
     **dict.fromkeys(("depths", "heads", "windows"), Source.wholes),
     **dict.fromkeys(("embed_dim", "patch"), Source.whole),
     "mlp_ratio": lambda source, name: source.number(name, low=0, high=1 << 10),
