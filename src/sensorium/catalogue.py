@@ -167,6 +167,23 @@ NETWORKS: tuple[Network, ...] = (
         ("safetensors", "hf", "timm", "onnx"),
         "timm ConvNeXt, transformers ConvNextModel, ConvNextV2Model, torchvision convnext_tiny (tests/published/test_convnext.py)",
     ),
+    Network(
+        "swin",
+        "Swin Transformer; Swin Transformer V2",
+        "Liu et al., 2021, arXiv:2103.14030, arXiv:2111.09883",
+        ("Encoder", "MapEncoder"),
+        (
+            "Hugging Face Swin",
+            "timm Swin",
+            "authors' Swin",
+            "torchvision Swin",
+            "Hugging Face Swin V2",
+            "timm Swin V2",
+            "authors' Swin V2",
+        ),
+        ("safetensors", "hf", "timm", "onnx"),
+        "timm SwinTransformer, transformers SwinModel, Swinv2Model, torchvision SwinTransformer (tests/published/test_swin.py)",
+    ),
 )
 
 

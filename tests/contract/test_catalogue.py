@@ -57,7 +57,7 @@ from sensorium.training.fit import Options, fit
 from sensorium.training.step import Step
 from sensorium.use import FORMATS, export, load
 
-SMALL = ("resnet-micro", "resnet-18", "vit-micro", "convnext-micro")
+SMALL = ("resnet-micro", "resnet-18", "vit-micro", "convnext-micro", "swin-micro")
 # name: (kind, side in pixels)
 DATA = {
     "digits": ("images", 8),

@@ -34,6 +34,12 @@ HF_BEIT = (HF_VIT[0], "encoder.relative_position_bias.relative_position_bias_tab
 EVA02 = ("patch_embed.proj.weight", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.norm.weight", "pos_embed")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
 CONVNEXT = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")
+SWIN, AFTER = (
+    ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table"),
+    "layers.0.downsample.reduction.weight",
+)
+SWINV2 = ("patch_embed.proj.weight", "layers.0.blocks.0.attn.logit_scale", "layers.0.blocks.0.attn.cpb_mlp.2.weight")
+HF_SWIN = ("embeddings.patch_embeddings.projection.weight", "encoder.layers.0.blocks.0.layernorm_before.weight")
 OPEN_CLIP = ("visual.class_embedding", "visual.conv1.weight", "token_embedding.weight")
 MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face ViT": ({"model_type": "vit"}, HF_VIT),
@@ -66,9 +72,18 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "timm ConvNeXt": ({}, ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight")),
     "authors' ConvNeXt": ({}, ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight")),
     "torchvision ConvNeXt": ({}, ("features.0.0.weight", "features.1.0.layer_scale")),
+    "Hugging Face Swin": ({"model_type": "swin"}, HF_SWIN),
+    "Hugging Face Swin V2": ({"model_type": "swinv2"}, HF_SWIN),
+    "timm Swin": ({}, SWIN),
+    "timm Swin V2": ({}, SWINV2),
+    "authors' Swin": ({}, (*SWIN, AFTER)),
+    "authors' Swin V2": ({}, (*SWINV2, AFTER)),
+    "torchvision Swin": ({}, ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table")),
     "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),
     "Hugging Face ViTMAE encoder": ({"model_type": "vit_mae"}, HF_VIT),
     "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),
+    "authors' MoBY on a Swin": ({}, ("encoder.layers.0.blocks.0.attn.relative_position_bias_table", "encoder_k.norm.weight", "queue1")),
+    "authors' MoBY on a ViT": ({}, (*(f"encoder.{name}" for name in VIT), "encoder_k.norm.weight", "queue1")),
     "authors' DINO on a ViT": ({}, tuple(f"backbone.{name}" for name in VIT)),
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),

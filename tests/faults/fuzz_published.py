@@ -27,6 +27,8 @@ from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
+from sensorium.networks.swin import Swin
+from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
@@ -98,6 +100,9 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "hf resnet folder": _saved("Hugging Face ResNet", lambda: ResNet((1, 1), (4, 8))),
     "hf convnext folder": _saved("Hugging Face ConvNeXt", lambda: ConvNeXt((1, 1), (4, 8), patch=2)),
     "timm convnext folder": _saved("timm ConvNeXt", lambda: ConvNeXt((1, 1, 1, 1), (4, 8, 4, 8), grn=True)),
+    "hf swin folder": _saved("Hugging Face Swin V2", lambda: SwinV2((1, 1), 4, (1, 2), (2, 2), patch=2)),
+    "timm swin folder": _saved("timm Swin", lambda: Swin((1, 1), 4, (1, 2), (2, 2))),
+    "own swin folder": _saved("Sensorium Swin V2", lambda: SwinV2((1, 1), 4, (1, 2), (2, 2), references=(3, 3))),
     "own convnext folder": _saved("Sensorium ConvNeXt", lambda: ConvNeXt((1, 1), (4, 8), patch=2)),
     "llama folder": _saved("Hugging Face Llama", lambda: CausalLM(11, 16, 1, 2, hidden=8)),
     "clip folder": _saved("Hugging Face CLIP", _clip),

@@ -12,6 +12,8 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.score import Asked
 from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.swin import Swin
+from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.vit import ViT
 from sensorium.published import export, exportable
 from sensorium.report.details import take_away
@@ -25,6 +27,8 @@ NETWORKS = {
     "three stages": lambda: ResNet((1, 1, 1), 64),
     "a usual ResNet": lambda: ResNet((1, 1, 1, 1), 64),
     "a ConvNeXt": lambda: ConvNeXt((1, 1, 1, 1), (8, 8, 8, 8)),
+    "a Swin": lambda: Swin((1, 1, 1, 1), 8, (1, 1, 2, 2), (2, 2, 2, 2)),
+    "a Swin V2": lambda: SwinV2((1, 1), 8, (1, 1), (4, 2), patch=2),
     "a small ConvNeXt V2": lambda: ConvNeXt((1, 1), (8, 8), patch=2, grn=True, layer_scale=0),
     "registers": lambda: ViT(8, 4, 16, 1, 2, registers=2),
     "other parts": lambda: ViT(8, 4, 16, 1, 2, parts=("swiglu",)),

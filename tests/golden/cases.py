@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
     "dino": ("dino", PICTURES),
     "dino with local crops": ("dino", PICTURES | {"backbone": "vit-micro", "local_crops": 2}),
+    "moby": ("moby", PICTURES),
+    "moby on a Swin": ("moby", PICTURES | {"backbone": "swin-micro", "drop_path": 0.1, "negatives": 20}),
     "supervised": ("supervised", PICTURES),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "causal_lm": ("causal_lm", TEXT | SMALL),

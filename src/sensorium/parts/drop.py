@@ -20,3 +20,12 @@ class DropPath(nn.Module):
             return branch
         survives = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(1 - self.rate)
         return branch * survives.div_(1 - self.rate)
+
+
+def rising_(network: nn.Module, rate: float) -> None:
+    """Set the rates of a network's branches, which rise linearly with depth from 0 to ``rate`` at the last one (Huang et
+    al., 2016, section 3). In place; a network without any stays as it is."""
+    DropPath(rate)  # its error, also where there is nothing to drop
+    branches = [part for part in network.modules() if isinstance(part, DropPath)]
+    for i, branch in enumerate(branches):
+        branch.rate = rate * i / max(1, len(branches) - 1)

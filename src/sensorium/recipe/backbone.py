@@ -17,6 +17,8 @@ from sensorium.networks.airbench import AIRBENCH_SIZES, airbench
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained, usual_side
+from sensorium.networks.swin import SWIN_SIZES, swin
+from sensorium.networks.swinv2 import SWINV2_SIZES, swinv2
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
@@ -27,7 +29,9 @@ VITS = tuple(f"vit-{size}" for size in VIT_SIZES)
 CONVNEXTS = tuple(f"convnext-{size}" for size in CONVNEXT_SIZES)
 CONVNEXTV2S = tuple(f"convnextv2-{size}" for size in CONVNEXTV2_SIZES)
 AIRBENCHES = tuple(f"airbench-{size}" for size in AIRBENCH_SIZES)
-NAMES = AIRBENCHES + RESNETS + VITS + CONVNEXTS + CONVNEXTV2S
+SWINS = tuple(f"swin-{size}" for size in SWIN_SIZES)
+SWINV2S = tuple(f"swinv2-{size}" for size in SWINV2_SIZES)
+NAMES = AIRBENCHES + RESNETS + VITS + CONVNEXTS + CONVNEXTV2S + SWINS + SWINV2S
 POSITION_PARTS = ("learned", "sincos", "rope")
 VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
@@ -38,19 +42,28 @@ def choices(needs: type) -> tuple[str, ...]:
 
 
 def build_backbone(
-    given: str | None, on: Situation, settings: Settings, *, by: str, needs: type = Encoder, **vit_numbers: Any
+    given: str | None,
+    on: Situation,
+    settings: Settings,
+    *,
+    by: str,
+    needs: type = Encoder,
+    default: tuple[str, str] | None = None,
+    **vit_numbers: Any,
 ) -> Any:
     """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
-    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``) or from a checkpoint's path or hub id.
+    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``, ``swin-micro`` .. ``swin-large``, ``swinv2-micro`` ..
+    ``swinv2-large``) or from a checkpoint's path or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
     ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
-    because it learns more per minute; else the small ViT. ``vit_numbers`` are passed to a ViT. An illegal pair of
+    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``vit_numbers`` are passed to a
+    ViT. An illegal pair of
     method and backbone is an error that lists the legal choices.
     """
-    default, why = _auto(on, needs)
-    name = settings.pick("backbone", None if given in (None, "auto") else given, default, why)
+    usual, why = default or _auto(on, needs)
+    name = settings.pick("backbone", None if given in (None, "auto") else given, usual, why)
     if is_checkpoint(name):
         from sensorium.published import load_backbone
 
@@ -62,6 +75,9 @@ def build_backbone(
         network = airbench(name.removeprefix("airbench-"))
     elif name in CONVNEXTS + CONVNEXTV2S:
         network = convnext(name.partition("-")[2], on.image_size, grn=name in CONVNEXTV2S)
+    elif name in SWINS + SWINV2S:
+        size = name.partition("-")[2]
+        network = (swin if name in SWINS else swinv2)(size, on.image_size)
     elif name.partition("+")[0] in VITS:
         size, *parts = name.removeprefix("vit-").split("+")
         patch = auto_patch(on.image_size)

@@ -14,6 +14,7 @@ from sensorium.method import Method
 from sensorium.networks.airbench import Airbench
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.seen import inner
+from sensorium.networks.swin import ShiftedWindows
 from sensorium.recipe.recipe import Builder, Settings
 
 # Learned tokens, queries and positions, by the names that networks give them.
@@ -87,7 +88,7 @@ def depths(backbone: nn.Module) -> dict[str, int]:
         return dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
     found = backbone.layers_for_decay()
     deepest = max(found.values(), default=0)
-    return found | {"head": deepest + (deepest > 0 and not isinstance(inner(backbone), TokenEncoder))}
+    return found | {"head": deepest + (deepest > 0 and not isinstance(inner(backbone), (TokenEncoder, ShiftedWindows)))}
 
 
 def layered(lr: float, weight_decay: float, betas: tuple[float, float], decay: float) -> Builder:

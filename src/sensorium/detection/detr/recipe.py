@@ -46,7 +46,7 @@ def detr(
     with a budget of minutes FCOS is better.
 
     Args:
-        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, convnext-micro ..., or a checkpoint's path.
+        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, convnext-micro ..., swin-micro ..., or a checkpoint's path.
         queries: maximum number of detections per picture.
         width: channels of the transformer.
         heads: of attention.

@@ -44,7 +44,7 @@ def fcos(
     DIR holds pictures with boxes as COCO json, Pascal VOC XML, YOLO text or Hugging Face objects.
 
     Args:
-        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, convnext-micro ..., or a checkpoint's path.
+        backbone: resnet-micro ... resnet-101, vit-micro ... vit-huge, convnext-micro ..., swin-micro ..., or a checkpoint's path.
         stride: of the finest level in pixels; small objects need a small one.
         width: channels of the pyramid.
         convs: layers of each of the head's two towers.

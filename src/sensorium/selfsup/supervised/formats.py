@@ -15,8 +15,23 @@ from torch import Tensor
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.convnext import ConvNeXt
-from sensorium.networks.formats import airbench, beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit
+from sensorium.networks.formats import (
+    airbench,
+    beit,
+    clip_vision,
+    convnext,
+    dinov3,
+    eva,
+    mean_vit,
+    resnet,
+    siglip,
+    swin,
+    swinv2,
+    vit,
+)
 from sensorium.networks.resnet import ResNet
+from sensorium.networks.swin import Swin
+from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.vit import ViT
 from sensorium.published import usage
 from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
@@ -25,7 +40,10 @@ from sensorium.published.source import Source
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
-_OWN = [room.OWN for room in (airbench, beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, vit)]
+_OWN = [
+    room.OWN
+    for room in (airbench, beit, clip_vision, convnext, dinov3, eva, mean_vit, resnet, siglip, swin, swinv2, vit)
+]
 _NETWORKS: dict[str, Format] = {form.kinds[0].removeprefix("sensorium_"): form for form in _OWN}
 
 
@@ -197,6 +215,22 @@ HF_CONVNEXT, HF_CONVNEXT_V2 = (
     for form, name in ((convnext.HF, "ConvNext"), (convnext.HF_V2, "ConvNextV2"))
 )  # fmt: skip
 
+
+def _hf_swin_beside(room: Any) -> Callable[..., dict[str, dict[str, Any]]]:
+    def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+        return _hf_beside(lambda network: room.hf_config(network, how.image_size))(method, how)
+
+    return beside
+
+
+HF_SWIN, HF_SWIN_V2 = (
+    _written(
+        room.HF, f"Hugging Face {name}ForImageClassification", network, f"{room.HF.kinds[0]}.", "classifier",
+        beside=_hf_swin_beside(room), usage=usage.classes_by_transformers,
+    )
+    for room, network, name in ((swin, Swin, "Swin"), (swinv2, SwinV2, "Swinv2"))
+)  # fmt: skip
+
 # --- timm ---
 
 
@@ -235,6 +269,25 @@ TIMM_CONVNEXT = _written(
     beside=_timm_beside(convnext.timm_config, "head.fc"), usage=usage.by_timm,
 )  # fmt: skip
 
+
+def _timm_swin_beside(room: Any) -> Callable[..., dict[str, dict[str, Any]]]:
+    def beside(method: Supervised, how: Preparation) -> dict[str, dict[str, Any]]:
+        side = swin.side_of(method.backbone, "timm's", how.image_size)
+        return _timm_beside(lambda network: room.timm_config(network, side), "head.fc")(
+            method, replace(how, image_size=side)
+        )
+
+    return beside
+
+
+TIMM_SWIN, TIMM_SWIN_V2 = (
+    _written(
+        room.TIMM, f"{room.TIMM.name} classifier", network, "", "head.fc", beside=_timm_swin_beside(room),
+        usage=usage.by_timm,
+    )
+    for room, network in ((swin, Swin), (swinv2, SwinV2))
+)  # fmt: skip
+
 # --- torchvision ---
 
 
@@ -258,5 +311,6 @@ TORCHVISION = _written(
 
 FORMATS: tuple[Format, ...] = (OWN,)
 EXPORTS: tuple[Format, ...] = (
-    HF_VIT, HF_RESNET, HF_CONVNEXT, HF_CONVNEXT_V2, TIMM_VIT, TIMM_RESNET, TIMM_CONVNEXT, TORCHVISION,
+    HF_VIT, HF_RESNET, HF_CONVNEXT, HF_CONVNEXT_V2, HF_SWIN, HF_SWIN_V2, TIMM_VIT, TIMM_RESNET, TIMM_CONVNEXT,
+    TIMM_SWIN, TIMM_SWIN_V2, TORCHVISION,
 )  # fmt: skip
