@@ -8,4 +8,4 @@ def method():
 
 
 def batch(images):
-    return {"views": [images(12, 8) for _ in range(2)]}
+    return {"views": [images(24, 8) for _ in range(2)]}
