@@ -133,10 +133,12 @@ def test_the_authors_backbone_alone(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     theirs = authors("8-8-8")
     save(theirs, tmp_path / "more.pth", **{"module.projector.3.weight": torch.zeros(8, 9)})
-    with pytest.raises(SensoriumError, match=r"more.pth: 'module.projector.3.weight' has shape \[8, 9\], expected \[8, 8\]"):
+    with pytest.raises(
+        SensoriumError, match=r"more.pth: 'module.projector.3.weight' has shape \[8, 9\], expected \[8, 8\]"
+    ):
         load(tmp_path / "more.pth")
     save(theirs, tmp_path / "strange.pth", **{"module.extra.weight": torch.zeros(3, 4)})
-    with pytest.raises(SensoriumError, match="'module.extra.weight' is unknown to the format authors' Barlow Twins"):
+    with pytest.raises(SensoriumError, match=r"'module.extra.weight' is unknown to the format authors' Barlow Twins"):
         load(tmp_path / "strange.pth")
     small = BarlowTwins(ResNet((1, 1), 8, stem="small"), mlp_head(16, 8, 8, last_bias=False))
     with pytest.raises(SensoriumError, match="the authors' ResNet has no 'small' stem"):

@@ -132,7 +132,9 @@ def test_the_authors_checkpoint_there_and_back(block: type, mlp: str, wrapped: b
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     state = {f"module.{name}": value for name, value in authors(BLOCKS[0], "8-8-8").state_dict().items()}
-    torch.save({"model": {k: v for k, v in state.items() if not k.startswith("module.projector.3")}}, tmp_path / "a.pth")
+    torch.save(
+        {"model": {k: v for k, v in state.items() if not k.startswith("module.projector.3")}}, tmp_path / "a.pth"
+    )
     with pytest.raises(SensoriumError, match=r"a.pth: 'module.projector."):
         load(tmp_path / "a.pth")
     bare = {k: v for k, v in state.items() if not (k.startswith("module.projector") and v.ndim == 2)}

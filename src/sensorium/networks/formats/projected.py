@@ -20,7 +20,9 @@ def mlp_widths(source: Source, name: str) -> list[int]:
             found[int(index)] = source.shape(key, 2)
     layers = [found[index] for index in sorted(found)]
     if len(layers) < 2:
-        raise SensoriumError(f"{source.where}: '{name}*.weight' has {len(layers)} linear layers, at least 2 are expected.")
+        raise SensoriumError(
+            f"{source.where}: '{name}*.weight' has {len(layers)} linear layers, at least 2 are expected."
+        )
     return [layers[0][1], *(rows for rows, _ in layers)]
 
 

@@ -25,7 +25,7 @@ def coding_rate(z: Tensor, eps: float) -> Tensor:
     B, d = z.shape[-2:]
     N = B * world_size()
     with torch.autocast(z.device.type, enabled=False):
-        if N < d:
+        if d > N:
             rows = gather(z.movedim(-2, 0)).movedim(0, -2)
             product = rows @ rows.mT
         else:

@@ -57,4 +57,6 @@ def barlow_twins(
     s.note(weight_decay=weight_decay, warmup=warmup)
     method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
     views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
-    return Recipe("barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return Recipe(
+        "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )

@@ -40,7 +40,9 @@ class EMPSSL(Method, HasBackbone, Encoder):
         super().__init__()
         require(backbone, Encoder, by="EMP-SSL", choices="a ViT or a ResNet")
         if invariance < 0 or eps <= 0:
-            raise ValueError(f"invariance {invariance}, eps {eps}: the first must not be negative, the second be positive")
+            raise ValueError(
+                f"invariance {invariance}, eps {eps}: the first must not be negative, the second be positive"
+            )
         self.backbone, self.head = backbone, head
         self.invariance, self.eps = invariance, eps
         self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]

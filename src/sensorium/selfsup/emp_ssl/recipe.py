@@ -87,7 +87,5 @@ def emp_views(mean: Sequence[float], std: Sequence[float], size: int, crops: int
     """``{"crops"}``: ``crops`` of each picture, of the fraction ``area`` of it, as the authors' (``dataset/aug4img.py``);
     up to 64 pixels they are not blurred."""
     blur = 0.1 if size > SMALL else 0.0
-    view = View(
-        size, (area, area), jitter=(0.4, 0.4, 0.4, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=blur, solarize_p=0.1
-    )
+    view = View(size, (area, area), jitter=(0.4, 0.4, 0.4, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=blur, solarize_p=0.1)
     return drawn("crops", [view] * crops, mean, std)
