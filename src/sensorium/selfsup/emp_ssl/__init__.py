@@ -6,5 +6,5 @@ SYSTEM = System(
     short="EMP-SSL",
     needs="Encoder",
     abilities=("Encoder",),
-    parity="lightly tcr_loss, invariance_loss; the authors' formula (tests/parity/test_emp_ssl.py)",
+    parity="lightly tcr_loss, invariance_loss (tests/parity/test_emp_ssl.py)",
 )

@@ -6,5 +6,5 @@ SYSTEM = System(
     short="LeJEPA",
     needs="Encoder",
     abilities=("Encoder",),
-    parity="lightly SIGReg, LeJEPALoss; SciPy's integral of the statistic (tests/parity/test_lejepa.py)",
+    parity="lightly SIGReg, LeJEPALoss, scipy quad (tests/parity/test_lejepa.py)",
 )
