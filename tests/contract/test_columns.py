@@ -33,6 +33,9 @@ BIASES = "blocks.0.attn.relative_position_bias_table"
 HF_BEIT = (HF_VIT[0], "encoder.relative_position_bias.relative_position_bias_table")
 EVA02 = ("patch_embed.proj.weight", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.norm.weight", "pos_embed")
 SIGLIP = ("vision_model.embeddings.patch_embedding.weight", "vision_model.head.probe")
+TWINS = tuple(
+    f"module.{name}" for name in ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "projector.0.weight")
+)
 CONVNEXT = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")
 SWIN, AFTER = (
     ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table"),
@@ -86,6 +89,8 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' MoBY on a ViT": ({}, (*(f"encoder.{name}" for name in VIT), "encoder_k.norm.weight", "queue1")),
     "authors' DINO on a ViT": ({}, tuple(f"backbone.{name}" for name in VIT)),
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
+    "authors' Barlow Twins": ({}, (*TWINS, "module.bn.running_mean")),
+    "authors' VICReg": ({}, (*TWINS, "module.projector.0.bias")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
     "Hugging Face CLIP image tower": (

@@ -48,9 +48,11 @@ from sensorium.published.format import Format, read, write
 from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
+from sensorium.selfsup.barlow_twins.method import BarlowTwins
 from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.moby.method import MoBY
 from sensorium.selfsup.supervised.method import Supervised
+from sensorium.selfsup.vicreg.method import VICReg
 from sensorium.streaming.oadtr.method import OadTR
 
 TEXT = (17, 5, 64, 1, 1)
@@ -143,6 +145,12 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' MAE": mae,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
+    "authors' Barlow Twins": lambda: BarlowTwins(
+        ResNet((1, 1, 2, 1), (8, 16, 8, 16)), mlp_head(16, 10, 7, last_bias=False)
+    ),
+    "authors' VICReg": lambda: VICReg(
+        ResNet((1, 2, 1, 1), (4, 8, 4, 8), bottleneck=True), mlp_head(32, 10, 9, 7, bias=True, last_bias=False)
+    ),
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
     "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),

@@ -15,7 +15,7 @@ from torch import Tensor
 from sensorium.networks.formats import resnet, timm_vit, vit
 from sensorium.published.format import Dropped, Entry, Format, anything, under
 
-_OTHERS = (r"backbone\.(head|fc)\..+", r"dino_head\..+")  # another network under this prefix, entirely or DINOv2's
+_OTHERS = (r"backbone\.(head|fc)\..+", r"dino_head\..+", r"projector\..+")  # another network, or another method's
 _PROJECTION = "the projection head is only used by the loss in training"
 _HEAD = (
     Dropped(r"head\.mlp(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)", _PROJECTION),

@@ -19,7 +19,6 @@ Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.moe.layer import copy_biases, update_biases
+from sensorium.parts.multicrop import crop_features
 from sensorium.parts.schedules import cosine, linear
 
 
@@ -157,8 +157,5 @@ def dino_loss(
 
 
 def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
-    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: consecutive crops of one size share a pass, the head gets all at
-    once."""
-    same_size = (torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:]))
-    features = [network["backbone"].features(images) for images in same_size]  # pyright: ignore[reportCallIssue]
-    return network["head"](torch.cat(features))
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]; the head gets all at once."""
+    return network["head"](crop_features(network["backbone"], crops))

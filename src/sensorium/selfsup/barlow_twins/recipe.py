@@ -1,0 +1,62 @@
+"""Barlow Twins: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.crops import byol_views
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.barlow_twins.method import BarlowTwins
+
+
+def barlow_twins(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    redundancy: float | None = None,
+    projection: int | None = None,
+    crop_min: float | None = None,
+    view_size: int | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """Barlow Twins (Zbontar et al., 2021): two views agree in every dimension, and no two dimensions tell the same.
+
+    Example: sensorium train barlow_twins --data DIR --budget 10m --projection 1024
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW (the paper: LARS).
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        redundancy: weight of the correlations between different dimensions.
+        projection: dimension of the projections, and of the head's hidden layers.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
+    """
+    if redundancy is not None and redundancy < 0:
+        raise SensoriumError(f"--redundancy {redundancy:g}: must not be negative; the paper's is 0.0051.")
+    if projection is not None and projection < 2:
+        raise SensoriumError(f"--projection {projection}: must be at least 2.")
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="Barlow Twins")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    # More dimensions are better in the paper (figure 4), and cost more than a small backbone.
+    usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
+    width = s.pick("projection", projection, *usual)
+    weight = s.pick("redundancy", redundancy, 0.0051, "the paper's")
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
+    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    return Recipe(
+        "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )

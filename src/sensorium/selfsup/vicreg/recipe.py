@@ -1,0 +1,64 @@
+"""VICReg: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.crops import byol_views
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.selfsup.vicreg.method import VICReg
+
+
+def vicreg(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    projection: int | None = None,
+    crop_min: float | None = None,
+    view_size: int | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """VICReg (Bardes et al., 2022): two views agree, every dimension varies, and no two are correlated.
+
+    Example: sensorium train vicreg --data DIR --budget 10m --covariance 4
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW (the paper: LARS).
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        invariance: weight of the distance between the two views.
+        variance: weight of the standard deviations below 1.
+        covariance: weight of the covariances between different dimensions.
+        projection: dimension of the embeddings, and of the head's hidden layers.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
+    """
+    for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+        if weight < 0:
+            raise SensoriumError(f"--{name} {weight:g}: must not be negative.")
+    if projection is not None and projection < 2:
+        raise SensoriumError(f"--projection {projection}: must be at least 2.")
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="VICReg")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
+    width = s.pick("projection", projection, *usual)
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    s.note(invariance=invariance, variance=variance, covariance=covariance, weight_decay=weight_decay, warmup=warmup)
+    head = mlp_head(network.dim, *[width] * 3, bias=True, last_bias=False)
+    method = VICReg(network, head, invariance=invariance, variance=variance, covariance=covariance)
+    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    return Recipe("vicreg", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
