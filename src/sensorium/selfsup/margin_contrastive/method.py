@@ -87,5 +87,5 @@ def _contrast(z1: Tensor, z2: Tensor, margin: float) -> dict[str, Tensor]:
         pairs = 2 * B * (2 * N - 2)
         loss = square.mean() / 2 + pushed.sum() / pairs / 2
         distance = distance.detach().masked_fill(~other, 0)
-        inside = ((distance < margin) & other).sum() / pairs
+        inside = ((distance < margin) & other).sum().to(loss.dtype) / pairs
     return {"loss": loss, "near": square.detach().sqrt().mean(), "far": distance.sum() / pairs, "inside": inside}
