@@ -36,6 +36,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
+from sensorium.parts.heads import mlp_head
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
@@ -45,6 +46,7 @@ from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
+from sensorium.selfsup.simsiam.method import SimSiam
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.streaming.oadtr.method import OadTR
 
@@ -63,6 +65,11 @@ def mae() -> MAE:
     return MAE(
         ViT(32, 8, 64, 2, 1, positions="sincos", pool="mean"), decoder_width=32, decoder_depth=2, decoder_heads=1
     )
+
+
+def simsiam() -> SimSiam:
+    projector = mlp_head(16, 16, 16, 12, standardized=True)
+    return SimSiam(ResNet((1, 1, 2, 1), (8, 12, 8, 16), stem_width=64), projector, mlp_head(12, 5, 12))
 
 
 def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
@@ -121,6 +128,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' MAE": mae,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
+    "authors' SimSiam": simsiam,
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
     "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),
