@@ -51,7 +51,8 @@ def test_loss_and_gradients(batch, width, scale, near):
     got, want = byol_loss(*ours), theirs_loss(*theirs)
     assert largest(got, want) <= 1e-5
     squares = sum(
-        (nn.functional.normalize(q) - nn.functional.normalize(z)).square().sum(1).mean() for q, z in ((q1, z2), (q2, z1))
+        (nn.functional.normalize(q) - nn.functional.normalize(z)).square().sum(1).mean()
+        for q, z in ((q1, z2), (q2, z1))
     )
     assert largest(got, squares) <= 1e-5
     got.backward()

@@ -28,7 +28,11 @@ SIZES = [("18", 24, 6), ("50", 33, 10)]  # resnet, dim, pred_dim
 
 def batch_norm(name: str, width: int, affine: bool = True) -> Layout:
     learned = {f"{name}.weight": (width,), f"{name}.bias": (width,)} if affine else {}
-    return learned | {f"{name}.running_mean": (width,), f"{name}.running_var": (width,), f"{name}.num_batches_tracked": ()}
+    return learned | {
+        f"{name}.running_mean": (width,),
+        f"{name}.running_var": (width,),
+        f"{name}.num_batches_tracked": (),
+    }
 
 
 def layout(size: str, dim: int, pred_dim: int) -> Layout:
@@ -123,7 +127,9 @@ def test_without_its_wrapper_and_as_a_backbone(tmp_path: Path) -> None:
     wrapped = load(save_theirs(tmp_path / "wrapped.pth.tar", "18", state))
     plain = load(save_theirs(tmp_path / "plain.pth", "18", state, prefix=""))
     assert isinstance(plain, SimSiam)
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True)
+    )
     network = load_backbone(tmp_path / "wrapped.pth.tar")
     assert isinstance(network, ResNet)
     assert network.normalization == IMAGENET
@@ -153,7 +159,10 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:
     state = filled(layout(*SIZES[0]))
     for change, told in (
         ({"encoder.fc.6.bias": torch.zeros(5)}, r"bad\.pth: 'module\.encoder\.fc\.6\.bias' has shape \[5\]"),
-        ({"encoder.fc.3.weight": torch.zeros(512, 5)}, r"bad\.pth: 'module\.encoder\.fc\.3\.weight' has shape \[512, 5\]"),
+        (
+            {"encoder.fc.3.weight": torch.zeros(512, 5)},
+            r"bad\.pth: 'module\.encoder\.fc\.3\.weight' has shape \[512, 5\]",
+        ),
         ({"predictor.0.weight": torch.zeros(6)}, r"bad\.pth: 'module\.predictor\.0\.weight' has shape \[6\]"),
         ({"encoder.more.weight": torch.zeros(1)}, r"bad\.pth: 'module\.encoder\.more\.weight' is unknown"),
     ):

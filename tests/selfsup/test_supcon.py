@@ -95,7 +95,7 @@ def test_what_cannot_work_is_refused():
         SupCon(nn.Linear(3, 3), nn.Identity())
     with pytest.raises(SensoriumError, match=r"^supcon: temperature must be above 0, got 0\.$"):
         make_recipe("supcon", ON, {"temperature": 0})
-    with pytest.raises(SensoriumError, match="^'supcon' needs at least two classes; the data has no labels. Train"):
+    with pytest.raises(SensoriumError, match=r"^'supcon' needs at least two classes; the data has no labels\. Train"):
         make_recipe("supcon", replace(ON, classes=()), {})
     with pytest.raises(SensoriumError, match=r"one class only \('a'\)"):
         make_recipe("supcon", replace(ON, classes=("a",)), {})

@@ -302,7 +302,9 @@ def judged(method):
 
 def test_a_group_that_is_not_scheduled_keeps_its_rate():
     def build(method):
-        return torch.optim.SGD([{"params": [method.a], "scheduled": False, "lr_scale": 0.1}, {"params": [method.b]}], lr=0.5)
+        return torch.optim.SGD(
+            [{"params": [method.a], "scheduled": False, "lr_scale": 0.1}, {"params": [method.b]}], lr=0.5
+        )
 
     method, batch = Line(), data()
     step = Step(method, build, lambda f: 1 - f)

@@ -60,7 +60,9 @@ def _fits(method: SimSiam) -> None:
     if net.stem != "imagenet" or len(net.stages) != 4:
         raise SensoriumError("the authors' ResNet has four stages and a stem for large pictures.")
     if projector[0].out_features != net.dim:
-        raise SensoriumError(f"the authors' projector is as wide as the features, {net.dim}: train with --hidden {net.dim}.")
+        raise SensoriumError(
+            f"the authors' projector is as wide as the features, {net.dim}: train with --hidden {net.dim}."
+        )
 
 
 def _settle(method: SimSiam, source: Source) -> None:
