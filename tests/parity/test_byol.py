@@ -66,11 +66,17 @@ def test_loss_and_gradients(batch, width, scale, near):
 @pytest.mark.parametrize("head", BYOL_HEADS)
 @pytest.mark.parametrize("widths", [(19, 31, 13), (64, 48, 32)])
 @pytest.mark.parametrize("training", [False, True])
-def test_heads(head, widths, training):
+@pytest.mark.parametrize("last_bias", [False, True])
+def test_heads(head, widths, training, last_bias):
+    """lightly's output layers have a bias, the authors' (``MLP`` in byol/utils/networks.py) none."""
     torch.manual_seed(0)
     theirs = shaken_(BYOL_HEADS[head](*widths))
-    ours = mlp_head(*widths)
-    ours.load_state_dict({name.removeprefix("layers."): value for name, value in theirs.state_dict().items()})
+    if not last_bias:
+        nn.init.zeros_(theirs.layers[3].bias)
+    ours = mlp_head(*widths, last_bias=last_bias)
+    state = {name.removeprefix("layers."): value for name, value in theirs.state_dict().items()}
+    left = ours.load_state_dict(state, strict=False)
+    assert (left.missing_keys, left.unexpected_keys) == ([], [] if last_bias else ["3.bias"])
     x1 = torch.randn(9, widths[0], requires_grad=True)
     x2 = x1.detach().clone().requires_grad_()
     got, want = ours.train(training)(x1), theirs.train(training)(x2)

@@ -57,8 +57,8 @@ def byol(
     side = pick_view_size(view_size, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     with refused_by("byol"):
-        # lightly and the paper's text leave the hidden layers' biases out; a normalization follows.
-        heads = mlp_head(network.dim, width, out), mlp_head(out, width, out)
+        # As in the authors' code the output layers have no bias; that of the hidden ones a normalization takes away.
+        heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
         method = BYOL(network, *heads, momentum=start)
     views = byol_views(on.mean, on.std, side, scale=(smallest, 1.0))
     return Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
