@@ -53,7 +53,8 @@ def _prepare(source: Source) -> Mapping[str, Tensor]:
 
 
 def _fits(method: SimSiam) -> None:
-    net, projector = method.backbone, method.projector
+    net: Any = method.backbone
+    projector: Any = method.projector
     if not isinstance(net, ResNet):
         raise SensoriumError(f"the authors' SimSiam needs a ResNet, not a {type(net).__name__}.")
     resnet.fits(net, "the authors'")

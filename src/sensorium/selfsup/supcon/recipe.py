@@ -10,7 +10,7 @@ from sensorium.data.augment.crops import simclr_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
-from sensorium.parts.heads import mlp_head
+from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
@@ -64,7 +64,8 @@ def supcon(
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     s.note(temperature=temperature, crop_min=crop_min)
     with refused_by("supcon"):
-        head = mlp_head(network.dim, network.dim, projection, norm=False)
+        # SimCLR's: the authors' has no normalizations, and its outputs need many steps to spread.
+        head = ProjectionHead(network.dim, max(network.dim, 256), projection)
         method = SupCon(network, head, temperature=temperature)
     views = supcon_views(simclr_views(on.mean, on.std, side, strength=strength, scale=(crop_min, 1.0)))
     return Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
