@@ -91,6 +91,9 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
     "authors' Barlow Twins": ({}, (*TWINS, "module.bn.running_mean")),
     "authors' VICReg": ({}, (*TWINS, "module.projector.0.bias")),
+    "authors' SimSiam": ({}, tuple(f"module.{name}" for name in (
+        "encoder.conv1.weight", "encoder.fc.7.running_mean", "predictor.3.weight",
+    ))),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
     "Hugging Face CLIP image tower": (

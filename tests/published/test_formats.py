@@ -51,6 +51,7 @@ from sensorium.published.source import Source
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
 from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.moby.method import MoBY
+from sensorium.selfsup.simsiam.method import SimSiam
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.selfsup.vicreg.method import VICReg
 from sensorium.streaming.oadtr.method import OadTR
@@ -75,6 +76,11 @@ def mae() -> MAE:
 def moby(backbone: Any) -> MoBY:
     heads = mlp_head(backbone.dim, 12, 6, bias=True), mlp_head(6, 12, 6, bias=True)
     return MoBY(backbone, *heads, dim_keys=6, negatives=10)
+
+
+def simsiam() -> SimSiam:
+    projector = mlp_head(16, 16, 16, 12, standardized=True)
+    return SimSiam(ResNet((1, 1, 2, 1), (8, 12, 8, 16), stem_width=64), projector, mlp_head(12, 5, 12))
 
 
 def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
@@ -151,6 +157,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' VICReg": lambda: VICReg(
         ResNet((1, 2, 1, 1), (4, 8, 4, 8), bottleneck=True), mlp_head(32, 10, 9, 7, bias=True, last_bias=False)
     ),
+    "authors' SimSiam": simsiam,
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
     "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),

@@ -298,3 +298,19 @@ def judged(method):
     with torch.no_grad():
         images = torch.linspace(-1, 1, 216).view(2, 3, 6, 6)
         return {"mean": float(method.features(images).mean()), "loss": float(F.softplus(method.head.weight).sum())}
+
+
+def test_a_group_that_is_not_scheduled_keeps_its_rate():
+    def build(method):
+        return torch.optim.SGD(
+            [{"params": [method.a], "scheduled": False, "lr_scale": 0.1}, {"params": [method.b]}], lr=0.5
+        )
+
+    method, batch = Line(), data()
+    step = Step(method, build, lambda f: 1 - f)
+    a, b = 2.0, -1.0
+    for k, fraction in enumerate((0.0, 0.5, 1.0)):
+        step([batch], Progress(k, 0, fraction))
+        da, db, _ = gradients(a, b, batch)
+        a, b = a - 0.05 * da / 2, b - 0.5 * (1 - fraction) * db
+        assert (float(method.a.detach()), float(method.b.detach())) == pytest.approx((a, b), rel=1e-5)

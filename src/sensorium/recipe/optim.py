@@ -45,14 +45,20 @@ def adamw(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.9
     """AdamW over the trainable parameters; see :func:`undecayed` for those that are not decayed."""
 
     def build(method: Method) -> torch.optim.Optimizer:
-        decayed, plain, kept = [], [], undecayed(method)
-        for name, parameter in method.named_parameters():
-            if parameter.requires_grad:
-                (plain if name in kept else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+        return torch.optim.AdamW(decay_groups(method, weight_decay), lr=lr, betas=betas, fused=True)
 
     return build
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of the trainable parameters of ``module``: those with weight decay and the :func:`undecayed` ones, where
+    there are any."""
+    decayed, plain, kept = [], [], undecayed(module)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if name in kept else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def by_depth(

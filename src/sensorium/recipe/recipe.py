@@ -48,10 +48,10 @@ class Recipe:
     """Everything a run needs besides data and budget.
 
     ``optimizers`` builds the optimizer of a method of one phase, or maps each phase to its builder. A parameter group's
-    ``lr_scale`` multiplies its learning rate. ``schedule``: fraction of the budget spent -> factor on each rate. With
-    an ``average``, the moving average of the weights is evaluated and saved. ``derive``: preprocesses the rows before
-    training into a folder, for example images into the codes of another run's tokenizer; the third argument: show
-    progress.
+    ``lr_scale`` multiplies its learning rate. ``schedule``: fraction of the budget spent -> factor on each rate, but those
+    of groups with ``scheduled`` False. With an ``average``, the moving average of the weights is evaluated and saved.
+    ``derive``: preprocesses the rows before training into a folder, for example images into the codes of another run's
+    tokenizer; the third argument: show progress.
     """
 
     name: str

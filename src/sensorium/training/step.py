@@ -1,6 +1,6 @@
 """One step of training: the only code that calls ``backward`` and an optimizer.
 
-    rates       <- base_lr * lr_scale * schedule(fraction of the budget spent)
+    rates       <- base_lr * lr_scale * schedule(fraction of the budget spent), constant in groups not "scheduled"
     before_step
     each phase:    each micro-batch: loss / micro-batches, backward      (only the phase's parameters take gradients)
                    before_update, clipping, the phase's optimizer, gradients are dropped
@@ -121,7 +121,7 @@ class Step:
         factor = self.schedule(at.fraction)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
+                group["lr"] = group["base_lr"] * (factor if group.get("scheduled", True) else 1.0)
 
     def _backward(self, loss: Tensor) -> None:
         if self.fabric is None:

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
-from sensorium.parts.gather import gather, rank
 from sensorium.parts.moe.layer import update_biases
+from sensorium.parts.similarity import view_cosines
 
 
 class SimCLR(Method, HasBackbone, Encoder):
@@ -66,18 +66,10 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
     """The loss, ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
     positives)."""
-    B = len(z1)
+    cosines, own, other = view_cosines(z1, z2)
     with torch.autocast(z1.device.type, enabled=False):
-        z_2BP = F.normalize(torch.stack([z1, z2]).to(torch.promote_types(z1.dtype, torch.float32)), dim=-1)
-        k_2NP = gather(z_2BP.transpose(0, 1)).transpose(0, 1)
-        N = k_2NP.shape[1]
-        logits = z_2BP.flatten(0, 1) @ k_2NP.flatten(0, 1).T / temperature  # [2B, 2N]
-
-        i = torch.arange(B, device=z1.device) + rank() * B
-        self_, positive = torch.cat([i, i + N]), torch.cat([i + N, i])
-        logits = logits.scatter(1, self_[:, None], -torch.inf)
-        loss = F.cross_entropy(logits, positive)
-
-        found = (logits.detach().argmax(1) == positive).to(loss.dtype).mean()
-        alignment = (z_2BP[0] * z_2BP[1]).detach().sum(-1).mean()
+        logits = (cosines / temperature).scatter(1, own[:, None], -torch.inf)
+        loss = F.cross_entropy(logits, other)
+    found = (logits.detach().argmax(1) == other).to(loss.dtype).mean()
+    alignment = cosines.detach().gather(1, other[:, None]).mean()
     return {"loss": loss, "contrast_top1": found, "alignment": alignment}

@@ -1,0 +1,64 @@
+"""BYOL: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.crops import byol_views
+from sensorium.data.images.prepare import Situation
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.selfsup.byol.method import BYOL
+
+
+def byol(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    crop_min: float | None = None,
+    hidden: int | None = None,
+    projection: int | None = None,
+    view_size: int | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """BYOL (Grill et al., 2020): prediction of what a moving average of the network gives of another view.
+
+    Example: sensorium train byol --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        momentum: initial momentum of the target's moving average; it rises to 1.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        hidden: width of the projector's and the predictor's hidden layer.
+        projection: dimension of the projections that are predicted.
+        view_size: side of the crops in pixels.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="BYOL")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    small = on.device == "cpu"
+    # The authors' code: 0.97, 0.99, 0.99 and 0.996 for 40, 100, 300 and 1000 epochs of ImageNet.
+    usual = (0.97, "a CPU has time for few steps") if small else (0.99, "the authors' code, up to 300 epochs")
+    start = s.pick("momentum", momentum, *usual)
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    cheap = "a CPU: heads no wider than the backbone"
+    width = s.pick("hidden", hidden, *((512, cheap) if small else (4096, "the paper's")))
+    out = s.pick("projection", projection, *((128, cheap) if small else (256, "the paper's")))
+    side = pick_view_size(view_size, network, on, s)
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    with refused_by("byol"):
+        # As in the authors' code the output layers have no bias; that of the hidden ones a normalization takes away.
+        heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
+        method = BYOL(network, *heads, momentum=start)
+    views = byol_views(on.mean, on.std, side, scale=(smallest, 1.0))
+    return Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)

@@ -1,0 +1,57 @@
+"""Margin contrastive: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.crops import simclr_views
+from sensorium.data.images.prepare import Situation
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.selfsup.margin_contrastive.method import MarginContrastive
+
+
+def margin_contrastive(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    margin: float = 1.0,
+    crop_min: float | None = None,
+    view_size: int | None = None,
+    strength: float = 0.5,
+    projection: int = 128,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """Margin contrastive (Hadsell, Chopra, LeCun, 2006): views of a picture are pulled together, others pushed apart.
+
+    Example: sensorium train margin_contrastive --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        margin: distance up to which views of different pictures are pushed apart.
+        projection: dimension of the outputs that the loss compares.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
+        strength: of the color jitter, as in SimCLR.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="Margin contrastive")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    side = pick_view_size(view_size, network, on, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength, margin=margin)
+    with refused_by("margin_contrastive"):
+        head = mlp_head(network.dim, max(network.dim, 256), projection)
+        method = MarginContrastive(network, head, margin=margin)
+    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    schedule = lambda f: warmup_cosine(f, warmup)  # noqa: E731
+    return Recipe("margin_contrastive", method, views, adamw(rate, weight_decay), schedule, batch, s)

@@ -1,0 +1,74 @@
+"""SimSiam: how to train it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sensorium.data.augment.crops import simclr_views
+from sensorium.data.images.prepare import Situation
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import decay_groups, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Builder, Recipe, Settings
+from sensorium.selfsup.simsiam.method import SimSiam
+
+
+def simsiam(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    crop_min: float = 0.2,
+    hidden: int | None = None,
+    projection: int | None = None,
+    bottleneck: int | None = None,
+    view_size: int | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """SimSiam (Chen & He, 2020): prediction of one's own projection of another view, by the stop-gradient alone.
+
+    Example: sensorium train simsiam --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW; the predictor keeps it to the end.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        hidden: width of the projector's hidden layers; the authors': that of the features.
+        projection: dimension of the projections that are predicted.
+        bottleneck: width of the predictor's hidden layer.
+        view_size: side of the crops in pixels.
+    """
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SimSiam")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    small = on.device == "cpu"
+    width = s.pick("hidden", hidden, network.dim, "the authors' code: as wide as the features")
+    out = s.pick("projection", projection, *((512, "a CPU") if small else (2048, "the paper's")))
+    narrow = s.pick("bottleneck", bottleneck, max(1, out // 4), "a quarter of the projection, as in the paper")
+    side = pick_view_size(view_size, network, on, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, crop_min=crop_min)
+    projector = mlp_head(network.dim, width, width, out, standardized=True)
+    method = SimSiam(network, projector, mlp_head(out, narrow, out))
+    views = simclr_views(on.mean, on.std, side, strength=0.5, scale=(crop_min, 1.0))  # weaker than SimCLR's above 64 px
+    optimizer = _adamw(rate, weight_decay)
+    return Recipe("simsiam", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _adamw(lr: float, weight_decay: float) -> Builder:
+    """AdamW; the predictor's rate is constant, since it should adapt to the latest projections (section 4.2)."""
+
+    def build(method: Any) -> torch.optim.Optimizer:
+        groups = [*decay_groups(method.backbone, weight_decay), *decay_groups(method.projector, weight_decay)]
+        groups += [group | {"scheduled": False} for group in decay_groups(method.predictor, weight_decay)]
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+
+    return build

@@ -1,0 +1,81 @@
+"""SupCon: how to train it, and its views of an image with its label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.crops import simclr_views
+from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import ProjectionHead
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.selfsup.supcon.method import SupCon
+
+
+def supcon(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    temperature: float = 0.1,
+    crop_min: float = 0.2,
+    view_size: int | None = None,
+    strength: float = 0.5,
+    projection: int = 128,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """SupCon (Khosla et al., 2020): contrastive learning in which pictures of one class attract each other.
+
+    A picture without a label attracts its own other view only.
+
+    Example: sensorium train supcon --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        temperature: of the softmax over similarities.
+        projection: dimension of the projections that the loss compares.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
+        strength: of the color jitter, as in SimCLR.
+    """
+    if len(on.classes) < 2:
+        what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
+        raise SensoriumError(
+            f"'supcon' needs at least two classes; the data has {what}. Train a system that needs no labels, or give a "
+            "folder per class."
+        )
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SupCon")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    side = pick_view_size(view_size, network, on, s)
+    s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
+    s.note(temperature=temperature, crop_min=crop_min)
+    with refused_by("supcon"):
+        # SimCLR's: the authors' has no normalizations, and its outputs need many steps to spread.
+        head = ProjectionHead(network.dim, max(network.dim, 256), projection)
+        method = SupCon(network, head, temperature=temperature)
+    views = supcon_views(simclr_views(on.mean, on.std, side, strength=strength, scale=(crop_min, 1.0)))
+    return Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def supcon_views(two: Views) -> Views:
+    """``{"views": [x1, x2], "label"}``: what ``two`` draws, with the labels."""
+
+    @reads("image", "label")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        return {**two(fields, draw), "label": fields["label"]}
+
+    return views
