@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
     "dino": ("dino", PICTURES),
     "dino with local crops": ("dino", PICTURES | {"backbone": "vit-micro", "local_crops": 2}),
+    "swav": ("swav", PICTURES | {"prototypes": 24, "queue": 16, "queue_start": 0.2, "local_crops": 2}),
     "supervised": ("supervised", PICTURES),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "causal_lm": ("causal_lm", TEXT | SMALL),

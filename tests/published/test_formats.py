@@ -36,6 +36,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
+from sensorium.parts.heads import mlp_head
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
@@ -46,6 +47,7 @@ from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.supervised.method import Supervised
+from sensorium.selfsup.swav.method import SwAV
 from sensorium.streaming.oadtr.method import OadTR
 
 TEXT = (17, 5, 64, 1, 1)
@@ -63,6 +65,10 @@ def mae() -> MAE:
     return MAE(
         ViT(32, 8, 64, 2, 1, positions="sincos", pool="mean"), decoder_width=32, decoder_depth=2, decoder_heads=1
     )
+
+
+def swav() -> SwAV:
+    return SwAV(ResNet((1, 2, 1, 1), 8), mlp_head(64, 12, 10, bias=True), nn.Linear(10, 7, bias=False))
 
 
 def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
@@ -119,6 +125,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
     "authors' MAE": mae,
+    "authors' SwAV": swav,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),

@@ -19,7 +19,6 @@ Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
+from sensorium.parts.learning.multicrop import across_crops, by_size
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
@@ -149,16 +149,11 @@ def dino_loss(
         log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
         log_s = F.log_softmax(s_VBK / tau_s, dim=-1)
         p_t = log_t.exp()
-        cross_GV = -(p_t.flatten(1) @ log_s.flatten(1).T) / s_VBK.shape[1]
-        other = ~torch.eye(*cross_GV.shape, dtype=torch.bool, device=cross_GV.device)
-        loss = cross_GV[other].mean()
+        loss = across_crops(p_t, log_s)
         entropy = -(p_t * log_t).sum(-1).mean()
     return {"loss": loss, "entropy": entropy, "kl": loss.detach() - entropy}
 
 
 def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
-    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]: consecutive crops of one size share a pass, the head gets all at
-    once."""
-    same_size = (torch.cat(list(group)) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:]))
-    features = [network["backbone"].features(images) for images in same_size]  # pyright: ignore[reportCallIssue]
-    return network["head"](torch.cat(features))
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]; the head gets all crops at once."""
+    return network["head"](by_size(network["backbone"].features, crops))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,133 @@
+"""SwAV: how to train it, and its crops of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from sensorium.abilities import TokenEncoder
+from sensorium.base.draw import Views
+from sensorium.data.augment.crops import drawn, simclr_view
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import mlp_head
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.selfsup.swav.method import SwAV
+
+
+def swav(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    prototypes: int | None = None,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    queue: int | None = None,
+    local_crops: int | None = None,
+    queue_start: float = 0.075,
+    crop_min: float | None = None,
+    projection: int = 128,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    local_size: int | None = None,
+    view_size: int | None = None,
+) -> Recipe:
+    """SwAV (Caron et al., 2020): crops of a picture predict each other's cluster assignments.
+
+    Example: sensorium train swav --data DIR --budget 10m --prototypes 300
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step.
+        lr: peak learning rate of AdamW.
+        prototypes: number of clusters; many times the number of classes that one expects.
+        temperature: of the softmax over prototypes.
+        epsilon: entropy of the codes in Sinkhorn-Knopp; lower for harder codes.
+        queue: projections of earlier batches that are assigned with each batch, per global crop; 0 for none.
+        local_crops: small crops a picture, beside the two global ones.
+        queue_start: fraction of the budget after which the queue is filled.
+        crop_min: minimum area of a global crop, as a fraction of the picture.
+        projection: dimension of the projections.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        local_size: side of local crops in pixels.
+        view_size: side of the global crops in pixels.
+    """
+    for flag, value, least in (("prototypes", prototypes, 2), ("queue", queue, 0), ("local-crops", local_crops, 0)):
+        if value is not None and value < least:
+            raise SensoriumError(f"--{flag} {value}: must " + (f"be at least {least}." if least else "not be negative."))
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SwAV")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    usual = _swav_defaults(on, batch)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    many = s.pick("prototypes", prototypes, *usual["prototypes"])
+    kept = s.pick("queue", queue, *usual["queue"])
+    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
+    # Without local crops the global ones must hide enough of the picture themselves.
+    smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
+    side, small = _sides(view_size, local_size, network, on, s)
+    s.note(temperature=temperature, epsilon=epsilon, queue_start=queue_start, projection=projection)
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    hidden = max(network.dim, 256) if on.device == "cpu" else 2048
+    head = mlp_head(network.dim, hidden, projection, bias=True)
+    with refused_by("swav"):
+        method = SwAV(
+            network, head, nn.Linear(projection, many, bias=False),
+            temperature=temperature, epsilon=epsilon, queue=kept, queue_start=queue_start,
+        )  # fmt: skip
+    views = swav_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
+    return Recipe("swav", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _swav_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and its reason."""
+    few, data = on.images < 200_000, f"{on.images:,} training images"
+    many = 512 if few else 3000
+    if on.device == "cpu":
+        return {
+            "prototypes": (many, data),
+            "queue": (0, "a CPU has time for few steps"),
+            "local_crops": (0, "a CPU has time for few steps"),
+        }
+    return {
+        "prototypes": (many, data),
+        "queue": (15 * batch if batch < many else 0, f"batch {batch}, {many:,} prototypes"),
+        "local_crops": (2 if on.image_size <= 64 else 6, f"image size {on.image_size}"),
+    }
+
+
+def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
+    """Of global crops and of local ones: the nearest multiple of the patch to 3/7 of it (96 of 224 in the paper)."""
+    side = pick_view_size(view_size, network, on, s)
+    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
+    less = max(patch, round(side * 3 / 7 / patch) * patch)
+    return side, s.pick("local_size", local_size, less, f"three sevenths of {side} px")
+
+
+def swav_views(
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    local_size: int,
+    local_crops: int,
+    *,
+    global_scale: tuple[float, float] = (0.14, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.14),
+) -> Views:
+    """Multi-crop (section 3.2 and appendix): ``{"crops": [2 global, then local]}``, all with SimCLR's augmentation.
+
+    Up to 64 pixels the jitter is half as strong and there is no blur, as in SimCLR.
+    """
+    first, local = (
+        simclr_view(side, scale, strength=0.5 if size <= 64 else 1.0, blur=0.0 if size <= 64 else 0.5)
+        for side, scale in ((size, global_scale), (local_size, local_scale))
+    )
+    return drawn("crops", [first, first, *[local] * local_crops], mean, std)
