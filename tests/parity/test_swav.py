@@ -271,11 +271,18 @@ def theirs_of(state, blocks, x):
         return features, z @ bare["prototypes.weight"].T
 
 
-@pytest.mark.parametrize("blocks, hidden, out, many, side", [((1, 1, 1, 1), 96, 24, 31, 64), ((1, 2, 1, 1), 48, 8, 300, 37)])
+@pytest.mark.parametrize(
+    "blocks, hidden, out, many, side", [((1, 1, 1, 1), 96, 24, 31, 64), ((1, 2, 1, 1), 48, 8, 300, 37)]
+)
 @pytest.mark.parametrize("published", [False, True])
 def test_files_of_the_authors(blocks, hidden, out, many, side, published, tmp_path):
     state = filled(layout(blocks, 1, hidden, out, many))
-    kept = {"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}, "amp": {"loss_scaler0": {}}}
+    kept = {
+        "epoch": 3,
+        "state_dict": state,
+        "optimizer": {"state": {}, "param_groups": []},
+        "amp": {"loss_scaler0": {}},
+    }
     torch.save(state if published else kept, tmp_path / "swav_pretrain.pth.tar")
     ours = load(tmp_path / "swav_pretrain.pth.tar")
     assert isinstance(ours, SwAV)
@@ -302,7 +309,9 @@ def test_the_wide_ones_and_other_heads(tmp_path):
     wide = load(tmp_path / "w2.pth.tar")
     assert (wide.backbone.conv1.out_channels, wide.dim) == (128, 4096)
     assert write(AUTHORS, wide).keys() == state.keys()
-    several = {name: value for name, value in filled(layout((1, 1, 1, 1), 1, 20, 8, 5)).items() if "prototypes" not in name}
+    several = {
+        name: value for name, value in filled(layout((1, 1, 1, 1), 1, 20, 8, 5)).items() if "prototypes" not in name
+    }
     several |= {f"module.prototypes.prototypes{i}.weight": torch.randn(7, 8) for i in range(3)}
     torch.save(several, tmp_path / "deepclusterv2.pth.tar")
     assert isinstance(load(tmp_path / "deepclusterv2.pth.tar"), ResNet)
@@ -320,7 +329,10 @@ def test_a_trained_one_is_written_for_their_code(tmp_path):
 @pytest.mark.parametrize(
     "build, said",
     [
-        (lambda: (ResNet((1, 1), 8, stem="small"), mlp_head(16, 4, 3, bias=True)), "the stem of a ResNet for large pictures"),
+        (
+            lambda: (ResNet((1, 1), 8, stem="small"), mlp_head(16, 4, 3, bias=True)),
+            "the stem of a ResNet for large pictures",
+        ),
         (lambda: (ResNet((1, 1, 1), 8), mlp_head(32, 4, 3, bias=True)), "four stages"),
         (lambda: (ResNet((1, 1, 1, 1), 8), mlp_head(64, 4, 3)), "two linear layers with biases"),
         (lambda: (Net(5), mlp_head(5, 4, 3, bias=True)), "needs a ResNet, not a Net"),
@@ -339,7 +351,9 @@ def test_a_damaged_file_names_its_tensor(tmp_path):
     with pytest.raises(SensoriumError, match=r"swav\.pth: 'module\.stranger\.weight' is unknown"):
         load(path)
     torch.save(state | {"module.prototypes.weight": torch.zeros(5, 9)}, path)
-    with pytest.raises(SensoriumError, match=r"swav\.pth: 'module\.prototypes\.weight' has shape \[5, 9\], expected \[5, 8\]"):
+    with pytest.raises(
+        SensoriumError, match=r"swav\.pth: 'module\.prototypes\.weight' has shape \[5, 9\], expected \[5, 8\]"
+    ):
         load(path)
     torch.save(state | {"module.conv1.weight": torch.zeros(64, 3, 3, 3)}, path)
     with pytest.raises(SensoriumError, match="a first convolution of 7x7, this file 3x3"):

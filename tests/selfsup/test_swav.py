@@ -1,7 +1,6 @@
 """SwAV: what the codes are, where its state changes, how the queue is used, what it offers and refuses."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -331,8 +330,18 @@ def test_defaults_follow_from_data_and_machine():
     small = make_recipe("swav", ON, {}).settings
     assert small["local_crops"].value == 0
     large = make_recipe("swav", replace(ON, device="cuda", image_size=224, images=1_281_167), {"backbone": "resnet-18"})
-    kept = {name: large.settings[name].value for name in ("batch_size", "prototypes", "queue", "local_crops", "crop_min", "local_size")}
-    assert kept == {"batch_size": 256, "prototypes": 3000, "queue": 3840, "local_crops": 6, "crop_min": 0.14, "local_size": 96}
+    kept = {
+        name: large.settings[name].value
+        for name in ("batch_size", "prototypes", "queue", "local_crops", "crop_min", "local_size")
+    }
+    assert kept == {
+        "batch_size": 256,
+        "prototypes": 3000,
+        "queue": 3840,
+        "local_crops": 6,
+        "crop_min": 0.14,
+        "local_size": 96,
+    }
     assert make_recipe("swav", replace(ON, device="cuda"), {"batch_size": 4096}).settings["queue"].value == 0
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 
 def by_size(encode: Callable[[Tensor], Tensor], crops: Sequence[Tensor]) -> Tensor:
     """V crops of [B, 3, H_v, W_v] -> features [V * B, D]: consecutive crops of one size share a pass."""
-    return torch.cat(
-        [encode(torch.cat(list(group))) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:])]
-    )
+    return torch.cat([encode(torch.cat(list(group))) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:])])
 
 
 def across_crops(targets_GBK: Tensor, log_p_VBK: Tensor) -> Tensor:

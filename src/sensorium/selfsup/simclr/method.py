@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
-from sensorium.parts.gather import gather, rank
+from sensorium.parts.learning.nt_xent import nt_xent
 from sensorium.parts.moe.layer import update_biases
 
 
@@ -41,10 +40,10 @@ class SimCLR(Method, HasBackbone, Encoder):
         self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """batch["views"]: two of [B, 3, H, W]. Logs the scalars of :func:`nt_xent`."""
+        """batch["views"]: two of [B, 3, H, W]. Logs the scalars of ``nt_xent``."""
         x1, x2 = batch["views"]
         z1, z2 = self.head(self.features(torch.cat([x1, x2]))).chunk(2)
-        return _contrast(z1, z2, self.temperature)
+        return nt_xent(z1, z2, self.temperature)
 
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
@@ -53,31 +52,3 @@ class SimCLR(Method, HasBackbone, Encoder):
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""
         return self.backbone.features(images)
-
-
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent between projections of two views [B, P] each, against all processes' views. Scalar float32.
-
-    Each process returns the mean over its own 2B views; the mean over processes is the loss of the global batch.
-    """
-    return _contrast(z1, z2, temperature)["loss"]
-
-
-def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
-    """The loss, ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
-    positives)."""
-    B = len(z1)
-    with torch.autocast(z1.device.type, enabled=False):
-        z_2BP = F.normalize(torch.stack([z1, z2]).to(torch.promote_types(z1.dtype, torch.float32)), dim=-1)
-        k_2NP = gather(z_2BP.transpose(0, 1)).transpose(0, 1)
-        N = k_2NP.shape[1]
-        logits = z_2BP.flatten(0, 1) @ k_2NP.flatten(0, 1).T / temperature  # [2B, 2N]
-
-        i = torch.arange(B, device=z1.device) + rank() * B
-        self_, positive = torch.cat([i, i + N]), torch.cat([i + N, i])
-        logits = logits.scatter(1, self_[:, None], -torch.inf)
-        loss = F.cross_entropy(logits, positive)
-
-        found = (logits.detach().argmax(1) == positive).to(loss.dtype).mean()
-        alignment = (z_2BP[0] * z_2BP[1]).detach().sum(-1).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment}

@@ -25,7 +25,9 @@ PIXELS: Statistics = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))  # theirs, i
 def _numbers(source: Source) -> dict[str, Any]:
     kernel = source.shape("module.conv1.weight", 4)[2]
     if kernel != 7:
-        raise SensoriumError(f"{source.where}: the authors' SwAV has a first convolution of 7x7, this file {kernel}x{kernel}.")
+        raise SensoriumError(
+            f"{source.where}: the authors' SwAV has a first convolution of 7x7, this file {kernel}x{kernel}."
+        )
     return {
         "body": resnet.sniffed(source, "module."),
         "hidden": source.shape("module.projection_head.0.weight", 2)[0],

@@ -60,9 +60,7 @@ def swav(
         local_size: side of local crops in pixels.
         view_size: side of the global crops in pixels.
     """
-    for flag, value, least in (("prototypes", prototypes, 2), ("queue", queue, 0), ("local-crops", local_crops, 0)):
-        if value is not None and value < least:
-            raise SensoriumError(f"--{flag} {value}: must " + (f"be at least {least}." if least else "not be negative."))
+    _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
     network = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
@@ -74,17 +72,21 @@ def swav(
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
     side, small = _sides(view_size, local_size, network, on, s)
-    s.note(temperature=temperature, epsilon=epsilon, queue_start=queue_start, projection=projection)
-    s.note(weight_decay=weight_decay, warmup=warmup)
-    hidden = max(network.dim, 256) if on.device == "cpu" else 2048
-    head = mlp_head(network.dim, hidden, projection, bias=True)
+    how = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
+    s.note(**how, projection=projection, weight_decay=weight_decay, warmup=warmup)
+    head = mlp_head(network.dim, max(network.dim, 256) if on.device == "cpu" else 2048, projection, bias=True)
     with refused_by("swav"):
-        method = SwAV(
-            network, head, nn.Linear(projection, many, bias=False),
-            temperature=temperature, epsilon=epsilon, queue=kept, queue_start=queue_start,
-        )  # fmt: skip
+        method = SwAV(network, head, nn.Linear(projection, many, bias=False), queue=kept, **how)
     views = swav_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
     return Recipe("swav", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _check(**given: int | None) -> None:
+    for name, value in given.items():
+        least = 2 if name == "prototypes" else 0
+        if value is not None and value < least:
+            must = f"be at least {least}" if least else "not be negative"
+            raise SensoriumError(f"--{name.replace('_', '-')} {value}: must {must}.")
 
 
 def _swav_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
