@@ -65,7 +65,7 @@ def swav(
     network = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     usual = _swav_defaults(on, batch)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
     many = s.pick("prototypes", prototypes, *usual["prototypes"])
     kept = s.pick("queue", queue, *usual["queue"])
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
@@ -90,18 +90,19 @@ def _check(**given: int | None) -> None:
 
 
 def _swav_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
-    """Each setting's value and its reason."""
-    few, data = on.images < 200_000, f"{on.images:,} training images"
-    many = 512 if few else 3000
+    """Each setting's value and its reason.
+
+    The paper has 3,000 prototypes for 1,000 classes, and a queue of 15 batches where a batch is smaller than that (its
+    batch of 256). A CPU does a thousand or two steps in some minutes: with as many prototypes as its batch has pictures the
+    codes need no queue, and local crops cost more time than they are worth.
+    """
     if on.device == "cpu":
-        return {
-            "prototypes": (many, data),
-            "queue": (0, "a CPU has time for few steps"),
-            "local_crops": (0, "a CPU has time for few steps"),
-        }
+        usual = {"prototypes": 128, "queue": 0, "local_crops": 0}
+        return {name: (value, "a CPU has time for few steps, of small batches") for name, value in usual.items()}
+    many = 512 if on.images < 200_000 else 3000
     return {
-        "prototypes": (many, data),
-        "queue": (15 * batch if batch < many else 0, f"batch {batch}, {many:,} prototypes"),
+        "prototypes": (many, f"{on.images:,} training images"),
+        "queue": (15 * batch if batch < many else 0, f"batch {batch}"),
         "local_crops": (2 if on.image_size <= 64 else 6, f"image size {on.image_size}"),
     }
 
