@@ -71,6 +71,7 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),
     "authors' DINO on a ViT": ({}, tuple(f"backbone.{name}" for name in VIT)),
     "authors' DINO on a ResNet": ({}, ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight")),
+    "authors' SwAV": ({}, ("module.conv1.weight", "module.projection_head.0.weight", "module.prototypes.weight")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
     "Hugging Face CLIP image tower": (
