@@ -29,6 +29,7 @@ from sensorium.abilities import (
     Encoder,
     Generator,
     HasBackbone,
+    HasBody,
     ImageText,
     IterativeGenerator,
     LanguageModel,
@@ -85,13 +86,14 @@ TINY: dict[str, dict[str, Any]] = {
 }
 TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
-MAKERS = {"tokens": "vqgan", "teacher": "simclr"}
+MAKERS = {"tokens": "vqgan", "teacher": "simclr", "self_training teacher": "supervised"}
 # Sides of pictures that a system takes are multiples of so many pixels.
 MULTIPLES = {"vqgan": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
     "supervised": {"backbone": "resnet-18"},
+    "self_training": {"backbone": "resnet-18"},
     "detr": {"backbone": "resnet-18"},
     "fcos": {"backbone": "resnet-18", "width": 32, "convs": 4},
 }
@@ -123,7 +125,9 @@ def given_to(system: str, on: Any) -> dict[str, Any]:
     """Settings that keep a system small, with the folders of the runs that it cannot do without."""
     parameters = inspect.signature(resolve(system)).parameters
     needed = [role for role in roles(system) if parameters[role].default is inspect.Parameter.empty]
-    return TINY.get(system, {}) | {role: str(made_for(MAKERS[role], on)) for role in needed}
+    return TINY.get(system, {}) | {
+        role: str(made_for(MAKERS.get(f"{system} {role}", MAKERS[role]), on)) for role in needed
+    }
 
 
 @cache
@@ -467,7 +471,7 @@ def finished(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             sort = find(name).data
             on = kind(sort).situate(prepared[data])
             on = (
-                replace(on, image_size=96) if sort == "boxes" or name == "supervised" else on
+                replace(on, image_size=96) if sort == "boxes" or "Classifier" in find(name).abilities else on
             )  # stems of larger pictures
             plain = {"backbone": "vit-micro"} if find(name).needs == "Encoder" else {}
             given = given_to(name, on) | EXPORTED.get(name, plain)
@@ -498,7 +502,7 @@ def test_what_can_be_exported_is_said(system: Any, finished: Callable[[str], Run
     """All that a format holds: of the whole method, or besides that of its backbone."""
     method = finished(system.name).method
     backbone = method.backbone if isinstance(method, HasBackbone) else None
-    inner = backbone.body if isinstance(backbone, FPN) else backbone
+    inner = backbone.body if isinstance(backbone, HasBody) else backbone
     whole, parts = writable(method), writable(method, backbone, inner)
     parts |= {"onnx"} if isinstance(inner or method, Encoder) else set()
     whole |= {"onnx"} if isinstance(method, Detector) else set()

@@ -94,6 +94,7 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' SimSiam": ({}, tuple(f"module.{name}" for name in (
         "encoder.conv1.weight", "encoder.fc.7.running_mean", "predictor.3.weight",
     ))),
+    "authors' SwAV": ({}, ("module.conv1.weight", "module.projection_head.0.weight", "module.prototypes.weight")),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
     "Hugging Face CLIP image tower": (

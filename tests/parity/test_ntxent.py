@@ -5,8 +5,10 @@ import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 
+from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import ProjectionHead
-from sensorium.selfsup.simclr.method import nt_xent
+from sensorium.parts.learning.nt_xent import nt_xent
+from sensorium.selfsup.simclr.method import SimCLR
 
 
 def largest(a, b):
@@ -23,7 +25,7 @@ def test_values_and_gradients(batch, width, temperature, swap, near):
     b = a + 0.1 * torch.randn(batch, width) if near else 3 * torch.randn(batch, width)
     ours = [z.clone().requires_grad_() for z in ((b, a) if swap else (a, b))]
     theirs = [z.clone().requires_grad_() for z in ((b, a) if swap else (a, b))]
-    got, want = nt_xent(*ours, temperature), NTXentLoss(temperature)(*theirs)
+    got, want = nt_xent(*ours, temperature)["loss"], NTXentLoss(temperature)(*theirs)
     assert largest(got, want) <= 1e-5
     got.backward()
     want.backward()
@@ -58,3 +60,12 @@ def test_projection_head(layers, training):
     assert largest(x1.grad, x2.grad) <= 1e-4
     named = dict(theirs.named_parameters())
     assert all(largest(p.grad, named[name].grad) <= 1e-4 for name, p in ours.named_parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_method(temperature):
+    torch.manual_seed(0)
+    ours = SimCLR(ResNet((1, 1), 8, stem="small"), ProjectionHead(16, 12, 7), temperature=temperature)
+    views = [torch.randn(5, 3, 9, 9) for _ in range(2)]
+    want = NTXentLoss(temperature)(*ours.head(ours.backbone(torch.cat(views))).chunk(2))
+    assert largest(ours({"views": views})["loss"], want) <= 1e-5

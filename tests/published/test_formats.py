@@ -53,6 +53,7 @@ from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.moby.method import MoBY
 from sensorium.selfsup.simsiam.method import SimSiam
 from sensorium.selfsup.supervised.method import Supervised
+from sensorium.selfsup.swav.method import SwAV
 from sensorium.selfsup.vicreg.method import VICReg
 from sensorium.streaming.oadtr.method import OadTR
 
@@ -81,6 +82,10 @@ def moby(backbone: Any) -> MoBY:
 def simsiam() -> SimSiam:
     projector = mlp_head(16, 16, 16, 12, standardized=True)
     return SimSiam(ResNet((1, 1, 2, 1), (8, 12, 8, 16), stem_width=64), projector, mlp_head(12, 5, 12))
+
+
+def swav() -> SwAV:
+    return SwAV(ResNet((1, 2, 1, 1), 8), mlp_head(64, 12, 10, bias=True), nn.Linear(10, 7, bias=False))
 
 
 def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, seen: LPIPS | None = None) -> VQGAN:
@@ -149,6 +154,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
     "authors' MAE": mae,
+    "authors' SwAV": swav,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
     "authors' Barlow Twins": lambda: BarlowTwins(

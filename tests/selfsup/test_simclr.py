@@ -9,12 +9,17 @@ from torch import nn
 from sensorium.abilities import abilities_of
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import ProjectionHead
-from sensorium.selfsup.simclr.method import SimCLR, nt_xent
+from sensorium.parts.learning.nt_xent import nt_xent as contrast
+from sensorium.selfsup.simclr.method import SimCLR
 
 
 def method(**numbers):
     torch.manual_seed(0)
     return SimCLR(ResNet((1, 1), 8, stem="small"), ProjectionHead(16, 16, 8), **numbers)
+
+
+def nt_xent(*given):
+    return contrast(*given)["loss"]
 
 
 def views(n=6, size=8):

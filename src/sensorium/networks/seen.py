@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, PreparesImages, SeesImages, Statistics
+from sensorium.abilities import Encoder, HasBody, PreparesImages, SeesImages, Statistics
 
 USUAL = 224  # a published network is used at this size, also where it was trained at a larger one
 
@@ -61,5 +61,7 @@ def usual_side(network: SeesImages) -> tuple[int, str]:
 
 
 def inner(network: Any) -> Any:
-    """The published network in an :class:`AsTrained`; any other network itself."""
+    """The published network in an :class:`AsTrained`, the body in what extends it; any other network itself."""
+    if isinstance(network, HasBody):
+        return network.body
     return network.network if isinstance(network, AsTrained) else network

@@ -265,7 +265,13 @@ TIMM = Format(
     network=ResNet,
     keys=(r"conv1\.weight", r"layer1\.0\.conv1\.weight"),
     table=table(),
-    dropped=(Dropped(r"fc(\.\d+)?\.(weight|bias)", "a classifier or projection is specific to its training task"),),
+    absent=((r"projection_head\.0\.weight", r"prototypes\.weight"),),  # a whole method, which has a format of its own
+    dropped=(
+        Dropped(r"fc(\.\d+)?\.(weight|bias)", "a classifier or projection is specific to its training task"),
+        Dropped(
+            r"(projection_head|prototypes)\..+", "clusters of DeepCluster-v2 and SeLa-v2 are only used in training"
+        ),
+    ),
     numbers=_numbers,
     normalization=IMAGENET,
     to="timm",

@@ -30,8 +30,8 @@ from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
+from sensorium.parts.learning.multicrop import across_crops, by_size
 from sensorium.parts.moe.layer import copy_biases, update_biases
-from sensorium.parts.multicrop import crop_features
 from sensorium.parts.schedules import cosine, linear
 
 
@@ -149,13 +149,11 @@ def dino_loss(
         log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
         log_s = F.log_softmax(s_VBK / tau_s, dim=-1)
         p_t = log_t.exp()
-        cross_GV = -(p_t.flatten(1) @ log_s.flatten(1).T) / s_VBK.shape[1]
-        other = ~torch.eye(*cross_GV.shape, dtype=torch.bool, device=cross_GV.device)
-        loss = cross_GV[other].mean()
+        loss = across_crops(p_t, log_s)
         entropy = -(p_t * log_t).sum(-1).mean()
     return {"loss": loss, "entropy": entropy, "kl": loss.detach() - entropy}
 
 
 def _project(network: nn.ModuleDict, crops: Sequence[Tensor]) -> Tensor:
-    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]; the head gets all at once."""
-    return network["head"](crop_features(network["backbone"], crops))
+    """Crops of [B, 3, H_v, W_v] -> logits [V * B, K]; the head gets all crops at once."""
+    return network["head"](by_size(network["backbone"].features, crops))  # pyright: ignore[reportArgumentType]

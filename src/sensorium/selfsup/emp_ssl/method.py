@@ -23,8 +23,8 @@ from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.learning.coding_rate import coding_rate
+from sensorium.parts.learning.multicrop import by_size
 from sensorium.parts.moe.layer import update_biases
-from sensorium.parts.multicrop import crop_features
 
 
 class EMPSSL(Method, HasBackbone, Encoder):
@@ -52,7 +52,7 @@ class EMPSSL(Method, HasBackbone, Encoder):
         crops = batch["crops"]
         if len(crops) < 2:
             raise ValueError(f"EMP-SSL needs at least two crops of a picture, got {len(crops)}")
-        z_VBP = self.head(crop_features(self.backbone, crops)).unflatten(0, (len(crops), -1))
+        z_VBP = self.head(by_size(self.backbone.features, crops)).unflatten(0, (len(crops), -1))
         return emp_loss(z_VBP, self.invariance, self.eps)
 
     def after_step(self, at: Progress) -> None:

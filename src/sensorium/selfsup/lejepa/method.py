@@ -23,8 +23,8 @@ from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.learning.gaussianity import directions, sigreg
+from sensorium.parts.learning.multicrop import by_size
 from sensorium.parts.moe.layer import update_biases
-from sensorium.parts.multicrop import crop_features
 
 
 class LeJEPA(Method, HasBackbone, Encoder):
@@ -66,7 +66,7 @@ class LeJEPA(Method, HasBackbone, Encoder):
         V, G = len(crops), self.global_views
         if not 1 < V >= G > 0:
             raise ValueError(f"LeJEPA needs at least two views, {G} of them global; got {V}")
-        z_VBK = self.head(crop_features(self.backbone, crops)).unflatten(0, (V, -1))
+        z_VBK = self.head(by_size(self.backbone.features, crops)).unflatten(0, (V, -1))
         return lejepa_loss(z_VBK, self.directions, global_views=G, trade_off=self.trade_off)
 
     def before_step(self, at: Progress) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
+from sensorium.parts.learning.nt_xent import nt_xent
 from sensorium.parts.moe.layer import update_biases
-from sensorium.parts.similarity import view_cosines
 
 
 class SimCLR(Method, HasBackbone, Encoder):
@@ -41,10 +40,10 @@ class SimCLR(Method, HasBackbone, Encoder):
         self.dim: int = backbone.dim  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """batch["views"]: two of [B, 3, H, W]. Logs the scalars of :func:`nt_xent`."""
+        """batch["views"]: two of [B, 3, H, W]. Logs the scalars of ``nt_xent``."""
         x1, x2 = batch["views"]
         z1, z2 = self.head(self.features(torch.cat([x1, x2]))).chunk(2)
-        return _contrast(z1, z2, self.temperature)
+        return nt_xent(z1, z2, self.temperature)
 
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
@@ -53,23 +52,3 @@ class SimCLR(Method, HasBackbone, Encoder):
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""
         return self.backbone.features(images)
-
-
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent between projections of two views [B, P] each, against all processes' views. Scalar float32.
-
-    Each process returns the mean over its own 2B views; the mean over processes is the loss of the global batch.
-    """
-    return _contrast(z1, z2, temperature)["loss"]
-
-
-def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
-    """The loss, ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
-    positives)."""
-    cosines, own, other = view_cosines(z1, z2)
-    with torch.autocast(z1.device.type, enabled=False):
-        logits = (cosines / temperature).scatter(1, own[:, None], -torch.inf)
-        loss = F.cross_entropy(logits, other)
-    found = (logits.detach().argmax(1) == other).to(loss.dtype).mean()
-    alignment = cosines.detach().gather(1, other[:, None]).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment}

@@ -37,6 +37,7 @@ from sensorium.published import usage
 from sensorium.published.format import HALF, Change, Entry, Format, Preparation, under, zero
 from sensorium.published.registry import held
 from sensorium.published.source import Source
+from sensorium.selfsup.classifier import LinearClassifier
 from sensorium.selfsup.supervised.method import Supervised
 
 KIND = "sensorium_classifier"
@@ -52,7 +53,7 @@ def _with(network: type, form: Format | None = None) -> Callable[[Any], Any]:
     head(features)."""
 
     def of(method: Any) -> Any:
-        plain = isinstance(method, Supervised) and type(method).logits is Supervised.logits
+        plain = isinstance(method, LinearClassifier) and type(method).logits is LinearClassifier.logits
         right = plain and isinstance(method.backbone, network)
         return method if right and (form is None or held(form, method.backbone) is not None) else None
 

@@ -20,27 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Classifier, Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.method import Progress
 from sensorium.parts.gather import sum_over_processes, world_size
 from sensorium.parts.moe.layer import update_biases
+from sensorium.selfsup.classifier import UNKNOWN, LinearClassifier
 
-UNKNOWN = -1
 
-
-class Supervised(Method, HasBackbone, Encoder, Classifier):
+class Supervised(LinearClassifier):
     """Cross-entropy. backbone: an Encoder, of which the parameters are trained that require a gradient. classes: K.
     label_smoothing: eps in [0, 1). head_first: fraction of the budget, in [0, 1)."""
 
     def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0, head_first: float = 0.0):
-        super().__init__()
         if not 0 <= head_first < 1:
             raise ValueError(f"head_first must be at least 0 and less than 1, got {head_first}")
-        require(backbone, Encoder, by="Supervised", choices="a ViT or a ResNet")
-        self.backbone: Any = backbone
-        self.dim: int = self.backbone.dim
-        self.classes = classes
-        self.head = nn.Linear(self.dim, classes)
+        super().__init__(backbone, classes, "Supervised")
         self.label_smoothing = label_smoothing
         self.head_first, self._resting = head_first, False
 
@@ -91,14 +84,6 @@ class Supervised(Method, HasBackbone, Encoder, Classifier):
 
     def _rests(self) -> bool:
         return self._resting or not _trained(self.backbone)
-
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, dim]."""
-        return self.backbone.features(images)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]."""
-        return self.head(self.features(images))
 
 
 def _trained(module: nn.Module) -> bool:

@@ -1,0 +1,83 @@
+"""SimCLR v2: how to pretrain it."""
+
+from __future__ import annotations
+
+from sensorium.data.augment.crops import simclr_views
+from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
+from sensorium.parts.heads import ProjectionHead
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.selfsup.simclr_v2.method import Extended, SimCLRv2
+
+
+def simclr_v2(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    temperature: float | None = None,
+    head_layers: int = 3,
+    kept_layers: int = 1,
+    memory: int = 0,
+    momentum: float | None = None,
+    crop_min: float | None = None,
+    view_size: int | None = None,
+    strength: float = 0.5,
+    projection: int = 128,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """SimCLR v2 (Chen et al., 2020): contrastive learning with a deep head, whose first layer is fine-tuned with the network.
+
+    Then `sensorium train supervised --start RUN`, and `sensorium train self_training --teacher RUN`.
+
+    Example: sensorium train simclr_v2 --data DIR --budget 10m
+
+    Args:
+        backbone: any backbone by name, or the path of a checkpoint.
+        batch_size: pictures per step, two views of each.
+        lr: peak learning rate of AdamW.
+        temperature: of the softmax over similarities; lower for small batches.
+        head_layers: layers of the projection head.
+        kept_layers: how many of them belong to the features afterward; 0 as in SimCLR.
+        memory: projections of earlier pictures as more negatives; 0 for none.
+        momentum: of the moving average that makes these.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
+        strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+        projection: dimension of the projections that the loss compares.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+    """
+    _check(head_layers, kept_layers, memory)
+    s = Settings()
+    network = build_backbone(backbone, on, s, by="SimCLR v2")
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    # The paper's 0.1 is for batches of 4,096.
+    tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.1, f"batch {batch}")
+    s.note(head_layers=head_layers, kept_layers=kept_layers, memory=memory)
+    usual = (0.99, "a CPU has time for few steps") if on.device == "cpu" else (0.999, "MoCo's")
+    m = s.pick("momentum", momentum, *usual)
+    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
+    side = pick_view_size(view_size, network, on, s)
+    head = ProjectionHead(network.dim, network.dim, projection, layers=head_layers - kept_layers)
+    with refused_by("simclr_v2"):
+        whole = Extended(network, kept_layers) if kept_layers else network
+        method = SimCLRv2(whole, head, temperature=tau, memory=memory, momentum=m)
+    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    return Recipe("simclr_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _check(head_layers: int, kept_layers: int, memory: int) -> None:
+    if not 0 <= kept_layers < head_layers:
+        raise SensoriumError(
+            f"--kept-layers {kept_layers}: must be at least 0 and less than --head-layers {head_layers}."
+        )
+    if memory < 0:
+        raise SensoriumError(f"--memory {memory}: must not be negative.")
