@@ -151,7 +151,7 @@ def test_a_method_in_float32_differs_by_rounding_only(results, name):
     want = CASES[name]()
     for got in results:
         for key, off in differences(got[name], want).items():
-            assert off <= 1e-5 * max(1, want[key].abs().max().item()), key
+            assert off <= 3e-5 * max(1, want[key].abs().max().item()), key
 
 
 def test_the_centre_is_exact_over_processes_and_micro_batches(results):
