@@ -36,6 +36,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.text import TextTower
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
+from sensorium.parts.heads import mlp_head
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer
 from sensorium.published import load
@@ -45,6 +46,9 @@ from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.mae.method import MAE
+from sensorium.selfsup.moco_v1.method import MoCo
+from sensorium.selfsup.moco_v3.method import MoCoV3
+from sensorium.selfsup.moco_v3.recipe import heads
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.streaming.oadtr.method import OadTR
 
@@ -74,9 +78,18 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
     return VQGAN(*coders, Quantizer(7, 6), discriminator, (16, 24), perceptual=seen)
 
 
+def moco(head: Callable[[int], nn.Module]) -> MoCo:
+    """With a full queue, as every file's is."""
+    network = ResNet((1, 2), (8, 16), bottleneck=True)
+    method = MoCo(network, head(network.dim), projection=6, queue=5)
+    for rows in (torch.randn(3, 6), torch.randn(5, 6)):
+        method.queue.push(rows)
+    return method
+
+
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
 PLACED = ("timm ViT", "timm ViT with fc_norm", "Hugging Face DeiT")  # their registers have positions, ours don't
-FRESH = ("adversarial", "usage")  # of training, which begins anew with what was read
+FRESH = ("adversarial", "usage", "queue.count")  # of training, which begins anew with what was read
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
@@ -121,6 +134,12 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' MAE": mae,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),
+    "authors' MoCo v1": lambda: moco(lambda dim: mlp_head(dim, 6)),
+    "authors' MoCo v2": lambda: moco(lambda dim: mlp_head(dim, 10, 6, norm=False)),
+    "authors' MoCo v3 on a ResNet": lambda: MoCoV3(ResNet((1, 2), (8, 16)), *heads(16, 10, 6, vit=False)),
+    "authors' MoCo v3 on a ViT": lambda: MoCoV3(
+        ViT(32, 8, 48, 2, 12, positions="sincos"), *heads(48, 10, 6, vit=True)
+    ),
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
     "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),
