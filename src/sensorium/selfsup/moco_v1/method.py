@@ -56,7 +56,7 @@ class MoCo(Method, HasBackbone, Encoder):
         queue: int = 65_536,
         temperature: float = 0.07,
         momentum: float = 0.999,
-        groups: int = 4,
+        groups: int = 8,
     ):
         super().__init__()
         require(backbone, Encoder, by="MoCo", choices="a ViT or a ResNet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sensorium.data.augment.crops import drawn
 from sensorium.data.augment.views import View
@@ -55,8 +56,8 @@ def moco_v1(
     m, size = pick_momentum(momentum, on, s), pick_queue(queue, on, s)
     check_temperature(temperature)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, projection=projection, crop_min=crop_min)
-    head = mlp_head(network.dim, projection)
-    method = MoCo(network, head, projection=projection, queue=size, temperature=temperature, momentum=m)
+    numbers: dict[str, Any] = {"projection": projection, "queue": size, "temperature": temperature, "momentum": m}
+    method = MoCo(network, mlp_head(network.dim, projection), **numbers, groups=pick_groups(batch, s))
     side = pick_view_size(view_size, network, on, s)
     # Instance discrimination's augmentation (section 3.3); the authors' code grays before it jitters.
     view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2)
@@ -91,6 +92,17 @@ def pick_queue(given: int | None, on: Situation, s: Settings) -> int:
     if found < 1:
         raise SensoriumError(f"--queue {found}: must be at least 1.")
     return found
+
+
+def pick_groups(batch: int, s: Settings) -> int:
+    """Of the batch, for its normalization: the paper's 8 of 32 images; fewer in small batches, whose statistics would be
+    noise."""
+    return s.pick(
+        "groups",
+        None,
+        max(1, min(8, 2 ** int(math.log2(max(batch / 16, 1))))),
+        f"batch {batch}, at least 16 images each",
+    )
 
 
 def check_temperature(temperature: float) -> None:

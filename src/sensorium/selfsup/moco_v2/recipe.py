@@ -3,6 +3,8 @@ and a cosine schedule (Chen et al., 2020, arXiv:2003.04297, table 1)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from sensorium.data.augment.crops import SMALL, drawn
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
@@ -12,7 +14,7 @@ from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
-from sensorium.selfsup.moco_v1.recipe import check_temperature, pick_momentum, pick_queue
+from sensorium.selfsup.moco_v1.recipe import check_temperature, pick_groups, pick_momentum, pick_queue
 
 
 def moco_v2(
@@ -55,7 +57,8 @@ def moco_v2(
     check_temperature(temperature)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, projection=projection, crop_min=crop_min)
     head = mlp_head(network.dim, network.dim, projection, norm=False)
-    method = MoCo(network, head, projection=projection, queue=size, temperature=temperature, momentum=m)
+    numbers: dict[str, Any] = {"projection": projection, "queue": size, "temperature": temperature, "momentum": m}
+    method = MoCo(network, head, **numbers, groups=pick_groups(batch, s))
     side = pick_view_size(view_size, network, on, s)
     blur = 0.5 if side > SMALL else 0.0
     view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=blur)
