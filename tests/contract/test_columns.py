@@ -95,6 +95,15 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         "encoder.conv1.weight", "encoder.fc.7.running_mean", "predictor.3.weight",
     ))),
     "authors' SwAV": ({}, ("module.conv1.weight", "module.projection_head.0.weight", "module.prototypes.weight")),
+    "authors' MoCo v1": ({}, ("module.queue", *(f"module.encoder_{one}.fc.weight" for one in "qk"))),
+    "authors' MoCo v2": ({}, ("module.queue", *(f"module.encoder_{one}.fc.2.weight" for one in "qk"))),
+    "authors' MoCo v3 on a ResNet": ({}, (
+        "module.base_encoder.conv1.weight", "module.momentum_encoder.conv1.weight", "module.predictor.0.weight",
+    )),
+    "authors' MoCo v3 on a ViT": ({}, (
+        "module.base_encoder.blocks.0.attn.qkv.weight", "module.momentum_encoder.blocks.0.attn.qkv.weight",
+        "module.predictor.0.weight",
+    )),
     "Hugging Face Llama": ({"model_type": "llama"}, ("model.embed_tokens.weight",)),
     "Hugging Face Mixtral": ({"model_type": "mixtral"}, ("model.embed_tokens.weight",)),
     "Hugging Face CLIP image tower": (

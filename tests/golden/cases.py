@@ -44,6 +44,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "supcon": ("supcon", PICTURES),
     "margin_contrastive": ("margin_contrastive", PICTURES),
     "swav": ("swav", PICTURES | {"prototypes": 24, "queue": 16, "queue_start": 0.2, "local_crops": 2}),
+    "moco_v1": ("moco_v1", PICTURES),
+    "moco_v2": ("moco_v2", PICTURES | {"queue": 20}),
+    "moco_v3": ("moco_v3", PICTURES | {"hidden": 32}),
+    "moco_v3 on a transformer": ("moco_v3", PICTURES | {"backbone": "vit-micro", "hidden": 32}),
     "supervised": ("supervised", PICTURES),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "self_training": (

@@ -52,6 +52,9 @@ from sensorium.published.source import Source
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
 from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.moby.method import MoBY
+from sensorium.selfsup.moco_v1.method import MoCo
+from sensorium.selfsup.moco_v3.method import MoCoV3
+from sensorium.selfsup.moco_v3.recipe import heads
 from sensorium.selfsup.simsiam.method import SimSiam
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.selfsup.swav.method import SwAV
@@ -96,6 +99,15 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
         kind(groups, mults, latent=5, layers=1, attention=attention, groups=groups) for kind in (Encoder, Decoder)
     )
     return VQGAN(*coders, Quantizer(7, 6), discriminator, (16, 24), perceptual=seen)
+
+
+def moco(head: Callable[[int], nn.Module]) -> MoCo:
+    """With a full queue, as every file's is."""
+    network = ResNet((1, 2), (8, 16), bottleneck=True)
+    method = MoCo(network, head(network.dim), projection=6, queue=5)
+    for rows in (torch.randn(3, 6), torch.randn(5, 6)):
+        method.queue.push(rows)
+    return method
 
 
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
@@ -166,6 +178,12 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
         ResNet((1, 2, 1, 1), (4, 8, 4, 8), bottleneck=True), mlp_head(32, 10, 9, 7, bias=True, last_bias=False)
     ),
     "authors' SimSiam": simsiam,
+    "authors' MoCo v1": lambda: moco(lambda dim: mlp_head(dim, 6)),
+    "authors' MoCo v2": lambda: moco(lambda dim: mlp_head(dim, 10, 6, norm=False)),
+    "authors' MoCo v3 on a ResNet": lambda: MoCoV3(ResNet((1, 2), (8, 16)), *heads(16, 10, 6, vit=False)),
+    "authors' MoCo v3 on a ViT": lambda: MoCoV3(
+        ViT(32, 8, 48, 2, 12, positions="sincos"), *heads(48, 10, 6, vit=True)
+    ),
     "Hugging Face Llama": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=2, tied=False),
     "Hugging Face Mixtral": lambda: CausalLM(23, 24, 2, 4, hidden=20, kv_heads=1, head_dim=10, experts=3),
     "Hugging Face CLIP image tower": lambda: CLIPVision(14, 7, 24, 2, 3, hidden=20, activation="gelu", eps=1e-3),
