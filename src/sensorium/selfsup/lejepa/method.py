@@ -70,7 +70,8 @@ class LeJEPA(Method, HasBackbone, Encoder):
         return lejepa_loss(z_VBK, self.directions, global_views=G, trade_off=self.trade_off)
 
     def before_step(self, at: Progress) -> None:
-        self.directions.copy_(directions(*self.directions.shape, at.step))
+        dim, count = self.directions.shape
+        self.directions.copy_(directions(dim, count, at.step))
 
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""

@@ -84,6 +84,6 @@ def vicreg_loss(z1: Tensor, z2: Tensor, invariance: float, variance: float, cova
         N, P = views[0].shape
         std = torch.stack([(z.square().sum(0) / (N - 1) + EPS).sqrt() for z in views])
         v = F.relu(1 - std).mean()
-        c = sum(off_diagonal_energy(z, z) for z in views) / ((N - 1) ** 2 * P)
+        c = torch.stack([off_diagonal_energy(z, z) for z in views]).sum() / ((N - 1) ** 2 * P)
         loss = invariance * s + variance * v + covariance * c
     return {"loss": loss, "invariance": s.detach(), "std": std.detach().mean(), "covariance": c.detach()}
