@@ -129,6 +129,12 @@ class HasBackbone:
     backbone: Any
 
 
+class BoundsInformation:
+    """Learns by a lower bound of a mutual information, as contrastive losses are. Its ``forward`` (of its first phase)
+    logs ``information``, the bound in nats, and ``ceiling``, the largest value that it could have: log K for the choice
+    of one among K candidates."""
+
+
 class PreparesImages:
     """Prepares images for its ``network``, which expects other ones than it gets: of the statistics ``own``, and of
     ``side`` pixels (None: as they come)."""

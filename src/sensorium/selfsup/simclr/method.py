@@ -11,6 +11,7 @@ the negatives are those of all processes. Shapes: B images of this process, N of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
 from sensorium.parts.moe.layer import update_biases
 
 
-class SimCLR(Method, HasBackbone, Encoder):
+class SimCLR(Method, HasBackbone, BoundsInformation, Encoder):
     """Contrastive learning of two views.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, P], see :class:`sensorium.parts.heads.ProjectionHead`; unused
@@ -65,7 +66,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 
 def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
     """The loss, ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
-    positives)."""
+    positives), ``information`` (the bound of that of two views in nats, log K - loss for K = 2N - 1 candidates) and its
+    ``ceiling``, log K."""
     B = len(z1)
     with torch.autocast(z1.device.type, enabled=False):
         z_2BP = F.normalize(torch.stack([z1, z2]).to(torch.promote_types(z1.dtype, torch.float32)), dim=-1)
@@ -80,4 +82,8 @@ def _contrast(z1: Tensor, z2: Tensor, temperature: float) -> dict[str, Tensor]:
 
         found = (logits.detach().argmax(1) == positive).to(loss.dtype).mean()
         alignment = (z_2BP[0] * z_2BP[1]).detach().sum(-1).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment}
+        ceiling = loss.new_full((), math.log(2 * N - 1))
+        information = ceiling - loss.detach()
+    return {
+        "loss": loss, "contrast_top1": found, "alignment": alignment, "information": information, "ceiling": ceiling
+    }  # fmt: skip
