@@ -87,6 +87,13 @@ class MapEncoder(Encoder):
         """[B, 3, H, W] -> features [B, dim] and the last map, by networks that can in one pass."""
         return self.features(images), self.maps(images)[-1]
 
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, 3, H, W] -> features [B, dim] and all maps, by networks that can in one pass."""
+        if len(self.channels) == 1:
+            features, last = self.features_and_map(images)
+            return features, [last]
+        return self.features(images), self.maps(images)
+
 
 class TextEncoder(ABC):
     """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""

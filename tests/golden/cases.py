@@ -31,6 +31,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
     "dino": ("dino", PICTURES),
     "dino with local crops": ("dino", PICTURES | {"backbone": "vit-micro", "local_crops": 2}),
+    "deep_infomax": ("deep_infomax", PICTURES | {"units": 32}),
+    "deep_infomax with all objectives": (
+        "deep_infomax",
+        PICTURES | {"units": 32, "alpha": 0.5, "gamma": 0.1, "bound": "jsd"},
+    ),
+    "cpc": ("cpc", PICTURES | {"context_width": 16}),
     "supervised": ("supervised", PICTURES),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "causal_lm": ("causal_lm", TEXT | SMALL),
