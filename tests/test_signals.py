@@ -18,6 +18,7 @@ import sensorium
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.metrics.signal import measure, repeated, sharpness
+from sensorium.runs.information import bound_chart, said
 from sensorium.runs.signal import chart, complaints, diagnosis, signal
 
 SMALL: dict[str, Any] = {"width": 32, "heads": 2, "length": 16, "batch_size": 8}
@@ -247,7 +248,30 @@ def test_pictures(system: str, settings: dict[str, Any], layers: int, attends: b
         for layer in moment["layers"]:
             assert min(layer["activation"], layer["gradient"], layer["weight_gradient"]) > 0
             assert (layer["entropy"] is not None) == attends
-    assert (tmp_path / "a" / "signal.html").read_text().count("<figure>") == (5 if attends else 3)
+    contrasts = found["information"] is not None
+    assert contrasts == (system == "simclr")
+    assert (tmp_path / "a" / "signal.html").read_text().count("<figure>") == (5 if attends else 3) + contrasts
+
+
+def test_a_contrastive_run_says_its_bound(tmp_path: Path) -> None:
+    found = signal("simclr", "digits", steps=3, out=tmp_path / "a", limit=64, batch_size=8)
+    told = found["information"]
+    assert told["ceiling"] == pytest.approx([math.log(15)] * 3)
+    assert told["bound"] == pytest.approx([math.log(15) - loss for loss in found["loss"]], abs=1e-5)
+    share = told["bound"][-1] / math.log(15)
+    assert f"{told['bound'][-1]:.2f} nats at step 3 ({told['bound'][0]:.2f} at the first)" in told["said"]
+    assert f"{share:.0%} of its ceiling, 2.71" in told["said"]
+    assert told["said"].replace("'", "&#39;") in (tmp_path / "a" / "signal.html").read_text()
+    assert "Bound of mutual information" in (tmp_path / "a" / "signal.html").read_text()
+
+
+def test_what_is_said_of_a_bound() -> None:
+    assert "limits it" in said([1.0, 3.9], [4.0, 4.0])
+    assert "limits it" not in said([3.9, 3.0], [4.0, 4.0])
+    assert said([-0.5], [4.0]).startswith("The loss bounds the mutual information by -0.50 nats at step 1, -12% of")
+    assert "isn't a finite number at step 2" in said([1.0, None], [4.0, 4.0])
+    assert bound_chart({"bound": [None, 1.0], "ceiling": [4.0, 4.0]}) is None
+    assert "ceiling" in str(bound_chart({"bound": [-1.0, 1.0], "ceiling": [4.0, 4.0]}))
 
 
 def test_charts_are_logarithmic_where_they_span_more_than_a_decade() -> None:

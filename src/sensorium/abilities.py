@@ -87,6 +87,13 @@ class MapEncoder(Encoder):
         """[B, 3, H, W] -> features [B, dim] and the last map, by networks that can in one pass."""
         return self.features(images), self.maps(images)[-1]
 
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, 3, H, W] -> features [B, dim] and all maps, by networks that can in one pass."""
+        if len(self.channels) == 1:
+            features, last = self.features_and_map(images)
+            return features, [last]
+        return self.features(images), self.maps(images)
+
 
 class TextEncoder(ABC):
     """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""
@@ -127,6 +134,12 @@ class HasBackbone:
     """Trains a network that is useful on its own: it is exported, and other methods can start from it."""
 
     backbone: Any
+
+
+class BoundsInformation:
+    """Learns by a lower bound of a mutual information, as contrastive losses are. Its ``forward`` (of its first phase)
+    logs ``information``, the bound in nats, and ``ceiling``, the largest value that it could have: log K for the choice
+    of one among K candidates."""
 
 
 class PreparesImages:

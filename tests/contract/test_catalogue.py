@@ -83,6 +83,8 @@ TINY: dict[str, dict[str, Any]] = {
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
     "frozen": {"backbone": "vit-micro"},
+    "deep_infomax": {"units": 16, "outputs": 12},
+    "cpc": {"context_width": 16, "context_depth": 1, "targets": 12},
 }
 TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.

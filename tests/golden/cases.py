@@ -48,6 +48,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "moco_v2": ("moco_v2", PICTURES | {"queue": 20}),
     "moco_v3": ("moco_v3", PICTURES | {"hidden": 32}),
     "moco_v3 on a transformer": ("moco_v3", PICTURES | {"backbone": "vit-micro", "hidden": 32}),
+    "deep_infomax": ("deep_infomax", PICTURES | {"units": 32}),
+    "deep_infomax with all objectives": (
+        "deep_infomax",
+        PICTURES | {"units": 32, "alpha": 0.5, "gamma": 0.1, "bound": "jsd"},
+    ),
+    "cpc": ("cpc", PICTURES | {"context_width": 16}),
     "supervised": ("supervised", PICTURES),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "self_training": (

@@ -173,7 +173,10 @@ def test_what_it_offers_and_what_it_refuses():
     assert "Encoder" in abilities_of(model)
     assert model.dim == 24
     assert torch.equal(model.features(data["image"]), model.backbone.features(data["image"]))
-    assert set(model(data)) == {"loss", "temperature", "accuracy"}
+    out = model(data)
+    assert set(out) == {"loss", "temperature", "accuracy", "information", "ceiling"}
+    assert out["ceiling"].item() == pytest.approx(math.log(len(data["image"])))
+    assert out["information"].item() == pytest.approx((out["ceiling"] - out["loss"]).item())
     with pytest.raises(TypeError, match="CLIP needs a backbone with Encoder; Linear is none"):
         CLIP(nn.Linear(3, 3), TextTower(9, 4, 8, 1, 1), 4)
     with pytest.raises(ValueError, match="positions for 6"):

@@ -60,13 +60,15 @@ def test_what_is_logged():
     model.features = lambda images: images.flatten(1)
     eye = torch.eye(4, 12).view(4, 3, 2, 2)
     out = model({"views": [eye, eye]})
-    assert set(out) == {"loss", "contrast_top1", "alignment"}
+    assert set(out) == {"loss", "contrast_top1", "alignment", "information", "ceiling"}
+    assert out["ceiling"].item() == pytest.approx(math.log(7))
+    assert out["information"].item() == pytest.approx(math.log(7) - out["loss"].item(), rel=1e-5)
     assert out["contrast_top1"] == 1
     assert out["alignment"].item() == pytest.approx(1)
     turned = model({"views": [eye, eye.roll(1, 0)]})
     assert turned["contrast_top1"] == 0
     assert turned["alignment"].item() == pytest.approx(0, abs=1e-6)
-    assert not out["alignment"].requires_grad
+    assert not any(value.requires_grad for name, value in out.items() if name != "loss")
 
 
 def test_both_views_share_their_batch_statistics():

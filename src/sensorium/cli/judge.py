@@ -180,7 +180,9 @@ def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) ->
     Example: sensorium signal causal_lm,depth=12 --data book.txt --steps 20 --out signal
 
     A missing 1/sqrt(d) or initial weights that are too large or too small show within a minute. Two sentences name what
-    is wrong. The page is OUT/signal.html, the numbers are in signal.json beside it; OUT is sensorium-signal by default.
+    is wrong. Of a contrastive system a third says which bound of mutual information its loss is, and how near it is to the
+    largest that its number of candidates allows. The page is OUT/signal.html, the numbers are in signal.json beside it; OUT
+    is sensorium-signal by default.
 
     Args:
         system: its name or FILE.py:FUNCTION; settings may follow: causal_lm,width=64.
@@ -193,6 +195,8 @@ def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) ->
     found, page = signal_of(name, run, settings, steps=steps)
     for line in found["diagnosis"]:
         console.print(line)
+    if found["information"]:
+        console.print(found["information"]["said"])
     console.print(f"Report: {page.resolve()}")
 
 

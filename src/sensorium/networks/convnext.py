@@ -156,7 +156,15 @@ class ConvNeXt(nn.Module, MapEncoder):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the last map, pooled and normed."""
-        return self.norm(self.norm_pre(self._stages(images)[-1]).mean((1, 2)))
+        return self._pooled(self._stages(images)[-1])
+
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, 3, H, W] -> [B, dim] and all maps."""
+        stages = self._stages(images)
+        return self._pooled(stages[-1]), [x.permute(0, 3, 1, 2) for x in stages]
+
+    def _pooled(self, last: Tensor) -> Tensor:
+        return self.norm(self.norm_pre(last).mean((1, 2)))
 
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer: 0 for the stem, then a layer for every three blocks of a stage (the 12 layers of the

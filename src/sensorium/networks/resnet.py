@@ -152,6 +152,11 @@ class ResNet(nn.Module, MapEncoder):
         last = self.maps(images)[-1]
         return last.mean((2, 3)), last
 
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, 3, H, W] -> [B, dim] and all maps."""
+        maps = self.maps(images)
+        return maps[-1].mean((2, 3)), maps
+
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer: 0 for the stem, then the stages."""
         depth = {stage: i + 1 for i, stage in enumerate(self.stages)}

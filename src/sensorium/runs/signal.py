@@ -1,6 +1,7 @@
 """Signal propagation: activations, gradients and attention by depth, at initialization and after a few training steps.
 
-OUT/signal.html                           charts by depth and two sentences, in one file that opens offline
+OUT/signal.html                           charts by depth and two sentences, in one file that opens offline; of a
+                                          contrastive system also the bound of mutual information that its loss is
 OUT/signal.json                           the same numbers
 A missing 1/sqrt(d) or initial weights that are too large show here in a minute, and in the training loss after hours.
 """
@@ -33,6 +34,7 @@ from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, line_chart, nice_ticks
 from sensorium.report.html import Html, el, join, number
 from sensorium.report.page import asset, page_of
+from sensorium.runs.information import bound_chart, bound_of
 from sensorium.runs.options import Common
 from sensorium.training.batches import Batches, Share
 from sensorium.training.step import Step
@@ -78,11 +80,12 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
         torch.manual_seed(seed)
         given = {key: value for key, value in settings.items() if value is not None}
         recipe = make_recipe(name, how.situate(ready), given)
-        moments, losses = follow(recipe, ready.train, steps=steps, seed=seed, device=device)
+        moments, taken = follow(recipe, ready.train, steps=steps, seed=seed, device=device)
     found = {
         "system": recipe.name, "data": data, "steps": steps, "seed": seed, "settings": given,
         "moments": [{"step": step, "layers": [_finite(row) for row in layers]} for step, layers in moments],
-        "loss": [number(loss) for loss in losses], "diagnosis": diagnosis(moments),
+        "loss": [number(row["loss"]) for row in taken], "diagnosis": diagnosis(moments),
+        "information": bound_of(recipe.method, taken),
     }  # fmt: skip
     write_text(page, render(found))
     write_json(page.with_name("signal.json"), found)
@@ -100,11 +103,12 @@ def _page(folder: Path, data: str) -> Path:
 
 
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and the output of `measure`
+Scalars = list[dict[str, float]]  # of each step
 
 
-def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.device) -> tuple[Moments, list[float]]:
+def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.device) -> tuple[Moments, Scalars]:
     """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: the output of ``measure`` before
-    and after, and the losses. The recipe's method is trained in place."""
+    and after, and the scalars of each step. The recipe's method is trained in place."""
     method, share = recipe.method.to(device), Share(recipe.batch_size)
     batches = Batches(rows, recipe.views, share, seed=seed)
     batches.device = device
@@ -113,7 +117,7 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
     batches.load_state_dict({"step": 0})
     step = Step(method, recipe.optimizers, recipe.schedule)
     moments: Moments = []
-    losses = []
+    taken: Scalars = []
 
     def batch() -> Iterator[dict[str, Any]]:  # runs after `before_step`, where the first measurement belongs
         if not moments:
@@ -122,8 +126,8 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
 
     for k in range(steps):
         at = Progress(k, k * share.batch_size // len(rows), k / steps)
-        losses.append(float(step(batch(), at)["loss"]))
-    return [*moments, (steps, measure(method, unseen))], losses
+        taken.append({name: float(value) for name, value in step(batch(), at).items()})
+    return [*moments, (steps, measure(method, unseen))], taken
 
 
 def diagnosis(moments: Moments) -> list[str]:
@@ -196,6 +200,10 @@ def render(found: dict[str, Any]) -> str:
     first, second = found["diagnosis"]
     box = el("div", el("p", first, cls="first"), el("p", second, cls="second"), cls="verdict", style="--c:var(--s0)")
     parts = [el("section", box, cls="part")]
+    if information := found["information"]:
+        drawn = bound_chart(information)
+        figure = el("figure", drawn or "", el("figcaption", information["said"]))
+        parts.append(el("section", el("h2", "Bound of mutual information, nats"), figure, cls="part"))
     for field, heading, note in CHARTS:
         drawn = chart(found["moments"], field, heading)
         if drawn:

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sensorium.abilities import Encoder, HasBackbone, ImageText, TextEncoder, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, ImageText, TextEncoder, require
 from sensorium.method import Method, Progress
-from sensorium.parts.gather import gather, rank
+from sensorium.parts.gather import gather, rank, world_size
 from sensorium.parts.moe.layer import update_biases
 
 
-class CLIP(Method, HasBackbone, Encoder, ImageText):
+class CLIP(Method, HasBackbone, BoundsInformation, Encoder, ImageText):
     """Two towers with a common embedding space.
 
     image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature:
@@ -69,11 +69,14 @@ class CLIP(Method, HasBackbone, Encoder, ImageText):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, 3, H, W] and ``tokens`` int64 [B, T], paired by row -> the loss.
 
-        Logs the ``temperature`` and the ``accuracy``: the fraction of images and texts whose best match is their own.
+        Logs the ``temperature``, the ``accuracy`` (the fraction of images and texts whose best match is their own), the
+        ``information`` (log N - loss) and its ``ceiling``, log N, for N pairs of all processes.
         """
         images, texts = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
         loss, accuracy = contrast(images, texts, self.logit_scale.exp(), chunk=self.chunk)
-        return {"loss": loss, "temperature": (-self.logit_scale.detach()).exp(), "accuracy": accuracy}
+        ceiling = loss.new_full((), math.log(len(images) * world_size()))
+        told = {"temperature": (-self.logit_scale.detach()).exp(), "accuracy": accuracy}
+        return {"loss": loss, **told, "information": ceiling - loss.detach(), "ceiling": ceiling}
 
     def embed_image(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, E] of unit length, float32."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.base.precision import precise
+from sensorium.parts.learning.information import sits_at
 from sensorium.parts.similarity import view_cosines
 
 
@@ -22,8 +23,9 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5, negatives: Tensor 
     [M, P], the same in all processes.
 
     Returns ``loss``, float32 or better: each process's is the mean over its own 2B views, and the mean over processes that
-    of the global batch; ``contrast_top1`` (fraction of views whose nearest is their positive) and ``alignment`` (mean
-    cosine of positives). Scalars, the last two detached.
+    of the global batch; ``contrast_top1`` (fraction of views whose nearest is their positive), ``alignment`` (mean cosine of
+    positives), ``information`` (the bound of that of two views in nats, log K - loss for K = 2N - 1 + M candidates) and
+    its ``ceiling``, log K. Scalars, all but the loss detached.
     """
     cosines, own, other = view_cosines(z1, z2)
     with torch.autocast(z1.device.type, enabled=False):
@@ -34,4 +36,4 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5, negatives: Tensor 
         loss = F.cross_entropy(logits, other)
     found = (logits.detach().argmax(1) == other).to(loss.dtype).mean()
     alignment = cosines.detach().gather(1, other[:, None]).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment}
+    return {"loss": loss, "contrast_top1": found, "alignment": alignment} | sits_at(loss, logits.shape[1] - 1)

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
 from sensorium.parts.learning.nt_xent import nt_xent
 from sensorium.parts.moe.layer import update_biases
 
 
-class SimCLR(Method, HasBackbone, Encoder):
+class SimCLR(Method, HasBackbone, BoundsInformation, Encoder):
     """Contrastive learning of two views.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, P], see :class:`sensorium.parts.heads.ProjectionHead`; unused

@@ -1,0 +1,10 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="Learning Deep Representations by Mutual Information Estimation and Maximization",
+    paper="Hjelm et al., 2018, arXiv:1808.06670",
+    short="Deep InfoMax",
+    needs="MapEncoder",
+    abilities=("Encoder",),
+    parity="authors' fenchel_dual_loss, infonce_loss, MI1x1ConvNet, MIFCNet (tests/parity/test_deep_infomax.py)",
+)

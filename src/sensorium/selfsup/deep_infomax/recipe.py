@@ -1,0 +1,132 @@
+"""Deep InfoMax: how to train it, and its view of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sensorium.abilities import MapEncoder
+from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.views import View
+from sensorium.data.images.prepare import Situation
+from sensorium.data.rows import reads
+from sensorium.errors import SensoriumError
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.recipe import Builder, Recipe, Settings, machine_of, refused_by
+from sensorium.selfsup.deep_infomax.critics import ConcatLocal, DotGlobal, DotLocal
+from sensorium.selfsup.deep_infomax.method import PHASES, Bound, DeepInfoMax, discriminator
+
+Critic = Literal["dot", "concat"]
+CRITICS = {"dot": DotLocal, "concat": ConcatLocal}
+PLACES = 6  # rows of the local map, at least: the authors' has 8
+
+
+def deep_infomax(
+    on: Situation,
+    *,
+    backbone: str | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    bound: Bound = "infonce",
+    alpha: float = 0.0,
+    beta: float = 1.0,
+    gamma: float = 0.0,
+    crop_min: float = 0.3,
+    critic: Critic = "dot",
+    units: int | None = None,
+    outputs: int = 64,
+    level: int | None = None,
+    view_size: int | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+) -> Recipe:
+    """Deep InfoMax (Hjelm et al., 2018): features that have much mutual information with every place of a picture's map.
+
+    Example: sensorium train deep_infomax --data DIR --budget 10m --bound jsd
+
+    Args:
+        backbone: any backbone with feature maps by name, or the path of a checkpoint.
+        batch_size: pictures per step; the others of a batch are the negatives.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        bound: of mutual information: infonce, jsd (Jensen-Shannon) or dv (Donsker-Varadhan).
+        alpha: weight of the global objective (0 in the paper's DIM(L), 1 in DIM(G)).
+        beta: weight of the local objective.
+        gamma: weight of the prior's, which makes the output uniform; it is adversarial, and 0 leaves it out.
+        critic: of the local objective: dot (encode and dot product) or concat (concatenate and convolve).
+        units: of the critics' networks.
+        outputs: dimension of the output whose mutual information is learned; features are those before it.
+        level: which feature map, 0 for the finest; by default the coarsest with 6 rows or more.
+        crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crop in pixels.
+    """
+    s = Settings()
+    small, why = machine_of(on)
+    network = build_backbone(backbone, on, s, by="Deep InfoMax", needs=MapEncoder)
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    which = _level(level, network, side := pick_view_size(view_size, network, on, s), s)
+    wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
+    s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
+    s.note(weight_decay=weight_decay, warmup=warmup)
+    shape = (network.channels[which], -(-side // network.strides[which]))
+    local, whole = _critics(critic, shape, outputs, wide, alpha > 0)
+    judge = discriminator(outputs) if gamma else None
+    weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    with refused_by("deep_infomax"):
+        method = DeepInfoMax(
+            network, outputs, local, whole=whole, discriminator=judge, level=which, bound=bound, **weights
+        )
+    views = deep_infomax_views(on.mean, on.std, side, crop_min, outputs if gamma else 0)
+    optimizers = _optimizers(rate) if gamma else adamw(rate, weight_decay)
+    return Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _critics(
+    name: str, shape: tuple[int, int], outputs: int, units: int, globally: bool
+) -> tuple[nn.Module, DotGlobal | None]:
+    """Of places and, if asked, of whole maps, for maps of so many channels and rows."""
+    if name not in CRITICS:
+        raise SensoriumError(f"--critic {name}: choose {', '.join(CRITICS)}.")
+    channels, rows = shape
+    whole = DotGlobal(channels, (rows, rows), outputs, units) if globally else None
+    return CRITICS[name](channels, outputs, units), whole
+
+
+def _optimizers(lr: float) -> dict[str, Builder]:
+    """Of both phases, without weight decay, as the authors'."""
+    return {phase: partial(_adam, phase=phase, lr=lr) for phase in PHASES}
+
+
+def _adam(method: Any, phase: str, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(list(method.parameters_of(phase)), lr=lr, fused=True)
+
+
+def _level(given: int | None, network: Any, side: int, s: Settings) -> int:
+    """The coarsest map with enough places, or the finest."""
+    fine = [i for i, stride in enumerate(network.strides) if side // stride >= PLACES]
+    which: int = s.pick("level", given, max(fine, default=0), f"the coarsest with {PLACES} rows or more at {side} px")
+    if not 0 <= which < len(network.strides):
+        raise SensoriumError(f"--level {which}: this network has maps 0 to {len(network.strides) - 1}.")
+    return which
+
+
+def deep_infomax_views(
+    mean: Sequence[float], std: Sequence[float], size: int, crop_min: float, prior: int = 0
+) -> Views:
+    """``{"image"}``: one crop of each picture, flipped; with ``prior`` also as many uniform numbers each."""
+    view = View(size, (crop_min, 1.0))
+
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        found = {"image": view(fields["image"], draw, mean, std)}
+        return found | {"prior": draw.rand(prior)} if prior else found
+
+    return views
