@@ -14,10 +14,11 @@ from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.swin import Swin
 from sensorium.parts.heads import mlp_head
+from sensorium.parts.learning.info_nce import info_nce
 from sensorium.published import export, load, load_backbone
 from sensorium.published.format import write
 from sensorium.selfsup.moby.formats import SWIN
-from sensorium.selfsup.moby.method import MoBY, contrast
+from sensorium.selfsup.moby.method import MoBY
 
 
 def largest(a, b):
@@ -36,7 +37,7 @@ def test_loss_and_gradients(batch, dim, entries, temperature):
     torch.manual_seed(batch)
     q, k, queue = torch.randn(batch, dim), torch.randn(batch, dim), F.normalize(torch.randn(entries, dim), dim=1)
     q1, q2 = q.clone().requires_grad_(), q.clone().requires_grad_()
-    got = contrast(q1, k, queue, temperature)["loss"]
+    got = info_nce(q1, k, queue, temperature)["loss"]
     want = authors_loss(F.normalize(q2, dim=1), F.normalize(k, dim=1), queue.T, temperature)
     got.backward()
     want.backward()

@@ -17,8 +17,9 @@ from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.heads import mlp_head
+from sensorium.parts.learning.info_nce import info_nce
 from sensorium.published import export, load, load_backbone
-from sensorium.selfsup.moco_v1.method import MoCo, info_nce
+from sensorium.selfsup.moco_v1.method import MoCo
 
 
 def largest(a, b):

@@ -14,7 +14,8 @@ from sensorium.networks.resnet import ResNet
 from sensorium.networks.swin import Swin
 from sensorium.parts.drop import DropPath, rising_
 from sensorium.parts.heads import mlp_head
-from sensorium.selfsup.moby.method import MoBY, contrast
+from sensorium.parts.learning.info_nce import info_nce
+from sensorium.selfsup.moby.method import MoBY
 
 
 def method(backbone=None, **numbers):
@@ -110,13 +111,13 @@ def test_only_the_network_that_learns_drops_paths():
 
 def test_collapse_and_success_are_seen():
     queue = torch.eye(8, 16)
-    same = contrast(queue[:4], queue[:4], queue[:1].expand(5, -1), 0.2)
+    same = info_nce(queue[:4], queue[:4], queue[:1].expand(5, -1), 0.2)
     assert same["alignment"].item() == pytest.approx(1)
-    apart = contrast(queue[:4], queue[:4], torch.eye(16)[8:], 0.1)
+    apart = info_nce(queue[:4], queue[:4], torch.eye(16)[8:], 0.1)
     assert apart["contrast_top1"] == 1
     assert apart["loss"].item() == pytest.approx(math.log(1 + 8 * math.exp(-10)), abs=1e-6)
     ones = torch.ones(4, 16) / 4
-    collapsed = contrast(ones, ones, ones, 0.2)
+    collapsed = info_nce(ones, ones, ones, 0.2)
     assert (collapsed["contrast_top1"], collapsed["alignment"].item()) == (0, pytest.approx(1))
     assert collapsed["loss"].item() == pytest.approx(math.log(5), abs=1e-5)
     assert not apart["alignment"].requires_grad
@@ -126,8 +127,8 @@ def test_lengths_of_queries_and_keys_change_nothing():
     torch.manual_seed(0)
     q, k, queue = torch.randn(3, 5, 8).unbind()
     queue = nn.functional.normalize(queue, dim=1)
-    want = contrast(q, k, queue, 0.2)
-    got = contrast(7 * q, 0.1 * k, queue, 0.2)
+    want = info_nce(q, k, queue, 0.2)
+    got = info_nce(7 * q, 0.1 * k, queue, 0.2)
     assert all(torch.allclose(got[name], want[name], atol=1e-5) for name in want)
 
 
@@ -137,10 +138,10 @@ def test_half_precision_is_only_in_the_networks():
     with torch.autocast("cpu", torch.bfloat16):
         got = model(views(16))["loss"]
         q, k = torch.randn(4, 8).bfloat16(), torch.randn(4, 8).bfloat16()
-        exact = contrast(q, k, model.queue.rows[:, :8], 0.2)["loss"]
+        exact = info_nce(q, k, model.queue.rows[:, :8], 0.2)["loss"]
     assert got.dtype == torch.float32
     assert (got - want).abs() <= 0.1
-    assert torch.equal(exact, contrast(q, k, model.queue.rows[:, :8], 0.2)["loss"])
+    assert torch.equal(exact, info_nce(q, k, model.queue.rows[:, :8], 0.2)["loss"])
 
 
 def test_what_it_offers_and_refuses():

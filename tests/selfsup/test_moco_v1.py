@@ -15,7 +15,8 @@ from sensorium.method import Progress
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.vit import ViT
 from sensorium.parts.heads import mlp_head
-from sensorium.selfsup.moco_v1.method import MoCo, info_nce
+from sensorium.parts.learning.info_nce import info_nce
+from sensorium.selfsup.moco_v1.method import MoCo
 from sensorium.selfsup.moco_v1.recipe import moco_v1, stepped
 from sensorium.selfsup.moco_v2.recipe import moco_v2
 

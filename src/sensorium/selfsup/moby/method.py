@@ -23,15 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
+from sensorium.parts.learning.info_nce import info_nce
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.queue import Queue
 from sensorium.parts.schedules import cosine
 
 
-class MoBY(Method, HasBackbone, Encoder):
+class MoBY(Method, HasBackbone, BoundsInformation, Encoder):
     """Contrastive learning of two views against queues of a moving average's keys.
 
     backbone: an Encoder. projector: [B, backbone.dim] -> [B, D]; predictor: [B, D] -> [B, D], see
@@ -80,11 +81,11 @@ class MoBY(Method, HasBackbone, Encoder):
         with torch.no_grad():
             k1, k2 = (self._key(x) for x in (x1, x2))
         queue1, queue2 = self.queue.rows.chunk(2, dim=1)
-        first, second = contrast(q1, k2, queue2, self.temperature), contrast(q2, k1, queue1, self.temperature)
+        first, second = info_nce(q1, k2, queue2, self.temperature), info_nce(q2, k1, queue1, self.temperature)
         if self.training:
             self._keys.append(_beside(k1, k2))
-        told = {name: (first[name] + second[name]) / 2 for name in ("contrast_top1", "alignment")}
-        return {"loss": first["loss"] + second["loss"]} | told
+        means = {name: (first[name] + second[name]) / 2 for name in first}
+        return means | {"loss": first["loss"] + second["loss"]}
 
     def before_step(self, at: Progress) -> None:
         self._keys = []
@@ -115,22 +116,6 @@ class MoBY(Method, HasBackbone, Encoder):
     def _taught(self) -> nn.ModuleDict:
         """What the teacher is a moving average of."""
         return nn.ModuleDict({"backbone": self.backbone, "projector": self.projector})
-
-
-def contrast(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> dict[str, Tensor]:
-    """InfoNCE of queries [B, D] with their keys [B, D], which need not be normalized, against a queue [K, D] of unit
-    vectors.
-
-    Returns ``loss`` (the mean over queries), and detached ``contrast_top1`` and ``alignment``: scalars in float32 or
-    better.
-    """
-    with torch.autocast(q.device.type, enabled=False):
-        q, k = (F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in (q, k))
-        positive, negative = (q * k).sum(1, keepdim=True), q @ queue.to(q.dtype).T
-        logits = torch.cat([positive, negative], dim=1) / temperature  # [B, 1 + K]
-        loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
-        found = (positive > negative.amax(1, keepdim=True)).detach().to(loss.dtype).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": positive.detach().mean()}
 
 
 def _beside(first: Tensor, second: Tensor) -> Tensor:

@@ -31,15 +31,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import rank
+from sensorium.parts.learning.info_nce import info_nce
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.queue import Queue
 
 
-class MoCo(Method, HasBackbone, Encoder):
+class MoCo(Method, HasBackbone, BoundsInformation, Encoder):
     """Momentum contrast, v1 and v2.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, projection], one linear layer in v1, two with a ReLU between
@@ -113,20 +114,6 @@ class MoCo(Method, HasBackbone, Encoder):
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the query encoder, before its head."""
         return self.backbone.features(images)
-
-
-def info_nce(q_BP: Tensor, k_BP: Tensor, queue_KP: Tensor, temperature: float) -> dict[str, Tensor]:
-    """InfoNCE (eq. 1) of unit vectors: queries, their keys, and the queue's.
-
-    Returns ``loss`` (float32 or better, in nats), ``contrast_top1`` (fraction of queries to which their key is nearer
-    than any in the queue) and ``alignment`` (mean cosine of queries and their keys); the last two detached.
-    """
-    with torch.autocast(q_BP.device.type, enabled=False):
-        positive_B1 = (q_BP * k_BP).sum(1, keepdim=True)
-        logits = torch.cat([positive_B1, q_BP @ queue_KP.T], 1) / temperature  # [B, 1 + K]
-        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
-        found = (logits[:, 0] > logits[:, 1:].amax(1)).detach().to(loss.dtype).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": positive_B1.detach().mean()}
 
 
 def _project(network: nn.ModuleDict, images: Tensor, group_B: Tensor, groups: int) -> Tensor:

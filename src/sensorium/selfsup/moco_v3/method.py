@@ -24,15 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, TokenEncoder, require
+from sensorium.abilities import AttentionMaps, BoundsInformation, Encoder, HasBackbone, TokenEncoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import gather, rank
+from sensorium.parts.learning.information import sits_at
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine
 
 
-class MoCoV3(Method, HasBackbone, Encoder, AttentionMaps):
+class MoCoV3(Method, HasBackbone, BoundsInformation, Encoder, AttentionMaps):
     """Momentum contrast within the batch, with a predictor.
 
     backbone: an Encoder. head: the projector, [B, backbone.dim] -> [B, P]. predictor: [B, P] -> [B, P]; both are unused
@@ -74,8 +75,8 @@ class MoCoV3(Method, HasBackbone, Encoder, AttentionMaps):
         with torch.no_grad():
             k1, k2 = (_project(self.teacher, x) for x in (x1, x2))
         one, two = contrast(q1, k2, self.temperature), contrast(q2, k1, self.temperature)
-        means = {name: (one[name] + two[name]) / 2 for name in ("contrast_top1", "alignment")}
-        return {"loss": one["loss"] + two["loss"]} | means
+        means = {name: (one[name] + two[name]) / 2 for name in one}
+        return means | {"loss": one["loss"] + two["loss"]}
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
@@ -106,17 +107,19 @@ def contrast(q_BP: Tensor, k_BP: Tensor, temperature: float) -> dict[str, Tensor
     """2 tau times InfoNCE between queries and the keys of all processes, to which no gradient goes.
 
     Returns ``loss``, the mean over this process's queries in float32 or better, ``contrast_top1`` (fraction of queries
-    whose nearest key is their own) and ``alignment`` (mean cosine of queries and their keys); the last two detached.
+    whose nearest key is their own), ``alignment`` (mean cosine of queries and their keys), ``information`` and ``ceiling``
+    (:func:`sensorium.parts.learning.information.sits_at`); all but the loss detached.
     """
     precise = torch.promote_types(q_BP.dtype, torch.float32)
     with torch.autocast(q_BP.device.type, enabled=False):
         q_BP, k_BP = F.normalize(q_BP.to(precise), dim=1), F.normalize(k_BP.detach().to(precise), dim=1)
         logits = q_BP @ gather(k_BP).T / temperature  # [B, N]
         own = torch.arange(len(q_BP), device=q_BP.device) + rank() * len(q_BP)
-        loss = 2 * temperature * F.cross_entropy(logits, own)
-        found = (logits.detach().argmax(1) == own).to(loss.dtype).mean()
+        nats = F.cross_entropy(logits, own)
+        found = (logits.detach().argmax(1) == own).to(nats.dtype).mean()
         alignment = (q_BP.detach() * k_BP).sum(1).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment}
+    scalars = {"loss": 2 * temperature * nats, "contrast_top1": found, "alignment": alignment}
+    return scalars | sits_at(nats, logits.shape[1])
 
 
 def _project(network: nn.ModuleDict, images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, HasBody, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, HasBody, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
@@ -64,7 +64,7 @@ class Extended(nn.Module, HasBody, Encoder):
         return found | {f"layers.{name}": last for name, _ in self.layers.named_parameters()}
 
 
-class SimCLRv2(Method, HasBackbone, Encoder):
+class SimCLRv2(Method, HasBackbone, BoundsInformation, Encoder):
     """Contrastive learning of two views, with a deep head and a memory.
 
     backbone: an Encoder, :class:`Extended` by the layers of the head that are kept. head: its other layers, [B,
