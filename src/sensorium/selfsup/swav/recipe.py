@@ -62,17 +62,18 @@ def swav(
     """
     _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
-    network = build_backbone(backbone, on, s, by="SwAV")
+    network: Any = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     usual = _swav_defaults(on, batch)
-    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
+    vit = isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
     many = s.pick("prototypes", prototypes, *usual["prototypes"])
     kept = s.pick("queue", queue, *usual["queue"])
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
     side, small = _sides(view_size, local_size, network, on, s)
-    how = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
+    how: dict[str, Any] = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
     s.note(**how, projection=projection, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, max(network.dim, 256) if on.device == "cpu" else 2048, projection, bias=True)
     with refused_by("swav"):
