@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sensorium.abilities import TokenEncoder
+from sensorium.abilities import MapEncoder, TokenEncoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
@@ -90,7 +90,10 @@ def _grid(
     small, why = machine_of(on)
     unit = network.patch_size if isinstance(network, TokenEncoder) else 1
     part, of = (3, f"a third of {side} px; {why}") if small else (4, f"a quarter of {side} px, as in the paper")
-    size: int = s.pick("patch", patch, max(unit, side // part // unit * unit), of)
+    # A stage that halves a map of one place has weights that see only padding; in bfloat16 their gradients aren't defined.
+    least = network.strides[-1] if isinstance(network, MapEncoder) else unit
+    usual = min(max(side // part, least), side // 2) // unit * unit
+    size: int = s.pick("patch", patch, max(unit, usual), f"{of}, at least the backbone's stride")
     apart: int = s.pick("stride", stride, max(1, size // 2), "half a patch, as in the paper")
     if not 1 <= apart <= size <= side or size % unit:
         whole = f", and a multiple of the backbone's patches of {unit}" * (unit > 1)

@@ -93,7 +93,7 @@ class DeepInfoMax(Method, HasBackbone, BoundsInformation, Encoder):
         The encoder logs the values of its bounds, ``local``, ``global`` and ``prior`` (-log D(s(y))), as far as it has them;
         ``found`` (how often a place scores its own picture above another one's); ``information`` of the local objective
         (with "jsd" Donsker and Varadhan's value of the same critic) and, of InfoNCE, the ``ceiling``. The discriminator logs
-        ``real`` and ``made``, its mean logits.
+        ``real`` and ``encoded``, its mean logits.
         """
         if phase == PHASES[1]:
             return self._discriminate(batch)
@@ -133,7 +133,7 @@ class DeepInfoMax(Method, HasBackbone, BoundsInformation, Encoder):
             y = self.output(self.backbone.features(batch["image"])).sigmoid()
         real, made = precise(self.discriminator(batch["prior"].to(y.dtype))), precise(self.discriminator(y))
         loss = against.nonsaturating_discriminator(real, made)
-        return {"loss": loss, "real": real.detach().mean(), "made": made.detach().mean()}
+        return {"loss": loss, "real": real.detach().mean(), "encoded": made.detach().mean()}
 
     def parameters_of(self, phase: str) -> Iterable[nn.Parameter]:
         """The parameters that the optimizer of a phase updates."""

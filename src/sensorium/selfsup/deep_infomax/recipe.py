@@ -38,6 +38,7 @@ def deep_infomax(
     beta: float = 1.0,
     gamma: float = 0.0,
     crop_min: float = 0.3,
+    strength: float = 0.5,
     critic: Critic = "dot",
     units: int | None = None,
     outputs: int = 64,
@@ -65,6 +66,7 @@ def deep_infomax(
         outputs: dimension of the output whose mutual information is learned; features are those before it.
         level: which feature map, 0 for the finest; by default the coarsest with 6 rows or more.
         crop_min: minimum area of a crop, as a fraction of the picture.
+        strength: of the color jitter; the paper has none.
         view_size: side of the crop in pixels.
     """
     s = Settings()
@@ -75,29 +77,27 @@ def deep_infomax(
     which = _level(level, network, side := pick_view_size(view_size, network, on, s), s)
     wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
     s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
-    s.note(weight_decay=weight_decay, warmup=warmup)
+    s.note(strength=strength, weight_decay=weight_decay, warmup=warmup)
     shape = (network.channels[which], -(-side // network.strides[which]))
-    local, whole = _critics(critic, shape, outputs, wide, alpha > 0)
-    judge = discriminator(outputs) if gamma else None
     weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    local, others = _critics(critic, shape, outputs, wide, weights)
     with refused_by("deep_infomax"):
-        method = DeepInfoMax(
-            network, outputs, local, whole=whole, discriminator=judge, level=which, bound=bound, **weights
-        )
-    views = deep_infomax_views(on.mean, on.std, side, crop_min, outputs if gamma else 0)
+        method = DeepInfoMax(network, outputs, local, **others, level=which, bound=bound, **weights)
+    views = deep_infomax_views(on.mean, on.std, side, crop_min, strength, prior=outputs if gamma else 0)
     optimizers = _optimizers(rate) if gamma else adamw(rate, weight_decay)
     return Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def _critics(
-    name: str, shape: tuple[int, int], outputs: int, units: int, globally: bool
-) -> tuple[nn.Module, DotGlobal | None]:
-    """Of places and, if asked, of whole maps, for maps of so many channels and rows."""
+    name: str, shape: tuple[int, int], outputs: int, units: int, weights: Mapping[str, float]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Of places, and those that the weights ask for, for maps of so many channels and rows."""
     if name not in CRITICS:
         raise SensoriumError(f"--critic {name}: choose {', '.join(CRITICS)}.")
     channels, rows = shape
-    whole = DotGlobal(channels, (rows, rows), outputs, units) if globally else None
-    return CRITICS[name](channels, outputs, units), whole
+    whole = DotGlobal(channels, (rows, rows), outputs, units) if weights["alpha"] else None
+    judge = discriminator(outputs) if weights["gamma"] else None
+    return CRITICS[name](channels, outputs, units), {"whole": whole, "discriminator": judge}
 
 
 def _optimizers(lr: float) -> dict[str, Builder]:
@@ -119,10 +119,11 @@ def _level(given: int | None, network: Any, side: int, s: Settings) -> int:
 
 
 def deep_infomax_views(
-    mean: Sequence[float], std: Sequence[float], size: int, crop_min: float, prior: int = 0
+    mean: Sequence[float], std: Sequence[float], size: int, crop_min: float, strength: float = 0.0, *, prior: int = 0
 ) -> Views:
-    """``{"image"}``: one crop of each picture, flipped; with ``prior`` also as many uniform numbers each."""
-    view = View(size, (crop_min, 1.0))
+    """``{"image"}``: one crop of each picture, flipped and color-jittered; with ``prior`` also as many uniform numbers."""
+    jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+    view = View(size, (crop_min, 1.0), jitter=jitter, jitter_p=0.8 if strength else 0.0)
 
     @reads("image")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
