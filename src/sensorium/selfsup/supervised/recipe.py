@@ -34,7 +34,7 @@ def supervised(
     backbone: str | None = None,
     start: RunFolder | None = None,
     tune: Tune = "full",
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer = "adamw",
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.05,
@@ -60,7 +60,7 @@ def supervised(
         start: folder of a run of any encoder, whose network is fine-tuned; instead of --backbone.
         tune: what is trained of a trained network: full (all of it), lora (low-rank products, which are added to the
             weights on export) or last (the head only).
-        optimizer: muon (orthogonal updates of matrices and filters; by default for random weights) or adamw.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), whose rate falls linearly.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -97,10 +97,10 @@ def supervised(
         view = pick_view_size(view_size, network, on, s)
     views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
     if by == "muon" and decay < 1:
-        raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; give --optimizer adamw too.")
+        raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; leave one of them out.")
     usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
     build = muon(rate, weight_decay, BETAS) if by == "muon" else usual
-    fall = warmup_cosine if trained else warmup_linear
+    fall = warmup_linear if by == "muon" else warmup_cosine
     return Recipe(
         "supervised", method, views, build, lambda f: _schedule(f, first, warmup, fall), batch, s,
         derive=lambda rows, cache, progress: labeled(rows),
@@ -148,11 +148,13 @@ def _staged(
     return decay, s.pick("head_first", head_first, 0.2 if deep else 0.0, why)
 
 
-def _optimizer(given: Optimizer | None, trained: bool, s: Settings) -> Optimizer:
-    if given not in (None, *get_args(Optimizer)):
+def _optimizer(given: Optimizer, trained: bool, s: Settings) -> Optimizer:
+    if given not in get_args(Optimizer):
         raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
-    usual, why = ("adamw", "a trained network") if trained else ("muon", "random weights")
-    return s.pick("optimizer", given, usual, why)
+    if trained and given == "muon":
+        raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
+    s.note(optimizer=given)
+    return given
 
 
 def _schedule(done: float, first: float, warmup: float, fall: Callable[[float, float], float]) -> float:
