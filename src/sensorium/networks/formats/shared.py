@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from torch import nn
@@ -85,14 +85,14 @@ def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[
 
 # --- our own files ---
 
-Fields = Mapping[str, Callable[[Source, str], Any]]  # argument of a network -> how it is read and checked
+Fields = dict[str, Callable[[Source, str], Any]]  # argument of a network -> how it is read and checked
 
 TRANSFORMER_FIELDS: Fields = {
     **dict.fromkeys(("patch_size", "width", "depth", "heads"), Source.whole),
     "image_size": Source.side,
     "eps": Source.eps,
 }
-FEED = {"hidden": Source.whole}
+FEED: Fields = {"hidden": Source.whole}
 REGISTERS: Fields = {"registers": lambda source, name: source.whole(name, low=0)}
 POOL: Fields = {"pool": lambda source, name: source.word(name, get_args(Pool))}
 RESAMPLING: Fields = {"resampling": lambda source, name: source.word(name, get_args(Resampling))}
@@ -134,7 +134,7 @@ def own(
     normalization: Statistics = HALF,
     *,
     key: str = r"patch_embed\.proj\.weight",
-    numbers: Callable[[Source], Mapping[str, Any]] | None = None,
+    numbers: Callable[[Source], dict[str, Any]] | None = None,
 ) -> Format:
     """The format of our own files, whose tensors have the network's names. told: the network in words. kind: the end of
     ``model_type``. fields: its arguments. key: a tensor that it has. numbers: the arguments in a file, if the network is
