@@ -54,7 +54,8 @@ def test_losses_and_gradients(shape, bound):
     torch.manual_seed(0)
     N, U, L = shape
     l, m = torch.randn(shape) / U**0.25, torch.randn(N, U) / U**0.25
-    l.requires_grad_(), m.requires_grad_()
+    l.requires_grad_()
+    m.requires_grad_()
     ours = -getattr(information, bound)(*dots(m, l))
     if bound == "infonce":
         # Their loss has no log K, and ours leaves out what they score as -10.

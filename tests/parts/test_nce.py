@@ -17,7 +17,8 @@ def test_formula_as_it_is_written_elsewhere(k: int, shape: tuple[int, ...]) -> N
     data, noise = torch.randn(shape, dtype=torch.float64), torch.randn(*shape, k, dtype=torch.float64)
     q_data, q_noise = torch.randn_like(data), torch.randn_like(noise)
     model = NCE(0.7).double()
-    data.requires_grad_(), noise.requires_grad_()
+    data.requires_grad_()
+    noise.requires_grad_()
     logits = torch.cat([(data - 0.7)[..., None], noise - 0.7], -1) - torch.cat([q_data[..., None], q_noise], -1)
     label = torch.zeros_like(logits)
     label[..., 0] = 1

@@ -79,7 +79,7 @@ def deep_infomax(
     s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
     s.note(strength=strength, weight_decay=weight_decay, warmup=warmup)
     shape = (network.channels[which], -(-side // network.strides[which]))
-    weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    weights: dict[str, Any] = {"alpha": alpha, "beta": beta, "gamma": gamma}
     local, others = _critics(critic, shape, outputs, wide, weights)
     with refused_by("deep_infomax"):
         method = DeepInfoMax(network, outputs, local, **others, level=which, bound=bound, **weights)
