@@ -4,6 +4,7 @@
 
 import json
 import stat
+from inspect import Parameter, signature
 from pathlib import Path
 
 import fuzz_opening as fuzz
@@ -16,9 +17,10 @@ import sensorium
 from sensorium.base import files, kept
 from sensorium.base.seal import seal, sealed
 from sensorium.base.whole import checked
-from sensorium.catalogue import systems
+from sensorium.catalogue import resolve, systems
 from sensorium.cli import main
 from sensorium.errors import SensoriumError
+from sensorium.recipe.trained import roles
 from sensorium.runs.run import Run
 from sensorium.use.search import open_album, open_looker
 
@@ -249,8 +251,10 @@ def _whole_options() -> list[tuple[list[str], list[str]]]:
             continue
         if name == "train":
             for one in systems():
-                roles = {"token_prior": ["--tokens", "x"], "distill": ["--teacher", "x"]}.get(one.name, [])
-                found.append((["train", one.name, *roles], _options_of(["train", one.name])))
+                asks = signature(resolve(one.name)).parameters
+                needs = [role for role in roles(one.name) if asks[role].default is Parameter.empty]
+                given = [word for role in needs for word in (f"--{role}", "x")]
+                found.append((["train", one.name, *given], _options_of(["train", one.name])))
             continue
         found.append(
             (

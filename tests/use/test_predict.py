@@ -188,7 +188,7 @@ def test_what_cannot_be_predicted_is_said(photos: Path, compared: Path, tmp_path
     (tmp_path / "empty").mkdir()
     for words, wanted in (
         ((winner,), "give pictures"),
-        ((str(tmp_path / "made"), picture), "can't be used by `sensorium predict`, which needs a run of supervised"),
+        ((str(tmp_path / "made"), picture), "can't be used by `sensorium predict`, which needs a run of "),
         ((str(compared / "simclr"), picture), "(simclr) can't be used by `sensorium predict`"),
         ((winner, "nowhere.png"), "nowhere.png: no such file or folder"),
         ((winner, str(tmp_path / "empty")), "empty"),
