@@ -166,7 +166,7 @@ def _stopped(runs: Sequence[RunResult], kept: int, seconds: float) -> dict[str, 
 
 
 def _shown(score: Score) -> str:
-    return score.show(score.value)
+    return score.show(score.value or 0.0)
 
 
 def _read(file: Path, names: dict[str, str]) -> list[Rung]:
