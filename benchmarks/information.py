@@ -113,7 +113,9 @@ class Objective:
         if self.name != "mine":
             return ESTIMATES[self.name](scores)
         now = bound.log_mean_exp(marginal).detach()
-        self.log_average = now if self.log_average is None else bound.moved(self.log_average, marginal, MOMENTUM)
+        self.log_average = (
+            now if self.log_average is None else bound.updated_log_average(self.log_average, marginal, MOMENTUM)
+        )
         return bound.mine(joint, marginal, self.log_average)
 
 

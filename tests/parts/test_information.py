@@ -189,7 +189,7 @@ def test_mines_gradient_is_that_of_an_average_and_its_value_the_bounds() -> None
     now = marginal.detach().exp().mean()
     same = torch.autograd.grad(bound.mine(joint, marginal, now.log()), marginal)[0]
     torch.testing.assert_close(same, torch.autograd.grad(bound.donsker_varadhan(joint, marginal), marginal)[0])
-    after = bound.moved(average.log(), marginal, 0.9)
+    after = bound.updated_log_average(average.log(), marginal, 0.9)
     assert not after.requires_grad
     torch.testing.assert_close(after.exp(), 0.9 * average + 0.1 * now)
 

@@ -109,7 +109,7 @@ def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, s
     network = backbone_of(run.method)
     rank = piece("rankme", lambda: rankme(features[0]))
     alpha = piece("alpha_req", lambda: alpha_req(features[0]))
-    apart = piece("lidar", lambda: _lidar(run, ready))
+    discriminant = piece("lidar", lambda: _lidar(run, ready))
     size = piece("parameters", lambda: parameters(network))
     flops = piece("flops_per_image", lambda: flops_per_image(network, run.situation.image_size))
     if judgeable(ready):
@@ -120,7 +120,7 @@ def _judged(run: Trained, ready: Seen, asked: Asked, kept: Kept, begun: float, s
     rows = label_scores(kept, asked)
     rows += [
         Score("RankMe", rank, "higher", 1, "run", curve="rank", decides=False),
-        Score("LiDAR", apart, "higher", 1, "run", decides=False),
+        Score("LiDAR", discriminant, "higher", 1, "run", decides=False),
         Score("alpha-ReQ", alpha, "lower", 1, "run", decides=False),
     ]
     return Judgement(
@@ -340,8 +340,8 @@ def _lidar(run: Trained, ready: Seen) -> float:
     found = []
     with judged(run.method, device):
         for k in range(VIEWED[1]):
-            seen_now = view(images, Draw.seeded(0, k, len(images)), ready.train.mean, ready.train.std)
-            found.append(torch.cat([run.method.features(some.to(device)).float().cpu() for some in seen_now.split(64)]))
+            crops = view(images, Draw.seeded(0, k, len(images)), ready.train.mean, ready.train.std)
+            found.append(torch.cat([run.method.features(some.to(device)).float().cpu() for some in crops.split(64)]))
     return lidar(torch.stack(found, dim=1))
 
 

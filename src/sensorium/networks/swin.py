@@ -164,6 +164,11 @@ class ShiftedWindows(nn.Module, MapEncoder):
         """[B, 3, H, W] -> [B, dim]: the mean of the normed last map."""
         return self.norm(self._stages(images)[-1]).mean((1, 2))
 
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, 3, H, W] -> [B, dim] and all maps."""
+        stages = self._stages(images)
+        return self.norm(stages[-1]).mean((1, 2)), [x.permute(0, 3, 1, 2) for x in stages]
+
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer: 0 for the patches, then a layer for each block, with the merging that follows it, and
         one for the last norm, as in the authors' fine-tuning (``get_swin_layer`` of their optimizer.py)."""

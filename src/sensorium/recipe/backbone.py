@@ -51,16 +51,15 @@ def build_backbone(
     default: tuple[str, str] | None = None,
     **vit_numbers: Any,
 ) -> Any:
-    """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` .. ``vit-huge``, ``convnext-micro`` ..
-    ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``, ``swin-micro`` .. ``swin-large``, ``swinv2-micro`` ..
-    ``swinv2-large``) or from a checkpoint's path or hub id.
+    """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` ..
+    ``vit-huge``, ``convnext-micro`` .. ``convnext-xlarge``, ``convnextv2-micro`` .. ``convnextv2-huge``, ``swin-micro`` ..
+    ``swin-large``, ``swinv2-micro`` .. ``swinv2-large``) or from a checkpoint's path or hub id.
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
     ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
-    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``vit_numbers`` are passed to a
-    ViT. An illegal pair of
-    method and backbone is an error that lists the legal choices.
+    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``vit_numbers`` are passed to
+    a ViT. An illegal pair of method and backbone is an error that lists the legal choices.
     """
     usual, why = default or _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, usual, why)

@@ -128,8 +128,22 @@ def pick_lr(given: float | None, base: float, batch_size: int, settings: Setting
     )
 
 
+def pick_crop_min(given: float | None, on: Situation, settings: Settings) -> float:
+    """Minimum area of a crop, as a fraction of the image: SimCLR's 0.08, more where that would be a few pixels."""
+    return settings.pick("crop_min", given, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+
+
+def pick_local_size(given: int | None, side: int, share: float, words: str, network: object, settings: Settings) -> int:
+    """Side of the local crops in pixels: the multiple of a ViT's patch that is nearest to the ``share`` of the global
+    crops' ``side``, in ``words``."""
+    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
+    near = max(patch, round(side * share / patch) * patch)
+    return settings.pick("local_size", given, near, f"{words} of {side} px")
+
+
 def pick_view_size(given: int | None, network: object, on: Situation, settings: Settings) -> int:
-    """Side of the training crops in pixels: three quarters of a small image for a ResNet or airbench on a CPU, else the whole side.
+    """Side of the training crops in pixels: three quarters of a small image for a ResNet or airbench's network on a CPU,
+    else the whole side.
 
     A ResNet trained on smaller crops does as well on whole images (Touvron et al., 2019, arXiv:1906.06423), and
     processes nearly twice as many per minute. Larger kernels do not: on a small map the outer weights of a 7x7 kernel

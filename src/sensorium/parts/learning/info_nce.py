@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.base.precision import precise
-from sensorium.parts.learning.information import sits_at
+from sensorium.parts.learning.information import bound_scalars
 
 
 def info_nce(q_BP: Tensor, k_BP: Tensor, queue_KP: Tensor, temperature: float) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def info_nce(q_BP: Tensor, k_BP: Tensor, queue_KP: Tensor, temperature: float) -
 
     Returns ``loss`` (float32 or better, in nats), ``contrast_top1`` (fraction of queries to which their key is nearer
     than any in the queue), ``alignment`` (mean cosine of queries and their keys), ``information`` and its ``ceiling``
-    (:func:`sensorium.parts.learning.information.sits_at`); scalars, all but the loss detached.
+    (:func:`sensorium.parts.learning.information.bound_scalars`); scalars, all but the loss detached.
     """
     with torch.autocast(q_BP.device.type, enabled=False):
         q_BP, k_BP = F.normalize(precise(q_BP), dim=1), F.normalize(precise(k_BP), dim=1)
@@ -29,4 +29,4 @@ def info_nce(q_BP: Tensor, k_BP: Tensor, queue_KP: Tensor, temperature: float) -
         loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
         found = (positive_B1 > negative_BK.amax(1, keepdim=True)).detach().to(loss.dtype).mean()
     scalars = {"loss": loss, "contrast_top1": found, "alignment": positive_B1.detach().mean()}
-    return scalars | sits_at(loss, logits.shape[1])
+    return scalars | bound_scalars(loss, logits.shape[1])

@@ -58,14 +58,14 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 def mine(joint: Tensor, marginal: Tensor, log_average: Tensor) -> Tensor:
     """The value of :func:`donsker_varadhan`, with the gradient E_p dT - E_q e^T dT / average.
 
-    log_average: 0-d, of the moving average, without gradient; see :func:`moved`.
+    log_average: 0-d, of the moving average, without gradient; see :func:`updated_log_average`.
     """
     surrogate = precise(joint).mean() - (precise(marginal) - log_average).exp().mean()
     return surrogate + (donsker_varadhan(joint, marginal) - surrogate).detach()
 
 
 @torch.no_grad()
-def moved(log_average: Tensor, marginal: Tensor, momentum: float) -> Tensor:
+def updated_log_average(log_average: Tensor, marginal: Tensor, momentum: float) -> Tensor:
     """The logarithm of momentum * average + (1 - momentum) * mean of e^T over all processes. 0-d."""
     return _log_mix(momentum, log_average, log_mean_exp(marginal))
 
@@ -99,7 +99,7 @@ def ceiling(marginal: Tensor) -> float:
     return math.log(1 + marginal[0].numel())
 
 
-def sits_at(loss: Tensor, candidates: int) -> dict[str, Tensor]:
+def bound_scalars(loss: Tensor, candidates: int) -> dict[str, Tensor]:
     """What a contrastive method logs of its bound (``abilities.BoundsInformation``), for a ``loss`` that is the
     cross-entropy of a choice among K ``candidates``: ``information``, log K - loss, and its ``ceiling``, log K."""
     most = loss.detach().new_full((), math.log(candidates))

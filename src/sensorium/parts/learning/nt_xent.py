@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sensorium.base.precision import precise
-from sensorium.parts.learning.information import sits_at
+from sensorium.parts.learning.information import bound_scalars
 from sensorium.parts.similarity import view_cosines
 
 
@@ -36,4 +36,4 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5, negatives: Tensor 
         loss = F.cross_entropy(logits, other)
     found = (logits.detach().argmax(1) == other).to(loss.dtype).mean()
     alignment = cosines.detach().gather(1, other[:, None]).mean()
-    return {"loss": loss, "contrast_top1": found, "alignment": alignment} | sits_at(loss, logits.shape[1] - 1)
+    return {"loss": loss, "contrast_top1": found, "alignment": alignment} | bound_scalars(loss, logits.shape[1] - 1)

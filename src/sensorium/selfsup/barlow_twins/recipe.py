@@ -8,7 +8,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
 
@@ -53,7 +53,7 @@ def barlow_twins(
     usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
     width = s.pick("projection", projection, *usual)
     weight = s.pick("redundancy", redundancy, 0.0051, "the paper's")
-    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
     views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))

@@ -7,7 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.byol.method import BYOL
 
@@ -50,7 +50,7 @@ def byol(
     # The authors' code: 0.97, 0.99, 0.99 and 0.996 for 40, 100, 300 and 1000 epochs of ImageNet.
     usual = (0.97, "a CPU has time for few steps") if small else (0.99, "the authors' code, up to 300 epochs")
     start = s.pick("momentum", momentum, *usual)
-    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    smallest = pick_crop_min(crop_min, on, s)
     cheap = "a CPU: heads no wider than the backbone"
     width = s.pick("hidden", hidden, *((512, cheap) if small else (4096, "the paper's")))
     out = s.pick("projection", projection, *((128, cheap) if small else (256, "the paper's")))

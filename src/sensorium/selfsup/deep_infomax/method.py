@@ -105,12 +105,12 @@ class DeepInfoMax(Method, HasBackbone, BoundsInformation, Encoder):
             scores = self.whole(y, found)
             logs["global"] = self.bound(*scores)
             loss = loss - self.alpha * logs["global"]
-            logs |= {} if self.beta else self._told(*scores)
+            logs |= {} if self.beta else self._bound_of(*scores)
         if self.beta:
             scores = self.local(y, found)
             logs["local"] = self.bound(*scores)
             loss = loss - self.beta * logs["local"]
-            logs |= self._told(*scores)
+            logs |= self._bound_of(*scores)
         if self.discriminator is not None:
             fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
             made = precise(functional_call(self.discriminator, fixed, (y.sigmoid(),)))
@@ -118,7 +118,7 @@ class DeepInfoMax(Method, HasBackbone, BoundsInformation, Encoder):
             loss = loss + self.gamma * logs["prior"]
         return {"loss": loss} | {name: value.detach() for name, value in logs.items()}
 
-    def _told(self, joint: Tensor, marginal: Tensor) -> dict[str, Tensor]:
+    def _bound_of(self, joint: Tensor, marginal: Tensor) -> dict[str, Tensor]:
         joint, marginal = joint.detach(), marginal.detach()
         right = (joint[:, None] > marginal).to(joint.dtype).mean()
         if not self.limited:

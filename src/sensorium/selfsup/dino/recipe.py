@@ -12,7 +12,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.dino.method import DINO
 
@@ -68,7 +68,8 @@ def dino(
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
-    side, small = _sides(view_size, local_size, network, on, s)
+    side = pick_view_size(view_size, network, on, s)
+    small = pick_local_size(local_size, side, 0.5, "half", network, s)  # 96 of 224 in the paper
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
     head, warming = _dino_head(network, width, on), (min(0.04, tau_t), tau_t)
     method = DINO(network, head, tau_s=tau_student, tau_t=warming, momentum=start, center_momentum=center)
@@ -103,14 +104,6 @@ def _dino_head(network, width: int, on: Situation) -> DINOHead:
     hidden, bottleneck = (512, 128) if on.device == "cpu" else (2048, 256)
     norm = not isinstance(network, TokenEncoder)
     return DINOHead(network.dim, width, hidden=hidden, bottleneck=bottleneck, norm=norm)
-
-
-def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
-    """Of global crops and of local ones: the nearest multiple of the patch to half of it (96 of 224 in the paper)."""
-    side = pick_view_size(view_size, network, on, s)
-    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
-    half = max(patch, round(side * 0.5 / patch) * patch)
-    return side, s.pick("local_size", local_size, half, f"half of {side} px")
 
 
 def dino_views(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
@@ -14,7 +13,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.lejepa.method import LeJEPA
 
@@ -71,20 +70,13 @@ def lejepa(
     locals_ = s.pick("local_crops", local_crops, *((0, "a CPU has time for few steps") if cpu else (6, "the authors'")))
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.3 if locals_ else 0.2, f"{locals_} local crops")
-    side, small = _sides(view_size, local_size, network, on, s)
+    side = pick_view_size(view_size, network, on, s)
+    small = pick_local_size(local_size, side, 7 / 16, "7/16", network, s)  # 98 of 224 in the paper
     s.note(trade_off=trade_off, warmup=warmup)
     head = mlp_head(network.dim, *[512 if cpu else 2048] * 2, width, bias=True)
     method = LeJEPA(network, head, trade_off=trade_off, slices=count)
     views = lejepa_views(on.mean, on.std, side, small, locals_, smallest)
     return Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
-
-
-def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
-    """Of global crops and of local ones: the nearest multiple of the patch to 7/16 of it (98 of 224 in the paper)."""
-    side = pick_view_size(view_size, network, on, s)
-    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
-    small = max(patch, round(side * 7 / 16 / patch) * patch)
-    return side, s.pick("local_size", local_size, small, f"7/16 of {side} px")
 
 
 def lejepa_views(

@@ -7,7 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.margin_contrastive.method import MarginContrastive
 
@@ -46,7 +46,7 @@ def margin_contrastive(
     network = build_backbone(backbone, on, s, by="Margin contrastive")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
-    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    smallest = pick_crop_min(crop_min, on, s)
     side = pick_view_size(view_size, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength, margin=margin)
     with refused_by("margin_contrastive"):

@@ -28,7 +28,7 @@ from sensorium.abilities import AttentionMaps, BoundsInformation, Encoder, HasBa
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import gather, rank
-from sensorium.parts.learning.information import sits_at
+from sensorium.parts.learning.information import bound_scalars
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine
 
@@ -108,7 +108,7 @@ def contrast(q_BP: Tensor, k_BP: Tensor, temperature: float) -> dict[str, Tensor
 
     Returns ``loss``, the mean over this process's queries in float32 or better, ``contrast_top1`` (fraction of queries
     whose nearest key is their own), ``alignment`` (mean cosine of queries and their keys), ``information`` and ``ceiling``
-    (:func:`sensorium.parts.learning.information.sits_at`); all but the loss detached.
+    (:func:`sensorium.parts.learning.information.bound_scalars`); all but the loss detached.
     """
     precise = torch.promote_types(q_BP.dtype, torch.float32)
     with torch.autocast(q_BP.device.type, enabled=False):
@@ -119,7 +119,7 @@ def contrast(q_BP: Tensor, k_BP: Tensor, temperature: float) -> dict[str, Tensor
         found = (logits.detach().argmax(1) == own).to(nats.dtype).mean()
         alignment = (q_BP.detach() * k_BP).sum(1).mean()
     scalars = {"loss": 2 * temperature * nats, "contrast_top1": found, "alignment": alignment}
-    return scalars | sits_at(nats, logits.shape[1])
+    return scalars | bound_scalars(nats, logits.shape[1])
 
 
 def _project(network: nn.ModuleDict, images: Tensor) -> Tensor:

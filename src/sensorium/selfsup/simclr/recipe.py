@@ -7,7 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
 
@@ -48,7 +48,7 @@ def simclr(
     rate = pick_lr(lr, 2e-3, batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
-    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
     side = pick_view_size(view_size, network, on, s)

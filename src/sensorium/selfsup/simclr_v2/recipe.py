@@ -8,7 +8,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simclr_v2.method import Extended, SimCLRv2
 
@@ -63,7 +63,7 @@ def simclr_v2(
     s.note(head_layers=head_layers, kept_layers=kept_layers, memory=memory)
     usual = (0.99, "a CPU has time for few steps") if on.device == "cpu" else (0.999, "MoCo's")
     m = s.pick("momentum", momentum, *usual)
-    smallest = s.pick("crop_min", crop_min, 0.2 if on.image_size <= 64 else 0.08, f"image size {on.image_size}")
+    smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     side = pick_view_size(view_size, network, on, s)
     head = ProjectionHead(network.dim, network.dim, projection, layers=head_layers - kept_layers)

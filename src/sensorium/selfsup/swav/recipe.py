@@ -15,7 +15,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.swav.method import SwAV
 
@@ -72,7 +72,8 @@ def swav(
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
-    side, small = _sides(view_size, local_size, network, on, s)
+    side = pick_view_size(view_size, network, on, s)
+    small = pick_local_size(local_size, side, 3 / 7, "three sevenths", network, s)  # 96 of 224 in the paper
     how: dict[str, Any] = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
     s.note(**how, projection=projection, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, max(network.dim, 256) if on.device == "cpu" else 2048, projection, bias=True)
@@ -106,14 +107,6 @@ def _swav_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
         "queue": (15 * batch if batch < many else 0, f"batch {batch}"),
         "local_crops": (2 if on.image_size <= 64 else 6, f"image size {on.image_size}"),
     }
-
-
-def _sides(view_size: int | None, local_size: int | None, network: Any, on: Situation, s: Settings) -> tuple[int, int]:
-    """Of global crops and of local ones: the nearest multiple of the patch to 3/7 of it (96 of 224 in the paper)."""
-    side = pick_view_size(view_size, network, on, s)
-    patch = network.patch_size if isinstance(network, TokenEncoder) else 1
-    less = max(patch, round(side * 3 / 7 / patch) * patch)
-    return side, s.pick("local_size", local_size, less, f"three sevenths of {side} px")
 
 
 def swav_views(
