@@ -65,15 +65,14 @@ def swav(
     network: Any = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     usual = _swav_defaults(on, batch)
-    vit = isinstance(network, TokenEncoder)
-    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
-    many = s.pick("prototypes", prototypes, *usual["prototypes"])
-    kept = s.pick("queue", queue, *usual["queue"])
+    fast = on.device == "cpu" and not isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 4e-3 if fast else 1e-3, batch, s)
+    many, kept = (s.pick(name, one, *usual[name]) for name, one in (("prototypes", prototypes), ("queue", queue)))
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
     side = pick_view_size(view_size, network, on, s)
-    small = pick_local_size(local_size, side, 3 / 7, "three sevenths", network, s)  # 96 of 224 in the paper
+    small = pick_local_size(local_size, side, 3 / 7, "three sevenths", network, s)
     how: dict[str, Any] = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
     s.note(**how, projection=projection, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, max(network.dim, 256) if on.device == "cpu" else 2048, projection, bias=True)
