@@ -96,6 +96,24 @@ def test_a_stopped_search_goes_on(trained, tmp_path, at):
     assert all(run.notes for run in results.runs if run.name in ("mae", "dino"))
 
 
+def test_a_search_that_is_over_is_read_and_not_gone_on_with(trained, tmp_path):
+    first, folder = search_all(list(FINAL), *asked(tmp_path))
+    kept, before, calls = (folder / search.FILE).read_text(), trained.now[0], len(trained.calls)
+    again, _ = search_all(list(FINAL), *asked(tmp_path))
+    assert trained.now[0] == before
+    assert [call[1] for call in trained.calls[calls:]] == [call[1] for call in trained.calls[:calls]]
+    assert (folder / search.FILE).read_text() == kept
+    assert [(run.name, run.notes) for run in again.runs] == [(run.name, run.notes) for run in first.runs]
+
+
+def test_a_search_of_which_nothing_finishes_ends(trained, tmp_path):
+    trained.log["failing"] = tuple(FINAL)
+    for _ in range(2):
+        results, _ = search_all(list(FINAL), *asked(tmp_path))
+        assert not results.finished
+        assert len(results.runs) == len(FINAL)
+
+
 def test_a_method_that_fails_is_stopped(trained, tmp_path):
     trained.log["failing"] = ("simclr",)
     results, _ = search_all(list(FINAL), *asked(tmp_path))

@@ -75,7 +75,8 @@ def compare(
         jobs: how many methods to train at once.
         seeds: how often to train each method; --seed is the first. With 3 or more the verdict knows how much
             trainings differ by chance.
-        every: all systems of the same family that need no other run: of the first method given, else of the default.
+        every: all systems of the same family that need no other run, and no labels unless the first method does: of the
+            first method given, else of the default. Others may be named beside it: compare supcon --all.
         search: spend --budget on all methods together. Each is trained for a short time; the best third goes on for
             three times longer, and so on; the report says what was stopped, when and why.
     """

@@ -227,11 +227,13 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def alike(method: str) -> tuple[str, ...]:
-    """The systems of the family of ``method`` that learn from the same kind of data and are trained without another run."""
+    """The systems of the family of ``method`` that learn from the same kind of data and are trained without another run;
+    those that need labels only if ``method`` does, so that data without labels have them all."""
     one = find(parse_method(method)[0])
     found = []
     for system in systems():
-        if (system.family, system.data) == (one.family, one.data) and system.trains:
+        same = (system.family, system.data) == (one.family, one.data)
+        if same and system.trains and system.labels <= one.labels:
             parameters = inspect.signature(resolve(system.name)).parameters
             if all(parameters[role].default is not inspect.Parameter.empty for role in roles(system.name)):
                 found.append(system.name)

@@ -27,7 +27,7 @@ from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.baselines import SIDE
 from sensorium.judge.encode import encode
-from sensorium.judge.feature_scores import AFTER, fractions_of, judgeable, seen, settled, tuning_of
+from sensorium.judge.feature_scores import AFTER, VIEWED, fractions_of, judgeable, seen, settled, tuning_of
 from sensorium.judge.features import BANK, LOOKED
 from sensorium.judge.score import Asked
 from sensorium.method import Progress
@@ -107,7 +107,8 @@ def _judging(cost: Cost, method: Encoder, ready: Any, asked: Asked, times: int) 
     fast = tuning_of(images, asked)["precision"] == "bf16"
     held = 0 if test is None else len(test)
     looked = each * (min(BANK, len(train)) + min(LOOKED, held)) * (0.6 if fast else 1.0)
-    cost = replace(cost, looks=looked * times, features=each * (len(train) + held))
+    views = min(VIEWED[0], len(train)) * VIEWED[1]
+    cost = replace(cost, looks=looked * times, features=each * (len(train) + held + views))
     if not judgeable(images):
         return cost
     labels, seeds = int((np.asarray(train.labels) >= 0).sum()), asked.label_seeds

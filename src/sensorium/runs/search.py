@@ -50,6 +50,11 @@ class Rung:
     took: float = 0.0
     stopped: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def last(self) -> bool:
+        """Whether no rung follows: too few methods are left, or none."""
+        return len(ladder(len(self.names))) == 1 or len(self.stopped) == len(self.names)
+
 
 def ladder(methods: int) -> list[int]:
     """How many methods each rung trains: 15 -> [15, 5, 2]."""
@@ -105,22 +110,23 @@ class _Search:
                 found = self._trained(tuple(rung.stopped), rung.seconds, self.quick)[1]
                 self.runs |= {run.name: self._noted(run, rung.stopped) for run in found.runs}
         while True:
-            if not self.rungs or self.rungs[-1].took:
+            if not self.rungs or (self.rungs[-1].took and not self.rungs[-1].last):
                 self.rungs.append(self._next())
                 self._keep()
-            rung, last = self.rungs[-1], len(ladder(len(self.rungs[-1].names))) == 1
+            rung, last = self.rungs[-1], self.rungs[-1].last
             self._say(
                 f"rung {len(self.rungs)}: {len(rung.names)} methods, each trained for {duration(rung.seconds)} in all"
             )
             begun = time.monotonic()
             plan, found = self._trained(rung.names, rung.seconds, self.judging if last else self.quick)
             stopped = {} if last else _stopped(found.runs, ladder(len(rung.names))[1], rung.seconds)
-            self.rungs[-1] = replace(rung, took=max(1.0, time.monotonic() - begun), stopped=stopped)
+            took = rung.took or max(1.0, time.monotonic() - begun)  # of a search that was over: as it was
+            self.rungs[-1] = replace(rung, took=took, stopped=stopped)
             self._keep()
             self.runs |= {run.name: self._noted(run, stopped) for run in found.runs}
             for said in stopped.values():
                 self._say(said)
-            if last or len(stopped) == len(rung.names):
+            if self.rungs[-1].last:
                 asked = replace(found.asked, budget=self.options.budget, search=True)
                 return plan, results_now(found.data, asked, [self.runs[name] for name in self.names])
 
