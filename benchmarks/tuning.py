@@ -10,19 +10,14 @@ Run: python -m benchmarks.tuning [--budget 300steps] [--pretrain 2000steps] [--s
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sensorium.judge.encode import normalised
-from sensorium.runs.run import Run
-from sensorium.runs.train import train
+from benchmarks._held import accuracy, done, split
 
-DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10" / "train.npz"
 PARTS = {"pretrain": slice(4_000, 20_000), "train": slice(2_000), "test": slice(2_000, 4_000)}
 STARTS = {"resnet": ("simclr", "resnet-micro"), "vit": ("mae", "vit-micro")}
 CHOICES: dict[str, tuple[dict[str, Any], ...]] = {
@@ -40,33 +35,6 @@ CHOICES: dict[str, tuple[dict[str, Any], ...]] = {
         *({"tune": "last", "lr": lr} for lr in (5e-3, 1.25e-2, 5e-2)),
     ),
 }
-
-
-def parts(folder: Path) -> None:
-    """The three parts of the training file, in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = dict(np.load(DATA, allow_pickle=False))
-    order = np.random.default_rng(0).permutation(len(whole["labels"]))
-    for name, chosen in PARTS.items():
-        some = {key: whole[key][order[chosen]] for key in ("images", "labels")}
-        np.savez(folder / f"{name}.npz", **some, class_names=whole["class_names"])
-
-
-def accuracy(run: Run, file: Path) -> float:
-    """Of the run's own head, on the pictures of ``file``."""
-    data, on = np.load(file, allow_pickle=False), run.situation
-    images = torch.from_numpy(data["images"])
-    images = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
-    with torch.inference_mode():
-        found = [run.method.logits(normalised(some, on.mean, on.std)).argmax(1) for some in images.split(250)]
-    return float((torch.cat(found).numpy() == data["labels"]).mean())
-
-
-def done(method: str, data: Path, out: Path, **how: Any) -> Run:
-    """The finished run in ``out``, or a new one."""
-    if (out / "run.json").is_file() and (run := Run(out)).finished:
-        return run
-    return train(method, str(data), out=out, quiet=True, fresh=True, **how)
 
 
 def rows(network: str, asked: argparse.Namespace) -> Iterator[tuple[str, list[float]]]:
@@ -99,9 +67,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CHOICES), help="resnet, vit, or both")
     parser.add_argument("--out", type=Path, default=Path("sensorium-tuning"), help="folder of the runs")
     asked = parser.parse_args()
-    if not DATA.is_file():
-        raise SystemExit(f"skipped: {DATA} is not there (set SENSORIUM_DATA to the folder of data sets)")
-    parts(asked.out / "data")
+    split(asked.out / "data", PARTS)
     print("| network | trained, rate as used | top-1, mean | seeds |\n|---|---|---|---|")
     for network in asked.only.split(","):
         for name, found in rows(network, asked):

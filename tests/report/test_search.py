@@ -85,6 +85,8 @@ def test_a_stopped_search_goes_on(trained, tmp_path, at):
     with pytest.raises(KeyboardInterrupt):
         search_all(list(FINAL), *asked(tmp_path))
     before = trained.calls[:]
+    (tmp_path / "out" / "simclr").mkdir(exist_ok=True)
+    (tmp_path / "out" / "simclr" / "run.json").touch()  # it had begun
     results, _ = search_all(list(FINAL), *asked(tmp_path))
     again = trained.calls[len(before) :]
     # the rung that was stopped has its methods and its budget; those stopped before are read with theirs
@@ -104,6 +106,14 @@ def test_a_search_that_is_over_is_read_and_not_gone_on_with(trained, tmp_path):
     assert [call[1] for call in trained.calls[calls:]] == [call[1] for call in trained.calls[:calls]]
     assert (folder / search.FILE).read_text() == kept
     assert [(run.name, run.notes) for run in again.runs] == [(run.name, run.notes) for run in first.runs]
+
+
+def test_a_search_that_trained_nothing_leaves_no_plan(trained, tmp_path):
+    trained.log["stop at"] = (1,)  # as where its data can't be read
+    with pytest.raises(KeyboardInterrupt):
+        search_all(["simclr", "mae", "dino"], *asked(tmp_path, "60m"))
+    search_all(list(FINAL), *asked(tmp_path, "10m"))
+    assert trained.now[0] <= 605
 
 
 def test_a_search_of_which_nothing_finishes_ends(trained, tmp_path):

@@ -176,10 +176,14 @@ def _shown(score: Score) -> str:
 
 
 def _read(file: Path, names: dict[str, str]) -> list[Rung]:
-    """The rungs of a search that was stopped. Raises SensoriumError for one of other methods."""
+    """The rungs of a search that was stopped; none of one that trained nothing yet, whatever it was about. Raises
+    SensoriumError for one of other methods."""
     if not file.is_file():
         return []
     found: dict[str, Any] = read_object(file)
+    rungs = list(decode(tuple[Rung, ...], found.get("rungs"), str(file), field="rungs"))
+    if not any(rung.took or (file.parent / name / "run.json").is_file() for rung in rungs for name in rung.names):
+        return []
     if found.get("methods") != names:
         raise SensoriumError(f"{file.parent} holds a search among other methods; give another --out.")
-    return list(decode(tuple[Rung, ...], found.get("rungs"), str(file), field="rungs"))
+    return rungs
