@@ -65,8 +65,8 @@ def swav(
     network: Any = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     usual = _swav_defaults(on, batch)
-    fast = on.device == "cpu" and not isinstance(network, TokenEncoder)
-    rate = pick_lr(lr, 4e-3 if fast else 1e-3, batch, s)
+    vit = isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not vit else 1e-3, batch, s)
     many, kept = (s.pick(name, one, *usual[name]) for name, one in (("prototypes", prototypes), ("queue", queue)))
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
