@@ -1,23 +1,27 @@
-"""What the methods learn in ten minutes each: the main job on CIFAR-10 files, held against floors and baselines.
+"""What the methods learn in ten minutes each: the main job on CIFAR-10 files (20,000 training pictures, 4,000 test pictures) or on
+Fashion-MNIST (60,000 and 10,000), held against floors and baselines.
 
-Runs (or, where OUT holds finished runs, reads) the comparison and prints its table and a line a check. Twenty thousand
-training pictures, 4,000 test pictures, seed 0; the floors are what a one-page script reached with its bfloat16 units.
-Run: python -m benchmarks.learning [--budget 10m] [--limit N] [--out DIR]; alone, for the budget is a time. Of fewer pictures
-(``--limit``) nothing is held against the floors.
+Runs (or, where OUT holds finished runs, reads) the comparison and prints its table, means and standard deviations over the seeds, and a
+line a check. The floors are what a one-page script reached on CIFAR-10 with its bfloat16 units. With ``--all`` every system that
+learns pictures is a row, with their settings if METHODS names them: supervised,backbone=airbench-micro.
+Run: python -m benchmarks.learning [METHODS] [--all] [--on cifar10|fashion-mnist] [--seeds 1] [--budget 10m] [--limit N] [--out DIR];
+alone, for the budget is a time. Of fewer pictures (``--limit``) nothing is held against the floors.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
 from sensorium.report.table import simple_models
-from sensorium.runs.compare import compare
+from sensorium.runs.compare import alike, compare
 from sensorium.runs.results import Results, RunResult
 
-DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
+DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SETS = {"cifar10": ("train.npz", "test.npz"), "fashion-mnist": ("", "")}  # the IDX files of a folder are both
 METHODS = ("mae", "simclr", "dino", "supervised")
 SHARES = ("1%", "10%", "100%")
 # method -> score -> least top1
@@ -34,11 +38,11 @@ def value(run: RunResult, name: str) -> float:
     return score.value
 
 
-def checks(results: Results) -> list[tuple[str, float, float]]:
+def checks(results: Results, on: str = "cifar10") -> list[tuple[str, float, float]]:
     """(what, figure, what it has to exceed)."""
     found = []
     for run in results.finished:
-        if run.by_labels:
+        if run.by_labels or run.score("linear, 100%") is None:
             continue
         for name in ("linear, 100%", *(("kNN",) if run.name in ("simclr", "dino") else ())):
             beside = run.score(name).baselines  # type: ignore[union-attr]
@@ -47,7 +51,7 @@ def checks(results: Results) -> list[tuple[str, float, float]]:
             found.append((f"{run.name}: {name} above its random backbone", value(run, name), random))
         scratch = run.score("fine-tuned, 1%").baselines[f"{run.backbone} from scratch"]  # type: ignore[union-attr]
         found.append((f"{run.name}: fine-tuned, 1% above from scratch", value(run, "fine-tuned, 1%"), scratch))
-        floors = FLOORS.get(run.method, {})
+        floors = FLOORS.get(run.name, {}) if on == "cifar10" else {}
         found += [(f"{run.name}: {name}, floor", value(run, name), least) for name, least in floors.items()]
     return found
 
@@ -60,36 +64,47 @@ def table(results: Results) -> str:
         "|---" * (len(columns) + 4) + "|",
     ]
 
-    def row(name: str, found: Mapping[str, float], seen: str = "", rate: str = "") -> None:
-        cells = [f"{found[c] * 100:.1f}" if c in found else "" for c in columns]
+    def row(name: str, found: Mapping[str, float], spread: Mapping[str, float], seen: str = "", rate: str = "") -> None:
+        cells = [
+            f"{found[c] * 100:.1f}" + (f" +-{spread[c] * 100:.1f}" if c in spread else "") if c in found else ""
+            for c in columns
+        ]
         rank = f"{found['RankMe']:.0f}" if "RankMe" in found else ""
         lines.append(f"| {' | '.join([name, seen, rate, *cells, rank])} |")
 
     for run in results.finished:
         own = {score.name: score.value for score in run.scores if score.value is not None}
-        row(f"{run.name} ({run.backbone})", own, f"{run.seen or 0:,.0f}", f"{run.per_second or 0:.0f}")
+        spread = {score.name: statistics.stdev(score.seeds) for score in run.scores if len(score.seeds or ()) > 1}
+        row(f"{run.name} ({run.backbone})", own, spread, f"{run.seen or 0:,.0f}", f"{run.per_second or 0:.0f}")
     for title, found in simple_models(results.finished).items():
-        row(title, found)
+        row(title, found, {})
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--budget", default="10m", help="of each method")
-    parser.add_argument("--out", default="sensorium-cifar10", help="folder of the comparison")
+    parser.add_argument("methods", nargs="*", default=METHODS, help=f"by default {', '.join(METHODS)}")
+    parser.add_argument("--all", action="store_true", help="every system that learns pictures, beside those named")
+    parser.add_argument("--on", default="cifar10", choices=SETS, help="the data")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each method")
+    parser.add_argument("--budget", default="10m", help="of each training")
+    parser.add_argument("--out", help="folder of the comparison, by default sensorium-DATA")
     parser.add_argument("--limit", type=int, help="only so many pictures, to try it")
-    options = parser.parse_args()
-    if not (DATA / "train.npz").is_file():
-        raise SystemExit(f"skipped: {DATA} is not there (set SENSORIUM_DATA to the folder of data sets)")
-    data, test = str(DATA / "train.npz"), str(DATA / "test.npz")
+    asked = parser.parse_args()
+    data, test = (str(DATA / asked.on / name) for name in SETS[asked.on])
+    if not Path(data).exists():
+        raise SystemExit(f"skipped: {data} is not there (set SENSORIUM_DATA to the folder of data sets)")
+    methods = tuple(asked.methods)
+    methods += tuple(name for name in alike(METHODS[-1]) if name not in methods) if asked.all else ()
     results = compare(
-        METHODS, data, test=test, budget=options.budget, limit=options.limit, labels=",".join(SHARES), out=options.out
-    )
+        methods, data, test=test if test != data else None, budget=asked.budget, limit=asked.limit,
+        labels=",".join(SHARES), seeds=asked.seeds, out=asked.out or f"sensorium-{asked.on}",
+    )  # fmt: skip
     print(table(results), end="\n\n")
-    if options.limit is not None:
+    if asked.limit is not None:
         return
     failed = 0
-    for what, figure, least in checks(results):
+    for what, figure, least in checks(results, asked.on):
         failed += figure <= least
         print(f"{'holds' if figure > least else 'FAILS'}  {what}: {figure * 100:.1f} against {least * 100:.1f}")
     raise SystemExit(1 if failed else 0)

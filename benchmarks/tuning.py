@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._held import accuracy, done, split
+from benchmarks.held import accuracy, done, split
 
 PARTS = {"pretrain": slice(4_000, 20_000), "train": slice(2_000), "test": slice(2_000, 4_000)}
 STARTS = {"resnet": ("simclr", "resnet-micro"), "vit": ("mae", "vit-micro")}

@@ -6,8 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sensorium.abilities import abilities_of
+from sensorium.base.draw import Draw
+from sensorium.data.images.prepare import Situation
 from sensorium.networks.resnet import ResNet
+from sensorium.parts.drop import DropPath
 from sensorium.selfsup.supervised.method import Supervised
+from sensorium.selfsup.supervised.recipe import supervised
 
 
 def method(**numbers):
@@ -76,3 +80,18 @@ def test_it_learns_its_labels():
         out["loss"].backward()
         optimizer.step()
     assert out["top1"] > 0.9
+
+
+def test_the_regularization_of_fine_tuning_reaches_the_network_and_the_batches():
+    on = Situation(
+        images=100, image_size=32, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu", cores=2
+    )
+    recipe = supervised(on, backbone="vit-micro", drop_path=0.1, mixup=0.8, cutmix=1.0)
+    rates = [part.rate for part in recipe.method.modules() if isinstance(part, DropPath)]
+    assert rates == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.1])
+    fields = {"image": torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8), "label": torch.arange(8) % 3}
+    batch = recipe.views(fields, Draw.seeded(0, 0, 8))
+    assert {"other", "weight"} < set(batch)
+    loss = recipe.method.train()(batch)["loss"]
+    loss.backward()
+    assert loss > 0

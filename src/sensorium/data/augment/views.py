@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
+from sensorium.data.augment.mixing import mixed
 from sensorium.data.rows import reads
 
 
@@ -74,12 +75,21 @@ def supervised_views(
     *,
     scale: tuple[float, float] = (0.35, 1.0),
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> Views:
-    """``{"image", "label"}``: crop, flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every sample."""
+    """``{"image", "label"}``: crop, flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every sample.
+
+    With the alpha of ``mixup`` or ``cutmix`` above 0 two pictures are mixed (see :mod:`sensorium.data.augment.mixing`):
+    ``other``, the label of what was mixed in, and ``weight``, that of ``label``."""
     view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)))
 
     @reads("image", "label")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        return {"image": view(fields["image"], draw, mean, std), "label": fields["label"]}
+        image, label = view(fields["image"], draw, mean, std), fields["label"]
+        if not mixup and not cutmix:
+            return {"image": image, "label": label}
+        image, other, weight = mixed(image, label, draw, mixup=mixup, cutmix=cutmix)
+        return {"image": image, "label": label, "other": other, "weight": weight}
 
     return views

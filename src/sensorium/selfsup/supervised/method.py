@@ -2,6 +2,7 @@
 
     L = mean over labeled images of  -sum_k q_k log p_k      p = softmax(W f(x) + b)
     q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
+Of two pictures that are mixed (see data/augment/mixing.py) L is w times that of one label and 1 - w times that of the other.
 
 Of a trained backbone f all may be trained, or nothing but the head, or low-rank products (see parts/lowrank.py). In the
 first ``head_first`` of the budget only the head is, so that its random weights do not distort the features (LP-FT: Kumar
@@ -38,7 +39,8 @@ class Supervised(LinearClassifier):
         self.head_first, self._resting = head_first, False
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0).
+        """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0); of mixed
+        images batch["other"], the second label, and batch["weight"], that of the first, [B].
 
         Logs ``top1``, the accuracy on the labeled images.
         """
@@ -51,11 +53,19 @@ class Supervised(LinearClassifier):
         known = labels != UNKNOWN
         # Each process divides by the mean number of labels per process, not by its own.
         count = (sum_over_processes(known.sum().to(logits.dtype)) / world_size()).clamp(min=1 / world_size())
-        loss = F.cross_entropy(
-            logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction="sum"
-        )
+        if "weight" in batch:
+            weight = batch["weight"]
+            loss = (weight * self._losses(logits, labels) + (1 - weight) * self._losses(logits, batch["other"])).sum()
+            labels = torch.where(weight < 0.5, batch["other"], labels)
+        else:
+            loss = self._losses(logits, labels, "sum")
         right = (logits.detach().argmax(1) == labels) & known
         return {"loss": loss / count, "top1": right.sum() / count}
+
+    def _losses(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+        return F.cross_entropy(
+            logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction=reduction
+        )
 
     def before_step(self, at: Progress) -> None:
         """The backbone rests while only the head is trained."""

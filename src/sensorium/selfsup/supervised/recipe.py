@@ -11,6 +11,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
 from sensorium.networks.seen import AsTrained, inner
+from sensorium.parts.drop import DropPath, rising_
 from sensorium.parts.lowrank import low_rank_
 from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
@@ -47,6 +48,9 @@ def supervised(
     alpha: float = 16.0,
     layer_decay: float | None = None,
     head_first: float | None = None,
+    drop_path: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> Recipe:
     """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
 
@@ -74,6 +78,9 @@ def supervised(
         alpha: the products are multiplied by alpha / rank.
         layer_decay: the learning rate of each layer as a fraction of that of the layer above it.
         head_first: fraction of the budget in which only the head is trained.
+        drop_path: rate at which a transformer's or ConvNeXt's last layer is skipped; those before it are skipped less.
+        mixup: alpha of mixup; MAE's authors fine-tune with 0.8.
+        cutmix: alpha of CutMix; MAE's authors fine-tune with 1.0.
     """
     if len(on.classes) < 2:
         what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
@@ -89,13 +96,14 @@ def supervised(
     rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
     decay, first = _staged(trained, deep, layer_decay, head_first, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
+    mixing = _regularized(network, drop_path, mixup, cutmix, s)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing, head_first=first)
     if isinstance(network, AsTrained):
         view = s.pick("view_size", view_size, on.image_size, "the pictures are resized for the network")
     else:
         view = pick_view_size(view_size, network, on, s)
-    views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05))
+    views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05), **mixing)
     if by == "muon" and decay < 1:
         raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; leave one of them out.")
     usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
@@ -146,6 +154,24 @@ def _staged(
     if not 0 < decay <= 1:
         raise SensoriumError(f"--layer-decay {decay}: must be above 0 and at most 1.")
     return decay, s.pick("head_first", head_first, 0.2 if deep else 0.0, why)
+
+
+def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s: Settings) -> dict[str, float]:
+    """Set the network's drop-path rates; the alphas of the mixtures."""
+    mixing = {"mixup": mixup, "cutmix": cutmix}
+    for name, value in mixing.items():
+        if not 0 <= value < float("inf"):
+            raise SensoriumError(f"--{name} {value:g}: must not be negative; 0 mixes no pictures.")
+    if not 0 <= drop_path < 1:
+        raise SensoriumError(f"--drop-path {drop_path:g}: must be at least 0 and less than 1.")
+    if drop_path and not any(isinstance(part, DropPath) for part in network.modules()):
+        raise SensoriumError(
+            f"--drop-path {drop_path:g}: {type(network).__name__} has no branches to skip; a ViT, a Swin and a ConvNeXt have."
+        )
+    if drop_path:
+        rising_(network, drop_path)
+    s.note(drop_path=drop_path, **mixing)
+    return mixing
 
 
 def _optimizer(given: Optimizer, trained: bool, s: Settings) -> Optimizer:

@@ -1,7 +1,12 @@
-"""Runs on parts of CIFAR-10's training file, scored on a part that they don't see: for choices that test pictures must not make."""
+"""Parts of CIFAR-10's training file, for choices that test pictures must not make.
+
+The command writes OUT/train.npz, of 18,000 pictures, and OUT/test.npz, of the other 2,000, for the comparisons of docs/log.md.
+Run: python -m benchmarks.held [OUT]
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +19,7 @@ from sensorium.judge.encode import normalised
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 
+PARTS = {"train": slice(2_000, 20_000), "test": slice(2_000)}
 DATA = Path(os.environ.get("SENSORIUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10" / "train.npz"
 
 
@@ -45,3 +51,15 @@ def done(method: str, data: Path, out: Path, **how: Any) -> Run:
     if (out / "run.json").is_file() and (run := Run(out)).finished:
         return run
     return train(method, str(data), test=str(data.with_name("test.npz")), out=out, progress=False, fresh=True, **how)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("out", type=Path, nargs="?", default=Path("sensorium-held"), help="folder of the two files")
+    asked = parser.parse_args()
+    split(asked.out, PARTS)
+    print(f"{asked.out / 'train.npz'}, {asked.out / 'test.npz'}")
+
+
+if __name__ == "__main__":
+    main()
