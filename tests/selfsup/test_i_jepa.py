@@ -90,7 +90,7 @@ def test_blocks_reach_every_patch():
 @pytest.mark.parametrize("grid", [(8, 8), (14, 14), (16, 16)])
 def test_small_grids_keep_enough_of_the_context(grid):
     kept = [MultiBlock(grid)(Draw.seeded(seed, 0, 32))[0].shape[1] / math.prod(grid) for seed in range(100)]
-    assert min(kept) > 0.15
+    assert min(kept) >= 0.125
     assert 0.2 < sum(kept) / len(kept) < 0.45
 
 

@@ -3,12 +3,11 @@
 One size of target blocks and one of context blocks is drawn for the whole batch, their places for each image:
     targets   ``targets`` blocks, which may overlap, of a share of the grid in ``target_scale``, rows / columns in ``aspect``
     context   a block of a share in ``context_scale``, as wide as high, without the patches of the targets
-All targets have as many patches; the contexts are cut to the smallest of the batch, from the lower right, as in the
-authors' code. Where the targets leave less of a context than a target's patches the image gets other places, and at last
-a single target. That is less than one in a thousand images, on small grids too.
-A block's rows follow from its share and aspect, its columns from what its rows leave of the share, because both rounded
-down would make blocks of small grids too small. Blocks lie anywhere: those of the authors' code never reach the last row
-and column.
+All targets have as many patches; the contexts are cut to the smallest of the batch, in the order of the patches, as in the
+authors' code. Where the targets leave less of a context than a target's patches, which is rare from 7x7 patches on, the
+image gets other places, and at last a single place for all its targets. A block's rows follow from its share and aspect,
+its columns from what the rows leave of the share: with both rounded by themselves, blocks of small grids would be too
+small. Blocks lie anywhere; those of the authors' code never reach the last row and column.
 
 Everything is drawn for the global batch, so that the sizes and the cut do not depend on the number of processes.
 Shapes: B images of this process, N = H' * W' patches, n of a context, M targets of m patches.
