@@ -85,6 +85,9 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),
     "Hugging Face ViTMAE encoder": ({"model_type": "vit_mae"}, HF_VIT),
     "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),
+    "authors' I-JEPA": ({}, (
+        *(f"{one}.module.patch_embed.proj.weight" for one in ("encoder", "target_encoder")), "predictor.module.predictor_embed.weight",
+    )),
     "authors' MoBY on a Swin": ({}, ("encoder.layers.0.blocks.0.attn.relative_position_bias_table", "encoder_k.norm.weight", "queue1")),
     "authors' MoBY on a ViT": ({}, (*(f"encoder.{name}" for name in VIT), "encoder_k.norm.weight", "queue1")),
     "authors' DINO on a ViT": ({}, tuple(f"backbone.{name}" for name in VIT)),

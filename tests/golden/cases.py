@@ -27,6 +27,7 @@ CODES: dict[str, Any] = SCENES | {"codes": 32, "code_width": 8, "start": 0.4}
 # The settings of a role are those of the run that is made for it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
+    "i_jepa": ("i_jepa", PICTURES | {"backbone": "vit-micro"}),
     "simclr": ("simclr", PICTURES),
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
     "simclr_v2": ("simclr_v2", PICTURES),

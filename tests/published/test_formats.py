@@ -50,6 +50,8 @@ from sensorium.published.opening import fill, recognized, save
 from sensorium.published.registry import formats
 from sensorium.published.source import Source
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
+from sensorium.selfsup.i_jepa.method import IJEPA
+from sensorium.selfsup.i_jepa.predictor import Predictor
 from sensorium.selfsup.mae.method import MAE
 from sensorium.selfsup.moby.method import MoBY
 from sensorium.selfsup.moco_v1.method import MoCo
@@ -76,6 +78,11 @@ def mae() -> MAE:
     return MAE(
         ViT(32, 8, 64, 2, 1, positions="sincos", pool="mean"), decoder_width=32, decoder_depth=2, decoder_heads=1
     )
+
+
+def i_jepa() -> IJEPA:
+    network = MeanViT(32, 8, 64, 2, 1, positions="sincos", resampling="bicubic")
+    return IJEPA(network, Predictor(64, network.grid, 24, 2, 1))
 
 
 def moby(backbone: Any) -> MoBY:
@@ -168,6 +175,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
     "authors' MAE": mae,
+    "authors' I-JEPA": i_jepa,
     "authors' SwAV": swav,
     "authors' DINO on a ViT": lambda: ViT(32, 8, 64, 2, 1),
     "authors' DINO on a ResNet": lambda: ResNet((1, 2), (8, 16), bottleneck=True),

@@ -10,17 +10,23 @@ Shapes: N = H' * W' patches, D width.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
+
+from torch import nn
 
 from sensorium.networks.patch_transformer import PatchTransformer
 from sensorium.networks.vit import Pool, other_parts
 from sensorium.parts.block import Block
-from sensorium.parts.positions.grid import Resampling
+from sensorium.parts.init import Init, init_transformer_
+from sensorium.parts.positions.grid import Resampling, sincos_2d
+
+Positions = Literal["learned", "sincos"]
 
 
 class MeanViT(PatchTransformer):
     """A vision transformer that pools by the mean, "mean" after the final norm or "fc_norm" before it, in place of which
-    it norms the mean. Other arguments are ViT's; ``encode`` gives this mean where others have the class token."""
+    it norms the mean. ``positions`` are learned, or MAE's fixed table. Other arguments are ViT's; ``encode`` gives this
+    mean where others have the class token."""
 
     def __init__(
         self,
@@ -35,9 +41,13 @@ class MeanViT(PatchTransformer):
         qkv_bias: bool = True,
         registers: int = 0,
         pool: Pool = "mean",
+        positions: Positions = "learned",
         resampling: Resampling = "antialias",
         parts: tuple[str, ...] = (),
+        init: Init = "normal",
     ) -> None:
+        if positions not in get_args(Positions):
+            raise ValueError(f"positions must be one of {', '.join(get_args(Positions))}, got {positions!r}")
         side = (image_size, image_size) if isinstance(image_size, int) else image_size
         tokens = registers + math.prod(n // max(1, patch_size) for n in side)
         numbers: dict[str, Any] = {"mlp_ratio": mlp_ratio, "eps": eps, "qkv_bias": qkv_bias}
@@ -57,4 +67,10 @@ class MeanViT(PatchTransformer):
             table="patches",
             resampling=resampling,
         )
+        self.positions: Positions = positions
         self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
+        if positions == "sincos":
+            self.pos_embed = nn.Parameter(sincos_2d(self.grid, width)[:, 1:].clone(), requires_grad=False)
+        if init != "normal":
+            init_transformer_(self, init)  # and the patch embedding, a linear layer in a convolution's shape, alike
+            nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))

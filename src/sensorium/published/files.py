@@ -47,6 +47,8 @@ CONTAINERS = (
     *AVERAGED, "model", "state_dict", "model_state_dict", "model_state", "net", "network", "params", "module", "weights",
     "student",
 )  # fmt: skip
+# Parts of one method that some training code stores side by side.
+_APART = ("encoder", "predictor", "target_encoder")
 _OTHER = ("optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "loss", "criterion", "callbacks", "loops")
 # Parts of a training module that are a network of their own, in order of preference.
 _INSIDE = (*AVERAGED, "model", "module", "net", "network", "backbone", "encoder", "base_encoder", "encoder_q",
@@ -206,10 +208,10 @@ class Candidate:
 def candidates(loaded: Mapping[Any, Any]) -> Iterator[Candidate]:
     """State dicts in a file's content, the most likely first.
 
-    Those inside the containers of training code (``CONTAINERS``: averaged weights first), then any other, then the top
-    level; each unchanged, then without the prefix that all names share (``module.``, ``model.``, ``backbone.`` ...),
-    repeatedly. At last parts of them, if a network stands under one prefix beside other things (a loss, a projection).
-    Parts of names from compiling and sharding are removed anywhere.
+    Those that are one method (``_APART``) together; then those inside the containers of training code (``CONTAINERS``:
+    averaged weights first), then any other, then the top level; each unchanged, then without the prefix that all names share
+    (``module.``, ``model.``, ``backbone.`` ...), repeatedly. At last parts of them, if a network stands under one prefix
+    beside other things (a loss, a projection). Parts of names from compiling and sharding are removed anywhere.
     """
     whole = list(islice(_whole(loaded, "", _DEEPEST), _MOST_CANDIDATES))
     yield from whole
@@ -227,6 +229,9 @@ def unwrap(loaded: Mapping[Any, Any]) -> Iterator[dict[str, Tensor]]:
 
 
 def _whole(loaded: Mapping[Any, Any], place: str, deep: int) -> Iterator[Candidate]:
+    if deep and all(isinstance(loaded.get(part), Mapping) for part in _APART):
+        joined = {f"{part}.{name}": value for part in _APART for name, value in loaded[part].items()}
+        yield from _whole({**loaded, **joined}, place, 0)
     others = [k for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Mapping) and k not in CONTAINERS]
     for name in (*CONTAINERS, *(k for k in others if not k.lower().startswith(_OTHER))):
         if deep and isinstance(loaded.get(name), Mapping):
@@ -271,15 +276,22 @@ def some(names: Iterable[Any], most: int = 5) -> str:
     return ", ".join(f"'{name}'" for name in told[:most]) + (f" and {len(told) - most} more" if told[most:] else "")
 
 
-def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "") -> Path:
-    """Write a file of tensors: safetensors, or a PyTorch file, in that case under the key ``container`` if given.
+def write_weights(state: Mapping[str, Tensor], path: Path, container: str = "", apart: bool = False) -> Path:
+    """Write a file of tensors: safetensors, or a PyTorch file, in that case under the key ``container`` if given, or with
+    the first parts of names as keys if they are to be ``apart``.
 
     A file of that name is replaced at the end: a network that was loaded from it keeps its weights.
     """
     if path.suffix == ".safetensors":
         whole = {name: value.detach().contiguous() for name, value in state.items()}
         return write_file(path, lambda partial: save_tensors(whole, partial, {"format": "pt"}))
-    return write_bytes(path, lambda file: torch.save({container: dict(state)} if container else dict(state), file))
+    kept: dict[str, Any] = dict(state)
+    if apart:
+        kept = {}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            kept.setdefault(part, {})[rest] = value
+    return write_bytes(path, lambda file: torch.save({container: kept} if container else kept, file))
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:

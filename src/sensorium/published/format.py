@@ -154,7 +154,8 @@ class Format:
                 that this format holds. fits: raises SensoriumError if it can't. config: their ``config_name``, None
                 for a single file. beside: further JSON files, by name ("{stem}" is the weights'); scripts: Python
                 files likewise, that need no more than the library. file: of the weights; container: their key in a
-                PyTorch file. usage: Python that uses what was written (:mod:`sensorium.published.usage`).
+                PyTorch file; apart: the first parts of their names are such keys. usage: Python that uses what was written
+                (:mod:`sensorium.published.usage`).
     """
 
     name: str
@@ -180,6 +181,7 @@ class Format:
     config_name: str = "config.json"
     file: str = "model.safetensors"
     container: str = ""
+    apart: bool = False
     usage: Callable[[Any, Preparation], str] | None = None
 
     def spelled(self, name: str) -> str:

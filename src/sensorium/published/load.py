@@ -33,4 +33,9 @@ def load_backbone(path: str | Path) -> nn.Module:
     folder = Path(path)
     exported = folder / "backbone"
     network: Any = load(exported if (exported / "config.json").is_file() else path)
-    return network.backbone if isinstance(network, HasBackbone) else network
+    if not isinstance(network, HasBackbone):
+        return network
+    backbone = network.backbone
+    if not any(p.requires_grad for p in backbone.parameters()):  # a moving average; alone it may be trained
+        backbone.requires_grad_(True)
+    return backbone

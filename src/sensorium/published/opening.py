@@ -185,7 +185,7 @@ def save(form: Format, network: nn.Module, out: str | Path, how: Preparation | N
     scripts = form.scripts(network) if form.scripts else {}
 
     def put(path: Path) -> None:
-        write_weights(state, path, form.container)
+        write_weights(state, path, form.container, form.apart)
         for name, content in told.items():
             write_json(path.parent / name.format(stem=path.stem), content)
         for name, text in scripts.items():

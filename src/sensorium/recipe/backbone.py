@@ -15,11 +15,12 @@ from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.airbench import AIRBENCH_SIZES, airbench
 from sensorium.networks.convnext import CONVNEXT_SIZES, CONVNEXTV2_SIZES, convnext
+from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained, usual_side
 from sensorium.networks.swin import SWIN_SIZES, swin
 from sensorium.networks.swinv2 import SWINV2_SIZES, swinv2
-from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
+from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, ViT, auto_patch
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
 from sensorium.recipe.trained import Trained
@@ -49,6 +50,7 @@ def build_backbone(
     by: str,
     needs: type = Encoder,
     default: tuple[str, str] | None = None,
+    class_token: bool = True,
     **vit_numbers: Any,
 ) -> Any:
     """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` ..
@@ -58,8 +60,9 @@ def build_backbone(
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
     ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
-    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``vit_numbers`` are passed to
-    a ViT. An illegal pair of method and backbone is an error that lists the legal choices.
+    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``class_token``: whether a ViT
+    of a name has one. ``vit_numbers`` are passed to such a ViT. An illegal pair of method and backbone is an error that
+    lists the legal choices.
     """
     usual, why = default or _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, usual, why)
@@ -81,7 +84,8 @@ def build_backbone(
         size, *parts = name.removeprefix("vit-").split("+")
         patch = auto_patch(on.image_size)
         settings.pick("patch_size", None, patch, f"image size {on.image_size}")
-        network = vit(size, on.image_size, patch, **(vit_numbers | _vit_parts(name, parts, needs)))
+        kind, numbers = ViT if class_token else MeanViT, vit_numbers | _vit_parts(name, parts, needs)
+        network = kind(on.image_size, patch, *VIT_SIZES[size], **numbers)
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""

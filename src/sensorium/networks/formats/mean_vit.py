@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ from sensorium.networks.formats.timm_vit import (
     timm_shapes,
 )
 from sensorium.networks.formats.vit import ACTIVATIONS, HF_KEYS, HF_TABLE, hf_config, hf_numbers
-from sensorium.networks.mean_vit import MeanViT
+from sensorium.networks.mean_vit import MeanViT, Positions
 from sensorium.published import usage
 from sensorium.published.format import IMAGENET, Dropped, Format, Preparation
 from sensorium.published.source import Source, shown
@@ -149,7 +149,10 @@ HF = Format(
 
 # --- ours ---
 
-FIELDS: Fields = MEAN_VIT_FIELDS | {"pool": lambda source, name: source.word(name, MEANS)}
+FIELDS: Fields = MEAN_VIT_FIELDS | {
+    "pool": lambda source, name: source.word(name, MEANS),
+    "positions": lambda source, name: source.word(name, get_args(Positions)),
+}
 OWN = own("ViT without class token", MeanViT, "mean_vit", FIELDS)
 
 FORMATS: tuple[Format, ...] = (TIMM_MEAN, TIMM_FC_NORM, HF, OWN)
