@@ -113,6 +113,8 @@ ROWS = (
         "32 px {}, 224 px {}", (Ratio("SimCLR two views, 32 px"), Ratio("SimCLR two views, 224 px")), 1.5),
     Row("mae-step", "selfsup", "MAE training step, micro at 32 px / small at 96 px, against transformers; peak memory ours / theirs", VIT,
         "{} / {}; memory {}x / {}x", (*map(Ratio, MAE_PAIRS), *(Cell(name, THEIRS) for name in MAE_PAIRS)), 5),
+    Row("mae-masking", "selfsup", "MAE training step with 75 % of the patches masked against the same network that encodes all, micro at 32 px / small at 224 px",
+        ("python -m benchmarks.masking",), "{} / {}", tuple(Ratio(f"MAE {shape}, 75 % masked") for shape in ("micro 32/4 x32", "small 224/16 x4")), 2),
     Row("vit-micro-step", "selfsup", "ViT training step, micro, 32 px, batch 64, against timm / transformers; peak memory ours / theirs",
         VIT, "{} / {}; memory {}x / {}x", vit("ViT micro 32/4 x64"), 5),
     Row("vit-small-step", "selfsup", "ViT training step, small, 96 px, batch 8, against timm / transformers; peak memory ours / theirs",
