@@ -66,7 +66,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         self.dim, self.patch_size, self.grid = backbone.dim, backbone.patch_size, backbone.grid
         self.image_size = backbone.image_size
         self.mask_ratio, self.normalize_targets = mask_ratio, normalize_targets
-        self.masking = known(masking)
+        self.masking: Masking = known(masking)
         self.kept(self.grid[0] * self.grid[1])
 
         self.decoder_embed = nn.Linear(backbone.dim, decoder_width)

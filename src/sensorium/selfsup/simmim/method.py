@@ -58,7 +58,8 @@ class SimMIM(Method, HasBackbone, Encoder, Reconstructor):
             raise ValueError(f"mask_unit {mask_unit} is no multiple of the patch, {self.patch_size} pixels")
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio {mask_ratio} is not between 0 and 1")
-        self.mask_unit, self.mask_ratio, self.masking = mask_unit, mask_ratio, known(masking)
+        self.mask_unit, self.mask_ratio = mask_unit, mask_ratio
+        self.masking: Masking = known(masking)
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.channels[0]))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.head = nn.Conv2d(backbone.dim, self.stride**2 * 3, 1)
