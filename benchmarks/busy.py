@@ -35,14 +35,14 @@ def mae_step() -> Callable[[], None]:
 
     from sensorium.base.bf16 import fast_bf16
     from sensorium.base.draw import Draw
+    from sensorium.data.augment.views import masked_views
     from sensorium.networks.vit import ViT
     from sensorium.selfsup.mae.method import MAE
-    from sensorium.selfsup.mae.recipe import mae_views
 
     torch.manual_seed(0)
     method = MAE(ViT(64, 8, 192, 6, 3, positions="sincos"), decoder_width=96, decoder_depth=1, decoder_heads=3)
     optimizer = torch.optim.AdamW(method.parameters(), lr=5e-4, fused=True)
-    views = mae_views((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 64, 64, scale=(0.2, 1.0))
+    views = masked_views((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 64, lambda draw: draw.rand(64))
     images = torch.randint(256, (512, 3, 64, 64), dtype=torch.uint8)
     count = itertools.count()
 

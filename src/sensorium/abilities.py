@@ -95,6 +95,16 @@ class MapEncoder(Encoder):
         return self.features(images), self.maps(images)
 
 
+class MaskedEncoder(MapEncoder):
+    """A network that can encode an image some of whose patches are masked: a token takes the place of their embeddings,
+    of ``channels[0]`` values, and of ``strides[0]`` pixels a side."""
+
+    @abstractmethod
+    def masked_map(self, images: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+        """[B, 3, H, W], bool [B, H', W'] (True: masked) and the token [..., channels[0]] -> the last map, after the final
+        norm: [B, dim, ceil(H / strides[-1]), ceil(W / strides[-1])]."""
+
+
 class TextEncoder(ABC):
     """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""
 
@@ -367,8 +377,9 @@ class OnlineDetector(ABC):
 ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
-        Encoder, TokenEncoder, MapEncoder, TextEncoder, VelocityNet, AttentionMaps, Reconstructor, Classifier, ImageText,
-        Detector, Generator, ClassConditional, IterativeGenerator, Likelihood, Tokenizer, LanguageModel, OnlineDetector,
+        Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, VelocityNet, AttentionMaps, Reconstructor, Classifier,
+        ImageText, Detector, Generator, ClassConditional, IterativeGenerator, Likelihood, Tokenizer, LanguageModel,
+        OnlineDetector,
     )
 }  # fmt: skip
 

@@ -77,7 +77,7 @@ NETWORKS: tuple[Network, ...] = (
         "vit",
         "An Image is Worth 16x16 Words",
         "Dosovitskiy et al., 2020, arXiv:2010.11929",
-        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        ("Encoder", "TokenEncoder", "MapEncoder", "MaskedEncoder", "AttentionMaps"),
         (
             "Hugging Face ViT",
             "timm ViT",
@@ -101,7 +101,7 @@ NETWORKS: tuple[Network, ...] = (
         "dinov3",
         "DINOv3",
         "Siméoni et al., 2025, arXiv:2508.10104",
-        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        ("Encoder", "TokenEncoder", "MapEncoder", "MaskedEncoder", "AttentionMaps"),
         ("Hugging Face DINOv3", "timm DINOv3"),
         ("safetensors", "hf", "timm", "onnx"),
         "transformers DINOv3ViTModel (tests/published/test_dinov3.py)",
@@ -110,7 +110,7 @@ NETWORKS: tuple[Network, ...] = (
         "beit",
         "BEiT: BERT Pre-Training of Image Transformers",
         "Bao et al., 2022, arXiv:2106.08254",
-        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        ("Encoder", "TokenEncoder", "MapEncoder", "MaskedEncoder", "AttentionMaps"),
         (
             "Hugging Face BEiT",
             "Hugging Face BEiT with mean pooling",
@@ -124,7 +124,7 @@ NETWORKS: tuple[Network, ...] = (
         "eva",
         "EVA; EVA-02",
         "Fang et al., 2023, arXiv:2211.07636, arXiv:2303.11331",
-        ("Encoder", "TokenEncoder", "MapEncoder", "AttentionMaps"),
+        ("Encoder", "TokenEncoder", "MapEncoder", "MaskedEncoder", "AttentionMaps"),
         (
             "timm EVA",
             "timm EVA with fc_norm",
@@ -171,7 +171,7 @@ NETWORKS: tuple[Network, ...] = (
         "swin",
         "Swin Transformer; Swin Transformer V2",
         "Liu et al., 2021, arXiv:2103.14030, arXiv:2111.09883",
-        ("Encoder", "MapEncoder"),
+        ("Encoder", "MapEncoder", "MaskedEncoder"),
         (
             "Hugging Face Swin",
             "timm Swin",

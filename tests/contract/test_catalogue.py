@@ -332,7 +332,7 @@ def test_biases_of_a_backbones_experts_move_after_a_step(system: str, prepared: 
 
 
 @pytest.mark.parametrize(
-    "system", ["mae", "i_jepa", "supervised", "causal_lm", "flash", "recurrent_lm", "rectified_flow", "made"]
+    "system", ["mae", "simmim", "i_jepa", "supervised", "causal_lm", "flash", "recurrent_lm", "rectified_flow", "made"]
 )
 def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dict[str, Any]) -> None:
     """For losses that are means over samples, on a network without BatchNorm."""

@@ -84,6 +84,9 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "torchvision Swin": ({}, ("features.0.0.weight", "features.1.0.attn.relative_position_bias_table")),
     "Hugging Face ViTMAE": ({"model_type": "vit_mae"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.mask_token")),
     "Hugging Face ViTMAE encoder": ({"model_type": "vit_mae"}, HF_VIT),
+    "Hugging Face SimMIM on a ViT": ({"model_type": "vit"}, (*(f"vit.{name}" for name in HF_VIT), "decoder.0.weight")),
+    "Hugging Face SimMIM on a Swin": ({"model_type": "swin"}, (*(f"swin.{name}" for name in HF_SWIN), "decoder.0.weight")),
+    "Hugging Face SimMIM on a Swin V2": ({"model_type": "swinv2"}, (*(f"swinv2.{name}" for name in HF_SWIN), "decoder.0.weight")),
     "authors' MAE": ({}, (*VIT, "decoder_embed.weight")),
     "authors' I-JEPA": ({}, (
         *(f"{one}.module.patch_embed.proj.weight" for one in ("encoder", "target_encoder")), "predictor.module.predictor_embed.weight",

@@ -17,7 +17,6 @@ from sensorium.data.augment import images as augment
 from sensorium.data.augment import views as compose
 from sensorium.data.augment.crops import simclr_views
 from sensorium.selfsup.dino.recipe import dino_views
-from sensorium.selfsup.mae.recipe import mae_views
 
 LEVEL = 1 / 255
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -268,7 +267,7 @@ def all_views(size: int) -> dict[str, Views]:
     return {
         "simclr": simclr_views(MEAN, STD, size, blur=0.5),
         "dino": dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
-        "mae": mae_views(MEAN, STD, size, 16),
+        "mae": compose.masked_views(MEAN, STD, size, lambda draw: draw.rand(16)),
         "supervised": compose.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
     }
 

@@ -28,6 +28,9 @@ CODES: dict[str, Any] = SCENES | {"codes": 32, "code_width": 8, "start": 0.4}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
     "i_jepa": ("i_jepa", PICTURES | {"backbone": "vit-micro"}),
+    "mae in blocks": ("mae", PICTURES | {"backbone": "vit-micro", "masking": "block"}),
+    "simmim": ("simmim", PICTURES | {"backbone": "vit-micro"}),
+    "simmim on a Swin": ("simmim", PICTURES | {"backbone": "swin-micro", "masking": "grid"}),
     "simclr": ("simclr", PICTURES),
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
     "simclr_v2": ("simclr_v2", PICTURES),

@@ -105,6 +105,17 @@ def test_mask_loss_and_gradients(image, patch, encoder, decoder, ratio, normaliz
         assert gradient.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("image, patch, encoder, decoder, ratio", SIZES[:3])
+def test_predictions_without_a_mask(image, patch, encoder, decoder, ratio):
+    """Their loss is of no patch then, and not a number; their predictions are of all patches."""
+    torch.manual_seed(0)
+    ours, theirs = pair(image, patch, encoder, decoder, 0.0)
+    x, noise = torch.randn(4, 3, image, image), torch.rand(4, (image // patch) ** 2)
+    keep, removed = ours.mask(x, noise)
+    wanted = theirs(x, noise=noise).logits.gather(1, keep.unsqueeze(-1).expand(-1, -1, patch * patch * 3))
+    torch.testing.assert_close(ours.predict(x, keep, removed), wanted, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("width, grid", [(48, (8, 8)), (64, (5, 3)), (16, (2, 7))])
 def test_positions_are_those_of_the_published_checkpoints(width, grid):
     """transformers notes that published weights have the two halves of the canonical table swapped."""

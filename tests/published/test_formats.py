@@ -57,6 +57,7 @@ from sensorium.selfsup.moby.method import MoBY
 from sensorium.selfsup.moco_v1.method import MoCo
 from sensorium.selfsup.moco_v3.method import MoCoV3
 from sensorium.selfsup.moco_v3.recipe import heads
+from sensorium.selfsup.simmim.method import SimMIM
 from sensorium.selfsup.simsiam.method import SimSiam
 from sensorium.selfsup.supervised.method import Supervised
 from sensorium.selfsup.swav.method import SwAV
@@ -174,6 +175,9 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Sensorium classifier": lambda: Supervised(ResNet((1, 1), 8, stem="small"), 3),
     "Hugging Face ViTMAE": mae,
     "Hugging Face ViTMAE encoder": lambda: ViT(32, 8, 24, 2, 3, positions="sincos", pool="mean"),
+    "Hugging Face SimMIM on a ViT": lambda: SimMIM(ViT(24, 8, 24, 2, 3, qkv_bias=False, pool="mean"), mask_unit=16),
+    "Hugging Face SimMIM on a Swin": lambda: SimMIM(Swin((2, 1), 8, (1, 2), (3, 3), patch=2), mask_unit=4, mask_ratio=0.5),
+    "Hugging Face SimMIM on a Swin V2": lambda: SimMIM(SwinV2((2, 1), 8, (1, 2), (4, 2), references=(3, 3), patch=2), mask_unit=2),
     "authors' MAE": mae,
     "authors' I-JEPA": i_jepa,
     "authors' SwAV": swav,

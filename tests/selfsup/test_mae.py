@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from sensorium.abilities import Encoder, Reconstructor
+from sensorium.base.draw import Draw
 from sensorium.networks.vit import ViT
+from sensorium.parts.masking import highest, ranks
 from sensorium.parts.patches import patchify
 from sensorium.selfsup.mae.method import MAE
 
@@ -18,7 +20,8 @@ def small(image=(12, 20), patch=4, **more) -> MAE:
 
 
 def plain(method: MAE, images, noise):
-    """The paper's pseudocode, step by step: embed all, drop, encode, put mask tokens in place, predict all, mask the loss."""
+    """The paper's pseudocode, step by step: embed all, drop, encode, put mask tokens in place, predict all, mask the loss;
+    which is of all patches if none are dropped."""
     B, N = noise.shape
     order = noise.argsort(1)
     keep, removed = order[:, : method.kept(N)], order[:, method.kept(N) :]
@@ -33,11 +36,11 @@ def plain(method: MAE, images, noise):
     target = patchify(images, method.patch_size)
     if method.normalize_targets:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    mask = torch.zeros(B, N).scatter(1, removed, 1.0)
+    mask = torch.zeros(B, N).scatter(1, removed, 1.0) if removed.numel() else torch.ones(B, N)
     return (((predicted - target) ** 2).mean(-1) * mask).sum() / mask.sum()
 
 
-@pytest.mark.parametrize("ratio", [0.75, 0.5, 0.9])
+@pytest.mark.parametrize("ratio", [0.75, 0.5, 0.9, 0.0])
 @pytest.mark.parametrize("image, patch", [((12, 20), 4), (30, 6), ((33, 22), 11), (5, 1)])
 def test_equals_the_plain_form(image, patch, ratio):
     if patch == 11 and ratio == 0.9:
@@ -62,6 +65,35 @@ def test_the_mask_keeps_the_smallest_noise():
     assert keep.shape == (4, 3)
     assert (noise.gather(1, keep).amax(1) < noise.gather(1, removed).amin(1)).all()
     assert torch.equal(torch.cat([keep, removed], 1).sort(1).values, torch.arange(15).expand(4, -1))
+
+
+def test_without_a_mask_all_patches_are_encoded_and_predicted():
+    method = small(mask_ratio=0.0)
+    x, noise = torch.randn(2, 3, 12, 20), torch.rand(2, 15)
+    keep, removed = method.mask(x, noise)
+    assert (keep.shape, removed.shape) == ((2, 15), (2, 0))
+    assert method.predict(x, keep, removed).shape == (2, 15, 48)
+    loss = method({"image": x, "noise": noise})["loss"]
+    torch.testing.assert_close(method({"image": x, "noise": 1 - noise})["loss"], loss)  # their order does not matter
+    loss.backward()
+    assert method.mask_token.grad is not None  # so that every process has the same gradients to average
+    assert not method.mask_token.grad.any()
+    image, visible, filled = method.reconstruct(x, noise=noise).split(20, dim=-1)
+    assert torch.equal(visible, image)
+    assert (filled != image).any(1).all()
+
+
+@pytest.mark.parametrize("masking", ["block", "grid"])
+def test_pictures_are_masked_as_in_training(masking):
+    method = small((16, 16), 2, masking=masking, mask_ratio=0.75).eval()
+    _, visible, _ = method.reconstruct(torch.rand(2, 3, 16, 16) + 1, seed=5).split(16, dim=-1)
+    wanted = highest(ranks(masking, Draw.seeded(5, 0, 2), (8, 8), 48), 48)
+    assert torch.equal((visible == 0).all(1)[:, ::2, ::2].flatten(1), wanted)
+
+
+def test_an_unknown_kind_of_mask_is_refused():
+    with pytest.raises(ValueError, match="one of random, block, grid"):
+        small(masking="stripes")
 
 
 def test_what_was_removed_does_not_reach_the_prediction():
@@ -142,7 +174,7 @@ def test_noise_of_another_shape_is_refused(noise):
         small()({"image": torch.zeros(2, 3, 12, 20), "noise": noise})
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.99, 1.0])
+@pytest.mark.parametrize("ratio", [-0.2, 0.99, 1.0])
 def test_a_ratio_that_leaves_nothing_is_refused(ratio):
     with pytest.raises(ValueError, match="mask_ratio"):
         small(mask_ratio=ratio)

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
+from sensorium.abilities import AttentionMaps, MaskedEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import Pool, layer_index
 from sensorium.parts.block import Block
@@ -27,7 +27,7 @@ from sensorium.parts.positions.grid import Resampling, resample
 Table = Literal["none", "patches", "all"]
 
 
-class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
+class PatchTransformer(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
     """Patches, after a class token and ``registers``, through ``blocks``.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool``: the class token, the mean
@@ -98,10 +98,12 @@ class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
-        tokens = self.patch_embed(images, keep)
+        return self._placed(self.patch_embed(images, keep), self.grid_of(images), keep)
+
+    def _placed(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None = None) -> Tensor:
         if self.pos_embed is None:
             return tokens
-        rows = resample(self.pos_embed, self.grid, self.grid_of(images), self.resampling, first=self.placed)
+        rows = resample(self.pos_embed, self.grid, grid, self.resampling, first=self.placed)
         rows = rows[:, self.placed :]
         return tokens + (rows if keep is None else rows[0][keep])
 
@@ -172,6 +174,14 @@ class PatchTransformer(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     def maps(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> one feature map [B, D, H', W']."""
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
+
+    def masked_map(self, images: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+        """[B, 3, H, W], bool [B, H', W'] and a token [..., D] -> [B, D, H', W']: the token stands for masked patches, and has
+        their positions."""
+        grid = self.grid_of(images)
+        patches = torch.where(mask.flatten(1)[..., None], token, self.patch_embed(images))
+        x = self._encoded(self._placed(patches, grid), self.place(grid))
+        return x[:, self.before :].transpose(1, 2).unflatten(-1, grid)
 
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer, 0 (embeddings) to depth + 1 (final norm): for layer-wise learning rate decay."""

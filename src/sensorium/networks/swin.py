@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import MapEncoder
+from sensorium.abilities import MaskedEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.attention.window import WindowAttention
 from sensorium.parts.block import Mlp, hidden_channels
@@ -77,7 +77,7 @@ def swin(size: str, image_size: int, **numbers: Any) -> Swin:
     return Swin(**sizes_for(size, image_size, SWIN_SIZES) | numbers)
 
 
-class ShiftedWindows(nn.Module, MapEncoder):
+class ShiftedWindows(nn.Module, MaskedEncoder):
     """What Swin and Swin V2 share: all but their blocks and their merging.
 
     depths: blocks of each stage. embed_dim: channels of the first stage, which double from stage to stage. heads: of each
@@ -145,10 +145,13 @@ class ShiftedWindows(nn.Module, MapEncoder):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> each stage's output [B, H_i, W_i, C_i]."""
+    def _stages(self, images: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> list[Tensor]:
+        """[B, 3, H, W] -> each stage's output [B, H_i, W_i, C_i]; a ``token`` takes the place of the patches that a ``mask``,
+        bool [B, H_0, W_0], says."""
         images = F.pad(images, (0, -images.shape[-1] % self.patch, 0, -images.shape[-2] % self.patch))
         x = self.stem[1](self.stem[0](images).permute(0, 2, 3, 1))
+        if mask is not None and token is not None:
+            x = torch.where(mask[..., None], token, x)
         outputs = []
         for stage in self.stages:
             x = stage(x)
@@ -168,6 +171,11 @@ class ShiftedWindows(nn.Module, MapEncoder):
         """[B, 3, H, W] -> [B, dim] and all maps."""
         stages = self._stages(images)
         return self.norm(stages[-1]).mean((1, 2)), [x.permute(0, 3, 1, 2) for x in stages]
+
+    def masked_map(self, images: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+        """[B, 3, H, W], bool [B, H_0, W_0] and a token [..., embed_dim] -> [B, dim, H_i, W_i], the normed last map: the token
+        takes the place of masked patches."""
+        return self.norm(self._stages(images, mask, token)[-1]).permute(0, 3, 1, 2)
 
     def layers_for_decay(self) -> dict[str, int]:
         """Parameter name -> layer: 0 for the patches, then a layer for each block, with the merging that follows it, and

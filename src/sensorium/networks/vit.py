@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
+from sensorium.abilities import AttentionMaps, MaskedEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.block import Angles, Balanced, Block, Gated, hidden_channels
@@ -49,7 +49,7 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
 }
 
 
-class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
+class ViT(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
     """A vision transformer.
 
     ``image_size`` pixels (one number, or height and width), ``patch_size`` pixels; ``pool``: output of ``features``,
@@ -142,10 +142,12 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
 
         With ``keep`` (indices [B, n]) only these patches are embedded, in that order: [B, n, D].
         """
-        tokens = self.patch_embed(images, keep)
+        return self._placed(self.patch_embed(images, keep), self.grid_of(images), keep)
+
+    def _placed(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None = None) -> Tensor:
         if self.pos_embed is None:
             return tokens
-        positions = resample(self.pos_embed, self.grid, self.grid_of(images), self.resampling)[:, 1:]
+        positions = resample(self.pos_embed, self.grid, grid, self.resampling)[:, 1:]
         return tokens + (positions if keep is None else positions[0][keep])
 
     def angles(self, grid: tuple[int, int]) -> Angles | None:
@@ -206,6 +208,14 @@ class ViT(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
     def maps(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> one feature map [B, D, H', W']."""
         return [self.tokens(images)[:, 1:].transpose(1, 2).unflatten(-1, self.grid_of(images))]
+
+    def masked_map(self, images: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+        """[B, 3, H, W], bool [B, H', W'] and a token [..., D] -> [B, D, H', W']: the token stands for masked patches, and has
+        their positions."""
+        grid = self.grid_of(images)
+        patches = torch.where(mask.flatten(1)[..., None], token, self.patch_embed(images))
+        x = self.encode(self._placed(patches, grid), self.angles(grid))
+        return x[:, 1:].transpose(1, 2).unflatten(-1, grid)
 
     def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> [B, D] and the map [B, D, H', W'], in one pass."""

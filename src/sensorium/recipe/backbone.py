@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, MaskedEncoder, TokenEncoder, require
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.airbench import AIRBENCH_SIZES, airbench
@@ -39,7 +39,7 @@ VIT_PARTS = (*POSITION_PARTS, "registers", *BLOCK_PARTS)
 
 def choices(needs: type) -> tuple[str, ...]:
     """Names of the backbones with the ability ``needs``."""
-    return VITS if needs is TokenEncoder else NAMES
+    return {TokenEncoder: VITS, MaskedEncoder: VITS + SWINS + SWINV2S}.get(needs, NAMES)
 
 
 def build_backbone(
@@ -160,7 +160,7 @@ def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:
 
 def _auto(on: Situation, needs: type) -> tuple[str, str]:
     small = on.device == "cpu" or on.image_size <= 64
-    if needs is TokenEncoder:
+    if needs in (TokenEncoder, MaskedEncoder):
         return (
             ("vit-micro", f"masks patches; {on.image_size} px on {on.device}")
             if small

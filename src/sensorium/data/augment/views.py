@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,5 +91,25 @@ def supervised_views(
             return {"image": image, "label": label}
         image, other, weight = mixed(image, label, draw, mixup=mixup, cutmix=cutmix)
         return {"image": image, "label": label, "other": other, "weight": weight}
+
+    return views
+
+
+def masked_views(
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    rank: Callable[[Draw], Tensor],
+    *,
+    scale: tuple[float, float] = (0.2, 1.0),
+) -> Views:
+    """``{"image", "noise" [B, N]}``: crop and flip only; the noise ranks the patches for masking, as ``rank`` makes it of a
+    draw (:mod:`sensorium.parts.masking`). Crops are bilinear (MAE's and SimMIM's: bicubic)."""
+    view = View(size, scale)
+
+    @reads("image")
+    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
+        image = view(fields["image"], draw, mean, std)
+        return {"image": image, "noise": rank(draw).to(image.device)}
 
     return views

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sensorium.networks.formats.shared import CLASSIFIER, POOLS, processor, published
+from sensorium.networks.formats.shared import CLASSIFIER, MASKED, POOLS, processor, published
 from sensorium.networks.formats.timm_vit import PLACES, folded
 from sensorium.networks.formats.vit import ACTIVATIONS, HF, HF_TABLE, hf_config, hf_numbers
 from sensorium.networks.vit import ViT
@@ -54,7 +54,12 @@ DEIT = replace(
         *HF_TABLE,
     ),
     spellings=((r"^deit\.", ""),),  # if a head was saved with it
-    dropped=(*HF.dropped, Dropped(r"(cls|distillation)_classifier\.(weight|bias)", CLASSIFIER)),
+    absent=(),
+    dropped=(
+        *HF.dropped,
+        Dropped(r"(cls|distillation)_classifier\.(weight|bias)", CLASSIFIER),
+        Dropped(r"decoder\.0\.(weight|bias)", MASKED),
+    ),
     numbers=_numbers,
     prepare=_prepared,
     normalization=IMAGENET,

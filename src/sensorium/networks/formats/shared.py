@@ -18,6 +18,7 @@ from sensorium.published.source import Source
 
 CLASSIFIER = "a classifier is specific to its training labels"
 MASKED = "only masked training uses it"
+DECODER = r"decoder\.0\.weight"  # of transformers' networks for masked images, which are systems, with their heads
 POOLS = ("cls", "mean")  # after the final norm
 
 

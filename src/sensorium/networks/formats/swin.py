@@ -21,6 +21,7 @@ from typing import Any
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats.shared import (
     CLASSIFIER,
+    DECODER,
     MASKED,
     Fields,
     flags,
@@ -36,7 +37,7 @@ from sensorium.published.source import Source
 
 EPS = 1e-5
 _BLOCK, _DOWN = "stages.{s}.blocks.{i}.", "stages.{s}.downsample."
-_MADE = Dropped(
+MADE = Dropped(
     r".*(relative_position_index|relative_coords_table|attn_mask)", "they follow from the window and the image size"
 )
 TABLE, SCALE = "relative_position_bias_table", "logit_scale"
@@ -169,6 +170,7 @@ HF = Format(
         r"embeddings\.patch_embeddings\.projection\.weight",
         r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight",
     ),
+    absent=(DECODER,),
     table=(
         Entry("stem.0.{kind}", "embeddings.patch_embeddings.projection.{kind}"),
         Entry("stem.1.{kind}", "embeddings.norm.{kind}"),
@@ -185,8 +187,8 @@ HF = Format(
     spellings=((r"^swin(v2)?\.", ""),),  # if a head was saved with it
     dropped=(
         Dropped(r"classifier\.(weight|bias)", CLASSIFIER),
-        Dropped(r"embeddings\.mask_token|decoder\.0\.(weight|bias)", MASKED),
-        _MADE,
+        Dropped(r"embeddings\.mask_token", MASKED),
+        MADE,
     ),
     numbers=hf_numbers,
     normalization=IMAGENET,
@@ -283,7 +285,7 @@ TIMM = Format(
     keys=(PATCHES, rf"layers\.0\.blocks\.0\.attn\.{TABLE}"),
     absent=(AFTER,),
     table=_table("{s}"),
-    dropped=(Dropped(r"head\.fc\.(weight|bias)", CLASSIFIER), _MADE),
+    dropped=(Dropped(r"head\.fc\.(weight|bias)", CLASSIFIER), MADE),
     numbers=_timm_numbers,
     normalization=IMAGENET,
     to="timm",
@@ -299,7 +301,7 @@ AUTHORS = Format(
     network=Swin,
     keys=(PATCHES, rf"layers\.0\.blocks\.0\.attn\.{TABLE}", AFTER),
     table=_table("{s-1}"),
-    dropped=(Dropped(r"head\.(weight|bias)", CLASSIFIER), _MADE),
+    dropped=(Dropped(r"head\.(weight|bias)", CLASSIFIER), MADE),
     numbers=_layered,
     normalization=IMAGENET,
     fits=lambda net: published(net, "the authors'"),
@@ -335,7 +337,7 @@ TORCHVISION = Format(
         Entry(_BLOCK + "{rest}", _VISION_BLOCK + "{rest}"),
         Entry("norm.{kind}", "norm.{kind}"),
     ),
-    dropped=(Dropped(r"head\.(weight|bias)", CLASSIFIER), _MADE),
+    dropped=(Dropped(r"head\.(weight|bias)", CLASSIFIER), MADE),
     numbers=_vision_numbers,
     normalization=IMAGENET,
     fits=lambda net: published(net, "torchvision's"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from sensorium.networks.formats.shared import (
     CLASSIFIER,
+    DECODER,
     MASKED,
     POOLS,
     feed_channels,
@@ -100,13 +101,13 @@ HF = Format(
     network=ViT,
     kinds=("vit",),
     keys=HF_KEYS,
+    absent=(DECODER,),
     table=HF_TABLE,
     spellings=((r"^vit\.", ""),),  # if a head was saved with it
     dropped=(
         Dropped(r"pooler\.dense\.(weight|bias)", "the pooler is not part of the published features"),
         Dropped(r"classifier\.(weight|bias)", CLASSIFIER),
         Dropped(r"embeddings\.mask_token", MASKED),
-        Dropped(r"decoder\.0\.(weight|bias)", MASKED),
     ),
     numbers=lambda source: hf_numbers(source) | {"pool": source.word("sensorium_pool", POOLS, "cls")},
     normalization=HALF,

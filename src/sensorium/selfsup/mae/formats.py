@@ -105,7 +105,7 @@ def _authors_numbers(source: Source) -> dict[str, Any]:
         "decoder_heads": heads,
         "decoder_mlp_ratio": source.shape("decoder_blocks.0.mlp.fc1.weight", 2)[0] / width,
         "normalize_targets": True if normed is None else bool(normed),
-        "mask_ratio": ratio if isinstance(ratio, float) and 0 < ratio < 1 else 0.75,
+        "mask_ratio": ratio if isinstance(ratio, float) and 0 <= ratio < 1 else 0.75,
     }
 
 

@@ -9,7 +9,8 @@ pixels from the encoder's output and a learned mask token for each removed patch
 A transformer without causal mask is equivariant to the order of its tokens, so the decoder runs in shuffled order: kept
 patches first, removed ones last. Nothing has to be unshuffled, and what only the loss needs (the last block's queries
 and MLP, the norm, the prediction) is computed for the removed rows only. The results equal the paper's. Decoder
-parameters carry the names of the authors' code.
+parameters carry the names of the authors' code. Which patches are removed: parts/masking.py. With mask_ratio 0 none are,
+and all are predicted: an autoencoder of the same network, to compare with.
 Shapes: B images, N patches (n kept), P = p * p * 3 pixel values per patch in the order (row, column, channel).
 """
 
@@ -27,6 +28,7 @@ from sensorium.base.draw import Draw
 from sensorium.method import Method, Progress
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
+from sensorium.parts.masking import Masking, known, ranks
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
@@ -35,8 +37,9 @@ from sensorium.parts.positions.grid import resample, sincos_2d
 class MAE(Method, HasBackbone, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
-    ``mask_ratio``: fraction of the patches that is removed; ``normalize_targets`` standardizes each target patch by its
-    own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's. ``backbone`` is kept after training.
+    ``mask_ratio``: fraction of the patches that is removed; ``masking``: how they are chosen; ``normalize_targets``
+    standardizes each target patch by its own mean and (unbiased) variance; ``eps`` and ``qkv_bias`` are the decoder's.
+    ``backbone`` is kept after training.
     """
 
     panels = ("original", "visible patches", "reconstruction")
@@ -50,6 +53,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         decoder_heads: int,
         decoder_mlp_ratio: float = 4.0,
         mask_ratio: float = 0.75,
+        masking: Masking = "random",
         normalize_targets: bool = True,
         eps: float = 1e-6,
         qkv_bias: bool = True,
@@ -62,6 +66,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         self.dim, self.patch_size, self.grid = backbone.dim, backbone.patch_size, backbone.grid
         self.image_size = backbone.image_size
         self.mask_ratio, self.normalize_targets = mask_ratio, normalize_targets
+        self.masking: Masking = known(masking)
         self.kept(self.grid[0] * self.grid[1])
 
         self.decoder_embed = nn.Linear(backbone.dim, decoder_width)
@@ -78,11 +83,11 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
             init_transformer_(part, "xavier")
 
     def kept(self, patches: int) -> int:
-        """How many of ``patches`` the encoder gets; ``ValueError`` if none would be kept or none removed."""
+        """How many of ``patches`` the encoder gets; ``ValueError`` if none would be kept."""
         kept = int(patches * (1 - self.mask_ratio))
-        if not 0 < kept < patches:
+        if not 0 < kept <= patches:
             raise ValueError(
-                f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches: keep at least 1, remove at least 1"
+                f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches: keep at least 1, at most all"
             )
         return kept
 
@@ -93,7 +98,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         """
         images = batch["image"]
         keep, removed = self.mask(images, batch.get("noise"))
-        targets = self.targets(rows_at(patchify(images, self.patch_size), removed))
+        targets = self.targets(rows_at(patchify(images, self.patch_size), self.predicted(keep, removed)))
         loss = F.mse_loss(self.predict(images, keep, removed).float(), targets)
         return {"loss": loss, "explained": 1 - loss.detach() / targets.square().mean().clamp_min(1e-12)}
 
@@ -112,6 +117,10 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         n = self.kept(h * w)
         return shuffle[:, :n], shuffle[:, n:]
 
+    def predicted(self, keep: Tensor, removed: Tensor) -> Tensor:
+        """Indices of the patches that are predicted: the removed ones, or all if none are removed."""
+        return removed if removed.shape[1] else keep
+
     def targets(self, pixels: Tensor) -> Tensor:
         """Pixels of patches [..., P] -> the decoder's targets [..., P], float32."""
         pixels = pixels.float()
@@ -121,7 +130,7 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         return (pixels - mean) * torch.rsqrt(var + 1e-6)
 
     def predict(self, images: Tensor, keep: Tensor, removed: Tensor) -> Tensor:
-        """Predicted targets of the removed patches [B, N - n, P], in the order of ``removed``."""
+        """Targets [B, N - n, P] of the ``predicted`` patches, in their order."""
         latent = self.decoder_embed(self.backbone.encode(self.backbone.embed(images, keep)))  # [B, 1 + n, .]
         table = resample(self.decoder_pos_embed, self.grid, self.backbone.grid_of(images))[0]
         seen = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)  # rows of the table; 0 is the class token's
@@ -129,7 +138,8 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         x = torch.cat([latent, gaps], dim=1) + F.embedding(seen, table)
         for block in self.decoder_blocks[:-1]:
             x = block(x)
-        x = self.decoder_blocks[-1](x, slice(latent.shape[1], None))
+        count = self.predicted(keep, removed).shape[1]  # they are the last rows
+        x = self.decoder_blocks[-1](x, slice(x.shape[1] - count, None))
         return self.decoder_pred(self.decoder_norm(x))
 
     def features(self, images: Tensor) -> Tensor:
@@ -145,14 +155,16 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         """
         grid = self.backbone.grid_of(images)
         if noise is None:
-            noise = Draw.seeded(seed, 0, len(images), device=images.device).rand(grid[0] * grid[1])
+            draw, count = Draw.seeded(seed, 0, len(images), device=images.device), grid[0] * grid[1]
+            noise = ranks(self.masking, draw, grid, count - self.kept(count))
         keep, removed = self.mask(images, noise)
+        places = self.predicted(keep, removed)
         pixels = patchify(images, self.patch_size)
         predicted = self.predict(images, keep, removed).float()
         if self.normalize_targets:
-            var, mean = torch.var_mean(rows_at(pixels, removed).float(), dim=-1, keepdim=True)
+            var, mean = torch.var_mean(rows_at(pixels, places).float(), dim=-1, keepdim=True)
             predicted = predicted * (var + 1e-6).sqrt() + mean
-        where = removed.unsqueeze(-1).expand_as(predicted)
-        masked = pixels.scatter(1, where, 0.0)
+        where, gone = (index.unsqueeze(-1).expand(-1, -1, pixels.shape[-1]) for index in (places, removed))
+        masked = pixels.scatter(1, gone, 0.0)
         filled = pixels.scatter(1, where, predicted.to(pixels.dtype))
         return torch.cat([images, *(unpatchify(x, grid, self.patch_size) for x in (masked, filled))], dim=-1)

@@ -1,20 +1,18 @@
-"""MAE: how to train it, and its view of an image."""
+"""MAE: how to train it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sensorium.abilities import TokenEncoder
-from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.views import View
+from sensorium.data.augment.views import masked_views
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
+from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
-from sensorium.recipe.recipe import Recipe, Settings
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.mae.method import MAE
 
 
@@ -25,6 +23,7 @@ def mae(
     batch_size: int | None = None,
     lr: float | None = None,
     mask_ratio: float = 0.75,
+    masking: Masking = "random",
     decoder_width: int | None = None,
     decoder_depth: int | None = None,
     normalize_targets: bool = True,
@@ -42,7 +41,8 @@ def mae(
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
-        mask_ratio: fraction of the patches that is masked.
+        mask_ratio: fraction of the patches that is masked; with 0 all are encoded, and all are predicted.
+        masking: random patches, blocks (block), or all but a grid (grid).
         decoder_width: channels of the decoder.
         decoder_depth: layers of the decoder.
         normalize_targets: predict each patch normalized by its own mean and standard deviation.
@@ -57,33 +57,16 @@ def mae(
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
     usual = 1 if network.depth <= 6 else 4 if network.depth < 12 else 8
     depth = s.pick("decoder_depth", decoder_depth, usual, f"encoder depth {network.depth}")
-    s.note(weight_decay=weight_decay, warmup=warmup, mask_ratio=mask_ratio)
+    s.note(weight_decay=weight_decay, warmup=warmup, mask_ratio=mask_ratio, masking=masking)
     s.note(normalize_targets=normalize_targets, crop_min=crop_min)
-    if not 0.0 < mask_ratio < 1.0:
-        raise SensoriumError(f"--mask-ratio {mask_ratio} is not between 0 and 1; the paper's is 0.75.")
-    method = MAE(
-        network,
-        decoder_width=width,
-        decoder_depth=depth,
-        decoder_heads=max(1, width // 32),
-        mask_ratio=mask_ratio,
-        normalize_targets=normalize_targets,
+    if not 0.0 <= mask_ratio < 1.0:
+        raise SensoriumError(f"--mask-ratio {mask_ratio} must be at least 0 and below 1; the paper's is 0.75.")
+    how: dict[str, Any] = {"mask_ratio": mask_ratio, "masking": masking, "normalize_targets": normalize_targets}
+    grid = (on.image_size // network.patch_size, on.image_size // network.patch_size)
+    with refused_by("mae"):
+        method = MAE(network, decoder_width=width, decoder_depth=depth, decoder_heads=max(1, width // 32), **how)
+        masked = grid[0] * grid[1] - method.kept(grid[0] * grid[1])
+    views = masked_views(
+        on.mean, on.std, on.image_size, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0)
     )
-    patches = (on.image_size // network.patch_size) ** 2
-    views = mae_views(on.mean, on.std, on.image_size, patches, scale=(crop_min, 1.0))
     return Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
-
-
-def mae_views(
-    mean: Sequence[float], std: Sequence[float], size: int, patches: int, *, scale: tuple[float, float] = (0.2, 1.0)
-) -> Views:
-    """MAE (arXiv:2111.06377): crop and flip only, ``{"image", "noise" [B, patches]}``; the noise ranks the
-    patches for masking. Crops are bilinear (the authors': bicubic)."""
-    view = View(size, scale)
-
-    @reads("image")
-    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = view(fields["image"], draw, mean, std)
-        return {"image": image, "noise": draw.rand(patches).to(image.device)}
-
-    return views
