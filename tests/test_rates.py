@@ -70,7 +70,8 @@ def test_what_ends_too_early_is_not_sure() -> None:
 
 
 @pytest.mark.parametrize(
-    "usual, words", [(1e-3, "which agrees"), (1e-5, "times lower"), (0.5, "times higher"), (1.5e-3, "which agrees")]
+    "usual, words",
+    [(1e-3, "which agrees"), (1e-5, "times below both"), (0.5, "times above both"), (1.5e-3, "which agrees")],
 )
 def test_the_default_stands_beside(usual: float, words: str) -> None:
     found = curve(1e-3, 3e-2)

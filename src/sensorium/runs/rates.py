@@ -218,9 +218,9 @@ def said(found: Rising, marks: Marks, own: str) -> list[str]:
     if low / NEAR <= found.usual <= high * NEAR:
         beside = "which agrees"
     elif found.usual < low:
-        beside = f"{low / found.usual:.2g} times lower"
+        beside = f"{low / found.usual:.2g} times below both"
     else:
-        beside = f"{found.usual / high:.2g} times higher"
+        beside = f"{found.usual / high:.2g} times above both"
     return [
         f"The loss falls most steeply at a learning rate of {show(marks.steepest)}; it is least at {show(marks.least)}, a tenth of "
         f"which is {show(marks.tenth)}.",
