@@ -326,7 +326,18 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path) -> Non
     [
         *[
             (name,)
-            for name in ("demo", "data", "list", "compare", "evaluate", "embed", "neighbors", "export", "doctor")
+            for name in (
+                "demo",
+                "data",
+                "list",
+                "compare",
+                "rates",
+                "evaluate",
+                "embed",
+                "neighbors",
+                "export",
+                "doctor",
+            )
         ],
         *[("train", system.name) for system in systems()],
     ],

@@ -57,12 +57,15 @@ def compare(
     seeds: Positive = 1,
     every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     search: Annotated[bool, Parameter(negative="")] = False,
+    settings: Positive = 1,
 ) -> None:
     """Train several systems on the same data under the same budget, judge them alike, and write one report.
 
     Example: sensorium compare mae simclr dino supervised --data DIR --budget 10m --labels 1%,10%,100%
 
     Example: sensorium compare --all --search --data DIR --budget 60m
+
+    Example: sensorium compare simclr dino --search --settings 6 --data DIR --budget 60m
 
     Systems that learn from the same kind of data can be compared: language models in bits per byte, detectors in
     average precision, generators by their samples. A finished run is not repeated, a stopped one is resumed, a failed
@@ -79,19 +82,26 @@ def compare(
             first method given, else of the default. Others may be named beside it: compare supcon --all.
         search: spend --budget on all methods together. Each is trained for a short time; the best third goes on for
             three times longer, and so on; the report says what was stopped, when and why.
+        settings: with --search, how many settings of each method to try: its defaults, and the rest drawn from the ranges that
+            its recipe declares (learning rate, temperature, crops ...). Settings that you give are kept; --seed decides the
+            draws. The verdict says which settings won, and a command that trains with them again is printed.
     """
     from sensorium.runs.compare import alike, compare_all
     from sensorium.runs.search import search_all
 
     chosen = methods or starters()
     chosen = (*chosen, *(name for name in alike(chosen[0]) if name not in chosen)) if every else chosen
+    if settings > 1 and not search:
+        raise SensoriumError(
+            f"--settings {settings}: only a search tries several; add --search, or vary one: sensorium ablate."
+        )
     if search:
         for flag, number in (("jobs", jobs), ("seeds", seeds)):
             if number > 1:
                 raise SensoriumError(
                     f"--search and --{flag} {number}: a search trains one run at a time, with one seed."
                 )
-        _show(search_all(chosen, run, judging, backbone=backbone), "method")
+        _show(search_all(chosen, run, judging, backbone=backbone, settings=settings), "method")
         return
     _show(compare_all(chosen, run, judging, backbone=backbone, jobs=jobs, seeds=seeds), "method")
 
@@ -125,6 +135,8 @@ def _show(found: tuple[Results, Path], what: str) -> None:
     results, folder = found
     console.print(results_table(results))
     console.print(results.verdict)
+    if results.again:
+        console.print(f"Train it again, in one go: {results.again}", soft_wrap=True)
     console.print(f"Report: {(folder / 'report.html').resolve()}")
     for suspects, what in (
         (results.suspects, "training label"), (results.box_suspects, "training box"), (results.caption_suspects, "training caption"),
@@ -201,10 +213,38 @@ def signal(system: str, *, run: CommonFlags = Common(), steps: Positive = 20) ->
     console.print(f"Report: {page.resolve()}")
 
 
+def rates(system: str, *, run: CommonFlags = Common(), steps: Positive = 200) -> None:
+    """Find learning rates to try: train a minute or two while the rate rises, and see where the loss falls.
+
+    Example: sensorium rates simclr --data DIR
+
+    The range test of Smith (2015): the rate rises from 1e-6 to 1, without the recipe's warm-up, until the loss diverges. Told are
+    the rate of the steepest fall and a tenth of that of the least loss, beside the default, or "Not sure" where the loss is flat
+    or noisy. It is a test of the first steps, and of the loss alone: `sensorium ablate SYSTEM --vary lr=A,B` says which rate ends
+    better. No run is changed. The page is OUT/rates.html, the numbers are in rates.json beside it; OUT is sensorium-rates by
+    default.
+
+    Args:
+        system: its name or FILE.py:FUNCTION; settings may follow: simclr,batch_size=256.
+        steps: training steps in which the rate rises; fewer where they are slow.
+    """
+    from sensorium.runs.compare import parse_method
+    from sensorium.runs.rates import compared, rates_of
+
+    name, settings = parse_method(system)
+    found, page = rates_of(name, run, settings, steps=steps)
+    for line in found["said"]:
+        console.print(line)
+    if command := compared(found, system):
+        console.print(f"Which ends better: {command}", soft_wrap=True)
+    console.print(f"Report: {page.resolve()}")
+
+
 COMMANDS = {
     "demo": demo,
     "compare": compare,
     "ablate": ablate,
     "evaluate": opens_runs(evaluate),
     "signal": signal,
+    "rates": rates,
 }

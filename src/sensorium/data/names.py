@@ -85,7 +85,7 @@ _MISSING = re.compile(
 _LITTER = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
      "lost+found", "system volume information", "__pycache__", "node_modules",
-     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-signal",
+     "sensorium-runs", "sensorium-compare", "sensorium-ablate", "sensorium-demo", "sensorium-signal", "sensorium-rates",
      "sensorium-cache"}
 )  # fmt: skip
 _NUMBERS = re.compile(r"(\d+)")

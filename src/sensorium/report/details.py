@@ -99,6 +99,8 @@ def take_away(results: Results, folder: Path) -> Html | None:
     commands.append(("A page to try it on", f"sensorium play {run}"))
     if chosen.trust:
         commands = [(what, _trusting(command, chosen.trust)) for what, command in commands]
+    if results.again:
+        commands.append(("Train it again, in one go", results.again))
     rows = [
         el(
             "li",
@@ -152,6 +154,7 @@ def versions(results: Results) -> Html | None:
     """The options of the comparison, and the versions of the software."""
     told = {"budget": results.asked.budget, "labels": results.asked.labels, "seed": results.asked.seed}
     told |= {"label seeds": results.asked.label_seeds, "vary": results.asked.vary, "seeds": results.asked.seeds or None}
+    told |= {"settings": results.asked.settings}
     asked = {f"asked: {name}": value for name, value in told.items() if value is not None}
     named = asked | {name: value for name, value in results.versions.items() if value is not None}
     return facts(named) if named else None

@@ -42,7 +42,7 @@ class Common(Taken):
     data: str = "scenes"
     """a folder, file or the name of a built-in set ('scenes', 'shapes', 'digits'); `sensorium data PATH` describes it. Pictures in a folder 'unlabeled', beside those of classes or splits, or with an empty label in a table, are learned from without labels."""
     out: Path | None = None
-    """the folder to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate or sensorium-signal."""
+    """the folder to write; the same command again resumes or returns a run. Default: sensorium-runs/NAME, sensorium-compare, sensorium-ablate, sensorium-signal or sensorium-rates."""
     seed: Seed = 0
     """of initial weights, data order and augmentation."""
     image_size: Positive | None = None

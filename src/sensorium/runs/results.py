@@ -45,7 +45,7 @@ class Data:
 @dataclass(frozen=True)
 class Request:
     """The options of the comparison. ``vary`` and ``seeds`` are those of an ablation; ``search``: the budget was for all
-    runs together."""
+    runs together; ``settings``: how many settings of each method it was among, if several."""
 
     budget: str | None = None
     labels: str | None = None
@@ -54,6 +54,7 @@ class Request:
     vary: str | None = None
     seeds: tuple[Count, ...] = ()
     search: bool = False
+    settings: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,8 @@ class Model:
 @dataclass(frozen=True)
 class Results:
     """A comparison: data, options, runs, and the verdict. ``by_class``: of the data's classes. ``doubled``: what twice
-    the labels would add to each run's best score by labels, as read off the last two fractions."""
+    the labels would add to each run's best score by labels, as read off the last two fractions. ``again``: of a search, the command
+    that trains the best run again."""
 
     schema: Literal[2]
     data: Data
@@ -300,6 +302,7 @@ class Results:
     suspects: Suspects | None = None
     box_suspects: BoxSuspects | None = None
     caption_suspects: CaptionSuspects | None = None
+    again: str | None = None
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]

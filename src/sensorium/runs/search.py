@@ -1,5 +1,5 @@
-"""Which of many methods, with one budget for all of them together: successive halving (Karnin et al., 2013; Jamieson &
-Talwalkar, 2016, arXiv:1502.07943).
+"""Which of many methods, and of their settings, with one budget for all of them together: successive halving (Karnin et al.,
+2013; Jamieson & Talwalkar, 2016, arXiv:1502.07943).
 
     rung 1   every method is trained for x and judged
     rung i   the best third goes on from its checkpoints for 3^(i-1) x more, its schedule stretched, and is judged again
@@ -8,6 +8,7 @@ Talwalkar, 2016, arXiv:1502.07943).
 Judging counts: what each rung took says how much of the budget is left for the training of the next. Between rungs methods are
 judged by the score that decides alone. A method that is stopped stays in the table, with a note of when and why: a short training may
 have hidden what a long one would have shown, and as they were stopped by scores on the test samples, the winner's is a little optimistic.
+With several settings of each method (:mod:`sensorium.runs.draws`) each of them is a method of its own.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from sensorium.base.lock import locked
 from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.base.terminal import duration, terminal
+from sensorium.base.words import counted
 from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Score
 from sensorium.runs.compare import asked_of, concluded, names_of, results_now, train_all
+from sensorium.runs.draws import Entry, entries, open_ranges, train_command
 from sensorium.runs.jobs import Planned
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Results, RunResult
-from sensorium.runs.verdict import deciding, ranked
+from sensorium.runs.verdict import best_run, deciding, ranked
 from sensorium.training.budget import Budget
 
 FILE = "search.json"
@@ -69,9 +72,10 @@ def share(sizes: Sequence[int], left: float, overhead: float) -> float:
 
 
 def search_all(
-    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None
+    methods: Sequence[str], options: RunOptions, judging: Judging, *, backbone: str | None = None, settings: int = 1
 ) -> tuple[Results, Path]:
     """Train and compare ``methods`` within ``options.budget`` of time for all of them; return the results and their folder.
+    ``settings``: of each method, its defaults and draws from its recipe's ranges.
 
     The same call again goes on where it was stopped. Raises SensoriumError if the budget is no time, or too short.
     """
@@ -80,28 +84,56 @@ def search_all(
         raise SensoriumError(
             f"--search --budget {options.budget}: must be a time for all methods together, such as 60m."
         )
-    names = dict(zip(names_of(methods), methods, strict=True))
-    sizes = ladder(len(names))
+    ranged = [method for method in methods if open_ranges(method, backbone)] if settings > 1 else []
+    if settings > 1 and not ranged:
+        raise SensoriumError(
+            f"--settings {settings}: none of {', '.join(methods)} has ranges to draw settings from (RANGES beside its recipe), "
+            "or all of them are given; leave --settings out, or write them yourself: METHOD,lr=1e-3."
+        )
+    rows = len(methods) + len(ranged) * (settings - 1)
+    sizes = ladder(rows)
     if share(sizes, total.amount, OVERHEAD) < LEAST:
         least = LEAST * sum(size * ETA**i for i, size in enumerate(sizes)) + OVERHEAD * sum(sizes)
         raise SensoriumError(
-            f"--search --budget {options.budget}: too short for {len(names)} methods; give {duration(least)} or more."
+            f"--search --budget {options.budget}: too short for {_many(rows, settings)}; give {duration(least)} or more."
         )
     check_place(folder, options.data, options.test, folder=True)
     with locked(folder, verb="compares"):
-        plan, results = _Search(names, total.amount, options, judging, backbone, folder / FILE).run()
+        every = entries(methods, settings, options, folder / "cache", backbone)
+        names = dict(zip(names_of([one.method for one in every]), every, strict=True))
+        if not options.quiet:
+            terminal().print(told(len(methods), len(ranged), settings, total.amount), style="dim")
+        plan, results = _Search(names, total.amount, options, judging, backbone, folder / FILE, settings).run()
         return concluded(results, plan, asked_of(options, judging), folder, not options.quiet), folder
+
+
+def told(methods: int, ranged: int, settings: int, seconds: float) -> str:
+    """What a search of ``methods`` will do, ``ranged`` of them with several settings, before it starts."""
+    rows = methods + ranged * (settings - 1)
+    sizes = ladder(rows)
+    drawn = f", {ranged} of {methods} methods with defaults and {counted(settings - 1, 'draw')}" if ranged else ""
+    first = duration(share(sizes, seconds, OVERHEAD))
+    then = f", then {' and '.join(map(str, sizes[1:]))} of them longer" if sizes[1:] else ""
+    return f"search: {_many(rows, settings)}{drawn}, each trained for some {first}{then}: {duration(seconds)} in all, with evaluation."
+
+
+def _many(rows: int, settings: int) -> str:
+    return counted(rows, "method") if settings == 1 else f"{counted(rows, 'setting')} of methods"
 
 
 class _Search:
     """A search that is going on."""
 
-    def __init__(self, names: dict[str, str], total: float, options: RunOptions, judging: Judging, backbone: str | None, file: Path) -> None:  # fmt: skip
+    def __init__(self, names: dict[str, Entry], total: float, options: RunOptions, judging: Judging, backbone: str | None, file: Path, settings: int = 1) -> None:  # fmt: skip
         self.names, self.total, self.options, self.backbone, self.file = names, total, options, backbone, file
-        self.judging = judging
+        self.judging, self.settings = judging, settings
         self.quick = replace(judging, finetune=False, labels=judging.decide or "100%", decide=None)
-        self.rungs = _read(file, names)
+        self.rungs = _read(file, self._methods)
         self.runs: dict[str, RunResult] = {}
+
+    @property
+    def _methods(self) -> dict[str, str]:
+        return {name: one.method for name, one in self.names.items()}
 
     def run(self) -> tuple[Planned, Results]:
         """All rungs that are left."""
@@ -115,7 +147,7 @@ class _Search:
                 self._keep()
             rung, last = self.rungs[-1], self.rungs[-1].last
             self._say(
-                f"rung {len(self.rungs)}: {len(rung.names)} methods, each trained for {duration(rung.seconds)} in all"
+                f"rung {len(self.rungs)}: {_many(len(rung.names), self.settings)}, each trained for {duration(rung.seconds)} in all"
             )
             begun = time.monotonic()
             plan, found = self._trained(rung.names, rung.seconds, self.judging if last else self.quick)
@@ -128,7 +160,23 @@ class _Search:
                 self._say(said)
             if self.rungs[-1].last:
                 asked = replace(found.asked, budget=self.options.budget, search=True)
-                return plan, results_now(found.data, asked, [self.runs[name] for name in self.names])
+                asked = replace(asked, settings=self.settings if self.settings > 1 else None)
+                return plan, self._said(results_now(found.data, asked, [self.runs[name] for name in self.names]))
+
+    def _said(self, results: Results) -> Results:
+        """Results whose verdict names the settings of the best run, with the command that trains it again."""
+        best = results.run(results.winner.name) if results.winner else best_run(results.runs)
+        if best is None:
+            return results
+        one, seconds = self.names[best.name], max(rung.seconds for rung in self.rungs if best.name in rung.names)
+        values = (f"{name} {value} (default {_plain(one.usual[name])})" for name, value in one.drawn.items())
+        how = (
+            f" {best.shown} was trained with {', '.join(values) or 'its default settings'}."
+            if self.settings > 1
+            else ""
+        )
+        again = train_command(one, self.options, seconds, self.backbone)
+        return replace(results, verdict=f"{results.verdict}{how}", again=again)
 
     def _next(self) -> Rung:
         """The rung after those that are done."""
@@ -143,13 +191,14 @@ class _Search:
 
     def _trained(self, names: Sequence[str], seconds: float, judging: Judging) -> tuple[Planned, Results]:
         options = replace(self.options, budget=f"{seconds:.0f}s")
-        return train_all([self.names[name] for name in names], options, judging, backbone=self.backbone, times=0)
+        methods = [self.names[name].method for name in names]
+        return train_all(methods, options, judging, backbone=self.backbone, times=0)
 
     def _noted(self, run: RunResult, stopped: dict[str, str]) -> RunResult:
         return replace(run, notes=(*run.notes, stopped[run.name])) if run.name in stopped else run
 
     def _keep(self) -> None:
-        write_json(self.file, {"methods": self.names, "rungs": [asdict(rung) for rung in self.rungs]})
+        write_json(self.file, {"methods": self._methods, "rungs": [asdict(rung) for rung in self.rungs]})
 
     def _say(self, text: str) -> None:
         if not self.options.quiet:
@@ -175,6 +224,10 @@ def _shown(score: Score) -> str:
     return score.show(score.value or 0.0)
 
 
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _read(file: Path, names: dict[str, str]) -> list[Rung]:
     """The rungs of a search that was stopped; none of one that trained nothing yet, whatever it was about. Raises
     SensoriumError for one of other methods."""
@@ -185,5 +238,5 @@ def _read(file: Path, names: dict[str, str]) -> list[Rung]:
     if not any(rung.took or (file.parent / name / "run.json").is_file() for rung in rungs for name in rung.names):
         return []
     if found.get("methods") != names:
-        raise SensoriumError(f"{file.parent} holds a search among other methods; give another --out.")
+        raise SensoriumError(f"{file.parent} holds a search among other methods or settings; give another --out.")
     return rungs

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,12 @@ def signal(
 def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
     """:func:`signal` with its options in a record; also returns the page, in ``options.out`` or sensorium-signal."""
     checked(steps, "--steps", least=1)
-    page = _page(Path(options.out or "sensorium-signal"), options.data)
-    for recipe in (*options.trust, name):
-        allow(recipe)
-    how, device = kind(kind_name(name)), torch.device(device_name())
-    data, seed = options.data, options.seed
-    source = Source(data, None, page.parent / "cache", options.image_size, options.limit, settings)
-    ready = how.prepare(source, progress=not options.quiet)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        given = {key: value for key, value in settings.items() if value is not None}
-        recipe = make_recipe(name, how.situate(ready), given)
-        moments, taken = follow(recipe, ready.train, steps=steps, seed=seed, device=device)
+    page = page_in(Path(options.out or "sensorium-signal"), options.data, "signal.html")
+    given = {key: value for key, value in settings.items() if value is not None}
+    with built(name, options, given, page.parent / "cache") as (recipe, rows, device):
+        moments, taken = follow(recipe, rows, steps=steps, seed=options.seed, device=device)
     found = {
-        "system": recipe.name, "data": data, "steps": steps, "seed": seed, "settings": given,
+        "system": recipe.name, "data": options.data, "steps": steps, "seed": options.seed, "settings": given,
         "moments": [{"step": step, "layers": [_finite(row) for row in layers]} for step, layers in moments],
         "loss": [number(row["loss"]) for row in taken], "diagnosis": diagnosis(moments),
         "information": bound_of(recipe.method, taken),
@@ -92,14 +85,30 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     return found, page
 
 
-def _page(folder: Path, data: str) -> Path:
-    """The page in ``folder``. Raises SensoriumError for the path of a file, and for a place in the data."""
+def page_in(folder: Path, data: str, name: str) -> Path:
+    """The page ``name`` in ``folder``. Raises SensoriumError for the path of a file, and for a place in the data."""
     if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):
         shown = printable(str(folder.with_suffix("")))
         raise SensoriumError(
-            f"--out {printable(str(folder))}: this is a file; give a folder (--out {shown}), the page in it is signal.html."
+            f"--out {printable(str(folder))}: this is a file; give a folder (--out {shown}), the page in it is {name}."
         )
-    return check_writable(check_place(folder, data, folder=True) / "signal.html")
+    return check_writable(check_place(folder, data, folder=True) / name)
+
+
+@contextmanager
+def built(
+    name: str, options: Common, given: dict[str, Any], cache: Path
+) -> Iterator[tuple[Recipe, Rows, torch.device]]:
+    """A recipe with its rows and the device, as a run of ``options`` begins; random numbers outside are left alone."""
+    for recipe in (*options.trust, name):
+        allow(recipe)
+    how, device = kind(kind_name(name)), torch.device(device_name())
+    source = Source(options.data, None, cache, options.image_size, options.limit, given)
+    ready = how.prepare(source, progress=not options.quiet)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(options.seed)
+        made = make_recipe(name, how.situate(ready), given)
+        yield made, ready.train if made.derive is None else made.derive(ready.train, cache, not options.quiet), device
 
 
 Moments = list[tuple[int, list[dict[str, Any]]]]  # steps taken, and the output of `measure`

@@ -7,7 +7,7 @@
     after_step
     average     <- m average + (1 - m) weights
 
-Runs, the overfitting check, ``signal``, fine-tuning and the contract test all use this step. It works in any loop:
+Runs, the overfitting check, ``signal``, ``rates``, fine-tuning and the contract test all use this step. It works in any loop:
 
     step = Step(method, lambda m: torch.optim.AdamW(m.parameters()), lambda fraction: 1.0)
     scalars = step([batch], Progress(k, 0, k / steps))

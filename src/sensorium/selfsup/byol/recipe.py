@@ -8,8 +8,11 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.byol.method import BYOL
+
+RANGES = {"lr": Times(1 / 4, 4), "momentum": FromOne(1 / 4, 4), "crop_min": Log(0.08, 0.6)}
 
 
 def byol(

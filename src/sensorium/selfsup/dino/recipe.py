@@ -13,8 +13,16 @@ from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.dino.method import DINO
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "momentum": FromOne(1 / 4, 4),
+    "tau_teacher": Times(1 / 2, 4 / 3),  # sharper than the student, or all collapses
+    "crop_min": Log(0.1, 0.6),
+}
 
 
 def dino(

@@ -12,8 +12,16 @@ from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.ranges import Choice, Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.mae.method import MAE
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "mask_ratio": Uniform(0.5, 0.9),
+    "normalize_targets": Choice(True, False),
+    "crop_min": Log(0.08, 0.6),
+}
 
 
 def mae(

@@ -12,9 +12,17 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
 from sensorium.selfsup.moco_v1.recipe import check_temperature, pick_groups, pick_momentum, pick_queue
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "temperature": Log(0.05, 0.5),
+    "momentum": FromOne(1 / 4, 4),
+    "crop_min": Log(0.08, 0.6),
+}
 
 
 def moco_v2(

@@ -8,8 +8,16 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "temperature": Log(0.05, 0.5),
+    "crop_min": Log(0.08, 0.6),
+    "strength": Uniform(0.25, 1.0),
+}
 
 
 def simclr(

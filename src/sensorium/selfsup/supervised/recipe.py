@@ -17,6 +17,7 @@ from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
 from sensorium.recipe.muon import muon
 from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.supervised.method import Supervised
@@ -27,6 +28,13 @@ BETAS = (0.9, 0.99)
 SCRATCH = {"muon": 1.4e-2, "adamw": 2e-3}
 RATES = {"full": 4e-3, "lora": 1e-2, "last": 5e-2}  # of a trained network
 DEEP = 5e-4  # of a trained transformer, all of it: layers at rates that decay
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "weight_decay": Log(0.005, 0.5),
+    "label_smoothing": Uniform(0.0, 0.2),
+    "crop_min": Log(0.1, 0.8),
+}
 
 
 def supervised(

@@ -16,8 +16,16 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.swav.method import SwAV
+
+RANGES = {
+    "lr": Times(1 / 4, 4),
+    "temperature": Log(0.05, 0.2),
+    "prototypes": Times(1 / 4, 4),
+    "crop_min": Log(0.08, 0.6),
+}
 
 
 def swav(

@@ -9,8 +9,11 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.vicreg.method import VICReg
+
+RANGES = {"lr": Times(1 / 4, 4), "covariance": Log(0.25, 8.0), "crop_min": Log(0.08, 0.6)}
 
 
 def vicreg(
