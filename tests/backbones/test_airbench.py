@@ -119,3 +119,30 @@ def test_our_own_files(tmp_path):
     config.write_text(json.dumps(told))
     with pytest.raises(SensoriumError, match="widths"):
         load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("widths, sides", [((8, 12), (17, 20)), ((5,), (1, 2)), ((6, 8, 10), (9, 33))])
+def test_hugging_face_opens_its_directory(widths, sides, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the other side is transformers")
+    torch.manual_seed(0)
+    net = Airbench(widths)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.normal_()
+    out = export(net.eval(), "hf", tmp_path / "out")
+    theirs = transformers.AutoModel.from_pretrained(out, trust_remote_code=True).eval()
+    x, y = (torch.randn(2, 3, *sides).requires_grad_() for _ in range(2))
+    y.data.copy_(x.data)
+    ours, found = net.features(x), theirs(y)
+    assert (found.pooler_output - ours).abs().max() <= 1e-5
+    assert (found.last_hidden_state - net.maps(x)[-1]).abs().max() <= 1e-5
+    found.pooler_output.pow(2).sum().backward()
+    ours.pow(2).sum().backward()
+    assert x.grad is not None
+    assert y.grad is not None
+    assert (x.grad - y.grad).abs().max() <= 1e-4
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load(tmp_path / "theirs")
+    assert isinstance(again, Airbench)
+    assert torch.equal(again.eval().features(x), ours)

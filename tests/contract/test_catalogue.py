@@ -461,7 +461,10 @@ def test_what_lacks_an_ability_cannot_be_built(ability: type) -> None:
 
 
 def exported() -> list[tuple[str, str]]:
-    return [(system.name, form) for system in systems() for form in system.exports]
+    """ONNX of a backbone is the same whatever trained it: SimCLR's stands for the others."""
+    found = [(system, form) for system in systems() for form in system.exports]
+    alike = [one.name for one, _ in found if one.needs == "Encoder" and one.abilities == ("Encoder",)]
+    return [(one.name, form) for one, form in found if form != "onnx" or one.name not in alike or one.name == "simclr"]
 
 
 @pytest.fixture(scope="session")

@@ -159,6 +159,7 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "timm ConvNeXt": lambda: ConvNeXt((1, 1, 2, 1), (8, 12, 8, 12), grn=True, norm_first=True),
     "authors' ConvNeXt": lambda: ConvNeXt((1, 2, 1, 1), (8, 12, 8, 12), grn=True, layer_scale=0),
     "torchvision ConvNeXt": lambda: ConvNeXt((2, 1), (8, 12)),
+    "Hugging Face airbench": lambda: Airbench((6, 10, 8)),
     "Sensorium airbench": lambda: Airbench((8, 12)),
     "Sensorium ConvNeXt": lambda: ConvNeXt((1, 2), (8, 12), patch=2, grn=True, norm_first=True, eps=1e-5),
     "Hugging Face Swin": lambda: Swin((2, 1), 8, (1, 2), (3, 3), patch=2, mlp_ratio=1.5),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 from sensorium.abilities import HasBackbone
 from sensorium.errors import SensoriumError
-from sensorium.networks import scripts
-from sensorium.networks.formats.shared import CLASSIFIER, processor, timm_beside
+from sensorium.networks.formats.shared import CLASSIFIER, processor, script, timm_beside
 from sensorium.networks.resnet import Bottleneck, ResNet, Stem
 from sensorium.published import usage
 from sensorium.published.format import HALF, IMAGENET, Dropped, Entry, Format, Preparation, batch_norm, zero
@@ -33,11 +31,6 @@ def resnet_numbers(net: ResNet) -> dict[str, Any]:
         "first_stride": (stages[0][0].conv1 if net.early_stride or not bottleneck else stages[0][0].conv2).stride[0],
         "early_stride": net.early_stride,
     }
-
-
-def script(name: str) -> str:
-    """The text of one of ``networks/scripts``."""
-    return (Path(scripts.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
 
 
 # --- Hugging Face ---

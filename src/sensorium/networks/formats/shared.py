@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from torch import nn
 
 from sensorium.abilities import HasBackbone, SeesImages
 from sensorium.errors import SensoriumError
+from sensorium.networks import scripts
 from sensorium.networks.vit import BLOCK_PARTS, Pool, Positions, ViT
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.positions.grid import Resampling
@@ -82,6 +84,11 @@ def timm_beside(network: Any, how: Preparation, config: dict[str, Any]) -> dict[
     side = told["size"]["height"], told["size"]["width"]
     seen = {"input_size": [3, *side], "mean": told["image_mean"], "std": told["image_std"], "num_classes": 0}
     return files | {"config.json": config | {"pretrained_cfg": seen}}
+
+
+def script(name: str) -> str:
+    """The text of one of ``networks/scripts``."""
+    return (Path(scripts.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
 
 
 # --- our own files ---

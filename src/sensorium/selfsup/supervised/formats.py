@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from sensorium.errors import SensoriumError
+from sensorium.networks.airbench import Airbench
 from sensorium.networks.convnext import ConvNeXt
 from sensorium.networks.formats import (
     airbench,
@@ -29,6 +31,7 @@ from sensorium.networks.formats import (
     swinv2,
     vit,
 )
+from sensorium.networks.formats.shared import script
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.swin import Swin
 from sensorium.networks.swinv2 import SwinV2
@@ -208,6 +211,11 @@ HF_RESNET = _written(
     beside=_hf_beside(resnet.hf_config), scripts=lambda method: resnet.hf_scripts(method.backbone),
     usage=_hf_resnet_usage,
 )  # fmt: skip
+HF_AIRBENCH = _written(
+    airbench.HF, "Hugging Face AirbenchForImageClassification", Airbench, "airbench.", "classifier",
+    beside=_hf_beside(airbench.hf_config), scripts=lambda method: airbench.hf_scripts(method.backbone),
+    usage=partial(usage.classes_by_transformers, code=True),
+)  # fmt: skip
 HF_CONVNEXT, HF_CONVNEXT_V2 = (
     _written(
         form, f"Hugging Face {name}ForImageClassification", ConvNeXt, f"{form.kinds[0]}.", "classifier",
@@ -307,11 +315,11 @@ def _torchvision_beside(method: Supervised, how: Preparation) -> dict[str, dict[
 TORCHVISION = _written(
     resnet.TIMM, "torchvision ResNet classifier", ResNet, "", "fc", to="torchvision", fits=_torchvision_fits,
     config=None, beside=_torchvision_beside, file="resnet.pth",
-    scripts=lambda method: {"{stem}.py": resnet.script("resnet_elsewhere")}, usage=usage.by_script("resnet"),
+    scripts=lambda method: {"{stem}.py": script("resnet_elsewhere")}, usage=usage.by_script("resnet"),
 )  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (OWN,)
 EXPORTS: tuple[Format, ...] = (
-    HF_VIT, HF_RESNET, HF_CONVNEXT, HF_CONVNEXT_V2, HF_SWIN, HF_SWIN_V2, TIMM_VIT, TIMM_RESNET, TIMM_CONVNEXT,
+    HF_VIT, HF_RESNET, HF_AIRBENCH, HF_CONVNEXT, HF_CONVNEXT_V2, HF_SWIN, HF_SWIN_V2, TIMM_VIT, TIMM_RESNET, TIMM_CONVNEXT,
     TIMM_SWIN, TIMM_SWIN_V2, TORCHVISION,
 )  # fmt: skip
