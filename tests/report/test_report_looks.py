@@ -155,6 +155,10 @@ def test_one_subset_has_no_spread() -> None:
     shown = str(table(Results(2, Data("x"), (RunResult("a", "a", scores=(seeded,)),)), {"a": "red"}))
     assert "±\u202f10.0" in shown
     assert "± is the standard error over the seeds." in shown
+    rank = Score("RankMe", 89.7, "higher", 1, "run", error=0.650213, seeds=(89.0, 90.4), decides=False)
+    shown = str(table(Results(2, Data("x"), (RunResult("a", "a", scores=(rank,)),)), {"a": "red"}))
+    assert "89.7" in shown
+    assert "±\u202f0.65<" in shown
 
 
 def test_commands_use_the_best_run(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ class Column:
     def at(self) -> float | None:
         return self.score.at if self.score else None
 
+    def deviation(self, off: float) -> str:
+        """The number after ±; two digits, where the value isn't a share."""
+        return self.show(off) if self.score is None or self.score.share else f"{off:.2g}"
+
 
 COSTS = (
     Column("Training", "time", lambda run: run.seconds, h.duration, "lower"),
@@ -174,7 +178,7 @@ def _cell(column: Column, run: RunResult, best: float | None, high: float) -> Ht
     written = column.show(value)
     shown: list[Any] = [el("b", written) if is_best(column, run, best) else written]
     if score is not None and (off := _off(score)):
-        shown.append(el("small", f"±\u202f{column.show(off)}"))
+        shown.append(el("small", f"±\u202f{column.deviation(off)}"))
     bar = f"--v:{100 * figure / high:.1f}%" if score and score.share and figure is not None and high else None
     sort = f"{figure:.10g}" if figure is not None else str(value)
     return el("td", shown, cls="share" if bar else None, style=bar, title=_tip(score), data_sort=sort)
@@ -262,7 +266,7 @@ def _note(results: Results, shown: Sequence[Column]) -> Html:
     return el("p", " ".join(told), cls="note")
 
 
-TERMINAL = ("precision", "params", "FLOPs")  # with groups, too wide for most terminals; the page has them
+TERMINAL = ("precision", "params", "FLOPs", "LiDAR", "alpha-ReQ")  # left out: with groups, too wide for most terminals; the page has them
 
 
 def results_table(results: Results) -> Table:
@@ -288,7 +292,7 @@ def results_table(results: Results) -> Table:
             bold = is_best(column, run, best_of(column, runs))
             cell = Text("" if value is None else column.show(value), "bold" if bold else "")
             off = _off(score)
-            cells.append(cell.append(f" ±{column.show(off)}", "dim") if off else cell)
+            cells.append(cell.append(f" ±{column.deviation(off)}", "dim") if off else cell)
         name = Text(run.shown, "bold")
         drawn.add_row(name.append(f" {run.backbone}", "not bold dim") if run.backbone else name, *cells)
     for title, values in simple_models(runs).items():
