@@ -139,8 +139,8 @@ NETWORKS: tuple[Network, ...] = (
         "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
         "Jordan, 2024, arXiv:2404.00498",
         ("Encoder", "MapEncoder"),
-        (),
-        ("safetensors", "onnx"),
+        ("Hugging Face airbench",),
+        ("safetensors", "hf", "onnx"),
         "its own whitening and identity (tests/backbones/test_airbench.py)",
     ),
     Network(

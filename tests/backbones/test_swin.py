@@ -40,8 +40,8 @@ def test_maps_have_the_strides_and_channels_that_are_said(kind, height, width):
 
 
 @BOTH
-def test_it_is_an_encoder_and_a_map_encoder_only(kind):
-    assert abilities_of(tiny(kind)) == ("Encoder", "MapEncoder")
+def test_it_encodes_images_their_maps_and_masked_ones_only(kind):
+    assert abilities_of(tiny(kind)) == ("Encoder", "MapEncoder", "MaskedEncoder")
 
 
 @BOTH

@@ -70,6 +70,7 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "Hugging Face SigLIP 2 (NaFlex)": ({"model_type": "siglip2_vision_model"}, SIGLIP),
     "Hugging Face ResNet": ({"model_type": "resnet"}, ("embedder.embedder.convolution.weight",)),
     "torchvision and timm ResNet": ({}, ("conv1.weight", "layer1.0.conv1.weight")),
+    "Hugging Face airbench": ({"model_type": "airbench"}, ("groups.0.conv1.weight",)),
     "Hugging Face ConvNeXt": ({"model_type": "convnext"}, CONVNEXT),
     "Hugging Face ConvNeXt V2": ({"model_type": "convnextv2"}, CONVNEXT),
     "timm ConvNeXt": ({}, ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight")),

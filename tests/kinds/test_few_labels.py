@@ -65,7 +65,11 @@ def built(system: str, few: Any, folder: Path) -> Recipe:
         how: dict[str, Any] = {"budget": "1steps", "out": folder / "supervised", "image_size": 28, "progress": False}
         given["teacher"] = str(train("supervised", few.opened.path, **how).folder)
     if find(system).needs:
-        given["backbone"] = "vit-micro" if system in ("mae", "dino") else "resnet-micro"
+        given["backbone"] = (
+            "vit-micro"
+            if find(system).needs in ("TokenEncoder", "MaskedEncoder") or system == "dino"
+            else "resnet-micro"
+        )
     torch.manual_seed(0)
     return resolve(system)(kind("images").situate(few), batch_size=8, **given)
 

@@ -266,7 +266,13 @@ def _note(results: Results, shown: Sequence[Column]) -> Html:
     return el("p", " ".join(told), cls="note")
 
 
-TERMINAL = ("precision", "params", "FLOPs", "LiDAR", "alpha-ReQ")  # left out: with groups, too wide for most terminals; the page has them
+TERMINAL = (
+    "precision",
+    "params",
+    "FLOPs",
+    "LiDAR",
+    "alpha-ReQ",
+)  # left out: with groups, too wide for most terminals; the page has them
 
 
 def results_table(results: Results) -> Table:
