@@ -56,7 +56,7 @@ class AirbenchForImageClassification(PreTrainedModel):
     def __init__(self, config: AirbenchConfig) -> None:
         super().__init__(config)
         self.airbench = AirbenchModel(config)
-        self.classifier = nn.Linear(config.widths[-1], config.num_labels)
+        self.classifier = nn.Linear(config.widths[-1], config.num_labels or 0)
         self.post_init()
 
     def forward(
@@ -69,6 +69,8 @@ class AirbenchForImageClassification(PreTrainedModel):
 
 class Whiten(nn.Module):
     """Decorrelated patches and their negatives."""
+
+    filters: Tensor
 
     def __init__(self) -> None:
         super().__init__()
