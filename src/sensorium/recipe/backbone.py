@@ -20,7 +20,7 @@ from sensorium.networks.resnet import RESNET_SIZES, resnet
 from sensorium.networks.seen import AsTrained, usual_side
 from sensorium.networks.swin import SWIN_SIZES, swin
 from sensorium.networks.swinv2 import SWINV2_SIZES, swinv2
-from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, ViT, auto_patch
+from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
 from sensorium.recipe.trained import Trained
@@ -84,8 +84,11 @@ def build_backbone(
         size, *parts = name.removeprefix("vit-").split("+")
         patch = auto_patch(on.image_size)
         settings.pick("patch_size", None, patch, f"image size {on.image_size}")
-        kind, numbers = ViT if class_token else MeanViT, vit_numbers | _vit_parts(name, parts, needs)
-        network = kind(on.image_size, patch, *VIT_SIZES[size], **numbers)
+        numbers = vit_numbers | _vit_parts(name, parts, needs)
+        if class_token:
+            network = vit(size, on.image_size, patch, **numbers)
+        else:
+            network = MeanViT(on.image_size, patch, *VIT_SIZES[size], **numbers)
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
