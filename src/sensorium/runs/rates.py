@@ -284,7 +284,7 @@ def curve(kept: dict[str, Any]) -> Html | None:
     low, high = low - 0.2 * pad, first + pad
     raw, smooth = ([(rate, min(v, high)) for rate, v in line] for line in (raw, smooth))
     lines = [
-        Line("of each step", raw, "var(--muted)", faint=True, labelled=False),
+        Line("of each step", raw, "color-mix(in srgb, var(--base) 45%, transparent)", labelled=False),
         Line("loss", smooth, "var(--s0)"),
     ]
     marks = [("given" if "lr" in kept["settings"] else "default", kept["usual"])]

@@ -3,7 +3,7 @@
 
     rung 1   every method is trained for x and judged
     rung i   the best third goes on from its checkpoints for 3^(i-1) x more, its schedule stretched, and is judged again
-    ...      until two at most are left, and the budget is spent
+    ...      until three or fewer are left, and the budget is spent
 
 Judging counts: what each rung took says how much of the budget is left for the training of the next. Between rungs methods are
 judged by the score that decides alone. A method that is stopped stays in the table, with a note of when and why: a short training may
