@@ -84,6 +84,20 @@ def test_a_frozen_row_costs_no_training_and_is_judged_like_the_others(published:
     assert [run.scores for run in twice.runs] == [run.scores for run in found.runs]
 
 
+def test_a_frozen_row_is_judged_once_for_all_seeds(published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked: dict[str, Any] = {"limit": 100, "budget": "1steps", "labels": "100%", "label_seeds": 1, "finetune": False}
+    found = compare([f"frozen:{published}", "simclr"], "digits", seeds=2, out=out, progress=False, threads=1, **asked)
+    row, other = (run.score("top-1 with all labels") for run in found.runs)
+    assert row is not None
+    assert other is not None
+    assert row.seeds is not None
+    assert row.seeds == (row.value, row.value)
+    assert other.seeds is not None
+    assert len(other.seeds) == 2
+    assert sorted(path.name for path in (out / "seed-1").iterdir() if path.is_dir()) == ["simclr"]
+
+
 def test_a_row_can_be_opened_and_taken_away_once_the_checkpoint_is_gone(published: Path, tmp_path: Path) -> None:
     digits = torch.rand(2, 3, 16, 16)
     before = sensorium.load(published).features(digits)

@@ -111,7 +111,7 @@ def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tupl
     elif on.labels is None or len(on.classes) < 2:
         torch.manual_seed(0)
         name = "a small ResNet of random weights, seed 0"
-        network = build_backbone(None, situate(ready), Settings(), by="judging samples").eval()
+        network = build_backbone("resnet-micro", situate(ready), Settings(), by="judging samples").eval()
     else:
         name, network = (
             f"a classifier of these pictures, {CLASSIFIER}",

@@ -68,6 +68,11 @@ class Airbench(nn.Module, MapEncoder):
         """[B, 3, H, W] -> [B, dim]: the maximum over the positions of the last map."""
         return self.maps(images)[-1].amax((2, 3))
 
+    def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> [B, dim] and the last map."""
+        last = self.maps(images)[-1]
+        return last.amax((2, 3)), last
+
     def features_and_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[B, 3, H, W] -> [B, dim] and all maps."""
         maps = self.maps(images)

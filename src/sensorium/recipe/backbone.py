@@ -59,8 +59,8 @@ def build_backbone(
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
-    ``None`` depends on the machine: on a CPU, or at 64 px and below, the narrow ResNet if the method supports it,
-    because it learns more per minute; else the small ViT. ``default``: another one, and why. ``class_token``: whether a ViT
+    ``None`` depends on the machine: on a CPU airbench's network for pictures of at most 64 px, else the narrow ResNet, because they
+    learn more per minute; on a GPU a ResNet; where patches are masked a ViT. ``default``: another one, and why. ``class_token``: whether a ViT
     of a name has one. ``vit_numbers`` are passed to such a ViT. An illegal pair of method and backbone is an error that
     lists the legal choices.
     """
@@ -170,7 +170,12 @@ def _auto(on: Situation, needs: type) -> tuple[str, str]:
             else ("vit-small", "masks patches; GPU")
         )
     if on.device == "cpu":
-        return "resnet-micro", f"{on.cores}-core CPU: a narrow ResNet learns more per minute than a ViT"
+        why = f"{on.image_size} px on a {on.cores}-core CPU: learns more per minute than"
+        return (
+            ("airbench-micro", f"{why} a ResNet (docs/log.md)")
+            if on.image_size <= 64
+            else ("resnet-micro", f"{why} a ViT")
+        )
     return (
         ("resnet-18", f"images of {on.image_size} px")
         if small

@@ -120,7 +120,8 @@ def detector_batch_size(given: int | None, on: BoxSituation, s: Settings) -> int
 
 def detector_backbone(given: str | None, on: BoxSituation, s: Settings, *, by: str) -> tuple[Any, bool]:
     """A network that gives maps, and whether it was trained before."""
-    body = build_backbone(given, on, s, by=by, needs=MapEncoder)
+    usual = ("resnet-micro", "coarse maps, of which a pyramid needs few more") if on.device == "cpu" else None
+    body = build_backbone(given, on, s, by=by, needs=MapEncoder, default=usual)
     return body, Path(s["backbone"].value).exists()
 
 

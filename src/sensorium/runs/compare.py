@@ -96,13 +96,17 @@ def compare_all(
         raise SensoriumError(f"--seeds {seeds}: must be at least 1.")
     check_place(folder, options.data, options.test, folder=True)
     each, plan = [], None
+    untrained = {system.name for system in systems() if not system.trains}  # their rows are the same with every seed
+    trained = [method for method in methods if parse_method(method)[0] not in untrained]
     with locked(folder, verb="compares"):
         for seed in numbers:
+            if each and not trained:
+                each.append(each[0])
+                continue
             own = replace(options, seed=seed, out=folder_of(folder, seed, options.seed))
             times = seeds if seed == options.seed else 0
-            made, found = train_all(
-                methods, own, judging, backbone=backbone, jobs=jobs, cache=folder / "cache", times=times
-            )
+            those, cache = trained if each else methods, folder / "cache"
+            made, found = train_all(those, own, judging, backbone=backbone, jobs=jobs, cache=cache, times=times)
             plan, _ = plan or made, each.append(found)
             if own.out != folder:
                 write_results(found, Path(own.out or ""))

@@ -36,12 +36,12 @@ def spread_of(values: Sequence[float]) -> float:
 def over_seeds(each: Sequence[Sequence[RunResult]]) -> list[RunResult]:
     """The first seed's runs, each score the mean over all seeds: ``seeds`` its values, ``error`` the standard error of the
     mean over them, ``outcomes`` each test sample's mean. A run that did not finish with every seed has the finished ones,
-    and a note."""
+    and a note; one that is not trained is the same with every seed, and only among the first's."""
     if len(each) == 1:
         return list(each[0])
     merged = []
     for run in each[0]:
-        others = [next(other for other in runs if other.name == run.name) for runs in each]
+        others = [next((other for other in runs if other.name == run.name), run) for runs in each]
         done = [other for other in others if other.finished]
         notes = run.notes
         if not run.finished or len(done) < len(each):

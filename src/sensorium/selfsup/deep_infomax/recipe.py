@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -78,7 +79,7 @@ def deep_infomax(
     wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
     s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
     s.note(strength=strength, weight_decay=weight_decay, warmup=warmup)
-    shape = (network.channels[which], -(-side // network.strides[which]))
+    shape = (network.channels[which], _rows(network, side)[which])
     weights: dict[str, Any] = {"alpha": alpha, "beta": beta, "gamma": gamma}
     local, others = _critics(critic, shape, outputs, wide, weights)
     with refused_by("deep_infomax"):
@@ -111,11 +112,17 @@ def _adam(method: Any, phase: str, lr: float) -> torch.optim.Optimizer:
 
 def _level(given: int | None, network: Any, side: int, s: Settings) -> int:
     """The coarsest map with enough places, or the finest."""
-    fine = [i for i, stride in enumerate(network.strides) if side // stride >= PLACES]
+    fine = [i for i, rows in enumerate(_rows(network, side)) if rows >= PLACES]
     which: int = s.pick("level", given, max(fine, default=0), f"the coarsest with {PLACES} rows or more at {side} px")
     if not 0 <= which < len(network.strides):
         raise SensoriumError(f"--level {which}: this network has maps 0 to {len(network.strides) - 1}.")
     return which
+
+
+def _rows(network: MapEncoder, side: int) -> list[int]:
+    """Rows of each map of pictures of ``side`` pixels."""
+    shapes = copy.deepcopy(network).to("meta")
+    return [found.shape[2] for found in shapes.maps(torch.empty(2, 3, side, side, device="meta"))]
 
 
 def deep_infomax_views(

@@ -10,6 +10,7 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
+from sensorium.networks.airbench import Airbench
 from sensorium.networks.seen import AsTrained, inner
 from sensorium.parts.drop import DropPath, rising_
 from sensorium.parts.lowrank import low_rank_
@@ -43,7 +44,7 @@ def supervised(
     backbone: str | None = None,
     start: RunFolder | None = None,
     tune: Tune = "full",
-    optimizer: Optimizer = "adamw",
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.05,
@@ -72,7 +73,8 @@ def supervised(
         start: folder of a run of any encoder, whose network is fine-tuned; instead of --backbone.
         tune: what is trained of a trained network: full (all of it), lora (low-rank products, which are added to the
             weights on export) or last (the head only).
-        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), whose rate falls linearly.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), whose rate falls linearly;
+            by default muon for airbench's network.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -98,7 +100,7 @@ def supervised(
     s = Settings()
     network, trained = _network(on, backbone, start, side, s)
     _tuned(network, trained, tune, rank, alpha, s)
-    by = _optimizer(optimizer, trained, s)
+    by = _optimizer(optimizer, network, trained, s)
     batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
     deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
     rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
@@ -182,13 +184,17 @@ def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s:
     return mixing
 
 
-def _optimizer(given: Optimizer, trained: bool, s: Settings) -> Optimizer:
-    if given not in get_args(Optimizer):
+def _optimizer(given: Optimizer | None, network: Any, trained: bool, s: Settings) -> Optimizer:
+    if given is not None and given not in get_args(Optimizer):
         raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
     if trained and given == "muon":
         raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
-    s.note(optimizer=given)
-    return given
+    if isinstance(network, Airbench) and not trained:
+        usual, why = "muon", "random weights of airbench's network (docs/log.md)"
+    else:
+        usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
+    chosen: Optimizer = s.pick("optimizer", given, usual, why)
+    return chosen
 
 
 def _schedule(done: float, first: float, warmup: float, fall: Callable[[float, float], float]) -> float:
