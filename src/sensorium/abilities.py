@@ -145,6 +145,11 @@ class HasBackbone:
 
     backbone: Any
 
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """The networks that rest while the heads learn alone: the backbone and, of a method with a moving average, both
+        networks, without their heads."""
+        return (self.backbone,)
+
 
 class BoundsInformation:
     """Learns by a lower bound of a mutual information, as contrastive losses are. Its ``forward`` (of its first phase)

@@ -36,10 +36,14 @@ class Method(nn.Module):
 
     ``least_batch``: how many samples of all processes a ``forward`` needs at once; a method that tells the samples of a
     batch apart learns nothing from one.
+
+    ``head_first``: fraction of the budget, from its start, in which the backbone of a method that has one rests, as in
+    evaluation and without gradients, and all else is trained.
     """
 
     phases: tuple[str, ...] = ("train",)
     least_batch: int = 1
+    head_first: float = 0.0
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return ``{"loss": scalar, ...}``; every further entry is a detached scalar that gets logged."""

@@ -78,6 +78,9 @@ class BYOL(Method, HasBackbone, Encoder):
         """The online network's, which the paper evaluates."""
         return self.online["backbone"]
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.online["backbone"], self.target["backbone"]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the online backbone."""
         return self.backbone.features(images)

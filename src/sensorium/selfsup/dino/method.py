@@ -126,6 +126,9 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         """The teacher's, which the paper evaluates."""
         return self.teacher["backbone"]
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.student["backbone"], self.teacher["backbone"]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the teacher's backbone."""
         return self.backbone.features(images)

@@ -95,6 +95,9 @@ class IJEPA(Method, HasBackbone, Encoder):
         """The target encoder, which the paper evaluates (appendix A.1)."""
         return self.target_encoder
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.encoder, self.target_encoder
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the target encoder: the mean of its patches."""
         return self.target_encoder.features(images)

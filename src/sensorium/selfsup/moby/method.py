@@ -104,6 +104,9 @@ class MoBY(Method, HasBackbone, BoundsInformation, Encoder):
         teaching_(self.teacher, mode)
         return self
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.backbone, self.teacher["backbone"]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the online backbone, which the paper evaluates."""
         return self.backbone.features(images)

@@ -94,6 +94,9 @@ class MoCoV3(Method, HasBackbone, BoundsInformation, Encoder, AttentionMaps):
         """The base encoder's, not its moving average's: the authors' linear probe evaluates it."""
         return self.base["backbone"]
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.base["backbone"], self.teacher["backbone"]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the base encoder, before its head."""
         return self.backbone.features(images)
