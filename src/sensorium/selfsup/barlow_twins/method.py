@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.gather import gather
 from sensorium.parts.learning.covariance import off_diagonal_energy
 from sensorium.parts.moe.layer import update_biases
@@ -34,6 +34,7 @@ class BarlowTwins(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("redundancy", "projections", "all dimensions tell the same", most=0.9), *Method.signs)
 
     def __init__(self, backbone: nn.Module, head: nn.Sequential, *, redundancy: float = 0.0051):
         super().__init__()

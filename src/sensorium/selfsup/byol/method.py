@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine
@@ -35,6 +35,7 @@ class BYOL(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("output_spread", "outputs", "nearly equal for all images", least=0.05), ONE_DIRECTION)
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module, *, momentum: float = 0.996):
         super().__init__()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
@@ -44,6 +44,8 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     prototypes are frozen. global_crops: G.
     """
 
+    # Both kinds of collapse, to one output and to the uniform one, make the divergence vanish (section 5.3 and figure 7).
+    signs = (Sign("kl", "outputs", "the same for all images", least=0.01), ONE_DIRECTION)
     center: Tensor
     tau_t: Tensor
 

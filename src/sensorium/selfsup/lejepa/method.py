@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.learning.gaussianity import directions, sigreg
 from sensorium.parts.learning.multicrop import by_size
 from sensorium.parts.moe.layer import update_biases
@@ -36,6 +36,7 @@ class LeJEPA(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("power", "embeddings", "nearly zero for all images", least=0.05), *Method.signs)
     directions: Tensor
 
     def __init__(

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, Reconstructor, TokenEncoder, require
 from sensorium.base.draw import Draw
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.masking import Masking, known, ranks
@@ -42,6 +42,8 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
     ``backbone`` is kept after training.
     """
 
+    # Features of a reconstruction have a large common part, and need not be far from each other.
+    signs = (Sign("explained", "predictions", "no better than the mean patch", least=0.01),)
     panels = ("original", "visible patches", "reconstruction")
 
     def __init__(

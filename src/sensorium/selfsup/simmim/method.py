@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, MaskedEncoder, Reconstructor, require
 from sensorium.base.draw import Draw
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.masking import Masking, highest, known, ranks
 from sensorium.parts.moe.layer import update_biases
 
@@ -42,6 +42,8 @@ class SimMIM(Method, HasBackbone, Encoder, Reconstructor):
     that is masked; ``masking``: how they are chosen. ``backbone`` is kept after training.
     """
 
+    # Features of a reconstruction have a large common part, and need not be far from each other.
+    signs = (Sign("explained", "predictions", "no better than the mean color", least=0.01),)
     panels = ("original", "visible patches", "reconstruction")
 
     def __init__(

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.similarity import mean_cosine, spread
 
@@ -31,6 +31,7 @@ class SimSiam(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("output_spread", "outputs", "nearly equal for all images", least=0.05), ONE_DIRECTION)
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module):
         super().__init__()

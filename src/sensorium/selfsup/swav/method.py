@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import rank, sum_over_processes, world_size
 from sensorium.parts.learning.multicrop import across_crops, by_size
 from sensorium.parts.learning.sinkhorn import sinkhorn
@@ -49,6 +49,12 @@ class SwAV(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    # Codes have an equal share of each prototype, so that equal outputs are those that predict uniform codes exactly.
+    signs = (
+        Sign("kl", "outputs", "the same for all images", least=0.01),
+        Sign("in_use", "assignments", "nearly all to the same prototypes", least=0.05),
+        ONE_DIRECTION,
+    )
 
     def __init__(
         self,

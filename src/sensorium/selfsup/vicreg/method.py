@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import gather
 from sensorium.parts.learning.covariance import off_diagonal_energy
 from sensorium.parts.moe.layer import update_biases
@@ -39,6 +39,8 @@ class VICReg(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    # The variance term asks for 1 (section 4.1).
+    signs = (Sign("std", "embeddings", "nearly equal for all images", least=0.1), ONE_DIRECTION)
 
     def __init__(
         self,
