@@ -50,7 +50,7 @@ def test_a_method_names_its_own_signs():
 def test_what_a_method_logs_reaches_the_monitor(tmp_path):
     """The mean over the steps that were written with the last one, in the row that the signs are read from."""
     method = make_method()
-    method.signs = (Sign("tau", "temperatures", "low", most=-1.0), Sign("supervised", "losses", "not negative", least=1e9))
+    method.signs = (Sign("tau", "temperatures", "high", most=2.0), Sign("supervised", "losses", "not negative", least=1e9))
     recipe = Recipe("tiny", method, views, lambda m: torch.optim.SGD(m.parameters(), 0.1), lambda f: 1.0, 10, Settings())
     options = Options(progress=False, device="cpu")
     found = fit(recipe, make_rows(), budget="4steps", out=tmp_path / "run", options=options, online=lambda m: {"spread": 0.5})

@@ -18,6 +18,7 @@ Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
+from sensorium.abilities import AttentionMaps, ComparableLoss, Encoder, HasBackbone, require
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
@@ -35,7 +36,7 @@ from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
 
-class DINO(Method, HasBackbone, Encoder, AttentionMaps):
+class DINO(Method, HasBackbone, ComparableLoss, Encoder, AttentionMaps):
     """Self-distillation without labels.
 
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
@@ -130,6 +131,10 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
 
     def backbones(self) -> tuple[Any, ...]:
         return self.student["backbone"], self.teacher["backbone"]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of uniform outputs it is log K."""
+        return 0.0, math.log(len(self.center))
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the teacher's backbone."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, MapEncoder, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, MapEncoder, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
@@ -38,6 +38,10 @@ ALPHA, BETA = 0.9, 0.1
 class Teacher(Protocol):
     """Gives the targets. No part of the method: it is neither trained nor saved with the student."""
 
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of unrelated directions each cosine is 0."""
+        return 0.0, 1 + self.spatial * ALPHA
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W], as the student gets them -> [B, T]."""
         ...
@@ -47,7 +51,7 @@ class Teacher(Protocol):
         ...
 
 
-class Distill(Method, HasBackbone, Encoder):
+class Distill(Method, HasBackbone, ComparableLoss, Encoder):
     """A student and its heads.
 
     backbone: an Encoder, the student; with ``spatial`` a MapEncoder. head: [B, backbone.dim] -> [B, T]. teacher: of T
