@@ -42,8 +42,8 @@ class MAE(Method, HasBackbone, ComparableLoss, Encoder, Reconstructor):
     ``backbone`` is kept after training.
     """
 
-    # Features of a reconstruction have a large common part, and need not be far from each other.
-    signs = (Sign("explained", "predictions", "no better than the mean patch", least=0.01),)
+    # Features of a reconstruction have a large common part: they are near to each other, and need not differ in angle.
+    signs = (Sign("spread", "features", "nearly equal for all images", least=0.005),)
     panels = ("original", "visible patches", "reconstruction")
 
     def __init__(
