@@ -38,10 +38,6 @@ ALPHA, BETA = 0.9, 0.1
 class Teacher(Protocol):
     """Gives the targets. No part of the method: it is neither trained nor saved with the student."""
 
-    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
-        """Of unrelated directions each cosine is 0."""
-        return 0.0, 1 + self.spatial * ALPHA
-
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W], as the student gets them -> [B, T]."""
         ...
@@ -107,6 +103,10 @@ class Distill(Method, HasBackbone, ComparableLoss, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of unrelated directions each cosine is 0."""
+        return 0.0, 1 + self.spatial * ALPHA
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the student."""
