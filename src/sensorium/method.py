@@ -7,6 +7,7 @@ a ``forward`` may run several times a step (gradient accumulation) or be recompu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,23 @@ class Progress:
     fraction: float
 
 
+@dataclass(frozen=True)
+class Sign:
+    """A sign of collapse: the scalar ``name``, of an online evaluation or logged by ``forward``, is below ``least`` or above
+    ``most``. ``what``: has collapsed then, in the plural; ``how``: in words."""
+
+    name: str
+    what: str
+    how: str
+    least: float = -math.inf
+    most: float = math.inf
+
+
+# Of a trained method's features; see sensorium.training.monitor for the two numbers.
+ALL_EQUAL = Sign("spread", "features", "nearly equal for all images", least=0.05)
+ONE_DIRECTION = Sign("rank", "features", "they span one direction", least=2.0)
+
+
 class Method(nn.Module):
     """A trainable system.
 
@@ -36,10 +54,18 @@ class Method(nn.Module):
 
     ``least_batch``: how many samples of all processes a ``forward`` needs at once; a method that tells the samples of a
     batch apart learns nothing from one.
+
+    ``head_first``: fraction of the budget, from its start, in which the backbone of a method that has one rests, as in
+    evaluation and without gradients, and all else is trained.
+
+    ``signs``: what shows that it has collapsed, the surest first. A method names its own where its paper does, or where
+    those of features mislead.
     """
 
     phases: tuple[str, ...] = ("train",)
     least_batch: int = 1
+    head_first: float = 0.0
+    signs: tuple[Sign, ...] = (ALL_EQUAL, ONE_DIRECTION)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return ``{"loss": scalar, ...}``; every further entry is a detached scalar that gets logged."""

@@ -46,7 +46,10 @@ from sensorium.data.wings import kind, kind_name
 from sensorium.errors import SensoriumError
 from sensorium.method import Progress
 from sensorium.networks.fpn import FPN
+from sensorium.networks.resnet import ResNet
+from sensorium.networks.vit import ViT
 from sensorium.parts.moe.layer import MoE
+from sensorium.published import export as export_network
 from sensorium.published.registry import held, writers
 from sensorium.recipe.backbone import NAMES, choices
 from sensorium.recipe.recipe import Recipe
@@ -382,6 +385,63 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     losses = [[[x for i, x in enumerate(row.split(",")) if i not in of_time] for row in table] for table in tables]
     assert "loss" in head
     assert losses[0] == losses[1]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Networks, one with batch norms, as others publish them."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    grey = ((0.5,) * 3, (0.2,) * 3)
+    torch.manual_seed(1)
+    networks = {"ResNet": ResNet((1, 1), 8, stem="small"), "ViT": ViT(32, 8, 24, 2, 2)}
+    return {
+        name: export_network(one, "safetensors", folder / name, mean=grey[0], std=grey[1], image_size=32)
+        for name, one in networks.items()
+    }
+
+
+def alike(method: nn.Module, network: nn.Module) -> list[nn.Module]:
+    """The modules of a method that have the class and the tensors of a network: the backbone and its moving averages."""
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    found = [part for part in method.modules() if type(part) is type(network)]
+    return [part for part in found if {name: value.shape for name, value in part.state_dict().items()} == shapes]
+
+
+def resting() -> list[tuple[str, str]]:
+    """Systems that can begin with the network of a checkpoint, and the networks."""
+    named = [one for one in TRAINED if "head_first" in inspect.signature(resolve(one.name)).parameters]
+    masking = ("TokenEncoder", "MaskedEncoder")
+    return [(one.name, name) for one in named for name in ("ResNet", "ViT") if name == "ViT" or one.needs not in masking]
+
+
+def test_every_system_that_trains_an_encoder_of_pictures_can_train_its_heads_first() -> None:
+    assert {name for name, _ in resting()} == {one.name for one in TRAINED if one.family == "selfsup"}
+
+
+@pytest.mark.parametrize("system, network", resting())
+def test_the_network_of_a_checkpoint_rests_while_the_heads_learn(
+    system: str, network: str, prepared: dict[str, Any], checkpoints: dict[str, Path]
+) -> None:
+    """No tensor of it or of a moving average changes, statistics of batch norms included; then all of it is trained."""
+    ready, on = prepared[usual(system)], kind("images").situate(prepared[usual(system)])
+    torch.manual_seed(0)
+    given = given_to(system, on) | {"backbone": str(checkpoints[network]), "head_first": 0.25}
+    recipe = resolve(system)(on, batch_size=BATCH, **given)
+    method = recipe.method.train()
+    assert isinstance(method, HasBackbone)
+    found = alike(method, method.backbones()[0])
+    assert {id(one) for one in found} == {id(one) for one in method.backbones()}
+    before, whole = [copy.deepcopy(one.state_dict()) for one in found], copy.deepcopy(method.state_dict())
+    modes = [(part.training, [p.requires_grad for p in part.parameters()]) for part in method.modules()]
+    step = Step(method, recipe.optimizers, recipe.schedule)
+    for k in range(2):
+        step([batch_of(recipe, ready, k)], Progress(k, 0, k / 8))
+    for one, was in zip(found, before, strict=True):
+        assert [name for name, value in one.state_dict().items() if not torch.equal(value, was[name])] == []
+    assert any(not torch.equal(value, whole[name]) for name, value in method.state_dict().items())
+    assert [(part.training, [p.requires_grad for p in part.parameters()]) for part in method.modules()] == modes
+    step([batch_of(recipe, ready, 2)], Progress(2, 0, 0.5))
+    assert any(not torch.equal(value, before[0][name]) for name, value in method.backbones()[0].state_dict().items())
 
 
 @pytest.mark.parametrize("system", systems(), ids=lambda s: s.name)

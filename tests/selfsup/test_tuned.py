@@ -125,9 +125,10 @@ def test_in_pieces_is_the_same_as_at_once(how: dict[str, Any], published: Path, 
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
-def method(network: Callable[[], Any], **how: Any) -> tuple[Supervised, Step]:
+def method(network: Callable[[], Any], *, head_first: float) -> tuple[Supervised, Step]:
     torch.manual_seed(0)
-    one = Supervised(network(), 3, **how).train()
+    one = Supervised(network(), 3).train()
+    one.head_first = head_first
     return one, Step(one, lambda m: torch.optim.SGD(m.parameters(), lr=0.1), lambda done: 1.0)
 
 
@@ -148,12 +149,14 @@ def test_the_head_is_first_and_batch_norms_rest_with_it() -> None:
 
 def test_several_processes_drop_the_gradients_that_one_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     from sensorium.selfsup.supervised import method as module
+    from sensorium.training import step as update
 
     batch = {"image": torch.randn(6, 3, 8, 8), "label": torch.arange(6) % 3}
     found = []
     for world in (1, 2):
         one, step = method(lambda: ViT(8, 4, 12, 1, 2), head_first=0.5)
         monkeypatch.setattr(module, "world_size", lambda world=world: world)
+        monkeypatch.setattr(update, "world_size", lambda world=world: world)
         monkeypatch.setattr(module, "sum_over_processes", lambda x, world=world: x * world)
         step([batch], Progress(0, 0, 0.0))
         found.append({name: value.clone() for name, value in one.state_dict().items()})
@@ -168,7 +171,7 @@ def test_several_processes_drop_the_gradients_that_one_does_not_compute(monkeypa
         ({"tune": "last", "backbone": "vit-micro"}, "--tune last: of a random network"),
         ({"side": 32}, "--side is for the network of a checkpoint"),
         ({"layer_decay": 0.0}, "--layer-decay 0.0: must be above 0"),
-        ({"head_first": 1.0}, "head_first must be at least 0 and less than 1"),
+        ({"head_first": 1.0}, "--head-first 1: must be at least 0 and less than 1"),
         ({"drop_path": 0.1, "backbone": "resnet-micro"}, "--drop-path 0.1: ResNet has no branches to skip"),
         ({"drop_path": 1.0, "backbone": "vit-micro"}, "--drop-path 1: must be at least 0 and less than 1"),
         ({"mixup": -1.0}, "--mixup -1: must not be negative"),

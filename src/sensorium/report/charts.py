@@ -206,8 +206,26 @@ def _scale(axis: Axis, low: float, high: float) -> str:
     return f"{'log' if axis.log else 'lin'} {axis.low:.8g} {axis.high:.8g} {low} {high} {axis.kind}".strip()
 
 
-def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int = 380, small: bool = False) -> Html:
-    """A line chart, wide and narrow; ``small`` writes only the narrow one (one of several side by side)."""
+def _area(points: Sequence[tuple[float, float, float]], frame: Frame, x: Axis, y: Axis, color: str) -> Html:
+    """A shaded area between two heights, (x, low, high) at each point, as far as the axis goes."""
+    upper = [(across, min(max(high, y.low), y.high)) for across, _, high in points]
+    lower = [(across, min(max(low, y.low), y.high)) for across, low, _ in points]
+    spots = [frame.at(x, y, point) for point in [*upper, *lower[::-1]]]
+    return el("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots) + "z", cls="area", style=f"--c:{color}")
+
+
+def line_chart(
+    lines: Iterable[Line],
+    x: Axis,
+    y: Axis,
+    *,
+    alt: str,
+    height: int = 380,
+    small: bool = False,
+    area: Sequence[tuple[float, float, float]] = (),
+) -> Html:
+    """A line chart, wide and narrow; ``small`` writes only the narrow one (one of several side by side). ``area``: (x, low,
+    high) of what is shaded behind the first line, in its color."""
     lines = [line for line in lines if line.points]
     drawn = []
     for narrow in (True,) if small else (False, True):
@@ -219,6 +237,7 @@ def line_chart(lines: Iterable[Line], x: Axis, y: Axis, *, alt: str, height: int
             left=max(48, beside + 14), right=min(room, 260),
         )  # fmt: skip
         inner = [el("title", alt), _axes(frame, x, y, narrow)]
+        inner += [_area(area, frame, x, y, lines[0].color)] if area and lines else []
         inner += [_line(line, frame, x, y) for line in sorted(lines, key=lambda line: not line.dash)]
         inner.append(_end_labels(named, frame, x, y))
         drawn.append(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from sensorium.base.reading import read_object
+from sensorium.base.records import decode
 from sensorium.base.table import finite, read_table
+from sensorium.errors import SensoriumError
 from sensorium.judge.score import Score
 from sensorium.report import html as h
 from sensorium.report.charts import Axis, Line, bars, line_chart, nice_ticks, time_ticks
@@ -16,6 +20,7 @@ from sensorium.report.table import samples
 from sensorium.runs.results import Results, RunResult
 from sensorium.runs.verdict import decided_at, is_reference
 
+Band = tuple[tuple[float, float, float], ...]  # (fraction of the budget, low, high)
 MAX_POINTS = 500
 GREY = "var(--base)"
 
@@ -38,22 +43,37 @@ def read_losses(folder: Path, name: str) -> list[tuple[float, float, float]]:
     return [(part[-1][0], part[-1][1], sum(p[2] for p in part) / len(part)) for part in parts]
 
 
+def read_band(folder: Path, name: str) -> Band:
+    """What other runs of its system reached, of ``folder/<name>/outcome.json``; () if that does not tell."""
+    path = inside(folder, f"{name}/outcome.json")
+    if path is None or not path.is_file():
+        return ()
+    with suppress(SensoriumError):
+        return decode(Band, read_object(path).get("band", []), str(path), field="band")
+    return ()
+
+
 def losses(results: Results, folder: Path) -> Html | None:
-    """One small chart per run, each with its own axis: losses of different methods can't be compared."""
+    """One small chart per run, each with its own axis: losses of different methods can't be compared. Shaded: the losses
+    that other runs of the system reached."""
     charts, colors = [], colors_of(results)
     for run in results.runs:
         points = read_losses(folder, run.name)
         if len(points) < 2:
             continue
         values = sorted(point[2] for point in points)
+        band = [(points[0][0] + at * (points[-1][0] - points[0][0]), low, high) for at, low, high in read_band(folder, run.name)]
         low, high = values[0], max(values[int(0.99 * (len(values) - 1))], values[0] + 1e-9)
+        low, high = min([low, *(one[1] for one in band)]), max([high, *(one[2] for one in band)])
         pad = 0.06 * (high - low)
         y = Axis(low - pad, high + pad, lambda v: f"{v:.4g}")
         x = Axis(points[0][0], points[-1][0], h.short, title="step", kind="count")
         line = Line(run.shown, [(s, min(v, high + pad)) for s, _, v in points], colors[run.name], labelled=False)
         alt = f"Loss of {run.shown} by step: from {points[0][2]:.4g} to {points[-1][2]:.4g}"
         head = el("h3", run.shown, el("small", f"{points[-1][2]:.4g} at step {h.count(points[-1][0])}"))
-        charts.append(el("figure", head, line_chart([line], x, y, alt=alt, height=210, small=True), cls="small"))
+        chart = line_chart([line], x, y, alt=alt, height=210, small=True, area=band)
+        said = el("figcaption", "Shaded: what other runs of this system reached, on other data.") if band else None
+        charts.append(el("figure", head, chart, said, cls="small"))
     return el("div", charts, cls="grid") if charts else None
 
 

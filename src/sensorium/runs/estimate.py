@@ -86,7 +86,8 @@ def _training(recipe: Recipe, rows: Any, spend: Budget, options: RunOptions) -> 
     for k in range(STEPS + 1):  # the first one is slower
         begun = begun if k != 1 else time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            loss = step(islice(batches, share.accumulate), Progress(k, 0, 0.0))["loss"]
+            # Most of a run is after the part in which the head alone is trained.
+            loss = step(islice(batches, share.accumulate), Progress(k, 0, recipe.method.head_first))["loss"]
         float(loss)  # a GPU has finished then
     batches.close()
     each = (time.perf_counter() - begun) / STEPS

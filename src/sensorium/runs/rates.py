@@ -116,6 +116,7 @@ def rise(
     batches = Batches(rows, recipe.views, Share(recipe.batch_size), seed=seed)
     batches.device = device
     rate = LOWEST
+    recipe.method.head_first = 0.0  # the rates are of all that is trained
     step = Step(recipe.method.to(device), recipe.optimizers, lambda fraction: rate / usual)
     usual = _usual(recipe, step)
 

@@ -119,6 +119,7 @@ def follow(recipe: Recipe, rows: Rows, *, steps: int, seed: int, device: torch.d
     """Train ``steps`` steps as :func:`sensorium.training.fit.fit` would in float32: the output of ``measure`` before
     and after, and the scalars of each step. The recipe's method is trained in place."""
     method, share = recipe.method.to(device), Share(recipe.batch_size)
+    method.head_first = 0.0  # a network at rest has no gradients to measure
     batches = Batches(rows, recipe.views, share, seed=seed)
     batches.device = device
     batches.load_state_dict({"step": steps})

@@ -7,13 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from sensorium.abilities import Classifier, Encoder, HasBackbone, require
-from sensorium.method import Method
+from sensorium.method import ALL_EQUAL, Method
 
 UNKNOWN = -1  # the label of an image without one
 
 
 class LinearClassifier(Method, HasBackbone, Encoder, Classifier):
     """backbone: an Encoder. classes: K. by: the system's name, for an error."""
+
+    signs = (ALL_EQUAL,)  # two classes need no more than one direction
 
     def __init__(self, backbone: nn.Module, classes: int, by: str) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from sensorium.base.terminal import Display
 from sensorium.data.rows import Rows
 from sensorium.errors import SensoriumError
 from sensorium.recipe.recipe import Recipe
+from sensorium.training.bands import place
 from sensorium.training.batches import Batches, Share
 from sensorium.training.budget import Budget
 from sensorium.training.checkpoints import (
@@ -59,7 +60,8 @@ class Outcome:
 
     ``seen``: how many of the data's ``unit`` (images, tokens ...), and ``per_second``. ``seconds`` of training; ``peak_memory_mb`` of the GPU, else of the process; ``waiting`` the share of the seconds in
     which the step stood without data, ``augmenting`` the share spent in the views; ``status`` "finished" or
-    "interrupted"; ``notes`` for people; ``parameters`` of the whole method.
+    "interrupted"; ``notes`` for people; ``parameters`` of the whole method; ``band``: (fraction of the budget, low, high)
+    of the losses that other runs of the system reached, see :mod:`sensorium.training.bands`.
     """
 
     steps: Count
@@ -74,6 +76,7 @@ class Outcome:
     status: Literal["finished", "interrupted"]
     notes: tuple[str, ...] = ()
     parameters: Count = 0
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 def fit(
@@ -223,6 +226,10 @@ def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
     if finished and alone and (note := learned_nothing(record.losses())):
         notes.append(note)
         display.say(f"Warning: {note}")
+    found = place(job.recipe, _side(job.rows), record.losses(), record.recent) if finished and alone else None
+    if found is not None:
+        notes.append(found.said)
+        display.say(found.said)
     seconds = loop.seconds
     per_second = 1 / seconds if seconds else 0.0
     outcome = Outcome(
@@ -238,10 +245,16 @@ def _outcome(job: Job, loop: Loop, record: Record, display: Display) -> Outcome:
         status="finished" if finished else "interrupted",
         notes=tuple(notes),
         parameters=sum(p.numel() for p in job.recipe.method.parameters()),
+        band=() if found is None else found.band,
     )
     if finished:
         write_json(job.out / OUTCOME, {**asdict(outcome), "fingerprint": dict(job.settings)})
     return outcome
+
+
+def _side(rows: Rows) -> int | None:
+    """Of the pictures, in pixels, if they have one size."""
+    return rows.fields["image"].shape[-1] if "image" in rows.fields else None
 
 
 def _nothing(unit: str, precision: str) -> Outcome:

@@ -253,7 +253,7 @@ class Loop:
                 return
             found = look(self.job.online, self.method)
         row = {"step": self.steps, "seconds": round(self.seconds, 4), "seen": self.seen, **found}
-        warning = collapsed(row) if self.steps else None
+        warning = collapsed({**self.record.recent, **row}, self.method.signs) if self.steps else None
         if warning and not self.warning:
             self.display.say(f"Warning: {warning}")
         self.warning = warning

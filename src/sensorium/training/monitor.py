@@ -1,9 +1,10 @@
-"""Monitoring a run: whether its features have collapsed, and whether its loss falls.
+"""Monitoring a run: whether it has collapsed, and whether its loss falls.
 
 A self-supervised loss can fall while the features become useless: all equal (complete collapse) or confined to a few
 directions (dimensional collapse). Two numbers show it, on L2-normalized features z [N, D] with singular values s:
     rank   = exp(-sum_i p_i log p_i),  p = s / sum(s)            (effective rank: Roy & Vetterli, 2007; RankMe)
     spread = sqrt(D) * mean over dimensions of std over images    (1 on a uniform sphere, 0 when all are alike)
+What is a collapse for one method is not for another, so each declares its ``signs`` (:class:`sensorium.method.Sign`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.method import Method
-
-MIN_RANK, MIN_SPREAD = 2.0, 0.05
+from sensorium.method import Method, Sign
 
 Online = Callable[[Method], Mapping[str, float]]
 
@@ -49,13 +48,14 @@ def look(online: Online, method: Method) -> dict[str, float]:
             module.training = mode
 
 
-def collapsed(row: Mapping[str, Any]) -> str | None:
-    """A warning if the ``rank`` or ``spread`` of an online evaluation shows that the features have collapsed."""
-    step, advice = row.get("step"), "Try a smaller learning rate, a larger batch or stronger augmentation."
-    if not math.isnan(spread := row.get("spread", math.nan)) and spread < MIN_SPREAD:
-        return f"features have collapsed at step {step}: nearly equal for all images (spread {spread:.3f}). {advice}"
-    if not math.isnan(rank := row.get("rank", math.nan)) and rank < MIN_RANK:
-        return f"features have collapsed at step {step}: they span one direction (rank {rank:.2f}). {advice}"
+def collapsed(row: Mapping[str, Any], signs: Sequence[Sign] = Method.signs) -> str | None:
+    """A warning by the first of the ``signs`` that a ``row`` shows: the scalars of an online evaluation, and of the steps
+    before it. A scalar that is missing or not a number shows nothing."""
+    for sign in signs:
+        value = row.get(sign.name, math.nan)
+        if value < sign.least or value > sign.most:
+            told = f"{sign.what} have collapsed at step {row.get('step')}: {sign.how} ({sign.name} {value:.3g})"
+            return f"{told}. Try a smaller learning rate, a larger batch or stronger augmentation."
     return None
 
 

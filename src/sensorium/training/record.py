@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ _ROWS, _SECONDS, _TENSORBOARD_STEPS = 20, 1.0, 10
 
 
 class Record:
-    """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read."""
+    """Writes ``metrics.csv``, ``online.csv`` and TensorBoard in the first process; ``loss`` is the last one read, ``recent``
+    the mean of each scalar over the rows that were read with it."""
 
     def __init__(self, out: Path, *, step: int, first: bool, eager: bool, track: Tracking | None = None) -> None:
         """Continue at ``step``; ``first``: this process writes; ``eager``: reading a number is free (on a CPU).
         ``track``: what follows the run, too."""
         self.loss = math.nan
+        self.recent: dict[str, float] = {}
         self._eager = eager
         self._rows: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
         self._flushed, self._bad = time.perf_counter(), False
@@ -83,6 +86,7 @@ class Record:
                 bad = {"step": row["step"], "lr": row["lr"], "terms": parts, "values": values}
                 break
         self.loss = done[-1]["loss"]
+        self.recent = {name: fmean(row[name] for row in done if name in row) for name in rows[len(done) - 1][1]}
         if self._metrics is not None:
             self._metrics.extend(done)
         for row in done:

@@ -4,6 +4,7 @@
     before_step
     each phase:    each micro-batch: loss / micro-batches, backward      (only the phase's parameters take gradients)
                    before_update, clipping, the phase's optimizer, gradients are dropped
+                   (in the first ``head_first`` of the budget the backbones rest)
     after_step
     average     <- m average + (1 - m) weights
 
@@ -22,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities import HasBackbone
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import EMA
+from sensorium.parts.gather import world_size
 from sensorium.recipe.recipe import Builder
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ class Step:
     ) -> dict[str, Tensor]:
         optimizer, rows = self.optimizers[phase], []
         self.method.zero_grad()
-        with self._only(phase):
+        with self._only(phase), _resting(self.method, at) as resting:
             for i, batch in enumerate(batches, 1):
                 with self._waiting(i < self.accumulate):
                     found = self.network(batch, *told)
@@ -104,6 +107,8 @@ class Step:
             if self.fabric is not None:
                 self.fabric.strategy.precision.unscale_gradients(optimizer)
             self.method.before_update(at)
+            for p in resting:
+                p.grad = None
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters[phase], self.clip)
             self._updates[phase].step()
@@ -195,6 +200,33 @@ def build_optimizers(method: Method, optimizers: Builder | Mapping[str, Builder]
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"] * group.get("lr_scale", 1.0)
     return built
+
+
+@contextmanager
+def _resting(method: Method, at: Progress) -> Iterator[list[nn.Parameter]]:
+    """Inside, while the heads learn alone, the backbones are in evaluation mode, and their parameters, which it gives,
+    take no gradient; [], and nothing changes, in the rest of the budget.
+
+    Several processes wait for every gradient: there they are computed, and must be dropped.
+    """
+    if not at.fraction < method.head_first or not isinstance(method, HasBackbone):
+        yield []
+        return
+    networks = method.backbones()
+    modes = [(part, part.training) for network in networks for part in network.modules()]
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    alone = world_size() == 1
+    try:
+        for part, _ in modes:
+            part.training = False
+        for p in trained if alone else ():
+            p.requires_grad_(False)
+        yield trained
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for p in trained if alone else ():
+            p.requires_grad_(True)
 
 
 def _mean(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.gather import gather
 from sensorium.parts.learning.covariance import off_diagonal_energy
 from sensorium.parts.moe.layer import update_biases
 
 
-class BarlowTwins(Method, HasBackbone, Encoder):
+class BarlowTwins(Method, HasBackbone, ComparableLoss, Encoder):
     """Redundancy reduction between two views.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, P], see :func:`sensorium.parts.heads.mlp_head`; unused after
@@ -34,6 +34,7 @@ class BarlowTwins(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("redundancy", "projections", "all dimensions tell the same", most=0.9), *Method.signs)
 
     def __init__(self, backbone: nn.Module, head: nn.Sequential, *, redundancy: float = 0.0051):
         super().__init__()
@@ -53,6 +54,10 @@ class BarlowTwins(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of views without any correlation it is the number of dimensions."""
+        return 0.0, float(self.bn.num_features)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""

@@ -8,6 +8,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
@@ -28,6 +29,7 @@ def barlow_twins(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """Barlow Twins (Zbontar et al., 2021): two views agree in every dimension, and no two dimensions tell the same.
 
@@ -43,6 +45,7 @@ def barlow_twins(
         projection: dimension of the projections, and of the head's hidden layers.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     if redundancy is not None and redundancy < 0:
         raise SensoriumError(f"--redundancy {redundancy:g}: must not be negative; the paper's is 0.0051.")
@@ -60,6 +63,6 @@ def barlow_twins(
     s.note(weight_decay=weight_decay, warmup=warmup)
     method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
     views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
-    return Recipe(
-        "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
-    )
+    optimizer = adamw(rate, weight_decay)
+    made = Recipe("barlow_twins", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

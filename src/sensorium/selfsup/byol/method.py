@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine
 from sensorium.parts.similarity import mean_cosine, spread
 
 
-class BYOL(Method, HasBackbone, Encoder):
+class BYOL(Method, HasBackbone, ComparableLoss, Encoder):
     """Prediction of a moving average's projection of another view.
 
     backbone: an Encoder. projector: [B, backbone.dim] -> [B, P]; predictor: [B, P] -> [B, P]; see
@@ -35,6 +35,7 @@ class BYOL(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("output_spread", "outputs", "nearly equal for all images", least=0.05), ONE_DIRECTION)
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module, *, momentum: float = 0.996):
         super().__init__()
@@ -77,6 +78,13 @@ class BYOL(Method, HasBackbone, Encoder):
     def backbone(self) -> Any:
         """The online network's, which the paper evaluates."""
         return self.online["backbone"]
+
+    def backbones(self) -> tuple[Any, ...]:
+        return self.online["backbone"], self.target["backbone"]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of unrelated directions each distance is 2."""
+        return 0.0, 4.0
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the online backbone."""

@@ -7,6 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
@@ -28,6 +29,7 @@ def byol(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """BYOL (Grill et al., 2020): prediction of what a moving average of the network gives of another view.
 
@@ -44,6 +46,7 @@ def byol(
         hidden: width of the projector's and the predictor's hidden layer.
         projection: dimension of the projections that are predicted.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="BYOL")
@@ -64,4 +67,5 @@ def byol(
         heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
         method = BYOL(network, *heads, momentum=start)
     views = byol_views(on.mean, on.std, side, scale=(smallest, 1.0))
-    return Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

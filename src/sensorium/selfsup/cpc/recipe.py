@@ -13,6 +13,7 @@ from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 from sensorium.selfsup.cpc.method import CPC
@@ -36,6 +37,7 @@ def cpc(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """CPC (van den Oord et al., 2018): predicts the patches further down a picture from those above, among all others.
 
@@ -57,6 +59,7 @@ def cpc(
         crop_min: minimum area of a crop, as a fraction of the picture.
         strength: of the color jitter.
         view_size: side of the crop in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     small, why = machine_of(on)
@@ -73,7 +76,8 @@ def cpc(
             network, size, apart, steps=ahead, skip=near, context_width=width, context_depth=depth, targets=targets
         )  # fmt: skip
     views = cpc_views(on.mean, on.std, side, crop_min, strength)
-    return Recipe("cpc", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("cpc", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _grid(

@@ -144,6 +144,12 @@ class DeepInfoMax(Method, HasBackbone, BoundsInformation, Encoder):
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
 
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of a local InfoNCE alone: all of the bound, and none."""
+        if not self.limited or self.alpha or self.gamma or "ceiling" not in scalars:
+            return None
+        return -self.beta * scalars["ceiling"], 0.0
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before y."""
         return self.backbone.features(images)

@@ -18,6 +18,7 @@ from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Builder, Recipe, Settings, machine_of, refused_by
 from sensorium.selfsup.deep_infomax.critics import ConcatLocal, DotGlobal, DotLocal
@@ -47,6 +48,7 @@ def deep_infomax(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """Deep InfoMax (Hjelm et al., 2018): features that have much mutual information with every place of a picture's map.
 
@@ -69,12 +71,11 @@ def deep_infomax(
         crop_min: minimum area of a crop, as a fraction of the picture.
         strength: of the color jitter; the paper has none.
         view_size: side of the crop in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
-    s = Settings()
-    small, why = machine_of(on)
+    s, (small, why) = Settings(), machine_of(on)
     network = build_backbone(backbone, on, s, by="Deep InfoMax", needs=MapEncoder)
-    batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    rate = pick_lr(lr, 2e-3, batch := pick_batch_size(batch_size, on, s), s)
     which = _level(level, network, side := pick_view_size(view_size, network, on, s), s)
     wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
     s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
@@ -86,7 +87,8 @@ def deep_infomax(
         method = DeepInfoMax(network, outputs, local, **others, level=which, bound=bound, **weights)
     views = deep_infomax_views(on.mean, on.std, side, crop_min, strength, prior=outputs if gamma else 0)
     optimizers = _optimizers(rate) if gamma else adamw(rate, weight_decay)
-    return Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _critics(

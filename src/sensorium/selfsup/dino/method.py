@@ -18,6 +18,7 @@ Shapes: B images, V crops, G global crops (the first of the V), K prototypes, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.abilities import AttentionMaps, ComparableLoss, Encoder, HasBackbone, require
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
@@ -35,7 +36,7 @@ from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
 
-class DINO(Method, HasBackbone, Encoder, AttentionMaps):
+class DINO(Method, HasBackbone, ComparableLoss, Encoder, AttentionMaps):
     """Self-distillation without labels.
 
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
@@ -44,6 +45,8 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     prototypes are frozen. global_crops: G.
     """
 
+    # Both kinds of collapse, to one output and to the uniform one, make the divergence vanish (section 5.3 and figure 7).
+    signs = (Sign("kl", "outputs", "the same for all images", least=0.01), ONE_DIRECTION)
     center: Tensor
     tau_t: Tensor
 
@@ -125,6 +128,13 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     def backbone(self) -> Any:
         """The teacher's, which the paper evaluates."""
         return self.teacher["backbone"]
+
+    def backbones(self) -> tuple[Any, ...]:
+        return self.student["backbone"], self.teacher["backbone"]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of uniform outputs it is log K."""
+        return 0.0, math.log(len(self.center))
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the teacher's backbone."""

@@ -12,6 +12,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
@@ -42,6 +43,7 @@ def dino(
     tau_student: float = 0.1,
     local_size: int | None = None,
     view_size: int | None = None,
+    head_first: float | None = None,
 ) -> Recipe:
     """DINO (Caron et al., 2021): self-distillation; a student predicts from crops the output of its own moving average.
 
@@ -62,16 +64,15 @@ def dino(
         local_crops: small crops a picture, beside the two global ones.
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO")
     batch = pick_batch_size(batch_size, on, s)
     usual = _dino_defaults(on, batch)
-    vit = isinstance(network, TokenEncoder)
-    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
-    start = s.pick("momentum", momentum, *usual["momentum"])
-    center = s.pick("center_momentum", center_momentum, *usual["center_momentum"])
-    tau_t = s.pick("tau_teacher", tau_teacher, *usual["tau_teacher"])
+    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
+    given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher}
+    start, center, tau_t = (s.pick(name, given[name], *usual[name]) for name in given)
     width = s.pick("prototypes", prototypes, *usual["prototypes"])
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
     # Without local crops the global ones must hide enough of the picture themselves.
@@ -83,7 +84,8 @@ def dino(
     method = DINO(network, head, tau_s=tau_student, tau_t=warming, momentum=start, center_momentum=center)
     views = dino_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
-    return Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:

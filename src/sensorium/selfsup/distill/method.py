@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, MapEncoder, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, MapEncoder, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
@@ -47,7 +47,7 @@ class Teacher(Protocol):
         ...
 
 
-class Distill(Method, HasBackbone, Encoder):
+class Distill(Method, HasBackbone, ComparableLoss, Encoder):
     """A student and its heads.
 
     backbone: an Encoder, the student; with ``spatial`` a MapEncoder. head: [B, backbone.dim] -> [B, T]. teacher: of T
@@ -103,6 +103,10 @@ class Distill(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of unrelated directions each cosine is 0."""
+        return 0.0, 1 + self.spatial * ALPHA
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the student."""

@@ -14,6 +14,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipe.trained import RunOrCheckpoint
@@ -35,6 +36,7 @@ def distill(
     weight_decay: float = 0.05,
     warmup: float = 0.05,
     teacher_width: int | None = None,
+    head_first: float | None = None,
 ) -> Recipe:
     """Distillation (SimReg, Navaneet et al., 2022): a network learns the features of another one, without labels.
 
@@ -54,6 +56,7 @@ def distill(
         teacher_side: pixels to which crops are resized for the teacher; by default the size that it was trained at, at
             most 224, and for a ResNet of a run the crop's.
         teacher_width: number of the teacher's features; read from it, and recorded to open the run without it.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     if spatial is not None and spatial < 0:
         raise SensoriumError(f"--spatial {spatial:g}: must not be negative.")
@@ -74,7 +77,8 @@ def distill(
     head = ProjectionHead(network.dim, 2 * network.dim, width)
     method = Distill(network, head, frozen, width, spatial=spatial)
     views, optimizer = distill_views(on.mean, on.std, side, crop_min), adamw(rate, weight_decay)
-    return Recipe("distill", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("distill", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def distill_views(mean: Sequence[float], std: Sequence[float], size: int, crop_min: float) -> Views:

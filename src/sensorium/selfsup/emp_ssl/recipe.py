@@ -14,6 +14,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.emp_ssl.method import EMPSSL
@@ -33,6 +34,7 @@ def emp_ssl(
     eps: float = 0.2,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """EMP-SSL (Tong et al., 2023): many small crops of each picture agree, while pictures spread over all directions.
 
@@ -50,6 +52,7 @@ def emp_ssl(
         projection: dimension of the projections.
         crop_area: area of each crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     for name, value, least in (("crops", crops, 2), ("projection", projection, 2)):
         if value is not None and value < least:
@@ -70,7 +73,8 @@ def emp_ssl(
     head = mlp_head(network.dim, *[512 if cpu else 4096] * 2, width, bias=True)
     method = EMPSSL(network, head, invariance=invariance, eps=eps)
     views = emp_views(on.mean, on.std, _side(view_size, network, on, crop_area, s), count, crop_area)
-    return Recipe("emp_ssl", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("emp_ssl", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _side(given: int | None, network: Any, on: Situation, area: float, s: Settings) -> int:

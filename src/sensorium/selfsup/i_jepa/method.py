@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, TokenEncoder, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
@@ -32,8 +32,10 @@ from sensorium.parts.schedules import linear
 from sensorium.parts.similarity import mean_cosine, spread
 from sensorium.selfsup.i_jepa.predictor import Predictor
 
+ZERO = 0.4247  # mean smooth L1 between normal targets and predictions of zero
 
-class IJEPA(Method, HasBackbone, Encoder):
+
+class IJEPA(Method, HasBackbone, ComparableLoss, Encoder):
     """Prediction of a moving average's features of hidden blocks.
 
     backbone: a TokenEncoder; a class token takes part in its encoder, but is neither predicted from nor predicted.
@@ -94,6 +96,13 @@ class IJEPA(Method, HasBackbone, Encoder):
     def backbone(self) -> Any:
         """The target encoder, which the paper evaluates (appendix A.1)."""
         return self.target_encoder
+
+    def backbones(self) -> tuple[Any, ...]:
+        return self.encoder, self.target_encoder
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of predictions of zero and normal targets it is 0.42."""
+        return 0.0, ZERO
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the target encoder: the mean of its patches."""

@@ -15,6 +15,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.i_jepa.masks import MultiBlock
@@ -38,6 +39,7 @@ def i_jepa(
     crop_min: float = 0.3,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
+    head_first: float | None = None,
 ) -> Recipe:
     """I-JEPA (Assran et al., 2023): predict, from a part of a picture, features of blocks that it lacks.
 
@@ -57,6 +59,7 @@ def i_jepa(
         predictor_width: channels of the predictor.
         predictor_depth: layers of the predictor.
         crop_min: minimum area of a crop, as a fraction of the picture.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(
@@ -75,7 +78,8 @@ def i_jepa(
         masks = MultiBlock(grid, targets, (target_min, target_max), context_scale=(context_min, 1.0))
         method = IJEPA(network, Predictor(network.dim, network.grid, width, depth, network.heads), momentum=start)
     views = i_jepa_views(on.mean, on.std, on.image_size, masks, scale=(crop_min, 1.0))
-    return Recipe("i_jepa", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("i_jepa", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _defaults(on: Situation, network: Any) -> dict[str, tuple[Any, str]]:

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.learning.gaussianity import directions, sigreg
 from sensorium.parts.learning.multicrop import by_size
 from sensorium.parts.moe.layer import update_biases
 
 
-class LeJEPA(Method, HasBackbone, Encoder):
+class LeJEPA(Method, HasBackbone, ComparableLoss, Encoder):
     """Prediction between views of Gaussian embeddings.
 
     backbone: an Encoder that takes views of several sizes. head: [B, backbone.dim] -> [B, K], see
@@ -36,6 +36,7 @@ class LeJEPA(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("power", "embeddings", "nearly zero for all images", least=0.05), *Method.signs)
     directions: Tensor
 
     def __init__(
@@ -76,6 +77,10 @@ class LeJEPA(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Both terms are about 1 at most."""
+        return 0.0, 1.0
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""

@@ -13,6 +13,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.lejepa.method import LeJEPA
@@ -33,6 +34,7 @@ def lejepa(
     view_size: int | None = None,
     weight_decay: float | None = None,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """LeJEPA (Balestriero and LeCun, 2025): views predict each other, and their embeddings are kept Gaussian.
 
@@ -51,14 +53,13 @@ def lejepa(
         local_crops: small crops a picture, beside the two global ones.
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     if not 0 <= trade_off <= 1:
         raise SensoriumError(f"--trade-off {trade_off:g}: must be from 0 to 1; the paper's are 0.01 to 0.1.")
-    for name, value in (("slices", slices), ("projection", projection)):
-        if value is not None and value < 1:
-            raise SensoriumError(f"--{name} {value}: must be at least 1.")
-    if local_crops is not None and local_crops < 0:
-        raise SensoriumError(f"--local-crops {local_crops}: must not be negative.")
+    for name, value, least in (("slices", slices, 1), ("projection", projection, 1), ("local-crops", local_crops, 0)):
+        if value is not None and value < least:
+            raise SensoriumError(f"--{name} {value}: must be at least {least}.")
     s = Settings()
     network = build_backbone(backbone, on, s, by="LeJEPA")
     cpu, vit = on.device == "cpu", isinstance(network, TokenEncoder)
@@ -76,7 +77,8 @@ def lejepa(
     head = mlp_head(network.dim, *[512 if cpu else 2048] * 2, width, bias=True)
     method = LeJEPA(network, head, trade_off=trade_off, slices=count)
     views = lejepa_views(on.mean, on.std, side, small, locals_, smallest)
-    return Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
+    made = Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
+    return heads_first(made, head_first)
 
 
 def lejepa_views(

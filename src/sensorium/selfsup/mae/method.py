@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, Reconstructor, TokenEncoder, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, Reconstructor, TokenEncoder, require
 from sensorium.base.draw import Draw
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.block import Block
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.masking import Masking, known, ranks
@@ -34,7 +34,7 @@ from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
 
 
-class MAE(Method, HasBackbone, Encoder, Reconstructor):
+class MAE(Method, HasBackbone, ComparableLoss, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
     ``mask_ratio``: fraction of the patches that is removed; ``masking``: how they are chosen; ``normalize_targets``
@@ -42,6 +42,8 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
     ``backbone`` is kept after training.
     """
 
+    # Features of a reconstruction have a large common part: they are near to each other, and need not differ in angle.
+    signs = (Sign("spread", "features", "nearly equal for all images", least=0.005),)
     panels = ("original", "visible patches", "reconstruction")
 
     def __init__(
@@ -141,6 +143,10 @@ class MAE(Method, HasBackbone, Encoder, Reconstructor):
         count = self.predicted(keep, removed).shape[1]  # they are the last rows
         x = self.decoder_blocks[-1](x, slice(x.shape[1] - count, None))
         return self.decoder_pred(self.decoder_norm(x))
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of predictions of zero it is 1, the variance of the targets."""
+        return 0.0, 1.0
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the backbone's features of the whole image."""

@@ -11,6 +11,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.ranges import Choice, Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
@@ -38,6 +39,7 @@ def mae(
     crop_min: float = 0.2,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
+    head_first: float | None = None,
 ) -> Recipe:
     """MAE (He et al., 2021): mask three quarters of the patches and reconstruct them.
 
@@ -55,6 +57,7 @@ def mae(
         decoder_depth: layers of the decoder.
         normalize_targets: predict each patch normalized by its own mean and standard deviation.
         crop_min: minimum area of a crop, as a fraction of the picture.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(
@@ -77,4 +80,5 @@ def mae(
     views = masked_views(
         on.mean, on.std, on.image_size, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0)
     )
-    return Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
 from sensorium.parts.moe.layer import update_biases
 
 
-class MarginContrastive(Method, HasBackbone, Encoder):
+class MarginContrastive(Method, HasBackbone, ComparableLoss, Encoder):
     """Contrastive learning of pairs. backbone: an Encoder. head: [B, backbone.dim] -> [B, P], unused after training.
     margin: m, above 0."""
 
@@ -54,6 +54,10 @@ class MarginContrastive(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of equal outputs of all images it is m^2 / 2."""
+        return 0.0, self.margin**2 / 2
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the head."""

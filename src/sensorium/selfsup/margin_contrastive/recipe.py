@@ -7,6 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.margin_contrastive.method import MarginContrastive
@@ -25,6 +26,7 @@ def margin_contrastive(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """Margin contrastive (Hadsell, Chopra, LeCun, 2006): views of a picture are pulled together, others pushed apart.
 
@@ -41,6 +43,7 @@ def margin_contrastive(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         strength: of the color jitter, as in SimCLR.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="Margin contrastive")
@@ -54,4 +57,5 @@ def margin_contrastive(
         method = MarginContrastive(network, head, margin=margin)
     views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
     schedule = lambda f: warmup_cosine(f, warmup)  # noqa: E731
-    return Recipe("margin_contrastive", method, views, adamw(rate, weight_decay), schedule, batch, s)
+    made = Recipe("margin_contrastive", method, views, adamw(rate, weight_decay), schedule, batch, s)
+    return heads_first(made, head_first)

@@ -104,6 +104,13 @@ class MoBY(Method, HasBackbone, BoundsInformation, Encoder):
         teaching_(self.teacher, mode)
         return self
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.backbone, self.teacher["backbone"]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of the sum of both views' InfoNCE: 0 and 2 log K."""
+        return (0.0, 2 * scalars["ceiling"]) if "ceiling" in scalars else None
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the online backbone, which the paper evaluates."""
         return self.backbone.features(images)

@@ -10,6 +10,7 @@ from sensorium.parts.drop import rising_
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.moby.method import MoBY
@@ -31,6 +32,7 @@ def moby(
     view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float | None = None,
+    head_first: float | None = None,
 ) -> Recipe:
     """MoBY (Xie et al., 2021): MoCo v2's queue of keys with BYOL's predictor and moving average, on a Swin.
 
@@ -50,6 +52,7 @@ def moby(
         hidden: channels inside projector and predictor.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s, usual = Settings(), _defaults(on)
     network = build_backbone(backbone, on, s, by="MoBY", default=usual.pop("backbone", None))
@@ -68,7 +71,8 @@ def moby(
         )  # fmt: skip
         rising_(method.backbone, drop)
     views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
-    return Recipe("moby", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warm), batch, s)
+    made = Recipe("moby", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warm), batch, s)
+    return heads_first(made, head_first)
 
 
 def _defaults(on: Situation) -> dict[str, tuple[Any, str]]:

@@ -111,6 +111,9 @@ class MoCo(Method, HasBackbone, BoundsInformation, Encoder):
         """The query encoder's, which the authors' linear probe evaluates."""
         return self.query["backbone"]
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.query["backbone"], self.key["backbone"]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the query encoder, before its head."""
         return self.backbone.features(images)

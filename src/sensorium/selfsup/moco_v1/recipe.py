@@ -12,6 +12,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import linear
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
@@ -31,6 +32,7 @@ def moco_v1(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """MoCo v1 (He et al., 2019): contrastive learning against a queue of keys, which a moving average computes.
 
@@ -48,6 +50,7 @@ def moco_v1(
         projection: dimension of queries and keys.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo")
@@ -62,7 +65,8 @@ def moco_v1(
     # Instance discrimination's augmentation (section 3.3); the authors' code grays before it jitters.
     view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2)
     views = drawn("views", [view] * 2, on.mean, on.std)
-    return Recipe("moco_v1", method, views, adamw(rate, weight_decay), lambda f: stepped(f, warmup), batch, s)
+    made = Recipe("moco_v1", method, views, adamw(rate, weight_decay), lambda f: stepped(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def stepped(fraction: float, warmup: float = 0.0) -> float:

@@ -11,6 +11,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
@@ -39,6 +40,7 @@ def moco_v2(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """MoCo v2 (Chen et al., 2020): MoCo with SimCLR's head and augmentation, and a cosine schedule.
 
@@ -56,6 +58,7 @@ def moco_v2(
         projection: dimension of queries and keys.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo v2")
@@ -71,4 +74,5 @@ def moco_v2(
     blur = 0.5 if side > SMALL else 0.0
     view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=blur)
     views = drawn("views", [view] * 2, on.mean, on.std)
-    return Recipe("moco_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("moco_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

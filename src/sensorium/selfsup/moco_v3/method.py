@@ -94,6 +94,13 @@ class MoCoV3(Method, HasBackbone, BoundsInformation, Encoder, AttentionMaps):
         """The base encoder's, not its moving average's: the authors' linear probe evaluates it."""
         return self.base["backbone"]
 
+    def backbones(self) -> tuple[Any, ...]:
+        return self.base["backbone"], self.teacher["backbone"]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of the sum of both views', each times 2 tau: 0 and 4 tau log N."""
+        return (0.0, 4 * self.temperature * scalars["ceiling"]) if "ceiling" in scalars else None
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim] of the base encoder, before its head."""
         return self.backbone.features(images)

@@ -16,6 +16,7 @@ from sensorium.networks.vit import ViT
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone, is_checkpoint
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v3.method import MoCoV3
@@ -36,6 +37,7 @@ def moco_v3(
     projection: int = 256,
     weight_decay: float | None = None,
     warmup: float = 0.1,
+    head_first: float | None = None,
 ) -> Recipe:
     """MoCo v3 (Chen et al., 2021): contrastive learning against the batch's keys of a moving average, with a predictor.
 
@@ -54,6 +56,7 @@ def moco_v3(
         projection: dimension of queries and keys.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo v3", positions="sincos", init="xavier")
@@ -77,7 +80,8 @@ def moco_v3(
     method = MoCoV3(network, head, predictor, temperature=temperature, momentum=momentum, freeze_patches=freeze_patches)
     side = pick_view_size(view_size, network, on, s)
     views = byol_views(on.mean, on.std, side, scale=(scale, 1.0))
-    return Recipe("moco_v3", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("moco_v3", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def heads(dim: int, hidden: int, projection: int, *, vit: bool) -> tuple[nn.Sequential, nn.Sequential]:

@@ -6,6 +6,7 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
@@ -26,6 +27,7 @@ def self_training(
     view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
+    head_first: float | None = None,
 ) -> Recipe:
     """Self-training (SimCLR v2, Chen et al., 2020): a network learns a classifier's probabilities, on pictures without labels, too.
 
@@ -42,6 +44,7 @@ def self_training(
         view_size: side of the crops in pixels.
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     s.note(teacher=teacher)
@@ -56,4 +59,5 @@ def self_training(
     side = pick_view_size(view_size, network, on, s)
     views = supervised_views(on.mean, on.std, side, scale=(smallest, 1.0))  # crops and mirrors alone, as in section 3
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
-    return Recipe("self_training", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("self_training", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

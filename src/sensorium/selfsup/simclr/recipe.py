@@ -7,6 +7,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
@@ -33,6 +34,7 @@ def simclr(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): contrastive learning of two views of each picture.
 
@@ -49,6 +51,7 @@ def simclr(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR")
@@ -61,4 +64,5 @@ def simclr(
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
     side = pick_view_size(view_size, network, on, s)
     views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
-    return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

@@ -130,6 +130,12 @@ class SimCLRv2(Method, HasBackbone, BoundsInformation, Encoder):
             teaching_(self.memory_network, mode)
         return self
 
+    def backbones(self) -> tuple[Any, ...]:
+        """Without the layers of the head that are kept, which are as new as the others."""
+        memory: Any = self.memory_network
+        networks = [self.backbone] if memory is None else [self.backbone, memory["backbone"]]
+        return tuple(one.body if isinstance(one, Extended) else one for one in networks)
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], after the layers of the head that are kept."""
         return self.backbone.features(images)

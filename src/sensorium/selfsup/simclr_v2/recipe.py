@@ -8,6 +8,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simclr_v2.method import Extended, SimCLRv2
@@ -30,6 +31,7 @@ def simclr_v2(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """SimCLR v2 (Chen et al., 2020): contrastive learning with a deep head, whose first layer is fine-tuned with the network.
 
@@ -52,26 +54,26 @@ def simclr_v2(
         projection: dimension of the projections that the loss compares.
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     _check(head_layers, kept_layers, memory)
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR v2")
-    batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    rate = pick_lr(lr, 2e-3, batch := pick_batch_size(batch_size, on, s, cpu=128), s)
     # The paper's 0.1 is for batches of 4,096.
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.1, f"batch {batch}")
     s.note(head_layers=head_layers, kept_layers=kept_layers, memory=memory)
     usual = (0.99, "a CPU has time for few steps") if on.device == "cpu" else (0.999, "MoCo's")
     m = s.pick("momentum", momentum, *usual)
-    smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     side = pick_view_size(view_size, network, on, s)
     head = ProjectionHead(network.dim, network.dim, projection, layers=head_layers - kept_layers)
     with refused_by("simclr_v2"):
         whole = Extended(network, kept_layers) if kept_layers else network
         method = SimCLRv2(whole, head, temperature=tau, memory=memory, momentum=m)
-    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
-    return Recipe("simclr_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(pick_crop_min(crop_min, on, s), 1.0))
+    made = Recipe("simclr_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _check(head_layers: int, kept_layers: int, memory: int) -> None:

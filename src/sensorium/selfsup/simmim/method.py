@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, MaskedEncoder, Reconstructor, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, MaskedEncoder, Reconstructor, require
 from sensorium.base.draw import Draw
-from sensorium.method import Method, Progress
+from sensorium.method import Method, Progress, Sign
 from sensorium.parts.masking import Masking, highest, known, ranks
 from sensorium.parts.moe.layer import update_biases
 
@@ -35,13 +35,15 @@ def usual_unit(side: int, patch: int) -> int:
     return min([unit for unit in every if side % unit == 0] or every, key=lambda unit: abs(unit - side / 6))
 
 
-class SimMIM(Method, HasBackbone, Encoder, Reconstructor):
+class SimMIM(Method, HasBackbone, ComparableLoss, Encoder, Reconstructor):
     """Masked image modeling around a backbone.
 
     ``mask_unit``: side of the squares that are masked, in pixels, a multiple of the patch; ``mask_ratio``: fraction of them
     that is masked; ``masking``: how they are chosen. ``backbone`` is kept after training.
     """
 
+    # Features of a reconstruction have a large common part: they are near to each other, and need not differ in angle.
+    signs = (Sign("spread", "features", "nearly equal for all images", least=0.005),)
     panels = ("original", "visible patches", "reconstruction")
 
     def __init__(
@@ -113,6 +115,10 @@ class SimMIM(Method, HasBackbone, Encoder, Reconstructor):
         """[B, 3, H, W] with the patches masked that ``mask``, bool [B, H', W'], says -> all pixels [B, 3, H, W]."""
         found = self.head(self.backbone.masked_map(images, mask, self.mask_token))
         return F.pixel_shuffle(found, self.stride)[..., : images.shape[-2], : images.shape[-1]]
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of predictions of zero it is the mean absolute value of normalized pixels, near that of normal ones."""
+        return 0.0, math.sqrt(2 / math.pi)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the backbone's features of the whole image."""

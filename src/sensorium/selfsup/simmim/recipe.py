@@ -8,6 +8,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simmim.method import SimMIM, usual_unit
@@ -25,6 +26,7 @@ def simmim(
     crop_min: float = 0.67,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
+    head_first: float | None = None,
 ) -> Recipe:
     """SimMIM (Xie et al., 2021): mask squares of the picture and predict their pixels by one layer.
 
@@ -40,6 +42,7 @@ def simmim(
         mask_unit: side of the squares in pixels, a multiple of the patch.
         masking: random squares, blocks of them (block), or all but a grid (grid).
         crop_min: minimum area of a crop, as a fraction of the picture.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimMIM", needs=MaskedEncoder, pool="mean")
@@ -56,4 +59,5 @@ def simmim(
         masked = method.masked(grid[0] * grid[1])
     views = masked_views(on.mean, on.std, side, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0))
     optimizer = adamw(rate, weight_decay, betas=(0.9, 0.999))
-    return Recipe("simmim", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("simmim", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)

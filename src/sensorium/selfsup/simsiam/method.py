@@ -17,13 +17,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.similarity import mean_cosine, spread
 
 
-class SimSiam(Method, HasBackbone, Encoder):
+class SimSiam(Method, HasBackbone, ComparableLoss, Encoder):
     """Prediction of one's own projection of another view.
 
     backbone: an Encoder. projector: [B, backbone.dim] -> [B, P], whose last normalization has no scale and shift.
@@ -31,6 +31,7 @@ class SimSiam(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (Sign("output_spread", "outputs", "nearly equal for all images", least=0.05), ONE_DIRECTION)
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module):
         super().__init__()
@@ -51,6 +52,10 @@ class SimSiam(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of unrelated directions the cosine is 0."""
+        return -1.0, 0.0
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projector."""

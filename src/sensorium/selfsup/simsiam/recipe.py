@@ -11,6 +11,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import decay_groups, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Builder, Recipe, Settings
 from sensorium.selfsup.simsiam.method import SimSiam
@@ -29,6 +30,7 @@ def simsiam(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """SimSiam (Chen & He, 2020): prediction of one's own projection of another view, by the stop-gradient alone.
 
@@ -45,6 +47,7 @@ def simsiam(
         projection: dimension of the projections that are predicted.
         bottleneck: width of the predictor's hidden layer.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimSiam")
@@ -60,7 +63,8 @@ def simsiam(
     method = SimSiam(network, projector, mlp_head(out, narrow, out))
     views = simclr_views(on.mean, on.std, side, strength=0.5, scale=(crop_min, 1.0))  # weaker than SimCLR's above 64 px
     optimizer = _adamw(rate, weight_decay)
-    return Recipe("simsiam", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("simsiam", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def _adamw(lr: float, weight_decay: float) -> Builder:

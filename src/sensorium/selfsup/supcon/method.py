@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import Encoder, HasBackbone, require
-from sensorium.method import Method, Progress
+from sensorium.method import ALL_EQUAL, Method, Progress
 from sensorium.parts.gather import gather, rank
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.similarity import view_cosines
@@ -34,6 +34,7 @@ class SupCon(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    signs = (ALL_EQUAL,)  # two classes need no more than one direction
 
     def __init__(self, backbone: nn.Module, head: nn.Module, *, temperature: float = 0.1):
         super().__init__()

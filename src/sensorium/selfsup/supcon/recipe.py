@@ -13,6 +13,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.supcon.method import SupCon
@@ -31,6 +32,7 @@ def supcon(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """SupCon (Khosla et al., 2020): contrastive learning in which pictures of one class attract each other.
 
@@ -49,6 +51,7 @@ def supcon(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         strength: of the color jitter, as in SimCLR.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     if len(on.classes) < 2:
         what = "no labels" if not on.classes else f"one class only ('{on.classes[0]}')"
@@ -68,7 +71,8 @@ def supcon(
         head = ProjectionHead(network.dim, max(network.dim, 256), projection)
         method = SupCon(network, head, temperature=temperature)
     views = supcon_views(simclr_views(on.mean, on.std, side, strength=strength, scale=(crop_min, 1.0)))
-    return Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
 
 
 def supcon_views(two: Views) -> Views:

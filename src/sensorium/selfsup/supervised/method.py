@@ -4,9 +4,7 @@
     q = 1 - eps on the label + eps / K everywhere             (label smoothing, Szegedy et al., 2016, arXiv:1512.00567)
 Of two pictures that are mixed (see data/augment/mixing.py) L is w times that of one label and 1 - w times that of the other.
 
-Of a trained backbone f all may be trained, or nothing but the head, or low-rank products (see parts/lowrank.py). In the
-first ``head_first`` of the budget only the head is, so that its random weights do not distort the features (LP-FT: Kumar
-et al., 2022, arXiv:2202.10054).
+Of a trained backbone f all may be trained, or nothing but the head, or low-rank products (see parts/lowrank.py).
 
 The mean is over the labeled images of all processes, so that one process equals N however the labels are distributed.
 Shapes: B images, D features, K classes.
@@ -29,14 +27,11 @@ from sensorium.selfsup.classifier import UNKNOWN, LinearClassifier
 
 class Supervised(LinearClassifier):
     """Cross-entropy. backbone: an Encoder, of which the parameters are trained that require a gradient. classes: K.
-    label_smoothing: eps in [0, 1). head_first: fraction of the budget, in [0, 1)."""
+    label_smoothing: eps in [0, 1)."""
 
-    def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0, head_first: float = 0.0):
-        if not 0 <= head_first < 1:
-            raise ValueError(f"head_first must be at least 0 and less than 1, got {head_first}")
+    def __init__(self, backbone: nn.Module, classes: int, *, label_smoothing: float = 0.0):
         super().__init__(backbone, classes, "Supervised")
         self.label_smoothing = label_smoothing
-        self.head_first, self._resting = head_first, False
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """batch["image"]: [B, 3, H, W]; batch["label"]: int64 [B], -1 where unknown (no loss; all unknown: loss 0); of mixed
@@ -45,10 +40,7 @@ class Supervised(LinearClassifier):
         Logs ``top1``, the accuracy on the labeled images.
         """
         labels = batch["label"]
-        # Several processes wait for every gradient, and drop these in before_update.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self._resting and world_size() == 1)):
-            features = self.features(batch["image"])
-        logits = self.head(features)
+        logits = self.logits(batch["image"])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         known = labels != UNKNOWN
         # Each process divides by the mean number of labels per process, not by its own.
@@ -67,33 +59,19 @@ class Supervised(LinearClassifier):
             logits, labels, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction=reduction
         )
 
-    def before_step(self, at: Progress) -> None:
-        """The backbone rests while only the head is trained."""
-        self._resting = at.fraction < self.head_first
-        self.train(self.training)
-
-    def before_update(self, at: Progress) -> None:
-        """Drop the gradients of a backbone that rests."""
-        if self._resting:
-            self.backbone.zero_grad()
-
     def after_step(self, at: Progress) -> None:
-        """Update the bias that balances the backbone's experts, if it has any and is trained."""
-        if not self._rests():
-            update_biases(self.backbone)
+        """Update the bias that balances the backbone's experts, if it has any and they were trained."""
+        update_biases(self.backbone)
 
     def train(self, mode: bool = True) -> Supervised:
         """What is not trained keeps its statistics, and has no dropout."""
         super().train(mode)
-        if self._rests():
+        if not _trained(self.backbone):
             self.backbone.eval()
         for module in self.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _trained(module):
                 module.eval()
         return self
-
-    def _rests(self) -> bool:
-        return self._resting or not _trained(self.backbone)
 
 
 def _trained(module: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
@@ -16,6 +15,7 @@ from sensorium.parts.drop import DropPath, rising_
 from sensorium.parts.lowrank import low_rank_
 from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.muon import muon
 from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Log, Times, Uniform
@@ -104,11 +104,12 @@ def supervised(
     batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
     deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
     rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
-    decay, first = _staged(trained, deep, layer_decay, head_first, s)
+    why = "all of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
+    decay = _decay(layer_decay, deep, why, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
     mixing = _regularized(network, drop_path, mixup, cutmix, s)
     with refused_by("supervised"):
-        method = Supervised(network, len(on.classes), label_smoothing=label_smoothing, head_first=first)
+        method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
     if isinstance(network, AsTrained):
         view = s.pick("view_size", view_size, on.image_size, "the pictures are resized for the network")
     else:
@@ -119,10 +120,11 @@ def supervised(
     usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
     build = muon(rate, weight_decay, BETAS) if by == "muon" else usual
     fall = warmup_linear if by == "muon" else warmup_cosine
-    return Recipe(
-        "supervised", method, views, build, lambda f: _schedule(f, first, warmup, fall), batch, s,
+    made = Recipe(
+        "supervised", method, views, build, lambda f: fall(f, warmup), batch, s,
         derive=lambda rows, cache, progress: labeled(rows),
     )  # fmt: skip
+    return heads_first(made, head_first, (0.2 if deep else 0.0, why))
 
 
 def _network(on: Situation, backbone: str | None, start: str | None, side: int | None, s: Settings) -> tuple[Any, bool]:
@@ -155,15 +157,12 @@ def _tuned(network: Any, trained: bool, tune: Tune, rank: int, alpha: float, s: 
         low_rank_(network, rank, alpha)
 
 
-def _staged(
-    trained: bool, deep: bool, layer_decay: float | None, head_first: float | None, s: Settings
-) -> tuple[float, float]:
-    """The decay of the learning rate from layer to layer, and the fraction of the budget for the head alone."""
-    why = "all of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
-    decay = s.pick("layer_decay", layer_decay, 0.75 if deep else 1.0, why)
+def _decay(given: float | None, deep: bool, why: str, s: Settings) -> float:
+    """Of the learning rate from layer to layer."""
+    decay = s.pick("layer_decay", given, 0.75 if deep else 1.0, why)
     if not 0 < decay <= 1:
         raise SensoriumError(f"--layer-decay {decay}: must be above 0 and at most 1.")
-    return decay, s.pick("head_first", head_first, 0.2 if deep else 0.0, why)
+    return decay
 
 
 def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s: Settings) -> dict[str, float]:
@@ -195,8 +194,3 @@ def _optimizer(given: Optimizer | None, network: Any, trained: bool, s: Settings
         usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
     chosen: Optimizer = s.pick("optimizer", given, usual, why)
     return chosen
-
-
-def _schedule(done: float, first: float, warmup: float, fall: Callable[[float, float], float]) -> float:
-    """Warm-up and fall of the rate, for the head alone and again for all."""
-    return fall(done / first, warmup) if done < first else fall((done - first) / (1 - first), warmup)

@@ -22,6 +22,7 @@ Shapes: B images, V crops, G global crops (the first of the V), D dimensions of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import rank, sum_over_processes, world_size
 from sensorium.parts.learning.multicrop import across_crops, by_size
 from sensorium.parts.learning.sinkhorn import sinkhorn
@@ -39,7 +40,7 @@ from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.queue import Queue
 
 
-class SwAV(Method, HasBackbone, Encoder):
+class SwAV(Method, HasBackbone, ComparableLoss, Encoder):
     """Swapped prediction of codes.
 
     backbone: an Encoder that takes crops of several sizes. head: [B, backbone.dim] -> [B, D]. prototypes: D -> K without
@@ -49,6 +50,12 @@ class SwAV(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    # Codes have an equal share of each prototype, so that equal outputs are those that predict uniform codes exactly.
+    signs = (
+        Sign("kl", "outputs", "the same for all images", least=0.01),
+        Sign("in_use", "assignments", "nearly all to the same prototypes", least=0.05),
+        ONE_DIRECTION,
+    )
 
     def __init__(
         self,
@@ -127,6 +134,10 @@ class SwAV(Method, HasBackbone, Encoder):
                     queue.push(z_GBD[g])  # pyright: ignore[reportCallIssue]
         self._seen = []
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of uniform codes and predictions it is log K."""
+        return 0.0, math.log(self.prototypes.out_features)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the projection head."""

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Encoder, HasBackbone, require
+from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import gather
 from sensorium.parts.learning.covariance import off_diagonal_energy
 from sensorium.parts.moe.layer import update_biases
@@ -31,7 +31,7 @@ from sensorium.parts.moe.layer import update_biases
 EPS = 1e-4
 
 
-class VICReg(Method, HasBackbone, Encoder):
+class VICReg(Method, HasBackbone, ComparableLoss, Encoder):
     """Variance, invariance and covariance of two views.
 
     backbone: an Encoder. head: the expander, [B, backbone.dim] -> [B, P]; unused after training. invariance, variance,
@@ -39,6 +39,8 @@ class VICReg(Method, HasBackbone, Encoder):
     """
 
     least_batch = 2
+    # The variance term asks for 1 (section 4.1).
+    signs = (Sign("std", "embeddings", "nearly equal for all images", least=0.1), ONE_DIRECTION)
 
     def __init__(
         self,
@@ -65,6 +67,10 @@ class VICReg(Method, HasBackbone, Encoder):
     def after_step(self, at: Progress) -> None:
         """Update the bias that balances the backbone's experts, if it has any."""
         update_biases(self.backbone)
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """Of equal embeddings of all images it is mu."""
+        return (0.0, self.weights[1]) if self.weights[1] else None
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim], before the expander."""

@@ -8,6 +8,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
+from sensorium.recipe.heads import heads_first
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
@@ -30,6 +31,7 @@ def vicreg(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    head_first: float | None = None,
 ) -> Recipe:
     """VICReg (Bardes et al., 2022): two views agree, every dimension varies, and no two are correlated.
 
@@ -47,6 +49,7 @@ def vicreg(
         projection: dimension of the embeddings, and of the head's hidden layers.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         if weight < 0:
@@ -64,4 +67,5 @@ def vicreg(
     head = mlp_head(network.dim, *[width] * 3, bias=True, last_bias=False)
     method = VICReg(network, head, invariance=invariance, variance=variance, covariance=covariance)
     views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
-    return Recipe("vicreg", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("vicreg", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return heads_first(made, head_first)
