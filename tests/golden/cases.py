@@ -59,6 +59,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cpc": ("cpc", PICTURES | {"context_width": 16}),
     "supervised": ("supervised", PICTURES),
+    "supervised with growing views": ("supervised", PICTURES | {"backbone": "vit-micro", "view_size_first": 4}),
     "distill": ("distill", PICTURES | {"teacher": ("supervised", PICTURES | {"precision": "32-true"})}),
     "self_training": (
         "self_training",

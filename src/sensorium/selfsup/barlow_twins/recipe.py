@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
@@ -28,6 +29,7 @@ def barlow_twins(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """Barlow Twins (Zbontar et al., 2021): two views agree in every dimension, and no two dimensions tell the same.
 
@@ -43,6 +45,7 @@ def barlow_twins(
         projection: dimension of the projections, and of the head's hidden layers.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     if redundancy is not None and redundancy < 0:
         raise SensoriumError(f"--redundancy {redundancy:g}: must not be negative; the paper's is 0.0051.")
@@ -59,7 +62,8 @@ def barlow_twins(
     smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
-    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     return Recipe(
         "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.byol.method import BYOL
@@ -28,6 +29,7 @@ def byol(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """BYOL (Grill et al., 2020): prediction of what a moving average of the network gives of another view.
 
@@ -44,6 +46,7 @@ def byol(
         hidden: width of the projector's and the predictor's hidden layer.
         projection: dimension of the projections that are predicted.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="BYOL")
@@ -57,11 +60,11 @@ def byol(
     cheap = "a CPU: heads no wider than the backbone"
     width = s.pick("hidden", hidden, *((512, cheap) if small else (4096, "the paper's")))
     out = s.pick("projection", projection, *((128, cheap) if small else (256, "the paper's")))
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     with refused_by("byol"):
         # As in the authors' code the output layers have no bias; that of the hidden ones a normalization takes away.
         heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
         method = BYOL(network, *heads, momentum=start)
-    views = byol_views(on.mean, on.std, side, scale=(smallest, 1.0))
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     return Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)

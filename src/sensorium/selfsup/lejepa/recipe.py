@@ -8,12 +8,13 @@ from dataclasses import replace
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import byol_view, drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.lejepa.method import LeJEPA
 
@@ -33,6 +34,7 @@ def lejepa(
     view_size: int | None = None,
     weight_decay: float | None = None,
     warmup: float = 0.05,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """LeJEPA (Balestriero and LeCun, 2025): views predict each other, and their embeddings are kept Gaussian.
 
@@ -51,14 +53,14 @@ def lejepa(
         local_crops: small crops a picture, beside the two global ones.
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     if not 0 <= trade_off <= 1:
         raise SensoriumError(f"--trade-off {trade_off:g}: must be from 0 to 1; the paper's are 0.01 to 0.1.")
-    for name, value in (("slices", slices), ("projection", projection)):
-        if value is not None and value < 1:
-            raise SensoriumError(f"--{name} {value}: must be at least 1.")
-    if local_crops is not None and local_crops < 0:
-        raise SensoriumError(f"--local-crops {local_crops}: must not be negative.")
+    for name, value, least in (("slices", slices, 1), ("projection", projection, 1), ("local-crops", local_crops, 0)):
+        if value is not None and value < least:
+            must = f"be at least {least}" if least else "not be negative"
+            raise SensoriumError(f"--{name} {value}: must {must}.")
     s = Settings()
     network = build_backbone(backbone, on, s, by="LeJEPA")
     cpu, vit = on.device == "cpu", isinstance(network, TokenEncoder)
@@ -70,12 +72,12 @@ def lejepa(
     locals_ = s.pick("local_crops", local_crops, *((0, "a CPU has time for few steps") if cpu else (6, "the authors'")))
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.3 if locals_ else 0.2, f"{locals_} local crops")
-    side = pick_view_size(view_size, network, on, s)
-    small = pick_local_size(local_size, side, 7 / 16, "7/16", network, s)  # 98 of 224 in the paper
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    small = pick_local_size(local_size, sides[-1], 7 / 16, "7/16", network, s)  # 98 of 224 in the paper
     s.note(trade_off=trade_off, warmup=warmup)
     head = mlp_head(network.dim, *[512 if cpu else 2048] * 2, width, bias=True)
     method = LeJEPA(network, head, trade_off=trade_off, slices=count)
-    views = lejepa_views(on.mean, on.std, side, small, locals_, smallest)
+    views = growing(lambda px: lejepa_views(on.mean, on.std, px, small, locals_, smallest), sides)
     return Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
 
 

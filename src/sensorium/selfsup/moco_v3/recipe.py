@@ -10,13 +10,14 @@ from torch import nn
 
 from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import ViT
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone, is_checkpoint
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v3.method import MoCoV3
 
@@ -36,6 +37,7 @@ def moco_v3(
     projection: int = 256,
     weight_decay: float | None = None,
     warmup: float = 0.1,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """MoCo v3 (Chen et al., 2021): contrastive learning against the batch's keys of a moving average, with a predictor.
 
@@ -54,6 +56,7 @@ def moco_v3(
         projection: dimension of queries and keys.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo v3", positions="sincos", init="xavier")
@@ -75,8 +78,8 @@ def moco_v3(
     s.note(freeze_patches=freeze_patches, projection=projection)
     head, predictor = heads(network.dim, width, projection, vit=vit)
     method = MoCoV3(network, head, predictor, temperature=temperature, momentum=momentum, freeze_patches=freeze_patches)
-    side = pick_view_size(view_size, network, on, s)
-    views = byol_views(on.mean, on.std, side, scale=(scale, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(scale, 1.0)), sides)
     return Recipe("moco_v3", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
@@ -33,6 +34,7 @@ def simclr(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): contrastive learning of two views of each picture.
 
@@ -48,6 +50,7 @@ def simclr(
         projection: dimension of the projections that the loss compares.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
@@ -59,6 +62,6 @@ def simclr(
     smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
-    side = pick_view_size(view_size, network, on, s)
-    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
     return Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)

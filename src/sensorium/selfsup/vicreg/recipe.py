@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.vicreg.method import VICReg
@@ -30,6 +31,7 @@ def vicreg(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """VICReg (Bardes et al., 2022): two views agree, every dimension varies, and no two are correlated.
 
@@ -47,6 +49,7 @@ def vicreg(
         projection: dimension of the embeddings, and of the head's hidden layers.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         if weight < 0:
@@ -63,5 +66,6 @@ def vicreg(
     s.note(invariance=invariance, variance=variance, covariance=covariance, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, *[width] * 3, bias=True, last_bias=False)
     method = VICReg(network, head, invariance=invariance, variance=variance, covariance=covariance)
-    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     return Recipe("vicreg", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
