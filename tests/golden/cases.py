@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simmim on a Swin": ("simmim", PICTURES | {"backbone": "swin-micro", "masking": "grid"}),
     "simclr": ("simclr", PICTURES),
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
+    "simclr with patch dropout": ("simclr", PICTURES | {"backbone": "vit-micro", "patch_dropout": 0.5}),
     "simclr_v2": ("simclr_v2", PICTURES),
     "simclr_v2 with a memory": ("simclr_v2", PICTURES | {"backbone": "vit-micro", "memory": 24}),
     "dino": ("dino", PICTURES),

@@ -30,6 +30,7 @@ def barlow_twins(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """Barlow Twins (Zbontar et al., 2021): two views agree in every dimension, and no two dimensions tell the same.
 
@@ -46,13 +47,14 @@ def barlow_twins(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     if redundancy is not None and redundancy < 0:
         raise SensoriumError(f"--redundancy {redundancy:g}: must not be negative; the paper's is 0.0051.")
     if projection is not None and projection < 2:
         raise SensoriumError(f"--projection {projection}: must be at least 2.")
     s = Settings()
-    network = build_backbone(backbone, on, s, by="Barlow Twins")
+    network = build_backbone(backbone, on, s, by="Barlow Twins", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     # More dimensions are better in the paper (figure 4), and cost more than a small backbone.

@@ -30,6 +30,7 @@ def byol(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """BYOL (Grill et al., 2020): prediction of what a moving average of the network gives of another view.
 
@@ -47,9 +48,10 @@ def byol(
         projection: dimension of the projections that are predicted.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that the network leaves out while it learns; its moving average sees all.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="BYOL")
+    network = build_backbone(backbone, on, s, by="BYOL", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     small = on.device == "cpu"

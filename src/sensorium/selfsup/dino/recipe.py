@@ -44,6 +44,7 @@ def dino(
     local_size: int | None = None,
     view_size: int | None = None,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """DINO (Caron et al., 2021): self-distillation; a student predicts from crops the output of its own moving average.
 
@@ -65,9 +66,10 @@ def dino(
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that the network leaves out while it learns; its moving average sees all.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="DINO")
+    network = build_backbone(backbone, on, s, by="DINO", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     usual = _dino_defaults(on, batch)
     rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)

@@ -35,6 +35,7 @@ def simclr(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): contrastive learning of two views of each picture.
 
@@ -51,10 +52,11 @@ def simclr(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="SimCLR")
+    network = build_backbone(backbone, on, s, by="SimCLR", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).

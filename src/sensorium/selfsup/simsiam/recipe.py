@@ -31,6 +31,7 @@ def simsiam(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """SimSiam (Chen & He, 2020): prediction of one's own projection of another view, by the stop-gradient alone.
 
@@ -48,9 +49,10 @@ def simsiam(
         bottleneck: width of the predictor's hidden layer.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="SimSiam")
+    network = build_backbone(backbone, on, s, by="SimSiam", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     small = on.device == "cpu"

@@ -32,6 +32,7 @@ def vicreg(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """VICReg (Bardes et al., 2022): two views agree, every dimension varies, and no two are correlated.
 
@@ -50,6 +51,7 @@ def vicreg(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         if weight < 0:
@@ -57,7 +59,7 @@ def vicreg(
     if projection is not None and projection < 2:
         raise SensoriumError(f"--projection {projection}: must be at least 2.")
     s = Settings()
-    network = build_backbone(backbone, on, s, by="VICReg")
+    network = build_backbone(backbone, on, s, by="VICReg", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
