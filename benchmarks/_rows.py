@@ -119,6 +119,8 @@ ROWS = (
         VIT, "{} / {}; memory {}x / {}x", vit("ViT small 96/8 x8"), 5),
     Row("mae-masking", "selfsup", "MAE training step with 75 % of the patches masked against the same network that encodes all, micro at 32 px / small at 224 px",
         ("python -m benchmarks.masking",), "{} / {}", tuple(Ratio(f"MAE {shape}, 75 % masked") for shape in ("micro 32/4 x32", "small 224/16 x4")), 2),
+    Row("patch-dropout", "selfsup", "SimCLR / DINO training step with half of a ViT's patches left out against one with none left out, micro at 32 px, batch 32",
+        ("python -m benchmarks.masking",), "{} / {}", tuple(Ratio(f"{system} micro 32/4 x32, 50 % dropped") for system in ("SimCLR", "DINO")), 2),
     Row("simclr-training", "selfsup", "whole SimCLR training against lightly's loop, as shipped (views at 24 px) / same views and batch",
         ("python -m benchmarks.simclr --rounds 2",), "{} / {}; waits for data {} / {} of the time",
         (Ratio("SimCLR training an image, as shipped"), Ratio("SimCLR training an image, like theirs"),

@@ -71,7 +71,7 @@ LONG = {
     "detection/detr/recipe.py: detr": "19 flags: 51 lines before the first statement",
     "generative/vqgan/recipe.py: vqgan": "17 flags: 46 lines before the first statement",
     "language/causal_lm/recipe.py: causal_lm": "23 flags: 57 lines before the first statement",
-    "selfsup/supervised/recipe.py: supervised": "16 flags: 45 lines before the first statement",
+    "selfsup/supervised/recipe.py: supervised": "20 flags: 55 lines before the first statement",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

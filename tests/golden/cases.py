@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simmim on a Swin": ("simmim", PICTURES | {"backbone": "swin-micro", "masking": "grid"}),
     "simclr": ("simclr", RESNET),
     "simclr in two parts": ("simclr", PICTURES | {"backbone": "vit-micro", "accumulate": 2}),
+    "simclr with patch dropout": ("simclr", PICTURES | {"backbone": "vit-micro", "patch_dropout": 0.5}),
     "simclr_v2": ("simclr_v2", RESNET),
     "simclr_v2 with a memory": ("simclr_v2", PICTURES | {"backbone": "vit-micro", "memory": 24}),
     "dino": ("dino", RESNET),
@@ -61,6 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cpc": ("cpc", RESNET | {"context_width": 16}),
     "supervised": ("supervised", RESNET),
     "supervised on airbench's network": ("supervised", PICTURES | {"backbone": "airbench-micro"}),
+    "supervised with growing views": ("supervised", PICTURES | {"backbone": "vit-micro", "view_size_first": 4}),
     "distill": ("distill", RESNET | {"teacher": ("supervised", RESNET | {"precision": "32-true"})}),
     "self_training": (
         "self_training",

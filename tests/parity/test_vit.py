@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.networks.vit import ViT
+from sensorium.parts.drop import patch_dropout_
 
 timm_vit = pytest.importorskip("timm.models.vision_transformer")
 transformers = pytest.importorskip("transformers")
@@ -200,3 +201,27 @@ def test_transformers_other_image_sizes_and_attention(size):
     torch.testing.assert_close(ours.tokens(x), wanted.last_hidden_state, atol=1e-5, rtol=0)
     looks = wanted.attentions[-1][:, :, 0, 1:].unflatten(-1, (size[0] // 8, size[1] // 8))
     torch.testing.assert_close(ours.attention(x), looks, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pool, theirs_pool", [("cls", "token"), ("mean", "avg")])
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("image, patch, width, depth, heads", SIZES[2:5])
+def test_timm_patch_dropout(monkeypatch, image, patch, width, depth, heads, rate, pool, theirs_pool):
+    """Of the same draws the same patches are kept; timm ranks them by normal ones, and drops them once all are embedded."""
+    torch.manual_seed(6)
+    theirs = from_timm(image, patch, width, depth, heads, global_pool=theirs_pool, patch_drop_rate=rate).train()
+    ours = ViT(image, patch, width, depth, heads, pool=pool).train()
+    ours.load_state_dict(theirs.state_dict())
+    patch_dropout_(ours, rate)
+    x = images_of(image)
+    monkeypatch.setattr(torch, "randn", torch.rand)
+    torch.manual_seed(7)
+    got = ours.features(x)
+    torch.manual_seed(7)
+    wanted = theirs(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+    assert not torch.allclose(wanted, theirs.eval()(x))
+    way = torch.randn_like(wanted) / wanted.numel() ** 0.5
+    (got * way).sum().backward()
+    (wanted * way).sum().backward()
+    assert_gradients(ours, {n: p.grad for n, p in theirs.named_parameters()})

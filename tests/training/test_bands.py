@@ -53,7 +53,10 @@ def test_the_loss_of_unrelated_outputs_is_that_of_chance() -> None:
     found = {
         "byol": (byol_loss(one, other, other.flip(0), one.flip(0)), scale("byol")),
         "simsiam": (simsiam_loss(one, other, one.flip(0), other.flip(0)), scale("simsiam")),
-        "dino": (dino_loss(uniform, uniform, torch.zeros(K), tau_t=0.04, tau_s=0.1)["loss"], scale("dino", prototypes=K)),
+        "dino": (
+            dino_loss(uniform, uniform, torch.zeros(K), tau_t=0.04, tau_s=0.1)["loss"],
+            scale("dino", prototypes=K),
+        ),
         "swav": (swav_loss(uniform, uniform.softmax(-1))["loss"], scale("swav", prototypes=K)),
         "barlow_twins": (barlow_loss(one, other, 0.0)["loss"], scale("barlow_twins", projection=P)),
         "margin_contrastive": (margin_loss(0 * one, 0 * one, 2.0), scale("margin_contrastive", margin=2.0)),

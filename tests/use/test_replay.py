@@ -60,6 +60,17 @@ def grown(tmp_path_factory):
     return out
 
 
+def test_views_that_grow_have_the_side_that_they_had(tmp_path, monkeypatch):
+    with pytest.raises(SensoriumError, match="not a number"):
+        sensorium.train("supervised", out=tmp_path, lr=1e10, backbone="vit-micro", view_size_first=4, **DIGITS)
+    drawn, seeded = [], module.Draw.seeded
+    monkeypatch.setattr(module.Draw, "seeded", lambda *given: drawn.append(seeded(*given)) or drawn[-1])
+    replay(tmp_path)
+    kept = json.loads((tmp_path / "nonfinite" / "step.json").read_text())
+    assert kept["fraction"] < 0.5
+    assert {draw.fraction for draw in drawn} == {kept["fraction"]}
+
+
 def test_a_learning_rate_that_is_too_large(grown):
     before = {path: path.read_bytes() for path in grown.rglob("*") if path.is_file()}
     found = replay(grown)

@@ -26,13 +26,15 @@ def step_seed(seed: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws for rows ``start:stop`` of a global batch of ``total`` samples, delivered on ``device``."""
+    """Draws for rows ``start:stop`` of a global batch of ``total`` samples, delivered on ``device``. ``fraction`` of the budget
+    spent before the step, for views that change with it."""
 
     generator: torch.Generator
     total: int
     start: int
     stop: int
     device: torch.device | str = "cpu"
+    fraction: float = 1.0
 
     @classmethod
     def seeded(
@@ -43,9 +45,10 @@ class Draw:
         start: int = 0,
         stop: int | None = None,
         device: torch.device | str = "cpu",
+        fraction: float = 1.0,
     ) -> Draw:
         generator = torch.Generator().manual_seed(step_seed(seed, step))
-        return cls(generator, total, start, total if stop is None else stop, device)
+        return cls(generator, total, start, total if stop is None else stop, device, fraction)
 
     @property
     def count(self) -> int:

@@ -32,6 +32,7 @@ from sensorium.metrics.linear import fit_probe, seeds_for, several_classes, summ
 from sensorium.metrics.logistic import Probe
 from sensorium.metrics.subsets import percent, stratified
 from sensorium.networks.seen import inner
+from sensorium.parts.drop import patch_dropout_
 from sensorium.parts.lowrank import merged
 from sensorium.parts.moe.layer import update_biases
 from sensorium.recipe.optim import by_depth
@@ -213,6 +214,7 @@ def _tune(
     tested: int,
 ) -> tuple[Tuned, int] | None:
     """Train on the images ``subset``: the tuned network and the number of steps; None if it would not end in time."""
+    patch_dropout_(backbone, 0.0)  # whole pictures, as in all of judging
     labels = torch.from_numpy(labels_of(train)[subset])
     images = torch.from_numpy(np.array(train.images[subset]))
     batch, steps = length(len(subset), how)

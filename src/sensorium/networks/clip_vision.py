@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, init_blocks_
 from sensorium.networks.vit import layer_index
+from sensorium.parts.drop import PatchDropout
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions.grid import Resampling, resample
 
@@ -56,6 +57,7 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         self.resampling: Resampling = resampling
         self.patch_embed = PatchEmbed(patch_size, width)
         self.patch_embed.proj.register_parameter("bias", None)
+        self.patch_drop = PatchDropout()
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(self.grid), width))
         self.norm_pre = nn.LayerNorm(width, eps=eps)
@@ -100,8 +102,8 @@ class CLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self.encode(self.embed(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the class token after the final norm."""
-        return self.norm(self.blocks[-1](self._before_last(self.embed(images)), slice(0, 1)))[:, 0]
+        """[B, 3, H, W] -> [B, D]: the class token after the final norm; while training, of the patches that are kept."""
+        return self.norm(self.blocks[-1](self._before_last(self.patch_drop(self.embed(images))), slice(0, 1)))[:, 0]
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention of the class token in the last block: [B, 3, H, W] -> [B, heads, H', W'], each map sums to at most

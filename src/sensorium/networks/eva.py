@@ -69,7 +69,8 @@ class EVA(PatchTransformer):
         self.hidden, self.gated, self.reference = hidden, gated, reference
         self.sub_norm, self.inner_norm = sub_norm, inner_norm
         self.rope = Rotary2D(10_000.0) if reference else None
-        self.in_attention = reference > 0
+        if reference:
+            self.in_attention, self.patch_drop = True, nn.Identity()
 
     def place(self, grid: tuple[int, int]) -> Angles | None:
         """The rotations of all tokens of a ``grid``, zero for the class token: two [T, 2, d / 2]; None for none."""

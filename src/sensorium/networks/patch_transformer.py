@@ -20,6 +20,7 @@ from sensorium.abilities import AttentionMaps, MaskedEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import Pool, layer_index
 from sensorium.parts.block import Block
+from sensorium.parts.drop import PatchDropout
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions.grid import Resampling, resample
@@ -68,6 +69,7 @@ class PatchTransformer(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
         self.eps, self.registers, self.pool = eps, registers, pool
         self.resampling: Resampling = resampling
         self.patch_embed = PatchEmbed(patch_size, width)
+        self.patch_drop = nn.Identity() if self.in_attention else PatchDropout()
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.before = int(class_token) + registers  # tokens before the patches
@@ -156,10 +158,13 @@ class PatchTransformer(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
         return self._first(self._encoded(self.embed(images), self.place(self.grid_of(images))))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patches, after the final norm or before it."""
+        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patches, after the final norm or before it.
+
+        While training, of the patches that :class:`PatchDropout` keeps.
+        """
         rows = slice(0, 1) if self.pool == "cls" else slice(self.before, None)
         place = self.place(self.grid_of(images))
-        x = self.blocks[-1](self._before_last(self.embed(images), place), rows, place)
+        x = self.blocks[-1](self._before_last(self.patch_drop(self.embed(images)), place), rows, place)
         return self._pooled(self._normed(x))
 
     def attention(self, images: Tensor) -> Tensor:

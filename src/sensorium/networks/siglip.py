@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, Mlp, init_blocks_
 from sensorium.networks.vit import layer_index
+from sensorium.parts.drop import PatchDropout
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions.grid import Resampling, resample
 
@@ -98,6 +99,7 @@ class SigLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         self.eps = eps
         self.resampling: Resampling = resampling
         self.patch_embed = PatchEmbed(patch_size, width)
+        self.patch_drop = PatchDropout()
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid), width))
         self.blocks = nn.ModuleList(
             Block(width, heads, self.hidden, activation=activation, eps=eps) for _ in range(depth)
@@ -135,8 +137,8 @@ class SigLIPVision(nn.Module, TokenEncoder, MapEncoder, AttentionMaps):
         return self._encoded(self.embed(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the tokens, pooled by attention."""
-        return self.pool(self.tokens(images))
+        """[B, 3, H, W] -> [B, D]: the tokens, pooled by attention; while training, those of the patches that are kept."""
+        return self.pool(self._encoded(self.patch_drop(self.embed(images))))
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention of the probe, which stands for a class token: [B, 3, H, W] -> [B, h, H', W'], each map sums to 1."""

@@ -27,6 +27,7 @@ from sensorium.abilities import AttentionMaps, MaskedEncoder, TokenEncoder
 from sensorium.errors import SensoriumError
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.block import Angles, Balanced, Block, Gated, hidden_channels
+from sensorium.parts.drop import PatchDropout
 from sensorium.parts.feedforward import FeedForward, Kind, rows
 from sensorium.parts.init import Init, init_transformer_
 from sensorium.parts.moe.layer import MoE
@@ -98,6 +99,9 @@ class ViT(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
         self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
 
         self.patch_embed = PatchEmbed(patch_size, width)
+        # Rotations are those of a whole grid, and gated units divide by the number of all its tokens.
+        whole = positions == "rope" or "gau" in parts
+        self.patch_drop = nn.Identity() if whole else PatchDropout()
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         patches = math.prod(self.grid)
@@ -191,10 +195,13 @@ class ViT(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
         return self.encode(self.embed(images), self.angles(self.grid_of(images)))
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm or before it."""
+        """[B, 3, H, W] -> [B, D]: the class token, or the mean of the patch tokens, after the final norm or before it.
+
+        While training, of the patches that :class:`PatchDropout` keeps.
+        """
         rows = slice(0, 1) if self.pool == "cls" else slice(1 + self.registers, None)
-        angles = self.angles(self.grid_of(images))
-        x = self.normed(self.blocks[-1](self._before_last(self.embed(images), angles), rows, angles)).mean(dim=1)
+        angles, patches = self.angles(self.grid_of(images)), self.patch_drop(self.embed(images))
+        x = self.normed(self.blocks[-1](self._before_last(patches, angles), rows, angles)).mean(dim=1)
         return self.norm(x) if self.pool == "fc_norm" else x
 
     def attention(self, images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sensorium.networks.seen import AsTrained, usual_side
 from sensorium.networks.swin import SWIN_SIZES, swin
 from sensorium.networks.swinv2 import SWINV2_SIZES, swinv2
 from sensorium.networks.vit import BLOCK_PARTS, FEED_PARTS, VIT_SIZES, auto_patch, vit
+from sensorium.parts.drop import PatchDropout, patch_dropout_
 from sensorium.parts.lowrank import merged
 from sensorium.recipe.recipe import READ, Settings
 from sensorium.recipe.trained import Trained
@@ -51,6 +52,7 @@ def build_backbone(
     needs: type = Encoder,
     default: tuple[str, str] | None = None,
     class_token: bool = True,
+    patch_dropout: float = 0.0,
     **vit_numbers: Any,
 ) -> Any:
     """A backbone by name (``airbench-micro``, ``airbench-94``, ``resnet-micro`` .. ``resnet-101``, ``vit-micro`` ..
@@ -59,13 +61,27 @@ def build_backbone(
 
     A ViT's parts are appended to its size: ``vit-micro+rope+gau+experts`` (``VIT_PARTS``).
 
-    ``None`` depends on the machine: on a CPU airbench's network for pictures of at most 64 px, else the narrow ResNet, because they
-    learn more per minute; on a GPU a ResNet; where patches are masked a ViT. ``default``: another one, and why. ``class_token``: whether a ViT
-    of a name has one. ``vit_numbers`` are passed to such a ViT. An illegal pair of method and backbone is an error that
-    lists the legal choices.
+    ``None`` depends on the machine: on a CPU airbench's network for pictures of at most 64 px, else the narrow ResNet, because
+    they learn more per minute; on a GPU a ResNet; where patches are masked a ViT. ``default``: another one, and why.
+    ``class_token``: whether a ViT of a name has one. ``patch_dropout``: rate at which a ViT leaves patches out while it is trained;
+    recorded if it is not 0, so that a run from before there was one goes on. ``vit_numbers`` are passed to a ViT of a name. An illegal
+    pair of method and backbone is an error that lists the legal choices.
     """
     usual, why = default or _auto(on, needs)
     name = settings.pick("backbone", None if given in (None, "auto") else given, usual, why)
+    network = _named(name, on, settings, needs, class_token, vit_numbers)
+    try:
+        require(network, needs, by=by, choices=", ".join(choices(needs)))
+    except TypeError as error:
+        raise SensoriumError(str(error)) from None
+    if patch_dropout:
+        _drop_patches_(network, name, patch_dropout, settings)
+    return network
+
+
+def _named(
+    name: str, on: Situation, settings: Settings, needs: type, class_token: bool, vit_numbers: dict[str, Any]
+) -> Any:
     if is_checkpoint(name):
         from sensorium.published import load_backbone
 
@@ -95,11 +111,18 @@ def build_backbone(
         raise SensoriumError(
             f"no backbone or checkpoint called '{name}'. {hint}Choose {', '.join(choices(needs))}, or a path."
         )
-    try:
-        require(network, needs, by=by, choices=", ".join(choices(needs)))
-    except TypeError as error:
-        raise SensoriumError(str(error)) from None
     return network
+
+
+def _drop_patches_(network: Any, name: str, rate: float, settings: Settings) -> None:
+    if not 0 < rate < 1:
+        raise SensoriumError(f"--patch-dropout {rate:g}: must be at least 0 and less than 1.")
+    if not any(isinstance(part, PatchDropout) for part in network.modules()):
+        raise SensoriumError(
+            f"--patch-dropout {rate:g}: {name} can't leave patches out. Choose {', '.join(VITS)}, without rope and gau."
+        )
+    patch_dropout_(network, rate)
+    settings.note(patch_dropout=rate)
 
 
 def is_checkpoint(name: str | None) -> bool:
@@ -139,7 +162,9 @@ def started_from(
         )
     settings.note(start=folder)
     settings.pick("network", None, run.settings.get("backbone", run.info.recipe), f"of {folder}")
-    return copy.deepcopy(merged(network)).requires_grad_(True)
+    network = copy.deepcopy(merged(network)).requires_grad_(True)
+    patch_dropout_(network, 0.0)  # a setting of that run
+    return network
 
 
 def _vit_parts(name: str, parts: list[str], needs: type) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensorium.abilities import Encoder, TokenEncoder
+from sensorium.abilities import Encoder, MapEncoder, TokenEncoder
 from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.networks.airbench import Airbench
 from sensorium.networks.resnet import ResNet
@@ -157,3 +158,27 @@ def pick_view_size(given: int | None, network: object, on: Situation, settings: 
         else f"image size {on.image_size}"
     )
     return settings.pick("view_size", given, size, why)
+
+
+def pick_view_sizes(
+    given: int | None, first: int | None, network: object, on: Situation, settings: Settings
+) -> tuple[int, ...]:
+    """:func:`pick_view_size`, the last, after those of :func:`growing_sides`."""
+    return growing_sides(first, pick_view_size(given, network, on, settings), network, settings)
+
+
+def growing_sides(first: int | None, side: int, network: object, settings: Settings) -> tuple[int, ...]:
+    """Sides in pixels that crops have one after the other (:mod:`sensorium.data.augment.growing`): from ``first`` to ``side``
+    in steps of a patch, or for other networks of a place of the finest map, 2 at least; only ``side`` without a ``first``.
+
+    Raises SensoriumError for a first side that is larger, or that patches do not divide.
+    """
+    if first is None:
+        return (side,)  # not recorded, so that a run from before there were such sides goes on
+    patches = isinstance(network, TokenEncoder)
+    unit = network.patch_size if patches else max(2, network.strides[0]) if isinstance(network, MapEncoder) else 2
+    if not unit <= first <= side or (patches and first % unit):
+        whole = f", in patches of {unit}" if patches else ""
+        raise SensoriumError(f"--view-size-first {first}: must be from {unit} to the view size of {side} px{whole}.")
+    settings.note(view_size_first=first)
+    return (*range(first, side, unit), side)

@@ -132,4 +132,7 @@ def quantiles(curves: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]
     import numpy as np
 
     values: Any = np.quantile(np.array(curves), (QUANTILES[0], 0.5, QUANTILES[1]), axis=0)
-    return {name: tuple(round(float(v), 4) for v in row) for name, row in zip(("low", "median", "high"), values, strict=True)}
+    return {
+        name: tuple(round(float(v), 4) for v in row)
+        for name, row in zip(("low", "median", "high"), values, strict=True)
+    }

@@ -95,6 +95,7 @@ class Batches:
         self.order = Order(len(rows), share.batch_size, seed)
         self.device = torch.device("cpu")
         self.step, self.micro, self.stopped = 0, 0, False
+        self.fraction = 1.0  # of the budget spent, for views that change with it; the loop says it before each step
         self.waited = self.augmented = 0.0
         self._reader: ThreadPoolExecutor | None = None
         self._next: tuple[tuple[int, int], Future[Taken]] | None = None
@@ -117,7 +118,9 @@ class Batches:
         fields = {name: _each(lambda x: x.to(self.device, non_blocking=True), value) for name, value in taken.items()}
         ready = time.perf_counter()
         rows = self.share.rows(self.micro)
-        draw = Draw.seeded(self.seed, self.step, self.share.batch_size, rows.start, rows.stop, self.device)
+        draw = Draw.seeded(
+            self.seed, self.step, self.share.batch_size, rows.start, rows.stop, self.device, self.fraction
+        )
         with torch.no_grad():
             batch = self.views(fields, draw)
         self.waited += ready - before

@@ -167,6 +167,7 @@ class Loop:
         """Take step ``steps`` at ``fraction`` of the budget."""
         seed_step(self.options.seed, self.fabric.global_rank, self.steps, self.fabric.device)
         epoch = self.steps * self.batches.share.batch_size // self.batches.order.count
+        self.batches.fraction = self.fraction
         return self.step(islice(self.batches, self.options.accumulate), Progress(self.steps, epoch, self.fraction))
 
     @property

@@ -160,7 +160,7 @@ def _take(step: Step, recipe: Recipe, kept: KeptStep, rows: Taken, device: torch
         for micro in range(kept.pieces):
             where = share.rows(micro)
             fields: Taken = {name: _on(value[where], device) for name, value in rows.items()}
-            draw = Draw.seeded(kept.seed, kept.step, kept.batch_size, where.start, where.stop, device)
+            draw = Draw.seeded(kept.seed, kept.step, kept.batch_size, where.start, where.stop, device, kept.fraction)
             with torch.no_grad():
                 batch = recipe.views(fields, draw)
             yield batch

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
@@ -30,6 +31,8 @@ def barlow_twins(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """Barlow Twins (Zbontar et al., 2021): two views agree in every dimension, and no two dimensions tell the same.
 
@@ -46,13 +49,15 @@ def barlow_twins(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     if redundancy is not None and redundancy < 0:
         raise SensoriumError(f"--redundancy {redundancy:g}: must not be negative; the paper's is 0.0051.")
     if projection is not None and projection < 2:
         raise SensoriumError(f"--projection {projection}: must be at least 2.")
     s = Settings()
-    network = build_backbone(backbone, on, s, by="Barlow Twins")
+    network = build_backbone(backbone, on, s, by="Barlow Twins", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     # More dimensions are better in the paper (figure 4), and cost more than a small backbone.
@@ -62,7 +67,9 @@ def barlow_twins(
     smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     method = BarlowTwins(network, mlp_head(network.dim, *[width] * 3, last_bias=False), redundancy=weight)
-    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
-    optimizer = adamw(rate, weight_decay)
-    made = Recipe("barlow_twins", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
+    made = Recipe(
+        "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)

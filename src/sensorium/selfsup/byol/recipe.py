@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.byol.method import BYOL
@@ -30,6 +31,8 @@ def byol(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """BYOL (Grill et al., 2020): prediction of what a moving average of the network gives of another view.
 
@@ -47,9 +50,11 @@ def byol(
         projection: dimension of the projections that are predicted.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that the network leaves out while it learns; its moving average sees all.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="BYOL")
+    network = build_backbone(backbone, on, s, by="BYOL", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     small = on.device == "cpu"
@@ -60,12 +65,12 @@ def byol(
     cheap = "a CPU: heads no wider than the backbone"
     width = s.pick("hidden", hidden, *((512, cheap) if small else (4096, "the paper's")))
     out = s.pick("projection", projection, *((128, cheap) if small else (256, "the paper's")))
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup)
     with refused_by("byol"):
         # As in the authors' code the output layers have no bias; that of the hidden ones a normalization takes away.
         heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
         method = BYOL(network, *heads, momentum=start)
-    views = byol_views(on.mean, on.std, side, scale=(smallest, 1.0))
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     made = Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

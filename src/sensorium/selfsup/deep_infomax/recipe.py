@@ -12,6 +12,7 @@ from torch import nn
 
 from sensorium.abilities import MapEncoder
 from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
@@ -19,7 +20,7 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Builder, Recipe, Settings, machine_of, refused_by
 from sensorium.selfsup.deep_infomax.critics import ConcatLocal, DotGlobal, DotLocal
 from sensorium.selfsup.deep_infomax.method import PHASES, Bound, DeepInfoMax, discriminator
@@ -49,6 +50,7 @@ def deep_infomax(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """Deep InfoMax (Hjelm et al., 2018): features that have much mutual information with every place of a picture's map.
 
@@ -72,21 +74,22 @@ def deep_infomax(
         strength: of the color jitter; the paper has none.
         view_size: side of the crop in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s, (small, why) = Settings(), machine_of(on)
     network = build_backbone(backbone, on, s, by="Deep InfoMax", needs=MapEncoder)
     rate = pick_lr(lr, 2e-3, batch := pick_batch_size(batch_size, on, s), s)
-    which = _level(level, network, side := pick_view_size(view_size, network, on, s), s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    which, shape = _level(level, network, sides[-1], s)
     wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
     s.note(bound=bound, alpha=alpha, beta=beta, gamma=gamma, critic=critic, outputs=outputs, crop_min=crop_min)
     s.note(strength=strength, weight_decay=weight_decay, warmup=warmup)
-    shape = (network.channels[which], _rows(network, side)[which])
     weights: dict[str, Any] = {"alpha": alpha, "beta": beta, "gamma": gamma}
     local, others = _critics(critic, shape, outputs, wide, weights)
     with refused_by("deep_infomax"):
         method = DeepInfoMax(network, outputs, local, **others, level=which, bound=bound, **weights)
-    views = deep_infomax_views(on.mean, on.std, side, crop_min, strength, prior=outputs if gamma else 0)
-    optimizers = _optimizers(rate) if gamma else adamw(rate, weight_decay)
+    prior, optimizers = (outputs, _optimizers(rate)) if gamma else (0, adamw(rate, weight_decay))
+    views = growing(lambda px: deep_infomax_views(on.mean, on.std, px, crop_min, strength, prior=prior), sides)
     made = Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 
@@ -112,16 +115,17 @@ def _adam(method: Any, phase: str, lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(list(method.parameters_of(phase)), lr=lr, fused=True)
 
 
-def _level(given: int | None, network: Any, side: int, s: Settings) -> int:
-    """The coarsest map with enough places, or the finest."""
-    fine = [i for i, rows in enumerate(_rows(network, side)) if rows >= PLACES]
+def _level(given: int | None, network: Any, side: int, s: Settings) -> tuple[int, tuple[int, int]]:
+    """The coarsest map with enough places, or the finest; its channels and rows."""
+    rows = _rows(network, side)
+    fine = [i for i, count in enumerate(rows) if count >= PLACES]
     which: int = s.pick("level", given, max(fine, default=0), f"the coarsest with {PLACES} rows or more at {side} px")
     if not 0 <= which < len(network.strides):
         raise SensoriumError(f"--level {which}: this network has maps 0 to {len(network.strides) - 1}.")
-    return which
+    return which, (network.channels[which], rows[which])
 
 
-def _rows(network: MapEncoder, side: int) -> list[int]:
+def _rows(network: Any, side: int) -> list[int]:
     """Rows of each map of pictures of ``side`` pixels."""
     shapes = copy.deepcopy(network).to("meta")
     return [found.shape[2] for found in shapes.maps(torch.empty(2, 3, side, side, device="meta"))]

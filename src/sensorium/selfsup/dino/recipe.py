@@ -8,12 +8,13 @@ from typing import Any
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import SMALL, byol_view, drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.dino.method import DINO
@@ -44,6 +45,8 @@ def dino(
     local_size: int | None = None,
     view_size: int | None = None,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """DINO (Caron et al., 2021): self-distillation; a student predicts from crops the output of its own moving average.
 
@@ -65,24 +68,26 @@ def dino(
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that the network leaves out while it learns; its moving average sees all.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="DINO")
+    network = build_backbone(backbone, on, s, by="DINO", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     usual = _dino_defaults(on, batch)
-    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
-    given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher}
-    start, center, tau_t = (s.pick(name, given[name], *usual[name]) for name in given)
-    width = s.pick("prototypes", prototypes, *usual["prototypes"])
-    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
+    vit = isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
+    given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher,
+             "prototypes": prototypes, "local_crops": local_crops}  # fmt: skip
+    start, center, tau_t, width, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
-    side = pick_view_size(view_size, network, on, s)
-    small = pick_local_size(local_size, side, 0.5, "half", network, s)  # 96 of 224 in the paper
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    small = pick_local_size(local_size, sides[-1], 0.5, "half", network, s)  # 96 of 224 in the paper
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
     head, warming = _dino_head(network, width, on), (min(0.04, tau_t), tau_t)
     method = DINO(network, head, tau_s=tau_student, tau_t=warming, momentum=start, center_momentum=center)
-    views = dino_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
+    views = growing(lambda px: dino_views(on.mean, on.std, px, small, locals_, global_scale=(smallest, 1.0)), sides)
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
     made = Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

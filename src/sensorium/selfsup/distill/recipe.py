@@ -7,6 +7,7 @@ from typing import Any
 
 from sensorium.abilities import Encoder, MapEncoder
 from sensorium.base.draw import Draw, Views
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
@@ -15,7 +16,7 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipe.trained import RunOrCheckpoint
 from sensorium.selfsup.distill.method import Distill
@@ -37,6 +38,7 @@ def distill(
     warmup: float = 0.05,
     teacher_width: int | None = None,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """Distillation (SimReg, Navaneet et al., 2022): a network learns the features of another one, without labels.
 
@@ -53,6 +55,7 @@ def distill(
             0 for none.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the student's crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         teacher_side: pixels to which crops are resized for the teacher; by default the size that it was trained at, at
             most 224, and for a ResNet of a run the crop's.
         teacher_width: number of the teacher's features; read from it, and recorded to open the run without it.
@@ -65,7 +68,7 @@ def distill(
     s = Settings()
     s.note(teacher=teacher)
     network = build_backbone(backbone, on, s, by="Distillation", needs=MapEncoder if spatial else Encoder)
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 4e-3, batch, s)
     s.note(teacher_side=teacher_side, crop_min=crop_min, weight_decay=weight_decay, warmup=warmup)
@@ -73,10 +76,13 @@ def distill(
     if spatial is None:
         spatial = 1.0 if issubclass(type(network), MapEncoder) and frozen.has_maps else 0.0
     s.pick("spatial", None, spatial, "weight of the maps, which both networks have" if spatial else "no maps in common")
-    width: int = s.pick("teacher_width", None, frozen.width or frozen.check(side, maps=spatial > 0), "the teacher's")
+    width: int = s.pick(
+        "teacher_width", None, frozen.width or frozen.check(sides[-1], maps=spatial > 0), "the teacher's"
+    )
     head = ProjectionHead(network.dim, 2 * network.dim, width)
     method = Distill(network, head, frozen, width, spatial=spatial)
-    views, optimizer = distill_views(on.mean, on.std, side, crop_min), adamw(rate, weight_decay)
+    views = growing(lambda px: distill_views(on.mean, on.std, px, crop_min), sides)
+    optimizer = adamw(rate, weight_decay)
     made = Recipe("distill", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

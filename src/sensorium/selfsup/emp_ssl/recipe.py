@@ -8,6 +8,7 @@ from typing import Any
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import SMALL, drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
@@ -15,7 +16,7 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.optim import adamw, growing_sides, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.emp_ssl.method import EMPSSL
 
@@ -35,6 +36,7 @@ def emp_ssl(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """EMP-SSL (Tong et al., 2023): many small crops of each picture agree, while pictures spread over all directions.
 
@@ -53,6 +55,7 @@ def emp_ssl(
         crop_area: area of each crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     for name, value, least in (("crops", crops, 2), ("projection", projection, 2)):
         if value is not None and value < least:
@@ -72,7 +75,8 @@ def emp_ssl(
     s.note(invariance=invariance, eps=eps, crop_area=crop_area, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, *[512 if cpu else 4096] * 2, width, bias=True)
     method = EMPSSL(network, head, invariance=invariance, eps=eps)
-    views = emp_views(on.mean, on.std, _side(view_size, network, on, crop_area, s), count, crop_area)
+    sides = growing_sides(view_size_first, _side(view_size, network, on, crop_area, s), network, s)
+    views = growing(lambda px: emp_views(on.mean, on.std, px, count, crop_area), sides)
     made = Recipe("emp_ssl", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

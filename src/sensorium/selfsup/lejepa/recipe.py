@@ -8,13 +8,14 @@ from dataclasses import replace
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import byol_view, drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.lejepa.method import LeJEPA
 
@@ -35,6 +36,7 @@ def lejepa(
     weight_decay: float | None = None,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """LeJEPA (Balestriero and LeCun, 2025): views predict each other, and their embeddings are kept Gaussian.
 
@@ -54,12 +56,14 @@ def lejepa(
         local_size: their side in pixels.
         view_size: side of the global crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     if not 0 <= trade_off <= 1:
         raise SensoriumError(f"--trade-off {trade_off:g}: must be from 0 to 1; the paper's are 0.01 to 0.1.")
     for name, value, least in (("slices", slices, 1), ("projection", projection, 1), ("local-crops", local_crops, 0)):
         if value is not None and value < least:
-            raise SensoriumError(f"--{name} {value}: must be at least {least}.")
+            must = f"be at least {least}" if least else "not be negative"
+            raise SensoriumError(f"--{name} {value}: must {must}.")
     s = Settings()
     network = build_backbone(backbone, on, s, by="LeJEPA")
     cpu, vit = on.device == "cpu", isinstance(network, TokenEncoder)
@@ -71,12 +75,12 @@ def lejepa(
     locals_ = s.pick("local_crops", local_crops, *((0, "a CPU has time for few steps") if cpu else (6, "the authors'")))
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.3 if locals_ else 0.2, f"{locals_} local crops")
-    side = pick_view_size(view_size, network, on, s)
-    small = pick_local_size(local_size, side, 7 / 16, "7/16", network, s)  # 98 of 224 in the paper
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    small = pick_local_size(local_size, sides[-1], 7 / 16, "7/16", network, s)  # 98 of 224 in the paper
     s.note(trade_off=trade_off, warmup=warmup)
     head = mlp_head(network.dim, *[512 if cpu else 2048] * 2, width, bias=True)
     method = LeJEPA(network, head, trade_off=trade_off, slices=count)
-    views = lejepa_views(on.mean, on.std, side, small, locals_, smallest)
+    views = growing(lambda px: lejepa_views(on.mean, on.std, px, small, locals_, smallest), sides)
     made = Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
     return heads_first(made, head_first)
 

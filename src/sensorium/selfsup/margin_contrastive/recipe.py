@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.margin_contrastive.method import MarginContrastive
 
@@ -27,6 +28,7 @@ def margin_contrastive(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """Margin contrastive (Hadsell, Chopra, LeCun, 2006): views of a picture are pulled together, others pushed apart.
 
@@ -42,6 +44,7 @@ def margin_contrastive(
         projection: dimension of the outputs that the loss compares.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         strength: of the color jitter, as in SimCLR.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
@@ -50,12 +53,12 @@ def margin_contrastive(
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     smallest = pick_crop_min(crop_min, on, s)
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength, margin=margin)
     with refused_by("margin_contrastive"):
         head = mlp_head(network.dim, max(network.dim, 256), projection)
         method = MarginContrastive(network, head, margin=margin)
-    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
     schedule = lambda f: warmup_cosine(f, warmup)  # noqa: E731
     made = Recipe("margin_contrastive", method, views, adamw(rate, weight_decay), schedule, batch, s)
     return heads_first(made, head_first)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.drop import rising_
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.moby.method import MoBY
 
@@ -33,6 +34,7 @@ def moby(
     weight_decay: float = 0.05,
     warmup: float | None = None,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """MoBY (Xie et al., 2021): MoCo v2's queue of keys with BYOL's predictor and moving average, on a Swin.
 
@@ -53,6 +55,7 @@ def moby(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s, usual = Settings(), _defaults(on)
     network = build_backbone(backbone, on, s, by="MoBY", default=usual.pop("backbone", None))
@@ -70,7 +73,8 @@ def moby(
             network, projector, predictor, dim_keys=out, negatives=keys, temperature=temperature, momentum=m
         )  # fmt: skip
         rising_(method.backbone, drop)
-    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     made = Recipe("moby", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warm), batch, s)
     return heads_first(made, head_first)
 

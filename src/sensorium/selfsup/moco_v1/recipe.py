@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from sensorium.data.augment.crops import drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
@@ -13,7 +14,7 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import linear
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
 
@@ -33,6 +34,7 @@ def moco_v1(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """MoCo v1 (He et al., 2019): contrastive learning against a queue of keys, which a moving average computes.
 
@@ -51,6 +53,7 @@ def moco_v1(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo")
@@ -61,10 +64,10 @@ def moco_v1(
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, projection=projection, crop_min=crop_min)
     numbers: dict[str, Any] = {"projection": projection, "queue": size, "temperature": temperature, "momentum": m}
     method = MoCo(network, mlp_head(network.dim, projection), **numbers, groups=pick_groups(batch, s))
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     # Instance discrimination's augmentation (section 3.3); the authors' code grays before it jitters.
-    view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2)
-    views = drawn("views", [view] * 2, on.mean, on.std)
+    how: dict[str, Any] = {"scale": (crop_min, 1.0), "jitter": (0.4, 0.4, 0.4, 0.4), "jitter_p": 1.0, "grey_p": 0.2}
+    views = growing(lambda px: drawn("views", [View(px, **how)] * 2, on.mean, on.std), sides)
     made = Recipe("moco_v1", method, views, adamw(rate, weight_decay), lambda f: stepped(f, warmup), batch, s)
     return heads_first(made, head_first)
 

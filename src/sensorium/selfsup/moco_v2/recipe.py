@@ -3,16 +3,19 @@ and a cosine schedule (Chen et al., 2020, arXiv:2003.04297, table 1)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from sensorium.base.draw import Views
 from sensorium.data.augment.crops import SMALL, drawn
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import View
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
@@ -41,6 +44,7 @@ def moco_v2(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """MoCo v2 (Chen et al., 2020): MoCo with SimCLR's head and augmentation, and a cosine schedule.
 
@@ -59,6 +63,7 @@ def moco_v2(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo v2")
@@ -70,9 +75,14 @@ def moco_v2(
     head = mlp_head(network.dim, network.dim, projection, norm=False)
     numbers: dict[str, Any] = {"projection": projection, "queue": size, "temperature": temperature, "momentum": m}
     method = MoCo(network, head, **numbers, groups=pick_groups(batch, s))
-    side = pick_view_size(view_size, network, on, s)
-    blur = 0.5 if side > SMALL else 0.0
-    view = View(side, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=blur)
-    views = drawn("views", [view] * 2, on.mean, on.std)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: moco_v2_views(on.mean, on.std, px, crop_min), sides)
     made = Recipe("moco_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
+
+
+def moco_v2_views(mean: Sequence[float], std: Sequence[float], size: int, crop_min: float) -> Views:
+    """``{"views": [x1, x2]}``: SimCLR's augmentation with a weaker color jitter; up to 64 pixels they are not blurred."""
+    blur = 0.5 if size > SMALL else 0.0
+    view = View(size, (crop_min, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=blur)
+    return drawn("views", [view] * 2, mean, std)

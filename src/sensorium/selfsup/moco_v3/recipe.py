@@ -10,6 +10,7 @@ from torch import nn
 
 from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.networks.vit import ViT
@@ -17,7 +18,7 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone, is_checkpoint
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v3.method import MoCoV3
 
@@ -38,6 +39,8 @@ def moco_v3(
     weight_decay: float | None = None,
     warmup: float = 0.1,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """MoCo v3 (Chen et al., 2021): contrastive learning against the batch's keys of a moving average, with a predictor.
 
@@ -57,9 +60,12 @@ def moco_v3(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that the network leaves out while it learns; its moving average sees all.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="MoCo v3", positions="sincos", init="xavier")
+    initial: dict[str, Any] = {"positions": "sincos", "init": "xavier"}
+    network = build_backbone(backbone, on, s, by="MoCo v3", patch_dropout=patch_dropout, **initial)
     if isinstance(network, ViT) and not is_checkpoint(backbone):
         start_(network)
     vit, cpu = isinstance(network, TokenEncoder), on.device == "cpu"
@@ -70,18 +76,22 @@ def moco_v3(
     smallest = 0.2 if not vit or on.image_size <= 64 else 0.08
     scale = s.pick("crop_min", crop_min, smallest, f"the authors' configuration; image size {on.image_size}")
     width = s.pick("hidden", hidden, *((512, "cheap on a CPU") if cpu else (4096, "the paper's")))
-    if not 0 <= momentum <= 1:
-        raise SensoriumError(f"--momentum {momentum:g}: must be at least 0 and at most 1; the paper's is 0.99.")
-    if temperature <= 0:
-        raise SensoriumError(f"--temperature {temperature:g}: must be above 0.")
+    _check(momentum, temperature)
     s.note(warmup=warmup, temperature=temperature, momentum=momentum)
     s.note(freeze_patches=freeze_patches, projection=projection)
     head, predictor = heads(network.dim, width, projection, vit=vit)
     method = MoCoV3(network, head, predictor, temperature=temperature, momentum=momentum, freeze_patches=freeze_patches)
-    side = pick_view_size(view_size, network, on, s)
-    views = byol_views(on.mean, on.std, side, scale=(scale, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(scale, 1.0)), sides)
     made = Recipe("moco_v3", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
+
+
+def _check(momentum: float, temperature: float) -> None:
+    if not 0 <= momentum <= 1:
+        raise SensoriumError(f"--momentum {momentum:g}: must be at least 0 and at most 1; the paper's is 0.99.")
+    if temperature <= 0:
+        raise SensoriumError(f"--temperature {temperature:g}: must be above 0.")
 
 
 def heads(dim: int, hidden: int, projection: int, *, vit: bool) -> tuple[nn.Sequential, nn.Sequential]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.self_training.method import SelfTraining
@@ -28,6 +29,7 @@ def self_training(
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """Self-training (SimCLR v2, Chen et al., 2020): a network learns a classifier's probabilities, on pictures without labels, too.
 
@@ -42,6 +44,7 @@ def self_training(
         alpha: weight of the teacher's probabilities; below 1 labels have the rest.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
@@ -56,8 +59,9 @@ def self_training(
     frozen = FrozenClassifier(teacher, on)
     with refused_by("self_training"):
         method = SelfTraining(network, len(on.classes), frozen, temperature=temperature, alpha=alpha)
-    side = pick_view_size(view_size, network, on, s)
-    views = supervised_views(on.mean, on.std, side, scale=(smallest, 1.0))  # crops and mirrors alone, as in section 3
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    # crops and mirrors alone, as in section 3
+    views = growing(lambda px: supervised_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
     made = Recipe("self_training", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
@@ -35,6 +36,8 @@ def simclr(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """SimCLR (Chen et al., 2020): contrastive learning of two views of each picture.
 
@@ -50,11 +53,13 @@ def simclr(
         projection: dimension of the projections that the loss compares.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="SimCLR")
+    network = build_backbone(backbone, on, s, by="SimCLR", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
@@ -62,7 +67,7 @@ def simclr(
     smallest = pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
-    side = pick_view_size(view_size, network, on, s)
-    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
     made = Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simclr_v2.method import Extended, SimCLRv2
 
@@ -32,6 +33,7 @@ def simclr_v2(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """SimCLR v2 (Chen et al., 2020): contrastive learning with a deep head, whose first layer is fine-tuned with the network.
 
@@ -50,6 +52,7 @@ def simclr_v2(
         momentum: of the moving average that makes these.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
         projection: dimension of the projections that the loss compares.
         weight_decay: of AdamW.
@@ -64,14 +67,14 @@ def simclr_v2(
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.1, f"batch {batch}")
     s.note(head_layers=head_layers, kept_layers=kept_layers, memory=memory)
     usual = (0.99, "a CPU has time for few steps") if on.device == "cpu" else (0.999, "MoCo's")
-    m = s.pick("momentum", momentum, *usual)
+    m, smallest = s.pick("momentum", momentum, *usual), pick_crop_min(crop_min, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     head = ProjectionHead(network.dim, network.dim, projection, layers=head_layers - kept_layers)
     with refused_by("simclr_v2"):
         whole = Extended(network, kept_layers) if kept_layers else network
         method = SimCLRv2(whole, head, temperature=tau, memory=memory, momentum=m)
-    views = simclr_views(on.mean, on.std, side, strength=strength, scale=(pick_crop_min(crop_min, on, s), 1.0))
+    views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
     made = Recipe("simclr_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

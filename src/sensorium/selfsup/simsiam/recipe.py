@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import decay_groups, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import decay_groups, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Builder, Recipe, Settings
 from sensorium.selfsup.simsiam.method import SimSiam
 
@@ -31,6 +32,8 @@ def simsiam(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """SimSiam (Chen & He, 2020): prediction of one's own projection of another view, by the stop-gradient alone.
 
@@ -48,20 +51,23 @@ def simsiam(
         bottleneck: width of the predictor's hidden layer.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     s = Settings()
-    network = build_backbone(backbone, on, s, by="SimSiam")
+    network = build_backbone(backbone, on, s, by="SimSiam", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     small = on.device == "cpu"
     width = s.pick("hidden", hidden, network.dim, "the authors' code: as wide as the features")
     out = s.pick("projection", projection, *((512, "a CPU") if small else (2048, "the paper's")))
     narrow = s.pick("bottleneck", bottleneck, max(1, out // 4), "a quarter of the projection, as in the paper")
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, crop_min=crop_min)
     projector = mlp_head(network.dim, width, width, out, standardized=True)
     method = SimSiam(network, projector, mlp_head(out, narrow, out))
-    views = simclr_views(on.mean, on.std, side, strength=0.5, scale=(crop_min, 1.0))  # weaker than SimCLR's above 64 px
+    # The color jitter is weaker than SimCLR's above 64 px.
+    views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=0.5, scale=(crop_min, 1.0)), sides)
     optimizer = _adamw(rate, weight_decay)
     made = Recipe("simsiam", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

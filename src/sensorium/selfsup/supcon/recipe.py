@@ -7,6 +7,7 @@ from typing import Any
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
@@ -14,7 +15,7 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.supcon.method import SupCon
 
@@ -33,6 +34,7 @@ def supcon(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """SupCon (Khosla et al., 2020): contrastive learning in which pictures of one class attract each other.
 
@@ -50,6 +52,7 @@ def supcon(
         projection: dimension of the projections that the loss compares.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         strength: of the color jitter, as in SimCLR.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
@@ -63,14 +66,16 @@ def supcon(
     network = build_backbone(backbone, on, s, by="SupCon")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
-    side = pick_view_size(view_size, network, on, s)
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     s.note(temperature=temperature, crop_min=crop_min)
     with refused_by("supcon"):
         # SimCLR's: the authors' has no normalizations, and its outputs need many steps to spread.
         head = ProjectionHead(network.dim, max(network.dim, 256), projection)
         method = SupCon(network, head, temperature=temperature)
-    views = supcon_views(simclr_views(on.mean, on.std, side, strength=strength, scale=(crop_min, 1.0)))
+    views = supcon_views(
+        growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(crop_min, 1.0)), sides)
+    )
     made = Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
+from sensorium.data.augment.growing import growing
 from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
@@ -17,7 +18,7 @@ from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
 from sensorium.recipe.heads import heads_first
 from sensorium.recipe.muon import muon
-from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
@@ -60,6 +61,7 @@ def supervised(
     drop_path: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
 
@@ -82,6 +84,7 @@ def supervised(
         label_smoothing: probability mass given to the other classes.
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         side: pixels to which pictures are resized before a checkpoint's network sees them; by default the size that it
             was trained at, at most 224. Small sides are faster and worse.
         rank: of the low-rank products.
@@ -110,11 +113,10 @@ def supervised(
     mixing = _regularized(network, drop_path, mixup, cutmix, s)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    if isinstance(network, AsTrained):
-        view = s.pick("view_size", view_size, on.image_size, "the pictures are resized for the network")
-    else:
-        view = pick_view_size(view_size, network, on, s)
-    views = supervised_views(on.mean, on.std, view, scale=(crop_min, 1.0), jitter=(0.3, 0.3, 0.3, 0.05), **mixing)
+    sides, jitter = _sides(network, view_size, view_size_first, on, s), (0.3, 0.3, 0.3, 0.05)
+    views = growing(
+        lambda px: supervised_views(on.mean, on.std, px, scale=(crop_min, 1.0), jitter=jitter, **mixing), sides
+    )
     if by == "muon" and decay < 1:
         raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; leave one of them out.")
     usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
@@ -136,6 +138,18 @@ def _network(on: Situation, backbone: str | None, start: str | None, side: int |
         return started_from(start, backbone, on, s, by=by), True
     network = build_backbone(backbone, on, s, by=by)
     return (as_trained(network, on, s, side), True) if is_checkpoint(backbone) else (network, False)
+
+
+def _sides(network: Any, given: int | None, first: int | None, on: Situation, s: Settings) -> tuple[int, ...]:
+    """Of the crops in pixels, one after the other."""
+    if not isinstance(network, AsTrained):
+        return pick_view_sizes(given, first, network, on, s)
+    if first is not None:
+        raise SensoriumError(
+            f"--view-size-first {first}: the network of this checkpoint gets all crops at {network.side} px; leave it out, "
+            "or give a smaller --side."
+        )
+    return (s.pick("view_size", given, on.image_size, "the pictures are resized for the network"),)
 
 
 def _tuned(network: Any, trained: bool, tune: Tune, rank: int, alpha: float, s: Settings) -> None:

@@ -10,13 +10,14 @@ from torch import nn
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import drawn, simclr_view
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.swav.method import SwAV
@@ -48,6 +49,7 @@ def swav(
     local_size: int | None = None,
     view_size: int | None = None,
     head_first: float | None = None,
+    view_size_first: int | None = None,
 ) -> Recipe:
     """SwAV (Caron et al., 2020): crops of a picture predict each other's cluster assignments.
 
@@ -70,23 +72,26 @@ def swav(
         local_size: side of local crops in pixels.
         view_size: side of the global crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
     """
     _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
     network: Any = build_backbone(backbone, on, s, by="SwAV")
-    usual = _swav_defaults(on, batch := pick_batch_size(batch_size, on, s, cpu=128))
-    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not isinstance(network, TokenEncoder) else 1e-3, batch, s)
-    many, kept = (s.pick(name, one, *usual[name]) for name, one in (("prototypes", prototypes), ("queue", queue)))
-    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
-    smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")  # alone they must hide enough
-    side = pick_view_size(view_size, network, on, s)
-    small = pick_local_size(local_size, side, 3 / 7, "three sevenths", network, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128)
+    vit = isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not vit else 1e-3, batch, s)
+    given, usual = {"prototypes": prototypes, "queue": queue, "local_crops": local_crops}, _swav_defaults(on, batch)
+    many, kept, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
+    # Without local crops the global ones must hide enough of the picture themselves.
+    smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    small = pick_local_size(local_size, sides[-1], 3 / 7, "three sevenths", network, s)
     how: dict[str, Any] = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
     s.note(**how, projection=projection, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, max(network.dim, 256) if on.device == "cpu" else 2048, projection, bias=True)
     with refused_by("swav"):
         method = SwAV(network, head, nn.Linear(projection, many, bias=False), queue=kept, **how)
-    views = swav_views(on.mean, on.std, side, small, locals_, global_scale=(smallest, 1.0))
+    views = growing(lambda px: swav_views(on.mean, on.std, px, small, locals_, global_scale=(smallest, 1.0)), sides)
     made = Recipe("swav", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

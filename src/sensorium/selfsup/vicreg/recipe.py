@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from sensorium.data.augment.crops import byol_views
+from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
 from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.vicreg.method import VICReg
@@ -32,6 +33,8 @@ def vicreg(
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     head_first: float | None = None,
+    view_size_first: int | None = None,
+    patch_dropout: float = 0.0,
 ) -> Recipe:
     """VICReg (Bardes et al., 2022): two views agree, every dimension varies, and no two are correlated.
 
@@ -50,6 +53,8 @@ def vicreg(
         crop_min: minimum area of a crop, as a fraction of the picture.
         view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
+        view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
+        patch_dropout: fraction of a ViT's patches that are left out while it learns, others in each view.
     """
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         if weight < 0:
@@ -57,7 +62,7 @@ def vicreg(
     if projection is not None and projection < 2:
         raise SensoriumError(f"--projection {projection}: must be at least 2.")
     s = Settings()
-    network = build_backbone(backbone, on, s, by="VICReg")
+    network = build_backbone(backbone, on, s, by="VICReg", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     rate = pick_lr(lr, 2e-3, batch, s)
     usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
@@ -66,6 +71,7 @@ def vicreg(
     s.note(invariance=invariance, variance=variance, covariance=covariance, weight_decay=weight_decay, warmup=warmup)
     head = mlp_head(network.dim, *[width] * 3, bias=True, last_bias=False)
     method = VICReg(network, head, invariance=invariance, variance=variance, covariance=covariance)
-    views = byol_views(on.mean, on.std, pick_view_size(view_size, network, on, s), scale=(smallest, 1.0))
+    sides = pick_view_sizes(view_size, view_size_first, network, on, s)
+    views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     made = Recipe("vicreg", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
