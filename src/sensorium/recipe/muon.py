@@ -12,16 +12,19 @@ last layer are AdamW's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.base.bf16 import fast_bf16
+from sensorium.errors import SensoriumError
 from sensorium.method import Method
-from sensorium.recipe.optim import undecayed
-from sensorium.recipe.recipe import Builder
+from sensorium.networks.airbench import Airbench
+from sensorium.recipe.optim import adamw, undecayed
+from sensorium.recipe.recipe import READ, Builder, Settings
 
+Optimizer = Literal["muon", "adamw"]
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
 ITERATIONS = 5
 MATRICES = "matrices"  # the field of groups that are orthogonalized
@@ -95,3 +98,24 @@ def muon(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95
         )
 
     return build
+
+
+def pick_optimizer(given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False) -> Optimizer:
+    """Muon for random weights of airbench's network, where it learns more in the same minutes, AdamW for others and for a
+    network that was ``trained`` or read from a checkpoint. Raises SensoriumError for another one."""
+    if given is not None and given not in get_args(Optimizer):
+        raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
+    trained = trained or READ in settings
+    if trained and given == "muon":
+        raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
+    if isinstance(network, Airbench) and not trained:
+        usual, why = "muon", "random weights of airbench's network (docs/log.md)"
+    else:
+        usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
+    chosen: Optimizer = settings.pick("optimizer", given, usual, why)
+    return chosen
+
+
+def optimizer_of(name: Optimizer, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
+    """The builder of an optimizer by name."""
+    return (muon if name == "muon" else adamw)(lr, weight_decay, betas)

@@ -9,10 +9,13 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer
+from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
+
+RATES = {"muon": 4e-3, "adamw": 2e-3}
 
 RANGES = {
     "lr": Times(1 / 4, 4),
@@ -35,6 +38,7 @@ def simclr(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
     patch_dropout: float = 0.0,
@@ -46,8 +50,10 @@ def simclr(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities; lower for small batches.
         projection: dimension of the projections that the loss compares.
@@ -61,7 +67,8 @@ def simclr(
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, RATES[by], batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
     smallest = pick_crop_min(crop_min, on, s)
@@ -69,5 +76,7 @@ def simclr(
     method = SimCLR(network, ProjectionHead(network.dim, max(network.dim, 256), projection), temperature=tau)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
-    made = Recipe("simclr", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "simclr", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)

@@ -10,22 +10,20 @@ from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
-from sensorium.networks.airbench import Airbench
 from sensorium.networks.seen import AsTrained, inner
 from sensorium.parts.drop import DropPath, rising_
 from sensorium.parts.lowrank import low_rank_
 from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.muon import muon
-from sensorium.recipe.optim import adamw, layered, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer
+from sensorium.recipe.optim import layered, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
 from sensorium.selfsup.supervised.method import Supervised
 
 Tune = Literal["full", "lora", "last"]
-Optimizer = Literal["muon", "adamw"]
 BETAS = (0.9, 0.99)
 SCRATCH = {"muon": 1.4e-2, "adamw": 2e-3}
 RATES = {"full": 4e-3, "lora": 1e-2, "last": 5e-2}  # of a trained network
@@ -103,7 +101,7 @@ def supervised(
     s = Settings()
     network, trained = _network(on, backbone, start, side, s)
     _tuned(network, trained, tune, rank, alpha, s)
-    by = _optimizer(optimizer, network, trained, s)
+    by = pick_optimizer(optimizer, network, s, trained=trained)
     batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
     deep = trained and tune == "full" and isinstance(inner(network), TokenEncoder)
     rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
@@ -119,8 +117,7 @@ def supervised(
     )
     if by == "muon" and decay < 1:
         raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; leave one of them out.")
-    usual = adamw(rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
-    build = muon(rate, weight_decay, BETAS) if by == "muon" else usual
+    build = optimizer_of(by, rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
     fall = warmup_linear if by == "muon" else warmup_cosine
     made = Recipe(
         "supervised", method, views, build, lambda f: fall(f, warmup), batch, s,
@@ -195,16 +192,3 @@ def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s:
         rising_(network, drop_path)
     s.note(drop_path=drop_path, **mixing)
     return mixing
-
-
-def _optimizer(given: Optimizer | None, network: Any, trained: bool, s: Settings) -> Optimizer:
-    if given is not None and given not in get_args(Optimizer):
-        raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
-    if trained and given == "muon":
-        raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
-    if isinstance(network, Airbench) and not trained:
-        usual, why = "muon", "random weights of airbench's network (docs/log.md)"
-    else:
-        usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
-    chosen: Optimizer = s.pick("optimizer", given, usual, why)
-    return chosen
