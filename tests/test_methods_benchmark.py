@@ -165,5 +165,5 @@ def test_what_cannot_be_measured_is_said(words: str, said: str, monkeypatch: pyt
 def test_without_its_data_it_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training, "DATA", tmp_path / "none.npz")
     monkeypatch.setattr("sys.argv", ["methods", "--only", "simclr"])
-    with pytest.raises(SystemExit, match="skipped: .*none.npz is not there"):
+    with pytest.raises(SystemExit, match=r"skipped: .*none\.npz is not there"):
         methods.main()

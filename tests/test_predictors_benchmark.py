@@ -112,7 +112,7 @@ def test_fewer_than_five_runs_are_one_line(
 def test_a_folder_without_results_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(SystemExit, match="nowhere.*no such file"):
+    with pytest.raises(SystemExit, match=r"nowhere.*no such file"):
         printed(monkeypatch, capsys, tmp_path / "nowhere")
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(SystemExit, match=r"results.json"):
@@ -126,7 +126,7 @@ def test_the_plot_has_a_point_for_each_run_and_stands_alone(
     printed(monkeypatch, capsys, *folders, "--plot", path)
     root = ElementTree.parse(path).getroot()
     charts = root.findall(f"{SVG}svg")
-    assert [len(chart.findall(f".//*[@class='mark']")) for chart in charts] == [7, 7]  # LiDAR is of no run
+    assert [len(chart.findall(".//*[@class='mark']")) for chart in charts] == [7, 7]  # LiDAR is of no run
     titles = {title.text for title in charts[0].iter(f"{SVG}title")}
     assert {"one/m0: 5, 45.0%", "two/m5: 40, 80.0%"} <= titles
     words = {text.text for text in root.iter(f"{SVG}text")}
