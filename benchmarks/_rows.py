@@ -84,6 +84,10 @@ OADTR = ("python -m benchmarks.oadtr --lengths 64,128,256,512,1024",)
 FLASH = ("python -m benchmarks.flash --rounds 3",)
 EXPERTS = ("python -m benchmarks.parts --only experts --rounds 5 --dtypes float32",)
 MAE_PAIRS = ("MAE micro 32/4 x64, transformers", "MAE small 96/8 x8, transformers")
+COLLAPSE = (
+    "python -m benchmarks.collapse",
+    "python -m benchmarks.predictors sensorium-collapse --plot predictors.svg",
+)
 THEIRS = "ours / theirs"
 
 
@@ -143,6 +147,15 @@ ROWS = (
     Row("learning-fashion", "selfsup", "The same on 60,000 Fashion-MNIST images, 10,000 test images.",
         ("python -m benchmarks.learning --all --seeds 3 --on fashion-mnist",), "{}", (Table(" | images seen"),), 1100, ("fashion-mnist",),
         "Every system on Fashion-MNIST"),
+    Row("methods", "selfsup", "Images per second of whole training as shipped, and milliseconds of a training step alone, with the same network on both sides; "
+        "the goals are 2x and 1x.",
+        ("python -m benchmarks.methods --rounds 3",), "{}", (Table("method | network"),), 14, ("cifar10/train.npz",),
+        "Methods against lightly's examples of them"),
+    Row("collapse", "selfsup", "A minute a training, 64 images a step, every system that learns pictures without labels, on 20,000 CIFAR-10 images; seed 0, 4,000 "
+        "test images; linear probes in %.",
+        COLLAPSE, "{}", (Table(" | images seen"),), 45, ("cifar10/train.npz", "cifar10/test.npz"), "Small batches without labels"),
+    Row("predictors", "selfsup", "How the scores that need no labels order these runs, against the linear probe on all labels.",
+        COLLAPSE, "{}", (Table("predictor | networks"),), 45, ("cifar10/train.npz", "cifar10/test.npz"), "RankMe, LiDAR and alpha-ReQ as predictors"),
     Row("distill", "selfsup", "Five minutes a student, the same network, on 20,000 CIFAR-10 images without labels; the teacher is a supervised run of ten "
         "minutes. Seed 0, 4,000 test images; top-1 in %, of a tenth of the labels the mean of three draws.",
         ("python -m benchmarks.distill",), "{}", (Table(" | images seen"),), 30, ("cifar10/train.npz", "cifar10/test.npz"),

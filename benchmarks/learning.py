@@ -38,6 +38,15 @@ def value(run: RunResult, name: str) -> float:
     return score.value
 
 
+def above(run: RunResult, name: str) -> list[tuple[str, float, float]]:
+    """What a network has to exceed that has learned something."""
+    beside = run.score(name).baselines  # type: ignore[union-attr]
+    return [
+        (f"{run.name}: {name} above raw pixels", value(run, name), beside["raw pixels"]),
+        (f"{run.name}: {name} above its random backbone", value(run, name), beside[f"random {run.backbone}"]),
+    ]
+
+
 def checks(results: Results, on: str = "cifar10") -> list[tuple[str, float, float]]:
     """(what, figure, what it has to exceed)."""
     found = []
@@ -45,10 +54,7 @@ def checks(results: Results, on: str = "cifar10") -> list[tuple[str, float, floa
         if run.by_labels or run.score("linear, 100%") is None:
             continue
         for name in ("linear, 100%", *(("kNN",) if run.name in ("simclr", "dino") else ())):
-            beside = run.score(name).baselines  # type: ignore[union-attr]
-            found.append((f"{run.name}: {name} above raw pixels", value(run, name), beside["raw pixels"]))
-            random = beside[f"random {run.backbone}"]
-            found.append((f"{run.name}: {name} above its random backbone", value(run, name), random))
+            found += above(run, name)
         scratch = run.score("fine-tuned, 1%").baselines[f"{run.backbone} from scratch"]  # type: ignore[union-attr]
         found.append((f"{run.name}: fine-tuned, 1% above from scratch", value(run, "fine-tuned, 1%"), scratch))
         floors = FLOORS.get(run.name, {}) if on == "cifar10" else {}
