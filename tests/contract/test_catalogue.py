@@ -411,7 +411,9 @@ def resting() -> list[tuple[str, str]]:
     """Systems that can begin with the network of a checkpoint, and the networks."""
     named = [one for one in TRAINED if "head_first" in inspect.signature(resolve(one.name)).parameters]
     masking = ("TokenEncoder", "MaskedEncoder")
-    return [(one.name, name) for one in named for name in ("ResNet", "ViT") if name == "ViT" or one.needs not in masking]
+    return [
+        (one.name, name) for one in named for name in ("ResNet", "ViT") if name == "ViT" or one.needs not in masking
+    ]
 
 
 def test_every_system_that_trains_an_encoder_of_pictures_can_train_its_heads_first() -> None:

@@ -89,7 +89,10 @@ one_hot = 3 * F.one_hot(torch.zeros(2, N, dtype=torch.int64), K).float()
 LOGGED: dict[type[Method], tuple[list[Scalars], Scalars]] = {
     SimSiam: ([output_spread(near())], output_spread(noise(N, D))),
     BYOL: ([output_spread(near())], output_spread(noise(N, D))),
-    DINO: ([dino(one_hot, one_hot), dino(torch.zeros(2, N, K), torch.zeros(2, N, K))], dino(noise(2, N, K), noise(2, N, K))),
+    DINO: (
+        [dino(one_hot, one_hot), dino(torch.zeros(2, N, K), torch.zeros(2, N, K))],
+        dino(noise(2, N, K), noise(2, N, K)),
+    ),
     SwAV: ([swav(near()), {"kl": 0.001, "in_use": 0.5}], swav(noise(N, D))),
     VICReg: ([vicreg_loss(near(), near(), 25, 25, 1)], vicreg_loss(noise(N, D), noise(N, D), 25, 25, 1)),
     BarlowTwins: (
@@ -153,5 +156,9 @@ def test_every_method_of_the_family_is_tested() -> None:
         where = f"sensorium.{system.family}.{system.name}.method"
         if system.family == "selfsup" and system.trains and find_spec(where):
             one = import_module(where)
-            found |= {kind for kind in vars(one).values() if isinstance(kind, type) and kind.__module__ == where and issubclass(kind, Method)}
+            found |= {
+                kind
+                for kind in vars(one).values()
+                if isinstance(kind, type) and kind.__module__ == where and issubclass(kind, Method)
+            }
     assert found == {*LOGGED, *FORGIVEN, *BY_FEATURES}

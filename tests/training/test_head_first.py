@@ -52,7 +52,7 @@ def test_a_checkpoint_rests_for_a_tenth_and_random_weights_not_at_all(checkpoint
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_other_fractions_are_refused(value: float) -> None:
-    with pytest.raises(SensoriumError, match="--head-first .* must be at least 0 and less than 1"):
+    with pytest.raises(SensoriumError, match=r"--head-first .* must be at least 0 and less than 1"):
         simclr(ON, head_first=value)
 
 

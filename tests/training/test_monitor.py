@@ -40,7 +40,10 @@ def test_collapse_is_named():
 
 
 def test_a_method_names_its_own_signs():
-    signs = (Sign("kl", "outputs", "the same for all images", least=0.01), Sign("load", "experts", "one has all", most=0.9))
+    signs = (
+        Sign("kl", "outputs", "the same for all images", least=0.01),
+        Sign("load", "experts", "one has all", most=0.9),
+    )
     said = collapsed({"step": 3, "rank": 1.0, "spread": 0.0, "kl": 0.002}, signs)
     assert str(said).startswith("outputs have collapsed at step 3: the same for all images (kl 0.002). Try")
     assert "experts have collapsed" in str(collapsed({"step": 3, "kl": 0.5, "load": 0.95}, signs))
@@ -50,11 +53,20 @@ def test_a_method_names_its_own_signs():
 def test_what_a_method_logs_reaches_the_monitor(tmp_path):
     """The mean over the steps that were written with the last one, in the row that the signs are read from."""
     method = make_method()
-    method.signs = (Sign("tau", "temperatures", "high", most=2.0), Sign("supervised", "losses", "not negative", least=1e9))
-    recipe = Recipe("tiny", method, views, lambda m: torch.optim.SGD(m.parameters(), 0.1), lambda f: 1.0, 10, Settings())
+    method.signs = (
+        Sign("tau", "temperatures", "high", most=2.0),
+        Sign("supervised", "losses", "not negative", least=1e9),
+    )
+    recipe = Recipe(
+        "tiny", method, views, lambda m: torch.optim.SGD(m.parameters(), 0.1), lambda f: 1.0, 10, Settings()
+    )
     options = Options(progress=False, device="cpu")
-    found = fit(recipe, make_rows(), budget="4steps", out=tmp_path / "run", options=options, online=lambda m: {"spread": 0.5})
-    assert [note for note in found.notes if note.startswith("losses have collapsed at step 4: not negative (supervised ")]
+    found = fit(
+        recipe, make_rows(), budget="4steps", out=tmp_path / "run", options=options, online=lambda m: {"spread": 0.5}
+    )
+    assert [
+        note for note in found.notes if note.startswith("losses have collapsed at step 4: not negative (supervised ")
+    ]
 
 
 def test_a_look_leaves_no_trace():

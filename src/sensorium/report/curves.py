@@ -62,7 +62,10 @@ def losses(results: Results, folder: Path) -> Html | None:
         if len(points) < 2:
             continue
         values = sorted(point[2] for point in points)
-        band = [(points[0][0] + at * (points[-1][0] - points[0][0]), low, high) for at, low, high in read_band(folder, run.name)]
+        band = [
+            (points[0][0] + at * (points[-1][0] - points[0][0]), low, high)
+            for at, low, high in read_band(folder, run.name)
+        ]
         low, high = values[0], max(values[int(0.99 * (len(values) - 1))], values[0] + 1e-9)
         low, high = min([low, *(one[1] for one in band)]), max([high, *(one[2] for one in band)])
         pad = 0.06 * (high - low)

@@ -73,12 +73,12 @@ def swav(
     """
     _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
-    network: Any = build_backbone(backbone, on, s, by="SwAV")
+    network = build_backbone(backbone, on, s, by="SwAV")
     usual = _swav_defaults(on, batch := pick_batch_size(batch_size, on, s, cpu=128))
     rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not isinstance(network, TokenEncoder) else 1e-3, batch, s)
     many, kept = (s.pick(name, one, *usual[name]) for name, one in (("prototypes", prototypes), ("queue", queue)))
-    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])
-    smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")  # alone they must hide enough
+    locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])  # without, the global ones must hide enough
+    smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
     side = pick_view_size(view_size, network, on, s)
     small = pick_local_size(local_size, side, 3 / 7, "three sevenths", network, s)
     how: dict[str, Any] = {"temperature": temperature, "epsilon": epsilon, "queue_start": queue_start}
