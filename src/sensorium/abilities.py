@@ -145,30 +145,11 @@ class HasBackbone:
 
     backbone: Any
 
-    def backbones(self) -> tuple[nn.Module, ...]:
-        """The networks that rest while the heads learn alone: the backbone and, of a method with a moving average, both
-        networks, without their heads."""
-        return (self.backbone,)
 
-
-class ComparableLoss:
-    """Knows between which two numbers its loss moves, so that losses of runs with other batches, dimensions and numbers
-    of candidates or prototypes can be compared."""
-
-    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
-        """The least that the loss could be, and what it is where all outputs are the same or unrelated. scalars: what
-        ``forward`` logged at a step. None if they are unknown."""
-        raise NotImplementedError
-
-
-class BoundsInformation(ComparableLoss):
+class BoundsInformation:
     """Learns by a lower bound of a mutual information, as contrastive losses are. Its ``forward`` (of its first phase)
     logs ``information``, the bound in nats, and ``ceiling``, the largest value that it could have: log K for the choice
     of one among K candidates."""
-
-    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
-        """0 and log K: of a loss that is the cross-entropy of the choice."""
-        return (0.0, scalars["ceiling"]) if "ceiling" in scalars else None
 
 
 class PreparesImages:

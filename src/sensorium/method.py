@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sensorium.abilities import BoundsInformation, HasBackbone
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -80,3 +82,18 @@ class Method(nn.Module):
 
     def after_step(self, at: Progress) -> None:
         """Called once, without gradient, after the last phase's optimizer: for moving averages, queues, centers."""
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """The networks that rest while the heads learn alone: the backbone and, of a method with a moving average, both
+        networks, without their heads. () without a backbone."""
+        return (self.backbone,) if isinstance(self, HasBackbone) else ()
+
+    def loss_scale(self, scalars: Mapping[str, float]) -> tuple[float, float] | None:
+        """The least that the loss could be, and what it is where all outputs are the same or unrelated: with these, losses of
+        runs with other batches, dimensions and numbers of candidates can be compared. None if they are unknown.
+
+        scalars: what ``forward`` logged at a step. By default of a loss that is the choice of one among K candidates.
+        """
+        if isinstance(self, BoundsInformation) and "ceiling" in scalars:
+            return 0.0, scalars["ceiling"]
+        return None

@@ -1,7 +1,7 @@
 """Is this loss normal? What finished runs of a system reached over their budgets, and where a run lies in it.
 
     r = (loss - least) / (chance - least)         the relative loss, by the method's own scale
-                                                  (:class:`sensorium.abilities.ComparableLoss`)
+                                                  (``Method.loss_scale``)
 A band is the quantiles of r over runs at some fractions of the budget, of a kind of network and a size of pictures. It is
 in ``bands.json`` in the system's folder, written by ``python -m benchmarks.bands`` from the tables of runs. Runs that went
 on from a checkpoint's network are neither in it nor compared with it.
@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sensorium.abilities import ComparableLoss, HasBackbone
 from sensorium.base.reading import read_object
 from sensorium.base.records import Count, decode
 from sensorium.catalogue import System, systems
@@ -71,7 +70,8 @@ def read_bands(path: Path) -> tuple[Band, ...]:
 
 def network_of(method: Method) -> str:
     """The class of a method's network, "" if it has none."""
-    return type(inner(method.backbones()[0])).__name__ if isinstance(method, HasBackbone) else ""
+    found = method.backbones()
+    return type(inner(found[0])).__name__ if found else ""
 
 
 def averaged(losses: Sequence[float]) -> list[float]:
@@ -83,7 +83,7 @@ def averaged(losses: Sequence[float]) -> list[float]:
 
 def scale_of(method: Method, scalars: Mapping[str, float]) -> tuple[float, float] | None:
     """The least loss and that by chance of a method that logged ``scalars``; None if they are unknown."""
-    scale = method.loss_scale(scalars) if isinstance(method, ComparableLoss) else None
+    scale = method.loss_scale(scalars)
     return scale if scale is not None and scale[1] > scale[0] else None
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import HasBackbone
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import EMA
@@ -205,14 +204,11 @@ def build_optimizers(method: Method, optimizers: Builder | Mapping[str, Builder]
 @contextmanager
 def _resting(method: Method, at: Progress) -> Iterator[list[nn.Parameter]]:
     """Inside, while the heads learn alone, the backbones are in evaluation mode, and their parameters, which it gives,
-    take no gradient; [], and nothing changes, in the rest of the budget.
+    take no gradient. In the rest of the budget nothing changes, and it gives none.
 
     Several processes wait for every gradient: there they are computed, and must be dropped.
     """
-    if not at.fraction < method.head_first or not isinstance(method, HasBackbone):
-        yield []
-        return
-    networks = method.backbones()
+    networks = method.backbones() if at.fraction < method.head_first else ()
     modes = [(part, part.training) for network in networks for part in network.modules()]
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     alone = world_size() == 1

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress, Sign
 from sensorium.parts.gather import gather
@@ -26,7 +26,7 @@ from sensorium.parts.learning.covariance import off_diagonal_energy
 from sensorium.parts.moe.layer import update_biases
 
 
-class BarlowTwins(Method, HasBackbone, ComparableLoss, Encoder):
+class BarlowTwins(Method, HasBackbone, Encoder):
     """Redundancy reduction between two views.
 
     backbone: an Encoder. head: [B, backbone.dim] -> [B, P], see :func:`sensorium.parts.heads.mlp_head`; unused after

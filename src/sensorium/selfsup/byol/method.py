@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.moe.layer import copy_biases, update_biases
@@ -27,7 +27,7 @@ from sensorium.parts.schedules import cosine
 from sensorium.parts.similarity import mean_cosine, spread
 
 
-class BYOL(Method, HasBackbone, ComparableLoss, Encoder):
+class BYOL(Method, HasBackbone, Encoder):
     """Prediction of a moving average's projection of another view.
 
     backbone: an Encoder. projector: [B, backbone.dim] -> [B, P]; predictor: [B, P] -> [B, P]; see

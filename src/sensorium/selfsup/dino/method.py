@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import AttentionMaps, ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import AttentionMaps, Encoder, HasBackbone, require
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
@@ -36,7 +36,7 @@ from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
 
-class DINO(Method, HasBackbone, ComparableLoss, Encoder, AttentionMaps):
+class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     """Self-distillation without labels.
 
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's

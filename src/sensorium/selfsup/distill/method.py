@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, MapEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, MapEncoder, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
@@ -47,7 +47,7 @@ class Teacher(Protocol):
         ...
 
 
-class Distill(Method, HasBackbone, ComparableLoss, Encoder):
+class Distill(Method, HasBackbone, Encoder):
     """A student and its heads.
 
     backbone: an Encoder, the student; with ``spatial`` a MapEncoder. head: [B, backbone.dim] -> [B, T]. teacher: of T

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, TokenEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, TokenEncoder, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
@@ -35,7 +35,7 @@ from sensorium.selfsup.i_jepa.predictor import Predictor
 ZERO = 0.4247  # mean smooth L1 between normal targets and predictions of zero
 
 
-class IJEPA(Method, HasBackbone, ComparableLoss, Encoder):
+class IJEPA(Method, HasBackbone, Encoder):
     """Prediction of a moving average's features of hidden blocks.
 
     backbone: a TokenEncoder; a class token takes part in its encoder, but is neither predicted from nor predicted.

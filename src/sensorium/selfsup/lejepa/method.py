@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress, Sign
 from sensorium.parts.learning.gaussianity import directions, sigreg
@@ -27,7 +27,7 @@ from sensorium.parts.learning.multicrop import by_size
 from sensorium.parts.moe.layer import update_biases
 
 
-class LeJEPA(Method, HasBackbone, ComparableLoss, Encoder):
+class LeJEPA(Method, HasBackbone, Encoder):
     """Prediction between views of Gaussian embeddings.
 
     backbone: an Encoder that takes views of several sizes. head: [B, backbone.dim] -> [B, K], see

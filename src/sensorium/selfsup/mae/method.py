@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, Reconstructor, TokenEncoder, require
+from sensorium.abilities import Encoder, HasBackbone, Reconstructor, TokenEncoder, require
 from sensorium.base.draw import Draw
 from sensorium.method import Method, Progress, Sign
 from sensorium.parts.block import Block
@@ -34,7 +34,7 @@ from sensorium.parts.patches import patchify, rows_at, unpatchify
 from sensorium.parts.positions.grid import resample, sincos_2d
 
 
-class MAE(Method, HasBackbone, ComparableLoss, Encoder, Reconstructor):
+class MAE(Method, HasBackbone, Encoder, Reconstructor):
     """A masked autoencoder around a backbone.
 
     ``mask_ratio``: fraction of the patches that is removed; ``masking``: how they are chosen; ``normalize_targets``

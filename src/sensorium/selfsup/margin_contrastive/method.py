@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank
 from sensorium.parts.moe.layer import update_biases
 
 
-class MarginContrastive(Method, HasBackbone, ComparableLoss, Encoder):
+class MarginContrastive(Method, HasBackbone, Encoder):
     """Contrastive learning of pairs. backbone: an Encoder. head: [B, backbone.dim] -> [B, P], unused after training.
     margin: m, above 0."""
 

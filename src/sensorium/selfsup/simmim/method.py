@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, MaskedEncoder, Reconstructor, require
+from sensorium.abilities import Encoder, HasBackbone, MaskedEncoder, Reconstructor, require
 from sensorium.base.draw import Draw
 from sensorium.method import Method, Progress, Sign
 from sensorium.parts.masking import Masking, highest, known, ranks
@@ -35,7 +35,7 @@ def usual_unit(side: int, patch: int) -> int:
     return min([unit for unit in every if side % unit == 0] or every, key=lambda unit: abs(unit - side / 6))
 
 
-class SimMIM(Method, HasBackbone, ComparableLoss, Encoder, Reconstructor):
+class SimMIM(Method, HasBackbone, Encoder, Reconstructor):
     """Masked image modeling around a backbone.
 
     ``mask_unit``: side of the squares that are masked, in pixels, a multiple of the patch; ``mask_ratio``: fraction of them

@@ -17,13 +17,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.similarity import mean_cosine, spread
 
 
-class SimSiam(Method, HasBackbone, ComparableLoss, Encoder):
+class SimSiam(Method, HasBackbone, Encoder):
     """Prediction of one's own projection of another view.
 
     backbone: an Encoder. projector: [B, backbone.dim] -> [B, P], whose last normalization has no scale and shift.

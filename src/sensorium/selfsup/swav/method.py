@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import rank, sum_over_processes, world_size
@@ -40,7 +40,7 @@ from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.queue import Queue
 
 
-class SwAV(Method, HasBackbone, ComparableLoss, Encoder):
+class SwAV(Method, HasBackbone, Encoder):
     """Swapped prediction of codes.
 
     backbone: an Encoder that takes crops of several sizes. head: [B, backbone.dim] -> [B, D]. prototypes: D -> K without

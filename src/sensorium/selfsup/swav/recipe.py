@@ -76,7 +76,7 @@ def swav(
     """
     _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
-    network: Any = build_backbone(backbone, on, s, by="SwAV")
+    network = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     vit = isinstance(network, TokenEncoder)
     rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not vit else 1e-3, batch, s)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ComparableLoss, Encoder, HasBackbone, require
+from sensorium.abilities import Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import ONE_DIRECTION, Method, Progress, Sign
 from sensorium.parts.gather import gather
@@ -31,7 +31,7 @@ from sensorium.parts.moe.layer import update_biases
 EPS = 1e-4
 
 
-class VICReg(Method, HasBackbone, ComparableLoss, Encoder):
+class VICReg(Method, HasBackbone, Encoder):
     """Variance, invariance and covariance of two views.
 
     backbone: an Encoder. head: the expander, [B, backbone.dim] -> [B, P]; unused after training. invariance, variance,
