@@ -137,9 +137,9 @@ class SimSiam(Example):
 class Averaged(Example):
     """With a moving average of the encoder, ``slow``, which is moved before each step."""
 
-    def __init__(self, learned: nn.Module) -> None:
+    def __init__(self, learned: nn.Module, slow: nn.Module | None = None) -> None:
         super().__init__()
-        self.encoder, self.slow = learned, copy.deepcopy(learned)
+        self.encoder, self.slow = learned, copy.deepcopy(learned) if slow is None else slow
         utils.deactivate_requires_grad(self.slow)
 
     def before_step(self) -> None:
@@ -183,8 +183,11 @@ class DINO(Averaged):
         head = ours.student["head"]
         dim, hidden, _, bottleneck = widths(head.mlp)
         norm = any(isinstance(part, nn.BatchNorm1d) for part in head.mlp)
-        made = DINOProjectionHead(dim, hidden, bottleneck, head.out_features, batch_norm=norm, freeze_last_layer=1)
-        super().__init__(encoder(ours.backbone, made))
+        both = [
+            DINOProjectionHead(dim, hidden, bottleneck, head.out_features, batch_norm=norm, freeze_last_layer=1)
+            for _ in range(2)  # a weight that is normalized can't be copied
+        ]
+        super().__init__(*(encoder(ours.backbone, one) for one in both))
         self.criterion = DINOLoss(output_dim=head.out_features, warmup_teacher_temp_epochs=5)
         self.epoch = 1  # in the first one the prototypes are not trained
 

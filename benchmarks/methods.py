@@ -127,7 +127,7 @@ HEAD = (
 
 
 def told(shipped: Pair, step: Pair) -> str:
-    rates = f"{1 / shipped.ours:.0f} | {1 / shipped.theirs:.0f} | {ratio(shipped)}"
+    rates = f"{1 / shipped.ours:.1f} | {1 / shipped.theirs:.1f} | {ratio(shipped)}"
     return f"{rates} | {step.ours * 1e3:.1f} | {step.theirs * 1e3:.1f} | {ratio(step)}"
 
 

@@ -34,6 +34,11 @@ def run(
     return RunResult(name, name.partition(",")[0], backbone=backbone, scores=scores, **more)
 
 
+@pytest.fixture(autouse=True)
+def fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictors, "SAMPLES", 50)
+
+
 def folder_of(place: Path, *runs: RunResult) -> Path:
     place.mkdir(parents=True)
     write_results(Results(2, Data("digits"), runs), place)
@@ -84,14 +89,13 @@ def test_correlations_are_scipys_and_their_interval_holds_them_and_stays() -> No
         assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-found.value, -found.high, -found.low))
 
 
-def test_the_interval_covers_no_correlation_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictors, "SAMPLES", 100)
+def test_the_interval_covers_no_correlation_about_as_often_as_it_says() -> None:
     covered = []
-    for seed in range(60):
+    for seed in range(40):
         x, y = np.random.default_rng(seed).normal(size=(2, 30))
         found = predictors.correlation(x, y, predictors.kendall)
         covered.append(found.low <= 0 <= found.high)
-    assert np.mean(covered) > 0.85
+    assert 0.8 < np.mean(covered) < 1
 
 
 def test_what_does_not_vary_has_no_correlation() -> None:
