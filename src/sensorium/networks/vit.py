@@ -91,17 +91,15 @@ class ViT(nn.Module, TokenEncoder, MaskedEncoder, AttentionMaps):
         self.image_size: int | tuple[int, int] = image_size
         height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.grid = grid_of(height, width_px, patch_size)
-        self.patch_size, self.dim, self.depth, self.heads = patch_size, width, depth, heads
-        self.eps = eps
+        self.patch_size, self.dim, self.depth, self.heads, self.eps = patch_size, width, depth, heads, eps
         self.channels, self.strides = (width,), (patch_size,)  # of the one map
         self.pool, self.positions, self.registers = pool, positions, registers
         self.resampling: Resampling = resampling
         self.parts, self.mlp_ratio, self.qkv_bias = tuple(parts), mlp_ratio, qkv_bias
 
         self.patch_embed = PatchEmbed(patch_size, width)
-        # Rotations are those of a whole grid, and gated units divide by the number of all its tokens.
-        whole = positions == "rope" or "gau" in parts
-        self.patch_drop = nn.Identity() if whole else PatchDropout()
+        # rotations are of a whole grid, gated units divide by the number of its tokens
+        self.patch_drop = nn.Identity() if positions == "rope" or "gau" in parts else PatchDropout()
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         patches = math.prod(self.grid)

@@ -71,8 +71,8 @@ def dino(
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s)
-    usual = _dino_defaults(on, batch)
-    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
+    usual, vit = _dino_defaults(on, batch), isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
     given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher,
              "prototypes": prototypes, "local_crops": local_crops}  # fmt: skip
     start, center, tau_t, width, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)

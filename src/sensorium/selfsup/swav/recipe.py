@@ -74,8 +74,8 @@ def swav(
     _check(prototypes=prototypes, queue=queue, local_crops=local_crops)
     s = Settings()
     network: Any = build_backbone(backbone, on, s, by="SwAV")
-    batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not isinstance(network, TokenEncoder) else 1e-3, batch, s)
+    batch, vit = pick_batch_size(batch_size, on, s, cpu=128), isinstance(network, TokenEncoder)
+    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not vit else 1e-3, batch, s)
     given, usual = {"prototypes": prototypes, "queue": queue, "local_crops": local_crops}, _swav_defaults(on, batch)
     many, kept, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
     # Without local crops the global ones must hide enough of the picture themselves.
