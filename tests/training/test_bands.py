@@ -167,14 +167,14 @@ def test_the_command_makes_bands_of_runs_and_a_later_run_reads_them(
     measured.main([str(folder)])
     printed = capsys.readouterr().out
     assert "short: left out: fewer than 100 steps" in printed
-    assert "simsiam, ResNet, 8 to 8 px, 3 runs" in printed
+    assert "simsiam, Airbench, 8 to 8 px, 3 runs" in printed
     found = read_bands(tmp_path / "simsiam.json")
-    assert [(one.network, one.sides, one.runs) for one in found] == [("ResNet", (8, 8), 3)]
+    assert [(one.network, one.sides, one.runs) for one in found] == [("Airbench", (8, 8), 3)]
     how: dict[str, Any] = {"data": "digits", "limit": 64, "batch_size": 8, "quiet": True, "threads": 1}
     run = train("simsiam", budget="100steps", out=tmp_path / "again", seed=1, **how)
     said = [note for note in run.outcome.notes if note.startswith("loss -")]
     assert len(said) == 1
-    assert "what 3 runs of SimSiam (ResNet) reached on pictures of 8 px" in said[0]
+    assert "what 3 runs of SimSiam (Airbench) reached on pictures of 8 px" in said[0]
     assert [at for at, _, _ in run.outcome.band] == list(AT)
     measured.main([str(folder), "--fewest", "4"])
     assert "no band" in capsys.readouterr().out
