@@ -70,7 +70,7 @@ def dino(
     network = build_backbone(backbone, on, s, by="DINO")
     batch = pick_batch_size(batch_size, on, s)
     usual = _dino_defaults(on, batch)
-    rate = pick_lr(lr, 1e-3 if isinstance(network, TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
+    rate = pick_lr(lr, 1e-3 if issubclass(type(network), TokenEncoder) or on.device != "cpu" else 4e-3, batch, s)
     given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher}
     start, center, tau_t = (s.pick(name, given[name], *usual[name]) for name in given)
     width = s.pick("prototypes", prototypes, *usual["prototypes"])

@@ -75,7 +75,7 @@ def swav(
     s = Settings()
     network = build_backbone(backbone, on, s, by="SwAV")
     usual = _swav_defaults(on, batch := pick_batch_size(batch_size, on, s, cpu=128))
-    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not isinstance(network, TokenEncoder) else 1e-3, batch, s)
+    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not issubclass(type(network), TokenEncoder) else 1e-3, batch, s)
     many, kept = (s.pick(name, one, *usual[name]) for name, one in (("prototypes", prototypes), ("queue", queue)))
     locals_ = s.pick("local_crops", local_crops, *usual["local_crops"])  # without, the global ones must hide enough
     smallest = s.pick("crop_min", crop_min, 0.14 if locals_ else 0.2, f"{locals_} local crops")
