@@ -53,7 +53,7 @@ def curve_of(folder: Path) -> Curve | str:
         return "a recipe of one's own"
     if READ in run.settings:
         return "it began with the network of a checkpoint"
-    if run.kind.__name__ != "sensorium.data.images.prepare":
+    if run.info.kind != "images":
         return "it learned from other data than pictures"
     if any("have collapsed" in note for note in run.outcome.notes):
         return "it collapsed"
