@@ -138,7 +138,7 @@ def ratio(pair: Pair) -> str:
 def goals(shipped: float, step: float) -> str:
     """Which of them are not met."""
     asked = (("as shipped", shipped, SHIPPED), ("a step", step, STEP))
-    missed = [f"{what} {found:.2f} of {least:g}" for what, found, least in asked if found < least]
+    missed = [f"{what} {found:.2f} of {least:g}" for what, found, least in asked if round(found, 2) < least]
     return f"NOT MET: {', '.join(missed)}" if missed else "met"
 
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,15 @@ def better(runs: Sequence[Found], predictor: str) -> int:
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
-    return float(spearmanr(x, y).statistic)
+    found: Any = spearmanr(x, y)
+    return float(found.statistic)
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> float:
     from scipy.stats import kendalltau
 
-    return float(kendalltau(x, y).statistic)
+    found: Any = kendalltau(x, y)
+    return float(found.statistic)
 
 
 def correlation(x: np.ndarray, y: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], float]) -> Correlation:

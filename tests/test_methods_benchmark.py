@@ -1,7 +1,6 @@
 """Methods beside lightly's examples of them: both sides are the same network, every example learns by its own loop, and the
 command's rows tell what was measured."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,11 @@ def test_an_example_is_of_our_size_and_learns_from_our_batch_and_its_own(
     assert learned(example) == pytest.approx(learned(recipe.method), rel=0.02)  # biases and positions differ
     example.zero_grad()
 
-    before = copy.deepcopy(example.state_dict())
+    before = {key: p.detach().clone() for key, p in example.named_parameters()}
     optimizer = example.optimizer(example.parameters())
     lightly.take(example, optimizer, views, half=half)
     lightly.take(example, optimizer, views, half=half)
-    moved = {key.partition(".")[0] for key, x in example.state_dict().items() if not torch.equal(x, before[key])}
+    moved = {key.partition(".")[0] for key, p in example.named_parameters() if not torch.equal(p, before[key])}
     assert {part for part in ("encoder", "slow", "predictor", "pixels") if hasattr(example, part)} <= moved
     assert all(x.isfinite().all() for x in example.state_dict().values())
 
@@ -86,7 +85,7 @@ def test_our_local_crops_are_as_many_as_the_examples(data: tuple[Any, Situation,
 
 
 def test_a_peer_gives_what_our_network_gives_of_the_same_weights(data: tuple[Any, Situation, Path]) -> None:
-    ours = recipe_of("simclr", data[1]).method.backbone
+    ours: Any = recipe_of("simclr", data[1]).method.backbone
     theirs = lightly.peer_of(ours)
     own, other = ours.state_dict(), theirs.state_dict()
     assert [x.shape for x in own.values()] == [x.shape for x in other.values()]
@@ -115,7 +114,7 @@ def test_a_row_tells_both_rates_and_both_steps(
 
 
 def test_goals_that_are_not_met_are_named() -> None:
-    assert methods.goals(2.0, 1.0) == "met"
+    assert methods.goals(2.0, 0.997) == "met"  # as the table shows it
     assert methods.goals(1.994, 3.0) == "NOT MET: as shipped 1.99 of 2"
     assert methods.goals(1.5, 0.9) == "NOT MET: as shipped 1.50 of 2, a step 0.90 of 1"
 

@@ -82,7 +82,7 @@ def test_correlations_are_scipys_and_their_interval_holds_them_and_stays() -> No
     y = np.round(x + drawn.normal(size=12), 1)
     for measure, theirs in ((predictors.spearman, stats.spearmanr), (predictors.kendall, stats.kendalltau)):
         found = predictors.correlation(x, y, measure)
-        assert found.value == theirs(x, y).statistic
+        assert found.value == theirs(x, y)[0]
         assert -1 <= found.low < found.value < found.high <= 1
         assert found == predictors.correlation(x, y, measure)
         opposite = predictors.correlation(-x, y, measure)
