@@ -58,7 +58,7 @@ def cpc_streams(
     layers: int = s.pick("depth", depth, max(3 if small else 5, halved), f"{why}; the paper's is 5")
     channels: int = s.pick("width", width, 128 if small else 512, f"{why}; the paper's is 512")
     recurrent: int = s.pick("state", state, 128 if small else 256, f"{why}; the paper's is 256")
-    batch: int = s.pick("batch_size", batch_size, 64 if small else 256, why)
+    batch: int = s.pick("batch_size", batch_size, 32 if small else 256, f"{why}; the work grows with its square")
     rate = pick_lr(lr, 2e-3, batch, s)
     with refused_by("cpc_streams"):
         ahead = pick_steps(steps, moments(on.length, halved), s)
