@@ -27,6 +27,7 @@ from sensorium.abilities import (
     ClassConditional,
     Detector,
     Encoder,
+    FuturePredictor,
     Generator,
     HasBackbone,
     HasBody,
@@ -34,8 +35,11 @@ from sensorium.abilities import (
     IterativeGenerator,
     LanguageModel,
     Likelihood,
+    MaskedLanguageModel,
     OnlineDetector,
     Reconstructor,
+    StreamEncoder,
+    TextEncoder,
     Tokenizer,
     abilities_of,
 )
@@ -88,6 +92,10 @@ TINY: dict[str, dict[str, Any]] = {
     "frozen": {"backbone": "vit-micro"},
     "deep_infomax": {"units": 16, "outputs": 12},
     "cpc": {"context_width": 16, "context_depth": 1, "targets": 12},
+    "mae_streams": {"width": 16, "depth": 1, "heads": 2, "length": 6},
+    "cpc_streams": {"width": 16, "state": 16, "length": 6},
+    "mae_text": {"width": 16, "depth": 1, "heads": 2, "length": 12},
+    "cpc_text": {"width": 16, "state": 16, "length": 12},
 }
 TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
@@ -120,7 +128,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "book.txt").write_text("The cat sat on the mat, and the tired dog sat on it. " * 40)
     ready = {}
     for i, (name, (what, size)) in enumerate(DATA.items()):
-        settings = next(TINY.get(system.name, {}) for system in systems() if system.data == what)
+        settings: dict[str, Any] = {}
+        for system in systems():  # what shapes the data is alike in all
+            settings |= TINY.get(system.name, {}) if system.data == what else {}
         source = Source(paths[name], None, folder / f"cache-{i}", image_size=size, settings=settings)
         ready[name] = kind(what).prepare(source)
     return ready
@@ -216,6 +226,9 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             side = (batch["image"] if "image" in batch else (batch.get("views") or batch["crops"])[0]).shape[-2:]
             found.append(method.features(torch.randn(3, 3, *side, generator=torch.Generator().manual_seed(1))))
             assert found[-1].shape == (3, method.dim)
+        if isinstance(method, StreamEncoder):
+            found.append(method.features(batch["frames"]))
+            assert found[-1].shape == (len(batch["frames"]), method.dim)
         if isinstance(method, Generator):
             how: dict[str, Any] = {"steps": 2} if isinstance(method, IterativeGenerator) else {}
             if isinstance(method, ClassConditional) and method.classes:
@@ -245,6 +258,16 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
         if isinstance(method, LanguageModel):
             found.append(method.log_prob(batch["tokens"]))
             assert found[-1].shape == (len(batch["tokens"]), batch["tokens"].shape[1] - 1)
+        if isinstance(method, MaskedLanguageModel):
+            masked = torch.arange(batch["tokens"].shape[1]).expand_as(batch["tokens"]) % 3 == 1
+            found.append(method.masked_log_prob(batch["tokens"], masked))
+            assert found[-1].shape == (len(masked), int(masked[0].sum()))
+        if isinstance(method, FuturePredictor):
+            found.append(method.tell(batch["frames"] if "frames" in batch else batch["tokens"]))
+            assert found[-1].shape == (BATCH, method.steps)
+        if isinstance(method, TextEncoder):
+            found.append(method.features(batch["tokens"]))
+            assert found[-1].shape == (len(batch["tokens"]), method.dim)
         if isinstance(method, ImageText):
             found += [method.embed_image(batch["image"]), method.embed_text(batch["tokens"])]
             assert all(torch.allclose(x.norm(dim=-1), torch.ones(len(x)), atol=1e-5) for x in found[-2:])
@@ -335,7 +358,20 @@ def test_biases_of_a_backbones_experts_move_after_a_step(system: str, prepared: 
 
 
 @pytest.mark.parametrize(
-    "system", ["mae", "simmim", "i_jepa", "supervised", "causal_lm", "flash", "recurrent_lm", "rectified_flow", "made"]
+    "system",
+    [
+        "mae",
+        "mae_streams",
+        "mae_text",
+        "simmim",
+        "i_jepa",
+        "supervised",
+        "causal_lm",
+        "flash",
+        "recurrent_lm",
+        "rectified_flow",
+        "made",
+    ],
 )
 def test_accumulated_gradients_are_those_of_the_batch(system: str, prepared: dict[str, Any]) -> None:
     """For losses that are means over samples, on a network without BatchNorm."""

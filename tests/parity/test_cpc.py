@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sensorium.networks.resnet import ResNet
-from sensorium.selfsup.cpc.method import CPC, Context, contrast, patches
+from sensorium.parts.learning.ahead import contrast
+from sensorium.selfsup.cpc.method import CPC, Context, patches
 
 
 def largest(a, b):

@@ -14,13 +14,14 @@ from sensorium.errors import SensoriumError
 
 
 def embed(run: Path, *, data: str | None = None, out: Path | None = None, limit: Positive | None = None) -> None:
-    """Write one feature vector per picture with its path and label to a file, or per video frame to an .npz.
+    """Write one feature vector per picture with its path and label to a file, or per frame of a video or a recording to an .npz.
 
     Example: sensorium embed sensorium-runs/simclr --data photos/ --out features.parquet
 
     Args:
         run: folder of a run, or a checkpoint.
-        data: what to embed: pictures, a video, or a folder of videos; the run's own data by default.
+        data: what to embed: pictures, a video, or a folder of videos; the run's own data by default. Recordings, by a
+            run that learned from streams.
         out: the file: .parquet, .npz, .npy (with a .names.csv beside it) or .csv; features.parquet in the run's folder
             by default.
         limit: only the first N pictures.

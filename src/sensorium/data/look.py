@@ -107,7 +107,9 @@ def _fractions(findings: Findings) -> str:
 
 def _commands(kind: str, where: str, labeled: bool, fractions: str = "") -> list[str]:
     fitting = [one for one in systems() if one.data == kind and one.trains and (labeled or not one.labels)]
-    names = [system.name for system in sorted(fitting, key=lambda s: not s.starter)]
+    # of other data than pictures, first what does what these are for, then what learns features
+    last = "selfsup" if kind != "images" else ""
+    names = [system.name for system in sorted(fitting, key=lambda s: (not s.starter, s.family == last))]
     starters = [system.name for system in fitting if system.starter]
     compared = [f"sensorium compare {' '.join(starters)} {where} --budget 10m{fractions}"] if len(starters) > 1 else []
     others = f"   (or {', '.join(names[1:6])}{' ...' if len(names) > 6 else ''})" if names[1:] else ""

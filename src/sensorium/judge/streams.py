@@ -43,11 +43,7 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Per-frame scores of the test recordings, those of baselines on the same windows, and an image."""
-    if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
-        raise SensoriumError(
-            f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "
-            f"values, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
-        )
+    same_frames(run, ready)
     if "pictures" not in kept.pieces:
         with bar("judging", asked.progress):
             found = online_scores(run.method, ready.test, device=device_name())
@@ -58,6 +54,15 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         kept.piece("baselines", lambda: _baselines(ready))
     pictures = tuple(Picture(**one) for one in kept.pieces["pictures"])
     return Judgement(tuple(scores(kept.pieces)), pictures)
+
+
+def same_frames(run: Trained, ready: Prepared) -> None:
+    """Raise SensoriumError unless the data have the classes and the frames that a run was trained on."""
+    if run.situation.classes != ready.opened.classes or len(run.situation.mean) != ready.opened.width:
+        raise SensoriumError(
+            f"{run.folder}: trained on {len(run.situation.classes)} classes and frames of {len(run.situation.mean)} "
+            f"values, but the data have {len(ready.opened.classes)} and {ready.opened.width}."
+        )
 
 
 def each_recording(scores: list[np.ndarray], ready: Prepared) -> np.ndarray:

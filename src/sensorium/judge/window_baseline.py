@@ -19,7 +19,7 @@ from sensorium.data.streams.open import AnyStream, Windows
 from sensorium.errors import SensoriumError
 from sensorium.judge.online_map import scored
 from sensorium.metrics.linear import ROUGHLY
-from sensorium.metrics.logistic import Logistic
+from sensorium.metrics.logistic import Logistic, Probe
 
 GRID = (3.0, 0.3, 0.03, 0.003, 0.0003)  # strongest first: each solution initializes the next
 UNDECIDED = 0.1  # for a single recording, of which nothing can be held out
@@ -41,21 +41,14 @@ def window_baseline(
     """The scores of :func:`sensorium.judge.online_map.judge_online` for ``test``, and ``windows`` (the number
     trained on, at most ``most``, evenly chosen) and ``regularisation``. length: T, frames of a window."""
     windows = Windows(train, length)
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round().astype(np.int64))
-    features, labels = _features(windows, chosen)
-    if labels.min() == labels.max():
-        raise SensoriumError(f"all {len(labels):,} training windows end in one class: a classifier needs two.")
-    problem = Logistic(features.to(device), labels, len(classes))
-    strength = _strength(problem, np.array([windows.place(int(i))[0] for i in chosen]))
-    problem.reset()
-    probe = problem.fit(strength)
+    chosen = spread(len(windows), most)
+    features, labels = flat(windows, chosen)
+    probe, strength = probe_of(features.to(device), labels, owners(windows, chosen), len(classes))
     scores = []
     for stream in test:
         every = Windows([stream], length, every=True)
         parts = [
-            probe.logits(_features(every, np.arange(at, min(at + _BLOCK, len(every))))[0].to(device))
-            .softmax(dim=1)
-            .cpu()
+            probe.logits(flat(every, np.arange(at, min(at + _BLOCK, len(every))))[0].to(device)).softmax(dim=1).cpu()
             for at in range(0, len(every), _BLOCK)
         ]
         scores.append(torch.cat(parts).numpy())
@@ -63,7 +56,28 @@ def window_baseline(
     return found | {"windows": len(chosen), "regularisation": strength}
 
 
-def _features(windows: Windows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+def spread(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of ``count`` indices, evenly chosen: int64, ascending."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
+def owners(windows: Windows, indices: np.ndarray) -> np.ndarray:
+    """The recording of each window: int64 [n]."""
+    return np.array([windows.place(int(i))[0] for i in indices])
+
+
+def probe_of(features: Tensor, labels: Tensor, owner: np.ndarray, classes: int) -> tuple[Probe, float]:
+    """The probe of windows' features [n, D], and its strength, chosen on held-out recordings; ``owner``: each window's
+    recording [n]."""
+    if labels.min() == labels.max():
+        raise SensoriumError(f"all {len(labels):,} training windows end in one class: a classifier needs two.")
+    problem = Logistic(features, labels, classes)
+    strength = _strength(problem, owner)
+    problem.reset()
+    return problem.fit(strength), strength
+
+
+def flat(windows: Windows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     """Flat windows [n, T F] and their labels [n]."""
     batch = windows.batch(indices)
     frames, missing = batch["frames"], batch["missing"]

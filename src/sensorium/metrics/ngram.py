@@ -51,9 +51,9 @@ class KneserNey:
             if len(text) < m:
                 break
             strings = _strings(text, m)
-            count = _look(level.strings, level.counts, strings)
-            total = _look(level.contexts, level.sums, strings // BYTES)
-            kinds = _look(level.contexts, level.kinds, strings // BYTES)
+            count = look(level.strings, level.counts, strings)
+            total = look(level.contexts, level.sums, strings // BYTES)
+            kinds = look(level.contexts, level.kinds, strings // BYTES)
             seen = total > 0
             total = np.maximum(total, 1)
             mixed = np.maximum(count - level.discount, 0) / total + level.discount * kinds / total * p[m - 1 :]
@@ -87,7 +87,7 @@ def _order(strings: np.ndarray, counts: np.ndarray) -> _Order:
     return _Order(strings, counts, contexts, sums, kinds, discount)
 
 
-def _look(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def look(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """``values`` of the ``asked`` keys among sorted ``keys``, 0 if missing."""
     if len(keys) == 0:
         return np.zeros(len(asked), np.int64)

@@ -103,6 +103,21 @@ class Trained:
 
         A system is built on the meta device first, and compared with the weights.
         """
+        kept = self._kept()
+        with _opening(self.folder), torch.random.fork_rng(devices=[]):
+            # A file of the user's own need not know the meta device; an input is built there with the run that it is of.
+            if ":" not in self.function and torch.get_default_device().type != "meta":
+                weights = self.weights if self.finished else None
+                fitting(lambda: self._made(kept).method, weights, self.folder / FILE)
+            return self._made(kept)
+
+    def untrained(self) -> Method:
+        """The method as it was before the first step, in evaluation mode."""
+        with _opening(self.folder), torch.random.fork_rng(devices=[]):
+            return self._made(self._kept()).method.eval()
+
+    def _kept(self) -> dict[str, Any]:
+        """The recipe's settings as they were resolved, with the inputs where they are now."""
         known = parameters(self.function)
         kept = {name: value for name, value in self.settings.items() if name in known} | self.info.given
         for role in roles(self.function):
@@ -111,12 +126,7 @@ class Trained:
                 kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
         if READ in self.settings and (self.folder / "backbone").is_dir():
             kept["backbone"] = str(self.folder / "backbone")  # the checkpoint that it began with may be gone
-        with _opening(self.folder), torch.random.fork_rng(devices=[]):
-            # A file of the user's own need not know the meta device; an input is built there with the run that it is of.
-            if ":" not in self.function and torch.get_default_device().type != "meta":
-                weights = self.weights if self.finished else None
-                fitting(lambda: self._made(kept).method, weights, self.folder / FILE)
-            return self._made(kept)
+        return kept
 
     def _made(self, kept: dict[str, Any]) -> Recipe:
         torch.manual_seed(self.info.seed)

@@ -73,6 +73,7 @@ USES = {  # by ability
         ("Detect objects in pictures", "sensorium detect {run} PICTURES"),
         ("Where it is wrong, worst first", "sensorium misses {run}"),
     ),
+    "StreamEncoder": (("One feature vector per frame of a recording", "sensorium embed {run} --data RECORDING.npz"),),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
 }

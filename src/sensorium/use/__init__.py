@@ -225,13 +225,16 @@ class Embedded(NamedTuple):
 
 
 def embed(run: Any, data: str | None, out: Path | None, limit: int | None) -> str:
-    """Write features of every readable image to a file by its ending (:mod:`sensorium.use.tables`), or of every video
-    frame to an .npz.
+    """Write features of every readable image to a file by its ending (:mod:`sensorium.use.tables`), or of every frame of a
+    video or, by an encoder of streams, of recordings to an .npz.
 
     Returns a line that describes what was written.
     """
+    from sensorium.use.recordings import embed_recordings, of_streams
     from sensorium.use.video import embed_video, is_video
 
+    if (encoder := of_streams(run)) is not None:
+        return embed_recordings(encoder, data, out)
     if data is not None and is_video(data):
         return embed_video(run, data, out, limit=limit)
     where = run.folder if isinstance(run, Run) else Path(run)

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
-from sensorium.parts.gather import gather, rank, world_size
+from sensorium.parts.gather import world_size
+from sensorium.parts.learning.ahead import contrast
 from sensorium.parts.moe.layer import update_biases
 
 
@@ -122,18 +123,6 @@ class Context(nn.Module):
         for block in self.blocks:
             z = z + block(z)
         return F.relu(z)
-
-
-def contrast(p: Tensor, t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Predictions [B, E, h - k, w] of the targets [B, E, h, w] k rows below -> L_k among those of all processes, and the
-    fraction of predictions whose best target is the right one; the latter without gradient. 0-d."""
-    B, E, h, w = t.shape
-    every = gather(t.flatten(2).transpose(1, 2)).reshape(-1, E)  # [N h w, E]
-    logits = p.flatten(2).transpose(1, 2).reshape(-1, E) @ every.T
-    first = (torch.arange(B, device=t.device) + rank() * B) * h * w + k * w
-    own = (first[:, None] + torch.arange((h - k) * w, device=t.device)).flatten()
-    right = (logits.detach().argmax(1) == own).to(logits.dtype).mean()
-    return F.cross_entropy(logits, own), right
 
 
 def patches(images: Tensor, size: int, stride: int) -> Tensor:

@@ -11,6 +11,7 @@ from sensorium.data.streams.prepare import StreamSituation
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, pick_heads, refused_by
+from sensorium.recipe.streams import note_data
 from sensorium.streaming.oadtr.method import OadTR
 
 
@@ -56,7 +57,7 @@ def oadtr(
     """
     s = Settings()
     small, why = machine_of(on)
-    _note_data({"frame": frame, "length": length, "future": future}, on, s)
+    note_data({"frame": frame, "length": length, "future": future}, on, s)
     channels: int = s.pick("width", width, 128 if small else 512, why)
     layers: int = s.pick("depth", depth, 2 if small else 3, why)
     attentive = pick_heads(heads, channels, small, s)
@@ -73,15 +74,6 @@ def oadtr(
         )  # fmt: skip
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
     return Recipe("oadtr", method, windowed(spread), optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
-
-
-def _note_data(given: Mapping[str, int | None], on: StreamSituation, s: Settings) -> None:
-    """What the data were prepared with; the same flags shaped them, so another value is a mistake of the program."""
-    for name, one in given.items():
-        value: int = getattr(on, name)
-        if one is not None and one != value:
-            raise ValueError(f"{name} {one}, but the data were prepared with {value}")
-        s.pick(name, one, value, "the data")
 
 
 def _against_overfitting(

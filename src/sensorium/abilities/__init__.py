@@ -9,11 +9,20 @@ already normalized, unless a docstring says otherwise.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sensorium.abilities.sequences import (
+    FuturePredictor,
+    LanguageModel,
+    MaskedLanguageModel,
+    OnlineDetector,
+    StreamEncoder,
+    TextEncoder,
+)
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -103,18 +112,6 @@ class MaskedEncoder(MapEncoder):
     def masked_map(self, images: Tensor, mask: Tensor, token: Tensor) -> Tensor:
         """[B, 3, H, W], bool [B, H', W'] (True: masked) and the token [..., channels[0]] -> the last map, after the final
         norm: [B, dim, ceil(H / strides[-1]), ceil(W / strides[-1])]."""
-
-
-class TextEncoder(ABC):
-    """Encodes a text of at most ``context`` tokens, from a vocabulary of ``vocab``, as one vector."""
-
-    dim: int
-    vocab: int
-    context: int
-
-    @abstractmethod
-    def features(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] -> [B, dim]."""
 
 
 class VelocityNet(ABC):
@@ -326,60 +323,12 @@ class Tokenizer(SeesImages, ABC):
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class LanguageModel(ABC):
-    """Predicts the next token, and generates text. ``vocab``: size of the vocabulary."""
-
-    vocab: int
-
-    @abstractmethod
-    def log_prob(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """int64 [B, T] -> log-probability (natural) of each token after the first, given those before it [B, T - 1].
-
-        documents: int64 [B, T], the document of each token; a token then depends only on those of its own document.
-        """
-
-    @abstractmethod
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        most: int = 256,
-        window: int | None = None,
-    ) -> Iterator[Tensor]:
-        """int64 [B, T] -> the tokens generated after it, one [B] at a time, ``most`` of them.
-
-        temperature: 0 is greedy. top_k: sample from the k most likely tokens. window: maximum context in tokens.
-        """
-
-
-class OnlineDetector(ABC):
-    """Classifies the action of each frame of a stream, one of ``classes``, from the frames so far, in bounded
-    memory."""
-
-    classes: int
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Begin a new stream."""
-
-    @abstractmethod
-    def step(self, frame: Tensor) -> Tensor:
-        """The next frame [F] -> class probabilities [K]."""
-
-    @abstractmethod
-    def predict(self, frames: Tensor | Iterable[Tensor]) -> Tensor:
-        """A whole stream [N, F] (or its parts) -> [N, K]: the same as ``step`` on each frame, faster."""
-
-
 ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
-        Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, VelocityNet, AttentionMaps, Reconstructor, Classifier,
-        ImageText, Detector, Generator, ClassConditional, IterativeGenerator, Likelihood, Tokenizer, LanguageModel,
-        OnlineDetector,
+        Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
+        Reconstructor, Classifier, ImageText, Detector, Generator, ClassConditional, IterativeGenerator, Likelihood,
+        Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 
