@@ -30,7 +30,8 @@ from sensorium.training.bands import AT, averaged, place, read_bands
 
 GREY = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 ON = Situation(32, 1000, ("a", "b"), *GREY, "cpu", 1)
-RULED = [one.name for one in systems() if one.family == "selfsup" and one.trains and not roles(one.name)]
+OURS = [one for one in systems() if one.family == "selfsup" and one.data == "images" and one.trains]
+RULED = [one.name for one in OURS if not roles(one.name)]
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
