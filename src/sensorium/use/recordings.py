@@ -10,6 +10,7 @@ standardized as the run's training data were.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,11 +44,12 @@ def embed_recordings(run: Run, data: str | None, out: Path | None) -> str:
     if data is None or not Path(data).is_file():
         raise SensoriumError(f"'{run.folder}' encodes recordings: give a file of them, --data RECORDINGS.npz.")
     path, on = Path(data), run.situation
+    method: Any = run.method
     target = check_out(
         out or run.folder / "features.npz", (".npz",), *(() if out is None else (data, *run.info.data.places))
     )
     labels, classes = _labels(path)
-    encode = encoded_by(run.method, device_name())
+    encode = encoded_by(method, device_name())
     found, told, ends, names = [], [], [0], []
     for i, (name, values) in enumerate(read_values(path, step_rate(on))):
         try:
@@ -75,7 +77,7 @@ def embed_recordings(run: Run, data: str | None, out: Path | None) -> str:
     }
     arrays |= {} if on.rate is None else {"sample_rate_hz": np.array(on.rate)}
     write_bytes(target, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
-    return f"{target}: {counted(ends[-1], 'frame')} of {counted(len(names), 'recording')} x {counted(run.method.dim, 'feature')}"
+    return f"{target}: {counted(ends[-1], 'frame')} of {counted(len(names), 'recording')} x {counted(method.dim, 'feature')}"
 
 
 def _labels(path: Path) -> tuple[list[np.ndarray], tuple[str, ...]]:
