@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sensorium.catalogue import find
 from sensorium.data.images.prepare import Situation
 from sensorium.recipe.recipe import Recipe
 from sensorium.recipe.trained import make_recipe
@@ -36,7 +37,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Situation, Path
 
 def recipe_of(name: str, on: Situation) -> Recipe:
     crops = methods.EXAMPLES[name].crops
-    return make_recipe(name, on, {"batch_size": BATCH} | ({"local_crops": crops} if crops else {}))
+    small = {} if find(name).needs in ("TokenEncoder", "MaskedEncoder") else {"backbone": "resnet-micro"}
+    return make_recipe(name, on, {"batch_size": BATCH} | small | ({"local_crops": crops} if crops else {}))
 
 
 def learned(network: nn.Module) -> int:

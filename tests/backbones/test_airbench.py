@@ -26,6 +26,7 @@ def test_maps_have_the_sizes_and_channels_that_are_said(height, width):
     assert (net.channels, net.strides, net.dim) == ((8, 12, 16), (2, 4, 8), 16)
     for m, c, s in zip(net.maps(x), net.channels, net.strides, strict=True):
         assert m.shape == (2, c, (max(height, 9) - 1) // s, (max(width, 9) - 1) // s)
+    assert net.rows(height) == tuple(m.shape[2] for m in net.maps(x))
     assert torch.equal(net.features(x), net.maps(x)[-1].amax((2, 3)))
     assert torch.equal(net(x), net.features(x))
     assert abilities_of(net) == ("Encoder", "MapEncoder")

@@ -105,6 +105,7 @@ MULTIPLES = {"vqgan": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
+    "deep_infomax": {"backbone": "resnet-micro"},
     "supervised": {"backbone": "resnet-18"},
     "self_training": {"backbone": "resnet-18"},
     "detr": {"backbone": "resnet-18"},

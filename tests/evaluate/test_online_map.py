@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sensorium.data.streams.open import Stream, Windows
 from sensorium.errors import SensoriumError
 from sensorium.judge.online_map import actions_of, average_precision, delays, judge_online, online_map, online_scores
-from sensorium.judge.window_baseline import _features, window_baseline
+from sensorium.judge.window_baseline import flat, window_baseline
 
 
 def slow(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
@@ -190,4 +190,4 @@ def test_the_baseline_reads_the_window() -> None:
 
 def test_the_baseline_repeats_the_first_frame_before_a_stream() -> None:
     windows = Windows([Stream("a", np.array([[5.0], [6.0], [7.0]]), np.arange(3))], 3)
-    assert _features(windows, np.arange(3))[0].tolist() == [[5, 5, 5], [5, 5, 6], [5, 6, 7]]
+    assert flat(windows, np.arange(3))[0].tolist() == [[5, 5, 5], [5, 5, 6], [5, 6, 7]]

@@ -146,7 +146,7 @@ def test_what_cannot_work_is_refused():
         ({"trade_off": 1.2}, r"--trade-off 1.2: must be from 0 to 1; the paper's are 0.01 to 0.1"),
         ({"slices": 0}, "--slices 0: must be at least 1"),
         ({"projection": 0}, "--projection 0: must be at least 1"),
-        ({"local_crops": -1}, "--local-crops -1: must be at least 0"),
+        ({"local_crops": -1}, "--local-crops -1: must not be negative"),
     ],
 )
 def test_bad_settings_are_one_line(settings, why):

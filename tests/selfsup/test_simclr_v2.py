@@ -184,13 +184,13 @@ def test_settings_that_do_not_fit(given, said):
 
 
 def test_without_kept_layers_the_backbone_is_the_network_alone():
-    recipe = make_recipe("simclr_v2", ON, {"kept_layers": 0})
+    recipe = make_recipe("simclr_v2", ON, {"kept_layers": 0, "backbone": "resnet-micro"})
     assert type(recipe.method.backbone) is ResNet
     assert sum(isinstance(part, nn.Linear) for part in recipe.method.head.modules()) == 3
 
 
 def test_fine_tuning_starts_from_the_layer_too_and_files_hold_the_network(tmp_path: Path):
-    run = sensorium.train("simclr_v2", **FEW, out=tmp_path / "v2", memory=8)
+    run = sensorium.train("simclr_v2", **FEW, out=tmp_path / "v2", memory=8, backbone="resnet-micro")
     assert type(run.backbone) is Extended
     tuned = sensorium.train("supervised", **FEW, start=str(tmp_path / "v2"), out=tmp_path / "tuned")
     assert type(tuned.method.backbone) is Extended

@@ -92,6 +92,10 @@ class MapEncoder(Encoder):
     def maps(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> list of [B, C_i, H_i, W_i]."""
 
+    def rows(self, side: int) -> tuple[int, ...]:
+        """Rows of each map of an image of ``side`` pixels."""
+        return tuple(-(-side // stride) for stride in self.strides)
+
     def features_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> features [B, dim] and the last map, by networks that can in one pass."""
         return self.features(images), self.maps(images)[-1]

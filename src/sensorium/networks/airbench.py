@@ -64,6 +64,10 @@ class Airbench(nn.Module, MapEncoder):
             outputs.append(x)
         return outputs
 
+    def rows(self, side: int) -> tuple[int, ...]:
+        """Rows of each map of an image of ``side`` pixels: the whitening takes one, the others are halved, rounded down."""
+        return tuple((max(side, self.strides[-1] + 1) - 1) // stride for stride in self.strides)
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]: the maximum over the positions of the last map."""
         return self.maps(images)[-1].amax((2, 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -117,18 +116,12 @@ def _adam(method: Any, phase: str, lr: float) -> torch.optim.Optimizer:
 
 def _level(given: int | None, network: Any, side: int, s: Settings) -> tuple[int, tuple[int, int]]:
     """The coarsest map with enough places, or the finest; its channels and rows."""
-    rows = _rows(network, side)
+    rows = network.rows(side)
     fine = [i for i, count in enumerate(rows) if count >= PLACES]
     which: int = s.pick("level", given, max(fine, default=0), f"the coarsest with {PLACES} rows or more at {side} px")
     if not 0 <= which < len(network.strides):
         raise SensoriumError(f"--level {which}: this network has maps 0 to {len(network.strides) - 1}.")
     return which, (network.channels[which], rows[which])
-
-
-def _rows(network: Any, side: int) -> list[int]:
-    """Rows of each map of pictures of ``side`` pixels."""
-    shapes = copy.deepcopy(network).to("meta")
-    return [found.shape[2] for found in shapes.maps(torch.empty(2, 3, side, side, device="meta"))]
 
 
 def deep_infomax_views(
