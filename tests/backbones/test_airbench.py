@@ -147,3 +147,8 @@ def test_hugging_face_opens_its_directory(widths, sides, tmp_path):
     again = load(tmp_path / "theirs")
     assert isinstance(again, Airbench)
     assert torch.equal(again.eval().features(x), ours)
+
+
+def test_a_library_without_it_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(SensoriumError, match=r"no format 'timm'. Use --to .* --backbone resnet-micro"):
+        export(Airbench((8, 12)), "timm", tmp_path / "out")

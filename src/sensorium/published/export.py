@@ -92,7 +92,9 @@ def _written(chain: list[nn.Module], to: str, recipe: str) -> tuple[Format, Any]
         return found
     sorts = isinstance(chain[0], Classifier)
     name = " on ".join(type(one).__name__ for one in (chain[:2] if sorts else chain[-1:]))
-    raise SensoriumError(f"{name} has no format '{to}'. {_way(exportable(chain[0], recipe))}")
+    strange = to in LIBRARIES and isinstance(chain[-1], Encoder) and _first(chain[-1:], to) is None
+    other = " A ResNet has one: train with --backbone resnet-micro." if strange else ""
+    raise SensoriumError(f"{name} has no format '{to}'. {_way(exportable(chain[0], recipe))}{other}")
 
 
 def _first(chain: list[nn.Module], to: str) -> tuple[Format, Any] | None:
@@ -111,7 +113,8 @@ def exportable(network: nn.Module, recipe: str = "") -> tuple[str, ...]:
     return tuple(to for to in FORMATS if to in known and (_has_onnx(chain) if to == "onnx" else _fits(chain, to)))
 
 
-OPENED = ("hf", "timm", "torchvision", "safetensors", "onnx")
+LIBRARIES = ("hf", "timm", "torchvision")
+OPENED = (*LIBRARIES, "safetensors", "onnx")
 """Of ``FORMATS``, first what most others open."""
 
 
