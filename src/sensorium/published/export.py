@@ -92,9 +92,10 @@ def _written(chain: list[nn.Module], to: str, recipe: str) -> tuple[Format, Any]
         return found
     sorts = isinstance(chain[0], Classifier)
     name = " on ".join(type(one).__name__ for one in (chain[:2] if sorts else chain[-1:]))
-    strange = to in LIBRARIES and isinstance(chain[-1], Encoder) and _first(chain[-1:], to) is None
-    other = " A ResNet has one: train with --backbone resnet-micro." if strange else ""
-    raise SensoriumError(f"{name} has no format '{to}'. {_way(exportable(chain[0], recipe))}{other}")
+    known = any(_first(chain[-1:], one) for one in LIBRARIES[1:])  # else it is no library's
+    strange = to in LIBRARIES and isinstance(chain[-1], Encoder) and not known
+    other = " (a ResNet has: --backbone resnet-micro)" if strange else ""
+    raise SensoriumError(f"{name} has no format '{to}'{other}. {_way(exportable(chain[0], recipe))}")
 
 
 def _first(chain: list[nn.Module], to: str) -> tuple[Format, Any] | None:
