@@ -33,6 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, require
 from sensorium.method import Method, Progress
+from sensorium.parts.batchnorm import in_groups
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import rank
 from sensorium.parts.learning.info_nce import info_nce
@@ -120,13 +121,13 @@ class MoCo(Method, HasBackbone, BoundsInformation, Encoder):
 
 
 def _project(network: nn.ModuleDict, images: Tensor, group_B: Tensor, groups: int) -> Tensor:
-    """[B, 3, H, W] -> [B, P], each group in a pass of its own."""
+    """[B, 3, H, W] -> [B, P], the images of each group normalized apart."""
     backbone, head = network["backbone"], network["head"]
     if groups == 1:
         return head(backbone.features(images))  # pyright: ignore[reportCallIssue]
     order = group_B.argsort(stable=True)
-    parts = order.split(torch.bincount(group_B, minlength=groups).tolist())
-    return torch.cat([head(backbone.features(images[rows])) for rows in parts])[order.argsort()]  # pyright: ignore[reportCallIssue]
+    with in_groups(network, torch.bincount(group_B, minlength=groups).tolist()):
+        return head(backbone.features(images[order]))[order.argsort()]  # pyright: ignore[reportCallIssue]
 
 
 def _unit(z: Tensor) -> Tensor:
