@@ -16,7 +16,7 @@ from sensorium.data.rows import reads
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.i_jepa.masks import MultiBlock
 from sensorium.selfsup.i_jepa.method import IJEPA
@@ -37,6 +37,7 @@ def i_jepa(
     predictor_width: int | None = None,
     predictor_depth: int | None = None,
     crop_min: float = 0.3,
+    view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     head_first: float | None = None,
@@ -59,6 +60,7 @@ def i_jepa(
         predictor_width: channels of the predictor.
         predictor_depth: layers of the predictor.
         crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
@@ -73,11 +75,12 @@ def i_jepa(
     start, width, depth = (s.pick(name, given[name], *usual[name]) for name in given)
     s.note(targets=targets, target_min=target_min, target_max=target_max, context_min=context_min)
     s.note(crop_min=crop_min, weight_decay=weight_decay, warmup=warmup)
-    grid = network.grid_of(torch.empty(1, 3, on.image_size, on.image_size, device="meta"))
+    side = pick_view_size(view_size, network, on, s)
+    grid = network.grid_of(torch.empty(1, 3, side, side, device="meta"))
     with refused_by("i_jepa"):
         masks = MultiBlock(grid, targets, (target_min, target_max), context_scale=(context_min, 1.0))
         method = IJEPA(network, Predictor(network.dim, network.grid, width, depth, network.heads), momentum=start)
-    views = i_jepa_views(on.mean, on.std, on.image_size, masks, scale=(crop_min, 1.0))
+    views = i_jepa_views(on.mean, on.std, side, masks, scale=(crop_min, 1.0))
     made = Recipe("i_jepa", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.views import masked_views
 from sensorium.data.images.prepare import Situation
@@ -12,7 +14,7 @@ from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Choice, Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.mae.method import MAE
@@ -37,6 +39,7 @@ def mae(
     decoder_depth: int | None = None,
     normalize_targets: bool = True,
     crop_min: float = 0.2,
+    view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     head_first: float | None = None,
@@ -57,6 +60,7 @@ def mae(
         decoder_depth: layers of the decoder.
         normalize_targets: predict each patch normalized by its own mean and standard deviation.
         crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
@@ -73,12 +77,11 @@ def mae(
     if not 0.0 <= mask_ratio < 1.0:
         raise SensoriumError(f"--mask-ratio {mask_ratio} must be at least 0 and below 1; the paper's is 0.75.")
     how: dict[str, Any] = {"mask_ratio": mask_ratio, "masking": masking, "normalize_targets": normalize_targets}
-    grid = (on.image_size // network.patch_size, on.image_size // network.patch_size)
+    side = pick_view_size(view_size, network, on, s)
+    grid = network.grid_of(torch.empty(1, 3, side, side, device="meta"))
     with refused_by("mae"):
         method = MAE(network, decoder_width=width, decoder_depth=depth, decoder_heads=max(1, width // 32), **how)
         masked = grid[0] * grid[1] - method.kept(grid[0] * grid[1])
-    views = masked_views(
-        on.mean, on.std, on.image_size, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0)
-    )
+    views = masked_views(on.mean, on.std, side, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0))
     made = Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)

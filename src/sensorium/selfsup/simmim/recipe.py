@@ -9,7 +9,7 @@ from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simmim.method import SimMIM, usual_unit
 
@@ -24,6 +24,7 @@ def simmim(
     mask_unit: int | None = None,
     masking: Masking = "random",
     crop_min: float = 0.67,
+    view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     head_first: float | None = None,
@@ -42,6 +43,7 @@ def simmim(
         mask_unit: side of the squares in pixels, a multiple of the patch.
         masking: random squares, blocks of them (block), or all but a grid (grid).
         crop_min: minimum area of a crop, as a fraction of the picture.
+        view_size: side of the crops in pixels.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     s = Settings()
@@ -49,7 +51,7 @@ def simmim(
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     # The paper's 8e-4 at batch 2,048, by the square root; a CPU's few steps stand more.
     rate = pick_lr(lr, 1e-3 if on.device == "cpu" else 3e-4, batch, s)
-    side, patch = on.image_size, network.strides[0]
+    side, patch = pick_view_size(view_size, network, on, s), network.strides[0]
     why = f"about a sixth of {side} px, in patches of {patch}; the paper's is 32 of 192"
     unit = s.pick("mask_unit", mask_unit, usual_unit(side, patch), why)
     s.note(mask_ratio=mask_ratio, masking=masking, crop_min=crop_min, weight_decay=weight_decay, warmup=warmup)
