@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightly.loss import DINOLoss
+from lightly.loss.swav_loss import sinkhorn
 from lightly.models.modules.heads import DINOProjectionHead
 from torch import nn
 
@@ -31,6 +32,27 @@ def test_loss_and_gradients(crops, batch, prototypes, tau_t, tau_s):
     got = dino_loss(teacher, s1, center, tau_t=tau_t, tau_s=tau_s)
     want = theirs(list(teacher), list(s2))
     assert largest(got["loss"], want) <= 1e-5
+    got["loss"].backward()
+    want.backward()
+    assert largest(s1.grad, s2.grad) <= 1e-4
+    assert s1.grad.abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("crops", [2, 5])
+@pytest.mark.parametrize("batch, prototypes", [(1, 7), (5, 64), (16, 301)])
+@pytest.mark.parametrize("tau_t, tau_s", [(0.04, 0.1), (0.07, 0.2)])
+def test_loss_and_gradients_by_sinkhorn(crops, batch, prototypes, tau_t, tau_s):
+    """DINOv2's: both global crops are spread over the prototypes together."""
+    torch.manual_seed(crops)
+    teacher, student = torch.rand(2, batch, prototypes) * 2 - 1, torch.rand(crops, batch, prototypes) * 2 - 1
+    s1, s2 = student.clone().requires_grad_(), student.clone().requires_grad_()
+    got = dino_loss(teacher, s1, None, tau_t=torch.tensor(tau_t), tau_s=tau_s)
+    p_t = sinkhorn(teacher.flatten(0, 1).double(), epsilon=tau_t).unflatten(0, (2, batch))
+    log_s = (s2 / tau_s).log_softmax(-1).double()
+    pairs = [-(p_t[g] * log_s[v]).sum(-1).mean() for g in range(2) for v in range(crops) if v != g]
+    want = torch.stack(pairs).mean()
+    assert largest(got["loss"], want) <= 1e-5
+    assert largest(got["entropy"], -torch.xlogy(p_t, p_t).sum(-1).mean()) <= 1e-5
     got["loss"].backward()
     want.backward()
     assert largest(s1.grad, s2.grad) <= 1e-4

@@ -177,6 +177,28 @@ def test_the_prototypes_rest_at_first():
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
+def test_sinkhorn_spreads_whatever_all_images_have_in_common():
+    torch.manual_seed(0)
+    t, s, common = torch.randn(2, 8, 5) / 10, torch.randn(3, 8, 5) / 10, torch.randn(5)
+    plain, shifted = (dino_loss(x, s, None, tau_t=0.1, tau_s=0.2) for x in (t, t + common))
+    assert all(torch.allclose(plain[name], shifted[name], atol=1e-5) for name in plain)
+    # and one that a center would not undo: all images at one prototype, by different amounts
+    one = torch.zeros(2, 8, 5)
+    one[..., 3] = torch.rand(2, 8)
+    assert dino_loss(one, s, None, tau_t=0.1, tau_s=0.2)["entropy"] > 1.0
+    assert dino_loss(one, s, torch.zeros(5), tau_t=0.1, tau_s=0.2)["entropy"] < 0.8
+
+
+def test_the_method_spreads_by_sinkhorn():
+    model, batch = method(sinkhorn=True).train(), crops()
+    head, backbone = model.student["head"], model.student["backbone"]
+    s = torch.stack([head(backbone.features(x)) for x in batch["crops"]])
+    t = torch.stack([head(backbone.features(x)) for x in batch["crops"][:2]])
+    model.center.fill_(3.0)  # is not looked at
+    got, want = model(batch)["loss"], dino_loss(t, s, None, tau_t=model.tau_t, tau_s=model.tau_s)["loss"]
+    assert torch.allclose(got, want, atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [vit, conv])
 @pytest.mark.parametrize("sizes", [(8, 8), (8, 8, 4), (12, 12, 8, 8, 4)])
 def test_crops_of_any_sizes(make, sizes):

@@ -70,8 +70,9 @@ def test_what_is_logged_shows_collapse():
     assert out["alignment"].item() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_predictor_keeps_its_rate_and_the_rest_follows_the_schedule():
-    recipe = make_recipe("simsiam", ON, {"lr": 0.01, "weight_decay": 0.3, "batch_size": 4})
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_predictor_keeps_its_rate_and_the_rest_follows_the_schedule(kind):
+    recipe = make_recipe("simsiam", ON, {"lr": 0.01, "weight_decay": 0.3, "batch_size": 4, "optimizer": kind})
     step = Step(recipe.method.train(), recipe.optimizers, recipe.schedule)
     optimizer, model = step.optimizers["train"], recipe.method
     batch = views(4)
@@ -85,6 +86,7 @@ def test_the_predictor_keeps_its_rate_and_the_rest_follows_the_schedule():
     assert all(ids <= own for ids, one in zip(grouped, steady, strict=True) if one)
     assert set().union(*grouped) == {id(p) for p in model.parameters()}
     assert sum(map(len, grouped)) == len(list(model.parameters()))
+    assert any(group.get("matrices") for group in optimizer.param_groups) is (kind == "muon")
     for rates, fraction in zip(seen, (0.0, 0.5, 0.999), strict=True):
         want = [0.01 if one else 0.01 * recipe.schedule(fraction) for one in steady]
         assert rates == pytest.approx(want)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sensorium.base.bf16 import fast_bf16
 from sensorium.errors import SensoriumError
-from sensorium.method import Method
 from sensorium.networks.airbench import Airbench
 from sensorium.recipe.optim import adamw, undecayed
 from sensorium.recipe.recipe import READ, Builder, Settings
@@ -80,24 +79,21 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def muon(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
     """Muon for the trainable matrices and filters but the first and the last, AdamW for the rest; see
     :func:`sensorium.recipe.optim.undecayed` for those that are not decayed."""
+    return lambda method: Muon(muon_groups(method, weight_decay), lr, betas)
 
-    def build(method: Method) -> torch.optim.Optimizer:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        kept = undecayed(method)
-        trained = [(name, one) for name, one in method.named_parameters() if one.requires_grad]
-        inner = [name for name, _ in trained if name not in kept][1:-1]
-        for name, parameter in trained:
-            groups.setdefault((name in inner, name in kept), []).append(parameter)
-        return Muon(
-            [
-                {"params": found, MATRICES: matrices, "weight_decay": 0.0 if plain else weight_decay}
-                for (matrices, plain), found in groups.items()
-            ],
-            lr,
-            betas,
-        )
 
-    return build
+def muon_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters of ``method`` in groups for :class:`Muon`."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    kept = undecayed(method)
+    trained = [(name, one) for name, one in method.named_parameters() if one.requires_grad]
+    inner = [name for name, _ in trained if name not in kept][1:-1]
+    for name, parameter in trained:
+        groups.setdefault((name in inner, name in kept), []).append(parameter)
+    return [
+        {"params": found, MATRICES: matrices, "weight_decay": 0.0 if plain else weight_decay}
+        for (matrices, plain), found in groups.items()
+    ]
 
 
 def pick_optimizer(given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False) -> Optimizer:
@@ -114,6 +110,12 @@ def pick_optimizer(given: Optimizer | None, network: Any, settings: Settings, *,
         usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
     chosen: Optimizer = settings.pick("optimizer", given, usual, why)
     return chosen
+
+
+def rate_of(name: Optimizer, adamw_rate: float) -> float:
+    """The usual peak rate at batch 256 of a method that learns without labels: AdamW's depends on the method, Muon's does not, as
+    all of its updates have the same size (docs/log.md)."""
+    return 4e-3 if name == "muon" else adamw_rate
 
 
 def optimizer_of(name: Optimizer, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:

@@ -20,13 +20,18 @@ from sensorium.base.precision import precise
 from sensorium.parts.gather import gather
 
 
-@torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
     """Scores S [B, K], higher for nearer prototypes -> codes [B, K] in float32 or better, each row a distribution.
 
     The prototypes are shared by the samples of all processes, whose codes are those that one process would find; B may
     differ between processes. epsilon: above 0; the lower, the harder the codes. iterations: at least 1.
     """
+    return log_sinkhorn(scores, epsilon, iterations).exp()
+
+
+@torch.no_grad()
+def log_sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """The logarithms of the codes of :func:`sinkhorn`, [B, K]."""
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"epsilon must be above 0 and iterations at least 1, got {epsilon:g} and {iterations}")
     with torch.autocast(scores.device.type, enabled=False):
@@ -34,4 +39,4 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
         for _ in range(iterations):
             log_q = log_q - gather(log_q.logsumexp(0, keepdim=True)).logsumexp(0)
             log_q = log_q.log_softmax(1)
-        return log_q.exp()
+        return log_q

@@ -10,7 +10,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.barlow_twins.method import BarlowTwins
@@ -30,6 +31,7 @@ def barlow_twins(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
     patch_dropout: float = 0.0,
@@ -41,8 +43,10 @@ def barlow_twins(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW (the paper: LARS).
-        weight_decay: of AdamW.
+        lr: peak learning rate (the paper: LARS).
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         redundancy: weight of the correlations between different dimensions.
         projection: dimension of the projections, and of the head's hidden layers.
@@ -59,7 +63,8 @@ def barlow_twins(
     s = Settings()
     network = build_backbone(backbone, on, s, by="Barlow Twins", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     # More dimensions are better in the paper (figure 4), and cost more than a small backbone.
     usual = (512, "on a CPU wider costs more than the backbone") if on.device == "cpu" else (8192, "the paper's")
     width = s.pick("projection", projection, *usual)
@@ -70,6 +75,12 @@ def barlow_twins(
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
     made = Recipe(
-        "barlow_twins", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+        "barlow_twins",
+        method,
+        views,
+        optimizer_of(by, rate, weight_decay),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
     )
     return heads_first(made, head_first)

@@ -9,7 +9,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.byol.method import BYOL
@@ -30,6 +31,7 @@ def byol(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
     patch_dropout: float = 0.0,
@@ -41,8 +43,10 @@ def byol(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         momentum: initial momentum of the target's moving average; it rises to 1.
         crop_min: minimum area of a crop, as a fraction of the picture.
@@ -55,8 +59,9 @@ def byol(
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="BYOL", patch_dropout=patch_dropout)
-    batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     small = on.device == "cpu"
     # The authors' code: 0.97, 0.99, 0.99 and 0.996 for 40, 100, 300 and 1000 epochs of ImageNet.
     usual = (0.97, "a CPU has time for few steps") if small else (0.99, "the authors' code, up to 300 epochs")
@@ -72,5 +77,7 @@ def byol(
         heads = mlp_head(network.dim, width, out, last_bias=False), mlp_head(out, width, out, last_bias=False)
         method = BYOL(network, *heads, momentum=start)
     views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(smallest, 1.0)), sides)
-    made = Recipe("byol", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "byol", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)

@@ -14,7 +14,8 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 from sensorium.selfsup.cpc.method import CPC
 
@@ -37,6 +38,7 @@ def cpc(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
 ) -> Recipe:
     """CPC (van den Oord et al., 2018): predicts the patches further down a picture from those above, among all others.
@@ -46,8 +48,10 @@ def cpc(
     Args:
         backbone: encoder of the patches: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step; the patches of all are the candidates.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         patch: side of a patch in pixels.
         stride: pixels between patches; by default half a patch, so that they overlap.
@@ -65,7 +69,8 @@ def cpc(
     small, why = machine_of(on)
     network = build_backbone(backbone, on, s, by="CPC")
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     side = pick_view_size(view_size, network, on, s)
     size, apart, near, ahead = _grid(patch, stride, skip, steps, network, side, on, s)
     width: int = s.pick("context_width", context_width, 128 if small else 256, why)
@@ -76,7 +81,9 @@ def cpc(
             network, size, apart, steps=ahead, skip=near, context_width=width, context_depth=depth, targets=targets
         )  # fmt: skip
     views = cpc_views(on.mean, on.std, side, crop_min, strength)
-    made = Recipe("cpc", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "cpc", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

@@ -19,7 +19,8 @@ from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Builder, Recipe, Settings, machine_of, refused_by
 from sensorium.selfsup.deep_infomax.critics import ConcatLocal, DotGlobal, DotLocal
 from sensorium.selfsup.deep_infomax.method import PHASES, Bound, DeepInfoMax, discriminator
@@ -48,6 +49,7 @@ def deep_infomax(
     view_size: int | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -58,8 +60,10 @@ def deep_infomax(
     Args:
         backbone: any backbone with feature maps by name, or the path of a checkpoint.
         batch_size: pictures per step; the others of a batch are the negatives.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network; with gamma it is the authors' Adam.
         warmup: fraction of the budget for learning rate warm-up.
         bound: of mutual information: infonce, jsd (Jensen-Shannon) or dv (Donsker-Varadhan).
         alpha: weight of the global objective (0 in the paper's DIM(L), 1 in DIM(G)).
@@ -77,7 +81,8 @@ def deep_infomax(
     """
     s, (small, why) = Settings(), machine_of(on)
     network = build_backbone(backbone, on, s, by="Deep InfoMax", needs=MapEncoder)
-    rate = pick_lr(lr, 2e-3, batch := pick_batch_size(batch_size, on, s), s)
+    by = _pick_optimizer(optimizer, network, gamma, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch := pick_batch_size(batch_size, on, s), s)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     which, shape = _level(level, network, sides[-1], s)
     wide: int = s.pick("units", units, 256 if small else 2048, f"{why}; the authors' has 2048")
@@ -87,7 +92,7 @@ def deep_infomax(
     local, others = _critics(critic, shape, outputs, wide, weights)
     with refused_by("deep_infomax"):
         method = DeepInfoMax(network, outputs, local, **others, level=which, bound=bound, **weights)
-    prior, optimizers = (outputs, _optimizers(rate)) if gamma else (0, adamw(rate, weight_decay))
+    prior, optimizers = (outputs, _optimizers(rate)) if gamma else (0, optimizer_of(by, rate, weight_decay))
     views = growing(lambda px: deep_infomax_views(on.mean, on.std, px, crop_min, strength, prior=prior), sides)
     made = Recipe("deep_infomax", method, views, optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
@@ -103,6 +108,16 @@ def _critics(
     whole = DotGlobal(channels, (rows, rows), outputs, units) if weights["alpha"] else None
     judge = discriminator(outputs) if weights["gamma"] else None
     return CRITICS[name](channels, outputs, units), {"whole": whole, "discriminator": judge}
+
+
+def _pick_optimizer(given: Optimizer | None, network: Any, gamma: float, s: Settings) -> Optimizer:
+    if not gamma:
+        return pick_optimizer(given, network, s)
+    if given is not None:
+        raise SensoriumError(
+            f"--optimizer {given}: with --gamma both phases have the authors' Adam; leave one of them out."
+        )
+    return "adamw"
 
 
 def _optimizers(lr: float) -> dict[str, Builder]:

@@ -8,7 +8,11 @@ to predict the teacher's output across crops (eq. 3), as a mean over the pairs o
     c       <- m_c c + (1 - m_c) mean over g of teacher(x_g)                    (eq. 4)
     teacher <- m teacher + (1 - m) student,   m from ``momentum`` to 1 on a cosine schedule
 
-The center c spreads the teacher's output, a small tau_t sharpens it; together they prevent collapse.
+The center c spreads the teacher's output, a small tau_t sharpens it; together they prevent collapse. With ``sinkhorn`` the
+teacher's outputs of a batch are spread over the prototypes by Sinkhorn-Knopp instead, as SwAV's codes are (table 7;
+DINOv2: Oquab et al., 2023, arXiv:2304.07193, section 4):
+
+    P_t = sinkhorn(teacher(x) / tau_t) of the G B global crops of all processes, 3 iterations
 
 State changes in hooks only, with one exception, batch normalization. As in the authors' code the teacher's batch norms
 use the statistics of its own batch in training, and keep their own running statistics; dropout and drop-path are off in
@@ -32,6 +36,7 @@ from sensorium.parts.ema import ema_, frozen_copy, teaching_
 from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.learning.multicrop import across_crops, by_size
+from sensorium.parts.learning.sinkhorn import log_sinkhorn
 from sensorium.parts.moe.layer import copy_biases, update_biases
 from sensorium.parts.schedules import cosine, linear
 
@@ -42,7 +47,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
     backbone: an Encoder that takes crops of several sizes. head: a DINOHead of K outputs. tau_s: the student's
     temperature; tau_t: the teacher's, linear from the first value to the second over the first ``tau_warmup`` of the
     budget. momentum: initial m. center_momentum: m_c. freeze_last: fraction of the budget during which the head's
-    prototypes are frozen. global_crops: G.
+    prototypes are frozen. global_crops: G. sinkhorn: instead of the center, which is then only tracked.
     """
 
     # Both kinds of collapse, to one output and to the uniform one, make the divergence vanish (section 5.3 and figure 7).
@@ -62,6 +67,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         center_momentum: float = 0.9,
         freeze_last: float = 0.01,
         global_crops: int = 2,
+        sinkhorn: bool = False,
     ):
         super().__init__()
         require(backbone, Encoder, by="DINO", choices="a ViT or a ResNet")
@@ -72,7 +78,7 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         self.teacher = frozen_copy(self.student)
         self.tau_s, self.tau_schedule, self.tau_warmup = tau_s, tau_t, tau_warmup
         self.momentum, self.center_momentum = momentum, center_momentum
-        self.freeze_last, self.global_crops = freeze_last, global_crops
+        self.freeze_last, self.global_crops, self.sinkhorn = freeze_last, global_crops, sinkhorn
         self.register_buffer("center", torch.zeros(head.out_features))  # c  [K]
         self.register_buffer("tau_t", torch.tensor(tau_t[0]))
         # The teacher's outputs in this step: their sum [K] and count. Not a buffer, because wrappers
@@ -96,7 +102,8 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
         if self.training:
             total, count = self._seen or (0, 0)
             self._seen = (total + t_GBK.sum((0, 1), dtype=self.center.dtype), count + G * B)
-        return dino_loss(t_GBK, s_VBK, self.center, tau_t=self.tau_t, tau_s=self.tau_s)
+        center = None if self.sinkhorn else self.center
+        return dino_loss(t_GBK, s_VBK, center, tau_t=self.tau_t, tau_s=self.tau_s)
 
     def before_step(self, at: Progress) -> None:
         warm = at.fraction / self.tau_warmup if self.tau_warmup > 0 else 1.0
@@ -146,9 +153,10 @@ class DINO(Method, HasBackbone, Encoder, AttentionMaps):
 
 
 def dino_loss(
-    t_GBK: Tensor, s_VBK: Tensor, center: Tensor, *, tau_t: float | Tensor, tau_s: float
+    t_GBK: Tensor, s_VBK: Tensor, center: Tensor | None, *, tau_t: float | Tensor, tau_s: float
 ) -> dict[str, Tensor]:
-    """The loss (eq. 3) between the teacher's logits of G crops and the student's of V, whose first G are the same crops.
+    """The loss (eq. 3) between the teacher's logits of G crops and the student's of V, whose first G are the same crops;
+    without a center by Sinkhorn-Knopp over the batch.
 
     Returns ``loss``, ``entropy`` (the teacher's) and ``kl`` (loss - entropy): scalars in nats, float32 or better, means
     over the batch; the last two detached.
@@ -156,7 +164,10 @@ def dino_loss(
     precise = torch.promote_types(s_VBK.dtype, torch.float32)
     t_GBK, s_VBK = t_GBK.detach().to(precise), s_VBK.to(precise)
     with torch.autocast(s_VBK.device.type, enabled=False):
-        log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
+        if center is None:
+            log_t = log_sinkhorn(t_GBK.flatten(0, 1) / tau_t, epsilon=1.0).view_as(t_GBK)
+        else:
+            log_t = F.log_softmax((t_GBK - center) / tau_t, dim=-1)
         log_s = F.log_softmax(s_VBK / tau_s, dim=-1)
         p_t = log_t.exp()
         loss = across_crops(p_t, log_s)

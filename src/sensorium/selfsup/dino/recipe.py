@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
 from sensorium.base.draw import Views
 from sensorium.data.augment.crops import SMALL, byol_view, drawn
 from sensorium.data.augment.growing import growing
 from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
 from sensorium.parts.heads import DINOHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import FromOne, Log, Times
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.dino.method import DINO
+
+Centering = Literal["mean", "sinkhorn"]
 
 RANGES = {
     "lr": Times(1 / 4, 4),
@@ -40,6 +44,8 @@ def dino(
     crop_min: float | None = None,
     weight_decay: float = 0.04,
     warmup: float = 0.1,
+    optimizer: Optimizer | None = None,
+    centering: Centering | None = None,
     center_momentum: float | None = None,
     tau_student: float = 0.1,
     local_size: int | None = None,
@@ -55,10 +61,14 @@ def dino(
     Args:
         backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows its attention.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         momentum: initial momentum of the teacher's moving average; it rises to 1.
+        centering: what spreads the teacher's outputs over the prototypes: the mean of earlier ones (mean), or Sinkhorn-Knopp
+            over those of the step (sinkhorn).
         center_momentum: of the center's moving average.
         tau_student: temperature of the student's softmax.
         tau_teacher: temperature of the teacher's softmax after its warm-up.
@@ -73,22 +83,26 @@ def dino(
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="DINO", patch_dropout=patch_dropout)
-    batch = pick_batch_size(batch_size, on, s)
+    by = pick_optimizer(optimizer, network, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
     usual = _dino_defaults(on, batch)
     vit = isinstance(network, TokenEncoder)
-    rate = pick_lr(lr, 1e-3 if vit or on.device != "cpu" else 4e-3, batch, s)
-    given = {"momentum": momentum, "center_momentum": center_momentum, "tau_teacher": tau_teacher,
+    rate = pick_lr(lr, rate_of(by, 1e-3 if vit or on.device != "cpu" else 4e-3), batch, s)
+    given = {"momentum": momentum, "centering": centering, "center_momentum": center_momentum, "tau_teacher": tau_teacher,
              "prototypes": prototypes, "local_crops": local_crops}  # fmt: skip
-    start, center, tau_t, width, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
+    start, spread, center, tau_t, width, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
+    if spread not in get_args(Centering):
+        raise SensoriumError(f"--centering {spread}: choose {', '.join(get_args(Centering))}.")
     # Without local crops the global ones must hide enough of the picture themselves.
     smallest = s.pick("crop_min", crop_min, 0.4 if locals_ else 0.2, f"{locals_} local crops")
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     small = pick_local_size(local_size, sides[-1], 0.5, "half", network, s)  # 96 of 224 in the paper
     s.note(weight_decay=weight_decay, warmup=warmup, tau_student=tau_student)
     head, warming = _dino_head(network, width, on), (min(0.04, tau_t), tau_t)
-    method = DINO(network, head, tau_s=tau_student, tau_t=warming, momentum=start, center_momentum=center)
+    numbers: dict[str, Any] = {"momentum": start, "center_momentum": center, "sinkhorn": spread == "sinkhorn"}
+    method = DINO(network, head, tau_s=tau_student, tau_t=warming, **numbers)
     views = growing(lambda px: dino_views(on.mean, on.std, px, small, locals_, global_scale=(smallest, 1.0)), sides)
-    optimizer = adamw(rate, weight_decay, (0.9, 0.99))
+    optimizer = optimizer_of(by, rate, weight_decay, (0.9, 0.99))
     made = Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 
@@ -102,11 +116,13 @@ def _dino_defaults(on: Situation, batch: int) -> dict[str, tuple[Any, str]]:
     worth.
     """
     if on.device == "cpu":
-        usual = {"momentum": 0.98, "center_momentum": 0.5, "tau_teacher": 0.03, "prototypes": 1024, "local_crops": 0}
+        usual = {"momentum": 0.98, "centering": "mean", "center_momentum": 0.5, "tau_teacher": 0.03, "prototypes": 1024,
+                 "local_crops": 0}  # fmt: skip
         return {name: (value, "a CPU has time for few steps") for name, value in usual.items()}
     few, data = on.images < 200_000, f"{on.images:,} training images"
     return {
         "momentum": (0.99 if few else 0.996, data),
+        "centering": ("mean", "the paper's"),
         "center_momentum": (0.9, "the paper's"),
         "tau_teacher": (0.04 if batch < 512 else 0.07, f"batch {batch}"),
         "prototypes": (2048 if few else 65_536, data),

@@ -16,7 +16,8 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipe.trained import RunOrCheckpoint
 from sensorium.selfsup.distill.method import Distill
@@ -36,6 +37,7 @@ def distill(
     view_size: int | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     teacher_width: int | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
@@ -48,8 +50,10 @@ def distill(
         teacher: folder of a run of an encoder on pictures of this size, or the path of a published network.
         backbone: of the student: any by name, or the path of a checkpoint.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         spatial: weight of a second loss, between feature maps or patch tokens; by default 1 where both networks have them,
             0 for none.
@@ -70,7 +74,8 @@ def distill(
     network = build_backbone(backbone, on, s, by="Distillation", needs=MapEncoder if spatial else Encoder)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 4e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 4e-3), batch, s)
     s.note(teacher_side=teacher_side, crop_min=crop_min, weight_decay=weight_decay, warmup=warmup)
     frozen = FrozenTeacher(teacher, on, teacher_side, teacher_width)
     if spatial is None:
@@ -82,7 +87,7 @@ def distill(
     head = ProjectionHead(network.dim, 2 * network.dim, width)
     method = Distill(network, head, frozen, width, spatial=spatial)
     views = growing(lambda px: distill_views(on.mean, on.std, px, crop_min), sides)
-    optimizer = adamw(rate, weight_decay)
+    optimizer = optimizer_of(by, rate, weight_decay)
     made = Recipe("distill", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 

@@ -16,7 +16,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, growing_sides, pick_batch_size, pick_lr
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import growing_sides, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.emp_ssl.method import EMPSSL
 
@@ -35,6 +36,7 @@ def emp_ssl(
     eps: float = 0.2,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -45,8 +47,10 @@ def emp_ssl(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW (the paper: LARS).
-        weight_decay: of AdamW.
+        lr: peak learning rate (the paper: LARS).
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         crops: of each picture and step.
         invariance: weight of the agreement of a picture's crops.
@@ -69,7 +73,8 @@ def emp_ssl(
     network = build_backbone(backbone, on, s, by="EMP-SSL")
     cpu = on.device == "cpu"
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 4e-3 if cpu else 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 4e-3 if cpu else 2e-3), batch, s)
     count = s.pick("crops", crops, *((8, "a CPU has time for few") if cpu else (20, "the paper's smaller number")))
     width = s.pick("projection", projection, *((256, "a small network") if cpu else (1024, "the authors'")))
     s.note(invariance=invariance, eps=eps, crop_area=crop_area, weight_decay=weight_decay, warmup=warmup)
@@ -77,7 +82,9 @@ def emp_ssl(
     method = EMPSSL(network, head, invariance=invariance, eps=eps)
     sides = growing_sides(view_size_first, _side(view_size, network, on, crop_area, s), network, s)
     views = growing(lambda px: emp_views(on.mean, on.std, px, count, crop_area), sides)
-    made = Recipe("emp_ssl", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "emp_ssl", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

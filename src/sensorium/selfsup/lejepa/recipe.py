@@ -15,7 +15,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.lejepa.method import LeJEPA
 
@@ -35,6 +36,7 @@ def lejepa(
     view_size: int | None = None,
     weight_decay: float | None = None,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -45,8 +47,10 @@ def lejepa(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         trade_off: weight of the Gaussian regularization, from 0 to 1; the rest is that of the prediction.
         slices: random directions on which the embeddings are compared with a Gaussian.
@@ -68,7 +72,8 @@ def lejepa(
     network = build_backbone(backbone, on, s, by="LeJEPA")
     cpu, vit = on.device == "cpu", isinstance(network, TokenEncoder)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3 if cpu else 5e-4, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3 if cpu else 5e-4), batch, s)
     decay = s.pick("weight_decay", weight_decay, *((0.05, "the authors', of a ViT") if vit else (5e-4, "the authors'")))
     count = s.pick("slices", slices, *((256, "the authors' small example") if cpu else (1024, "the paper's")))
     width = s.pick("projection", projection, *((64, "a small network") if cpu else (128, "the authors' example")))
@@ -81,7 +86,9 @@ def lejepa(
     head = mlp_head(network.dim, *[512 if cpu else 2048] * 2, width, bias=True)
     method = LeJEPA(network, head, trade_off=trade_off, slices=count)
     views = growing(lambda px: lejepa_views(on.mean, on.std, px, small, locals_, smallest), sides)
-    made = Recipe("lejepa", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s)
+    made = Recipe(
+        "lejepa", method, views, optimizer_of(by, rate, decay), lambda f: warmup_cosine(f, warmup, 1e-3), batch, s
+    )
     return heads_first(made, head_first)
 
 

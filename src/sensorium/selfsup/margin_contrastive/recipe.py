@@ -9,7 +9,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.margin_contrastive.method import MarginContrastive
 
@@ -27,6 +28,7 @@ def margin_contrastive(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -37,8 +39,10 @@ def margin_contrastive(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         margin: distance up to which views of different pictures are pushed apart.
         projection: dimension of the outputs that the loss compares.
@@ -51,7 +55,8 @@ def margin_contrastive(
     s = Settings()
     network = build_backbone(backbone, on, s, by="Margin contrastive")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     smallest = pick_crop_min(crop_min, on, s)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength, margin=margin)
@@ -60,5 +65,5 @@ def margin_contrastive(
         method = MarginContrastive(network, head, margin=margin)
     views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
     schedule = lambda f: warmup_cosine(f, warmup)  # noqa: E731
-    made = Recipe("margin_contrastive", method, views, adamw(rate, weight_decay), schedule, batch, s)
+    made = Recipe("margin_contrastive", method, views, optimizer_of(by, rate, weight_decay), schedule, batch, s)
     return heads_first(made, head_first)

@@ -14,7 +14,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import linear
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v1.method import MoCo
 
@@ -33,6 +34,7 @@ def moco_v1(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -43,8 +45,10 @@ def moco_v1(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW; a tenth from 60 % of the budget, a hundredth from 80 %, as in the paper.
-        weight_decay: of AdamW.
+        lr: peak learning rate; a tenth from 60 % of the budget, a hundredth from 80 %, as in the paper.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities.
         momentum: of the key encoder's moving average.
@@ -57,8 +61,9 @@ def moco_v1(
     """
     s = Settings()
     network = build_backbone(backbone, on, s, by="MoCo")
-    batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    batch = pick_batch_size(batch_size, on, s, cpu=128 if by == "muon" else 64)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     m, size = pick_momentum(momentum, on, s), pick_queue(queue, on, s)
     check_temperature(temperature)
     s.note(weight_decay=weight_decay, warmup=warmup, temperature=temperature, projection=projection, crop_min=crop_min)
@@ -68,7 +73,9 @@ def moco_v1(
     # Instance discrimination's augmentation (section 3.3); the authors' code grays before it jitters.
     how: dict[str, Any] = {"scale": (crop_min, 1.0), "jitter": (0.4, 0.4, 0.4, 0.4), "jitter_p": 1.0, "grey_p": 0.2}
     views = growing(lambda px: drawn("views", [View(px, **how)] * 2, on.mean, on.std), sides)
-    made = Recipe("moco_v1", method, views, adamw(rate, weight_decay), lambda f: stepped(f, warmup), batch, s)
+    made = Recipe(
+        "moco_v1", method, views, optimizer_of(by, rate, weight_decay), lambda f: stepped(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

@@ -18,7 +18,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone, is_checkpoint
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.moco_v3.method import MoCoV3
 
@@ -38,6 +39,7 @@ def moco_v3(
     projection: int = 256,
     weight_decay: float | None = None,
     warmup: float = 0.1,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
     patch_dropout: float = 0.0,
@@ -49,8 +51,10 @@ def moco_v3(
     Args:
         backbone: any backbone by name, or the path of a checkpoint. With a ViT the report shows its attention.
         batch_size: pictures per step, two views of each; the negatives are of the same batch.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities.
         momentum: initial momentum of the encoder's moving average; it rises to 1.
@@ -71,7 +75,8 @@ def moco_v3(
     vit, cpu = isinstance(network, TokenEncoder), on.device == "cpu"
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     # The authors' 2.4e-3 at batch 4,096 for a ViT, by the square root; a CPU's few steps stand more.
-    rate = pick_lr(lr, 2e-3 if not vit else 1e-3 if cpu else 6e-4, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3 if not vit else 1e-3 if cpu else 6e-4), batch, s)
     decay = s.pick("weight_decay", weight_decay, 0.1 if vit else 0.01, "the paper's" if vit else "a ResNet's")
     smallest = 0.2 if not vit or on.image_size <= 64 else 0.08
     scale = s.pick("crop_min", crop_min, smallest, f"the authors' configuration; image size {on.image_size}")
@@ -83,7 +88,7 @@ def moco_v3(
     method = MoCoV3(network, head, predictor, temperature=temperature, momentum=momentum, freeze_patches=freeze_patches)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     views = growing(lambda px: byol_views(on.mean, on.std, px, scale=(scale, 1.0)), sides)
-    made = Recipe("moco_v3", method, views, adamw(rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe("moco_v3", method, views, optimizer_of(by, rate, decay), lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 
 

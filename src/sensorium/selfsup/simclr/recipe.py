@@ -9,13 +9,11 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
 from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.selfsup.simclr.method import SimCLR
-
-RATES = {"muon": 4e-3, "adamw": 2e-3}
 
 RANGES = {
     "lr": Times(1 / 4, 4),
@@ -68,7 +66,7 @@ def simclr(
     network = build_backbone(backbone, on, s, by="SimCLR", patch_dropout=patch_dropout)
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     by = pick_optimizer(optimizer, network, s)
-    rate = pick_lr(lr, RATES[by], batch, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     # Fewer negatives make the contrast easier; a lower temperature makes it hard again (SimCLR, table 5).
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.5, f"batch {batch}")
     smallest = pick_crop_min(crop_min, on, s)

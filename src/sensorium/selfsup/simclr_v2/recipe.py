@@ -10,7 +10,8 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_crop_min, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.simclr_v2.method import Extended, SimCLRv2
 
@@ -32,6 +33,7 @@ def simclr_v2(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -44,7 +46,7 @@ def simclr_v2(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate.
         temperature: of the softmax over similarities; lower for small batches.
         head_layers: layers of the projection head.
         kept_layers: how many of them belong to the features afterward; 0 as in SimCLR.
@@ -55,14 +57,17 @@ def simclr_v2(
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         strength: of the color jitter (0.5 for small pictures, 1 in the paper's ImageNet setting).
         projection: dimension of the projections that the loss compares.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         head_first: fraction of the budget in which a checkpoint's network rests and the heads alone learn; by default 0.1.
     """
     _check(head_layers, kept_layers, memory)
     s = Settings()
     network = build_backbone(backbone, on, s, by="SimCLR v2")
-    rate = pick_lr(lr, 2e-3, batch := pick_batch_size(batch_size, on, s, cpu=128), s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch := pick_batch_size(batch_size, on, s, cpu=128), s)
     # The paper's 0.1 is for batches of 4,096.
     tau = s.pick("temperature", temperature, 0.2 if batch <= 512 else 0.1, f"batch {batch}")
     s.note(head_layers=head_layers, kept_layers=kept_layers, memory=memory)
@@ -75,7 +80,9 @@ def simclr_v2(
         whole = Extended(network, kept_layers) if kept_layers else network
         method = SimCLRv2(whole, head, temperature=tau, memory=memory, momentum=m)
     views = growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(smallest, 1.0)), sides)
-    made = Recipe("simclr_v2", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "simclr_v2", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

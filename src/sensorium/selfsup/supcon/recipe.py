@@ -15,7 +15,8 @@ from sensorium.parts.heads import ProjectionHead
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.supcon.method import SupCon
 
@@ -33,6 +34,7 @@ def supcon(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     head_first: float | None = None,
     view_size_first: int | None = None,
 ) -> Recipe:
@@ -45,8 +47,10 @@ def supcon(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step, two views of each.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         temperature: of the softmax over similarities.
         projection: dimension of the projections that the loss compares.
@@ -65,7 +69,8 @@ def supcon(
     s = Settings()
     network = build_backbone(backbone, on, s, by="SupCon")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
-    rate = pick_lr(lr, 2e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 2e-3), batch, s)
     sides = pick_view_sizes(view_size, view_size_first, network, on, s)
     s.note(weight_decay=weight_decay, warmup=warmup, projection=projection, strength=strength)
     s.note(temperature=temperature, crop_min=crop_min)
@@ -76,7 +81,9 @@ def supcon(
     views = supcon_views(
         growing(lambda px: simclr_views(on.mean, on.std, px, strength=strength, scale=(crop_min, 1.0)), sides)
     )
-    made = Recipe("supcon", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "supcon", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

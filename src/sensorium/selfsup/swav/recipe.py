@@ -17,7 +17,8 @@ from sensorium.parts.heads import mlp_head
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_local_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.swav.method import SwAV
@@ -46,6 +47,7 @@ def swav(
     projection: int = 128,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
+    optimizer: Optimizer | None = None,
     local_size: int | None = None,
     view_size: int | None = None,
     head_first: float | None = None,
@@ -58,7 +60,7 @@ def swav(
     Args:
         backbone: any backbone by name, or the path of a checkpoint.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate.
         prototypes: number of clusters; many times the number of classes that one expects.
         temperature: of the softmax over prototypes.
         epsilon: entropy of the codes in Sinkhorn-Knopp; lower for harder codes.
@@ -67,7 +69,9 @@ def swav(
         queue_start: fraction of the budget after which the queue is filled.
         crop_min: minimum area of a global crop, as a fraction of the picture.
         projection: dimension of the projections.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default for airbench's
+            network.
         warmup: fraction of the budget for learning rate warm-up.
         local_size: side of local crops in pixels.
         view_size: side of the global crops in pixels.
@@ -79,7 +83,8 @@ def swav(
     network = build_backbone(backbone, on, s, by="SwAV")
     batch = pick_batch_size(batch_size, on, s, cpu=128)
     vit = isinstance(network, TokenEncoder)
-    rate = pick_lr(lr, 4e-3 if on.device == "cpu" and not vit else 1e-3, batch, s)
+    by = pick_optimizer(optimizer, network, s)
+    rate = pick_lr(lr, rate_of(by, 4e-3 if on.device == "cpu" and not vit else 1e-3), batch, s)
     given, usual = {"prototypes": prototypes, "queue": queue, "local_crops": local_crops}, _swav_defaults(on, batch)
     many, kept, locals_ = (s.pick(name, given[name], *usual[name]) for name in given)
     # Without local crops the global ones must hide enough of the picture themselves.
@@ -92,7 +97,9 @@ def swav(
     with refused_by("swav"):
         method = SwAV(network, head, nn.Linear(projection, many, bias=False), queue=kept, **how)
     views = growing(lambda px: swav_views(on.mean, on.std, px, small, locals_, global_scale=(smallest, 1.0)), sides)
-    made = Recipe("swav", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "swav", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 
