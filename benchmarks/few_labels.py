@@ -1,0 +1,96 @@
+"""With few labels: the best method of a finished table against supervised learning from scratch of as much time, training and judging.
+
+From CIFAR-10's training file are taken the pictures of one subset of 1 % of the labels, 200 as in the table's judging, and a supervised
+baseline learns from them alone, judged on the 4,000 test pictures by its own head, a linear probe and kNN; the best of the three
+stands for it. Of the table's methods that learn without labels counts the better of the linear probe and fine-tuning with
+1 % of the labels, a mean over three such subsets.
+Run: python -m benchmarks.few_labels [TABLE] [--budget 13m] [--seed 0] [--out DIR]; TABLE is the folder of ``python -m benchmarks.learning``,
+whose trainings take ten minutes and their judging three. Alone, for the budget is a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.learning import DATA
+from sensorium.errors import SensoriumError
+from sensorium.judge.feature_scores import HEAD, KNN
+from sensorium.metrics.subsets import stratified
+from sensorium.runs.compare import compare
+from sensorium.runs.results import Results, RunResult, read_results
+
+LEAD = 0.08  # what the best method has to be above
+LEARNED = ("linear, 1%", "fine-tuned, 1%")
+SCRATCH = (HEAD, "linear, 100%", KNN)
+
+
+def best(runs: Sequence[RunResult], names: Sequence[str]) -> tuple[float, str]:
+    """The highest of the scores, and whose it is."""
+    found = [
+        (score.value, f"{run.name}, {name}") for run in runs for name in names if (score := run.score(name)) is not None
+    ]
+    known = [(value, who) for value, who in found if value is not None]
+    if not known:
+        raise SystemExit(f"none of {', '.join(run.name for run in runs) or 'the runs'} has {' or '.join(names)}")
+    return max(known)
+
+
+def few(folder: Path, seed: int) -> Path:
+    """``folder/few.npz``, the pictures of a subset of 1 % of the labels beside the whole test set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train, test = (dict(np.load(DATA / "cifar10" / f"{name}.npz", allow_pickle=False)) for name in ("train", "test"))
+    chosen = stratified(train["labels"].astype(np.int64), 0.01, seed)
+    pictures = {"images": train["images"][chosen], "labels": train["labels"][chosen]}
+    beside = {"test_images": test["images"], "test_labels": test["labels"], "class_names": train["class_names"]}
+    np.savez(folder / "few.npz", **pictures, **beside)
+    return folder / "few.npz"
+
+
+def against(table: Results, scratch: Results) -> list[str]:
+    """Lines: each side's best, and whether the lead holds."""
+    learned = best([run for run in table.finished if not run.by_labels], LEARNED)
+    base = best(scratch.finished, SCRATCH)
+    said = f"{100 * learned[0]:.1f} ({learned[1]}) against {100 * base[0]:.1f} ({base[1]}), a lead of {100 * (learned[0] - base[0]):.1f} points"
+    return [
+        f"{'holds' if learned[0] - base[0] >= LEAD else 'FAILS'}  with 1 % of the labels, at equal total time: {said}"
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "table",
+        nargs="?",
+        type=Path,
+        default=Path("sensorium-cifar10"),
+        help="folder of a finished benchmarks.learning",
+    )
+    parser.add_argument("--budget", default="13m", help="of training from scratch")
+    parser.add_argument("--seed", type=int, default=0, help="of the subset of labels")
+    parser.add_argument("--out", type=Path, default=Path("sensorium-few-labels"), help="folder to write")
+    asked = parser.parse_args()
+    if not (DATA / "cifar10" / "train.npz").is_file():
+        raise SystemExit(f"skipped: {DATA / 'cifar10'} is not there (set SENSORIUM_DATA to the folder of data sets)")
+    try:
+        table = read_results(asked.table)
+    except SensoriumError as error:
+        raise SystemExit(str(error)) from None
+    scratch = compare(
+        ["supervised"],
+        str(few(asked.out, asked.seed)),
+        budget=asked.budget,
+        labels="100%",
+        finetune=False,
+        out=str(asked.out / "compared"),
+    )
+    for line in (lines := against(table, scratch)):
+        print(line)
+    raise SystemExit(1 if any(line.startswith("FAILS") for line in lines) else 0)
+
+
+if __name__ == "__main__":
+    main()
