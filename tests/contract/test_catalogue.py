@@ -76,6 +76,7 @@ DATA = {
     "captions": ("pairs", 32),
     "boxes": ("boxes", 64),
     "clips": ("streams", None),
+    "unlabeled recordings": ("streams", None),
 }
 # Settings that keep a system small, where its defaults are not.
 TINY: dict[str, dict[str, Any]] = {
@@ -122,10 +123,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "npz 28 px gray": str(folder / "grey.npz"),
         "unlabeled 33 px": str(folder / "bare.npz"),
         "a book": str(folder / "book.txt"),
+        "unlabeled recordings": str(folder / "bare recordings.npz"),
         **dict.fromkeys(("captions", "boxes", "clips"), "scenes:64"),
     }
     np.savez(folder / "grey.npz", images=rng.integers(0, 255, (40, 28, 28), np.uint8), labels=np.arange(40) % 4)
     np.savez(folder / "bare.npz", images=rng.integers(0, 255, (40, 33, 33, 3), np.uint8))
+    np.savez(folder / "bare recordings.npz", signal=rng.normal(size=(90, 3)), offsets=[0, 40, 70, 90])
     (folder / "book.txt").write_text("The cat sat on the mat, and the tired dog sat on it. " * 40)
     ready = {}
     for i, (name, (what, size)) in enumerate(DATA.items()):

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from sensorium.catalogue import systems
+from sensorium.catalogue import find, systems
 from sensorium.data.images.prepare import Situation
+from sensorium.data.streams.prepare import StreamSituation
+from sensorium.data.text.prepare import TextSituation
 from sensorium.recipe.info import parameters
 from sensorium.recipe.ranges import Choice, FromOne, Log, Range, Times, Uniform, ranges_of
 from sensorium.recipe.trained import make_recipe, roles
 
+GREY = (0.5, 0.5, 0.5)
 DECLARED = [system.name for system in systems() if ranges_of(system.name)]
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -22,6 +25,21 @@ PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 def test_the_systems_that_are_tried_first_declare_ranges() -> None:
     assert {system.name for system in systems() if system.starter} <= set(DECLARED)
     assert {"byol", "vicreg", "moco_v2", "swav", "barlow_twins"} <= set(DECLARED)
+    assert {"mae_streams", "cpc_streams", "mae_text", "cpc_text"} <= set(DECLARED)
+
+
+def situations(kind: str, device: Any) -> list[Any]:
+    """Small and large data of a kind."""
+    if kind == "images":
+        return [Situation(size, 20_000, ("a", "b"), GREY, GREY, device, 4) for size in (32, 224)]
+    if kind == "text":
+        return [TextSituation(vocab, length, 5_000, device, 4) for vocab, length in ((257, 128), (8000, 1024))]
+    return [
+        StreamSituation(
+            width, ("a", "b"), frame, length, 0, 900, (0.0,) * width, (1.0,) * width, device=device, cores=4
+        )
+        for width, frame, length in ((42, 12, 32), (3, 1, 64), (200, 1, 64))
+    ]
 
 
 @pytest.mark.parametrize("system", DECLARED)
@@ -34,9 +52,7 @@ def test_names_are_settings(system: str) -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("system", DECLARED)
 def test_every_bound_builds(system: str, device: Any) -> None:
-    grey = (0.5, 0.5, 0.5)
-    for size in (32, 224):
-        on = Situation(size, 20_000, ("a", "b"), grey, grey, device, 4)
+    for on in situations(find(system).data, device):
         with torch.device("meta"):
             settings = make_recipe(system, on, {}).settings
             for name, one in ranges_of(system).items():

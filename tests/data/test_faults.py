@@ -335,3 +335,12 @@ def test_recordings_without_a_rate(tmp_path: Path) -> None:
     found = look(streams(tmp_path / "a", rate=None))
     assert list(found.faults) == ["no sampling rate"]
     assert "'sample_rate_hz'" in found.advice[0]
+
+
+def test_recordings_without_labels_are_for_what_needs_none(tmp_path: Path) -> None:
+    found = look(streams(tmp_path / "a", lambda v, y, s: (v, np.full_like(y, -1))))
+    assert "steps without a label" in found.faults
+    commands = " ".join(found.commands)
+    assert "sensorium train cpc_streams" in commands
+    assert "oadtr" not in commands
+    assert "oadtr" in " ".join(look(streams(tmp_path / "b", lambda v, y, s: (v, y))).commands)

@@ -59,6 +59,26 @@ def test_types_orders_and_shapes(tmp_path: Path, dtype) -> None:
     assert open_streams(tmp_path / "b.npz").width == 1
 
 
+def test_labels_may_be_missing(tmp_path: Path) -> None:
+    arrays = made()
+    bare = {name: one for name, one in arrays.items() if name not in ("label", "class_names")}
+    np.savez(tmp_path / "bare.npz", **bare)
+    np.savez(tmp_path / "labeled.npz", **arrays)
+    found = open_streams(tmp_path / "bare.npz")
+    assert found.classes == ()
+    assert all((stream.labels == -1).all() for stream in (*found.train, *found.test))
+    assert np.array_equal(found.train[0].frames(0, 40), arrays["signal"][:40])
+    beside = open_streams(tmp_path / "bare.npz", test=tmp_path / "labeled.npz")
+    assert beside.classes == ()
+    assert all((stream.labels == -1).all() for stream in beside.test)  # no name is known
+    other = open_streams(tmp_path / "labeled.npz", test=tmp_path / "bare.npz")
+    assert other.classes == CLASSES
+    assert all((stream.labels == -1).all() for stream in other.test)
+    np.savez(tmp_path / "x.npz", x=arrays["signal"], offsets=arrays["offsets"])  # could be anything
+    with pytest.raises(SensoriumError, match="Looked for 'signal' and 'label'; it holds offsets, x"):
+        open_streams(tmp_path / "x.npz")
+
+
 def test_splits_beside_each_other_and_apart(tmp_path: Path) -> None:
     for seed, name in enumerate(("train", "val")):
         np.savez(tmp_path / f"{name}.npz", **made(seed))
@@ -250,11 +270,18 @@ def test_windows_end_at_labelled_frames_and_see_what_comes() -> None:
     assert Windows(two(), 3).batch([1])["future"].shape == (1, 0)
     every = Windows(two(), 3, every=True)
     assert len(every) == 10
+    assert every.everywhere() is every
+    assert windows.everywhere().batch([3])["frames"].equal(every.batch([3])["frames"])
+    assert list(windows.fields) == ["frames", "actions", "future", "missing"] == list(windows.take(np.array([0])))
     assert every.batch([3])["actions"].tolist() == [-1]
     with pytest.raises(IndexError):
         windows.place(8)
     with pytest.raises(SensoriumError, match="no frame"):
         Windows([Stream("a", np.ones((3, 1)), np.full(3, -1))], 2)
+    bare = Windows([Stream("a", np.ones((3, 1)), np.full(3, -1))], 2, 1, every=True)
+    assert not bare.labeled
+    assert list(bare.fields) == ["frames", "missing"] == list(bare.take(np.array([0])))
+    assert list(bare.take(np.array([0]), ("frames", "actions"))) == ["frames"]
 
 
 def same(a: dict, b: dict) -> None:

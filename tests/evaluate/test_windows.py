@@ -206,3 +206,64 @@ def test_raw_windows_begin_with_their_first_frame(ready: streams.Prepared) -> No
     windows = Windows(ready.test, 6)
     x, _ = flat(windows, np.array([0]))
     assert torch.equal(x.view(6, -1), torch.from_numpy(ready.test[0].frames(0, 1)).expand(6, -1))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recordings without their labels."""
+    path = tmp_path_factory.mktemp("bare") / "phone.npz"
+    np.savez(path, **{name: one for name, one in recordings().items() if name not in ("label", "class_names")})
+    return path
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_without_labels_it_learns_and_is_judged_by_what_needs_none(
+    system: str, bare: Path, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "run"
+    flags = [word for name, value in SMALL[system].items() for word in (f"--{name}", str(value))]
+    words = ("train", system, "--data", str(bare), "--out", str(out), *flags, "--length", "6", "--batch-size", "16")
+    code, said, err = command(*words, "--budget", "4steps", "--judge", "--quiet")
+    assert code == 0, err
+    assert "No training frame has a label: there is no linear probe and no kNN" in " ".join((said + err).split())
+    stored = json.loads((out / "evaluation.json").read_text())
+    names = [score["name"] for score in stored["scores"]]
+    assert names == ["RankMe"] + ["next moment told", "future told"] * (system == "cpc_streams")
+    assert stored["scores"][0]["value"] > 1
+    assert "knn_top1" not in (out / "online.csv").read_text()
+    run = Run(out)
+    assert run.situation.classes == ()
+    assert len(run.data().train) == sum(len(stream) for stream in run.data().opened.train)
+    code, again, err = command("evaluate", str(out))
+    assert code == 0, err
+    assert "RankMe" in again
+    assert "no linear probe and no kNN" in " ".join((again + err).split())
+
+
+def test_a_labeled_test_set_does_not_help_a_training_set_without(bare: Path, data: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"length": 6} | SMALL["mae_streams"]
+    run = train(
+        "mae_streams", str(bare), test=str(data), budget="2steps", out=tmp_path / "a", progress=False, **settings
+    )
+    found = run.judge(progress=False)
+    assert [score.name for score in found.scores] == ["RankMe"]
+    assert found.notes == (
+        "No training frame has a label: there is no linear probe and no kNN, only the rank of the features.",
+    )
+    other = train(
+        "mae_streams", str(data), test=str(bare), budget="2steps", out=tmp_path / "b", progress=False, **settings
+    )
+    assert other.judge(progress=False).notes[0].startswith("No test frame has a label")
+
+
+def test_what_learns_without_labels_learns_from_frames_that_have_none(data: Path, tmp_path: Path) -> None:
+    arrays = recordings()
+    arrays["label"][: len(arrays["label"]) // 2] = -1
+    np.savez(tmp_path / "some.npz", **arrays)
+    ready = streams.prepare(Source(str(tmp_path / "some.npz"), None, tmp_path, settings={"length": 6}))
+    frames = sum(len(stream) for stream in ready.train.streams)
+    assert len(ready.train) < frames
+    for system in SYSTEMS:
+        recipe = make_recipe(system, streams.situate(ready), SMALL[system])
+        assert recipe.derive is not None
+        assert len(recipe.derive(ready.train, tmp_path, False)) == frames

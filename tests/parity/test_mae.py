@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from mae_peers import VIT_MAE, assert_same_gradients, gradients, shaken
 
 from sensorium.networks.vit import ViT
 from sensorium.parts.positions.grid import sincos_2d
@@ -20,43 +20,6 @@ SIZES = [  # image, patch, (width, depth, heads), decoder's, mask ratio
     (21, 3, (24, 2, 1), (16, 1, 1), 0.9),
 ]
 
-TOP = {
-    "backbone.cls_token": "vit.embeddings.cls_token",
-    "backbone.pos_embed": "vit.embeddings.position_embeddings",
-    "backbone.patch_embed.proj": "vit.embeddings.patch_embeddings.projection",
-    "backbone.norm": "vit.layernorm",
-    "mask_token": "decoder.mask_token",
-    "decoder_pos_embed": "decoder.decoder_pos_embed",
-    "decoder_embed": "decoder.decoder_embed",
-    "decoder_norm": "decoder.decoder_norm",
-    "decoder_pred": "decoder.decoder_pred",
-}
-BLOCK = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.qkv": "attention.{}_proj",
-    "attn.proj": "attention.o_proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
-def renamed(theirs: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
-    """Tensors under our names, from transformers' names."""
-    found = {}
-    for name in wanted:
-        stem, kind = name.rsplit(".", 1) if name.endswith((".weight", ".bias")) else (name, "")
-        if "blocks." in stem:
-            where, rest = stem.split("blocks.")
-            index, part = rest.split(".", 1)
-            source = {"backbone.": "vit.layers", "decoder_": "decoder.decoder_layers"}[where]
-            source = f"{source}.{index}.{BLOCK[part]}"
-        else:
-            source = TOP[stem]
-        source = f"{source}.{kind}".rstrip(".")
-        found[name] = torch.cat([theirs[source.format(x)] for x in "qkv"]) if "{}" in source else theirs[source]
-    return found
-
 
 def pair(image, patch, encoder, decoder, ratio, normalize=True, eps=1e-12):
     (width, depth, heads), (decoder_width, decoder_depth, decoder_heads) = encoder, decoder
@@ -66,16 +29,13 @@ def pair(image, patch, encoder, decoder, ratio, normalize=True, eps=1e-12):
         decoder_num_attention_heads=decoder_heads, decoder_intermediate_size=3 * decoder_width, mask_ratio=ratio,
         norm_pix_loss=normalize, layer_norm_eps=eps,
     )  # fmt: skip
-    theirs = transformers.ViTMAEForPreTraining(config)
-    with torch.no_grad():
-        for parameter in theirs.parameters():  # the fixed positions too: a fresh ViTMAE has zeros there
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    theirs = shaken(transformers.ViTMAEForPreTraining(config))  # the fixed positions too, which begin as zeros there
     ours = MAE(
         ViT(image, patch, width, depth, heads, eps=eps, positions="sincos"),
         decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads, decoder_mlp_ratio=3.0,
         mask_ratio=ratio, normalize_targets=normalize, eps=eps,
     )  # fmt: skip
-    ours.load_state_dict(renamed(theirs.state_dict(), list(ours.state_dict())))
+    ours.load_state_dict(VIT_MAE.renamed(theirs.state_dict(), list(ours.state_dict())))
     return ours, theirs
 
 
@@ -98,11 +58,7 @@ def test_mask_loss_and_gradients(image, patch, encoder, decoder, ratio, normaliz
 
     got["loss"].backward()
     wanted.loss.backward()
-    trainable = {name: p for name, p in ours.named_parameters() if p.requires_grad}
-    theirs_grad = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in theirs.named_parameters()}
-    for name, gradient in renamed(theirs_grad, list(trainable)).items():
-        torch.testing.assert_close(trainable[name].grad, gradient, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
-        assert gradient.abs().max() > 0, name
+    assert_same_gradients(ours, theirs, VIT_MAE.renamed)
 
 
 @pytest.mark.parametrize("image, patch, encoder, decoder, ratio", SIZES[:3])
@@ -136,8 +92,7 @@ def test_bfloat16_autocast():
     got.backward()
     wanted.backward()
     trainable = {name: p for name, p in ours.named_parameters() if p.requires_grad}
-    theirs_grad = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in theirs.named_parameters()}
     flat = [torch.cat([g.flatten().float() for g in side]) for side in (
-        [p.grad for p in trainable.values()], renamed(theirs_grad, list(trainable)).values()
+        [p.grad for p in trainable.values()], VIT_MAE.renamed(gradients(theirs), list(trainable)).values()
     )]  # fmt: skip
     assert torch.cosine_similarity(flat[0], flat[1], dim=0) > 0.99

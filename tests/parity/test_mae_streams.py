@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mae_peers import VIT_MAE, assert_same_gradients, shaken
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,39 +25,10 @@ SIZES = [  # s, p, C, (width, depth, heads), decoder's, mask ratio
     (2, 2, 7, (24, 2, 1), (16, 1, 1), 0.5),
 ]
 
-TOP = {
-    "backbone.cls_token": "vit.embeddings.cls_token",
-    "backbone.patch_embed": "vit.embeddings.patch_embeddings.projection",
-    "backbone.norm": "vit.layernorm",
-    "mask_token": "decoder.mask_token",
-    "decoder_embed": "decoder.decoder_embed",
-    "decoder_norm": "decoder.decoder_norm",
-    "decoder_pred": "decoder.decoder_pred",
-}
-BLOCK = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.qkv": "attention.{}_proj",
-    "attn.proj": "attention.o_proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
 
 def renamed(theirs: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
     """Tensors under our names, from transformers' names."""
-    found = {}
-    for name in wanted:
-        stem, kind = name.rsplit(".", 1) if name.endswith((".weight", ".bias")) else (name, "")
-        if "blocks." in stem:
-            where, rest = stem.split("blocks.")
-            index, part = rest.split(".", 1)
-            source = {"backbone.": "vit.layers", "decoder_": "decoder.decoder_layers"}[where]
-            source = f"{source}.{index}.{BLOCK[part]}"
-        else:
-            source = TOP[stem]
-        source = f"{source}.{kind}".rstrip(".")
-        found[name] = torch.cat([theirs[source.format(x)] for x in "qkv"]) if "{}" in source else theirs[source]
+    found = VIT_MAE.renamed(theirs, wanted)
     convolution = found["backbone.patch_embed.weight"]  # [D, C, p, p], and ours is [D, (frame, channel)]
     found["backbone.patch_embed.weight"] = convolution.permute(0, 2, 3, 1).flatten(1)
     return found
@@ -70,10 +42,8 @@ def pair(s, p, channels, encoder, decoder, ratio, normalize=True, eps=1e-12):
         decoder_num_hidden_layers=decoder_depth, decoder_num_attention_heads=decoder_heads,
         decoder_intermediate_size=3 * decoder_width, mask_ratio=ratio, norm_pix_loss=normalize, layer_norm_eps=eps,
     )  # fmt: skip
-    theirs = transformers.ViTMAEForPreTraining(config)
+    theirs = shaken(transformers.ViTMAEForPreTraining(config))
     with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
         for table, size in (
             (theirs.vit.embeddings.position_embeddings, width), (theirs.decoder.decoder_pos_embed, decoder_width)
         ):  # fmt: skip
@@ -107,11 +77,7 @@ def test_mask_loss_and_gradients(s, p, channels, encoder, decoder, ratio, normal
 
     got["loss"].backward()
     wanted.loss.backward()
-    theirs_grad = {n: q.grad if q.grad is not None else torch.zeros_like(q) for n, q in theirs.named_parameters()}
-    mine = dict(ours.named_parameters())
-    for name, gradient in renamed(theirs_grad, list(mine)).items():
-        torch.testing.assert_close(mine[name].grad, gradient, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
-        assert gradient.abs().max() > 0, name
+    assert_same_gradients(ours, theirs, renamed)
 
 
 @pytest.mark.parametrize("s, p, channels, encoder, decoder, ratio", SIZES[:2])

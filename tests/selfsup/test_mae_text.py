@@ -8,6 +8,7 @@ import torch
 from sensorium.abilities import abilities_of
 from sensorium.data.text.prepare import TextSituation
 from sensorium.errors import SensoriumError
+from sensorium.parts.positions.turning import in_time
 from sensorium.recipe.trained import make_recipe
 from sensorium.selfsup.mae_text.method import TextMAE
 
@@ -55,6 +56,16 @@ def test_the_loss_is_the_mean_of_what_it_says_of_masked_tokens():
     torch.testing.assert_close(method({"tokens": tokens, "noise": noise})["loss"], want, atol=1e-6, rtol=0)
 
 
+def test_only_distances_matter():
+    """Queries and keys are rotated by their places: moved alike, tokens give the same products."""
+    method = small().eval()
+    x, places = torch.randn(2, 5, 32), torch.tensor([[0, 7, 3, 4, 11], [2, 1, 0, 9, 5]])
+    block = method.backbone.blocks[0]
+    near, far, other = (block(x, None, in_time(at, 16)) for at in (places, places + 40, places * 2))
+    torch.testing.assert_close(near, far, atol=1e-5, rtol=0)
+    assert (near - other).abs().max() > 1e-3
+
+
 def test_it_learns_what_stands_between():
     method = small(decoder_width=32)
     optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
@@ -73,9 +84,15 @@ def test_what_cannot_work_is_refused():
     for masked in (torch.ones(2, 4), torch.zeros(2, 4), torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]])):
         with pytest.raises(ValueError, match="every row must have as many masked tokens"):
             small().masked_log_prob(tokens, masked.bool())
-    for ratio, said in (
-        (0.0, "mae_text: mask_ratio 0.0 masks none of 40"),
-        (0.99, "mae_text: mask_ratio 0.99 keeps 0"),
+    for given, said in (
+        ({"mask_ratio": 0.0}, "mae_text: mask_ratio 0.0 masks none of 40"),
+        ({"mask_ratio": 0.99}, "mae_text: mask_ratio 0.99 keeps 0"),
+        ({"positions": "learned"}, "mae_text: positions must be one of rotary, sinusoids, got .learned."),
+        (
+            {"width": 6, "heads": 2},
+            "mae_text: rotated heads have an even number of channels: a width of 6 in 2 heads has not",
+        ),
+        ({"decoder_width": 33}, "mae_text: rotated heads have an even number of channels: the decoder's have 33"),
     ):
         with pytest.raises(SensoriumError, match=said):
-            make_recipe("mae_text", BOOK, {"mask_ratio": ratio})
+            make_recipe("mae_text", BOOK, given)

@@ -58,7 +58,7 @@ def look(
         if not isinstance(error, NothingOfItsKind)
     ]
     where = f"--data {shlex.quote(str(path))}" + (f" --test {shlex.quote(str(test))}" if test is not None else "")
-    labeled = name != "images" or len(findings.classes) > 1
+    labeled = _labeled(name, findings)
     findings.commands = _commands(name, where, labeled, _fractions(findings) if name == "images" and labeled else "")
     findings.also = {_WORDS[kind]: _commands(kind, where, labeled)[-1:] for kind in others}
     return findings
@@ -95,6 +95,13 @@ def _the_error(path: Path, failed: dict[str, SensoriumError]) -> str:
     damaged = [kind for kind, error in failed.items() if not isinstance(error, NothingOfItsKind) and kind != "images"]
     own = _OWN_ERROR.get(Path(path.name.lower().removesuffix(".gz")).suffix, "images")
     return own if own in failed else damaged[0] if damaged else "images"
+
+
+def _labeled(kind: str, findings: Findings) -> bool:
+    """Whether a system that needs labels can learn from it."""
+    if kind == "streams":
+        return any(one["train"] for one in findings.classes)
+    return kind != "images" or len(findings.classes) > 1
 
 
 def _fractions(findings: Findings) -> str:

@@ -60,7 +60,7 @@ def held_sequences(ready: Any, most: int) -> Tensor:
     """At most ``most`` windows [R, T, F] or rows of tokens [R, T] that were not trained on, in an order by chance, a multiple of
     ``AMONG`` unless there are fewer. Raises SensoriumError if there are not two."""
     if "frames" in ready.train.fields:
-        windows = Windows(ready.test, ready.train.length)
+        windows = Windows(ready.test, ready.train.length, every=True)
         found = windows.batch(spread(len(windows), most))["frames"]
     else:
         count = len(ready.test) // ready.length

@@ -1,9 +1,10 @@
 """Encoders of streams: a linear probe and kNN of windows, whose class is the action of their last frame.
 
-The encoder is frozen. At most ``MOST`` windows of the training recordings are evenly chosen; of the test recordings, which are
-other people's if the data say whose they are, every labeled frame ends one. Neighboring windows are nearly the same: so the
-probe's strength is chosen on held-out recordings (:func:`sensorium.judge.window_baseline.probe_of`), and standard errors are
-over recordings. Beside it are the same probes of the raw window and of the untrained network, and the most frequent class.
+The encoder is frozen. At most ``MOST`` labeled windows of the training recordings are evenly chosen; of the test recordings,
+which are other people's if the data say whose they are, every labeled frame ends one. Neighboring windows are nearly the
+same: so the probe's strength is chosen on held-out recordings (:func:`sensorium.judge.window_baseline.probe_of`), and
+standard errors are over recordings. Beside it are the same probes of the raw window and of the untrained network, and the
+most frequent class. Without labels there is only the rank of the features.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
     """kNN of up to 500 test windows among 1,000 training windows, feature rank and spread."""
     train, encode = _some(ready.train, BANK), encoded_by(method, next(method.parameters()).device)
     bank = encode(train.windows, train.index)
-    if not any((stream.labels != UNKNOWN).any() for stream in ready.test):
+    if unlabeled(ready):
         return collapse(bank)
     test = _some(Windows(ready.test, ready.train.length), LOOKED)
     found, _ = predict(bank, train.labels, encode(test.windows, test.index), len(ready.opened.classes))
@@ -61,6 +62,8 @@ def online(method: Any, ready: Prepared) -> dict[str, float]:
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Linear probe and kNN of the frozen encoder beside those of the baselines, and the rank of its features."""
     same_frames(run, ready)
+    if which := unlabeled(ready):
+        return _without_labels(which, run, ready, asked, kept)
     train = _some(ready.train, MOST)
     windows = Windows(ready.test, ready.train.length)
     test, classes, device = _some(windows, len(windows)), len(ready.opened.classes), device_name()
@@ -93,7 +96,31 @@ def scores(found: dict[str, Any]) -> list[Score]:
         rows.append(
             Score(name, mine[name], "higher", mine["n"], "test windows", values, mine[f"{name} error"], True, curve, errors=errors)
         )  # fmt: skip
-    return [*rows, Score("RankMe", mine["rankme"], "higher", 1, "run", curve="rank", decides=False)]
+    return [*rows, _rank(mine["rankme"])]
+
+
+def _rank(value: float) -> Score:
+    return Score("RankMe", value, "higher", 1, "run", curve="rank", decides=False)
+
+
+def unlabeled(ready: Prepared) -> str:
+    """Which set has no label at all, "training" or "test"; empty if both have some."""
+    if not ready.train.labeled:
+        return "training"
+    return "" if any((stream.labels != UNKNOWN).any() for stream in ready.test) else "test"
+
+
+def _without_labels(which: str, run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
+    """The rank of the features of the training windows, and a note on what labels would add; ``which`` set has none."""
+
+    def mine() -> float:
+        encode, windows = encoded_by(run.method, device_name()), ready.train.everywhere()
+        with stages(run.name, asked.progress) as say:
+            say("features of windows")
+            return rankme(encode(windows, spread(len(windows), MOST)))
+
+    note = f"No {which} frame has a label: there is no linear probe and no kNN, only the rank of the features."
+    return Judgement((_rank(kept.piece("rank", mine)),), notes=(note,))
 
 
 def encoded_by(method: Any, device: torch.device | str) -> Encode:
@@ -157,7 +184,7 @@ def _shares(right: dict[str, np.ndarray], owner: np.ndarray) -> dict[str, Any]:
 EVALUATOR = Evaluator(
     name="windows",
     ability=StreamEncoder,
-    needs=frozenset({"frames", "actions"}),
+    needs=frozenset({"frames"}),
     judge=judge,
     online=online,
     rank=1,

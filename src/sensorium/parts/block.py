@@ -6,7 +6,8 @@ LayerScale multiplies the output of each branch by a learned factor per channel.
 If only some rows of a block's output are needed (the class token, the patches to reconstruct), they can be selected:
 keys and values come from all rows, the rest is computed for the chosen ones, with the same result. Attention and Mlp
 can be replaced: by a gated unit (:class:`Gated`) or anything with the same interface, by experts (:class:`Balanced`) or
-a feed-forward layer of parts/feedforward.py. ``angles`` rotate queries and keys by image position (``Rotary2D``).
+a feed-forward layer of parts/feedforward.py. ``angles`` rotate queries and keys by the position in an image or a sequence
+(:func:`sensorium.parts.positions.turning.turned`).
 Shapes: B images, T tokens, R chosen rows, D width, h heads, d = D / h.
 """
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.drop import DropPath
 from sensorium.parts.moe.layer import MoE
-from sensorium.parts.positions.turning import turn_2d
+from sensorium.parts.positions.turning import turned
 
 Angles = tuple[Tensor, Tensor]
 
@@ -59,7 +60,8 @@ class Attention(nn.Module):
         q, k, v = self._split(q), self._split(k), self._split(v)
         if angles is not None:
             cos, sin = angles
-            q, k = turn_2d(q, angles if rows is None else (cos[rows], sin[rows])), turn_2d(k, angles)
+            of_q = angles if rows is None else (cos[..., rows, :, :], sin[..., rows, :, :])
+            q, k = turned(q, of_q), turned(k, angles)
         return q, k, v
 
     def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
@@ -103,12 +105,12 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
-        y = self.unit(x, turn=None if angles is None else lambda heads: turn_2d(heads, angles))
+        y = self.unit(x, turn=None if angles is None else lambda heads: turned(heads, angles))
         return y if rows is None else y[:, rows]
 
     def weights(self, x: Tensor, rows: slice, angles: Angles | None = None) -> Tensor:
         """Attention of the chosen rows to all tokens, [B, 1, R, T]; rows sum to 1."""
-        return self.unit.weights(x, None if angles is None else lambda heads: turn_2d(heads, angles))[:, None, rows]
+        return self.unit.weights(x, None if angles is None else lambda heads: turned(heads, angles))[:, None, rows]
 
 
 class Balanced(nn.Module):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
 
 from sensorium.base.draw import Views
+from sensorium.data.rows import Rows
+from sensorium.data.streams.open import Windows
 from sensorium.data.streams.prepare import StreamSituation
 from sensorium.method import Method
 from sensorium.parts.schedules import warmup_cosine
@@ -24,6 +28,11 @@ def note_data(given: Mapping[str, int | None], on: StreamSituation, s: Settings)
 def unlabeled_recipe(
     name: str, method: Method, views: Views, s: Settings, batch: int, lr: float, weight_decay: float, warmup: float
 ) -> Recipe:
-    """AdamW, with a cosine after the warm-up."""
+    """AdamW, with a cosine after the warm-up; windows end at every frame, labeled or not."""
     s.note(weight_decay=weight_decay, warmup=warmup)
-    return Recipe(name, method, views, adamw(lr, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    optimizer = adamw(lr, weight_decay)
+    return Recipe(name, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s, derive=_everywhere)
+
+
+def _everywhere(rows: Rows, cache: Path, progress: bool) -> Rows:
+    return cast(Windows, rows).everywhere()

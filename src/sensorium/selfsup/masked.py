@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,12 @@ from torch.nn import functional as F
 
 from sensorium.method import Method, Progress
 from sensorium.networks.sequence_vit import SequenceViT
-from sensorium.parts.block import Block
+from sensorium.parts.block import Angles, Block
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.moe.layer import update_biases
 from sensorium.parts.patches import rows_at
 from sensorium.parts.positions.absolute import Sinusoidal
+from sensorium.parts.positions.turning import in_time
 
 
 class MaskedAutoencoder(Method, ABC):
@@ -140,26 +141,39 @@ class MaskedAutoencoder(Method, ABC):
         var, mean = torch.var_mean(values, dim=-1, keepdim=True)
         return (values - mean) * torch.rsqrt(var + 1e-6)
 
+    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        """The kept patches of samples x, encoded: [B, 1 + n, D]."""
+        return self.backbone.encode(self.backbone.embed(x, keep))
+
+    def placed(self, y: Tensor, places: Tensor, x: Tensor) -> tuple[Tensor, Angles | None]:
+        """The decoder's input [B, 1 + N, W] -> the same with positions, and what rotates queries and keys of its blocks.
+        ``places`` [B, 1 + N]: 0 the class token's, the patches' from 1."""
+        return y + F.embedding(places, self.positions(x)), None
+
     def predict(self, x: Tensor, keep: Tensor, removed: Tensor) -> Tensor:
         """Targets [B, N - n, P] of the ``predicted`` patches, in their order."""
-        latent = self.decoder_embed(self.backbone.encode(self.backbone.embed(x, keep)))  # [B, 1 + n, W]
-        seen = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)  # rows of the table; 0 is the class token's
+        latent = self.decoder_embed(self.encode(x, keep))  # [B, 1 + n, W]
+        places = torch.cat([F.pad(keep + 1, (1, 0)), removed + 1], dim=1)
         gaps = self.mask_token.expand(len(x), removed.shape[1], -1)
-        y = torch.cat([latent, gaps], dim=1) + F.embedding(seen, self.positions(x))
+        y, angles = self.placed(torch.cat([latent, gaps], dim=1), places, x)
         for block in self.decoder_blocks[:-1]:
-            y = block(y)
+            y = block(y, None, angles)
         count = self.predicted(keep, removed).shape[1]  # they are the last rows
-        y = self.decoder_blocks[-1](y, slice(y.shape[1] - count, None))
+        y = self.decoder_blocks[-1](y, slice(y.shape[1] - count, None), angles)
         return self.decoder_pred(self.decoder_norm(y))
 
 
 class MaskedSequence(MaskedAutoencoder):
     """A masked autoencoder of sequences, streams or text, around a :class:`SequenceViT`: positions of encoder and decoder
-    are sinusoids of time, and the class token has none. ``numbers``: those of :class:`MaskedAutoencoder`."""
+    are sinusoids of time, and the class token has none; or rotary, if the encoder's are. ``numbers``: those of
+    :class:`MaskedAutoencoder`."""
 
     def __init__(self, backbone: SequenceViT, values: int, *, decoder_width: int, **numbers: Any) -> None:
         super().__init__(backbone, values, decoder_width=decoder_width, **numbers)
         self.decoder_positions = Sinusoidal(decoder_width)
+        self.head_dim: int = cast(Any, self.decoder_blocks[0]).attn.head_dim
+        if backbone.rotary and self.head_dim % 2:
+            raise ValueError(f"rotated heads have an even number of channels: the decoder's have {self.head_dim}")
 
     def patches(self, x: Tensor) -> Tensor:
         """[B, T, ...] -> [B, N, P]."""
@@ -172,3 +186,11 @@ class MaskedSequence(MaskedAutoencoder):
     def positions(self, x: Tensor) -> Tensor:
         """Sinusoids for the patches of sequences [B, T, ...], after a row of zeros: [1 + N, W]."""
         return F.pad(self.decoder_positions.rows(torch.arange(self.count(x), device=x.device)), (0, 0, 1, 0))
+
+    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        """The kept patches of sequences x, encoded: [B, 1 + n, D]."""
+        return self.backbone.encode(self.backbone.embed(x, keep), keep)
+
+    def placed(self, y: Tensor, places: Tensor, x: Tensor) -> tuple[Tensor, Angles | None]:
+        """Sinusoids in the decoder's input [B, 1 + N, W], or rotations of its blocks."""
+        return (y, in_time(places, self.head_dim)) if self.backbone.rotary else super().placed(y, places, x)

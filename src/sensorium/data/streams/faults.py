@@ -268,8 +268,8 @@ def _unlabeled(opened: Streams) -> Fault | None:
         return None
     return Fault(
         "steps without a label", unknown,
-        f"{counted(unknown, 'training step')} ({share(unknown, len(labels))}) {plural(unknown, 'has')} no label: they are seen before others, but "
-        "nothing is learned from them; label them if they are meant to be background.",
+        f"{counted(unknown, 'training step')} ({share(unknown, len(labels))}) {plural(unknown, 'has')} no label: what is trained without labels "
+        "learns from them, too, a detector of actions doesn't; label them if they are meant to be background.",
     )  # fmt: skip
 
 

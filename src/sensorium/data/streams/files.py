@@ -1,4 +1,4 @@
-"""Reading files of streams: values over time with a label for every step. See :mod:`sensorium.data.streams.open`.
+"""Reading files of streams: values over time, with a label for every step or none. See :mod:`sensorium.data.streams.open`.
 
 Values are memory maps: of the file itself if they are uncompressed, else of an unnamed temporary file. Sizes in a
 header are compared with the file's length; nothing is unpickled.
@@ -26,7 +26,7 @@ UNKNOWN = -1
 _MOST_CLASSES = 1 << 16
 _SCAN = 1 << 22  # values checked at once
 _RATES = 1e-6, 1e9  # steps per second; anything else is a mistake
-LOOKED_FOR = "an .npz with 'signal' and 'label', a folder of these, or a folder of .npy files with a labels.json"
+LOOKED_FOR = "an .npz with 'signal' (and 'label'), a folder of these, or a folder of .npy files with a labels.json"
 _FIELDS = {
     "values": ("signal", "features", "frames", "values", "x", "data"),
     "labels": ("label", "labels", "y", "targets"),
@@ -36,6 +36,7 @@ _FIELDS = {
     "group": ("subject", "subjects", "group", "groups"),
     "encoder": ("encoder",),
 }
+_PLAIN = ("signal", "features", "frames")  # names that mean recordings without any label beside them, too
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ class Recordings:
 
 
 def read_npz(path: Path) -> Recordings:
-    """An .npz of concatenated recordings. Raises SensoriumError that names the file and the field."""
+    """An .npz of concatenated recordings; without labels, all of them are unknown. Raises SensoriumError that names the file
+    and the field."""
     where = printable(str(path))
     values, small, keys = _arrays(path, "labels")
-    labels, classes = small["labels"], _class_names(small)
+    labels = small.setdefault("labels", np.full(len(values), UNKNOWN, np.int8))
+    classes = _class_names(small)
     _check_labels(labels, len(values), classes, f"{where}: '{keys['labels']}'")
     offsets = _offsets(small.get("offsets"), len(values), where)
     group = small.get("group")
@@ -105,11 +108,13 @@ def read_values(path: str | Path, rate: float | None = None) -> list[tuple[str, 
 
 
 def _arrays(path: Path, *needed: str) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
-    """The values of an .npz, mapped, its other arrays by our names, and their names in the file."""
+    """The values of an .npz, mapped, its other arrays by our names, and their names in the file. What is ``needed`` must be
+    there, but labels only where the values' name could mean something else."""
     where = printable(str(path))
     with npz(path) as (archive, members):
         keys = {field: next((n for n in names if n in members), "") for field, names in _FIELDS.items()}
-        if not all(keys[field] for field in ("values", *needed)):
+        lacking = [field for field in ("values", *needed) if not keys[field]]
+        if lacking and not (lacking == ["labels"] and keys["values"] in _PLAIN):
             held = ", ".join(map(printable, sorted(members)[:12])) or "nothing"
             looked = " and ".join(f"'{_FIELDS[field][0]}'" for field in ("values", *needed))
             raise NothingOfItsKind(f"{where}: no streams. Looked for {looked}; it holds {held}.")

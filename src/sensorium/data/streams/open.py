@@ -1,6 +1,6 @@
-"""Streams: recordings of frames or signals in time, with a label for every step.
+"""Streams: recordings of frames or signals in time, with a label for every step if there are any.
 
-open_streams reads an .npz (``signal`` or ``features`` [N, ...], ``label`` [N], and, optional, ``offsets`` [S + 1] where
+open_streams reads an .npz (``signal`` or ``features`` [N, ...], and, optional, ``label`` [N], ``offsets`` [S + 1] where
 one recording ends and the next begins, ``class_names``, ``sample_rate_hz``, ``subject`` [S], ``encoder``), a
 folder of such files, and a folder of .npy files [N, ...] with a labels.json (or folders of them; files and folders are
 training or test data by their names, see :mod:`sensorium.data.names`):
@@ -204,9 +204,10 @@ class Streams:
 class Windows(Rows):
     """Training windows: ``length`` T frames up to a labeled one, and the labels of the ``future`` L frames after it.
 
-    There is one for every labeled frame (or for ``every`` frame), in the order of the streams. A window that begins
-    before its stream is zero-padded, with the number of padded frames. The windows of a step come from indices or a
-    ``Draw``: both are functions of seed and step, so one process equals N and a resumed run an uninterrupted one.
+    There is one for every labeled frame (or for ``every`` frame), in the order of the streams; if no label is known, there
+    are no fields of labels. A window that begins before its stream is zero-padded, with the number of padded frames. The
+    windows of a step come from indices or a ``Draw``: both are functions of seed and step, so one process equals N and a
+    resumed run an uninterrupted one.
     """
 
     unit = "frames"
@@ -233,6 +234,17 @@ class Windows(Rows):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def everywhere(self) -> Windows:
+        """The windows of every frame, labeled or not: itself if these are all."""
+        if all(places is None for places in self._places):
+            return self
+        return Windows(self.streams, self.length, self.future, every=True, classes=self.classes)
+
+    @cached_property
+    def labeled(self) -> bool:
+        """Whether the label of any frame is known."""
+        return any((stream.labels != UNKNOWN).any() for stream in self.streams)
 
     @property
     def labels(self) -> np.ndarray:
@@ -271,12 +283,8 @@ class Windows(Rows):
 
     @property
     def fields(self) -> dict[str, Field]:
-        labels = {
-            "actions": Field("int64", ()),
-            "future": Field("int64", (self.future,)),
-            "missing": Field("int64", ()),
-        }
-        return {"frames": Field("float32", (self.length, self.width)), **labels}
+        labels = {"actions": Field("int64", ()), "future": Field("int64", (self.future,))} if self.labeled else {}
+        return {"frames": Field("float32", (self.length, self.width)), **labels, "missing": Field("int64", ())}
 
     @cached_property
     def digest(self) -> str:
@@ -285,7 +293,7 @@ class Windows(Rows):
     def take(self, index: np.ndarray, names: Collection[str] | None = None) -> Taken:
         """Fields of windows ``index``, as in :meth:`batch`."""
         found = self.batch(index)
-        return {name: found[name] for name in found if names is None or name in names}
+        return {name: found[name] for name in self.fields if names is None or name in names}
 
 
 def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams:
@@ -319,7 +327,8 @@ def open_streams(path: str | Path, *, test: str | Path | None = None) -> Streams
 
 
 def _of_classes(recordings: Recordings, classes: tuple[str, ...], where: str) -> Recordings:
-    """Recordings with their labels numbered as in ``classes``, by name; some of these may be missing."""
+    """Recordings with their labels numbered as in ``classes``, by name; some of these may be missing. Without classes no label
+    is known."""
     if recordings.classes == classes:
         return recordings
     number = {name: i for i, name in enumerate(classes)}
@@ -328,7 +337,7 @@ def _of_classes(recordings: Recordings, classes: tuple[str, ...], where: str) ->
     for one in recordings.found:
         labels = np.asarray(one.labels)
         used = np.unique(labels[labels != UNKNOWN])
-        if (unknown := used[table[used] == UNKNOWN]).size:
+        if classes and (unknown := used[table[used] == UNKNOWN]).size:
             raise SensoriumError(
                 f"{where}: the test set has other classes than the training set: '{recordings.classes[int(unknown[0])]}' "
                 f"is unknown to it, whose classes are {', '.join(classes[:12])}."

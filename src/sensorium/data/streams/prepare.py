@@ -1,4 +1,4 @@
-"""Streams: recordings with a label for every step, cut into frames and windows.
+"""Streams: recordings with a label for every step, or without any, cut into frames and windows.
 
 A signal of many samples per second is cut into frames of several samples; frames are standardized by mean and standard
 deviation of the training frames. New frames must be prepared the same way (:mod:`sensorium.use.watch`).
@@ -23,7 +23,7 @@ from sensorium.data.log import tell
 from sensorium.data.source import Source
 from sensorium.data.streams.clips import open_clips
 from sensorium.data.streams.faults import background
-from sensorium.data.streams.open import AnyStream, Streams, Windows, open_streams
+from sensorium.data.streams.open import UNKNOWN, AnyStream, Streams, Windows, open_streams
 from sensorium.errors import SensoriumError
 
 
@@ -60,7 +60,7 @@ class StreamSituation:
 
 
 SITUATION = StreamSituation
-UNIT = "labeled frames"
+UNIT = "frames to learn from"
 SHAPED_BY: tuple[str, ...] = ("frame", "length", "future")
 KEPT: tuple[str, ...] = ()
 LENGTHS = {"cpu": 32}
@@ -88,14 +88,12 @@ class Prepared:
 
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
     """Open the recordings, cut signals into frames of ``frame`` samples, and windows of ``length`` frames and
-    ``future`` after them."""
+    ``future`` after them, which end at labeled frames, or if there are none, at all: then there are no classes."""
     for flag, value in (("--image-size", source.image_size), ("--limit", source.limit)):
         if value is not None:
             raise SensoriumError(f"{flag} is for pictures; this system learns from streams.")
     settings = source.settings
     opened = _open(source, progress)
-    if not opened.classes:
-        raise SensoriumError(f"{opened.path}: no frame has a label.")
     frame = _setting(settings, "frame", _usual_frame(opened))
     if frame > 1:
         opened = opened.framed(frame)
@@ -104,7 +102,9 @@ def prepare(source: Source, *, progress: bool = False) -> Prepared:
     future = _setting(settings, "future", USUAL_FUTURE)
     mean, std = (tuple(float(f"{v:.6g}") for v in values) for values in opened.moments())
     opened = opened.scaled(np.array(mean), np.array(std))
-    windows = Windows(opened.train, length, future, classes=opened.classes)
+    known = any((stream.labels != UNKNOWN).any() for stream in opened.train)
+    opened = opened if known else replace(opened, classes=())
+    windows = Windows(opened.train, length, future, every=not known, classes=opened.classes)
     nothing = background(opened.classes)
     if progress:
         found = f"{opened.layout}: {len(opened.train):,} training and {counted(len(opened.test), 'test recording')}"
@@ -146,7 +146,9 @@ def describe(ready: Prepared) -> dict[str, Any]:
     opened = ready.opened
     lasting = "" if opened.rate is None else f" of {1 / opened.rate:.3g} s"
     notes = [*opened.notes, *(f"{skip.file}: {skip.reason}" for skip in opened.skipped[:5])]
-    if ready.background is None:
+    if not opened.classes:
+        notes.append("No training frame has a label: systems that need none learn from all frames.")
+    elif ready.background is None:
         notes.append(f"No class is treated as background: '{opened.classes[0]}' counts as an action.")
     return {
         "layout": opened.layout,

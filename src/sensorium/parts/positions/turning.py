@@ -110,10 +110,10 @@ class Rotary2D(Positions):
     def rotate(self, q: Tensor, k: Tensor, at_q: Tensor, at_k: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, T, d] and [B, g, S, d] -> the same. Raises ValueError if 4 does not divide d."""
         dim = q.shape[-1]
-        return turn_2d(q, self.angles(at_q, dim)), turn_2d(k, self.angles(at_k, dim))
+        return turned(q, self.angles(at_q, dim)), turned(k, self.angles(at_k, dim))
 
     def angles(self, at: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """The rotations of :func:`turn_2d` at positions ``at`` [T, 2]: two [T, 2, d / 2], the same for all layers."""
+        """The rotations of :func:`turned` at positions ``at`` [T, 2]: two [T, 2, d / 2], the same for all layers."""
         if dim % 4:
             raise ValueError(f"2-D rotary embedding needs channels per head divisible by 4, got {dim}")
         both = [rotary_table(one, dim // 2, self.theta) for one in at.unbind(1)]
@@ -121,9 +121,17 @@ class Rotary2D(Positions):
         return cos, sin
 
 
-def turn_2d(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys of images [..., T, d] rotated by a ``Rotary2D``'s angles."""
-    return rotate(x.unflatten(-1, (2, -1)), angles).flatten(-2)
+def turned(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys [..., T, d], each of the ``a`` parts of a head rotated along an axis of its own, by angles [..., T, a, d / a]:
+    those of a ``Rotary2D`` for images, of :func:`in_time` for sequences."""
+    return rotate(x.unflatten(-1, (angles[0].shape[-2], -1)), angles).flatten(-2)
+
+
+def in_time(at: Tensor, dim: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """The rotations of :func:`turned` of heads of ``dim`` channels, for rows of positions [B, T] in any order: two [B, 1, T, 1,
+    d]."""
+    cos, sin = rotary_table(at.flatten(), dim, theta)
+    return cos.unflatten(0, at.shape)[:, None, :, None], sin.unflatten(0, at.shape)[:, None, :, None]
 
 
 def interleaved_to_halves(weight: Tensor, head_dim: int) -> Tensor:

@@ -10,10 +10,13 @@ from sensorium.data.rows import reads
 from sensorium.data.streams.prepare import SIGNAL, StreamSituation
 from sensorium.recipe.ahead import FEWEST, pick_steps
 from sensorium.recipe.optim import pick_lr
+from sensorium.recipe.ranges import Times
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 from sensorium.recipe.streams import note_data, unlabeled_recipe
 from sensorium.selfsup.cpc_streams.method import StreamCPC
 from sensorium.selfsup.predictive import moments
+
+RANGES = {"lr": Times(1 / 4, 4), "batch_size": Times(1 / 4, 4)}
 
 
 def cpc_streams(

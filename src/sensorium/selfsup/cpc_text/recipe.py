@@ -13,10 +13,13 @@ from sensorium.data.text.prepare import TextSituation
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.ahead import FEWEST, pick_steps
 from sensorium.recipe.optim import adamw, pick_lr
+from sensorium.recipe.ranges import Times
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.text import note_text
 from sensorium.selfsup.cpc_text.method import TextCPC
 from sensorium.selfsup.predictive import moments
+
+RANGES = {"lr": Times(1 / 4, 4), "batch_size": Times(1 / 4, 4)}
 
 
 def cpc_text(

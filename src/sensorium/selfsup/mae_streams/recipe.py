@@ -10,9 +10,12 @@ from sensorium.data.rows import reads
 from sensorium.data.streams.prepare import StreamSituation
 from sensorium.errors import SensoriumError
 from sensorium.recipe.optim import pick_lr
+from sensorium.recipe.ranges import Choice, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, pick_heads, refused_by
 from sensorium.recipe.streams import note_data, unlabeled_recipe
 from sensorium.selfsup.mae_streams.method import StreamMAE
+
+RANGES = {"lr": Times(1 / 4, 4), "mask_ratio": Uniform(0.5, 0.9), "normalize_targets": Choice(True, False)}
 
 
 def mae_streams(

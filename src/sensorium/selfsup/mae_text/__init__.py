@@ -7,5 +7,5 @@ SYSTEM = System(
     data="text",
     abilities=("TextEncoder", "MaskedLanguageModel"),
     exports=(),
-    parity="transformers ViTMAEForPreTraining (tests/parity/test_mae_text.py)",
+    parity="transformers EsmModel, ViTMAEForPreTraining (tests/parity/test_mae_text.py)",
 )

@@ -12,9 +12,12 @@ from sensorium.data.rows import reads
 from sensorium.data.text.prepare import TextSituation
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_lr
+from sensorium.recipe.ranges import Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, pick_heads, refused_by
 from sensorium.recipe.text import note_text
-from sensorium.selfsup.mae_text.method import TextMAE
+from sensorium.selfsup.mae_text.method import Positions, TextMAE
+
+RANGES = {"lr": Times(1 / 4, 4), "batch_size": Times(1 / 4, 4), "mask_ratio": Uniform(0.1, 0.5)}
 
 
 def mae_text(
@@ -27,6 +30,7 @@ def mae_text(
     batch_size: int | None = None,
     lr: float | None = None,
     vocab: int | None = None,
+    positions: Positions = "rotary",
     heads: int | None = None,
     decoder_width: int | None = None,
     decoder_depth: int | None = None,
@@ -43,6 +47,7 @@ def mae_text(
         width: channels of a token embedding.
         depth: layers of the encoder.
         heads: of attention.
+        positions: rotary ones are learned faster than a table of sinusoids.
         mask_ratio: fraction of the tokens that is masked.
         decoder_width: channels of the decoder.
         decoder_depth: layers of the decoder.
@@ -60,11 +65,11 @@ def mae_text(
     deep: int = s.pick("decoder_depth", decoder_depth, 1 if small else 4, why)
     batch: int = s.pick("batch_size", batch_size, 32 if small else 256, why)
     rate = pick_lr(lr, 3e-3 if small else 1.5e-3, batch, s)
-    s.note(mask_ratio=mask_ratio, weight_decay=weight_decay, warmup=warmup)
+    s.note(mask_ratio=mask_ratio, positions=positions, weight_decay=weight_decay, warmup=warmup)
     with refused_by("mae_text"):
         method = TextMAE(
             on.vocab, on.length, channels, layers, attentive, decoder_width=narrow, decoder_depth=deep,
-            decoder_heads=max(1, narrow // 32), mask_ratio=mask_ratio,
+            decoder_heads=max(1, narrow // 32), mask_ratio=mask_ratio, positions=positions,
         )  # fmt: skip
         if method.kept(on.length) == on.length:
             raise ValueError(f"mask_ratio {mask_ratio} masks none of {on.length} tokens: mask at least 1")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sensorium.base.draw import Draw, Views
 from sensorium.data.rows import reads
 from sensorium.data.streams.prepare import StreamSituation
+from sensorium.errors import SensoriumError
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, pick_heads, refused_by
@@ -55,6 +56,7 @@ def oadtr(
         weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
     """
+    _need_labels(on)
     s = Settings()
     small, why = machine_of(on)
     note_data({"frame": frame, "length": length, "future": future}, on, s)
@@ -74,6 +76,13 @@ def oadtr(
         )  # fmt: skip
     optimizer = adamw(rate, weight_decay, (0.9, 0.99))
     return Recipe("oadtr", method, windowed(spread), optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _need_labels(on: StreamSituation) -> None:
+    if not on.classes:
+        raise SensoriumError(
+            "'oadtr' learns from labels, and no frame has a label: give them, or train a system that needs none."
+        )
 
 
 def _against_overfitting(
