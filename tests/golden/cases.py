@@ -87,6 +87,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "fcos": ("fcos", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 16}),
     "mae_streams": ("mae_streams", {"data": "SIGNAL", "frame": 5, "length": 8, "batch_size": 8} | SMALL),
     "mae_text": ("mae_text", TEXT | SMALL),
+    "mae_text with sinusoids": ("mae_text", TEXT | SMALL | {"positions": "sinusoids", "lr": 3.75e-4}),
     "cpc_text": ("cpc_text", TEXT | {"width": 32, "state": 32}),
     "cpc_streams": ("cpc_streams", {"data": "SIGNAL", "frame": 1, "length": 40, "batch_size": 8, "width": 32}),
     "oadtr": ("oadtr", {"data": "SIGNAL", "frame": 5, "length": 8, "future": 2, "batch_size": 8, "width": 32}),

@@ -63,8 +63,8 @@ def mae_text(
     attentive = pick_heads(heads, channels, small, s)
     narrow: int = s.pick("decoder_width", decoder_width, channels, "the encoder's, as the decoder has to tell tokens")
     deep: int = s.pick("decoder_depth", decoder_depth, 1 if small else 4, why)
-    batch: int = s.pick("batch_size", batch_size, 32 if small else 256, why)
-    rate = pick_lr(lr, 3e-3 if small else 1.5e-3, batch, s)
+    batch: int = s.pick("batch_size", batch_size, 8 if small else 256, f"{why}; few rows, so that there are many steps")
+    rate = pick_lr(lr, 1.2e-2 if small else 1.5e-3, batch, s)
     s.note(mask_ratio=mask_ratio, positions=positions, weight_decay=weight_decay, warmup=warmup)
     with refused_by("mae_text"):
         method = TextMAE(
