@@ -1,14 +1,17 @@
 """What tests of several folders share."""
 
+import multiprocessing
 import os
+import pkgutil
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,20 +57,62 @@ def command(capsys: pytest.CaptureFixture) -> Command:
 
 
 @pytest.fixture(scope="session")
-def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list[Any]]:
+def forked() -> Callable[..., Any]:
+    """A process of ``multiprocessing`` for ``target(*args)``, which begins as a spawned one does, but has loaded torch.
+
+    It is forked from a server that has done nothing else: neither from this process with its threads, nor with what tests
+    changed here. Loading takes longer than most of what tests let a process do.
+    """
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    judges = [f"sensorium.judge.{one.name}" for one in pkgutil.iter_modules(import_module("sensorium.judge").__path__)]
+    context.set_forkserver_preload(["sensorium.runs.compare", "torch._dynamo", *judges])
+    # the environment of now, which may not be the server's
+    code = "import os; os.environ.clear(); os.environ.update(environment); target(*args)"
+
+    def make(target: Callable[..., Any], args: tuple[Any, ...], name: str | None = None) -> Any:
+        given = {"environment": dict(os.environ), "target": target, "args": args}
+        return context.Process(target=exec, args=(code, given), name=name)
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_are_forked(forked: Callable[..., Any]) -> Iterator[None]:
+    """The runs of a comparison that a test makes in this process; those that tests start as a program spawn theirs."""
+    from sensorium.runs import compare
+
+    context = SimpleNamespace(Process=lambda target, args, name: forked(target, args, name))
+    given = SimpleNamespace(get_context=lambda how: context, parent_process=multiprocessing.parent_process)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "multiprocessing", given)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forked_script(forked: Callable[..., Any]) -> Callable[..., Any]:
+    """``python SCRIPT WORDS`` as such a process, with one thread."""
+    code = "import runpy, sys, torch; torch.set_num_threads(1); sys.argv = words; runpy.run_path(words[0], None, '__main__')"
+    return lambda *words: forked(exec, (code, {"words": [str(word) for word in words]}))
+
+
+@pytest.fixture(scope="session")
+def in_processes(
+    tmp_path_factory: pytest.TempPathFactory, forked_script: Callable[..., Any]
+) -> Callable[[str, int], list[Any]]:
     """Run ``SCRIPT RANK WORLD FOLDER`` for every rank at once: what each saved as ``FOLDER/RANK.pt``."""
 
     def run(script: str, world: int) -> list[Any]:
         folder = tmp_path_factory.mktemp("gloo")
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        commands = [[sys.executable, script, str(rank), str(world), str(folder)] for rank in range(world)]
-        workers = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+        workers = [forked_script(script, rank, world, folder) for rank in range(world)]
+        for worker in workers:
+            worker.start()
         try:
-            errors = [worker.communicate(timeout=300)[1] for worker in workers]
+            for worker in workers:
+                worker.join(300)
         finally:
             for worker in workers:
                 worker.kill()
-        assert all(worker.returncode == 0 for worker in workers), "\n".join(errors)
+        assert [worker.exitcode for worker in workers] == [0] * world  # what they said is on standard error
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
     return run

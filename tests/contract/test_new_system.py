@@ -99,32 +99,32 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(elsewhere: Path, *words: str) -> str:
     path = os.pathsep.join([str(elsewhere), *(p for p in sys.path if p)])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment, cwd=elsewhere
-    )
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=elsewhere)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
 def test_it_is_listed_and_has_a_command(elsewhere: Path) -> None:
-    listed = {one["name"]: one for one in json.loads(run(elsewhere, "sensorium", "list", "--json"))["systems"]}
+    listed = {one["name"]: one for one in json.loads(run(elsewhere, "-m", "sensorium", "list", "--json"))["systems"]}
     assert (listed["tiny"]["family"], listed["tiny"]["abilities"]) == ("selfsup", ["Encoder"])
     assert "dino" in listed
-    assert "--backbone" in run(elsewhere, "sensorium", "train", "tiny", "--help")
+    assert "--backbone" in run(elsewhere, "-m", "sensorium", "train", "tiny", "--help")
 
 
 def test_it_is_trained_and_compared(elsewhere: Path) -> None:
     common = ("--data", "digits", "--limit", "200", "--budget", "2steps", "--quiet")
-    assert "2 steps" in run(elsewhere, "sensorium", "train", "tiny", *common, "--out", "one")
-    words = ("compare", "tiny", *common, "--labels", "100%", "--no-finetune", "--out", "two")
-    assert "Tiny" in run(elsewhere, "sensorium", *words)
+    train = ["train", "tiny", *common, "--out", "one"]
+    compare = ["compare", "tiny", *common, "--labels", "100%", "--no-finetune", "--out", "two"]
+    said = run(elsewhere, "-c", f"from sensorium.cli.main import main; main({train}); main({compare})")
+    assert "one: 2 steps" in said
+    assert "Tiny" in said
     results = json.loads((elsewhere / "two" / "results.json").read_text())
     assert [(one["name"], one["title"], one["status"]) for one in results["runs"]] == [("tiny", "Tiny", "finished")]
 
 
 def test_it_is_held_to_the_contract(elsewhere: Path) -> None:
     words = ("-p", "no:cacheprovider", "--import-mode=importlib", str(HERE / "test_catalogue.py"), "-k", "tiny")
-    said = run(elsewhere, "pytest", *words, f"--rootdir={HERE.parents[1]}", "-o", "addopts=")
+    said = run(elsewhere, "-m", "pytest", *words, f"--rootdir={HERE.parents[1]}", "-o", "addopts=")
     passed = int(said.rpartition(" passed")[0].split()[-1])
     assert passed >= 6, said
     assert "failed" not in said

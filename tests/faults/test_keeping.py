@@ -516,11 +516,12 @@ def test_43_a_closed_cache_is_kept_elsewhere(tmp_path, monkeypatch):
 # -- the same command twice --
 
 
-def test_the_same_command_gives_the_same_bytes(digits, tmp_path):
+def test_the_same_command_gives_the_same_bytes(digits, tmp_path, forked):
+    """In processes of other seeds of Python's hashes."""
     code = (
         "import sys; from pathlib import Path; import torch, numpy as np; from sensorium import use, load\n"
         "from sensorium.base.files import write_bytes\nfrom sensorium.published.files import write_weights\n"
-        "run, out = load(sys.argv[1]), Path(sys.argv[2])\n"
+        "run, out = load(words[0]), Path(words[1])\n"
         "use.embed(run.folder, None, out / 'e.parquet', None)\n"
         "use.save(torch.linspace(0, 1, 3 * 64 * 64).view(3, 64, 64), out / 's.png')\n"
         "use.export(run, 'onnx', out / 'm.onnx')\n"
@@ -529,10 +530,15 @@ def test_the_same_command_gives_the_same_bytes(digits, tmp_path):
         "from sensorium.training.checkpoints import save_weights\n"
         "save_weights({'a': torch.ones(2)}, out / 'w.safetensors', dict(method='x', steps='3', k='v', z='1'))\n"
     )
+    words = {name: [str(digits.folder), str(tmp_path / name)] for name in ("one", "two")}
+    one = forked(exec, (code, {"words": words["one"]}))
+    one.start()
+    one.join()
+    assert one.exitcode == 0
+    command = [sys.executable, "-c", f"words = {words['two']}; {code}"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     found = []
-    for name in ("one", "two"):
-        command = [sys.executable, "-c", code, str(digits.folder), str(tmp_path / name)]
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    for name in words:
         made = sorted(one for one in (tmp_path / name).rglob("*") if one.is_file())
         found.append({str(p.relative_to(tmp_path / name)): hashlib.sha256(p.read_bytes()).hexdigest() for p in made})
     assert len(found[0]) >= 8, found[0]

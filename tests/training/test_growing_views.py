@@ -88,6 +88,7 @@ def test_resumed_in_any_part_it_ends_as_if_it_had_not_been_stopped(tmp_path, ste
     assert equal(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_two_processes_have_one_side_each_step(tmp_path):
     """Their sums are rounded otherwise; a batch of another side would not have nearly these losses."""
     for devices in (1, 2):

@@ -80,6 +80,7 @@ def test_weights_that_a_checkpoint_would_spoil(tmp_path):
     assert kept(tmp_path)["step"] == 4
 
 
+@pytest.mark.usefixtures("forked_launches")
 def test_two_processes_keep_the_step_too(tmp_path):
     with pytest.raises(SensoriumError, match="not a number"):
         run(tmp_path, make_method(dropout=0.0), devices=2, optimizer=huge, budget="20steps")

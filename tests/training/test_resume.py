@@ -5,8 +5,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,14 +45,14 @@ def stop_at(step, number=signal.SIGTERM):
     return stopping
 
 
-def killed_midway(out, processes=1):
+def killed_midway(forked_script, out, processes=1):
     """Start the program, kill it after some steps and a checkpoint: how many rows it had by then."""
-    program = [sys.executable, training_cases.__file__, str(out), "0.03", str(processes)]
-    process = subprocess.Popen(program, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = forked_script(training_cases.__file__, out, 0.03, processes)
+    process.start()
     last = random.randrange(2, 50)
     try:
         deadline = time.time() + 120
-        while process.poll() is None and time.time() < deadline:
+        while process.is_alive() and time.time() < deadline:
             path = out / "metrics.csv"
             rows = path.read_text().count("\n") - 1 if path.exists() else 0
             if (out / "last.ckpt").exists() and rows >= last:
@@ -62,12 +60,13 @@ def killed_midway(out, processes=1):
             time.sleep(0.003)
     finally:
         process.kill()
-    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
     return last
 
 
-def test_killed_at_a_random_step(tmp_path, reference):
-    last = killed_midway(tmp_path)
+def test_killed_at_a_random_step(tmp_path, reference, forked_script):
+    last = killed_midway(forked_script, tmp_path)
     steps = checkpoints.find_checkpoint(tmp_path)[1]["steps"]
     assert 0 < steps < 60
     outcome = run(tmp_path)
@@ -75,10 +74,11 @@ def test_killed_at_a_random_step(tmp_path, reference):
     assert equal(tmp_path, reference), f"killed after {last} rows, resumed at step {steps}"
 
 
-def test_two_processes_killed_at_a_random_step(tmp_path):
+@pytest.mark.usefixtures("forked_launches")
+def test_two_processes_killed_at_a_random_step(tmp_path, forked_script):
     """Within 1e-6 of two that were not; rounding may differ where sums over processes do."""
     run(tmp_path / "whole", devices=2)
-    killed_midway(tmp_path / "killed", processes=2)
+    killed_midway(forked_script, tmp_path / "killed", processes=2)
     outcome = run(tmp_path / "killed", devices=2)
     assert (outcome.steps, outcome.status) == (60, "finished")
     for one, other in zip(curve(tmp_path / "whole"), curve(tmp_path / "killed"), strict=True):

@@ -265,6 +265,7 @@ def test_what_is_averaged_is_judged_and_kept(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_launches")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_phases_in_two_processes_equal_one_and_resume(strategy, tmp_path):
     adversarial(tmp_path / "one")
@@ -278,6 +279,7 @@ def test_two_phases_in_two_processes_equal_one_and_resume(strategy, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_launches")
 def test_sharded_weights_equal_whole_ones(tmp_path):
     """Batch normalization, a teacher that a hook moves, looks; and a checkpoint that goes on without shards."""
     how = {"optimizer": lambda m: torch.optim.AdamW(m.backbone.parameters(), 0.01, eps=0.1, fused=True)}
