@@ -102,8 +102,8 @@ def dino(
     numbers: dict[str, Any] = {"momentum": start, "center_momentum": center, "sinkhorn": spread == "sinkhorn"}
     method = DINO(network, head, tau_s=tau_student, tau_t=warming, **numbers)
     views = growing(lambda px: dino_views(on.mean, on.std, px, small, locals_, global_scale=(smallest, 1.0)), sides)
-    optimizer = optimizer_of(by, rate, weight_decay, (0.9, 0.99))
-    made = Recipe("dino", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    build = optimizer_of(by, rate, weight_decay, (0.9, 0.99))
+    made = Recipe("dino", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 
 

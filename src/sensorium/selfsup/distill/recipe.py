@@ -87,8 +87,8 @@ def distill(
     head = ProjectionHead(network.dim, 2 * network.dim, width)
     method = Distill(network, head, frozen, width, spatial=spatial)
     views = growing(lambda px: distill_views(on.mean, on.std, px, crop_min), sides)
-    optimizer = optimizer_of(by, rate, weight_decay)
-    made = Recipe("distill", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    build = optimizer_of(by, rate, weight_decay)
+    made = Recipe("distill", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s)
     return heads_first(made, head_first)
 
 
