@@ -10,7 +10,7 @@ from sensorium.judge.score import Score
 from sensorium.runs import search
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Data, Request, RunResult
-from sensorium.runs.search import ladder, search_all, share
+from sensorium.runs.search import judged_share, ladder, search_all, share
 
 FINAL = {"mae": 0.40, "simclr": 0.70, "dino": 0.62, "supervised": 0.66}
 
@@ -30,6 +30,22 @@ def test_the_rungs_use_up_the_budget():
     assert trained + overhead * sum(sizes) == pytest.approx(left)
 
 
+@pytest.mark.parametrize("sizes, former", [([21, 7, 3], 0.0), ([3], 114.0)])
+def test_the_whole_evaluation_of_the_last_is_kept_for_it(sizes, former):
+    """Of three it takes half of their training, and of the baselines as long as of one."""
+    first = share(sizes, 3600.0, 30.0, judged=0.5, former=former)
+    trained = sum(size * first * 3**i for i, size in enumerate(sizes))
+    last = former + sum(first * 3**i for i in range(len(sizes)))
+    assert trained + 30.0 * sum(sizes) + (3 + 1) * last / 2 == pytest.approx(3600)
+
+
+def test_only_encoders_of_pictures_are_fine_tuned():
+    assert judged_share(["causal_lm", "mae,lr=1e-3"], Judging()) == 0.5
+    assert judged_share(["mine.py:recipe"], Judging()) == 0.5
+    assert judged_share(["causal_lm,width=64"], Judging()) == 0
+    assert judged_share(["mae"], Judging(finetune=False)) == 0
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """In place of processes: accuracies that rise with the time, on a clock that goes on by what was asked for."""
@@ -44,6 +60,7 @@ def trained(monkeypatch):
         runs = []
         for name in methods:
             now[0] += max(0.0, seconds - log.get(name, 0.0)) + (10 if log.get(name, 0.0) < seconds else 0)
+            now[0] += seconds / 2 if judging.finetune and log.get(name, 0.0) < seconds else 0.0
             log[name] = max(seconds, log.get(name, 0.0))
             value = FINAL[name] * seconds / (seconds + 20)
             status = "failed" if name in log.get("failing", ()) else "finished"
@@ -52,7 +69,14 @@ def trained(monkeypatch):
         return SimpleNamespace(ready=None), search.results_now(Data("x"), Request(options.budget, "100%", 0, 3), runs)
 
     monkeypatch.setattr(search, "train_all", train_all)
-    monkeypatch.setattr(search, "concluded", lambda results, *rest: results)
+
+    def concluded(results, *rest):
+        longest = max(log[name] for name in FINAL if name in log)
+        now[0] += longest / 2 if log.get("concluded") != longest else 0.0
+        log["concluded"] = longest
+        return results
+
+    monkeypatch.setattr(search, "concluded", concluded)
     monkeypatch.setattr(search.time, "monotonic", lambda: now[0])
     return SimpleNamespace(calls=calls, log=log, now=now)
 

@@ -5,8 +5,8 @@
     rung i   the best third goes on from its checkpoints for 3^(i-1) x more, its schedule stretched, and is judged again
     ...      until three or fewer are left, and the budget is spent
 
-Judging counts: what each rung took says how much of the budget is left for the training of the next. Between rungs methods are
-judged by the score that decides alone. A method that is stopped stays in the table, with a note of when and why: a short training may
+Judging counts: what each rung took says how much of the budget is left for the training of the next, and what the whole evaluation of
+the last one may take is kept for it. Between rungs methods are judged by the score that decides alone. A method that is stopped stays in the table, with a note of when and why: a short training may
 have hidden what a long one would have shown, and as they were stopped by scores on the test samples, the winner's is a little optimistic.
 With several settings of each method (:mod:`sensorium.runs.draws`) each of them is a method of its own.
 """
@@ -26,6 +26,7 @@ from sensorium.base.reading import read_object
 from sensorium.base.records import decode
 from sensorium.base.terminal import duration, terminal
 from sensorium.base.words import counted
+from sensorium.catalogue import systems
 from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Score
@@ -65,10 +66,23 @@ def ladder(methods: int) -> list[int]:
     return sizes[: next((i + 1 for i, size in enumerate(sizes) if size <= 2), len(sizes))]
 
 
-def share(sizes: Sequence[int], left: float, overhead: float) -> float:
+def share(sizes: Sequence[int], left: float, overhead: float, *, judged: float = 0.0, former: float = 0.0) -> float:
     """Seconds of training of each method of the first of the rungs ``sizes``, if the seconds ``left`` are to be enough for all
-    of them, each rung's training three times as long as the one before."""
-    return (left - overhead * sum(sizes)) / sum(size * ETA**i for i, size in enumerate(sizes))
+    of them, each rung's training three times as long as the one before.
+
+    judged: what the whole evaluation takes of each method of the last rung, and of the baselines once, as a fraction of
+    all its training; ``former``: the seconds of that before these rungs."""
+    times, whole = [ETA**i for i in range(len(sizes))], judged * (sizes[-1] + 1)
+    trained = sum(size * time for size, time in zip(sizes, times, strict=True))
+    return (left - overhead * sum(sizes) - whole * former) / (trained + whole * sum(times))
+
+
+def judged_share(methods: Sequence[str], judging: Judging) -> float:
+    """Of all training of a run, what its whole evaluation takes at most beyond the quick one of a rung: half, where encoders of
+    pictures are fine-tuned, else nothing."""
+    known = {system.name: system.abilities for system in systems()}
+    encoders = any("Encoder" in known.get(method.partition(",")[0], ("Encoder",)) for method in methods)
+    return 0.5 if judging.finetune and encoders else 0.0
 
 
 def search_all(
@@ -91,9 +105,10 @@ def search_all(
             "or all of them are given; leave --settings out, or write them yourself: METHOD,lr=1e-3."
         )
     rows = len(methods) + len(ranged) * (settings - 1)
-    sizes = ladder(rows)
-    if share(sizes, total.amount, OVERHEAD) < LEAST:
-        least = LEAST * sum(size * ETA**i for i, size in enumerate(sizes)) + OVERHEAD * sum(sizes)
+    sizes, judged = ladder(rows), judged_share(methods, judging)
+    if share(sizes, total.amount, OVERHEAD, judged=judged) < LEAST:
+        per_second = -share(sizes, 0.0, 1.0, judged=judged) / sum(sizes)  # of the first rung, by a second of budget
+        least = LEAST / per_second + OVERHEAD * sum(sizes)
         raise SensoriumError(
             f"--search --budget {options.budget}: too short for {_many(rows, settings)}; give {duration(least)} or more."
         )
@@ -102,17 +117,17 @@ def search_all(
         every = entries(methods, settings, options, folder / "cache", backbone)
         names = dict(zip(names_of([one.method for one in every]), every, strict=True))
         if not options.quiet:
-            terminal().print(told(len(methods), len(ranged), settings, total.amount), style="dim")
+            terminal().print(told(len(methods), len(ranged), settings, total.amount, judged), style="dim")
         plan, results = _Search(names, total.amount, options, judging, backbone, folder / FILE, settings).run()
         return concluded(results, plan, asked_of(options, judging), folder, not options.quiet), folder
 
 
-def told(methods: int, ranged: int, settings: int, seconds: float) -> str:
+def told(methods: int, ranged: int, settings: int, seconds: float, judged: float) -> str:
     """What a search of ``methods`` will do, ``ranged`` of them with several settings, before it starts."""
     rows = methods + ranged * (settings - 1)
     sizes = ladder(rows)
     drawn = f", {ranged} of {methods} methods with defaults and {counted(settings - 1, 'draw')}" if ranged else ""
-    first = duration(share(sizes, seconds, OVERHEAD))
+    first = duration(share(sizes, seconds, OVERHEAD, judged=judged))
     then = f", then {' and '.join(map(str, sizes[1:]))} of them longer" if sizes[1:] else ""
     return f"search: {_many(rows, settings)}{drawn}, each trained for some {first}{then}: {duration(seconds)} in all, with evaluation."
 
@@ -127,6 +142,7 @@ class _Search:
     def __init__(self, names: dict[str, Entry], total: float, options: RunOptions, judging: Judging, backbone: str | None, file: Path, settings: int = 1) -> None:  # fmt: skip
         self.names, self.total, self.options, self.backbone, self.file = names, total, options, backbone, file
         self.judging, self.settings = judging, settings
+        self.judged = judged_share(list(self._methods.values()), judging)
         self.quick = replace(judging, finetune=False, labels=judging.decide or "100%", decide=None)
         self.rungs = _read(file, self._methods)
         self.runs: dict[str, RunResult] = {}
@@ -187,7 +203,13 @@ class _Search:
             former = self.rungs[-2].seconds if len(self.rungs) > 1 else 0.0
             overhead = max(0.0, before.took / len(before.names) - (before.seconds - former))
         left = self.total - sum(rung.took for rung in self.rungs)
-        return Rung(names, round(before.seconds + max(LEAST, share(ladder(len(names)), left, overhead))))
+        return Rung(
+            names,
+            round(
+                before.seconds
+                + max(LEAST, share(ladder(len(names)), left, overhead, judged=self.judged, former=before.seconds))
+            ),
+        )
 
     def _trained(self, names: Sequence[str], seconds: float, judging: Judging) -> tuple[Planned, Results]:
         options = replace(self.options, budget=f"{seconds:.0f}s")
