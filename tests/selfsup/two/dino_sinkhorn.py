@@ -9,4 +9,4 @@ def method():
 
 
 def batch(images):
-    return {"crops": [images(12, size) for size in (8, 8, 5, 5)]}
+    return {"crops": [images(32, size) for size in (8, 8, 5, 5)]}
