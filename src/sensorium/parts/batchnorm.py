@@ -74,15 +74,15 @@ def in_groups(module: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
     layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     try:
         for layer in layers:
-            layer.forward = partial(_each, layer.forward, tuple(sizes))
+            layer.forward = partial(_each, layer.forward, list(sizes))
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
 
 
-def _each(forward: Any, sizes: tuple[int, ...], x: Tensor) -> Tensor:
-    return torch.cat([forward(part) for part in x.split(sizes)])  # pyright: ignore[reportArgumentType]
+def _each(forward: Any, sizes: list[int], input: Tensor) -> Tensor:
+    return torch.cat([forward(part) for part in input.split(sizes)])
 
 
 def _normalize(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
