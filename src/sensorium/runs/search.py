@@ -107,8 +107,7 @@ def search_all(
     rows = len(methods) + len(ranged) * (settings - 1)
     sizes, judged = ladder(rows), judged_share(methods, judging)
     if share(sizes, total.amount, OVERHEAD, judged=judged) < LEAST:
-        per_second = -share(sizes, 0.0, 1.0, judged=judged) / sum(sizes)  # of the first rung, by a second of budget
-        least = LEAST / per_second + OVERHEAD * sum(sizes)
+        least = LEAST / share(sizes, 1.0, 0.0, judged=judged) + OVERHEAD * sum(sizes)
         raise SensoriumError(
             f"--search --budget {options.budget}: too short for {_many(rows, settings)}; give {duration(least)} or more."
         )
