@@ -164,10 +164,10 @@ def test_defaults_are_those_of_the_data(tmp_path):
 
 
 def test_what_is_told_before_it_starts():
-    assert search.told(4, 0, 1, 3600.0) == (
+    assert search.told(4, 0, 1, 3600.0, 0.0) == (
         "search: 4 methods, each trained for some 5m42s, then 2 of them longer: 1h00m in all, with evaluation."
     )
-    said = search.told(3, 2, 4, 3600.0)
+    said = search.told(3, 2, 4, 3600.0, 0.0)
     assert said.startswith(
         "search: 9 settings of methods, 2 of 3 methods with defaults and 3 draws, each trained for some "
     )
