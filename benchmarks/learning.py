@@ -53,7 +53,7 @@ def checks(results: Results, on: str = "cifar10") -> list[tuple[str, float, floa
     for run in results.finished:
         if run.by_labels or run.score("linear, 100%") is None:
             continue
-        for name in ("linear, 100%", *(("kNN",) if run.name in ("simclr", "dino") else ())):
+        for name in ("linear, 100%", "whitened kNN", *(("kNN",) if run.name in ("simclr", "dino") else ())):
             found += above(run, name)
         scratch = run.score("fine-tuned, 1%").baselines[f"{run.backbone} from scratch"]  # type: ignore[union-attr]
         found.append((f"{run.name}: fine-tuned, 1% above from scratch", value(run, "fine-tuned, 1%"), scratch))
@@ -64,7 +64,7 @@ def checks(results: Results, on: str = "cifar10") -> list[tuple[str, float, floa
 
 def table(results: Results) -> str:
     """The scores in percent, as Markdown."""
-    columns = ["kNN", *(f"linear, {s}" for s in SHARES), *(f"fine-tuned, {s}" for s in SHARES)]
+    columns = ["kNN", "whitened kNN", *(f"linear, {s}" for s in SHARES), *(f"fine-tuned, {s}" for s in SHARES)]
     lines = [
         f"| {' | '.join(['', 'images seen', 'images/s', *columns, 'RankMe'])} |",
         "|---" * (len(columns) + 4) + "|",

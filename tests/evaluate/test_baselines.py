@@ -36,7 +36,8 @@ def test_raw_pixels_are_the_pixels_and_learn_what_pixels_show() -> None:
     np.testing.assert_allclose(baselines.pixel_features(train).numpy(), expected, atol=1e-5)  # type: ignore[arg-type]
     found = baselines.pixels(train, test, fractions=(0.2, 1.0), seeds=(0, 1))  # type: ignore[arg-type]
     assert found["knn"]["top1"] == 1.0
-    assert found["knn"]["n"] == 40
+    assert found["knn"]["n"] == found["whitened"]["n"] == 40
+    assert found["whitened"]["top1"] == 1.0
     assert all(score["top1"] > 0.95 for score in found["linear"].values())
 
 

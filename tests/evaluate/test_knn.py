@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import SensoriumError
-from sensorium.metrics.knn import knn, predict
+from sensorium.metrics.knn import knn, predict, whitened
 from sensorium.metrics.neighbors import duplicates, identical, neighbors
 
 
@@ -45,6 +45,56 @@ def test_accuracy_equals_scikit_learn_with_the_same_weights():
     got = knn(train, labels, test, truth, 5)
     assert got == {"top1": pytest.approx(peer.score(test, truth)), "n": 300, "k": 20}
     assert 0.3 < got["top1"] < 0.99
+
+
+@pytest.mark.parametrize("n, d", [(700, 16), (300, 33)])
+def test_whitened_cosines_equal_scikit_learns_where_nothing_is_shrunk(n, d):
+    from sklearn.decomposition import PCA
+
+    train, others = torch.randn(n, d) @ torch.randn(d, d) + 3, torch.randn(20, d) @ torch.randn(d, d)
+    peer = PCA(whiten=True, svd_solver="full").fit(train.double())
+    want = [F.normalize(torch.as_tensor(peer.transform(x.double()))) for x in (train, others)]
+    got = [F.normalize(x.double()) for x in whitened(train, torch.zeros(n), others, grid=(1e-7,))[0]]
+    assert torch.allclose(got[1] @ got[0].T, want[1] @ want[0].T, atol=5e-3)
+
+
+def test_whitened_cosines_are_those_of_the_shrunk_covariance_whatever_the_rotation_and_the_origin():
+    train, others = (
+        torch.randn(200, 9).double() @ torch.diag(torch.arange(1.0, 10)).double(),
+        torch.randn(30, 9).double(),
+    )
+    mean, covariance = train.mean(0), torch.as_tensor(np.cov(train.T.numpy(), bias=True))
+    inverse = torch.linalg.inv(covariance + 0.1 * covariance.trace() / 9 * torch.eye(9))
+    a, b = others - mean, train - mean
+    between = lambda x, y: torch.einsum("id,de,je->ij", x, inverse, y)  # noqa: E731
+    want = between(a, b) / (between(a, a).diagonal()[:, None] * between(b, b).diagonal()[None]).sqrt()
+    turn = torch.linalg.qr(torch.randn(9, 9).double())[0]
+    for move in (lambda x: x, lambda x: 5 * x @ turn + 2):
+        white, asked = map(F.normalize, whitened(move(train), torch.zeros(200), move(others), grid=(0.1,))[0])
+        assert torch.allclose(asked @ white.T, want, atol=1e-9)
+
+
+def test_whitening_finds_what_a_direction_that_all_share_hides():
+    common = torch.randn(4, 16, generator=torch.Generator().manual_seed(3))
+
+    def hidden(n, seed):
+        features, labels = clusters(n, seed=seed)
+        g = torch.Generator().manual_seed(seed + 100)
+        return features + 40 * torch.randn(n, 4, generator=g) @ common, labels
+
+    (train, labels), (test, truth) = hidden(700, 0), hidden(300, 1)
+    plain = knn(train, labels, test, truth, 5)["top1"]
+    (white, asked), shrinkage = whitened(train, labels, test)
+    assert shrinkage < 0.01
+    assert knn(white, labels, asked, truth, 5)["top1"] > plain + 0.2
+
+
+@pytest.mark.parametrize("n, d", [(1, 4), (2, 4), (3, 4), (10, 40)])
+def test_few_features_or_equal_ones_are_whitened_too(n, d):
+    for train in (torch.ones(n, d), torch.randn(n, d)):
+        found, _ = whitened(train, torch.arange(n) % 2, train[:1])
+        assert [len(x) for x in found] == [n, 1]
+        assert all(torch.isfinite(x).all() for x in found)
 
 
 @pytest.mark.parametrize("n, k", [(1, 1), (31, 31), (640, 20), (641, 20), (1500, 3), (5000, 40), (50, 200)])

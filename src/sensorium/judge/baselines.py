@@ -18,7 +18,7 @@ from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode, labels_of, normalised
 from sensorium.judge.finetune import scratch as scratch
-from sensorium.metrics.knn import Labels, knn
+from sensorium.metrics.knn import Labels, knn, whitened
 from sensorium.metrics.linear import linear
 from sensorium.metrics.spectrum import rankme
 
@@ -52,7 +52,7 @@ def pixel_features(pixels: Pixels, *, side: int = SIDE, batch_size: int = 1024) 
 def pixels(
     train: Pixels, test: Pixels, *, fractions: Sequence[float], seeds: Sequence[int] = (0, 1, 2), k: int = 20
 ) -> dict[str, Any]:
-    """``{"knn": {...}, "linear": {...}}`` of :func:`pixel_features`."""
+    """``{"knn": {...}, "whitened": {...}, "linear": {...}}`` of :func:`pixel_features`."""
     return _scores(pixel_features(train), train, pixel_features(test), test, fractions, seeds, k)
 
 
@@ -67,7 +67,7 @@ def random_network(
     seed: int = 0,
     **encoding: Any,
 ) -> dict[str, Any]:
-    """``{"knn": {...}, "linear": {...}, "rankme"}`` of a backbone with random initial weights from ``seed``.
+    """``{"knn": {...}, "whitened": {...}, "linear": {...}, "rankme"}`` of a backbone with random initial weights from ``seed``.
 
     ``encoding``: arguments of :func:`sensorium.judge.encode.encode`: device, precision, batch size, progress.
     """
@@ -83,7 +83,9 @@ def _scores(
     bank: Tensor, train: Pixels, asked: Tensor, test: Pixels, fractions: Sequence[float], seeds: Sequence[int], k: int
 ) -> dict[str, Any]:
     have, truth = labels_of(train), labels_of(test)
+    (white, white_asked), shrinkage = whitened(bank, have, asked)
     return {
         "knn": knn(bank, have, asked, truth, k=k),
+        "whitened": knn(white, have, white_asked, truth, k=k) | {"shrinkage": shrinkage},
         "linear": linear(bank, have, asked, truth, fractions=fractions, seeds=seeds, classes=train.classes),
     }

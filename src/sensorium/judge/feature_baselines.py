@@ -19,7 +19,7 @@ from sensorium.judge import baselines
 from sensorium.judge.evaluator import Beside
 from sensorium.judge.feature_scores import (
     HEAD,
-    KNN,
+    NEAR,
     WAYS,
     backbone_of,
     deciding,
@@ -49,8 +49,9 @@ def judge_all(ready: Any, fresh: Mapping[str, Callable[[], Any]], folder: Path, 
     found: dict[str, Any] = {}
     with suppress(SensoriumError):  # damaged: made again
         found = read_object(path) if path.is_file() else {}
-    if found.get("asked") != asked.key():
-        found = {"asked": asked.key(), "random": {}, "scratch": {}}
+    key = asked.key() | {"scores": list(NEAR)}  # of another version: all made again
+    if found.get("asked") != key:
+        found = {"asked": key, "random": {}, "scratch": {}}
     with stages("baselines", asked.progress) as say:
         _all(found, ready, fresh, path, asked, say)
     return _beside(found, percent(deciding_share(asked)))
@@ -95,12 +96,12 @@ def _beside(found: dict[str, Any], decides: str) -> Beside:
         rows = {f"{way}, {share}": _valued(one) for share, one in scores.items()}
         rows |= {deciding(decides): _valued(scores[decides])} if decides in scores else {}
         rows |= {HEAD: _valued(scores["100%"])} if "100%" in scores else {}
-        return rows | ({} if near is None else {KNN: _valued(near)})
+        return rows | ({} if near is None else {title: _valued(near[piece]) for piece, title in NEAR.items()})
 
-    every = [KNN, HEAD, deciding(decides), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
+    every = [*NEAR.values(), HEAD, deciding(decides), *(f"{way}, {share}" for way, _, _ in WAYS for share in shares)]
     beside: Beside = {"most frequent class": dict.fromkeys(every, _valued(found["majority"]))}
     simple = {"raw pixels": found["pixels"], **{f"random {name}": one for name, one in found["random"].items()}}
-    beside |= {title: named("linear", one["linear"], one["knn"]) for title, one in simple.items()}
+    beside |= {title: named("linear", one["linear"], one) for title, one in simple.items()}
     for name, one in found["random"].items():
         beside[f"random {name}"]["RankMe"] = (one["rankme"], None)
     return beside | {f"{name} from scratch": named("fine-tuned", one) for name, one in found["scratch"].items()}

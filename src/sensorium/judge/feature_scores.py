@@ -29,7 +29,7 @@ from sensorium.judge.encode import encode, judged
 from sensorium.judge.evaluator import Kept
 from sensorium.judge.finetune import finetune as fine_tune
 from sensorium.judge.score import Asked, Judgement, Map, Neighbors, Picture, Score, Trained, share_error
-from sensorium.metrics.knn import labelled, predict
+from sensorium.metrics.knn import labelled, predict, whitened
 from sensorium.metrics.linear import fit_probe, linear
 from sensorium.metrics.neighbors import neighbors
 from sensorium.metrics.project import project
@@ -48,6 +48,7 @@ GAIN = 0.2  # what fine-tuning of so many steps gains over the linear probe that
 AFTER = 8.0  # seconds of an evaluation for what comes after fine-tuning, and before it
 TOLD = {
     "knn": "kNN",
+    "whitened": "kNN of whitened features",
     "linear": "linear probe",
     "neighbors": "nearest neighbors",
     "map": "map of the features",
@@ -55,7 +56,8 @@ TOLD = {
 QUERIES = 8
 VIEWED = 300, 8  # images, and random views of each, for LiDAR
 FOUND = 6
-KNN, COUNTED = "kNN", "test images"
+NEAR = {"knn": "kNN", "whitened": "whitened kNN"}  # pieces, and the scores of them
+COUNTED = "test images"
 TUNED = "tuned.safetensors"  # the network that was fine-tuned with all labels, and its head
 HEAD, HEAD_GROUP = "trained head, 100%", "Trained head"
 WAYS = (
@@ -149,11 +151,11 @@ def _bylabels_in(
     fractions, seeds, classes = fractions_of(asked), tuple(range(asked.label_seeds)), ready.train.classes
     y, yt = labels_in(ready.train), labels_in(ready.test)
 
-    def nearest() -> dict[str, Any]:
-        test, truth = labelled(features[1], yt, "test")
-        predicted, used = predict(features[0], y, test, len(classes))
+    def nearest(name: str, train: Tensor, asked: Tensor) -> dict[str, Any]:
+        test, truth = labelled(asked, yt, "test")
+        predicted, used = predict(train, y, test, len(classes))
         right = predicted == truth
-        kept.outcomes[KNN] = right.numpy()
+        kept.outcomes[NEAR[name]] = right.numpy()
         return {"top1": float(right.double().mean()), "n": len(truth), "k": used}
 
     def each(way: str, how: Callable[..., dict[str, Any]], *given: Any, **more: Any) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def _bylabels_in(
             kept.outcomes[f"{way}, {share}"] = mean.numpy()
         return found
 
-    piece("knn", nearest)
+    piece("knn", lambda: nearest("knn", *features))
+    piece("whitened", lambda: nearest("whitened", *whitened(features[0], y, features[1])[0]))
     probes: dict[tuple[int, int], Any] = {}
     keep_probe = {"keep_probe": lambda labels, seed, probe: probes.update({(labels, seed): probe})}
     found = piece(
@@ -201,13 +204,14 @@ def _left_out(kept: Kept, asked: Asked) -> tuple[str, ...]:
 
 
 def label_scores(kept: Kept, asked: Asked) -> list[Score]:
-    """Scores from the pieces: the deciding one, kNN, linear probe and fine-tuning."""
+    """Scores from the pieces: the deciding one, both kNN, linear probe and fine-tuning."""
     rows = []
-    if found := kept.pieces.get("knn"):
-        top1, n = found["top1"], found["n"]
-        error = share_error(top1, n)
-        # at 0 labels: methods that learned features from labels do not compete
-        rows.append(Score(KNN, top1, "higher", n, COUNTED, error=error, share=True, curve="knn_top1", at=0.0))
+    for (piece, name), curve in zip(NEAR.items(), ("knn_top1", ""), strict=True):
+        if found := kept.pieces.get(piece):
+            top1, n = found["top1"], found["n"]
+            error = share_error(top1, n)
+            # at 0 labels: methods that learned features from labels do not compete
+            rows.append(Score(name, top1, "higher", n, COUNTED, error=error, share=True, curve=curve, at=0.0))
     for way, piece, group in WAYS:
         rows += [_score(f"{way}, {share}", group, share, one) for share, one in (kept.pieces.get(piece) or {}).items()]
     share = deciding_share(asked)

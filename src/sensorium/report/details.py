@@ -163,6 +163,7 @@ def versions(results: Results) -> Html | None:
 
 WORDS = (  # a score's name or its group, and its explanation
     ("kNN", "Each test image takes the label of the 20 training images with the most similar features. No training; it favors contrastive methods over masked autoencoders."),
+    ("whitened kNN", "The same with features whitened by the mean and covariance of those of the training images, so that directions in which all images vary alike do not outweigh the others."),
     ("Linear probe", "Logistic regression on frozen features, with a fraction of the labels."),
     ("Trained head", "The classifier as it was trained, with all labels."),
     ("calibration error", "How far the classifier's probabilities are from how often it is right, at a temperature fitted to other test images (expected calibration error, Guo et al., 2017)."),
