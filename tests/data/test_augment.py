@@ -269,6 +269,7 @@ def all_views(size: int) -> dict[str, Views]:
         "dino": dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
         "mae": compose.masked_views(MEAN, STD, size, lambda draw: draw.rand(16)),
         "supervised": compose.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
+        "shifted": compose.supervised_views(MEAN, STD, size, shift=3),
     }
 
 
@@ -276,7 +277,7 @@ def tensors(batch: dict) -> list[torch.Tensor]:
     return [t for value in batch.values() for t in (value if isinstance(value, list) else [value])]
 
 
-@pytest.mark.parametrize("name", ["simclr", "dino", "mae", "supervised"])
+@pytest.mark.parametrize("name", ["simclr", "dino", "mae", "supervised", "shifted"])
 @pytest.mark.parametrize("side, size, count", [(32, 32, 90), (96, 80, 12), (150, 128, 5)])
 def test_slices_of_a_batch_are_the_rows_of_the_whole(name: str, side: int, size: int, count: int):
     images, labels = pixels(count, side), torch.arange(count)
@@ -305,6 +306,29 @@ def test_a_sample_does_not_depend_on_its_neighbours():
         assert torch.equal(a[count // 2 :], b[count // 2 :])
         assert all(not torch.equal(a[i], b[i]) for i in range(count // 2))
     assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize(
+    "height, width, size, most", [(32, 32, 32, 2), (31, 40, 31, 30), (32, 32, 16, 4), (80, 80, 80, 5)]
+)
+def test_shifts_are_crops_of_what_torchvision_pads_by_reflection(height: int, width: int, size: int, most: int):
+    images = pixels(200, height, width).float() / 255
+    view = compose.View(size, flip_p=0.5, shift=most)
+    ours = view(images, draw(200), (0.0,) * 3, (1.0,) * 3)
+    padded, boxes = augment.shifted(images, again := draw(200), most)
+    mirrored = again.chance(0.5)
+    assert torch.equal(padded, TF.pad(images, [most], padding_mode="reflect"))
+    for i, (top, left, high, wide) in enumerate(boxes.tolist()):
+        assert (high, wide) == (height, width)
+        x = TF.resized_crop(padded[i], top, left, high, wide, [size, size], antialias=True)
+        assert largest(ours[i], TF.horizontal_flip(x) if mirrored[i] else x) <= 1e-5
+    for places in boxes[:, :2].T:  # each of them as often as the others
+        counts = torch.bincount(places, minlength=2 * most + 1)
+        assert len(counts) == 2 * most + 1
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    for wrong in (0, min(height, width)):
+        with pytest.raises(ValueError, match=f"shifts of up to {wrong} pixels"):
+            augment.shifted(images, draw(200), wrong)
 
 
 @pytest.mark.parametrize("size", [31, 33, 47, 72])

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cpc": ("cpc", RESNET | {"context_width": 16}),
     "supervised": ("supervised", RESNET),
+    "supervised with crops": ("supervised", RESNET | {"crop_min": 0.3}),
     "supervised on airbench's network": ("supervised", PICTURES | {"backbone": "airbench-micro"}),
     "supervised with growing views": ("supervised", PICTURES | {"backbone": "vit-micro", "view_size_first": 4}),
     "distill": ("distill", RESNET | {"teacher": ("supervised", RESNET | {"precision": "32-true"})}),

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from sensorium.abilities import abilities_of
 from sensorium.base.draw import Draw
 from sensorium.data.images.prepare import Situation
+from sensorium.errors import SensoriumError
 from sensorium.networks.resnet import ResNet
 from sensorium.parts.drop import DropPath
 from sensorium.selfsup.supervised.method import Supervised
@@ -95,3 +96,41 @@ def test_the_regularization_of_fine_tuning_reaches_the_network_and_the_batches()
     loss = recipe.method.train()(batch)["loss"]
     loss.backward()
     assert loss > 0
+
+
+def settings_of(side=32, **given):
+    return {
+        name: one.value
+        for name, one in supervised(Situation(side, 400, ("a", "b"), (0.5,) * 3, (0.25,) * 3), **given).settings.items()
+    }
+
+
+def test_small_pictures_are_shifted_and_others_cropped():
+    small, large, cropped = settings_of(), settings_of(96), settings_of(crop_min=0.4)
+    assert (small["shift"], small["jitter"], small["view_size"]) == (2, 0.0, 32)
+    assert "crop_min" not in small
+    assert (large["shift"], large["crop_min"], large["jitter"], large["view_size"]) == (0, 0.3, 0.3, 96)
+    assert (cropped["shift"], cropped["crop_min"], cropped["jitter"], cropped["view_size"]) == (0, 0.4, 0.3, 24)
+    assert settings_of(shift=0)["crop_min"] == 0.3
+    assert settings_of(96, shift=5, jitter=0.2) | {"shift": 5, "jitter": 0.2, "view_size": 96} == settings_of(
+        96, shift=5, jitter=0.2
+    )
+    batch = supervised(Situation(32, 400, ("a", "b"), (0.5,) * 3, (0.25,) * 3), shift=31, view_size_first=16).views(
+        {"image": torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8), "label": torch.arange(40) % 2},
+        Draw.seeded(0, 0, 40, fraction=0.0),
+    )
+    assert batch["image"].shape == (40, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shift": 2, "crop_min": 0.5}, "--shift 2 and --crop-min 0.5: a picture is shifted or cropped; leave one out"),
+        ({"shift": 32}, "--shift 32: must be at least 0 and below the image size of 32 pixels"),
+        ({"shift": -1}, "--shift -1"),
+        ({"jitter": 1.5}, "--jitter 1.5: must be from 0 to 1"),
+    ],
+)
+def test_views_that_cannot_be_are_refused(given, said):
+    with pytest.raises(SensoriumError, match=said):
+        settings_of(**given)

@@ -17,8 +17,8 @@ from sensorium.data.rows import reads
 
 @dataclass(frozen=True)
 class View:
-    """One random view: crop, flip, jitter, gray, blur, solarize, in this order. ``jitter`` holds the four ColorJitter
-    strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
+    """One random view: crop, flip, jitter, gray, blur, solarize, in this order. With ``shift`` the crop is the picture
+    moved by up to so many pixels, mirrored at its borders, instead of a part of it. ``jitter`` holds the four ColorJitter strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
 
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
@@ -29,6 +29,7 @@ class View:
     blur_p: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
+    shift: int = 0
 
     @property
     def kernel(self) -> int:
@@ -39,7 +40,10 @@ class View:
     def __call__(self, images: Tensor, draw: Draw, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         """[B, 3, H, W] -> normalized float32 [B, 3, size, size], on the images' device."""
         draw = replace(draw, device="cpu")
-        boxes = augment.crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
+        if self.shift:
+            images, boxes = augment.shifted(images, draw, self.shift)
+        else:
+            boxes = augment.crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
         mirrored, colour = draw.chance(self.flip_p), augment.jitter_parameters(draw, *self.jitter, p=self.jitter_p)
         grey, inverted, blurred = draw.chance(self.grey_p), draw.chance(self.solarize_p), draw.chance(self.blur_p)
         taps = augment.gaussian_taps(draw.uniform(*self.sigma), self.kernel)
@@ -75,14 +79,16 @@ def supervised_views(
     *,
     scale: tuple[float, float] = (0.35, 1.0),
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+    shift: int = 0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Views:
-    """``{"image", "label"}``: crop, flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every sample.
+    """``{"image", "label"}``: crop (or ``shift``), flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every
+    sample.
 
     With the alpha of ``mixup`` or ``cutmix`` above 0 two pictures are mixed (see :mod:`sensorium.data.augment.mixing`):
     ``other``, the label of what was mixed in, and ``weight``, that of ``label``."""
-    view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)))
+    view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)), shift=shift)
 
     @reads("image", "label")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sensorium.parts.schedules import warmup_cosine, warmup_linear
 from sensorium.recipe.backbone import as_trained, build_backbone, is_checkpoint, started_from
 from sensorium.recipe.heads import heads_first
 from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer
-from sensorium.recipe.optim import layered, pick_batch_size, pick_lr, pick_view_sizes
+from sensorium.recipe.optim import growing_sides, layered, pick_batch_size, pick_lr, pick_view_sizes
 from sensorium.recipe.ranges import Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder
@@ -33,7 +33,6 @@ RANGES = {
     "lr": Times(1 / 4, 4),
     "weight_decay": Log(0.005, 0.5),
     "label_smoothing": Uniform(0.0, 0.2),
-    "crop_min": Log(0.1, 0.8),
 }
 
 
@@ -49,7 +48,9 @@ def supervised(
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     label_smoothing: float = 0.1,
-    crop_min: float = 0.3,
+    crop_min: float | None = None,
+    shift: int | None = None,
+    jitter: float | None = None,
     view_size: int | None = None,
     side: int | None = None,
     rank: int = 8,
@@ -61,7 +62,7 @@ def supervised(
     cutmix: float = 0.0,
     view_size_first: int | None = None,
 ) -> Recipe:
-    """The supervised baseline: cross-entropy on every label, with crops, flips and color jitter.
+    """The supervised baseline: cross-entropy on every label, with flips and shifts, or with crops and color jitter.
 
     Pictures without a label are left out. A trained network, of --backbone PATH or --start RUN, is fine-tuned: all of it,
     by low-rank adaptation, or the head alone.
@@ -80,7 +81,9 @@ def supervised(
         weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         label_smoothing: probability mass given to the other classes.
-        crop_min: minimum area of a crop, as a fraction of the picture.
+        crop_min: minimum area of a crop, as a fraction of the picture; small pictures are shifted instead.
+        shift: pixels by which a picture is moved at most, mirrored at its borders, instead of cropped; 0 crops.
+        jitter: strength of the changes of brightness, contrast and saturation; of hue a sixth of it.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         side: pixels to which pictures are resized before a checkpoint's network sees them; by default the size that it
@@ -107,14 +110,13 @@ def supervised(
     rate = pick_lr(lr, DEEP if deep else RATES[tune] if trained else SCRATCH[by], batch, s)
     why = "all of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
     decay = _decay(layer_decay, deep, why, s)
-    s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, crop_min=crop_min)
+    s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing)
+    augmented = _augmented(crop_min, shift, jitter, trained, on, s)
     mixing = _regularized(network, drop_path, mixup, cutmix, s)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
-    sides, jitter = _sides(network, view_size, view_size_first, on, s), (0.3, 0.3, 0.3, 0.05)
-    views = growing(
-        lambda px: supervised_views(on.mean, on.std, px, scale=(crop_min, 1.0), jitter=jitter, **mixing), sides
-    )
+    sides = _sides(network, view_size, view_size_first, augmented["shift"] > 0, on, s)
+    views = growing(lambda px: supervised_views(on.mean, on.std, px, **augmented, **mixing), sides)
     if by == "muon" and decay < 1:
         raise SensoriumError(f"--layer-decay {decay:g}: Muon has no rates by layer; leave one of them out.")
     build = optimizer_of(by, rate, weight_decay, BETAS) if decay == 1 else layered(rate, weight_decay, BETAS, decay)
@@ -137,9 +139,36 @@ def _network(on: Situation, backbone: str | None, start: str | None, side: int |
     return (as_trained(network, on, s, side), True) if is_checkpoint(backbone) else (network, False)
 
 
-def _sides(network: Any, given: int | None, first: int | None, on: Situation, s: Settings) -> tuple[int, ...]:
-    """Of the crops in pixels, one after the other."""
+def _augmented(
+    crop_min: float | None, shift: int | None, jitter: float | None, trained: bool, on: Situation, s: Settings
+) -> dict[str, Any]:
+    """The arguments of the views. Small pictures are shifted, as in airbench: parts of them, enlarged, and other colors cost
+    more steps than there are in minutes (docs/log.md)."""
+    small = on.image_size <= 64 and not trained and crop_min is None
+    why = f"image size {on.image_size}" if small else "crops"
+    moved = s.pick("shift", shift, max(1, on.image_size // 16) if small else 0, why)
+    if moved and crop_min is not None:
+        raise SensoriumError(
+            f"--shift {moved} and --crop-min {crop_min:g}: a picture is shifted or cropped; leave one out."
+        )
+    if not 0 <= moved < on.image_size:
+        raise SensoriumError(f"--shift {moved}: must be at least 0 and below the image size of {on.image_size} pixels.")
+    if not moved:
+        crop_min = s.pick("crop_min", crop_min, 0.3, "no shift")
+    strength = s.pick("jitter", jitter, 0.0 if moved else 0.3, why)
+    if not 0 <= strength <= 1:
+        raise SensoriumError(f"--jitter {strength:g}: must be from 0 to 1.")
+    colors = (strength, strength, strength, strength / 6)
+    return {"scale": (crop_min or 1.0, 1.0), "shift": moved, "jitter": colors}
+
+
+def _sides(
+    network: Any, given: int | None, first: int | None, whole: bool, on: Situation, s: Settings
+) -> tuple[int, ...]:
+    """Of the views in pixels, one after the other; ``whole`` pictures have theirs."""
     if not isinstance(network, AsTrained):
+        if whole:
+            return growing_sides(first, s.pick("view_size", given, on.image_size, "shifted pictures"), network, s)
         return pick_view_sizes(given, first, network, on, s)
     if first is not None:
         raise SensoriumError(
