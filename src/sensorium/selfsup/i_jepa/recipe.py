@@ -16,7 +16,8 @@ from sensorium.data.rows import reads
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.i_jepa.masks import MultiBlock
 from sensorium.selfsup.i_jepa.method import IJEPA
@@ -27,6 +28,7 @@ def i_jepa(
     on: Situation,
     *,
     backbone: str | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     momentum: float | None = None,
@@ -48,9 +50,10 @@ def i_jepa(
 
     Args:
         backbone: a ViT by name, without class token, or the path of a checkpoint of one.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters).
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         momentum: initial momentum of the target encoder's moving average; it rises to 1.
         targets: blocks of a picture whose features are predicted.
@@ -67,9 +70,10 @@ def i_jepa(
     network = build_backbone(
         backbone, on, s, by="I-JEPA", needs=TokenEncoder, class_token=False, positions="sincos", init="xavier"
     )
+    by = pick_optimizer(optimizer, network, s)
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     # The authors' 1e-3 at batch 2,048, by the square root; a CPU's few steps stand more, as MAE's.
-    rate = pick_lr(lr, 1.5e-3 if on.device == "cpu" else 3.5e-4, batch, s)
+    rate = pick_lr(lr, rate_of(by, 1.5e-3 if on.device == "cpu" else 3.5e-4), batch, s)
     usual = _defaults(on, network)
     given = {"momentum": momentum, "predictor_width": predictor_width, "predictor_depth": predictor_depth}
     start, width, depth = (s.pick(name, given[name], *usual[name]) for name in given)
@@ -81,7 +85,9 @@ def i_jepa(
         masks = MultiBlock(grid, targets, (target_min, target_max), context_scale=(context_min, 1.0))
         method = IJEPA(network, Predictor(network.dim, network.grid, width, depth, network.heads), momentum=start)
     views = i_jepa_views(on.mean, on.std, side, masks, scale=(crop_min, 1.0))
-    made = Recipe("i_jepa", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "i_jepa", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
 
 

@@ -14,7 +14,8 @@ from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr, pick_view_size
+from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Choice, Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.mae.method import MAE
@@ -31,6 +32,7 @@ def mae(
     on: Situation,
     *,
     backbone: str | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     mask_ratio: float = 0.75,
@@ -50,9 +52,10 @@ def mae(
 
     Args:
         backbone: a ViT by name, or the path of a checkpoint of one.
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters).
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         mask_ratio: fraction of the patches that is masked; with 0 all are encoded, and all are predicted.
         masking: random patches, blocks (block), or all but a grid (grid).
@@ -67,8 +70,9 @@ def mae(
     network = build_backbone(
         backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean", init="xavier"
     )
+    by = pick_optimizer(optimizer, network, s)
     batch = pick_batch_size(batch_size, on, s, cpu=32)
-    rate = pick_lr(lr, 1.5e-3, batch, s)
+    rate = pick_lr(lr, rate_of(by, 1.5e-3), batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
     usual = 1 if network.depth <= 6 else 4 if network.depth < 12 else 8
     depth = s.pick("decoder_depth", decoder_depth, usual, f"encoder depth {network.depth}")
@@ -83,5 +87,7 @@ def mae(
         method = MAE(network, decoder_width=width, decoder_depth=depth, decoder_heads=max(1, width // 32), **how)
         masked = grid[0] * grid[1] - method.kept(grid[0] * grid[1])
     views = masked_views(on.mean, on.std, side, lambda draw: ranks(masking, draw, grid, masked), scale=(crop_min, 1.0))
-    made = Recipe("mae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    made = Recipe(
+        "mae", method, views, optimizer_of(by, rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )
     return heads_first(made, head_first)
