@@ -1,8 +1,8 @@
 """With few labels: the best method of a finished table against supervised learning from scratch of as much time, training and judging.
 
 From CIFAR-10's training file are taken the pictures of one subset of 1 % of the labels, 200 as in the table's judging, and a supervised
-baseline learns from them alone, judged on the 4,000 test pictures by its own head, a linear probe and kNN; the best of the three
-stands for it. Of the table's methods that learn without labels counts the better of the linear probe and fine-tuning with
+baseline learns from them alone, once with shifted and once with cropped and recolored pictures, judged on the 4,000 test pictures by its own
+head, a linear probe and kNN; the best of all stands for it. Of the table's methods that learn without labels counts the better of the linear probe and fine-tuning with
 1 % of the labels, a mean over three such subsets.
 Run: python -m benchmarks.few_labels [TABLE] [--budget 13m] [--seed 0] [--out DIR]; TABLE is the folder of ``python -m benchmarks.learning``,
 whose trainings take ten minutes and their judging three. Alone, for the budget is a time.
@@ -18,14 +18,15 @@ import numpy as np
 
 from benchmarks.learning import DATA
 from sensorium.errors import SensoriumError
-from sensorium.judge.feature_scores import HEAD, KNN
+from sensorium.judge.feature_scores import HEAD, NEAR
 from sensorium.metrics.subsets import stratified
 from sensorium.runs.compare import compare
 from sensorium.runs.results import Results, RunResult, read_results
 
 LEAD = 0.08  # what the best method has to be above
 LEARNED = ("linear, 1%", "fine-tuned, 1%")
-SCRATCH = (HEAD, "linear, 100%", KNN)
+SCRATCH = (HEAD, "linear, 100%", *NEAR.values())
+TRAINED = ("supervised", "supervised,crop_min=0.3")  # many epochs of few pictures may need more augmentation
 
 
 def best(runs: Sequence[RunResult], names: Sequence[str]) -> tuple[float, str]:
@@ -50,14 +51,13 @@ def few(folder: Path, seed: int) -> Path:
     return folder / "few.npz"
 
 
-def against(table: Results, scratch: Results) -> list[str]:
-    """Lines: each side's best, and whether the lead holds."""
+def against(table: Results, scratch: Results) -> tuple[bool, str]:
+    """Whether the lead holds, and each side's best."""
     learned = best([run for run in table.finished if not run.by_labels], LEARNED)
     base = best(scratch.finished, SCRATCH)
-    said = f"{100 * learned[0]:.1f} ({learned[1]}) against {100 * base[0]:.1f} ({base[1]}), a lead of {100 * (learned[0] - base[0]):.1f} points"
-    return [
-        f"{'holds' if learned[0] - base[0] >= LEAD else 'FAILS'}  with 1 % of the labels, at equal total time: {said}"
-    ]
+    lead = learned[0] - base[0]
+    said = f"{100 * learned[0]:.1f} ({learned[1]}) against {100 * base[0]:.1f} ({base[1]}), a lead of {100 * lead:.1f} points"
+    return lead >= LEAD, f"with 1 % of the labels, at equal total time: {said}"
 
 
 def main() -> None:
@@ -80,16 +80,16 @@ def main() -> None:
     except SensoriumError as error:
         raise SystemExit(str(error)) from None
     scratch = compare(
-        ["supervised"],
+        TRAINED,
         str(few(asked.out, asked.seed)),
         budget=asked.budget,
         labels="100%",
         finetune=False,
         out=str(asked.out / "compared"),
     )
-    for line in (lines := against(table, scratch)):
-        print(line)
-    raise SystemExit(1 if any(line.startswith("FAILS") for line in lines) else 0)
+    holds, said = against(table, scratch)
+    print(f"{'holds' if holds else 'FAILS'}  {said}")
+    raise SystemExit(0 if holds else 1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sensorium.abilities import ABILITIES, Classifier
 from sensorium.catalogue import NETWORKS, Network, System, find
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import ERROR
-from sensorium.judge.feature_scores import HEAD, KNN
+from sensorium.judge.feature_scores import HEAD, NEAR
 from sensorium.judge.score import Judgement, Score
 from sensorium.published import Written
 from sensorium.published.format import Preparation
@@ -110,7 +110,7 @@ LICENSES = frozenset(
         "other",
     ]
 )
-_ACCURACY = re.compile(rf"(trained head|top-1|linear|fine-tuned|zero-shot|{KNN})\b")
+_ACCURACY = re.compile(rf"(trained head|top-1|linear|fine-tuned|zero-shot|{'|'.join(NEAR.values())})\b")
 
 
 @dataclass(frozen=True)
