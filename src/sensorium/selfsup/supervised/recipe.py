@@ -205,7 +205,7 @@ def _decay(given: float | None, deep: bool, why: str, s: Settings) -> float:
     return decay
 
 
-def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s: Settings) -> dict[str, float]:
+def _regularized(network: Any, drop_path: float, mixup: float, cutmix: float, s: Settings) -> dict[str, Any]:
     """Set the network's drop-path rates; the alphas of the mixtures."""
     mixing = {"mixup": mixup, "cutmix": cutmix}
     for name, value in mixing.items():
