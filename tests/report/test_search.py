@@ -69,6 +69,7 @@ def trained(monkeypatch):
         return SimpleNamespace(ready=None), search.results_now(Data("x"), Request(options.budget, "100%", 0, 3), runs)
 
     monkeypatch.setattr(search, "train_all", train_all)
+    monkeypatch.setattr(search, "prepared", lambda *given: None)
 
     def concluded(results, *rest):
         longest = max(log[name] for name in FINAL if name in log)

@@ -45,6 +45,7 @@ def trained(monkeypatch):
         return SimpleNamespace(ready=None), search.results_now(Data("x"), about, runs)
 
     monkeypatch.setattr(search, "train_all", train_all)
+    monkeypatch.setattr(search, "prepared", lambda *given: None)
     monkeypatch.setattr(draws, "_usual", lambda method, ranges, *rest: {name: USUAL[name] for name in ranges})
     monkeypatch.setattr(search, "concluded", lambda results, *rest: results)
     monkeypatch.setattr(search.time, "monotonic", lambda: now[0])
@@ -183,6 +184,16 @@ def test_what_cannot_be_searched_is_refused(trained, tmp_path, command):
     assert code == 1
     assert "--settings 3: only a search tries several" in " ".join(err.split())
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("settings", ["1", "3"])
+def test_data_that_cannot_be_read_are_told_before_the_plan(tmp_path, command, settings):
+    given = ("simclr", "dino", "--search", "--settings", settings, "--budget", "60m", "--out", str(tmp_path / "o"))
+    code, out, err = command("compare", *given, "--data", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert "nowhere: no such file or folder" in err
+    assert "each trained for" not in out + err
+    assert not (tmp_path / "o" / "search.json").exists()
 
 
 def test_ranges_of_what_is_no_setting_are_refused(tmp_path):

@@ -86,8 +86,7 @@ def _usual(
     wing = kind(kind_name(name))
     key = repr([kind_name(name), *(given.get(one) for one in wing.SHAPED_BY)])
     if key not in ready:
-        source = Source(options.data, options.test, cache, options.image_size, options.limit, given)
-        ready[key] = wing.prepare(source, progress=not options.quiet)
+        ready[key] = prepared(method, options, cache, backbone)
     settings = make_recipe(name, wing.situate(ready[key]), given).settings
     for one in ranges:
         if one not in settings:
@@ -95,6 +94,14 @@ def _usual(
                 f"{name}: its RANGES name '{one}', which isn't among the settings that its recipe records."
             )
     return {one: settings[one].value for one in ranges}
+
+
+def prepared(method: str, options: RunOptions, cache: Path, backbone: str | None) -> Any:
+    """The data as a method needs them."""
+    name, given = parse_method(method)[0], settings_of(method, backbone)
+    allow(name)  # the user named it
+    source = Source(options.data, options.test, cache, options.image_size, options.limit, given)
+    return kind(kind_name(name)).prepare(source, progress=not options.quiet)
 
 
 def train_command(entry: Entry, options: RunOptions, seconds: float, backbone: str | None) -> str:

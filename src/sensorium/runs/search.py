@@ -31,7 +31,7 @@ from sensorium.data.output import check_place
 from sensorium.errors import SensoriumError
 from sensorium.judge.score import Score
 from sensorium.runs.compare import asked_of, concluded, names_of, results_now, train_all
-from sensorium.runs.draws import Entry, entries, open_ranges, train_command
+from sensorium.runs.draws import Entry, entries, open_ranges, prepared, train_command
 from sensorium.runs.jobs import Planned
 from sensorium.runs.options import Judging, RunOptions
 from sensorium.runs.results import Results, RunResult
@@ -115,6 +115,8 @@ def search_all(
     with locked(folder, verb="compares"):
         every = entries(methods, settings, options, folder / "cache", backbone)
         names = dict(zip(names_of([one.method for one in every]), every, strict=True))
+        if settings == 1:  # else they were prepared for the draws: what can't be read is told before the plan
+            prepared(methods[0], options, folder / "cache", backbone)
         if not options.quiet:
             terminal().print(told(len(methods), len(ranged), settings, total.amount, judged), style="dim")
         plan, results = _Search(names, total.amount, options, judging, backbone, folder / FILE, settings).run()
