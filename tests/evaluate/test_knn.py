@@ -51,11 +51,12 @@ def test_accuracy_equals_scikit_learn_with_the_same_weights():
 def test_whitened_cosines_equal_scikit_learns_where_nothing_is_shrunk(n, d):
     from sklearn.decomposition import PCA
 
-    train, others = torch.randn(n, d) @ torch.randn(d, d) + 3, torch.randn(20, d) @ torch.randn(d, d)
-    peer = PCA(whiten=True, svd_solver="full").fit(train.double())
-    want = [F.normalize(torch.as_tensor(peer.transform(x.double()))) for x in (train, others)]
-    got = [F.normalize(x.double()) for x in whitened(train, torch.zeros(n), others, grid=(1e-7,))[0]]
-    assert torch.allclose(got[1] @ got[0].T, want[1] @ want[0].T, atol=5e-3)
+    mixed = (torch.eye(d) + 0.3 * torch.randn(d, d)).double()
+    train, others = torch.randn(n, d).double() @ mixed + 3, torch.randn(20, d).double() @ mixed
+    peer = PCA(whiten=True, svd_solver="full").fit(train)
+    want = [F.normalize(torch.as_tensor(peer.transform(x))) for x in (train, others)]
+    got = [F.normalize(x) for x in whitened(train, torch.zeros(n), others, grid=(1e-12,))[0]]
+    assert torch.allclose(got[1] @ got[0].T, want[1] @ want[0].T, atol=1e-8)
 
 
 def test_whitened_cosines_are_those_of_the_shrunk_covariance_whatever_the_rotation_and_the_origin():
@@ -64,7 +65,7 @@ def test_whitened_cosines_are_those_of_the_shrunk_covariance_whatever_the_rotati
         torch.randn(30, 9).double(),
     )
     mean, covariance = train.mean(0), torch.as_tensor(np.cov(train.T.numpy(), bias=True))
-    inverse = torch.linalg.inv(covariance + 0.1 * covariance.trace() / 9 * torch.eye(9))
+    inverse = torch.linalg.inv(covariance + 0.1 * covariance.trace() / 9 * torch.eye(9).double())
     a, b = others - mean, train - mean
     between = lambda x, y: torch.einsum("id,de,je->ij", x, inverse, y)  # noqa: E731
     want = between(a, b) / (between(a, a).diagonal()[:, None] * between(b, b).diagonal()[None]).sqrt()
@@ -87,6 +88,17 @@ def test_whitening_finds_what_a_direction_that_all_share_hides():
     (white, asked), shrinkage = whitened(train, labels, test)
     assert shrinkage < 0.01
     assert knn(white, labels, asked, truth, 5)["top1"] > plain + 0.2
+
+
+def test_a_shrinkage_that_rounding_undoes_is_not_chosen():
+    """One direction of 10^5 times the others' deviation: in float32 their covariance is lost."""
+    train, labels = clusters(400, d=300)
+    train += 1e5 * torch.randn(400, 1) * torch.randn(300)
+    (white, _), shrinkage = whitened(train, labels, train[:5])
+    assert torch.isfinite(white).all()
+    assert shrinkage in (1.0, 0.1, 0.01, 0.001, 0.0001)
+    with pytest.raises(ValueError, match="shrunk by 1e-12 has no inverse"):
+        whitened(train, labels, grid=(1e-12,))
 
 
 @pytest.mark.parametrize("n, d", [(1, 4), (2, 4), (3, 4), (10, 40)])

@@ -23,7 +23,7 @@ from sensorium.metrics.neighbors import CHUNK, neighbors
 
 Labels = Tensor | np.ndarray
 GRID = (1.0, 0.1, 0.01, 0.001, 0.0001)  # shrinkages of a covariance, the strongest first
-LOOKED = 1000
+LOOKED = 500
 
 
 def knn(
@@ -85,21 +85,32 @@ def whitened(
     known, classes = labelled(torch.arange(len(train)), labels, "training")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
     tried, among = order[: min(looked, len(order) // 3)], order[min(looked, len(order) // 3) :][: 10 * looked]
-    mean = train.mean(0)
-    centered = train - mean
-    covariance = centered.T @ centered / len(train)
+    mean, covariance = train.mean(0), train.new_zeros(train.shape[1], train.shape[1])
+    for part in train.split(CHUNK):
+        covariance.addmm_((part - mean).T, part - mean, alpha=1 / len(train))
     level = covariance.diagonal().mean().clamp_min(1e-12)  # features that are all equal have none
 
-    def white(features: list[Tensor], shrinkage: float) -> list[Tensor]:
-        lower = torch.linalg.cholesky(covariance + shrinkage * level * torch.eye(len(covariance), dtype=train.dtype))
-        return [torch.linalg.solve_triangular(lower, (x - mean).T, upper=False).T.contiguous() for x in features]
+    def white(features: list[Tensor], shrinkage: float) -> list[Tensor] | None:
+        """None if rounding has left directions without variance, which happens for the weakest."""
+        identity = torch.eye(len(covariance), dtype=train.dtype)
+        lower, failed = torch.linalg.cholesky_ex(covariance + shrinkage * level * identity)
+        if failed:
+            return None
+        found = [torch.empty_like(x) for x in features]
+        for x, out in zip(features, found, strict=True):
+            for part, to in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
+                to.copy_(torch.linalg.solve_triangular(lower, (part - mean).T, upper=False).T)
+        return found
 
     def right(shrinkage: float) -> float:
-        bank, asked = white([train[known[among]], train[known[tried]]], shrinkage)
-        return float(knn(bank, classes[among], asked, classes[tried])["top1"])
+        found = white([train[known[among]], train[known[tried]]], shrinkage)
+        return -1.0 if found is None else float(knn(found[0], classes[among], found[1], classes[tried])["top1"])
 
     chosen = max(grid, key=right) if len(tried) else grid[0]
-    return white([train, *others], chosen), chosen
+    found = white([train, *others], chosen)
+    if found is None:
+        raise ValueError(f"the covariance shrunk by {chosen:g} has no inverse")
+    return found, chosen
 
 
 def labelled(features: Tensor, labels: Labels, which: str) -> tuple[Tensor, Tensor]:

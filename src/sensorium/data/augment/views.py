@@ -18,7 +18,8 @@ from sensorium.data.rows import reads
 @dataclass(frozen=True)
 class View:
     """One random view: crop, flip, jitter, gray, blur, solarize, in this order. With ``shift`` the crop is the picture
-    moved by up to so many pixels, mirrored at its borders, instead of a part of it. ``jitter`` holds the four ColorJitter strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
+    moved by up to so many pixels, mirrored at its borders, instead of a part of it. ``jitter`` holds the four ColorJitter
+    strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
 
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
