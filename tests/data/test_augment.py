@@ -269,7 +269,7 @@ def all_views(size: int) -> dict[str, Views]:
         "dino": dino_views(MEAN, STD, size, max(8, size // 2), 2, blur=True),
         "mae": compose.masked_views(MEAN, STD, size, lambda draw: draw.rand(16)),
         "supervised": compose.supervised_views(MEAN, STD, size, jitter=(0.4, 0.4, 0.4, 0.1)),
-        "shifted": compose.supervised_views(MEAN, STD, size, shift=3, hole=0.3),
+        "shifted": compose.supervised_views(MEAN, STD, size, shift=3),
     }
 
 
@@ -329,25 +329,6 @@ def test_shifts_are_crops_of_what_torchvision_pads_by_reflection(height: int, wi
     for wrong in (0, min(height, width)):
         with pytest.raises(ValueError, match=f"shifts of up to {wrong} pixels"):
             augment.shifted(images, draw(200), wrong)
-
-
-@pytest.mark.parametrize("size, hole", [(32, 0.375), (31, 0.1), (16, 1.0), (70, 0.3)])
-def test_a_hole_is_a_square_of_the_mean_color_at_any_place_within(size: int, hole: float):
-    images = pixels(300, size)
-    plain, holed = (compose.View(size, hole=one)(images, draw(300), MEAN, STD) for one in (0.0, hole))
-    side, gone = round(hole * size), (plain != holed).any(1)
-    assert (holed.movedim(1, -1)[gone] == 0).all()
-    squares = augment.holes(Draw.seeded(1, 0, 300), size, side)
-    assert (squares.sum((1, 2)) == side**2).all()
-    for axis in (1, 2):  # one span per row and column
-        assert (squares.any(axis).sum(1) == side).all()
-        assert (squares.any(axis).int().diff(dim=1).clamp(min=0).sum(1) <= 1).all()
-    first = squares.any(2).int().argmax(1)
-    assert first.min() == 0
-    assert first.max() == size - side
-    assert gone.sum((1, 2)).max() <= side**2
-    with pytest.raises(ValueError, match="holes of 0 pixels"):
-        augment.holes(draw(3), size, 0)
 
 
 @pytest.mark.parametrize("size", [31, 33, 47, 72])

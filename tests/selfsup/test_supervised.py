@@ -128,7 +128,6 @@ def test_small_pictures_are_shifted_and_others_cropped():
         ({"shift": 2, "crop_min": 0.5}, "--shift 2 and --crop-min 0.5: a picture is shifted or cropped; leave one out"),
         ({"shift": 32}, "--shift 32: must be at least 0 and below the image size of 32 pixels"),
         ({"shift": -1}, "--shift -1"),
-        ({"cutout": 1.5}, "--cutout 1.5: must be from 0 to 1, a fraction of the side"),
         ({"jitter": 1.5}, "--jitter 1.5: must be from 0 to 1"),
     ],
 )

@@ -97,17 +97,6 @@ def shifted(images: Tensor, draw: Draw, most: int) -> tuple[Tensor, Tensor]:
     return images[:, :, rows][..., columns], torch.cat([place_B2, size_B2], 1)
 
 
-def holes(draw: Draw, side: int, hole: int) -> Tensor:
-    """Squares of ``hole`` pixels at random places within pictures of ``side`` pixels (cutout: DeVries and Taylor, 2017,
-    arXiv:1708.04552, there also partly outside): bool [B, side, side], on the CPU."""
-    if not 0 < hole <= side:
-        raise ValueError(f"holes of {hole} pixels: must be above 0 and at most the side, {side}")
-    draw = replace(draw, device="cpu")
-    first_B2 = (draw.rand(2) * (side - hole + 1)).long().clamp_(max=side - hole)[..., None]
-    inside_B2S = (torch.arange(side) >= first_B2) & (torch.arange(side) < first_B2 + hole)
-    return inside_B2S[:, 0, :, None] & inside_B2S[:, 1, None, :]
-
-
 def _resize_weights(start_B: Tensor, length_B: Tensor, source: int, size: int, flipped_B: Tensor | None) -> Tensor:
     """[B, size, source]: row i holds the weights of the source pixels for output pixel i of the span [start, start + length).
 

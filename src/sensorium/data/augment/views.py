@@ -19,8 +19,7 @@ from sensorium.data.rows import reads
 class View:
     """One random view: crop, flip, jitter, gray, blur, solarize, in this order. With ``shift`` the crop is the picture
     moved by up to so many pixels, mirrored at its borders, instead of a part of it. ``jitter`` holds the four ColorJitter
-    strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels. Last, a square
-    of the fraction ``hole`` of the side becomes the mean color."""
+    strengths; each ``*_p`` is the probability that a sample gets the operation; ``sigma`` is in output pixels."""
 
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
@@ -32,7 +31,6 @@ class View:
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
     shift: int = 0
-    hole: float = 0.0
 
     @property
     def kernel(self) -> int:
@@ -72,9 +70,6 @@ class View:
                     torch.sub(x, centre, out=out[now])
                 else:
                     out[rows] = x.sub_(centre)
-        if self.hole:
-            gone = augment.holes(draw, self.size, max(1, round(self.hole * self.size)))
-            out.masked_fill_(gone[:, None].to(out.device), 0.0)
         return out
 
 
@@ -86,16 +81,15 @@ def supervised_views(
     scale: tuple[float, float] = (0.35, 1.0),
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
     shift: int = 0,
-    hole: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Views:
-    """``{"image", "label"}``: crop (or ``shift``), flip, a color ``jitter`` (brightness, contrast, saturation, hue) and a ``hole`` of
-    every sample.
+    """``{"image", "label"}``: crop (or ``shift``), flip and a color ``jitter`` (brightness, contrast, saturation, hue) of every
+    sample.
 
     With the alpha of ``mixup`` or ``cutmix`` above 0 two pictures are mixed (see :mod:`sensorium.data.augment.mixing`):
     ``other``, the label of what was mixed in, and ``weight``, that of ``label``."""
-    view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)), shift=shift, hole=hole)
+    view = View(size, scale, jitter=jitter, jitter_p=float(any(jitter)), shift=shift)
 
     @reads("image", "label")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:

@@ -51,7 +51,6 @@ def supervised(
     crop_min: float | None = None,
     shift: int | None = None,
     jitter: float | None = None,
-    cutout: float = 0.0,
     view_size: int | None = None,
     side: int | None = None,
     rank: int = 8,
@@ -85,7 +84,6 @@ def supervised(
         crop_min: minimum area of a crop, as a fraction of the picture; small pictures are shifted instead.
         shift: pixels by which a picture is moved at most, mirrored at its borders, instead of cropped; 0 crops.
         jitter: strength of the changes of brightness, contrast and saturation; of hue a sixth of it.
-        cutout: side of a square that is erased at a random place of each picture, as a fraction of the picture's.
         view_size: side of the crops in pixels.
         view_size_first: initial side, which grows to view_size in the first half of the budget; small crops cost less.
         side: pixels to which pictures are resized before a checkpoint's network sees them; by default the size that it
@@ -113,7 +111,7 @@ def supervised(
     why = "all of a trained transformer" if deep else "of a trained network" if trained else "of a random network"
     decay = _decay(layer_decay, deep, why, s)
     s.note(weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing)
-    augmented = _augmented(crop_min, shift, jitter, trained, on, s) | _hole(cutout, s)
+    augmented = _augmented(crop_min, shift, jitter, trained, on, s)
     mixing = _regularized(network, drop_path, mixup, cutmix, s)
     with refused_by("supervised"):
         method = Supervised(network, len(on.classes), label_smoothing=label_smoothing)
@@ -162,13 +160,6 @@ def _augmented(
         raise SensoriumError(f"--jitter {strength:g}: must be from 0 to 1.")
     colors = (strength, strength, strength, strength / 6)
     return {"scale": (crop_min or 1.0, 1.0), "shift": moved, "jitter": colors}
-
-
-def _hole(cutout: float, s: Settings) -> dict[str, float]:
-    if not 0 <= cutout <= 1:
-        raise SensoriumError(f"--cutout {cutout:g}: must be from 0 to 1, a fraction of the side.")
-    s.note(cutout=cutout)
-    return {"hole": cutout}
 
 
 def _sides(
