@@ -21,7 +21,7 @@ from sensorium.base.records import decode
 from sensorium.base.terminal import Stage, stages
 from sensorium.base.words import counted
 from sensorium.data.augment.crops import simclr_view
-from sensorium.data.augment.views import supervised_views
+from sensorium.data.augment.views import supervised_views, usual_shift
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.cost import flops_per_image, parameters
@@ -321,7 +321,9 @@ def tuning_of(ready: Seen, asked: Asked, begun: float | None = None) -> dict[str
     """
     train, device = ready.train, device_name()
     # Light: in so few steps, strong augmentation only moves the network away from the linear probe that it starts from.
-    views = supervised_views(train.mean, train.std, ready.size, scale=(0.6, 1.0), jitter=(0.1, 0.1, 0.1, 0.02))
+    shift = usual_shift(ready.size)
+    light: dict[str, Any] = {"shift": shift} if shift else {"scale": (0.6, 1.0), "jitter": (0.1, 0.1, 0.1, 0.02)}
+    views = supervised_views(train.mean, train.std, ready.size, **light)
     steps, batch = CPU_TUNING if device == "cpu" else GPU_TUNING
     deadline = None
     if asked.seconds is not None and begun is not None and not asked.full:

@@ -102,6 +102,12 @@ def supervised_views(
     return views
 
 
+def usual_shift(side: int) -> int:
+    """By how many pixels pictures of ``side`` pixels are shifted to learn labels, or 0 if they are large and cropped: of small ones
+    parts, enlarged, and other colors cost more steps than there are in minutes (docs/log.md)."""
+    return max(1, side // 16) if side <= 64 else 0
+
+
 def masked_views(
     mean: Sequence[float],
     std: Sequence[float],

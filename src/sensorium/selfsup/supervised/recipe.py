@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.growing import growing
-from sensorium.data.augment.views import supervised_views
+from sensorium.data.augment.views import supervised_views, usual_shift
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
@@ -142,11 +142,10 @@ def _network(on: Situation, backbone: str | None, start: str | None, side: int |
 def _augmented(
     crop_min: float | None, shift: int | None, jitter: float | None, trained: bool, on: Situation, s: Settings
 ) -> dict[str, Any]:
-    """The arguments of the views. Small pictures are shifted, as in airbench: parts of them, enlarged, and other colors cost
-    more steps than there are in minutes (docs/log.md)."""
-    small = on.image_size <= 64 and not trained and crop_min is None
-    why = f"image size {on.image_size}" if small else "crops"
-    moved = s.pick("shift", shift, max(1, on.image_size // 16) if small else 0, why)
+    """The arguments of the views. Small pictures are shifted, as in airbench, unless crops are asked for or the network is trained."""
+    usual = 0 if trained or crop_min is not None else usual_shift(on.image_size)
+    why = f"image size {on.image_size}" if usual else "crops"
+    moved = s.pick("shift", shift, usual, why)
     if moved and crop_min is not None:
         raise SensoriumError(
             f"--shift {moved} and --crop-min {crop_min:g}: a picture is shifted or cropped; leave one out."
