@@ -22,7 +22,7 @@ from sensorium.errors import SensoriumError
 from sensorium.metrics.neighbors import CHUNK, neighbors
 
 Labels = Tensor | np.ndarray
-GRID = (1.0, 0.1, 0.01, 0.001, 0.0001)  # shrinkages of a covariance, the strongest first
+GRID = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)  # shrinkages of a covariance, the strongest first
 LOOKED = 500
 
 
