@@ -68,11 +68,11 @@ def test_compare_writes_results_and_a_report_that_opens_offline(compared: Path) 
         assert run.steps == 4
         scores = {score.name: score for score in run.scores}
         shares = [f"{way}, {share}" for way in ("linear", "fine-tuned") for share in ("50%", "100%")]
-        assert list(scores) == [first, "kNN", *shares, "RankMe", "LiDAR", "alpha-ReQ"]
+        assert list(scores) == [first, "kNN", "whitened kNN", *shares, "RankMe", "LiDAR", "alpha-ReQ"]
         best = max((scores["linear, 100%"], scores["fine-tuned, 100%"]), key=lambda score: score.value or 0)
         assert scores[first].value == best.value
         with np.load(compared / run.name / "outcomes.npz") as kept:
-            for name in ("kNN", *shares):
+            for name in ("kNN", "whitened kNN", *shares):
                 assert 0 <= (scores[name].value or 0) <= 1
                 assert scores[name].n == results.data.test == len(kept[name])
                 assert kept[name].mean() == pytest.approx(scores[name].value)

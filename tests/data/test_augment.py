@@ -16,6 +16,7 @@ from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
 from sensorium.data.augment import views as compose
 from sensorium.data.augment.crops import simclr_views
+from sensorium.data.augment.shifts import shifted
 from sensorium.selfsup.dino.recipe import dino_views
 
 LEVEL = 1 / 255
@@ -315,7 +316,7 @@ def test_shifts_are_crops_of_what_torchvision_pads_by_reflection(height: int, wi
     images = pixels(200, height, width).float() / 255
     view = compose.View(size, flip_p=0.5, shift=most)
     ours = view(images, draw(200), (0.0,) * 3, (1.0,) * 3)
-    padded, boxes = augment.shifted(images, again := draw(200), most)
+    padded, boxes = shifted(images, again := draw(200), most)
     mirrored = again.chance(0.5)
     assert torch.equal(padded, TF.pad(images, [most], padding_mode="reflect"))
     for i, (top, left, high, wide) in enumerate(boxes.tolist()):
@@ -328,7 +329,7 @@ def test_shifts_are_crops_of_what_torchvision_pads_by_reflection(height: int, wi
         assert stats.chisquare(counts.numpy()).pvalue > 1e-4
     for wrong in (0, min(height, width)):
         with pytest.raises(ValueError, match=f"shifts of up to {wrong} pixels"):
-            augment.shifted(images, draw(200), wrong)
+            shifted(images, draw(200), wrong)
 
 
 @pytest.mark.parametrize("size", [31, 33, 47, 72])

@@ -21,7 +21,8 @@ from sensorium.base.records import decode
 from sensorium.base.terminal import Stage, stages
 from sensorium.base.words import counted
 from sensorium.data.augment.crops import simclr_view
-from sensorium.data.augment.views import supervised_views, usual_shift
+from sensorium.data.augment.shifts import usual_shift
+from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.cost import flops_per_image, parameters

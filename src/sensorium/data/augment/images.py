@@ -83,20 +83,6 @@ def crop_boxes(
     )
 
 
-def shifted(images: Tensor, draw: Draw, most: int) -> tuple[Tensor, Tensor]:
-    """The pictures with ``most`` pixels mirrored at each border, and boxes [B, 4] of their own size at random places of that."""
-    height, width = images.shape[-2:]
-    if not 0 < most < min(height, width):
-        raise ValueError(f"shifts of up to {most} pixels: must be above 0 and below the sides, {height} x {width}")
-    mirrored = [torch.arange(-most, side + most, device=images.device).abs() for side in (height, width)]
-    rows, columns = (
-        torch.where(at < side, at, 2 * (side - 1) - at) for at, side in zip(mirrored, (height, width), strict=True)
-    )
-    place_B2 = (draw.rand(2) * (2 * most + 1)).long().clamp_(max=2 * most)
-    size_B2 = torch.tensor([height, width]).expand(len(place_B2), 2)
-    return images[:, :, rows][..., columns], torch.cat([place_B2, size_B2], 1)
-
-
 def _resize_weights(start_B: Tensor, length_B: Tensor, source: int, size: int, flipped_B: Tensor | None) -> Tensor:
     """[B, size, source]: row i holds the weights of the source pixels for output pixel i of the span [start, start + length).
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment import images as augment
 from sensorium.data.augment.mixing import mixed
+from sensorium.data.augment.shifts import shifted
 from sensorium.data.rows import reads
 
 
@@ -42,7 +43,7 @@ class View:
         """[B, 3, H, W] -> normalized float32 [B, 3, size, size], on the images' device."""
         draw = replace(draw, device="cpu")
         if self.shift:
-            images, boxes = augment.shifted(images, draw, self.shift)
+            images, boxes = shifted(images, draw, self.shift)
         else:
             boxes = augment.crop_boxes(draw, images.shape[-2], images.shape[-1], self.scale)
         mirrored, colour = draw.chance(self.flip_p), augment.jitter_parameters(draw, *self.jitter, p=self.jitter_p)
@@ -100,12 +101,6 @@ def supervised_views(
         return {"image": image, "label": label, "other": other, "weight": weight}
 
     return views
-
-
-def usual_shift(side: int) -> int:
-    """By how many pixels pictures of ``side`` pixels are shifted to learn labels, or 0 if they are large and cropped: of small ones
-    parts, enlarged, and other colors cost more steps than there are in minutes (docs/log.md)."""
-    return max(1, side // 16) if side <= 64 else 0
 
 
 def masked_views(

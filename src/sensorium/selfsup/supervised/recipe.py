@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from sensorium.abilities import TokenEncoder
 from sensorium.data.augment.growing import growing
-from sensorium.data.augment.views import supervised_views, usual_shift
+from sensorium.data.augment.shifts import usual_shift
+from sensorium.data.augment.views import supervised_views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import labeled
 from sensorium.errors import SensoriumError
