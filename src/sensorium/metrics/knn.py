@@ -23,7 +23,7 @@ from sensorium.metrics.neighbors import CHUNK, neighbors
 
 Labels = Tensor | np.ndarray
 GRID = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)  # shrinkages of a covariance, the strongest first
-LOOKED = 500
+LOOKED = 500  # training images that choose among them
 
 
 def knn(
@@ -84,7 +84,8 @@ def whitened(
     """
     known, classes = labelled(torch.arange(len(train)), labels, "training")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-    tried, among = order[: min(looked, len(order) // 3)], order[min(looked, len(order) // 3) :][: 10 * looked]
+    held = min(looked, len(order) // 3)
+    tried, among = order[:held], order[held : held + 10 * looked]
     mean, covariance = train.mean(0), train.new_zeros(train.shape[1], train.shape[1])
     for part in train.split(CHUNK):
         covariance.addmm_((part - mean).T, part - mean, alpha=1 / len(train))
