@@ -21,9 +21,9 @@ from sensorium.parts.density.invertible import ActNorm, Mixing, Planar, Radial
 FLOWS = {
     "NICE": (lambda s: NICE(s, hidden=7, layers=3, depth=2), [(1, 3, 3), (3, 2, 4)]),
     "RealNVP": (lambda s: RealNVP(s, width=4, blocks=1, scales=scales_of(s[1])), [(1, 3, 5), (3, 8, 8)]),
-    "RealNVP of two scales": (lambda s: RealNVP(s, width=4, blocks=2, scales=2), [(1, 4, 6)]),
+    "RealNVP of two scales": (lambda s: RealNVP(s, width=4, blocks=2, scales=2), [(1, 4, 6), (3, 3, 3)]),
     "RealNVP of three scales": (lambda s: RealNVP(s, width=3, blocks=1, scales=3), [(1, 8, 4)]),
-    "Glow": (lambda s: Glow(s, width=5, steps=2, scales=1), [(1, 4, 6), (3, 2, 2)]),
+    "Glow": (lambda s: Glow(s, width=5, steps=2, scales=1), [(1, 4, 6), (3, 2, 2), (1, 3, 3)]),
     "Glow of two scales": (lambda s: Glow(s, width=5, steps=2, scales=2), [(1, 4, 8)]),
     "MAF": (lambda s: MAF(s, hidden=(9, 7), layers=3), [(1, 3, 3), (3, 2, 2)]),
     "planar": (lambda s: PlanarFlow(s, layers=4), [(1, 3, 3)]),
@@ -203,10 +203,10 @@ def test_gradients_of_a_planar_layer() -> None:
 
 
 def test_scales_and_what_does_not_fit() -> None:
-    assert [scales_of(side) for side in (8, 9, 16, 28, 32, 64)] == [1, 1, 2, 2, 3, 3]
-    with pytest.raises(ValueError, match="halved 2 times"):
-        Glow((1, 6, 6), scales=2)
-    with pytest.raises(ValueError, match="halved 1 times"):
-        RealNVP((1, 5, 5), scales=2)
+    assert [scales_of(side) for side in (8, 9, 16, 28, 32, 33, 37, 64)] == [1, 1, 2, 2, 3, 1, 1, 3]
+    with pytest.raises(ValueError, match="divided 2 times, not 6 x 4"):
+        Glow((1, 6, 4), scales=2)
+    with pytest.raises(ValueError, match="divided 1 times, not 5 x 4"):
+        RealNVP((1, 5, 4), scales=2)
     with pytest.raises(ValueError, match="at least two values"):
         NICE((1, 1, 1))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sensorium.generative.binary import binarise
 from sensorium.generative.made.method import MADE, places
 from sensorium.method import Progress
+from sensorium.parts.density.pixels import binarise
 
 
 def made(shape=8, hidden=(13, 11), seed: int = 0, **numbers) -> MADE:

@@ -21,16 +21,7 @@ from sensorium.base.draw import Draw, Views
 from sensorium.base.precision import precise
 from sensorium.data.rows import reads
 from sensorium.method import Method
-
-
-def binarise(values: Tensor, uniform: Tensor | None = None) -> Tensor:
-    """Intensities (uint8, or floats in 0..1) to float32 zeros and ones of the same shape.
-
-    By a threshold of one half; or with ``uniform`` (random numbers in [0, 1), one per value) stochastically, with the
-    intensity as the probability of a one.
-    """
-    bright = values.float() / 255 if values.dtype == torch.uint8 else values.float()
-    return (bright > (0.5 if uniform is None else uniform)).float()
+from sensorium.parts.density.pixels import binarise, black_and_white, shown
 
 
 def binary_views(stochastic: bool) -> Views:
@@ -118,11 +109,11 @@ class BinaryImages(Method, Completer, Likelihood, Reconstructor):
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> zeros and ones [B, 1, H, W], gray by threshold."""
-        return binarise(pixels.float().mean(1, keepdim=True) / 255)
+        return black_and_white(pixels)
 
     def to_pixels(self, samples: Tensor) -> Tensor:
         """Zeros and ones [B, 1, H, W] -> uint8 [B, 3, H, W], black and white."""
-        return (samples.float().clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+        return shown(samples)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.abilities import Generator, Likelihood
+from sensorium.abilities import Generator, Latent, Likelihood
 from sensorium.base.draw import Draw, Views
 from sensorium.base.precision import precise
 from sensorium.data.augment.images import flip as flipped
@@ -25,16 +25,17 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.method import Method
 from sensorium.parts.density.invertible import ActNorm, Invertible
+from sensorium.parts.density.pixels import LEVELS, levels_of, middle, shown_levels
 from sensorium.recipe.recipe import Settings
 
 Base = Literal["normal", "logistic"]
-LEVELS = 256
 
 
-class NormalizingFlow(Method, Generator, Likelihood):
+class NormalizingFlow(Method, Generator, Likelihood, Latent):
     """The density of images [C, H, W] in 0..1 by ``layers``. base: the distribution of each value of z."""
 
     width = 1 / LEVELS
+    bound = "uniform noise"
     begun: Tensor
 
     def __init__(self, layers: Invertible, shape: Sequence[int], *, base: Base = "normal") -> None:
@@ -87,13 +88,11 @@ class NormalizingFlow(Method, Generator, Likelihood):
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, C, H, W] in 0..1, in the middle of each value."""
-        values = pixels.float().mean(1, keepdim=True).round() if self.shape[0] == 1 else pixels.float()
-        return (values + 0.5) / LEVELS
+        return middle(levels_of(pixels, self.shape[0]))
 
     def to_pixels(self, samples: Tensor) -> Tensor:
         """Values in 0..1 -> uint8 [B, 3, H, W]."""
-        levels = (samples.float().nan_to_num(0.5) * LEVELS).floor().clamp(0, LEVELS - 1)
-        return levels.to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+        return shown_levels(samples)
 
 
 def dequantized_views(channels: int, *, flip: bool = False) -> Views:
@@ -101,11 +100,9 @@ def dequantized_views(channels: int, *, flip: bool = False) -> Views:
 
     @reads("image")
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        pixels = fields["image"].float()
-        if channels == 1:
-            pixels = pixels.mean(1, keepdim=True).round()
-        noise = draw.rand(*pixels.shape[1:]).to(pixels.device)
-        image = (pixels + noise.clamp_(max=1 - 2**-15)) / LEVELS
+        levels = levels_of(fields["image"], channels)
+        noise = draw.rand(*levels.shape[1:]).to(levels.device)
+        image = (levels + noise.clamp_(max=1 - 2**-15)) / LEVELS
         return {"image": flipped(image, draw) if flip else image}
 
     return views
@@ -118,12 +115,23 @@ def pick_channels(gray: bool | None, on: Situation, settings: Settings) -> int:
     return 1 if settings.pick("gray", gray, alike, why) else 3
 
 
+def factors_of(height: int, width: int) -> tuple[int, ...]:
+    """By which the sides of a picture can be divided, one after the other, the smallest first: 2, 2, 7 of 28."""
+    common, found = math.gcd(height, width), []
+    for factor in range(2, common + 1):
+        while common % factor == 0:
+            found.append(factor)
+            common //= factor
+    return tuple(found)
+
+
 def scales_of(side: int) -> int:
-    """Of a multi-scale flow: as often as ``side`` can be halved, to 4 pixels, three at most."""
-    scales = 1
-    while scales < 3 and side % 2 ** (scales + 1) == 0 and side >> (scales + 1) >= 4:
-        scales += 1
-    return scales
+    """Of a multi-scale flow: as often as ``side`` can be divided, to 4 pixels at least, from one to three times."""
+    scales, left = 0, side
+    for factor in factors_of(side, side)[:3]:
+        left //= factor
+        scales += left >= 4
+    return max(1, scales)
 
 
 @torch.no_grad()

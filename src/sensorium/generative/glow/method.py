@@ -1,6 +1,6 @@
 """Glow: generative flow with invertible 1x1 convolutions (Kingma & Dhariwal, 2018, arXiv:1807.03039).
 
-At each scale 2 x 2 pixels become channels, and ``steps`` of flow follow (table 1):
+At each scale 2 x 2 pixels (of odd sides 3 x 3, ...) become channels, and ``steps`` of flow follow (table 1):
     ActNorm, a matrix of the channels (W = P L (U + diag(s))), affine coupling of their halves by three convolutions, s = sigmoid(r + 2)
 Then half of the channels are done, normal with a mean and a deviation that the other half gives (the authors' code).
 Pictures are 0..1 less a half (their preprocessing).
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.generative.flow import NormalizingFlow
+from sensorium.generative.flow import NormalizingFlow, factors_of
 from sensorium.parts.density.coupling import Coupling, Factored
-from sensorium.parts.density.invertible import ActNorm, Chain, Mixing, Reversed, Squeeze
+from sensorium.parts.density.invertible import ActNorm, Chain, Invertible, Mixing, Reversed, Squeeze
 
 
 class Glow(NormalizingFlow):
@@ -24,20 +24,25 @@ class Glow(NormalizingFlow):
 
     def __init__(self, shape: Sequence[int], *, width: int = 512, steps: int = 32, scales: int = 3) -> None:
         channels, height, across = shape
-        if scales < 1 or steps < 1 or (height | across) % 2**scales:
-            raise ValueError(f"Glow with {scales} scales and {steps} steps needs sides that can be halved {scales} times")
-        super().__init__(Chain(ActNorm(channels), scale(channels, width, steps, scales)), shape)
+        factors = factors_of(height, across)[:scales]
+        if steps < 1 or not 1 <= scales == len(factors):
+            raise ValueError(
+                f"Glow with {scales} scales and {steps} steps needs one of both and sides that can be divided {scales} times, "
+                f"not {height} x {across}"
+            )
+        super().__init__(Chain(ActNorm(channels), scale(channels, width, steps, factors)), shape)
 
 
-def scale(channels: int, width: int, steps: int, scales: int) -> Chain:
+def scale(channels: int, width: int, steps: int, factors: Sequence[int]) -> Chain:
     """The layers of a scale and of those after it; z has the shape of what they get."""
-    inside = 4 * channels
-    found = [Squeeze()]
+    inside = factors[0] ** 2 * channels
+    still, moving = (inside + 1) // 2, inside // 2
+    found: list[Invertible] = [Squeeze(factors[0])]
     for _ in range(steps):
-        found += [ActNorm(inside), Mixing(inside), Coupling(Convolutions(inside // 2, inside, width), None, "sigmoid")]
-    if scales > 1:
-        found.append(Factored(Zeros(inside // 2, inside), scale(inside // 2, width, steps, scales - 1)))
-    return Chain(*found, Reversed(Squeeze()))
+        found += [ActNorm(inside), Mixing(inside), Coupling(Convolutions(still, 2 * moving, width), None, "sigmoid")]
+    if len(factors) > 1:
+        found.append(Factored(Zeros(still, 2 * moving), scale(still, width, steps, factors[1:])))
+    return Chain(*found, Reversed(Squeeze(factors[0])))
 
 
 class Convolutions(nn.Module):

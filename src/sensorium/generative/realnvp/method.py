@@ -2,7 +2,7 @@
 arXiv:1605.08803).
 
     y = b x + (1 - b) (x exp(s(b x)) + t(b x))                                                                        (eq. 9)
-At each scale three couplings of a checkerboard b; 2 x 2 pixels become channels; three couplings of half of the channels, which are
+At each scale three couplings of a checkerboard b; 2 x 2 pixels (of odd sides 3 x 3, ...) become channels; three couplings of half of the channels, which are
 turned around in between; then half of the values are done. At the last scale four of a checkerboard (section 3.6). s and t are
 residual networks; s = c tanh(r). The authors' batch norm between couplings is an affine map of each channel here, which begins with
 the data (Glow's ActNorm). Pictures are logits at first (section 4.1).
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.generative.flow import NormalizingFlow
+from sensorium.generative.flow import NormalizingFlow, factors_of
 from sensorium.parts.density.coupling import Coupling, Factored, checkerboard
 from sensorium.parts.density.invertible import ActNorm, Chain, Invertible, Logit, Permuted, Reversed, Squeeze
 
@@ -30,29 +30,35 @@ class RealNVP(NormalizingFlow):
         self, shape: Sequence[int], *, width: int = 64, blocks: int = 4, scales: int = 2, margin: float = 0.05
     ) -> None:
         channels, height, width_of = shape
-        if scales < 1 or blocks < 1 or (height | width_of) % 2 ** (scales - 1):
-            raise ValueError(f"RealNVP with {scales} scales and {blocks} blocks needs sides that can be halved {scales - 1} times")
-        layers = scale(channels, height, width_of, width, blocks, scales)
+        factors = factors_of(height, width_of)[: scales - 1] if scales > 0 else ()
+        if blocks < 1 or scales != len(factors) + 1:
+            raise ValueError(
+                f"RealNVP with {scales} scales and {blocks} blocks needs one of both and sides that can be divided "
+                f"{scales - 1} times, not {height} x {width_of}"
+            )
+        layers = scale(channels, height, width_of, width, blocks, factors)
         super().__init__(Chain(Logit(margin), ActNorm(channels), layers), shape)
 
 
-def scale(channels: int, height: int, width: int, wide: int, blocks: int, scales: int) -> Chain:
+def scale(channels: int, height: int, width: int, wide: int, blocks: int, factors: Sequence[int]) -> Chain:
     """The layers of a scale and of those after it; z has the shape of what they get."""
 
     def across(odd: int) -> list[Invertible]:
         net = Residual(channels, 2 * channels, wide, blocks)
         return [Coupling(net, checkerboard(height, width, bool(odd)), "tanh", channels), ActNorm(channels)]
 
-    if scales == 1:
+    if not factors:
         return Chain(*(part for k in range(4) for part in across(k % 2)))
-    half, found = 2 * channels, [part for k in range(3) for part in across(k % 2)]
-    found.append(Squeeze())
-    turned = torch.arange(2 * half).roll(half)
+    factor, found = factors[0], [part for k in range(3) for part in across(k % 2)]
+    inside = factor**2 * channels
+    still, moving = (inside + 1) // 2, inside // 2
+    turned = torch.arange(inside).roll(moving)
+    found.append(Squeeze(factor))
     for _ in range(3):
-        net = Residual(half, 2 * half, 2 * wide, blocks)
-        found += [Coupling(net, None, "tanh", half), ActNorm(2 * half), Permuted(turned)]
-    rest = scale(half, height // 2, width // 2, 2 * wide, blocks, scales - 1)
-    return Chain(*found, Factored(Nothing(half), rest), Reversed(Squeeze()))
+        net = Residual(still, 2 * moving, 2 * wide, blocks)
+        found += [Coupling(net, None, "tanh", moving), ActNorm(inside), Permuted(turned)]
+    rest = scale(still, height // factor, width // factor, 2 * wide, blocks, factors[1:])
+    return Chain(*found, Factored(Nothing(moving), rest), Reversed(Squeeze(factor)))
 
 
 class Residual(nn.Module):

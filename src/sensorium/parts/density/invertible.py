@@ -9,7 +9,7 @@ with the other sign. One test holds each of them against autograd's Jacobian (``
     Scaling     z = exp(s) x                                                          (NICE: Dinh et al., 2014, arXiv:1410.8516, 3.3)
     ActNorm     z = exp(s) (x + b) of each channel                      (Glow: Kingma & Dhariwal, 2018, arXiv:1807.03039, section 3.1)
     Mixing      z = W x of each pixel's channels,  W = P L (U + diag(s))                                              (section 3.2)
-    Squeeze     2 x 2 pixels become channels                                  (RealNVP: Dinh et al., 2016, arXiv:1605.08803, 3.6)
+    Squeeze     f x f pixels become channels                                  (RealNVP: Dinh et al., 2016, arXiv:1605.08803, 3.6)
     Logit       z = log(y / (1 - y)),  y = a + (1 - 2 a) x                                                                     (4.1)
 Shapes: B samples; vectors [B, D] or images [B, C, H, W].
 """
@@ -244,13 +244,17 @@ class Mixing(Invertible):
 
 
 class Squeeze(Invertible):
-    """Images [B, C, H, W] <-> [B, 4 C, H / 2, W / 2]."""
+    """Images [B, C, H, W] <-> [B, f^2 C, H / f, W / f], f the ``factor``."""
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+        return F.pixel_unshuffle(x, self.factor), x.new_zeros(len(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        return F.pixel_shuffle(z, 2)
+        return F.pixel_shuffle(z, self.factor)
 
 
 class Logit(Invertible):
