@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.parts.density import invertible as part
-from sensorium.parts.density.coupling import Coupling, Factored, checkerboard, masked_autoregressive
+from sensorium.parts.density.coupling import Autoregressive, Coupling, Factored, checkerboard
 from sensorium.parts.density.invertible import Chain, Invertible
 
 VECTOR, IMAGE, ODD = (5,), (4, 4, 6), (3, 5, 3)
@@ -45,8 +45,8 @@ LAYERS = {
     "other checkerboard": (lambda s: Coupling(Net(s[0], 2 * s[0]), checkerboard(*s[1:], True), "tanh", s[0]), [ODD]),
     "channels": (lambda s: Coupling(Net(s[0] // 2, s[0]), None, "sigmoid"), [IMAGE]),
     "channels by tanh": (lambda s: Coupling(Net(s[0] // 2, s[0]), None, "tanh", s[0] // 2), [IMAGE]),
-    "MAF": (lambda s: masked_autoregressive(torch.randperm(*s), (13, 9)), [VECTOR, (1,)]),
-    "IAF": (lambda s: part.Reversed(masked_autoregressive(torch.randperm(*s), (13,))), [VECTOR]),
+    "MAF": (lambda s: Autoregressive(torch.randperm(*s), (13, 9)), [VECTOR, (1,)]),
+    "reversed": (lambda s: part.Reversed(part.Scaling(*s)), [VECTOR]),
     "factored": (lambda s: Factored(Net(s[0] // 2, s[0]), part.Mixing(s[0] // 2)), [IMAGE]),
     "a chain": (chain, [IMAGE]),
 }
@@ -109,7 +109,7 @@ def test_densities_stay_densities() -> None:
     """A normal density moved by each layer of the plane still has the integral 1."""
     at = torch.linspace(-12, 12, 801, dtype=torch.float64)
     grid = torch.cartesian_prod(at, at)
-    for make in (part.Planar, part.Radial, lambda _: masked_autoregressive(torch.arange(2), (9,))):
+    for make in (part.Planar, part.Radial, lambda _: Autoregressive(torch.arange(2), (9,))):
         torch.manual_seed(1)
         found = make(2).double()
         with torch.no_grad():

@@ -20,7 +20,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sensorium.generative.binary import BinaryImages
 from sensorium.method import Progress
@@ -75,22 +74,10 @@ class MADE(BinaryImages):
         return self.network(x.flatten(1), which).view_as(x)
 
     def in_turn(self, x: Tensor, which: int = 0) -> tuple[Sequence[int], Callable[[int], Tensor]]:
-        """A step adds one column to the first layer's sums and computes only one row of the last layer."""
-        (first, *between, out), (bias, *biases, last) = self.network.weights(which), self.network.biases
-        direct, sums = self.network.direct_weight(which), bias.repeat(len(x), 1)
+        """By :meth:`MaskedMLP.in_turn`."""
         order = self.get_buffer("places")[which].argsort().tolist()
-        earlier = dict(zip(order[1:], order[:-1], strict=True))
-
-        def logit(d: int) -> Tensor:
-            if d in earlier:
-                sums.addcmul_(x[:, earlier[d], None], first[:, earlier[d]])
-            h = F.relu(sums)
-            for weight, b in zip(between, biases, strict=True):
-                h = F.relu(F.linear(h, weight, b))
-            y = h @ out[d] + last[d]
-            return y if direct is None else y + x @ direct[d]
-
-        return order, logit
+        outputs = self.network.in_turn(x, order, which)
+        return order, lambda d: outputs(d, [d])[:, 0]
 
 
 def places(inputs: int, order: Order, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from sensorium.generative.flow import NormalizingFlow
-from sensorium.parts.density.coupling import masked_autoregressive
+from sensorium.parts.density.coupling import Autoregressive
 from sensorium.parts.density.invertible import ActNorm, Chain, Flat, Logit
 
 
@@ -31,5 +31,5 @@ class MAF(NormalizingFlow):
         made = []
         for k in range(layers):
             places = torch.arange(size) if k % 2 == 0 else torch.arange(size).flip(0)
-            made += [ActNorm(size), masked_autoregressive(places, hidden, seed=k)]
+            made += [ActNorm(size), Autoregressive(places, hidden, seed=k)]
         super().__init__(Chain(Logit(margin), Flat(*shape), *made), shape)

@@ -5,7 +5,7 @@
                       s = exp(c tanh(r))          RealNVP's, c a learned factor of each channel
                       s = sigmoid(r + 2)          that of Glow's authors, about 0.88 at first
     autoregressive    z_d = (x_d - mu_d(x_<d)) exp(-alpha_d(x_<d)),  log |det| = -sum alpha           (MAF: Papamakarios et al., 2017,
-                      arXiv:1705.07057, eq. 3 - 5). Reversed it is that of IAF (Kingma et al., 2016, arXiv:1606.04934, eq. 10)
+                      arXiv:1705.07057, eq. 3 - 5)
     factored          x = (a, b):  a goes on, z = (b - mu(a)) exp(-alpha(a)) is done             (RealNVP, section 3.6; Glow's learned prior)
 Shapes: B samples; vectors [B, D] or images [B, C, H, W].
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.parts.density.invertible import Invertible
-from sensorium.parts.density.masked import MaskedMLP
+from sensorium.parts.density.masked import MaskedMLP, in_order
 
 Scale = Literal["none", "tanh", "sigmoid"]
 
@@ -83,33 +83,29 @@ def checkerboard(height: int, width: int, odd: bool = False) -> Tensor:
 
 
 class Autoregressive(Invertible):
-    """Of vectors; network: [B, D] -> mu and alpha, [B, 2 D], each of the values before it in ``places`` int64 [D]. Its inverse takes D
-    passes."""
+    """Of vectors [B, D], by a perceptron of the hidden layers ``hidden``, each value given those before it in ``places`` int64 [D]. Its
+    inverse, which has no gradient, takes D steps."""
 
     places: Tensor
 
-    def __init__(self, network: nn.Module, places: Tensor) -> None:
+    def __init__(self, places: Tensor, hidden: Sequence[int], seed: int = 0) -> None:
         super().__init__()
-        self.network = network
+        before = in_order(places)
+        self.network = MaskedMLP(torch.cat([before, before]), hidden, seeds=(seed,))
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, alpha = self.network(x).chunk(2, 1)
         return (x - mu) * (-alpha).exp(), -alpha.sum(1)
 
+    @torch.no_grad()
     def inverse(self, z: Tensor) -> Tensor:
-        x = torch.zeros_like(z)
-        for d in self.places.argsort().tolist():
-            mu, alpha = self.network(x).chunk(2, 1)
-            # a new tensor: the gradient of a step needs the values that it read
-            x = torch.cat([x[:, :d], (z[:, d] * alpha[:, d].exp() + mu[:, d])[:, None], x[:, d + 1 :]], 1)
+        x, size, order = torch.zeros_like(z), z.shape[1], self.places.argsort().tolist()
+        outputs = self.network.in_turn(x, order)
+        for d in order:
+            mu, alpha = outputs(d, [d, size + d]).unbind(1)
+            x[:, d] = z[:, d] * alpha.exp() + mu
         return x
-
-
-def masked_autoregressive(places: Tensor, hidden: Sequence[int], seed: int = 0) -> Autoregressive:
-    """By a :class:`MaskedMLP`."""
-    before = places[:, None] > places
-    return Autoregressive(MaskedMLP(torch.cat([before, before]), hidden, seeds=(seed,)), places)
 
 
 class Factored(Invertible):

@@ -59,6 +59,30 @@ class MaskedMLP(nn.Module):
         direct = self.direct_weight(which)
         return y if direct is None else y + F.linear(x, direct)
 
+    @torch.no_grad()
+    def in_turn(self, x: Tensor, order: Sequence[int], which: int | Tensor = 0) -> Callable[[int, list[int]], Tensor]:
+        """A function that is called with each input d of an ``order`` in turn and some outputs, which depend on those before d alone:
+        their values [B, outputs] for what ``x`` [B, I] has there then.
+
+        A step adds one column to the first layer's sums, and computes only these rows of the last layer.
+        """
+        (first, *between, out), (bias, *biases, last) = self.weights(which), self.biases
+        if not len(self.layers) > 1:
+            raise ValueError("a network without hidden layers has no sums to add to")
+        direct, sums = self.direct_weight(which), bias.repeat(len(x), 1)
+        earlier = dict(zip(order[1:], order[:-1], strict=True))
+
+        def outputs(d: int, rows: list[int]) -> Tensor:
+            if (e := earlier.get(d)) is not None:
+                sums.addcmul_(x[:, e, None], first[:, e])
+            h = self.activation(sums)
+            for weight, b in zip(between, biases, strict=True):
+                h = self.activation(F.linear(h, weight, b))
+            y = F.linear(h, out[rows], last[rows])
+            return y if direct is None else y + F.linear(x, direct[rows])
+
+        return outputs
+
     def weights(self, which: int | Tensor = 0) -> list[Tensor]:
         """W_l . M_l of each layer, [H_l, H_{l-1}]."""
         return [
