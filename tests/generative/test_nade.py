@@ -73,6 +73,23 @@ def test_the_orderless_loss_is_the_mean_over_all_orders() -> None:
     assert sum(losses) / n == pytest.approx(sum(everyone) / len(everyone), rel=1e-10)
 
 
+def test_an_orderless_one_completes_any_part() -> None:
+    """Given the last two pixels the first ones are drawn of p(unknown | known), in the order that begins with those."""
+    torch.manual_seed(0)
+    model, n = random_(NADE(4, (6,), orderless=True, seeds=(1,))).requires_grad_(False), 40_000
+    known = torch.tensor([False, False, True, True])
+    given = torch.tensor([0.0, 0.0, 1.0, 0.0]).double()
+    drawn = model.complete(given.expand(n, -1), known.expand(n, -1), seed=1)
+    assert torch.equal(drawn[:, 2:], given[2:].expand(n, -1))
+    turn = list(model.in_turn(drawn, 0, known)[0])
+    assert sorted(turn[:2]) == [2, 3]
+    model.orders = torch.tensor([turn])
+    x = torch.tensor([[a, b, 1.0, 0.0] for a in (0.0, 1.0) for b in (0.0, 1.0)]).double()
+    p = model.log_prob(x).softmax(0)
+    counts = torch.bincount((drawn[:, 0] * 2 + drawn[:, 1]).long(), minlength=4)
+    assert float(((counts - n * p) / (n * p * (1 - p)).sqrt()).abs().max()) < 4.5
+
+
 def test_known_pixels_are_any_number_of_any() -> None:
     draw = Draw.seeded(0, 0, 20_000)
     found = known(draw, torch.zeros(20_000, 1, 2, 3)).flatten(1)

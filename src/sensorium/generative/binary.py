@@ -51,9 +51,11 @@ class BinaryImages(Method, Completer, Likelihood, Reconstructor):
         """y of zeros and ones [B, ...], by one of ``members`` -> the same shape."""
 
     @abstractmethod
-    def in_turn(self, x: Tensor, which: int = 0) -> tuple[Sequence[int], Callable[[int], Tensor]]:
+    def in_turn(
+        self, x: Tensor, which: int = 0, known: Tensor | None = None
+    ) -> tuple[Sequence[int], Callable[[int], Tensor]]:
         """The order of the member ``which``, and a function that is called with each d of it in turn: y_d [n] of the pixels that
-        ``x`` [n, D] then has before d."""
+        ``x`` [n, D] then has before d. known: bool [D], pixels that come first where any order will do."""
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """``n`` samples [n, *shape], drawn pixel by pixel."""
@@ -64,14 +66,14 @@ class BinaryImages(Method, Completer, Likelihood, Reconstructor):
     def complete(self, given: Tensor, known: Tensor, *, seed: int = 0, which: int = 0) -> Tensor:
         """The unknown pixels of ``given``, zeros and ones [n, *shape], drawn one by one in the order of the member ``which``.
 
-        A pixel is drawn given those before it: with known pixels at the order's beginning it is a draw of p(unknown | known), with
-        others it agrees with those that come after it by chance only.
+        A pixel is drawn given those before it: if the known ones are the first in the order, it is a draw of p(unknown | known); those
+        that come later are not heeded before.
         """
         like = next(self.parameters())
         x, fixed = given.to(like).flatten(1), known.to(like.device).flatten(1)
         x = torch.where(fixed, x, 0)
         dice = torch.rand(self.inputs, len(x), generator=torch.Generator().manual_seed(seed)).to(like.device)
-        order, logit = self.in_turn(x, which)
+        order, logit = self.in_turn(x, which, fixed.all(0))
         for d in order:
             drawn = (dice[d] < torch.sigmoid(logit(d))).to(x.dtype)
             x[:, d] = torch.where(fixed[:, d], x[:, d], drawn)

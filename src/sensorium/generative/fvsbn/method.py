@@ -29,6 +29,8 @@ class FVSBN(BinaryImages):
         """y: the logit of a one at each pixel, given earlier ones. [B, ...] -> the same shape."""
         return F.linear(x.flatten(1), self.weight.tril(-1), self.bias).view_as(x)
 
-    def in_turn(self, x: Tensor, which: int = 0) -> tuple[Sequence[int], Callable[[int], Tensor]]:
+    def in_turn(
+        self, x: Tensor, which: int = 0, known: Tensor | None = None
+    ) -> tuple[Sequence[int], Callable[[int], Tensor]]:
         """A step costs d products a sample, not D^2."""
         return range(self.inputs), lambda d: x[:, :d] @ self.weight[d, :d] + self.bias[d]

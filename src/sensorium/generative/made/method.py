@@ -73,7 +73,9 @@ class MADE(BinaryImages):
         """
         return self.network(x.flatten(1), which).view_as(x)
 
-    def in_turn(self, x: Tensor, which: int = 0) -> tuple[Sequence[int], Callable[[int], Tensor]]:
+    def in_turn(
+        self, x: Tensor, which: int = 0, known: Tensor | None = None
+    ) -> tuple[Sequence[int], Callable[[int], Tensor]]:
         """By :meth:`MaskedMLP.in_turn`."""
         order = self.get_buffer("places")[which].argsort().tolist()
         outputs = self.network.in_turn(x, order, which)

@@ -108,9 +108,14 @@ class NADE(BinaryImages):
             h = F.relu(layer(h))
         return h
 
-    def in_turn(self, x: Tensor, which: int = 0) -> tuple[Sequence[int], Callable[[int], Tensor]]:
-        """A step adds one pixel to the sums and computes only one row of the last layer."""
-        turn = self.get_buffer("orders")[which].tolist()
+    def in_turn(
+        self, x: Tensor, which: int = 0, known: Tensor | None = None
+    ) -> tuple[Sequence[int], Callable[[int], Tensor]]:
+        """A step adds one pixel to the sums and computes only one row of the last layer. An orderless one sees known pixels first."""
+        places = self.get_buffer("orders")[which]
+        if known is not None and self.known is not None:
+            places = places[(~known[places]).long().argsort(stable=True)]
+        turn = places.tolist()
         earlier, sums = dict(zip(turn[1:], turn[:-1], strict=True)), self.bias.repeat(len(x), 1)
 
         def logit(d: int) -> Tensor:

@@ -52,6 +52,7 @@ class PixelCNN(BinaryImages, ClassConditional):
         known: Tensor,
         *,
         seed: int = 0,
+        which: int = 0,
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
@@ -74,7 +75,7 @@ class PixelCNN(BinaryImages, ClassConditional):
             x[:, 0, at[0], at[1]] = torch.where(fixed[:, 0, at[0], at[1]], x[:, 0, at[0], at[1]], drawn)
         return x
 
-    def in_turn(self, x: Tensor, which: int = 0) -> Any:
+    def in_turn(self, x: Tensor, which: int = 0, known: Tensor | None = None) -> Any:
         """Reading order, without a class."""
         walk = self.network.walk(x.view(len(x), *self.shape), self._rows(None, x))
         return range(self.inputs), lambda d: walk(*divmod(d, self.shape[-1]))[:, 0]
