@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sensorium.abilities import (
     ABILITIES,
     ClassConditional,
+    Completer,
     Detector,
     Encoder,
     FuturePredictor,
@@ -242,6 +243,11 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             pixels = method.to_pixels(found[-1])
             assert (pixels.shape[:2], pixels.dtype) == ((2, 3), torch.uint8)
             assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
+        if isinstance(method, Completer):
+            given = method.sample(2, seed=1)
+            known = torch.arange(given[0].numel()).view(given.shape[1:]).expand_as(given) % 3 == 0
+            found.append(method.complete(given, known, seed=0))
+            assert torch.equal(found[-1][known], given[known])
         if isinstance(method, IterativeGenerator):
             assert method.sample(2, steps=3, trace=True).shape == (4, 2, *method.shape)
         if isinstance(method, Reconstructor):

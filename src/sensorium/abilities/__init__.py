@@ -269,6 +269,15 @@ class Generator(ABC):
         return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
+class Completer(Generator):
+    """Generates the rest of a sample of which a part is known."""
+
+    @abstractmethod
+    def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
+        """``given`` [n, *shape] in the value range that the method is trained on, and where it is ``known``, bool of the same shape
+        -> samples [n, *shape] that are equal to it there. Equal seeds give equal samples."""
+
+
 class ClassConditional(Generator):
     """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels."""
 
@@ -331,8 +340,8 @@ ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
-        Reconstructor, Classifier, ImageText, Detector, Generator, ClassConditional, IterativeGenerator, Likelihood,
-        Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
+        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator,
+        Likelihood, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 

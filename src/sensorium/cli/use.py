@@ -88,9 +88,11 @@ def sample(
     guidance: float = 1.0,
     seed: Seed = 0,
     trace: bool = False,
+    given: Path | None = None,
+    keep: Literal["top", "bottom", "left", "right"] = "top",
     out: Path | None = None,
 ) -> None:
-    """Generate new pictures, in one grid.
+    """Generate new pictures, in one grid, or the rest of pictures of which a half is known.
 
     Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
 
@@ -102,11 +104,16 @@ def sample(
         guidance: guidance scale for the class; 1 is no guidance.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.
+        given: a picture, a folder or a data set; of each of its first eight the half that is not kept is drawn --n times, six
+            at most.
+        keep: which half of them is known.
         out: the PNG; samples.png in the run's folder by default.
     """
     from sensorium.use import sample as draw
 
-    console.print(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace))
+    console.print(
+        draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace, given=given, keep=keep)
+    )
 
 
 def search(

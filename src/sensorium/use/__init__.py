@@ -28,9 +28,11 @@ from sensorium.data.output import check_place
 from sensorium.data.pairs.prepare import Captioned
 from sensorium.data.source import Source
 from sensorium.errors import SensoriumError
+from sensorium.judge.generated import grid
 from sensorium.pictures.images import save
 from sensorium.runs.run import Run
 from sensorium.use.able import able, places_of
+from sensorium.use.complete import Half, completed
 from sensorium.use.tables import VECTORS, check_out, write_vectors
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
@@ -156,14 +158,22 @@ def sample(
     guidance: float,
     seed: int,
     trace: bool,
+    given: Path | None = None,
+    keep: Half = "top",
 ) -> str:
-    """Write ``n`` new images in a grid, or with ``trace`` eight of them with their trajectories; return the path
-    written."""
+    """Write ``n`` new images in a grid, or with ``trace`` eight of them with their trajectories, or ``n`` completions of each
+    picture of ``given``; return the path written."""
     found = Run(run)
     method = generator_of(found)
     if out is not None:
         check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
+    if given is not None:
+        if trace or label is not None or guidance != 1 or steps is not None:
+            raise SensoriumError("--given completes pictures: leave --trace, --label, --guidance and --steps out.")
+        many = min(n, 6)
+        save(grid(completed(found, given, many, keep=keep, seed=seed).float() / 255, many + 2), target)
+        return str(target)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
@@ -196,8 +206,6 @@ def generator_of(run: Run) -> Any:
 
 def sheet(method: Generator, drawn: Tensor, columns: int = 8) -> Tensor:
     """Samples of ``method`` [n, *shape] -> one grid [3, H, W] in 0..1."""
-    from sensorium.judge.generated import grid
-
     return grid(method.to_pixels(drawn.cpu()).float() / 255, columns)
 
 

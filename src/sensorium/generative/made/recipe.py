@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
-from sensorium.generative.made.method import MADE, binarise
+from sensorium.generative.binary import binary_views
+from sensorium.generative.made.method import MADE
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 
-MOST_LAYERS, MOST_MASKS = 100, 10_000
+MOST_LAYERS, MOST_MASKS = 100, 100
 
 
 def made(
@@ -66,15 +62,3 @@ def made(
         batch,
         s,
     )
-
-
-def binary_views(stochastic: bool) -> Views:
-    """``{"image" [B, 1, S, S] zeros and ones}``: gray pictures by threshold, or by chance as bright as they are."""
-
-    @reads("image")
-    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        grey = fields["image"].float().mean(1, keepdim=True) / 255
-        chance = draw.rand(*grey.shape[1:]).to(grey.device) if stochastic else None
-        return {"image": binarise(grey, chance)}
-
-    return views

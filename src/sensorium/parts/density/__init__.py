@@ -1,0 +1,1 @@
+"""What models of a distribution are made of."""
