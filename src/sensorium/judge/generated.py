@@ -131,7 +131,8 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
     from sensorium.training.fit import fit
 
     torch.manual_seed(0)
-    recipe = resolve(offering("Classifier", data="images")[0].name)(situate(ready))
+    baseline = next(one for one in offering("Classifier", data="images") if one.starter)  # others need a run's labels
+    recipe = resolve(baseline.name)(situate(ready))
     folder = cache / f"classifier-{ready.size}-{ready.train.digest.replace(' ', '-')}"
     with locked(folder, wait=True):  # runs that are judged at once share it
         rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, False)
