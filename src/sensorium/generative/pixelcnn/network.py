@@ -111,14 +111,11 @@ class Walk:
     def __call__(self, row: int, column: int) -> Tensor:
         if column == 0:
             self._begin(row)
-        h = self.images[:, :, row : row + 1, column - 1 : column] if column else None
+        before = self.images[:, :, row : row + 1, column - 1 : column]
+        h = before if column else torch.zeros_like(self.images[:, :, :1, :1])
         for k, layer in enumerate(self.layers):
-            kept = self.row[k]
-            if layer.first:
-                if h is not None:  # the pixel before it, where padding and the move to the right put it
-                    kept[..., column + layer.rows - 1 : column + layer.rows] = h
-            else:
-                kept[..., column + layer.rows - 1 : column + layer.rows] = h
+            kept = self.row[k]  # the first layer's pixel before it is where padding and the move to the right put it
+            kept[..., column + layer.rows - 1 : column + layer.rows] = h
             window = kept[..., column : column + layer.rows]
             moved = layer.out(gate(layer.horizontal(window) + self.added[k][..., column : column + 1]))
             h = moved if layer.first else h + moved
