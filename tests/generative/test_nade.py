@@ -25,10 +25,10 @@ def by_the_paper(model: NADE, x: Tensor, turn: Tensor) -> Tensor:
     """Algorithm 1 of Larochelle & Murray, of one layer: -log p(x) [B]."""
     a, nats = model.bias.expand(len(x), -1), torch.zeros(len(x), dtype=x.dtype)
     for d in turn.tolist():
-        h = torch.sigmoid(a) if model.known is None else F.relu(a)
+        h = torch.sigmoid(a) if model.known_weight is None else F.relu(a)
         y = model.out_bias[d] + h @ model.out[d]
         nats = nats - F.logsigmoid(torch.where(x[:, d] == 1, y, -y))
-        a = a + x[:, d, None] * model.weight[:, d] + (0 if model.known is None else model.known[:, d])
+        a = a + x[:, d, None] * model.weight[:, d] + (0 if model.known_weight is None else model.known_weight[:, d])
     return nats
 
 

@@ -45,6 +45,8 @@ class PixelCNN(BinaryImages, ClassConditional):
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
         """``n`` images of the class ``condition``, by default of all classes in turn; of a model of the classes' probability."""
         unknown = torch.zeros(n, *self.shape)
+        if condition is None and self.classes:
+            condition = torch.arange(n) % self.classes
         return self.complete(unknown, unknown.bool(), seed=seed, condition=condition, guidance=guidance)
 
     @torch.no_grad()
@@ -58,13 +60,12 @@ class PixelCNN(BinaryImages, ClassConditional):
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """The unknown pixels of ``given`` [n, 1, H, W] drawn in reading order; exact if the known ones are the first in it."""
+        """The unknown pixels of ``given`` [n, 1, H, W] drawn in reading order, of an unknown class by default; exact if the known ones are
+        the first in it."""
         like = next(self.parameters())
         x, fixed = torch.where(known, given, 0).to(like), known.to(like.device)
         n, _, _height, width = x.shape
         dice = torch.rand(self.inputs, n, generator=torch.Generator().manual_seed(seed)).to(like.device)
-        if condition is None and self.classes:
-            condition = torch.arange(n) % self.classes
         labels = None if condition is None else torch.as_tensor(condition).expand(n)
         walk = self.network.walk(x, self._rows(labels, x))
         free = None if guidance == 1 else self.network.walk(x, self._rows(None, x))

@@ -68,7 +68,7 @@ class MaskedMLP(nn.Module):
         A step adds one column to the first layer's sums, and computes only these rows of the last layer.
         """
         (first, *between, out), (bias, *biases, last) = self.weights(which), self.biases
-        if not len(self.layers) > 1:
+        if len(self.layers) < 2:
             raise ValueError("a network without hidden layers has no sums to add to")
         direct, sums = self.direct_weight(which), bias.repeat(len(x), 1)
         earlier = dict(zip(order[1:], order[:-1], strict=True))
