@@ -68,6 +68,17 @@ def test_samples_and_likelihoods_are_judged_beside_simple_models(runs: Path, com
         assert word in out
 
 
+def test_pictures_of_classes_are_judged_in_a_classifier_of_theirs(tmp_path: Path, command: Command) -> None:
+    digits = load_digits()
+    images, labels = (digits.images * 15).astype(np.uint8), digits.target
+    path = tmp_path / "digits.npz"
+    np.savez(path, images=images[:300], labels=labels[:300], test_images=images[300:500], test_labels=labels[300:500])
+    assert command(*DRAWN, "--data", str(path), "--out", str(tmp_path / "made"))[0] == 0
+    code, out, err = command("evaluate", str(tmp_path / "made"), "--json")
+    assert code == 0, err
+    assert "a classifier of these pictures" in json.loads(out)["details"]["samples"]["samples"]["features"]
+
+
 def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) -> None:
     words = ("sample", str(runs / "flow"), "--n", "10", "--steps", "3", "--label", "3", "--guidance", "2")
     assert command(*words, "--out", str(tmp_path / "grid.png"))[0] == 0
@@ -79,6 +90,37 @@ def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) 
     code, _, err = command("sample", str(runs / "flow"), "--label", "eleven")
     assert code == 1
     assert "no class is called 'eleven'" in err
+
+
+def test_half_seen_pictures_are_completed(runs: Path, bare: Path, tmp_path: Path, command: Command) -> None:
+    """A row a picture: whole, its half beside gray, and completions, which agree with that half."""
+    words = ("sample", str(runs / "made"), "--given", str(bare), "--n", "2", "--keep")
+    for keep in ("top", "right"):
+        out = tmp_path / f"{keep}.png"
+        assert command(*words, keep, "--out", str(out))[0] == 0
+        drawn = np.array(Image.open(out).convert("L"))
+        scale = drawn.shape[0] // 64  # small pictures are enlarged
+        assert drawn.shape == (64 * scale, 32 * scale)
+        whole, half, *rest = np.split(drawn[::scale, ::scale], 4, axis=1)
+        at = np.arange(8)
+        one_known = np.broadcast_to(at[:, None] < 4 if keep == "top" else at >= 4, (8, 8))
+        known = np.tile(one_known, (8, 1))
+        for other in (half, *rest):
+            assert (other[known] == whole[known]).all()
+        assert (half[~known] == 128).all()
+        assert set(np.unique(np.stack(rest))) <= {0, 255}
+    one = tmp_path / "one.png"
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(one)
+    assert command("sample", str(runs / "made"), "--given", str(one), "--out", str(tmp_path / "one_.png"))[0] == 0
+    assert Image.open(tmp_path / "one_.png").size == (8 * 8 * scale, 8 * scale)
+    for wrong, said in (
+        (("made", "--given", "nowhere"), "nowhere"),
+        (("made", "--given", str(one), "--trace"), "leave --trace"),
+        (("flow", "--given", str(one)), "can't complete pictures"),
+    ):
+        code, _, err = command("sample", str(runs / wrong[0]), *wrong[1:])
+        assert code == 1
+        assert said in err
 
 
 def test_a_distilled_flow_takes_one_step_and_outlives_its_teacher(runs: Path, tmp_path: Path) -> None:

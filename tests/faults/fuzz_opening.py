@@ -7,6 +7,7 @@ them all. ``mutate`` changes
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import random
@@ -48,6 +49,7 @@ ODD: tuple[Any, ...] = (
 def _made(system: str) -> Path:
     """A finished run of one step, with an evaluation and the results of a comparison beside it."""
     home = Path(tempfile.mkdtemp(prefix="fuzz-opening-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     settings = dict(TINY[system])
     data = settings.pop("data")
     if data == "TEXT":

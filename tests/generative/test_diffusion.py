@@ -41,7 +41,11 @@ def small(frame: Frame, classes: int = 0, **how) -> Diffusion:
 
 
 FRAMES = {
-    **{f"{path} {kind}": lambda path=path, kind=kind: frame_of(path, kind) for path in ("linear", "cosine", "vp", "flow") for kind in ("noise", "x", "v", "velocity")},
+    **{
+        f"{path} {kind}": lambda path=path, kind=kind: frame_of(path, kind)
+        for path in ("linear", "cosine", "vp", "flow")
+        for kind in ("noise", "x", "v", "velocity")
+    },
     "ve noise": lambda: frame_of("ve", "noise"),
     "subvp score": lambda: frame_of("subvp", "score"),
     "EDM": edm_frame,
@@ -162,7 +166,9 @@ def density(x: Tensor, low: float) -> Tensor:
 def test_the_density_of_a_mixture(shape) -> None:
     """Exact traces of up to 16 values, Hutchinson's probes of more; these are exact here, as the Jacobian is diagonal."""
     torch.manual_seed(0)
-    x = torch.cat([torch.randn(4, *shape) * 0.3 - 1, torch.randn(4, *shape) * 0.3 + 2, torch.rand(4, *shape) * 4 - 1.5]).double()
+    x = torch.cat(
+        [torch.randn(4, *shape) * 0.3 - 1, torch.randn(4, *shape) * 0.3 + 2, torch.rand(4, *shape) * 4 - 1.5]
+    ).double()
     got = log_density(mixture, x, 0.01, 200.0, steps=400, deviation=1.5)
     torch.testing.assert_close(got, density(x, 0.01), atol=0.03 * x[0].numel(), rtol=0)
 

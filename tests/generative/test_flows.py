@@ -47,7 +47,9 @@ def test_the_density_is_that_of_z_and_the_jacobian(name: str, shape: tuple[int, 
     found, x = flow(name, shape), torch.rand(2, *shape, dtype=torch.float64)
     got = found.log_prob(x).detach()
     for k in range(2):
-        jacobian = torch.autograd.functional.jacobian(lambda x: found.encode(x[None]).flatten(), x[k]).reshape(x[k].numel(), -1)
+        jacobian = torch.autograd.functional.jacobian(lambda x: found.encode(x[None]).flatten(), x[k]).reshape(
+            x[k].numel(), -1
+        )
         z = found.encode(x[k, None]).flatten().detach()
         if found.base == "normal":
             base = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum()
@@ -199,7 +201,9 @@ def test_gradients_of_a_planar_layer() -> None:
         z, log_det = layer(x)
         (z.square().sum() / 2 - log_det.sum()).backward()
     for name in "wub":
-        torch.testing.assert_close(getattr(ours, name).grad.flatten(), getattr(theirs, name).grad.flatten(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            getattr(ours, name).grad.flatten(), getattr(theirs, name).grad.flatten(), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_scales_and_what_does_not_fit() -> None:

@@ -54,7 +54,9 @@ def test_samples_are_as_frequent_as_they_are_likely(make) -> None:
     model, n = make(4), 40_000
     with torch.no_grad():  # of the first member, in whose order samples are drawn
         p = (-model.cost(model.logits(everything(4)), everything(4))).exp()
-    counts = torch.bincount((model.sample(n, seed=3) @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()).long(), minlength=16)
+    counts = torch.bincount(
+        (model.sample(n, seed=3) @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()).long(), minlength=16
+    )
     spread = (n * p * (1 - p)).sqrt().clamp_min(1)
     assert float(((counts - n * p) / spread).abs().max()) < 4.5  # 16 normal deviates
 

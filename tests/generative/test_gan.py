@@ -22,7 +22,9 @@ from sensorium.training.step import Step
 def small(shape=(3, 8, 8), classes: int = 0, residual: bool = True, width: int = 4, **how) -> GAN:
     torch.manual_seed(0)
     generator = Generator(5, shape, width, classes=classes, residual=residual)
-    return GAN(generator, Discriminator(shape, width, classes=classes, residual=residual), shape, 5, classes=classes, **how)
+    return GAN(
+        generator, Discriminator(shape, width, classes=classes, residual=residual), shape, 5, classes=classes, **how
+    )
 
 
 def batch_of(found: GAN, n: int = 6) -> dict[str, Tensor]:
@@ -59,7 +61,10 @@ def test_the_losses(loss, classes: int) -> None:
     y, z = (found.generator(batch["noise"][:, k], labels) for k in (0, 1))
     real, made, fooling = (found.discriminator(images, labels).detach() for images in (batch["image"], y, z))
     if loss == "non-saturating":
-        wanted = (-torch.sigmoid(real).log().mean() - (1 - torch.sigmoid(made)).log().mean()) / 2, -torch.sigmoid(fooling).log().mean()
+        wanted = (
+            (-torch.sigmoid(real).log().mean() - (1 - torch.sigmoid(made)).log().mean()) / 2,
+            -torch.sigmoid(fooling).log().mean(),
+        )
     elif loss == "hinge":
         wanted = ((1 - real).clamp(min=0).mean() + (1 + made).clamp(min=0).mean()) / 2, -fooling.mean()
     else:
@@ -74,7 +79,10 @@ def test_the_losses(loss, classes: int) -> None:
 @pytest.mark.parametrize("spectral", [False, True])
 def test_each_phase_trains_its_own(penalty, spectral: bool) -> None:
     found = small(penalty=penalty, spectral=spectral, augment=True).train()
-    for phase, own, other in (("discriminator", "discriminator", "generator"), ("generator", "generator", "discriminator")):
+    for phase, own, other in (
+        ("discriminator", "discriminator", "generator"),
+        ("generator", "generator", "discriminator"),
+    ):
         found.zero_grad()
         found(batch_of(found), phase)["loss"].backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in getattr(found, own).parameters())
@@ -94,7 +102,10 @@ def test_spectral_norm_is_torchs() -> None:
     theirs.eval()
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(ours(x), theirs(x))
-    grads = [torch.autograd.grad(layer(x).square().sum(), layer.parametrizations.weight.original)[0] for layer in (ours, theirs)]
+    grads = [
+        torch.autograd.grad(layer(x).square().sum(), layer.parametrizations.weight.original)[0]
+        for layer in (ours, theirs)
+    ]
     torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
     theirs.train()
     theirs(x)  # iterates once
@@ -166,7 +177,12 @@ def test_it_learns_two_pictures_by_their_class() -> None:
     for k in range(300):
         label = torch.randint(2, (16,), generator=draw)
         noise = torch.randn(16, 2, 5, generator=draw)
-        batch = {"image": images[label], "label": label, "noise": noise, "uniform": torch.rand(16, 1 + 3 * NUMBERS, generator=draw)}
+        batch = {
+            "image": images[label],
+            "label": label,
+            "noise": noise,
+            "uniform": torch.rand(16, 1 + 3 * NUMBERS, generator=draw),
+        }
         told = step([batch], Progress(k, 0, k / 300))
     assert all(math.isfinite(float(value)) for value in told.values())
     for label in (0, 1):

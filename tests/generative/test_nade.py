@@ -25,14 +25,16 @@ def by_the_paper(model: NADE, x: Tensor, turn: Tensor) -> Tensor:
     """Algorithm 1 of Larochelle & Murray, of one layer: -log p(x) [B]."""
     a, nats = model.bias.expand(len(x), -1), torch.zeros(len(x), dtype=x.dtype)
     for d in turn.tolist():
-        h = torch.sigmoid(a) if model.known is None else F.relu(a)
+        h = torch.sigmoid(a) if model.known_weight is None else F.relu(a)
         y = model.out_bias[d] + h @ model.out[d]
         nats = nats - F.logsigmoid(torch.where(x[:, d] == 1, y, -y))
-        a = a + x[:, d, None] * model.weight[:, d] + (0 if model.known is None else model.known[:, d])
+        a = a + x[:, d, None] * model.weight[:, d] + (0 if model.known_weight is None else model.known_weight[:, d])
     return nats
 
 
-@pytest.mark.parametrize("dtype, outputs, gradients", [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, outputs, gradients", [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4)], ids=str
+)
 @pytest.mark.parametrize("inputs, hidden", [(1, 3), (7, 5), (64, 17), (75, 20)])
 @pytest.mark.parametrize("orderless", [False, True])
 def test_the_recursion(inputs: int, hidden: int, orderless: bool, dtype: torch.dtype, outputs, gradients) -> None:
@@ -95,7 +97,9 @@ def test_known_pixels_are_any_number_of_any() -> None:
     found = known(draw, torch.zeros(20_000, 1, 2, 3)).flatten(1)
     count = found.sum(1)
     assert torch.bincount(count, minlength=7)[6] == 0
-    torch.testing.assert_close(torch.bincount(count, minlength=6).double() / 20_000, torch.full((6,), 1 / 6).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.bincount(count, minlength=6).double() / 20_000, torch.full((6,), 1 / 6).double(), atol=0.01, rtol=0
+    )
     torch.testing.assert_close(found.double().mean(0), torch.full((6,), 2.5 / 6).double(), atol=0.015, rtol=0)
 
 

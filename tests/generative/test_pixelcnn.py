@@ -19,7 +19,9 @@ def model(height: int = 3, width: int = 4, **how) -> PixelCNN:
 
 
 def everything(height: int, width: int) -> Tensor:
-    return torch.tensor(list(product([0.0, 1.0], repeat=height * width)), dtype=torch.float64).view(-1, 1, height, width)
+    return torch.tensor(list(product([0.0, 1.0], repeat=height * width)), dtype=torch.float64).view(
+        -1, 1, height, width
+    )
 
 
 @pytest.mark.parametrize("layers, kernel", [(1, 5), (2, 3), (4, 3), (3, 5), (3, 1)])

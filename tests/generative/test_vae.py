@@ -30,7 +30,13 @@ def small(pixels, classes: int = 0, latents: int = 2, spread: float = 1.0, **how
     torch.manual_seed(0)
     numbers = latents * classes if classes else 2 * latents
     found = VAE(
-        Flat(4, numbers), Flat(latents * (classes or 1), pixels.numbers, 2, 2), pixels, (1, 2, 2), latents, classes=classes, **how
+        Flat(4, numbers),
+        Flat(latents * (classes or 1), pixels.numbers, 2, 2),
+        pixels,
+        (1, 2, 2),
+        latents,
+        classes=classes,
+        **how,
     )
     with torch.no_grad():
         for parameter in [*found.encoder.parameters(), *found.decoder.parameters()]:
@@ -164,10 +170,17 @@ def test_samples_and_views(pixels, classes: int) -> None:
     else:
         assert torch.equal((batch["image"] * LEVELS).floor(), levels)
     assert bool(found(batch)["loss"].isfinite())
-    assert torch.equal(found.to_pixels(found.from_pixels(fields["image"])), found.to_pixels(found.from_pixels(found.to_pixels(found.from_pixels(fields["image"])))))
+    assert torch.equal(
+        found.to_pixels(found.from_pixels(fields["image"])),
+        found.to_pixels(found.from_pixels(found.to_pixels(found.from_pixels(fields["image"])))),
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    for how, said in (({"estimator": "wake"}, "estimator"), ({"beta": -1.0}, "negative"), ({"classes": 1}, "two classes")):
+    for how, said in (
+        ({"estimator": "wake"}, "estimator"),
+        ({"beta": -1.0}, "negative"),
+        ({"classes": 1}, "two classes"),
+    ):
         with pytest.raises(ValueError, match=said):
             small(BernoulliPixels(), **how)

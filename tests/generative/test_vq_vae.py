@@ -67,6 +67,10 @@ def test_codes_and_what_does_not_fit() -> None:
     codes = found.encode(x)
     assert codes.shape == (2, *found.grid)
     assert found.decode(codes).shape == x.shape
-    for how, said in (({"codebook": "kmeans"}, "codebook"), ({"memory": 1.0}, "memory"), ({"variance": 0.0}, "variance")):
+    for how, said in (
+        ({"codebook": "kmeans"}, "codebook"),
+        ({"memory": 1.0}, "memory"),
+        ({"variance": 0.0}, "variance"),
+    ):
         with pytest.raises(ValueError, match=said):
             small(**how)

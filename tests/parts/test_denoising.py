@@ -68,7 +68,10 @@ def test_each_prediction_gives_the_data(name, prediction) -> None:
 def test_the_velocity_is_the_paths_derivative() -> None:
     """Of flow matching; and v is the derivative by the angle of a path of constant variance."""
     x, n, t = torch.randn(4).double(), torch.randn(4).double(), torch.tensor(0.3).double()
-    for name, kind, angle in (("flow", "velocity", lambda t: t), ("cosine", "v", lambda t: torch.asin(path_of("cosine").noise(t)))):
+    for name, kind, angle in (
+        ("flow", "velocity", lambda t: t),
+        ("cosine", "v", lambda t: torch.asin(path_of("cosine").noise(t))),
+    ):
         path = path_of(name)
         moved = torch.autograd.functional.jacobian(lambda t: path.scale(t) * x + path.noise(t) * n, t)
         by = torch.autograd.functional.jacobian(angle, t)
@@ -189,7 +192,12 @@ def sigmas_at(path: Path, steps: Tensor, last: float = 0.0) -> Tensor:
 @pytest.mark.parametrize("count", [4, 10])
 def test_ddim(theirs: str, name, prediction: str, kind, count: int) -> None:
     scheduler = DDIMScheduler(
-        STEPS, beta_schedule=theirs, clip_sample=False, set_alpha_to_one=True, prediction_type=prediction, timestep_spacing="leading"
+        STEPS,
+        beta_schedule=theirs,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type=prediction,
+        timestep_spacing="leading",
     )
     scheduler.set_timesteps(count)
     path = path_of(name)
@@ -206,7 +214,10 @@ def test_ddpm(monkeypatch) -> None:
     scheduler = DDPMScheduler(STEPS, clip_sample=False, variance_type="fixed_small", timestep_spacing="leading")
     scheduler.set_timesteps(20)
     path, x_t = path_of("linear"), torch.randn(2, 3, 4, dtype=torch.float64)
-    start, sigmas = x_t / path.scale((scheduler.timesteps[0].double() + 1) / STEPS), sigmas_at(path, scheduler.timesteps)
+    start, sigmas = (
+        x_t / path.scale((scheduler.timesteps[0].double() + 1) / STEPS),
+        sigmas_at(path, scheduler.timesteps),
+    )
     dice = torch.Generator().manual_seed(5)
     for step in scheduler.timesteps:
         x_t = scheduler.step(network(x_t, float(step)), int(step), x_t, generator=dice).prev_sample
@@ -214,14 +225,25 @@ def test_ddpm(monkeypatch) -> None:
     torch.testing.assert_close(mine, x_t, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind, how", [("dpm", {"algorithm_type": "dpmsolver++"}), ("dpm-sde", {"algorithm_type": "sde-dpmsolver++"})])
+@pytest.mark.parametrize(
+    "kind, how", [("dpm", {"algorithm_type": "dpmsolver++"}), ("dpm-sde", {"algorithm_type": "sde-dpmsolver++"})]
+)
 def test_dpm_solver(kind, how) -> None:
     scheduler = DPMSolverMultistepScheduler(
-        STEPS, beta_schedule="linear", solver_order=2, final_sigmas_type="zero", lower_order_final=True, timestep_spacing="leading", **how
+        STEPS,
+        beta_schedule="linear",
+        solver_order=2,
+        final_sigmas_type="zero",
+        lower_order_final=True,
+        timestep_spacing="leading",
+        **how,
     )
     scheduler.set_timesteps(12)
     path, x_t = path_of("linear"), torch.randn(2, 3, 4)  # diffusers draws the noise in single precision
-    start, sigmas = (x_t / path.scale((scheduler.timesteps[0].double() + 1) / STEPS)).float(), sigmas_at(path, scheduler.timesteps)
+    start, sigmas = (
+        (x_t / path.scale((scheduler.timesteps[0].double() + 1) / STEPS)).float(),
+        sigmas_at(path, scheduler.timesteps),
+    )
     dice = torch.Generator().manual_seed(5)
     for step in scheduler.timesteps:
         x_t = scheduler.step(network(x_t, float(step)), step, x_t, generator=dice).prev_sample
@@ -251,13 +273,20 @@ def test_edm(theirs, kind) -> None:
 
 
 @pytest.mark.parametrize(
-    "theirs, kind", [(EulerDiscreteScheduler, "euler"), (EulerAncestralDiscreteScheduler, "ancestral"), (HeunDiscreteScheduler, "heun")]
+    "theirs, kind",
+    [
+        (EulerDiscreteScheduler, "euler"),
+        (EulerAncestralDiscreteScheduler, "ancestral"),
+        (HeunDiscreteScheduler, "heun"),
+    ],
 )
 def test_the_k_diffusion_family(theirs, kind) -> None:
     scheduler = theirs(STEPS, beta_schedule="linear", timestep_spacing="leading")
     scheduler.set_timesteps(8)
     sigmas = scheduler.sigmas.double().unique().flip(0)
-    steps = {round(float(sigma), 6): float(step) for sigma, step in zip(scheduler.sigmas, scheduler.timesteps, strict=False)}
+    steps = {
+        round(float(sigma), 6): float(step) for sigma, step in zip(scheduler.sigmas, scheduler.timesteps, strict=False)
+    }
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         s = float(sigma[0])

@@ -85,7 +85,9 @@ def test_single_precision(name: str, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(log_det.double(), layer(name, shape)(x.double())[1], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name, shape", [one for one in CASES if one[0] not in ("flat", "permuted", "squeeze")], ids=str)
+@pytest.mark.parametrize(
+    "name, shape", [one for one in CASES if one[0] not in ("flat", "permuted", "squeeze")], ids=str
+)
 def test_all_that_is_trained_has_a_gradient(name: str, shape: tuple[int, ...]) -> None:
     found = layer(name, shape)
     z, log_det = found(torch.randn(3, *shape, dtype=torch.float64))

@@ -25,7 +25,9 @@ def random_(network: MaskedMLP) -> MaskedMLP:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 7), st.booleans(), st.sampled_from([(), (24,), (30, 40)]))
+@given(
+    st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 7), st.booleans(), st.sampled_from([(), (24,), (30, 40)])
+)
 def test_an_output_depends_on_its_inputs_alone(seed: int, outputs: int, inputs: int, direct: bool, hidden) -> None:
     torch.manual_seed(seed)
     adjacency = torch.rand(outputs, inputs) < torch.rand(())
@@ -43,7 +45,9 @@ def test_wide_layers_leave_no_pair_unconnected(hidden) -> None:
     assert torch.equal(depends(random_(MaskedMLP(adjacency, hidden, activation=torch.tanh)), 4), adjacency)
 
 
-@pytest.mark.parametrize("inputs, hidden", [(1, (3,)), (2, (5,)), (10, (90, 150))], ids=str)  # narrow layers don't show their degrees
+@pytest.mark.parametrize(
+    "inputs, hidden", [(1, (3,)), (2, (5,)), (10, (90, 150))], ids=str
+)  # narrow layers don't show their degrees
 def test_in_an_order_the_sets_are_degrees(inputs: int, hidden) -> None:
     """M_l[k, k'] = 1 where m_l(k) >= m_{l-1}(k'), the last without equality (MADE, section 4)."""
     for seed in range(5):
@@ -68,7 +72,10 @@ def test_a_thousand_inputs_are_masked_in_a_moment() -> None:
 
 def test_masks_stay_out_of_checkpoints_and_shapes_are_known_without_data() -> None:
     network = MaskedMLP(in_order(torch.arange(5)), (7,), direct=True)
-    assert set(network.state_dict()) == {"direct", *(f"layers.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias"))}
+    assert set(network.state_dict()) == {
+        "direct",
+        *(f"layers.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")),
+    }
     with torch.device("meta"):
         empty = MaskedMLP(in_order(torch.arange(5)), (7,), direct=True)
     assert {n: x.shape for n, x in empty.named_buffers()} == {n: x.shape for n, x in network.named_buffers()}

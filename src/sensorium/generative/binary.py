@@ -124,4 +124,3 @@ class BinaryImages(Method, Completer, Likelihood, Reconstructor):
             raise ValueError(f"panels are of images [B, 1 or 3, H, W], not {list(images.shape)}")
         both = torch.cat([images, torch.sigmoid(self.logits(images)).to(images.dtype)], dim=-1)
         return both.expand(-1, 3, -1, -1)
-

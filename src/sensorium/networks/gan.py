@@ -33,7 +33,9 @@ class Generator(nn.Module):
     """[B, Z], classes int64 [B] or None -> images [B, C, H, W] in -1..1. width: channels at the picture's side, doubled at each smaller
     one up to 8 times. residual: the kind of blocks."""
 
-    def __init__(self, noise: int, shape: Sequence[int], width: int, *, classes: int = 0, residual: bool = False) -> None:
+    def __init__(
+        self, noise: int, shape: Sequence[int], width: int, *, classes: int = 0, residual: bool = False
+    ) -> None:
         super().__init__()
         channels, height, across = shape
         self.sides = sides_of(height, across)[::-1]
@@ -71,7 +73,9 @@ class _Up(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)])
-        self.convs = nn.ModuleList([nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)]
+        )
         self.across = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, side: tuple[int, int]) -> Tensor:
@@ -89,7 +93,9 @@ class Discriminator(nn.Module):
         steps = len(sides_of(height, across)) - 1
         widths = [channels, *(width * min(2**k, 8) for k in range(steps))]
         kind = _Down if residual else _Strided
-        self.blocks = nn.ModuleList(kind(a, b, first=not k) for k, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)))
+        self.blocks = nn.ModuleList(
+            kind(a, b, first=not k) for k, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
         self.residual = residual
         self.last = nn.Linear(widths[-1], 1)
         self.classes = nn.Embedding(classes, widths[-1]) if classes else None
@@ -119,7 +125,9 @@ class _Down(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, first: bool) -> None:
         super().__init__()
         self.first = first
-        self.convs = nn.ModuleList([nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)]
+        )
         self.across = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:

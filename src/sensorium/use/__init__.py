@@ -169,10 +169,8 @@ def sample(
         check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     if given is not None:
-        if trace or label is not None or guidance != 1 or steps is not None:
-            raise SensoriumError("--given completes pictures: leave --trace, --label, --guidance and --steps out.")
-        many = min(n, 6)
-        save(grid(completed(found, given, many, keep=keep, seed=seed).float() / 255, many + 2), target)
+        many, other = min(n, 6), trace or label is not None or guidance != 1 or steps is not None
+        save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
         return str(target)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)

@@ -22,6 +22,7 @@ from sensorium.runs.run import Pictures, Run
 from sensorium.use import Embedded, Neighbor
 from sensorium.use import search as searching
 from sensorium.use.able import places_of
+from sensorium.use.complete import Half, completed
 from sensorium.use.zero_shot import Guess, zero_shot_table
 
 AnyRun = Run | str | Path
@@ -97,10 +98,19 @@ def sample(
     label: str | None = None,
     guidance: float = 1.0,
     seed: int = 0,
+    given: str | Path | None = None,
+    keep: Half = "top",
 ) -> Tensor:
-    """``n`` new pictures, uint8 [n, 3, H, W]."""
+    """``n`` new pictures, uint8 [n, 3, H, W].
+
+    given: pictures (a path of one, of a folder or of a data set), of each of whose first eight the half ``keep`` is known and the
+    rest is drawn ``n`` times: then it is a row a picture, the whole one, its half beside gray and the completions [B (n + 2), 3, H, W].
+    """
     found = run if isinstance(run, Run) else Run(run)
     method: Generator = use.generator_of(found)
+    if given is not None:
+        other = label is not None or guidance != 1 or steps is not None
+        return completed(found, given, n, keep=keep, seed=seed, other=other)
     return method.to_pixels(use.draw(found, n, steps=steps, label=label, guidance=guidance, seed=seed).cpu())
 
 

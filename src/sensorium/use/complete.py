@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sensorium.abilities import Completer
 from sensorium.base.reading import printable
+from sensorium.base.whole import checked
 from sensorium.data.images.cache import squares
 from sensorium.data.images.gathered import pictures_at
 from sensorium.errors import SensoriumError
@@ -45,9 +46,13 @@ def halves(run: Run, given: str | Path, keep: Half) -> tuple[Tensor, Tensor]:
     return images, known
 
 
-def completed(run: Run, given: str | Path, n: int, *, keep: Half, seed: int) -> Tensor:
-    """A row a picture: the whole one, its known half beside gray, and ``n`` completions; uint8 [B (n + 2), 3, H, W]."""
+def completed(run: Run, given: str | Path, n: int, *, keep: Half, seed: int, other: bool = False) -> Tensor:
+    """A row a picture: the whole one, its known half beside gray, and ``n`` completions; uint8 [B (n + 2), 3, H, W]. ``other``: whether
+    other settings of drawing were given, which is refused."""
+    if other:
+        raise SensoriumError("--given completes pictures: leave --trace, --label, --guidance and --steps out.")
     images, known = halves(run, given, keep)
+    checked(n, "--n", least=1)
     method: Any = run.method
     drawn = method.complete(images.repeat_interleave(n, 0), known.repeat_interleave(n, 0), seed=seed).cpu()
     whole, rest = method.to_pixels(images), method.to_pixels(drawn).unflatten(0, (len(images), n))

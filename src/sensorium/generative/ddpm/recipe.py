@@ -60,7 +60,16 @@ def ddpm(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
-    s.note(schedule=schedule, prediction=prediction, weight=weight, classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip)
+    s.note(
+        schedule=schedule,
+        prediction=prediction,
+        weight=weight,
+        classes=classes,
+        drop=drop,
+        sampler=sampler,
+        steps=steps,
+        flip=flip,
+    )
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by("ddpm"):
         frame = frame_of(schedule, prediction, weight)

@@ -55,7 +55,15 @@ def edm(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
-    s.note(level_mean=level_mean, level_spread=level_spread, classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip)
+    s.note(
+        level_mean=level_mean,
+        level_spread=level_spread,
+        classes=classes,
+        drop=drop,
+        sampler=sampler,
+        steps=steps,
+        flip=flip,
+    )
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by("edm"):
         frame = edm_frame(2 * (sum(one**2 for one in on.std) / 3) ** 0.5, level_mean, level_spread)

@@ -82,10 +82,21 @@ def gan(
     rate = s.pick("lr", lr, 1e-3 if small else 2e-4, on.device)
     faster = s.pick("discriminator_lr", discriminator_lr, rate, "the generator's")
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
-    s.note(network=network, loss=loss, spectral=spectral, classes=classes, noise=noise, flip=flip, average=average, clip=clip)
+    s.note(
+        network=network,
+        loss=loss,
+        spectral=spectral,
+        classes=classes,
+        noise=noise,
+        flip=flip,
+        average=average,
+        clip=clip,
+    )
     shape, residual = (3, on.image_size, on.image_size), network == "resnet"
     if min(noise, wide, other) < 1 or not 0 <= average < 1:
-        raise SensoriumError("--noise, --width and --discriminator-width: at least 1; --average: at least 0 and less than 1.")
+        raise SensoriumError(
+            "--noise, --width and --discriminator-width: at least 1; --average: at least 0 and less than 1."
+        )
     with refused_by("gan"):
         method = GAN(
             Generator(noise, shape, wide, classes=count, residual=residual),

@@ -54,7 +54,9 @@ class MADE(BinaryImages):
             raise ValueError("MADE needs at least one hidden layer and one seed")
         self.seeds, self.members = tuple(seeds), len(seeds)
         drawn = [torch.Generator().manual_seed(seed) for seed in seeds]  # first the order, then the connections
-        self.register_buffer("places", torch.stack([places(self.inputs, order, one) for one in drawn]), persistent=False)
+        self.register_buffer(
+            "places", torch.stack([places(self.inputs, order, one) for one in drawn]), persistent=False
+        )
         before = torch.stack([in_order(one) for one in self.get_buffer("places")])
         self.network = MaskedMLP(before, hidden, direct=direct, seeds=drawn)
         self.register_buffer("current", torch.zeros((), dtype=torch.int64))

@@ -14,6 +14,7 @@ Shapes: B images, D pixels, H hidden units, S pixels of a block, E seeds of orde
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,8 @@ class NADE(BinaryImages):
         units = hidden[0]
         self.weight = nn.Parameter(_uniform(units, self.inputs))
         self.bias = nn.Parameter(torch.zeros(units))
-        self.known = nn.Parameter(_uniform(units, self.inputs)) if orderless else None
-        self.between = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden[:-1], hidden[1:], strict=True))
+        self.known_weight = nn.Parameter(_uniform(units, self.inputs)) if orderless else None
+        self.between = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden))
         self.out = nn.Parameter(_uniform(self.inputs, hidden[-1]))
         self.out_bias = nn.Parameter(torch.zeros(self.inputs))
         self.register_buffer("orders", torch.stack([order(self.inputs, seed) for seed in seeds]), persistent=False)
@@ -61,7 +62,7 @@ class NADE(BinaryImages):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, ...], zeros and ones, and of an orderless one ``known``, bool of the same shape, not all of an image -> the
         loss, nats per image. Logs ``bits_per_dim``, of an orderless one estimated by the pixels that were predicted."""
-        if self.known is None:
+        if self.known_weight is None:
             return super().forward(batch)
         x, known = batch["image"].flatten(1), batch["known"].flatten(1)
         y = precise(self.hidden_to_logits(self.first(x, known.to(x.dtype))))
@@ -72,7 +73,7 @@ class NADE(BinaryImages):
     def first(self, x: Tensor, known: Tensor) -> Tensor:
         """The sums a of the first layer [B, H] of pixels [B, D] that are ``known``, zeros and ones."""
         sums = F.linear(x * known, self.weight, self.bias)
-        return sums if self.known is None else sums + F.linear(known, self.known)
+        return sums if self.known_weight is None else sums + F.linear(known, self.known_weight)
 
     def hidden_to_logits(self, sums: Tensor) -> Tensor:
         """a [..., H] -> y of all pixels [..., D]."""
@@ -93,15 +94,15 @@ class NADE(BinaryImages):
         """Pixels ``at`` [B, S] and the sums before them [B, H] -> their logits [B, S] and the sums after them."""
         weight = self.weight[:, at].T  # [S, H]
         seen = torch.cat([x[:, None] * x.new_ones(len(at), len(at)).tril(-1), x[:, None]], 1) @ weight  # [B, S + 1, H]
-        if self.known is not None:
-            added = self.known[:, at].T
+        if self.known_weight is not None:
+            added = self.known_weight[:, at].T
             seen = seen + F.pad(added.cumsum(0), (0, 0, 1, 0))
         before, after = (sums[:, None] + seen).split([len(at), 1], 1)
         return (self._last(before) * self.out[at]).sum(-1) + self.out_bias[at], after[:, 0]
 
     def _last(self, sums: Tensor) -> Tensor:
         """Hidden units of the last layer [..., H_L] of the sums of the first [..., H]."""
-        if self.known is None:
+        if self.known_weight is None:
             return torch.sigmoid(sums)
         h = F.relu(sums)
         for layer in self.between:
@@ -113,7 +114,7 @@ class NADE(BinaryImages):
     ) -> tuple[Sequence[int], Callable[[int], Tensor]]:
         """A step adds one pixel to the sums and computes only one row of the last layer. An orderless one sees known pixels first."""
         places = self.get_buffer("orders")[which]
-        if known is not None and self.known is not None:
+        if known is not None and self.known_weight is not None:
             places = places[(~known[places]).long().argsort(stable=True)]
         turn = places.tolist()
         earlier, sums = dict(zip(turn[1:], turn[:-1], strict=True)), self.bias.repeat(len(x), 1)
@@ -121,8 +122,8 @@ class NADE(BinaryImages):
         def logit(d: int) -> Tensor:
             if (e := earlier.get(d)) is not None:
                 sums.addcmul_(x[:, e, None], self.weight[:, e])
-                if self.known is not None:
-                    sums.add_(self.known[:, e])
+                if self.known_weight is not None:
+                    sums.add_(self.known_weight[:, e])
             return self._last(sums) @ self.out[d] + self.out_bias[d]
 
         return turn, logit

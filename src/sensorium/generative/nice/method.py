@@ -25,7 +25,9 @@ class NICE(NormalizingFlow):
     def __init__(self, shape: Sequence[int], *, hidden: int = 1000, layers: int = 4, depth: int = 5) -> None:
         size = math.prod(shape)
         if size < 2 or layers < 1 or depth < 1:
-            raise ValueError(f"NICE of {size} values, {layers} layers and a depth of {depth}: at least two values, one layer, a depth of 1")
+            raise ValueError(
+                f"NICE of {size} values, {layers} layers and a depth of {depth}: at least two values, one layer, a depth of 1"
+            )
         even = (torch.arange(size) % 2 == 0).float()
         couplings = [Coupling(perceptron(size, hidden, depth), even if k % 2 == 0 else 1 - even) for k in range(layers)]
         super().__init__(Chain(Flat(*shape), *couplings, Scaling(size)), shape, base="logistic")

@@ -23,7 +23,9 @@ from sensorium.generative.pixelcnn.network import PixelNetwork
 class PixelCNN(BinaryImages, ClassConditional):
     """A distribution over binary images [1, H, W], of one of ``classes`` (0 for none)."""
 
-    def __init__(self, height: int, width: int, *, channels: int = 32, layers: int = 7, kernel: int = 5, classes: int = 0) -> None:
+    def __init__(
+        self, height: int, width: int, *, channels: int = 32, layers: int = 7, kernel: int = 5, classes: int = 0
+    ) -> None:
         super().__init__((1, height, width))
         self.classes = classes
         self.network = PixelNetwork(
@@ -43,6 +45,8 @@ class PixelCNN(BinaryImages, ClassConditional):
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
         """``n`` images of the class ``condition``, by default of all classes in turn; of a model of the classes' probability."""
         unknown = torch.zeros(n, *self.shape)
+        if condition is None and self.classes:
+            condition = torch.arange(n) % self.classes
         return self.complete(unknown, unknown.bool(), seed=seed, condition=condition, guidance=guidance)
 
     @torch.no_grad()
@@ -56,13 +60,12 @@ class PixelCNN(BinaryImages, ClassConditional):
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """The unknown pixels of ``given`` [n, 1, H, W] drawn in reading order; exact if the known ones are the first in it."""
+        """The unknown pixels of ``given`` [n, 1, H, W] drawn in reading order, of an unknown class by default; exact if the known ones are
+        the first in it."""
         like = next(self.parameters())
         x, fixed = torch.where(known, given, 0).to(like), known.to(like.device)
-        n, _, height, width = x.shape
+        n, _, _height, width = x.shape
         dice = torch.rand(self.inputs, n, generator=torch.Generator().manual_seed(seed)).to(like.device)
-        if condition is None and self.classes:
-            condition = torch.arange(n) % self.classes
         labels = None if condition is None else torch.as_tensor(condition).expand(n)
         walk = self.network.walk(x, self._rows(labels, x))
         free = None if guidance == 1 else self.network.walk(x, self._rows(None, x))

@@ -57,14 +57,20 @@ class PixelNetwork(nn.Module):
     """``layers`` layers of ``channels``, the first with a ``kernel`` of 7, the others of ``kernel``; [B, inputs, H, W] -> ``outputs``
     numbers a pixel, given those before it. classes: rows of the class embedding, 0 for none."""
 
-    def __init__(self, inputs: int, outputs: int, *, channels: int, layers: int, kernel: int = 5, classes: int = 0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, channels: int, layers: int, kernel: int = 5, classes: int = 0
+    ) -> None:
         super().__init__()
         if layers < 1 or kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"a PixelCNN of {layers} layers and kernels of {kernel}: at least one layer, and kernels must be odd")
+            raise ValueError(
+                f"a PixelCNN of {layers} layers and kernels of {kernel}: at least one layer, and kernels must be odd"
+            )
         self.layers = nn.ModuleList(
             Layer(channels if k else inputs, channels, kernel if k else 7, classes, first=not k) for k in range(layers)
         )
-        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, outputs, 1))
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, outputs, 1)
+        )
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
         """[B, inputs, H, W], int64 [B] -> [B, outputs, H, W]."""

@@ -57,7 +57,9 @@ def pixelcnn(
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     rate = pick_lr(lr, 4e-3, batch, s)
     if not 1 <= deep <= MOST_LAYERS or wide < 1:
-        raise SensoriumError(f"--layers {deep} and --channels {wide}: from 1 to {MOST_LAYERS} layers, of at least one channel.")
+        raise SensoriumError(
+            f"--layers {deep} and --channels {wide}: from 1 to {MOST_LAYERS} layers, of at least one channel."
+        )
     if not 0 <= drop <= 1:
         raise SensoriumError(f"--drop {drop:g}: must be from 0 to 1.")
     count = len(on.classes) if classes and len(on.classes) > 1 else 0

@@ -68,7 +68,9 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(inputs, wide, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1))
+            nn.Sequential(
+                nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1)
+            )
             for _ in range(blocks)
         )
         self.last = nn.Conv2d(wide, outputs, 1)

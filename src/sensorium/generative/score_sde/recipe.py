@@ -58,12 +58,21 @@ def score_sde(
     s.note(sde=sde, classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip)
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by("score_sde"):
-        frame = frame_of(sde, "noise")  # the score is -noise / s; as in the authors' code the network is spared the factor
+        frame = frame_of(
+            sde, "noise"
+        )  # the score is -noise / s; as in the authors' code the network is spared the factor
         net = velocity_network(name, on.image_size, count + 1 if count else 0)
         shape = (3, on.image_size, on.image_size)
         method = Diffusion(net, shape, frame, classes=count, drop=drop, sampler=sampler, usual_steps=steps)
         moving = EMA(average) if average else None
     views = diffusion_views(method, flip=flip)
     return Recipe(
-        "score_sde", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s, average=moving
+        "score_sde",
+        method,
+        views,
+        adamw(rate, weight_decay),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+        average=moving,
     )

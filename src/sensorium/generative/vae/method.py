@@ -59,9 +59,13 @@ class VAE(Method, Generator, Likelihood, Reconstructor, Latent):
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}")
         if beta < 0 or free < 0 or min(temperatures) <= 0:
-            raise ValueError(f"beta {beta:g} and free bits {free:g}: must not be negative; temperatures must be above 0")
+            raise ValueError(
+                f"beta {beta:g} and free bits {free:g}: must not be negative; temperatures must be above 0"
+            )
         if latents < 1 or classes == 1 or classes < 0:
-            raise ValueError(f"{latents} latents of {classes} classes: at least one latent, and two classes, or 0 for Gaussian ones")
+            raise ValueError(
+                f"{latents} latents of {classes} classes: at least one latent, and two classes, or 0 for Gaussian ones"
+            )
         self.encoder, self.decoder, self.pixels = encoder, decoder, pixels
         self.shape, self.latents, self.classes = tuple(shape), latents, classes
         self.estimator, self.beta, self.free, self.temperatures = estimator, beta, free, temperatures

@@ -66,5 +66,3 @@ def widths_of(side: int, wide: int) -> tuple[int, ...]:
     while (side := (side + 1) // 2) > 7 and len(found) < 4:
         found.append(2 * found[-1])
     return tuple(found)
-
-

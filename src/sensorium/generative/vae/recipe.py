@@ -81,7 +81,9 @@ def vae(
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     if wide < 4 or wide % 4 or hidden < 1:
-        raise SensoriumError(f"--width {wide} and --hidden {hidden}: the width must be a multiple of 4, and both above 0.")
+        raise SensoriumError(
+            f"--width {wide} and --hidden {hidden}: the width must be a multiple of 4, and both above 0."
+        )
     s.note(values=values, classes=classes, estimator=estimator, beta=beta, free=free, hidden=hidden)
     s.note(stochastic=stochastic, weight_decay=weight_decay, warmup=warmup)
     shape, widths = (channels, on.image_size, on.image_size), widths_of(on.image_size, wide)

@@ -59,7 +59,10 @@ class VQVAE(Method, Tokenizer):
         if size[0] % factor or size[1] % factor:
             raise ValueError(f"images of {size[0]}x{size[1]} pixels; both must be multiples of {factor}")
         self.encoder, self.decoder, self.quantize = encoder, decoder, quantizer
-        self.before, self.after = nn.Conv2d(encoder.latent, quantizer.dim, 1), nn.Conv2d(quantizer.dim, decoder.latent, 1)
+        self.before, self.after = (
+            nn.Conv2d(encoder.latent, quantizer.dim, 1),
+            nn.Conv2d(quantizer.dim, decoder.latent, 1),
+        )
         self.codes, self.size, self.grid = quantizer.codes, size, (size[0] // factor, size[1] // factor)
         self.averaged, self.variance, self.memory, self.revive = codebook == "average", variance, memory, revive
         if self.averaged:

@@ -63,4 +63,6 @@ def vq_vae(
             *autoencoder(size, on.image_size), Quantizer(words, width, beta), (on.image_size, on.image_size),
             codebook=codebook, variance=variance, memory=0.95 if small else 0.99, revive=revive,
         )  # fmt: skip
-    return Recipe("vq_vae", method, signed_views(flip), adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+    return Recipe(
+        "vq_vae", method, signed_views(flip), adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s
+    )

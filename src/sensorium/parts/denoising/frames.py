@@ -41,7 +41,9 @@ class Frame(NamedTuple):
     ends: tuple[float, float]
 
 
-def edm_frame(deviation: float = 0.5, mean: float = -1.2, spread: float = 1.2, ends: tuple[float, float] = (0.002, 80.0)) -> Frame:
+def edm_frame(
+    deviation: float = 0.5, mean: float = -1.2, spread: float = 1.2, ends: tuple[float, float] = (0.002, 80.0)
+) -> Frame:
     """EDM's own. deviation: of the data."""
     if deviation <= 0 or spread <= 0:
         raise ValueError(f"deviation {deviation:g} and spread {spread:g}: must be above 0")

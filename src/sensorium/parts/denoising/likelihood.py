@@ -20,7 +20,15 @@ EXACT = 16  # up to so many values the trace is summed
 
 
 def log_density(
-    denoise: Denoiser, x: Tensor, low: float, high: float, *, steps: int = 100, probes: int = 1, seed: int = 0, deviation: float = 0.0
+    denoise: Denoiser,
+    x: Tensor,
+    low: float,
+    high: float,
+    *,
+    steps: int = 100,
+    probes: int = 1,
+    seed: int = 0,
+    deviation: float = 0.0,
 ) -> Tensor:
     """log p of x [B, ...] at the noise level ``low``: [B], float64. high: where all is noise, of the variance high^2 + deviation^2."""
     if not 0 < low < high or steps < 1 or probes < 1:
@@ -50,9 +58,14 @@ def _slope(denoise: Denoiser, x: Tensor, l: float, signs: Tensor | None) -> tupl
         data = denoise(x, sigma)
         if signs is None:
             flat = data.flatten(1)
-            rows = [torch.autograd.grad(flat[:, k].sum(), x, retain_graph=True)[0].flatten(1)[:, k] for k in range(flat.shape[1])]
+            rows = [
+                torch.autograd.grad(flat[:, k].sum(), x, retain_graph=True)[0].flatten(1)[:, k]
+                for k in range(flat.shape[1])
+            ]
             trace = torch.stack(rows).sum(0)
         else:
-            each = [(torch.autograd.grad((data * e).sum(), x, retain_graph=True)[0] * e).flatten(1).sum(1) for e in signs]
+            each = [
+                (torch.autograd.grad((data * e).sum(), x, retain_graph=True)[0] * e).flatten(1).sum(1) for e in signs
+            ]
             trace = torch.stack(each).mean(0)
     return (data - x).detach(), (trace - x[0].numel()).double().detach()

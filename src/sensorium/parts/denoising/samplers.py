@@ -150,7 +150,9 @@ def _adaptive(at: At, x: Tensor, sigmas: Tensor, tolerance: float) -> Iterator[T
         end = x + h / 9 * (2 * first + 3 * second + 4 * third)
         fourth = slope(end, l + h)
         wrong = h * (-5 / 72 * first + second / 12 + third / 9 - fourth / 8)
-        scaled = (wrong / (tolerance * (1 + torch.maximum(x.abs(), end.abs())))).flatten(1).square().mean(1).sqrt().max()
+        scaled = (
+            (wrong / (tolerance * (1 + torch.maximum(x.abs(), end.abs())))).flatten(1).square().mean(1).sqrt().max()
+        )
         error = max(float(scaled), 1e-10)
         if error <= 1:
             x, l, first = end, l + h, fourth

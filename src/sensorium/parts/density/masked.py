@@ -11,6 +11,7 @@ Shapes: B samples, I inputs, O outputs, H_l hidden units of layer l, R distinct 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -40,7 +41,7 @@ class MaskedMLP(nn.Module):
         adjacency = adjacency[None] if adjacency.ndim == 2 else adjacency
         outputs, inputs = adjacency.shape[1:]
         widths = [inputs, *hidden, outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.direct = nn.Parameter(torch.zeros(outputs, inputs)) if direct else None
         self.activation = activation
         drawn = [layer_masks(one, hidden, seed) for one, seed in zip(adjacency, seeds, strict=True)]
@@ -67,7 +68,7 @@ class MaskedMLP(nn.Module):
         A step adds one column to the first layer's sums, and computes only these rows of the last layer.
         """
         (first, *between, out), (bias, *biases, last) = self.weights(which), self.biases
-        if not len(self.layers) > 1:
+        if len(self.layers) < 2:
             raise ValueError("a network without hidden layers has no sums to add to")
         direct, sums = self.direct_weight(which), bias.repeat(len(x), 1)
         earlier = dict(zip(order[1:], order[:-1], strict=True))
@@ -112,7 +113,7 @@ def layer_masks(adjacency: Tensor, hidden: Sequence[int], seed: int | torch.Gene
     outputs, inputs = adjacency.shape
     if adjacency.is_meta:  # the shapes are the same
         widths = [inputs, *hidden, outputs]
-        return [adjacency.new_empty(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        return [adjacency.new_empty(b, a) for a, b in itertools.pairwise(widths)]
     sets, row = _distinct(adjacency)
     within = _within(sets)
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed

@@ -117,7 +117,9 @@ class LogisticPixels(PixelDistribution):
         # log(sigma(high) - sigma(low)) without cancellation, of the side on which both are small
         a, b = (torch.where(low + high > 0, -high, low), torch.where(low + high > 0, -low, high))
         between = F.logsigmoid(b) + log1mexp(F.logsigmoid(b) - F.logsigmoid(a))
-        each = torch.where(level <= 0, F.logsigmoid(high), torch.where(level >= LEVELS - 1, F.logsigmoid(-low), between))
+        each = torch.where(
+            level <= 0, F.logsigmoid(high), torch.where(level >= LEVELS - 1, F.logsigmoid(-low), between)
+        )
         return each.flatten(1).sum(1)
 
     def mean(self, given: Tensor) -> Tensor:
