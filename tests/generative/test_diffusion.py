@@ -1,5 +1,6 @@
 """Diffusions in one frame: equal pictures through every parametrization, exact densities, guidance, completion."""
 
+import itertools
 import math
 
 import pytest
@@ -119,7 +120,7 @@ def test_ddim_is_euler_of_the_vp_ode_in_its_own_time() -> None:
     times = torch.linspace(0.999, 0.01, 3001, dtype=torch.float64)
     x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
     start = x / path.scale(times[0])
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in itertools.pairwise(times):
         noise = found.net(x, (now * 1000).expand(2))
         beta = 0.1 + now * 19.9
         x = x + (after - now) * (-beta / 2 * (x - noise / path.noise(now)))

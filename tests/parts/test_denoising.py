@@ -1,5 +1,6 @@
 """Paths, predictions and samplers: equivalences, measured orders, distributions, and diffusers' schedulers."""
 
+import itertools
 import math
 
 import pytest
@@ -73,7 +74,7 @@ def test_the_velocity_is_the_paths_derivative() -> None:
         ("cosine", "v", lambda t: torch.asin(path_of("cosine").noise(t))),
     ):
         path = path_of(name)
-        moved = torch.autograd.functional.jacobian(lambda t: path.scale(t) * x + path.noise(t) * n, t)
+        moved = torch.autograd.functional.jacobian(lambda t, path=path: path.scale(t) * x + path.noise(t) * n, t)
         by = torch.autograd.functional.jacobian(angle, t)
         torch.testing.assert_close(moved / by, target(kind, x, n, path.scale(t), path.noise(t)))
 
@@ -312,7 +313,7 @@ def test_flow_matching() -> None:
     t = times[1]
     x = (1 - t) * 0.3 + t * x_t
     start = x / path.scale(t)
-    for now, after in zip(times[1:-1], times[2:], strict=True):
+    for now, after in itertools.pairwise(times[1:]):
         x = x + (after - now) * network(x, float(now) * STEPS)
     mine = sampled(through(path, "velocity", shift=0.0), start, path.sigma(times[1:]), "heun")
     torch.testing.assert_close(mine, x, atol=5e-3, rtol=5e-3)

@@ -103,7 +103,7 @@ def test_logit(margin: float) -> None:
     each = torch.autograd.functional.jacobian(lambda x: found(x)[0].sum(), x)
     torch.testing.assert_close(each.log().sum(1), log_det)
     assert bool(found(torch.tensor([[0.0, 1.0]]).double())[0].isfinite().all())
-    with pytest.raises(ValueError, match="below 0.5"):
+    with pytest.raises(ValueError, match=r"below 0\.5"):
         part.Logit(0.5)
 
 

@@ -356,13 +356,8 @@ ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
-<<<<<<< HEAD
         Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator, Likelihood,
         Latent, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
-=======
-        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator,
-        Likelihood, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
->>>>>>> main
     )
 }  # fmt: skip
 

@@ -111,13 +111,9 @@ def sample(
     """
     from sensorium.use import sample as draw
 
-<<<<<<< HEAD
-    console.print(draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace, given=given, keep=keep))
-=======
     console.print(
         draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace, given=given, keep=keep)
     )
->>>>>>> main
 
 
 def search(

@@ -12,6 +12,7 @@ Shapes: B images, C channels, K classes (label K is the null), S steps.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -151,7 +152,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
         given, known = torch.where(known, given, 0).to(like), known.to(like.device)
         noise = lambda: torch.randn(given.shape, generator=generator).to(like)  # noqa: E731
         x, denoise = noise() * float(sigmas[0]), self.denoiser()
-        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for now, after in itertools.pairwise(sigmas):
             x = torch.where(known, given + float(now) * noise(), x)
             x = sampled(denoise, x, torch.stack([now, after]), "ancestral", generator=generator)
         return torch.where(known, given, x.clamp(-1, 1))

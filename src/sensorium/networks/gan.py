@@ -12,6 +12,7 @@ Shapes: B images, C channels, H x W pixels, Z numbers of noise, K classes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,7 @@ class Generator(nn.Module):
         self.first = nn.Linear(noise * (2 if classes else 1), widths[0] * self.sides[0][0] * self.sides[0][1])
         kind = _Up if residual else _Plain
         self.norm = nn.Identity() if residual else nn.BatchNorm2d(widths[0])
-        self.blocks = nn.ModuleList(kind(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(kind(a, b) for a, b in itertools.pairwise(widths))
         self.after = nn.BatchNorm2d(widths[-1]) if residual else nn.Identity()
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
@@ -93,9 +94,7 @@ class Discriminator(nn.Module):
         steps = len(sides_of(height, across)) - 1
         widths = [channels, *(width * min(2**k, 8) for k in range(steps))]
         kind = _Down if residual else _Strided
-        self.blocks = nn.ModuleList(
-            kind(a, b, first=not k) for k, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.blocks = nn.ModuleList(kind(a, b, first=not k) for k, (a, b) in enumerate(itertools.pairwise(widths)))
         self.residual = residual
         self.last = nn.Linear(widths[-1], 1)
         self.classes = nn.Embedding(classes, widths[-1]) if classes else None

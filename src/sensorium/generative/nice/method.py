@@ -8,6 +8,7 @@ Shapes: B images, D values.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -36,7 +37,7 @@ class NICE(NormalizingFlow):
 def perceptron(size: int, hidden: int, depth: int) -> nn.Sequential:
     """[B, D] -> [B, D], zeros at first."""
     widths = [size, *(hidden,) * depth]
-    inner = [part for a, b in zip(widths[:-1], widths[1:], strict=True) for part in (nn.Linear(a, b), nn.ReLU())]
+    inner = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
     last = nn.Linear(hidden, size)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

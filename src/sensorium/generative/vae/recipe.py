@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-
 from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads

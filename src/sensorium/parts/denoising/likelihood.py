@@ -8,6 +8,7 @@ Shapes: B samples, d values of each, P probes.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -41,7 +42,7 @@ def log_density(
     ls = torch.linspace(-math.log(low), -math.log(high), steps + 1, dtype=torch.float64).tolist()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     slope, divergence = _slope(denoise, x, ls[0], signs)
-    for now, after in zip(ls[:-1], ls[1:], strict=True):
+    for now, after in itertools.pairwise(ls):
         h = after - now
         end, end_divergence = _slope(denoise, x + h * slope, after, signs)
         x = x + h / 2 * (slope + end)
@@ -50,7 +51,7 @@ def log_density(
     return log_prior(x, high, deviation) + total
 
 
-def _slope(denoise: Denoiser, x: Tensor, l: float, signs: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: E741
+def _slope(denoise: Denoiser, x: Tensor, l: float, signs: Tensor | None) -> tuple[Tensor, Tensor]:
     """dx/dl, and its divergence [B]."""
     sigma = torch.full((len(x),), math.exp(-l), dtype=x.dtype, device=x.device)
     with torch.enable_grad():

@@ -82,7 +82,7 @@ def sampled(
     }[sampler]()
     if trace:
         return torch.stack([x, *steps])
-    for x in steps:  # noqa: B007, B020
+    for x in steps:  # noqa: B007
         pass
     return x
 
