@@ -5,6 +5,7 @@ import math
 import normflows
 import pytest
 import torch
+import zuko
 from torch import Tensor
 
 from sensorium.base.draw import Draw
@@ -15,7 +16,7 @@ from sensorium.generative.maf.method import MAF
 from sensorium.generative.nice.method import NICE
 from sensorium.generative.planar.method import PlanarFlow
 from sensorium.generative.realnvp.method import RealNVP
-from sensorium.parts.density.coupling import Coupling
+from sensorium.parts.density.coupling import Autoregressive, Coupling
 from sensorium.parts.density.invertible import ActNorm, Mixing, Planar, Radial
 
 FLOWS = {
@@ -174,6 +175,81 @@ def test_a_step_of_glow(channels: int, side: int) -> None:
         z, log_det = layer(z)
         total = total + log_det
     compare(theirs.inverse(x), (z, total))
+
+
+# --- zuko ---
+
+
+@pytest.mark.parametrize(
+    "dtype, outputs, gradients", [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4)], ids=str
+)
+@pytest.mark.parametrize("size, hidden", [(1, (3,)), (5, (9, 11)), (12, (40,))])
+def test_an_autoregressive_layer(size: int, hidden: tuple[int, ...], dtype: torch.dtype, outputs, gradients) -> None:
+    """zuko solves its inverse by passes over all values, here of the same mu and alpha."""
+    torch.manual_seed(0)
+    ours = Autoregressive(torch.randperm(size), hidden).to(dtype)
+
+    def affine(x: Tensor) -> zuko.transforms.Transform:
+        mu, alpha = ours.network(x).chunk(2, -1)
+        return zuko.transforms.DependentTransform(Affine(-alpha, -mu * (-alpha).exp()), 1)
+
+    theirs, x = zuko.transforms.AutoregressiveTransform(affine, passes=size), torch.randn(7, size, dtype=dtype)
+    same(theirs, ours, x, outputs, gradients)
+
+
+@pytest.mark.parametrize(
+    "dtype, outputs, gradients", [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4)], ids=str
+)
+@pytest.mark.parametrize("size", [2, 7])
+def test_an_affine_coupling(size: int, dtype: torch.dtype, outputs, gradients) -> None:
+    torch.manual_seed(0)
+    still = torch.arange(size) % 2 == 0
+    ours = Coupling(torch.nn.Linear(size, 2 * size), still.to(dtype), "tanh", size).to(dtype)
+
+    def affine(a: Tensor) -> zuko.transforms.Transform:
+        raw, shift = ours.network(a.new_zeros(len(a), size).masked_scatter(still, a)).chunk(2, -1)
+        assert ours.factor is not None
+        log_scale = torch.tanh(raw) * ours.factor
+        return zuko.transforms.DependentTransform(Affine(log_scale[:, ~still], shift[:, ~still]), 1)
+
+    theirs, x = zuko.transforms.CouplingTransform(affine, still), torch.randn(7, size, dtype=dtype)
+    same(theirs, ours, x, outputs, gradients)
+
+
+class Affine(zuko.transforms.Transform):
+    """y = exp(a) x + b; zuko's own bounds a."""
+
+    domain = codomain = torch.distributions.constraints.real
+    bijective = True
+
+    def __init__(self, log_scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.log_scale, self.shift = log_scale, shift
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.log_scale.exp() * x + self.shift
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (y - self.shift) * (-self.log_scale).exp()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.log_scale
+
+
+def same(theirs, ours, x: Tensor, outputs: float, gradients: float) -> None:
+    """z, log |det|, the inverse, and the gradients of all weights and of x."""
+    found = []
+    for call in (ours, theirs.call_and_ladj):
+        given = x.clone().requires_grad_()
+        z, log_det = call(given)
+        loss = (z.square().sum(-1) / 2 - log_det).sum()
+        found.append(((z, log_det), torch.autograd.grad(loss, [given, *ours.parameters()])))
+    for tolerance, mine, other in zip((outputs, gradients), *found, strict=True):
+        torch.testing.assert_close(mine, other, atol=tolerance, rtol=tolerance)
+    z = found[0][0][0].detach()
+    torch.testing.assert_close(
+        ours.inverse(z), theirs.inv(z).detach(), atol=10 * outputs, rtol=10 * outputs, check_dtype=True
+    )
 
 
 def test_the_networks_of_glow_begin_with_zeros_and_grow() -> None:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Completer, IterativeGenerator, VelocityNet
 from sensorium.base.draw import Draw, Views
 from sensorium.base.precision import precise
-from sensorium.data.augment.images import flip as flipped
 from sensorium.data.rows import reads
+from sensorium.generative.signed import signed
 from sensorium.method import Method
 from sensorium.parts.denoising.frames import Frame
 from sensorium.parts.denoising.samplers import Churn, Denoiser, Sampler, karras_sigmas, sampled
@@ -168,9 +168,8 @@ def diffusion_views(method: Diffusion, *, flip: bool = False) -> Views:
 
     @reads("image", *(("label",) if method.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = fields["image"].float() / 127.5 - 1
         batch = {
-            "image": flipped(image, draw) if flip else image,
+            "image": signed(fields["image"], draw, flip),
             "noise": draw.randn(*method.shape),
             "level": draw.rand().clamp(1e-6, 1 - 1e-6),
         }

@@ -10,11 +10,11 @@ import torch
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.differentiable import NUMBERS
-from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.gan.method import GAN, Loss, Penalty, Phase
+from sensorium.generative.signed import signed
 from sensorium.networks.gan import Discriminator, Generator
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_linear
@@ -122,11 +122,10 @@ def gan_views(method: GAN, flip: bool = False) -> Views:
 
     @reads("image", *(("label",) if method.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = fields["image"].float() / 127.5 - 1
         noise, uniform = draw.randn(2, method.noise), draw.rand(1 + 3 * NUMBERS)
-        batch = {"image": flipped(image, draw) if flip else image, "noise": noise, "uniform": uniform}
+        batch = {"image": signed(fields["image"], draw, flip), "noise": noise, "uniform": uniform}
         if method.classes:
-            any_ = (draw.rand() * method.classes).long().to(image.device)
+            any_ = (draw.rand() * method.classes).long().to(fields["label"].device)
             batch["label"] = torch.where(fields["label"] < 0, any_, fields["label"])
         return batch
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow.method import RectifiedFlow
+from sensorium.generative.signed import signed
 from sensorium.networks.choice import velocity_network
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
@@ -87,9 +87,8 @@ def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
 
     @reads("image", *(("label",) if flow.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = fields["image"].float() / 127.5 - 1
         return {
-            "image": flipped(image, draw) if flip else image,
+            "image": signed(fields["image"], draw, flip),
             **({"label": fields["label"]} if flow.classes else {}),
             "noise": draw.randn(*flow.shape),
             "time": flow.draw_time(draw.rand()),

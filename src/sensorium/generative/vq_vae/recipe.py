@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sensorium.data.images.prepare import Situation
 from sensorium.errors import SensoriumError
+from sensorium.generative.signed import signed_views
 from sensorium.generative.vq_vae.method import VQVAE, Codebook
-from sensorium.generative.vqgan.recipe import signed_views
 from sensorium.networks.autoencoder import AUTOENCODER_SIZES, autoencoder
 from sensorium.parts.quantize import Quantizer
 from sensorium.parts.schedules import warmup_cosine
