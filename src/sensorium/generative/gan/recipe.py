@@ -82,16 +82,8 @@ def gan(
     rate = s.pick("lr", lr, 1e-3 if small else 2e-4, on.device)
     faster = s.pick("discriminator_lr", discriminator_lr, rate, "the generator's")
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
-    s.note(
-        network=network,
-        loss=loss,
-        spectral=spectral,
-        classes=classes,
-        noise=noise,
-        flip=flip,
-        average=average,
-        clip=clip,
-    )
+    s.note(network=network, loss=loss, spectral=spectral, classes=classes)
+    s.note(noise=noise, flip=flip, average=average, clip=clip)
     shape, residual = (3, on.image_size, on.image_size), network == "resnet"
     if min(noise, wide, other) < 1 or not 0 <= average < 1:
         raise SensoriumError(

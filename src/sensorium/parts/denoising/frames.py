@@ -65,7 +65,8 @@ def frame_of(path_name: Name, prediction: Prediction, weight: Weight = "simple")
         raise ValueError(
             f"prediction must be one of {', '.join(get_args(Prediction))}, weight one of {', '.join(get_args(Weight))}"
         )
-    path = path_of(path_name)
+    with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
+        path = path_of(path_name)
 
     def numbers(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t, a and s."""
@@ -107,7 +108,7 @@ def frame_of(path_name: Name, prediction: Prediction, weight: Weight = "simple")
         t = first + uniform.double() * (last - first)
         return path.sigma((t * STEPS).round() / STEPS if discrete else t)
 
-    low, high = (float(path.sigma(torch.tensor(t, dtype=torch.float64))) for t in (first, last))
+    low, high = path.sigma(torch.tensor([first, last], dtype=torch.float64, device="cpu")).tolist()
     return Frame(
         inputs=lambda sigma: numbers(sigma)[1],
         skip=skip,
