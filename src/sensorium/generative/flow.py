@@ -137,11 +137,11 @@ def scales_of(side: int) -> int:
 @torch.no_grad()
 def initialized(layers: Invertible, x: Tensor) -> None:
     """Each ActNorm of ``layers`` by the values that a batch ``x`` has where it stands."""
-    handles = [
-        layer.register_forward_pre_hook(lambda one, given: one.initialize(given[0]))
-        for layer in layers.modules()
-        if isinstance(layer, ActNorm)
-    ]
+
+    def begin(layer: Any, given: Any) -> None:
+        layer.initialize(given[0])
+
+    handles = [one.register_forward_pre_hook(begin) for one in layers.modules() if isinstance(one, ActNorm)]
     try:
         layers(x)
     finally:

@@ -7,6 +7,8 @@ torch's own normalization iterates in each forward pass; here it is done by the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ def spectral_step_(network: nn.Module) -> None:
     """One power iteration of each normalized weight, in place."""
     for layer in network.modules():
         if parametrize.is_parametrized(layer, "weight"):
-            held = layer.parametrizations.weight  # pyright: ignore
+            held: Any = layer.parametrizations.weight  # pyright: ignore
             for one in held:
                 if isinstance(one, Spectral):
                     one.iterate(held.original)

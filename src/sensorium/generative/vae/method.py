@@ -101,7 +101,8 @@ class VAE(Method, Generator, Likelihood, Reconstructor, Latent):
     def _cost(self, x: Tensor, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """-log p(x|z) of a z of each image [B], and a surrogate [] whose gradient it lacks."""
         if not self.classes:
-            return self._nats(gaussian(*numbers.chunk(2, 1), noise), x), x.new_zeros(())
+            mean, log_deviation = numbers.chunk(2, 1)
+            return self._nats(gaussian(mean, log_deviation, noise), x), x.new_zeros(())
         logits, (uniform, again) = self._logits(numbers), noise.unbind(1)
         value = lambda z: self._nats(z.flatten(1), x)  # noqa: E731
         if self.estimator in ("gumbel", "straight-through"):
