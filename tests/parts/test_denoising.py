@@ -120,7 +120,7 @@ def test_the_adaptive_samplers_error_falls_with_its_tolerance(tolerance: float) 
         calls.append(float(sigma[0]))
         return gaussian(x, sigma)
 
-    x = 80 * torch.randn(16, 3).double()
+    x = 80 * torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).double()
     drawn = sampled(watched, x, torch.tensor([80.0, 0.01]), "adaptive", tolerance=tolerance)
     assert float((drawn - exact(x, 80.0, 0.01)).abs().max()) < 70 * tolerance
     assert 8 < len(calls) < 60 * tolerance ** (-1 / 3)
