@@ -32,6 +32,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if not GPU and item.get_closest_marker("gpu"):
         pytest.skip("needs a GPU; `make gpu` runs these tests on a machine that has one")
+    torch.manual_seed(0)  # what a test draws does not depend on those before it
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_samples_and_likelihoods_are_judged_beside_simple_models(runs: Path, com
     samples, likelihood = found["details"]["samples"]["samples"], found["details"]["likelihood"]["likelihood"]
     assert code == 0
     assert samples["n"] > 100
-    assert likelihood["baselines"]["independent"] > 0
+    assert likelihood["baseline"] > 0
     with np.load(runs / "made" / "outcomes.npz") as kept:
         assert kept["bits per pixel"].shape == (likelihood["n"],)
         assert kept["bits per pixel"].mean() == pytest.approx(likelihood["bits_per_dim"])

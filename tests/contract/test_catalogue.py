@@ -85,6 +85,14 @@ TINY: dict[str, dict[str, Any]] = {
     "flash": {"width": 16, "depth": 2, "chunk": 4, "shared": 8},
     "recurrent_lm": {"width": 16, "hidden": 20, "depth": 2},
     "made": {"hidden": 20, "masks": 2},
+    "nice": {"hidden": 20, "layers": 2},
+    "realnvp": {"width": 8, "blocks": 1},
+    "glow": {"width": 8, "steps": 2},
+    "maf": {"hidden": 20, "layers": 2},
+    "planar": {"layers": 4},
+    "vae": {"width": 8, "hidden": 16, "latents": 4},
+    "vq_vae": {"codes": 16, "code_width": 8},
+    "gan": {"width": 4, "discriminator_width": 8, "noise": 8},
     "clip": {"backbone": "clip-micro", "text_width": 32, "text_depth": 1, "embed_dim": 16},
     "fcos": {"width": 16, "convs": 1},
     "detr": {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "queries": 5},
@@ -103,7 +111,7 @@ TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
 MAKERS = {"tokens": "vqgan", "teacher": "simclr", "self_training teacher": "supervised"}
 # Sides of pictures that a system takes are multiples of so many pixels.
-MULTIPLES = {"vqgan": 4, "token_prior": 4}
+MULTIPLES = {"vqgan": 4, "vq_vae": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {

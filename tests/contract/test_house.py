@@ -33,19 +33,22 @@ ROOMS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PEERS = {
-    "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "cleanlab", "pytest", "hypothesis",
+    "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "normflows", "cleanlab", "pytest", "hypothesis",
 }  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
 WORDS = {"made", "flash", "clip", "supervised", "frozen"}
 # Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, transformers' word for a
-# configuration, what a generator made, experts.
+# configuration, what a generator made, experts, the time of processes of low priority.
 SPOKEN = {
     "networks/mixing.py: flash",
     "language/causal_lm/recipe.py: flash",
     "data/text/clip_tokens.py: clip",
     "networks/formats/clip_vision.py: clip",
     "generative/vqgan/method.py: made",
+    "generative/gan/method.py: made",
+    "base/machine.py: nice",
+    "base/threads.py: nice",
     "parts/moe/layer.py: frozen",
 }
 # Files that may ask whether something has an attribute, and how often: the operating system is no ability of ours.

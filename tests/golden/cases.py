@@ -24,7 +24,8 @@ RESNET: dict[str, Any] = PICTURES | {"backbone": "resnet-micro"}
 SCENES: dict[str, Any] = {"data": "scenes:64", "limit": 40, "image_size": 32, "batch_size": 8}
 TEXT: dict[str, Any] = {"data": "BOOK", "length": 32, "batch_size": 4}
 SMALL: dict[str, Any] = {"width": 32, "depth": 2}
-CODES: dict[str, Any] = SCENES | {"codes": 32, "code_width": 8, "start": 0.4}
+FEW_CODES: dict[str, Any] = SCENES | {"codes": 32, "code_width": 8}
+CODES: dict[str, Any] = FEW_CODES | {"start": 0.4}
 # The settings of a role are those of the run that is made for it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
@@ -87,6 +88,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nade": ("nade", PICTURES | {"hidden": 32}),
     "nade without order": ("nade", PICTURES | {"hidden": 32, "layers": 2, "orderless": True}),
     "pixelcnn": ("pixelcnn", PICTURES | {"channels": 4, "layers": 2}),
+    "nice": ("nice", PICTURES | {"hidden": 32, "layers": 2}),
+    "realnvp": ("realnvp", PICTURES | {"width": 8, "blocks": 1}),
+    "glow": ("glow", PICTURES | {"width": 8, "steps": 2}),
+    "maf": ("maf", PICTURES | {"hidden": 32, "layers": 2}),
+    "planar": ("planar", PICTURES | {"layers": 4}),
+    "radial": ("planar", PICTURES | {"layers": 4, "radial": True}),
+    "vae": ("vae", PICTURES | {"width": 8, "hidden": 16, "latents": 4}),
+    "vae of densities": ("vae", PICTURES | {"width": 8, "hidden": 16, "latents": 4, "values": "gaussian", "free": 0.1}),
+    "vae of categories": (
+        "vae",
+        PICTURES | {"width": 8, "hidden": 16, "latents": 4, "values": "bernoulli", "classes": 3, "estimator": "rebar"},
+    ),
+    "vq_vae": ("vq_vae", FEW_CODES),
+    "vq_vae by the loss": ("vq_vae", FEW_CODES | {"codebook": "gradient"}),
+    "gan": ("gan", PICTURES | {"width": 8, "discriminator_width": 8}),
+    "gan of strided convolutions": (
+        "gan",
+        PICTURES | {"width": 8, "discriminator_width": 8, "network": "dcgan", "loss": "wasserstein", "augment": False},
+    ),
+    "gan with normalized layers": (
+        "gan",
+        PICTURES | {"width": 8, "discriminator_width": 8, "loss": "hinge", "spectral": True, "classes": False},
+    ),
+    "ddpm": ("ddpm", PICTURES),
+    "ddpm of v": ("ddpm", PICTURES | {"schedule": "linear", "prediction": "v", "weight": "min-snr"}),
+    "score_sde": ("score_sde", PICTURES | {"classes": False}),
+    "edm": ("edm", PICTURES),
     "clip": ("clip", SCENES | {"text_width": 32}),
     "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
     "fcos": ("fcos", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 16}),

@@ -299,10 +299,14 @@ class IterativeGenerator(Generator):
 
 
 class Likelihood(ABC):
-    """Gives the exact probability of a sample. ``shape`` of one, without the batch; ``members`` of its ensemble."""
+    """Gives the exact probability of a sample, or its density. ``shape`` of one, without the batch; ``members`` of its ensemble;
+    ``width`` of a value, in whose units the density is: 1 of a probability, 1 / 256 of values in 0..1. ``bound``: what makes it a lower bound, "" if
+    nothing does."""
 
     shape: tuple[int, ...]
     members: int = 1
+    width: float = 1.0
+    bound: str = ""
 
     @abstractmethod
     def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
@@ -312,6 +316,18 @@ class Likelihood(ABC):
     @abstractmethod
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> training images [B, *shape]."""
+
+
+class Latent(ABC):
+    """Encodes images as latent variables and decodes them."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Training images [B, *shape] -> latents [B, ...]."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents -> images."""
 
 
 class Tokenizer(SeesImages, ABC):
@@ -340,8 +356,8 @@ ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
-        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator,
-        Likelihood, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
+        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator, Likelihood,
+        Latent, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 

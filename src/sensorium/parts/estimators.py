@@ -11,7 +11,7 @@ are measured against the exact sum by `python -m benchmarks.estimators`.
                       through z' resampled given x:  (f(x) - c(z')) grad log p(x) + grad c(z) - grad c(z')
                       Grathwohl et al., 2017, arXiv:1711.00123; with c = eta f(softmax(z / t)) it is
     rebar                                                         Tucker et al., 2017, arXiv:1703.07370
-Shapes: S samples, K choices; f takes rows that sum to one [S, K] and gives [S].
+Shapes: S samples, K choices, [S, K], or of N variables at once [S, N, K]; f takes rows that sum to one and gives [S].
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def reinforce(f: Value, logits: Tensor, uniform: Tensor, *, baseline: Baseline |
         value = value - value.mean()
     elif not isinstance(baseline, str):
         value = value - baseline
-    return (value * (choice * logits.log_softmax(-1)).sum(-1)).mean()
+    return (value * _joint(choice * logits.log_softmax(-1))).mean()
 
 
 def relax(f: Value, control: Value, logits: Tensor, uniform: Tensor, again: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def relax(f: Value, control: Value, logits: Tensor, uniform: Tensor, again: Tens
     relaxed = log_p + gumbel(uniform)
     choice = _largest(relaxed)
     explained, same = control(relaxed), control(given(choice, log_p, again))
-    score = (choice * log_p).sum(-1)
+    score = _joint(choice * log_p)
     return ((f(choice) - same).detach() * score + explained - same).mean()
 
 
@@ -97,6 +97,11 @@ def given(choice: Tensor, log_p: Tensor, uniform: Tensor) -> Tensor:
     rate = -uniform.clamp(torch.finfo(uniform.dtype).tiny, 1 - torch.finfo(uniform.dtype).eps).log()  # exponential
     largest = (choice * rate).sum(-1, keepdim=True)
     return torch.where(choice > 0, -largest.log(), -(rate * (-log_p).exp() + largest).log())
+
+
+def _joint(each: Tensor) -> Tensor:
+    """log p of each choice [S, ..., K] -> that of all variables of a sample [S]."""
+    return each.flatten(1).sum(1)
 
 
 def _largest(scores: Tensor) -> Tensor:

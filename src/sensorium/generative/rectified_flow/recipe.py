@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.rectified_flow.method import RectifiedFlow
-from sensorium.networks.dit import DIT_SIZES, dit
-from sensorium.networks.unet import UNET_SIZES, unet
+from sensorium.generative.signed import signed
+from sensorium.networks.choice import velocity_network
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
@@ -66,7 +65,7 @@ def rectified_flow(
     name = s.pick("network", network, told.get("network") or ("unet-micro" if small else "unet-small"), "the teacher's" if told else on.device)  # fmt: skip
     classes = classes and told.get("classes", True)
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
-    net = _velocity_network(name, on.image_size, count + 1 if count else 0)
+    net = velocity_network(name, on.image_size, count + 1 if count else 0)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, (2e-3 if small else 4e-4) * (1 if teacher is None else 0.25), batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
@@ -82,25 +81,14 @@ def rectified_flow(
     return Recipe("rectified_flow", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
-def _velocity_network(name: str, image_size: int, labels: int) -> Any:
-    family, _, size = name.partition("-")
-    if family == "unet" and size in UNET_SIZES:
-        return unet(size, image_size, labels=labels)
-    if family == "dit" and size in DIT_SIZES:
-        return dit(size, image_size, labels=labels)
-    names = [*(f"unet-{size}" for size in UNET_SIZES), *(f"dit-{size}" for size in DIT_SIZES)]
-    raise SensoriumError(f"no network is called '{name}'. Choose {', '.join(names)}.")
-
-
 def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
     """``{"image" in -1..1, "label" where it learns classes, "noise", "time", "drop" bool}``: all random values of a
     flow's step, drawn per picture."""
 
     @reads("image", *(("label",) if flow.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = fields["image"].float() / 127.5 - 1
         return {
-            "image": flipped(image, draw) if flip else image,
+            "image": signed(fields["image"], draw, flip),
             **({"label": fields["label"]} if flow.classes else {}),
             "noise": draw.randn(*flow.shape),
             "time": flow.draw_time(draw.rand()),

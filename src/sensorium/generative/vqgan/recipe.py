@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 
 from sensorium.abilities import HasBackbone, MapEncoder
-from sensorium.base.draw import Draw, Views
-from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
+from sensorium.generative.signed import signed_views
 from sensorium.generative.vqgan.formats import load_lpips
 from sensorium.generative.vqgan.method import VQGAN, Phase
 from sensorium.networks.autoencoder import AUTOENCODER_SIZES, autoencoder
@@ -152,14 +149,3 @@ def _features(features: str) -> Perceptual:
         raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps.")
     described = f"{run.info.recipe}, trained on {run.info.data.path}"
     return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
-
-
-def signed_views(flip: bool = False) -> Views:
-    """``{"image" [B, 3, S, S] in -1..1}``."""
-
-    @reads("image")
-    def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
-        image = fields["image"].float() / 127.5 - 1
-        return {"image": flipped(image, draw) if flip else image}
-
-    return views

@@ -1,0 +1,10 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="DDPM: denoising diffusion probabilistic models, and DDIM",
+    paper="Ho et al., 2020, arXiv:2006.11239; Song et al., 2020, arXiv:2010.02502",
+    short="DDPM",
+    abilities=("Generator", "Completer", "ClassConditional", "IterativeGenerator"),
+    exports=(),
+    parity="diffusers DDPMScheduler, DDIMScheduler (tests/parts/test_denoising.py)",
+)

@@ -1,0 +1,83 @@
+"""DDPM: how to train it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sensorium.data.images.prepare import Situation
+from sensorium.generative.diffusion import Diffusion, diffusion_views
+from sensorium.networks.choice import velocity_network
+from sensorium.parts.denoising.frames import Weight, frame_of
+from sensorium.parts.denoising.paths import Prediction
+from sensorium.parts.denoising.samplers import Sampler
+from sensorium.parts.ema import EMA
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+
+
+def ddpm(
+    on: Situation,
+    *,
+    network: str | None = None,
+    schedule: Literal["linear", "cosine"] = "cosine",
+    prediction: Prediction = "noise",
+    weight: Weight = "simple",
+    classes: bool = True,
+    drop: float = 0.1,
+    sampler: Sampler = "ancestral",
+    steps: int = 50,
+    flip: bool = False,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    warmup: float = 0.05,
+    average: float = 0.999,
+) -> Recipe:
+    """DDPM (Ho et al., 2020): generates pictures by taking noise away, step by step.
+
+    Example: sensorium train ddpm --data DIR --budget 20m
+
+    Args:
+        network: unet-micro ... unet-large, or dit-micro and so on.
+        schedule: how noise grows over the 1,000 steps: linear (the paper's) or cosine.
+        prediction: what the network tells of a noisy picture: noise, x, v, velocity or score.
+        weight: of the loss: simple, or min-snr.
+        classes: condition on the class, if the data have classes.
+        drop: probability of dropping a label in training, for guidance.
+        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde or adaptive; by default when samples are drawn.
+        steps: of sampling, by default when samples are drawn.
+        flip: also flip pictures horizontally; not for letters or digits.
+        batch_size: pictures per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+        average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
+    """
+    s = Settings()
+    small = on.device == "cpu"
+    name = s.pick("network", network, "unet-micro" if small else "unet-small", on.device)
+    count = len(on.classes) if classes and len(on.classes) > 1 else 0
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
+    s.note(
+        schedule=schedule,
+        prediction=prediction,
+        weight=weight,
+        classes=classes,
+        drop=drop,
+        sampler=sampler,
+        steps=steps,
+        flip=flip,
+    )
+    s.note(weight_decay=weight_decay, warmup=warmup, average=average)
+    with refused_by("ddpm"):
+        frame = frame_of(schedule, prediction, weight)
+        net = velocity_network(name, on.image_size, count + 1 if count else 0)
+        shape = (3, on.image_size, on.image_size)
+        method = Diffusion(net, shape, frame, classes=count, drop=drop, sampler=sampler, usual_steps=steps)
+        moving = EMA(average) if average else None
+    views = diffusion_views(method, flip=flip)
+    return Recipe(
+        "ddpm", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s, average=moving
+    )

@@ -1,0 +1,10 @@
+from sensorium.catalogue import System
+
+SYSTEM = System(
+    title="EDM: the design space of diffusion models",
+    paper="Karras et al., 2022, arXiv:2206.00364",
+    short="EDM",
+    abilities=("Generator", "Completer", "ClassConditional", "IterativeGenerator"),
+    exports=(),
+    parity="diffusers EDMEulerScheduler, EDMDPMSolverMultistepScheduler (tests/parts/test_denoising.py)",
+)

@@ -1,0 +1,55 @@
+"""RealNVP: how to train it."""
+
+from __future__ import annotations
+
+from sensorium.data.images.prepare import Situation
+from sensorium.generative.flow import beginning_with, dequantized_views, pick_channels, scales_of
+from sensorium.generative.realnvp.method import RealNVP
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
+
+
+def realnvp(
+    on: Situation,
+    *,
+    width: int | None = None,
+    blocks: int | None = None,
+    scales: int | None = None,
+    gray: bool | None = None,
+    flip: bool = False,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    warmup: float = 0.05,
+) -> Recipe:
+    """RealNVP (Dinh et al., 2016): the density of pictures by affine coupling layers of convolutions.
+
+    Example: sensorium train realnvp --data DIR --budget 15m
+
+    Args:
+        width: channels of the residual networks of a coupling.
+        blocks: of these networks.
+        scales: between which half of the values are done.
+        gray: the mean of the channels; by default of pictures that have no colors.
+        flip: also flip pictures horizontally; not for letters or digits.
+        batch_size: pictures per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: fraction of the budget for learning rate warm-up.
+    """
+    s = Settings()
+    channels = pick_channels(gray, on, s)
+    wide = s.pick("width", width, 16 if on.device == "cpu" else 64, on.device)
+    deep = s.pick("blocks", blocks, 1 if on.device == "cpu" else 4, on.device)
+    levels = s.pick("scales", scales, scales_of(on.image_size), f"image size {on.image_size}")
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
+    s.note(flip=flip, weight_decay=weight_decay, warmup=warmup)
+    with refused_by("realnvp"):
+        method = RealNVP((channels, on.image_size, on.image_size), width=wide, blocks=deep, scales=levels)
+    views = dequantized_views(channels, flip=flip)
+    return Recipe(
+        "realnvp", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s,
+        derive=beginning_with(method, views),
+    )  # fmt: skip
