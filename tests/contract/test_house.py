@@ -33,7 +33,7 @@ ROOMS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PEERS = {
-    "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "normflows", "cleanlab", "pytest", "hypothesis",
+    "transformers", "timm", "lightly", "diffusers", "open_clip", "pycocotools", "pytorch_fid", "zuko", "normflows", "prdc", "cleanlab", "pytest", "hypothesis",
 }  # fmt: skip
 FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "streaming"}
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.

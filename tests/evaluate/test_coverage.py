@@ -1,9 +1,10 @@
-"""Precision and recall: by hand, by definition, and whatever the chunks."""
+"""Precision, recall, density and coverage: by hand, by definition or by their authors' code, and whatever the chunks."""
 
 import pytest
 import torch
+from prdc import compute_prdc
 
-from sensorium.metrics.coverage import inside, precision_recall, radii
+from sensorium.metrics.coverage import density_coverage, inside, precision_recall, radii
 
 
 def test_by_hand() -> None:
@@ -58,3 +59,21 @@ def test_what_does_not_fit() -> None:
         precision_recall(torch.randn(3, 2), torch.randn(9, 2))
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         precision_recall(torch.randn(9, 2), torch.randn(9, 3))
+
+
+@pytest.mark.parametrize("real, made, k", [(40, 40, 5), (31, 57, 3), (60, 20, 1)])
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_density_and_coverage_are_their_authors(real: int, made: int, k: int, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(real, 4, generator=generator), 0.7 * torch.randn(made, 4, generator=generator) + 0.4
+    theirs = compute_prdc(a.numpy(), b.numpy(), k)
+    found = density_coverage(a, b, k, chunk=chunk) | precision_recall(a, b, k, chunk=chunk)
+    for name in ("density", "coverage", "precision", "recall"):
+        assert found[name] == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_density_and_coverage_by_hand() -> None:
+    """Of balls of k = 1 around 0, 1, 3, that reach less than 1, 1, 2 far: 0.5 is in two, 2.9 in one, 9 in none."""
+    real, made = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [2.9], [9.0]])
+    assert density_coverage(real, made, 1) == {"density": pytest.approx(1), "coverage": pytest.approx(1)}
+    assert density_coverage(real, made[2:], 1) == {"density": 0, "coverage": 0}

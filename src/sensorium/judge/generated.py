@@ -4,7 +4,7 @@ Samples are scored by their Fréchet distance to the training images, and by pre
 space: Inception's, if the user gives its weights; else the last layer of a classifier trained on the same data for this
 purpose (once, cached beside the runs), or, without classes, of a network of random weights, which can still tell images
 from samples of a Gaussian in pixel space. Distances in different feature spaces, or of different sample counts, can't
-be compared.
+be compared. Samples that are nearer to training pictures than held-out pictures are, are copies; the nearest are shown.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.judge.evaluator import Evaluator, Kept
 from sensorium.judge.score import Asked, Judgement, Picture, Score, Trained
-from sensorium.metrics.coverage import precision_recall
+from sensorium.metrics.copies import nearer, nearest
+from sensorium.metrics.coverage import density_coverage, precision_recall
 from sensorium.metrics.densities import GaussianPCA
-from sensorium.metrics.frechet import frechet
+from sensorium.metrics.frechet import frechet, frechet_error
 from sensorium.pictures.images import save
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.recipe import Settings
@@ -39,6 +40,10 @@ SAMPLES = {"cpu": 2000, "cuda": 10_000}
 CLASSIFIER = "800steps"
 COMPONENTS = 64
 SHOWN = 64
+NEAREST = 3
+LOOKED = 10_000  # training pictures among which copies are looked for
+WIDE = 512  # features up to which the error of the distance is measured
+COPIES = "nearer than held-out"
 LEAST = 4  # precision and recall ask for the third neighbor
 INCEPTION = "Inception v3 of December 2015, as in published FIDs"
 
@@ -52,13 +57,29 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     counted = f"samples; {found['features']}"
     beside = {"Gaussian in PCA": found["baselines"]["gaussian_pca"]}
     true = {"held-out pictures": found["baselines"]["held_out"]}
-    rows = (
-        Score("Fréchet distance", found["frechet"], "lower", found["n"], counted, beside, references=true),
+    rows = [
+        Score(
+            "Fréchet distance", found["frechet"], "lower", found["n"], counted, beside, found["error"], references=true
+        ),
         Score("precision", found["precision"], "higher", found["n"], "samples", share=True),
         Score("recall", found["recall"], "higher", found["n"], "samples", share=True),
-    )
-    shown = Picture(f"{run.folder.name}/pictures/samples.png", "Samples", "Sampled with seed 0, not selected.")
-    return Judgement(rows, (shown,))
+        Score("density", found["density"], "higher", found["n"], "samples", references={"real pictures": 1.0}),
+        Score("coverage", found["coverage"], "higher", found["n"], "samples", share=True),
+    ]
+    place = f"{run.folder.name}/pictures"
+    shown = [Picture(f"{place}/samples.png", "Samples", "Sampled with seed 0, not selected.")]
+    if near := found.get("copies"):
+        what = f"pairs of a sample and a held-out picture; the nearest of {near['looked']:,} training pictures"
+        half = {"held-out pictures": 0.5}
+        rows.append(
+            Score(
+                COPIES, near["nearer"], "lower", found["n"], what, error=near["error"], share=True, references=half,
+                decides=False,
+            )
+        )  # fmt: skip
+        said = "Samples, each with the training pictures nearest to it; first the samples that are nearest to one."
+        shown.append(Picture(f"{place}/nearest.png", "Copies?", said))
+    return Judgement(tuple(rows), tuple(shown))
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
@@ -75,7 +96,8 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     folder = run.folder / "pictures"
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
-    real = np.array(ready.train.images[np.sort(rng.permutation(len(ready.train))[:n])])
+    turn = rng.permutation(len(ready.train))
+    real = np.array(ready.train.images[np.sort(turn[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
     # the method may be trained on binary images: compare with the same
     real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
@@ -84,13 +106,35 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     if method.shape[0] == 1:
         name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
-    return {
+    found = {
         "frechet": frechet(mine, base),
+        "error": frechet_error(mine, base) if base.shape[1] <= WIDE else None,
         "n": n,
         "features": name,
         **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
+        **density_coverage(base, mine, min(5, n - 1)),
         "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
     }
+    if ready.test is not None:
+        more = np.array(ready.train.images[np.sort(turn[n : n if inception else LOOKED])])
+        pictures, seen = real, base
+        if len(more):
+            more = method.to_pixels(method.from_pixels(torch.from_numpy(more))).numpy()
+            pictures, seen = np.concatenate([real, more]), torch.cat([base, embed(more)])
+        found["copies"] = _copies(drawn, mine, pictures, seen, beside, folder / "nearest.png")
+    return found
+
+
+def _copies(
+    drawn: np.ndarray, mine: Tensor, pictures: np.ndarray, seen: Tensor, beside: Tensor, out: Path
+) -> dict[str, Any]:
+    """How near samples are to training ``pictures`` of the features ``seen``, beside held-out ones; the nearest are drawn."""
+    away, at = nearest(mine, seen, min(NEAREST, len(seen)))
+    share, error = nearer(away[:, 0], nearest(beside, seen)[0][:, 0])
+    first = away[:, 0].argsort()[: SHOWN // (NEAREST + 1)].tolist()
+    rows = [picture for k in first for picture in (drawn[k], *pictures[at[k].numpy()])]
+    save(grid(torch.from_numpy(np.stack(rows)).float() / 255, 2 * (1 + at.shape[1])), out)
+    return {"nearer": share, "error": error, "looked": len(seen)}
 
 
 def grid(pictures: Tensor, columns: int = 8) -> Tensor:

@@ -1,10 +1,14 @@
-"""Precision and recall of generated samples (Kynkäänniemi et al., 2019, arXiv:1904.06991).
+"""Precision and recall of generated samples (Kynkäänniemi et al., 2019, arXiv:1904.06991), density and coverage (Naeem et al., 2020,
+arXiv:2002.09797).
 
 The manifold of a set of features is estimated as the union of balls around each member, whose radius is the distance to
 its k-th nearest neighbor among the others (k = 3).
 precision = fraction of the generated features within the real manifold         (fidelity)
 recall    = fraction of the real features within the generated manifold         (diversity)
-An outlier has a large ball, so both depend on k and on the counts, which should be equal. Distances are sums of squared
+density   = mean over generated features of how many real balls hold it, divided by k          1 of the real distribution's own
+coverage  = fraction of the real balls that hold a generated feature
+An outlier has a large ball, so that the first two depend on it; density counts it as one of many, and coverage only uses balls of real
+features. All depend on k and on the counts, which should be equal. Distances are sums of squared
 differences, not differences of products, so that a copy is at distance exactly 0.
 Memory beyond the inputs: two blocks of ``chunk * chunk`` distances. Shapes: N and M samples, D features.
 """
@@ -32,6 +36,23 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3, *, chunk: int = CHU
         "n_real": len(real),
         "k": k,
     }
+
+
+def density_coverage(real: Tensor, made: Tensor, k: int = 5, *, chunk: int = CHUNK) -> dict[str, float]:
+    """``{"density", "coverage"}`` of features ``made`` [M, D] against ``real`` [N, D]; k as in the paper.
+
+    Raises ValueError if there are k real ones or fewer.
+    """
+    real, made = real.detach().float(), made.detach().float()
+    held, hit = 0, []
+    for balls, wide in zip(real.split(chunk), radii(real, k, chunk=chunk).split(chunk), strict=True):
+        any_ = torch.zeros(len(balls), dtype=torch.bool, device=real.device)
+        for rows in made.split(chunk):
+            within = _distances(balls, rows) < wide[:, None]
+            held += int(within.sum())
+            any_ |= within.any(1)
+        hit.append(any_)
+    return {"density": held / (k * len(made)), "coverage": float(torch.cat(hit).double().mean())}
 
 
 def radii(features: Tensor, k: int, *, chunk: int = CHUNK) -> Tensor:

@@ -83,6 +83,14 @@ def frechet(a: Tensor | Moments, b: Tensor | Moments) -> float:
     return float((a.mean - b.mean).square().sum() + (root_a - root_b @ (u @ vt)).square().sum())
 
 
+def frechet_error(a: Tensor, b: Tensor, rounds: int = 20) -> float:
+    """The standard error of the distance by ``a`` [N, D], which is drawn again ``rounds`` times with seed 0 (the bootstrap); b counts
+    as known."""
+    dice, known = torch.Generator().manual_seed(0), moments(b)
+    again = (a[torch.randint(len(a), (len(a),), generator=dice)] for _ in range(rounds))
+    return float(torch.tensor([frechet(one, known) for one in again], dtype=torch.float64).std())
+
+
 def _root(covariance: Tensor) -> Tensor:
     """A with A A^T = S."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
