@@ -44,7 +44,7 @@ def small(frame: Frame, classes: int = 0, **how) -> Diffusion:
 FRAMES = {
     **{
         f"{path} {kind}": lambda path=path, kind=kind: frame_of(path, kind)
-        for path in ("linear", "cosine", "vp", "flow")
+        for path in ("linear", "scaled", "cosine", "vp", "flow")
         for kind in ("noise", "x", "v", "velocity")
     },
     "ve noise": lambda: frame_of("ve", "noise"),
@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_denoiser(name: str) -> None:
         t = path.time(sigma)
         a, s = (f(t).view(-1, 1, 1, 1) for f in (path.scale, path.noise))
         x_t = a * batch["image"] + s * batch["noise"]
-        discrete = path_name in ("linear", "cosine")
+        discrete = path_name in ("linear", "scaled", "cosine")
         given = found.net(x_t, t * 1000 - float(discrete))
         each = (given - target(kind, batch["image"], batch["noise"], a, s)).square().flatten(1).mean(1)  # pyright: ignore[reportArgumentType]
         torch.testing.assert_close(found(batch)["loss"], (found.frame.weight(sigma) * each).mean())

@@ -21,7 +21,7 @@ from torch import Tensor
 from sensorium.parts.denoising.paths import STEPS, Path, betas_of, data_of, path_of, products_of, target
 from sensorium.parts.denoising.samplers import Churn, karras_sigmas, sampled
 
-PATHS = ("linear", "cosine", "vp", "subvp", "ve", "flow")
+PATHS = ("linear", "scaled", "cosine", "vp", "subvp", "ve", "flow")
 PREDICTIONS = ("x", "noise", "v", "velocity", "score")
 MEAN, VARIANCE = 0.7, 0.3
 

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from sensorium.parts.denoising.paths import STEPS, Name, Prediction, path_of
+from sensorium.parts.denoising.paths import DISCRETE, STEPS, Name, Path, Prediction, path_of
 
 Weight = Literal["simple", "min-snr"]
 SNR = 5.0
@@ -59,14 +59,14 @@ def edm_frame(
     )
 
 
-def frame_of(path_name: Name, prediction: Prediction, weight: Weight = "simple") -> Frame:
-    """That of a path and a prediction."""
+def frame_of(along: Name | Path, prediction: Prediction, weight: Weight = "simple") -> Frame:
+    """That of a path and a prediction; a path that has no name is one of 1,000 steps."""
     if prediction not in get_args(Prediction) or weight not in get_args(Weight):
         raise ValueError(
             f"prediction must be one of {', '.join(get_args(Prediction))}, weight one of {', '.join(get_args(Weight))}"
         )
     with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
-        path = path_of(path_name)
+        path = path_of(along) if isinstance(along, str) else along
 
     def numbers(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t, a and s."""
@@ -100,9 +100,9 @@ def frame_of(path_name: Name, prediction: Prediction, weight: Weight = "simple")
             return plain
         return plain * (SNR / (out(sigma).square() * plain).reciprocal().clamp_min(1e-20)).clamp(max=1.0)
 
-    discrete = path_name in ("linear", "cosine")
-    last = 1.0 if path_name != "flow" else 1 - FIRST
-    first = 1 / STEPS if discrete else FIRST if path_name != "ve" else 0.0
+    discrete = not isinstance(along, str) or along in DISCRETE
+    last = 1.0 if along != "flow" else 1 - FIRST
+    first = 1 / STEPS if discrete else FIRST if along != "ve" else 0.0
 
     def draw(uniform: Tensor) -> Tensor:
         t = first + uniform.double() * (last - first)

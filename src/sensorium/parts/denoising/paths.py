@@ -3,6 +3,7 @@
     x_t = a x + s n                         n normal, a = a(t), s = s(t), t from 0 (data) to 1 (noise)
     path        a(t)                        s(t)
     linear      prod_k (1 - beta_k)^1/2     (1 - a^2)^1/2      DDPM: 1,000 betas from 1e-4 to 0.02 (Ho et al., 2020, arXiv:2006.11239, 4)
+    scaled      as linear, of betas whose roots are linear from 0.00085 to 0.012 squared    (Rombach et al., 2021, arXiv:2112.10752)
     cosine      cos(pi/2 (t + c)/(1 + c))   (1 - a^2)^1/2      c = 0.008, scaled so that a(0) = 1 (Nichol & Dhariwal, 2021, 2102.09672)
     vp          exp(-(19.9 t^2/4 + t/20))   (1 - a^2)^1/2      the limit of "linear" (Song et al., 2020, arXiv:2011.13456, eq. 33)
     subvp       as vp                       1 - a^2            (eq. 29, 35)
@@ -29,8 +30,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-Name = Literal["linear", "cosine", "vp", "subvp", "ve", "flow"]
+Name = Literal["linear", "scaled", "cosine", "vp", "subvp", "ve", "flow"]
 Prediction = Literal["x", "noise", "v", "velocity", "score"]
+DISCRETE = ("linear", "scaled", "cosine")
 STEPS = 1000  # of the discrete paths
 COSINE = 0.008
 
@@ -65,21 +67,26 @@ def betas_of(count: int = STEPS, first: float = 1e-4, last: float = 0.02) -> Ten
     return torch.linspace(first, last, count, dtype=torch.float64)
 
 
+def scaled_betas_of(count: int = STEPS, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """Latent diffusion's: float64 [count]."""
+    return torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64).square()
+
+
 def products_of(name: Name, count: int = STEPS) -> Tensor:
     """a^2 of the steps 1 .. count of a discrete path, float64 [count]; "cosine" with betas of at most 0.999."""
-    if name == "linear":
-        return (1 - betas_of(count)).cumprod(0)
+    if name in ("linear", "scaled"):
+        return (1 - (betas_of if name == "linear" else scaled_betas_of)(count)).cumprod(0)
     t = torch.arange(count + 1, dtype=torch.float64) / count
     whole = ((t + COSINE) / (1 + COSINE) * math.pi / 2).cos().square()
     return (1 - (1 - whole[1:] / whole[:-1]).clamp(max=0.999)).cumprod(0)
 
 
-def _discrete(name: Name) -> Path:
-    """Between the steps log sigma is linear in t; step k of 1,000 is at t = k / 1,000, and 0 is as far before 1 as 2 is after it."""
-    products = products_of(name)
+def discrete(products: Tensor) -> Path:
+    """That of a^2 of the steps 1 .. 1,000, float64. Between the steps log sigma is linear in t; step k is at t = k / 1,000, and 0 is as
+    far before 1 as 2 is after it."""
     log_sigma = ((1 - products) / products).log() / 2
     log_sigma = torch.cat([(2 * log_sigma[0] - log_sigma[1])[None], log_sigma])
-    at = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+    at = torch.arange(len(products) + 1, dtype=torch.float64) / len(products)
 
     def scale(t: Tensor) -> Tensor:
         return (1 + (2 * _linear(t, at, log_sigma)).exp()).rsqrt()
@@ -125,8 +132,9 @@ def _flow() -> Path:
 
 
 _PATHS: dict[str, Callable[[], Path]] = {
-    "linear": lambda: _discrete("linear"),
-    "cosine": lambda: _discrete("cosine"),
+    "linear": lambda: discrete(products_of("linear")),
+    "scaled": lambda: discrete(products_of("scaled")),
+    "cosine": lambda: discrete(products_of("cosine")),
     "vp": _vp,
     "subvp": _subvp,
     "ve": _ve,
