@@ -136,6 +136,12 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     )),
     "authors' OadTR": ({}, ("decoder_cls_token", "position_encoding.pe.weight")),
     "diffusers UNet2DModel": ({"_class_name": "UNet2DModel"}, ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight")),
+    "diffusers UNet2DConditionModel": ({"_class_name": "UNet2DConditionModel"}, (
+        "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight",
+    )),
+    "authors' Stable Diffusion U-Net": ({}, tuple(
+        f"model.diffusion_model.{name}.weight" for name in ("input_blocks.0.0", "middle_block.1.proj_in")
+    )),
     "diffusers DiTTransformer2DModel": ({"_class_name": "DiTTransformer2DModel"}, (
         "pos_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight", "proj_out_2.weight",
     )),

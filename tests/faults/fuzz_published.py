@@ -30,6 +30,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.swin import Swin
 from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.text import TextTower
+from sensorium.networks.text_unet import TextUNet
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
 from sensorium.published import load
@@ -108,6 +109,12 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "clip folder": _saved("Hugging Face CLIP", _clip),
     "open_clip folder": _saved("OpenCLIP", _clip),
     "diffusers unet folder": _saved("diffusers UNet2DModel", lambda: UNet((4, 8), layers=1, groups=2)),
+    "diffusers text unet folder": _saved(
+        "diffusers UNet2DConditionModel", lambda: TextUNet((4, 8), 3, layers=1, heads=2, groups=2)
+    ),
+    "text unet ckpt": _saved(
+        "authors' Stable Diffusion U-Net", lambda: TextUNet((32,), 768, layers=1, matrices=False)
+    ),
     "detr folder": _saved("Hugging Face DETR", _detr),
     "detr pth": _saved("authors' DETR", _detr),
 }

@@ -38,6 +38,7 @@ from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.swin import Swin
 from sensorium.networks.swinv2 import SwinV2
 from sensorium.networks.text import TextTower
+from sensorium.networks.text_unet import TextUNet
 from sensorium.networks.unet import UNet
 from sensorium.networks.vit import ViT
 from sensorium.parts.heads import mlp_head
@@ -214,6 +215,8 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
         10, 5, width=24, length=7, depth=2, heads=8, hidden=16, future=3, decoder_depth=2, decoder_heads=4, decoder_hidden=20
     ),
     "diffusers UNet2DModel": lambda: UNet((8, 16), layers=1, attention=(False, True), labels=4, groups=4),
+    "diffusers UNet2DConditionModel": lambda: TextUNet((8, 16, 12), 6, attention=(True, False, True), heads=(2, 4, 3), groups=4),
+    "authors' Stable Diffusion U-Net": lambda: TextUNet((64, 32), 768, layers=1, attention=(True, False), matrices=False),
     "diffusers VQModel": lambda: vqgan(4, (1, 2, 3), None),
     "authors' VQGAN": lambda: vqgan(32, (2, 1), PatchDiscriminator(3, 4, 2), LPIPS(VGG)),
     "diffusers DiTTransformer2DModel": lambda: DiT(8, 2, 32, 3, 2, labels=4, freq_shift=1),

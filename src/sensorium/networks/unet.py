@@ -15,8 +15,8 @@ Shapes: B images, C channels, T time channels, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -175,14 +175,15 @@ class UNet(nn.Module, VelocityNet):
 class Level(nn.Module):
     """One resolution: blocks, with or without attention after each, and the down- or upsampling."""
 
-    def __init__(self, blocks: list[ResidualBlock], attns: list[Attention], resample: nn.Conv2d | None) -> None:
+    def __init__(self, blocks: Sequence[ResidualBlock], attns: Sequence[nn.Module], resample: nn.Conv2d | None) -> None:
         super().__init__()
         self.blocks, self.attns, self.resample = nn.ModuleList(blocks), nn.ModuleList(attns), resample
 
-    def step(self, i: int, h: Tensor, e: Tensor) -> Tensor:
-        """The i-th block and the attention after it. [B, C, H, W] -> [B, C', H, W]."""
+    def step(self, i: int, h: Tensor, e: Tensor, *given: Any) -> Tensor:
+        """The i-th block and the attention after it, to which more than the map may be ``given``. [B, C, H, W] -> [B, C',
+        H, W]."""
         h = self.blocks[i](h, e)
-        return self.attns[i](h) if len(self.attns) else h
+        return self.attns[i](h, *given) if len(self.attns) else h
 
 
 class ResidualBlock(nn.Module):

@@ -56,7 +56,7 @@ class Entry:
     theirs runs over the first dimension of ours, a stack; with ``copies`` (the name of an attribute of the network that
     holds their number) over copies, which must be equal, for the reason ``why``. otherwise: (ours, network) -> the
     value if the file has none. from_last: network -> the number of layers that ``{i}`` counts, if theirs count from the
-    last.
+    last. places: (network, numbers in ours) -> further numbers in theirs, if they depend on the network.
     """
 
     ours: str
@@ -67,12 +67,15 @@ class Entry:
     otherwise: Callable[[Tensor, Any], Tensor] | None = None
     why: str = ""
     from_last: Callable[[Any], int] | None = None
+    places: Callable[[Any, Mapping[str, str]], Mapping[str, int]] | None = None
 
     def sources(self, found: re.Match[str], target: Tensor, network: nn.Module) -> list[str]:
         """Their names of our tensor that was ``found``."""
         patterns, fields = (self.theirs,) if isinstance(self.theirs, str) else self.theirs, found.groupdict()
         if self.from_last:
             fields["i"] = str(self.from_last(network) - 1 - int(fields["i"]))
+        if self.places:
+            fields |= {name: str(number) for name, number in self.places(network, fields).items()}
         if not any("{each}" in pattern for pattern in patterns):
             return [_filled(pattern, fields) for pattern in patterns]
         times = getattr(network, self.copies) if self.copies else len(target)
