@@ -15,4 +15,5 @@ def _network(thing: Any) -> KLAutoencoder | None:
     return thing.autoencoder if isinstance(thing, KLRegularized) else None
 
 
+FORMATS: tuple[Format, ...] = ()
 EXPORTS: tuple[Format, ...] = (replace(HF, of=_network),)
