@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sensorium.abilities import (
     ABILITIES,
+    Autoencoder,
     ClassConditional,
     Completer,
     Detector,
@@ -98,6 +99,7 @@ TINY: dict[str, dict[str, Any]] = {
     "detr": {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "queries": 5},
     "oadtr": {"width": 16, "depth": 1, "heads": 2, "decoder_depth": 1, "length": 6, "future": 2},
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
+    "kl_autoencoder": {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
     "frozen": {"backbone": "vit-micro"},
     "deep_infomax": {"units": 16, "outputs": 12},
@@ -111,7 +113,7 @@ TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
 MAKERS = {"tokens": "vqgan", "teacher": "simclr", "self_training teacher": "supervised"}
 # Sides of pictures that a system takes are multiples of so many pixels.
-MULTIPLES = {"vqgan": 4, "vq_vae": 4, "token_prior": 4}
+MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
@@ -265,14 +267,17 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
         if isinstance(method, Likelihood):
             found.append(method.log_prob(batch["image"]))
             assert found[-1].shape == (len(batch["image"]),)
+        if isinstance(method, Autoencoder):
+            encoded = method.encode(batch["image"])
+            assert encoded[0].numel() < batch["image"][0].numel()
+            found.append(method.decode(encoded))
+            assert found[-1].shape == batch["image"].shape
+            pixels = method.to_pixels(found[-1])
+            assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
         if isinstance(method, Tokenizer):
             codes = method.encode(batch["image"])
             assert (codes.dtype, codes.ndim, len(codes)) == (torch.int64, 3, len(batch["image"]))
             assert 0 <= int(codes.min()) <= int(codes.max()) < method.codes
-            found.append(method.decode(codes))
-            assert found[-1].shape == batch["image"].shape
-            pixels = method.to_pixels(found[-1])
-            assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
         if isinstance(method, LanguageModel):
             found.append(method.log_prob(batch["tokens"]))
             assert found[-1].shape == (len(batch["tokens"]), batch["tokens"].shape[1] - 1)

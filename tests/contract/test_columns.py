@@ -148,6 +148,13 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "diffusers VQModel": ({"_class_name": "VQModel"}, (
         "encoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight", "quantize.embedding.weight",
     )),
+    "diffusers AutoencoderKL": ({"_class_name": "AutoencoderKL"}, (
+        "encoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight",
+        "decoder.up_blocks.0.resnets.0.conv1.weight",
+    )),
+    "authors' AutoencoderKL": ({}, (
+        "encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight", "quant_conv.weight",
+    )),
     "authors' VQGAN": ({}, (
         "encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight", "post_quant_conv.weight",
     )),

@@ -45,7 +45,7 @@ SPOKEN = {
     "language/causal_lm/recipe.py: flash",
     "data/text/clip_tokens.py: clip",
     "networks/formats/clip_vision.py: clip",
-    "generative/vqgan/method.py: made",
+    "generative/adversarial.py: made",
     "generative/gan/method.py: made",
     "base/machine.py: nice",
     "base/threads.py: nice",

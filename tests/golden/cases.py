@@ -82,6 +82,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         PICTURES | {"teacher": ("rectified_flow", PICTURES), "teacher_steps": 2},
     ),
     "vqgan": ("vqgan", CODES),
+    "kl_autoencoder": ("kl_autoencoder", SCENES | {"discriminator_width": 8, "start": 0.4}),
     "token_prior": ("token_prior", SCENES | {"tokens": ("vqgan", CODES), "width": 32, "depth": 2}),
     "made": ("made", PICTURES | {"hidden": 32}),
     "fvsbn": ("fvsbn", PICTURES),

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from sensorium.errors import SensoriumError
-from sensorium.generative.vqgan.formats import AUTHORS, HF, load_lpips
+from sensorium.generative.vqgan.formats import AUTHORS, HF
 from sensorium.generative.vqgan.method import VQGAN
 from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.discriminator import PatchDiscriminator
+from sensorium.networks.formats.lpips import load_lpips
 from sensorium.networks.unet import UNet
 from sensorium.parts.perceptual import LPIPS
 from sensorium.parts.quantize import Quantizer

@@ -32,6 +32,7 @@ from sensorium.networks.discriminator import PatchDiscriminator
 from sensorium.networks.dit import DiT
 from sensorium.networks.eva import EVA
 from sensorium.networks.fpn import FPN
+from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.mean_vit import MeanViT
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
@@ -110,6 +111,12 @@ def vqgan(groups: int, mults: tuple[int, ...], discriminator: nn.Module | None, 
     return VQGAN(*coders, Quantizer(7, 6), discriminator, (16, 24), perceptual=seen)
 
 
+def kl_autoencoder(groups: int, mults: tuple[int, ...], **convolutions: bool) -> KLAutoencoder:
+    numbers: dict[str, Any] = {"layers": 1, "groups": groups, "attention": (*(False for _ in mults[1:]), True)}
+    coders = Encoder(groups, mults, latent=6, **numbers), Decoder(groups, mults, latent=3, **numbers)
+    return KLAutoencoder(*coders, **convolutions)
+
+
 def moco(head: Callable[[int], nn.Module]) -> MoCo:
     """With a full queue, as every file's is."""
     network = ResNet((1, 2), (8, 16), bottleneck=True)
@@ -122,7 +129,9 @@ def moco(head: Callable[[int], nn.Module]) -> MoCo:
 VGG = ((2, 3), (4, 3), (2, 3, 4), (3, 2, 3), (2, 2, 3))  # as deep as LPIPS's
 PLACED = ("timm ViT", "timm ViT with fc_norm", "Hugging Face DeiT")  # their registers have positions, ours don't
 READ = ("authors' Swin V2",)  # with tables that tell its windows and which only their code writes: test_swin.py
-FRESH = ("adversarial", "usage", "queue.count")  # of training, which begins anew with what was read
+FRESH = (  # of training, which begins anew with what was read; and what a configuration tells or the reader
+    "adversarial", "usage", "queue.count", "scaling", "shift",
+)  # fmt: skip
 
 SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "Hugging Face ViT": lambda: ViT((16, 24), 8, 24, 2, 3, qkv_bias=False, pool="mean", eps=1e-12),
@@ -219,6 +228,8 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "authors' Stable Diffusion U-Net": lambda: TextUNet((64, 32), 768, layers=1, attention=(True, False), matrices=False),
     "diffusers VQModel": lambda: vqgan(4, (1, 2, 3), None),
     "authors' VQGAN": lambda: vqgan(32, (2, 1), PatchDiscriminator(3, 4, 2), LPIPS(VGG)),
+    "diffusers AutoencoderKL": lambda: kl_autoencoder(4, (1, 2, 3), quant=False),
+    "authors' AutoencoderKL": lambda: kl_autoencoder(32, (2, 1), post_quant=False),
     "diffusers DiTTransformer2DModel": lambda: DiT(8, 2, 32, 3, 2, labels=4, freq_shift=1),
 }  # fmt: skip
 

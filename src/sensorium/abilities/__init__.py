@@ -330,7 +330,27 @@ class Latent(ABC):
         """Latents -> images."""
 
 
-class Tokenizer(SeesImages, ABC):
+class Autoencoder(SeesImages, ABC):
+    """Encodes images as fewer numbers, codes or latents, and decodes them, not exactly."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, /) -> Tensor:
+        """[B, 3, H, W] -> [B, ...]."""
+
+    @abstractmethod
+    def decode(self, encoded: Tensor, /) -> Tensor:
+        """What ``encode`` gives -> [B, 3, H, W]."""
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> images as ``encode`` takes them, in -1..1 by default."""
+        return pixels.float() / 127.5 - 1
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """The inverse: output of ``decode`` -> uint8 [B, 3, H, W]."""
+        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+class Tokenizer(Autoencoder):
     """Encodes images as codes and decodes them. ``codes``: size of the codebook."""
 
     codes: int
@@ -342,14 +362,6 @@ class Tokenizer(SeesImages, ABC):
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> [B, 3, H, W]."""
-
-    def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> images as ``encode`` takes them, in -1..1 by default."""
-        return pixels.float() / 127.5 - 1
-
-    def to_pixels(self, images: Tensor) -> Tensor:
-        """The inverse: output of ``decode`` -> uint8 [B, 3, H, W]."""
-        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 ABILITIES: dict[str, type] = {

@@ -1,4 +1,4 @@
-"""Evaluation of image tokenizers: quality of the reconstructions of held-out images, and use of the codebook.
+"""Evaluation of autoencoders of images: quality of the reconstructions of held-out images, and use of a codebook if there is one.
 
 The Fréchet distance is between reconstructions and originals, in the feature space of :mod:`sensorium.judge.generated`.
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.abilities import Tokenizer
+from sensorium.abilities import Autoencoder, Tokenizer
 from sensorium.base.precision import device_name
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared
@@ -31,11 +31,12 @@ PSNR, SSIM = "PSNR", "SSIM"
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
-    """A quick evaluation during training: PSNR of up to 200 held-out images, and the fraction of the codes that they
-    use."""
+    """A quick evaluation during training: PSNR of up to 200 held-out images, and of a tokenizer the fraction of the codes
+    that they use."""
     raw = _some(ready.train if ready.test is None else ready.test, LOOKED)
-    drawn, codes = there_and_back(method, raw, next(method.parameters()).device)
-    return {"psnr": float(psnr(drawn, raw).mean()), "used": len(codes.unique()) / method.codes}
+    drawn, encoded = there_and_back(method, raw, next(method.parameters()).device)
+    found = {"psnr": float(psnr(drawn, raw).mean())}
+    return found | {"used": len(encoded.unique()) / method.codes} if isinstance(method, Tokenizer) else found
 
 
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
@@ -47,39 +48,40 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     def beside(key: str) -> dict[str, float]:
         return {title: values[key] for title, values in found["baselines"].items() if key in values}
 
-    rows = (
+    rows = [
         Score(PSNR, found["psnr"], "higher", n, f"{what}, dB", beside("psnr"), found["psnr_error"], curve="psnr"),
         Score(SSIM, found["ssim"], "higher", n, what, beside("ssim"), found["ssim_error"]),
         Score("rFID", found["frechet"], "lower", n, f"{what}; {found['features']}", beside("frechet")),
-        Score("codes in use", found["used"], "higher", found["codes"], "codes", share=True, decides=False),
-        Score("perplexity of the codes", found["perplexity"], "higher", found["codes"], "codes", decides=False),
-    )
+    ]
+    if "codes" in found:
+        rows += [
+            Score("codes in use", found["used"], "higher", found["codes"], "codes", share=True, decides=False),
+            Score("perplexity of the codes", found["perplexity"], "higher", found["codes"], "codes", decides=False),
+        ]
     file = f"{run.folder.name}/pictures/reconstructions.png"
-    return Judgement(
-        rows, (Picture(file, "Reconstructions", "Pairs of rows: pictures, and their reconstructions from codes."),)
-    )
+    source = "codes" if "codes" in found else "latents"
+    caption = f"Pairs of rows: pictures, and their reconstructions from {source}."
+    return Judgement(tuple(rows), (Picture(file, "Reconstructions", caption),))
 
 
 @torch.no_grad()
 def there_and_back(method: Any, raw: Tensor, device: torch.device | str, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, H, W] -> reconstructions uint8 [N, 3, H, W], and codes int64 [N, h, w], on the CPU."""
-    drawn, codes = [], []
+    """uint8 [N, 3, H, W] -> reconstructions uint8 [N, 3, H, W], and codes or latents [N, ...], on the CPU."""
+    drawn, encoded = [], []
     with judged(method, device):
         for part in raw.split(batch_size):
-            codes.append(method.encode(method.from_pixels(part.to(device))))
-            drawn.append(method.to_pixels(method.decode(codes[-1])).cpu())
-    return torch.cat(drawn), torch.cat(codes).cpu()
+            encoded.append(method.encode(method.from_pixels(part.to(device))))
+            drawn.append(method.to_pixels(method.decode(encoded[-1])).cpu())
+    return torch.cat(drawn), torch.cat(encoded).cpu()
 
 
 def _judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> dict[str, Any]:
     held = ready.train if ready.test is None else ready.test
     name, embed = feature_space(run, ready, asked.inception)
     raw = _some(held, MOST.get(device_name(), 2000))
-    drawn, codes = there_and_back(run.method, raw, device_name())
+    drawn, encoded = there_and_back(run.method, raw, device_name())
     kept.outcomes[PSNR], kept.outcomes[SSIM] = psnr(drawn, raw).numpy(), ssim(drawn, raw).numpy()
     base = embed(raw.numpy())
-    counts = torch.bincount(codes.flatten(), minlength=run.method.codes).double()
-    share = counts / counts.sum()
     folder = run.folder / "pictures"
     rows = zip(raw[:SHOWN].split(8), drawn[:SHOWN].split(8), strict=True)
     pairs = torch.cat([torch.cat([F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % 8)) for x in pair]) for pair in rows])
@@ -89,22 +91,27 @@ def _judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> dict[str,
         found |= {key: float(outcome.mean()), f"{key}_error": float(outcome.std(ddof=1) / len(outcome) ** 0.5)}
     return found | {
         "counted": "training pictures" if ready.test is None else "held-out pictures",
-        "codes": run.method.codes,
-        "used": float((counts > 0).double().mean()),
-        "perplexity": float(torch.special.entr(share).sum().exp()),
+        **(_use(encoded, run.method.codes) if isinstance(run.method, Tokenizer) else {}),
         "baselines": {
             title: {
                 "psnr": float(psnr(x, raw).mean()),
                 "ssim": float(ssim(x, raw).mean()),
                 "frechet": frechet(embed(x.numpy()), base),
             }
-            for title, x in _simple(ready.train, raw, int(codes[0].numel())).items()
+            for title, x in _simple(ready.train, raw, int(encoded[0].numel())).items()
         },
     }
 
 
+def _use(encoded: Tensor, codes: int) -> dict[str, Any]:
+    """How much of a codebook is used."""
+    counts = torch.bincount(encoded.flatten(), minlength=codes).double()
+    perplexity = torch.special.entr(counts / counts.sum()).sum().exp()
+    return {"codes": codes, "used": float((counts > 0).double().mean()), "perplexity": float(perplexity)}
+
+
 def _simple(train: Pixels, raw: Tensor, numbers: int) -> dict[str, Tensor]:
-    """The mean of the training images, and their PCA with as many components as an image has codes."""
+    """The mean of the training images, and their PCA with as many components as an image has codes or latents."""
     x = _some(train, 5000).flatten(1).float()
     mean = x.mean(0)
     count = min(numbers, len(x) - 1, x.shape[1])
@@ -121,5 +128,5 @@ def _some(pixels: Pixels, most: int) -> Tensor:
 
 
 EVALUATOR = Evaluator(
-    name="reconstruction", ability=Tokenizer, needs=frozenset({"image"}), judge=judge, online=online, rank=1
+    name="reconstruction", ability=Autoencoder, needs=frozenset({"image"}), judge=judge, online=online, rank=1
 )

@@ -53,16 +53,26 @@ def autoencoder(size: str, image_size: int, *, channels: int = 3, dropout: float
     """
     if size not in AUTOENCODER_SIZES:
         raise SensoriumError(f"no autoencoder is called {size!r}: choose {', '.join(AUTOENCODER_SIZES)}.")
-    width, mults, layers, latent, groups, attend = AUTOENCODER_SIZES[size]
+    return coders(size, AUTOENCODER_SIZES[size], image_size, channels=channels, dropout=dropout)
+
+
+def coders(
+    name: str, size: Size, image_size: int, *, channels: int = 3, dropout: float = 0.0, each: int = 1
+) -> tuple[Encoder, Decoder]:
+    """An encoder and its decoder of a ``size``. each: numbers that the encoder gives of a latent channel.
+
+    Raises ``SensoriumError`` if the downsampling factor does not divide the image size.
+    """
+    width, mults, layers, latent, groups, attend = size
     factor = 2 ** (len(mults) - 1)
     if image_size % factor:
         near = max(1, round(image_size / factor)) * factor
         raise SensoriumError(
-            f"autoencoder {size!r} needs images whose side is a multiple of {factor} pixels, not {image_size}: take {near}."
+            f"autoencoder {name!r} needs images whose side is a multiple of {factor} pixels, not {image_size}: take {near}."
         )
     attention = tuple(image_size // 2**level == attend for level in range(len(mults)))
     numbers = {"layers": layers, "attention": attention, "groups": groups, "dropout": dropout}
-    encoder = Encoder(width, mults, latent=latent, channels=channels, **numbers)
+    encoder = Encoder(width, mults, latent=each * latent, channels=channels, **numbers)
     return encoder, Decoder(width, mults, latent=latent, channels=channels, **numbers)
 
 

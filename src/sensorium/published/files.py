@@ -52,7 +52,7 @@ _APART = ("encoder", "predictor", "target_encoder")
 _OTHER = ("optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "loss", "criterion", "callbacks", "loops")
 # Parts of a training module that are a network of their own, in order of preference.
 _INSIDE = (*AVERAGED, "model", "module", "net", "network", "backbone", "encoder", "base_encoder", "encoder_q",
-           "online_encoder", "student")  # fmt: skip
+           "online_encoder", "student", "first_stage_model")  # fmt: skip
 # Parts that wrappers insert into names: torch.compile, FSDP, activation checkpointing.
 _INFIX = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside the model that it wraps

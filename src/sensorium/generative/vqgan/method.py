@@ -17,30 +17,22 @@ Shapes: B images, H x W pixels, h x w codes, D channels of a code, K codes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sensorium.abilities import Tokenizer
 from sensorium.base.precision import precise
-from sensorium.method import Method, Progress
+from sensorium.generative.adversarial import AdversarialAutoencoder, Adversary
+from sensorium.method import Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
-from sensorium.parts import adversarial as against
 from sensorium.parts.gather import gather, sum_over_processes
 from sensorium.parts.perceptual import Perceptual
 from sensorium.parts.quantize import Quantizer, counts_of, dead, perplexity, revive_
 
-Phase = Literal["generator", "discriminator"]
-Adversary = Literal["hinge", "non-saturating"]
-LOSSES = {
-    "hinge": (against.hinge_generator, against.hinge_discriminator),
-    "non-saturating": (against.nonsaturating_generator, against.nonsaturating_discriminator),
-}
 
-
-class VQGAN(Method, Tokenizer):
+class VQGAN(AdversarialAutoencoder, Tokenizer):
     """An autoencoder with a codebook and a discriminator.
 
     size: H, W of the images, multiples of ``encoder``'s factor. discriminator: images -> logits; None if it is not to
@@ -51,8 +43,6 @@ class VQGAN(Method, Tokenizer):
     norm of a phase's gradients, 0 for none.
     """
 
-    phases: ClassVar[tuple[str, ...]] = get_args(Phase)
-    adversarial: Tensor
     usage: Tensor
 
     def __init__(
@@ -73,90 +63,47 @@ class VQGAN(Method, Tokenizer):
         memory: float = 0.99,
         clip: float = 0.0,
     ) -> None:
-        super().__init__()
-        if adversary not in LOSSES:
-            raise ValueError(f"adversary must be one of {', '.join(LOSSES)}, got {adversary!r}")
-        if not 0 <= memory < 1 or not 0 <= revive < 1 or not 0 <= start <= 1:
-            raise ValueError(f"memory {memory} and revive {revive} must be in [0, 1), start {start} in [0, 1]")
+        super().__init__(
+            discriminator, perceptual=perceptual, perceptual_weight=perceptual_weight,
+            adversarial_weight=adversarial_weight, start=start, adversary=adversary, clip=clip,
+        )  # fmt: skip
+        if not 0 <= memory < 1 or not 0 <= revive < 1:
+            raise ValueError(f"memory {memory} and revive {revive} must be in [0, 1)")
         if encoder.factor != decoder.factor or encoder.latent != decoder.latent:
             raise ValueError("encoder and decoder must have equally many levels and latent channels")
         self.encoder, self.decoder, self.quantize = encoder, decoder, quantizer
         self.quant_conv = nn.Conv2d(encoder.latent, quantizer.dim, 1)
         self.post_quant_conv = nn.Conv2d(quantizer.dim, decoder.latent, 1)
-        self.discriminator, self.perceptual = discriminator, perceptual
-        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
-        self.codebook_weight, self.start, self.revive, self.memory = codebook_weight, start, revive, memory
-        self.clip = clip
-        self.fooling, self.telling = LOSSES[adversary]
+        self.codebook_weight, self.revive, self.memory = codebook_weight, revive, memory
         self.codes, self.size = quantizer.codes, size
         self.grid = self.grid_of(size)
-        self.register_buffer("adversarial", torch.zeros(()))  # 1 once the adversarial loss is on
         self.register_buffer("usage", torch.zeros(quantizer.codes))
         # Of this step's forwards: counts of the codes [K] and the vectors [N, D]. Not a buffer, because wrappers
         # broadcast buffers from the first process before each forward.
         self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: Mapping[str, Any], phase: str = "generator") -> dict[str, Tensor]:
-        """``image`` float32 [B, 3, H, W] in -1..1 -> the loss of a phase; only its own parameters get a gradient.
+    def trained(self) -> Iterable[nn.Module]:
+        return self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv
 
-        The generator logs ``reconstruction`` (mean |x - y|), ``perceptual``, ``codebook`` (its loss), ``fooling`` (L_G),
-        ``adaptive`` (lambda) and ``perplexity`` of the codes in the batch; the discriminator ``real`` and ``drawn``, its
-        mean logits.
-        """
-        if phase not in self.phases:
-            raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
-        if self.discriminator is None:
-            raise ValueError("this VQGAN has no discriminator, which training needs")
-        way = self._generate if phase == "generator" else self._discriminate
-        return way(batch["image"], self.discriminator)
-
-    def parameters_of(self, phase: str) -> Iterable[nn.Parameter]:
-        """The parameters that the optimizer of a phase updates."""
-        if phase not in self.phases:
-            raise ValueError(f"phase must be one of {', '.join(self.phases)}, got {phase!r}")
-        if phase == "discriminator":
-            return () if self.discriminator is None else self.discriminator.parameters()
-        parts = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
-        return (parameter for part in parts for parameter in part.parameters())
-
-    def _generate(self, x: Tensor, judge: nn.Module) -> dict[str, Tensor]:
+    def generate(self, batch: Mapping[str, Any], judge: nn.Module) -> dict[str, Tensor]:
+        """L_VQ and the adversarial term. Adds ``codebook`` (its loss) and ``perplexity`` of the codes in the batch to what is
+        logged."""
+        x = batch["image"]
         z = self._vectors(x)
         z_q, codebook, codes = self.quantize(z)
-        y = self._draw(z_q)
-        reconstruction = (x - y).abs().mean()
-        seems = x.new_zeros(()) if self.perceptual is None else self.perceptual(x, y).mean()
-        fixed = {name: p.detach() for name, p in judge.named_parameters()}
-        fooling = self.fooling(precise(functional_call(judge, fixed, (y,))))
-        rec = reconstruction + self.perceptual_weight * seems
-        adaptive = against.adaptive_weight(rec, fooling, self.decoder.conv_out.weight)
-        weight = self.adversarial * self.adversarial_weight * adaptive
+        rec, fooling, logged = self.compared(x, self._draw(z_q), judge, self.decoder.conv_out.weight)
         counts = counts_of(codes, self.codes)
         if self.training and self.revive:
             self._seen.append((counts, z.detach().movedim(1, -1).flatten(0, -2)))
-        return {
-            "loss": rec + self.codebook_weight * codebook + weight * fooling,
-            "reconstruction": reconstruction.detach(),
-            "perceptual": seems.detach(),
-            "codebook": codebook.detach(),
-            "fooling": fooling.detach(),
-            "adaptive": adaptive,
-            "perplexity": perplexity(counts),
-        }
+        loss = rec + self.codebook_weight * codebook + fooling
+        return {"loss": loss, **logged, "codebook": codebook.detach(), "perplexity": perplexity(counts)}
 
-    def _discriminate(self, x: Tensor, judge: nn.Module) -> dict[str, Tensor]:
-        with torch.no_grad():
-            y = self._draw(self.quantize(self._vectors(x)).vectors)
-        real, made = precise(judge(x)), precise(judge(y))
-        loss = self.adversarial * self.telling(real, made)
-        return {"loss": loss, "real": real.detach().mean(), "drawn": made.detach().mean()}
+    def reconstructed(self, batch: Mapping[str, Any]) -> Tensor:
+        return self._draw(self.quantize(self._vectors(batch["image"])).vectors)
 
     def before_step(self, at: Progress) -> None:
-        self.adversarial.fill_(float(at.fraction >= self.start))
+        super().before_step(at)
         self._seen = []
-
-    def before_update(self, at: Progress) -> None:
-        if self.clip:
-            nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.clip)
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:

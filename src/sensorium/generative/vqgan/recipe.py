@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from sensorium.abilities import HasBackbone, MapEncoder
 from sensorium.data.images.prepare import Situation
-from sensorium.errors import SensoriumError
+from sensorium.generative.adversarial import Phase, adam, critic, pick_critic, pick_network, pick_perceptual
 from sensorium.generative.signed import signed_views
-from sensorium.generative.vqgan.formats import load_lpips
-from sensorium.generative.vqgan.method import VQGAN, Phase
-from sensorium.networks.autoencoder import AUTOENCODER_SIZES, autoencoder
-from sensorium.networks.discriminator import PatchDiscriminator
-from sensorium.parts.perceptual import FeatureDistance, Perceptual
+from sensorium.generative.vqgan.method import VQGAN
+from sensorium.networks.autoencoder import autoencoder
 from sensorium.parts.quantize import Quantizer
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
-from sensorium.recipe.trained import RunFolder, Trained
+from sensorium.recipe.trained import RunFolder
 
 
 def vqgan(
@@ -72,80 +64,25 @@ def vqgan(
     """
     s = Settings()
     small, why = machine_of(on)
-    size = _network(network, on, s)
+    size = pick_network(network, on, s)
     words: int = s.pick("codes", codes, 512 if small else 1024, f"{why}; the paper's is 1024")
     width: int = s.pick("code_width", code_width, 16 if small else 256, f"{why}; the paper's is 256")
-    seen = _perceptual(features, lpips, s)
+    seen = pick_perceptual(features, lpips, s)
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     rate: float = s.pick("lr", lr, 2e-3 if small else 4.5e-6 * batch, f"{why}; the authors' is 4.5e-6 a picture")
     other: float = s.pick("discriminator_lr", discriminator_lr, rate / 2 if small else rate, why)
     usual = 0.1 if small else 0.8
     weight: float = s.pick("adversarial_weight", adversarial_weight, usual, f"{why}; the paper's is 0.8")
-    judged = _critic_size(discriminator_width, discriminator_depth, on, s)
+    judged = pick_critic(discriminator_width, discriminator_depth, on, s)
     s.note(warmup=warmup, start=start, perceptual_weight=perceptual_weight, revive=revive, clip=clip, flip=flip)
     s.note(features=features, lpips=lpips)
     with refused_by("vqgan", " Choose another --image-size, --network or value."):
         method = VQGAN(
-            *autoencoder(size, on.image_size), Quantizer(words, width), _critic(*judged, on),
+            *autoencoder(size, on.image_size), Quantizer(words, width), critic(*judged, on),
             (on.image_size, on.image_size),
             perceptual=seen, perceptual_weight=perceptual_weight, adversarial_weight=weight, start=start, revive=revive,
             memory=0.95 if small else 0.99, clip=clip,
         )  # fmt: skip
     rates: dict[Phase, float] = {"generator": rate, "discriminator": other}
-    optimizers = {phase: partial(_adam, phase=phase, lr=value) for phase, value in rates.items()}
+    optimizers = {phase: partial(adam, phase=phase, lr=value) for phase, value in rates.items()}
     return Recipe("vqgan", method, signed_views(flip), optimizers, lambda f: warmup_cosine(f, warmup), batch, s)
-
-
-def _adam(method: Any, phase: Phase, lr: float) -> torch.optim.Optimizer:
-    """Adam with the authors' betas, over the parameters of a phase."""
-    return torch.optim.Adam(list(method.parameters_of(phase)), lr=lr, betas=(0.5, 0.9), fused=True)
-
-
-def _network(given: str | None, on: Situation, s: Settings) -> str:
-    small, why = machine_of(on)
-    size: str = s.pick("network", given, "micro" if small else "base", why)
-    if size not in AUTOENCODER_SIZES:
-        raise SensoriumError(f"--network {size}: choose {', '.join(AUTOENCODER_SIZES)}.")
-    return size
-
-
-def _critic_size(width: int | None, depth: int | None, on: Situation, s: Settings) -> tuple[int, int]:
-    """Channels of the discriminator after its first layer, and its layers that halve the picture."""
-    small, why = machine_of(on)
-    channels: int = s.pick("discriminator_width", width, 32 if small else 64, why)
-    return channels, s.pick("discriminator_depth", depth, 2 if on.image_size <= 64 else 3, f"{on.image_size} px")
-
-
-def _critic(width: int, depth: int, on: Situation) -> PatchDiscriminator:
-    critic = PatchDiscriminator(3, width, depth)
-    if on.image_size < critic.smallest:
-        raise ValueError(f"--discriminator-depth {depth} needs {critic.smallest} pixels or more, not {on.image_size}")
-    return critic
-
-
-def _perceptual(features: str | None, lpips: str | None, s: Settings) -> Perceptual | None:
-    """What compares pictures besides their pixels."""
-    if features is not None and lpips is not None:
-        raise SensoriumError("--features and --lpips: choose one of them.")
-    seen = None if features is None else _features(features)
-    if lpips is not None:
-        seen = _lpips(lpips)
-    s.pick("compared_by", None, "pixels" if seen is None else f"pixels and {seen.described}", "--features or --lpips")
-    return seen
-
-
-def _lpips(lpips: str) -> Perceptual:
-    vgg, comma, heads = lpips.partition(",")
-    if not comma:
-        raise SensoriumError(f"--lpips {lpips}: write VGG16.pth,HEADS.pth.")
-    return load_lpips(Path(vgg), Path(heads))
-
-
-def _features(features: str) -> Perceptual:
-    run = Trained(features)
-    method = run.method if run.finished else run.recipe.method
-    network = method.backbone if isinstance(method, HasBackbone) else None
-    if not isinstance(network, MapEncoder):
-        raise SensoriumError(f"--features {features}: must be a run with a network that gives feature maps.")
-    described = f"{run.info.recipe}, trained on {run.info.data.path}"
-    return FeatureDistance(network, described, mean=run.situation.mean, std=run.situation.std)
