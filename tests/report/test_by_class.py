@@ -14,10 +14,11 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from sensorium.data.images.cache import Pixels
 from sensorium.errors import SensoriumError
 from sensorium.judge.classes import errors
 from sensorium.judge.score import Score, share_error
-from sensorium.runs.by_class import doubled, wilson
+from sensorium.runs.by_class import Seen, by_class, doubled, wilson
 from sensorium.runs.compare import compare
 from sensorium.runs.results import Results, RunResult, read_results
 from sensorium.runs.seeds import over_seeds, spread_of
@@ -48,6 +49,19 @@ def judged(right: np.ndarray, **more: Any) -> Score:
     value = float(right.mean())
     how = {"error": share_error(value, len(right)), "share": True} | more
     return Score("top-1", value, "higher", len(right), "test images", outcomes=right, **how)
+
+
+def test_classes_have_shares_of_what_counts_shares() -> None:
+    """Bits or decibels of single pictures are none: results with such "shares" could not be read again."""
+    pixels = Pixels(np.zeros((6, 3, 4, 4), np.uint8), np.array([0, 1, 0, 1, 0, 1]), ("a", "b"), (0.0,) * 3, (1.0,) * 3)
+    images = Seen(pixels, pixels)
+    each = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    right = judged(each)
+    bits = replace(right, name="bits", share=False, outcomes=9 * each)
+    runs = [RunResult("one", "one", scores=(right, bits))]
+    found = by_class(runs, right, images)
+    assert [one.right["one"] for one in found] == [pytest.approx(2 / 3)] * 2
+    assert by_class(runs, bits, images) == ()
 
 
 def pair(n: int, only_first: float, only_second: float, seed: int) -> tuple[Score, Score]:

@@ -29,8 +29,10 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 def by_class(runs: Sequence[RunResult], score: Score, images: Seen) -> tuple[OfClass, ...]:
     """Each class of ``images`` with the share of its test images that each run gets right, as ``score`` counts; () where
-    no run has that for single images."""
+    it counts no share, or no run has that for single images."""
     assert images.test is not None
+    if not score.share:
+        return ()
     truth = labels_of(images.test)
     truth = truth[truth >= 0]
     found: dict[str, np.ndarray] = {}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sensorium.base.files import write_text
+from sensorium.base.files import write_json, write_text
 from sensorium.base.reading import brief, printable, read_bytes, read_object
 from sensorium.data.text.foreign import (
     MOST_BYTES,
@@ -164,6 +164,10 @@ class CLIPTokens:
             row[: len(tokens)] = tokens
         return torch.from_numpy(rows)
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, without start and end."""
+        return len(self.inner.encode(cleaned(text, self.clean), add_special_tokens=False).ids)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of one row, up to its end token; words are separated by single spaces."""
         pieces = []
@@ -180,6 +184,24 @@ class CLIPTokens:
         """Write the tokenizer for :func:`read_clip_tokens`."""
         told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
         write_text(Path(path), json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
+
+    def save_hf(self, folder: str | Path, *, length: int) -> None:
+        """Write a folder of transformers' CLIPTokenizer, for rows of ``length``.
+
+        Its text cleaning is the basic one, which differs from the authors' in quotes and HTML entities.
+        """
+        folder, model = Path(folder), json.loads(self.inner.to_str())["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        start, end, pad = (self.inner.id_to_token(token) for token in (self.start, self.end, self.pad))
+        told = {
+            "tokenizer_class": "CLIPTokenizer", "model_max_length": length, "bos_token": start, "eos_token": end,
+            "unk_token": end, "pad_token": pad,
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        vocabulary = sorted(self.inner.get_vocab().items(), key=lambda pair: pair[1])
+        write_text(folder / "vocab.json", json.dumps(dict(vocabulary), ensure_ascii=False))
+        write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+        write_json(folder / "tokenizer_config.json", told)
 
 
 def read_clip_tokens(path: str | Path) -> CLIPTokens:

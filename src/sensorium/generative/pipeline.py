@@ -1,0 +1,263 @@
+"""Pictures from texts by published latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach, Blattmann,
+Lorenz, Esser & Ommer, 2022, arXiv:2112.10752), as Stable Diffusion 1 and 2 do it, from and to diffusers' pipeline folders.
+
+    z = autoencoder's latents,     D(z + sigma n, sigma, text) by a U-Net with cross-attention to all tokens of CLIP's text tower
+    D = D(unwanted) + g (D(text) - D(unwanted))                   unwanted: the empty text, or a negative prompt (arXiv:2207.12598)
+The U-Net was trained on 1,000 steps; sampling takes some of them, spaced as the folder says, and any sampler that sees D alone
+(``parts/denoising/samplers.py``): Euler's is diffusers' DDIM. Latents begin as noise of their own last step, not of infinity.
+Shapes: B pictures, H x W pixels, Z latent channels, h x w places, T tokens, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.base.files import write_json
+from sensorium.base.precision import precise
+from sensorium.base.reading import printable, read_object
+from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.errors import SensoriumError
+from sensorium.networks.formats import clip_text, kl_autoencoder, text_unet
+from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.text import TextTower
+from sensorium.networks.text_unet import TextUNet
+from sensorium.parts.denoising.frames import frame_of
+from sensorium.parts.denoising.paths import STEPS, betas_of, discrete, products_of, scaled_betas_of
+from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
+from sensorium.published.opening import open_path, save
+from sensorium.published.source import Source
+
+Spacing = Literal["leading", "trailing", "linspace"]
+INDEX, SCHEDULE = "model_index.json", "scheduler/scheduler_config.json"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PREDICTIONS = {"epsilon": "noise", "v_prediction": "v", "sample": "x"}
+SAMPLERS: dict[str, Sampler] = {
+    "DDIMScheduler": "euler",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "DDPMScheduler": "ancestral",
+    "EulerAncestralDiscreteScheduler": "ancestral",
+    "PNDMScheduler": "dpm",
+    "DPMSolverMultistepScheduler": "dpm",
+    "DPMSolverSinglestepScheduler": "dpm",
+    "UniPCMultistepScheduler": "dpm",
+    "LMSDiscreteScheduler": "dpm",
+}
+
+
+class Schedule(NamedTuple):
+    """betas: of the 1,000 steps, float64. prediction: diffusers' word. spacing, offset: of the steps that sampling takes, as DDIM's
+    scheduler takes them (others space "leading" a little otherwise). to_data: whether
+    the last step ends at the data, and not at the first step's noise. sampler: the folder's own, or the nearest to it."""
+
+    betas: Tensor
+    prediction: str = "epsilon"
+    spacing: Spacing = "leading"
+    offset: int = 1
+    to_data: bool = True
+    sampler: Sampler = "dpm"
+
+    def steps(self, count: int) -> Tensor:
+        """The 0-based steps of ``count``, the noisiest first: int64 [S]. Raises ValueError for more than there are."""
+        if not 1 <= count <= STEPS:
+            raise ValueError(f"{count} steps: from 1 to the {STEPS} of its training")
+        match self.spacing:
+            case "leading":
+                found = torch.arange(count) * (STEPS // count) + self.offset
+            case "trailing":
+                found = STEPS - 1 - (torch.arange(count, dtype=torch.float64) * STEPS / count).round().long().flip(0)
+            case "linspace":
+                found = torch.linspace(0, STEPS - 1, count, dtype=torch.float64).round().long()
+        return found.clamp(max=STEPS - 1).flip(0)
+
+    def sigmas(self, count: int) -> Tensor:
+        """Of these steps, then the last: float64 [S + 1]."""
+        products = (1 - self.betas).cumprod(0)
+        each = ((1 - products) / products).sqrt()
+        return torch.cat([each[self.steps(count)], each.new_zeros(1) if self.to_data else each[:1]])
+
+
+class TextToPicture(nn.Module):
+    """The parts of a pipeline. tokens: of the ``text`` tower."""
+
+    def __init__(
+        self, unet: TextUNet, autoencoder: KLAutoencoder, text: TextTower, tokens: CLIPTokens, schedule: Schedule
+    ) -> None:
+        super().__init__()
+        if unet.text_width != text.dim or unet.channels != autoencoder.latent:
+            raise ValueError(
+                f"the U-Net takes texts of {unet.text_width} channels and latents of {unet.channels}; the text tower gives "
+                f"{text.dim}, the autoencoder {autoencoder.latent}"
+            )
+        if tokens.vocab > text.vocab:
+            raise ValueError(f"the tokenizer has {tokens.vocab:,} tokens, the text tower {text.vocab:,}")
+        self.unet, self.autoencoder, self.text, self.tokens, self.schedule = unet, autoencoder, text, tokens, schedule
+        with torch.device("cpu"):
+            path = discrete((1 - schedule.betas).cumprod(0))
+        self.frame = frame_of(path, PREDICTIONS[schedule.prediction])  # pyright: ignore
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that it was trained on, 64 latents a side if it is not known."""
+        side = self.unet.sample_size or 64
+        height, width = (side, side) if isinstance(side, int) else side
+        return height * self.autoencoder.factor, width * self.autoencoder.factor
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """[B, T, D]. Raises SensoriumError for a text that is longer than the tower."""
+        for text in texts:
+            count, most = self.tokens.count(text), self.text.context - 2
+            if count > most:
+                raise SensoriumError(
+                    f"the prompt '{text[:40]}...' has {count} tokens, the text tower takes {most}: shorten it."
+                )
+        rows = self.tokens.encode(list(texts), self.text.context)
+        return self.text.encode(rows.to(self.text.pos_embed.device))
+
+    def denoiser(self, text: Tensor, unwanted: Tensor, guidance: float) -> Denoiser:
+        """D of latents, of ``text`` and ``unwanted`` [B, T, D]; guidance of 1 costs one evaluation of the U-Net, else two."""
+        frame = self.frame
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            twice = 1 if guidance == 1 else 2
+            given = (_broad(frame.inputs(sigma), z) * z).repeat(twice, 1, 1, 1)
+            words = text if twice == 1 else torch.cat([unwanted, text])
+            time = frame.time(sigma).repeat(twice).to(words)
+            parts = precise(self.unet(given.to(words.dtype), time, words)).to(z.dtype).chunk(twice)
+            found = parts[-1] if twice == 1 else parts[0] + guidance * (parts[1] - parts[0])
+            return _broad(frame.skip(sigma), z) * z + _broad(frame.out(sigma), z) * found
+
+        return denoise
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        unwanted: str = "",
+        seed: int = 0,
+        steps: int = 25,
+        guidance: float = 7.5,
+        size: tuple[int, int] | None = None,
+        sampler: Sampler | None = None,
+        noise: Tensor | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """A picture of each prompt [B, 3, H, W] in -1..1. noise: [B, Z, h, w], else of the seed. size: H and W, by default its own."""
+        height, width = self.autoencoder.grid_of(size or self.size)
+        text = self.encode_text(prompts)
+        denoise = self.denoiser(text, self.encode_text([unwanted]).expand_as(text), guidance)
+        sigmas, dice = self.schedule.sigmas(steps), torch.Generator().manual_seed(seed)
+        if noise is None:
+            noise = torch.randn(len(prompts), self.unet.channels, height, width, generator=dice)
+        like = torch.promote_types(text.dtype, torch.float32)
+        z = noise.to(text.device, like) * float((1 + sigmas[0].square()).sqrt())
+        called, total = 0, steps * (2 if (sampler or self.schedule.sampler) == "heun" else 1)
+
+        def watched(z: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal called
+            called += 1
+            if on_step:
+                on_step(min(called, total), total)
+            return denoise(z, sigma)
+
+        z = sampled(watched, z, sigmas, sampler or self.schedule.sampler, generator=dice)
+        z = z * float((1 + sigmas[-1].square()).rsqrt())
+        return self.autoencoder.decode(z.to(text.dtype), at_once=1).clamp(-1, 1)
+
+
+def _broad(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like.device, like.dtype).view(-1, 1, 1, 1)
+
+
+# --- folders ---
+
+
+def load_pipeline(folder: str | Path) -> TextToPicture:
+    """A diffusers pipeline folder of Stable Diffusion 1 or 2, in evaluation mode.
+
+    Raises SensoriumError that names the part that is missing, or the file and the field that is wrong.
+    """
+    folder = Path(folder)
+    where, index = printable(str(folder)), read_object(folder / INDEX)
+    for part in PARTS:
+        if index.get(part) in (None, [None, None]) or not (folder / part).is_dir():
+            raise SensoriumError(
+                f"{where}: the part '{part}' is missing; {INDEX} and a folder for each of {', '.join(PARTS)} are needed."
+            )
+    schedule = read_schedule(folder / SCHEDULE)
+    tokens = CLIPTokens.from_hf(folder / "tokenizer")
+    unet, autoencoder = (
+        open_path(folder / part, (form,)) for part, form in (("unet", text_unet.HF), ("vae", kl_autoencoder.HF))
+    )
+    text = open_path(folder / "text_encoder", (clip_text.HF,))
+    try:
+        return TextToPicture(unet, autoencoder, text, tokens, schedule).eval()
+    except ValueError as error:
+        raise SensoriumError(f"{where}: its parts don't fit: {error}.") from None
+
+
+def read_schedule(path: Path) -> Schedule:
+    """A scheduler's configuration, of any scheduler for 1,000 steps of normal noise."""
+    config = read_object(path)
+    told = Source(str(path.parent), {}, path.parent, config, str(path))
+    kind = told.word("_class_name", tuple(SAMPLERS))
+    told.only("num_train_timesteps", STEPS)
+    told.only("rescale_betas_zero_snr", False)
+    usual = "leading" if kind in ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler") else "linspace"
+    return Schedule(
+        _betas(told),
+        told.word("prediction_type", tuple(PREDICTIONS), "epsilon"),
+        told.word("timestep_spacing", get_args(Spacing), usual),  # pyright: ignore
+        told.whole("steps_offset", 0, low=0),
+        told.flag("set_alpha_to_one", kind != "PNDMScheduler"),
+        SAMPLERS[kind],
+    )
+
+
+def _betas(told: Source) -> Tensor:
+    if (given := told.config.get("trained_betas")) is not None:
+        good = (
+            isinstance(given, list) and len(given) == STEPS and all(isinstance(b, float) and 0 < b < 1 for b in given)
+        )
+        if not good:
+            raise SensoriumError(f"{told.told}: trained_betas must be {STEPS} numbers between 0 and 1.")
+        return torch.tensor(given, dtype=torch.float64)
+    low, high = (
+        told.number(name, usual, low=1e-9, high=1) for name, usual in (("beta_start", 1e-4), ("beta_end", 0.02))
+    )
+    shape = told.word("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2"), "linear")
+    if shape == "squaredcos_cap_v2":
+        products = products_of("cosine")
+        return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+    return (betas_of if shape == "linear" else scaled_betas_of)(STEPS, low, high)
+
+
+def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
+    """Write a diffusers pipeline folder, with DDIM's scheduler; return it."""
+    out, schedule = Path(out), pipeline.schedule
+    save(text_unet.HF, pipeline.unet, out / "unet")
+    save(kl_autoencoder.HF, pipeline.autoencoder, out / "vae")
+    save(clip_text.HF, pipeline.text, out / "text_encoder")
+    pipeline.tokens.save_hf(out / "tokenizer", length=pipeline.text.context)
+    write_json(
+        out / SCHEDULE,
+        {
+            "_class_name": "DDIMScheduler", "num_train_timesteps": STEPS, "trained_betas": schedule.betas.tolist(),
+            "prediction_type": schedule.prediction, "timestep_spacing": schedule.spacing, "steps_offset": schedule.offset,
+            "set_alpha_to_one": schedule.to_data, "clip_sample": False,
+        },
+    )  # fmt: skip
+    parts: dict[str, Any] = {
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
+    }  # fmt: skip
+    write_json(out / INDEX, {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts})
+    return out

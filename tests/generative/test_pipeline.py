@@ -1,0 +1,159 @@
+"""Pipelines of Stable Diffusion: the same pictures as diffusers', folders there and back, and what is wrong with one."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.errors import SensoriumError
+from sensorium.generative.pipeline import export_pipeline, load_pipeline
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+PROMPTS = ["a red apple on a table", "two cats"]
+
+
+def theirs(folder: Path, scheduler: Any) -> StableDiffusionPipeline:
+    """diffusers' own pipeline with small random weights, saved in ``folder``."""
+    torch.manual_seed(0)
+    words = folder / "words"
+    CLIPTokens.learn(["a red apple on a table", "two cats and a dog", "a cat"] * 5, 530, clean="plain").save_hf(
+        words, length=16
+    )
+    tokens = CLIPTokenizer.from_pretrained(words)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokens), hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=16, bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=24, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(vae, text, tokens, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe.save_pretrained(folder / "pipe", safe_serialization=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def ddim(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StableDiffusionPipeline]:
+    folder = tmp_path_factory.mktemp("ddim")
+    return folder / "pipe", theirs(
+        folder, DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    )
+
+
+def drawn(pipe: StableDiffusionPipeline, noise: torch.Tensor, **how: Any) -> torch.Tensor:
+    found = pipe(PROMPTS, latents=noise.clone(), output_type="pt", height=16, width=16, **how).images
+    return found * 2 - 1
+
+
+@pytest.mark.parametrize("steps, guidance, unwanted", [(5, 7.5, ""), (7, 3.0, "two dogs"), (50, 1.0, ""), (1, 2.0, "")])
+def test_the_same_pictures_by_ddim(ddim, steps: int, guidance: float, unwanted: str) -> None:
+    folder, pipe = ddim
+    noise = torch.randn(2, 4, 8, 8)
+    wanted = drawn(pipe, noise, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=[unwanted] * 2)
+    mine = load_pipeline(folder).draw(PROMPTS, noise=noise, steps=steps, guidance=guidance, unwanted=unwanted)
+    assert float(mine.std()) > 0.01
+    torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(**BETAS, clip_sample=False, prediction_type="v_prediction", steps_offset=1),
+        DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing"),
+        DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="linspace"),
+        EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+        DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing", final_sigmas_type="zero"),
+    ],
+    ids=["v", "trailing", "cosine", "euler", "dpm"],
+)  # fmt: skip
+def test_the_same_pictures_by_other_schedulers(tmp_path: Path, scheduler: Any) -> None:
+    pipe, noise = theirs(tmp_path, scheduler), torch.randn(2, 4, 8, 8)
+    wanted = drawn(pipe, noise, num_inference_steps=10, guidance_scale=4.0)
+    mine = load_pipeline(tmp_path / "pipe").draw(PROMPTS, noise=noise, steps=10, guidance=4.0)
+    torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_written_for_diffusers_and_read_back(ddim, tmp_path: Path) -> None:
+    mine, noise = load_pipeline(ddim[0]), torch.randn(2, 4, 8, 8)
+    export_pipeline(mine, tmp_path / "out")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 4, "guidance_scale": 5.0}
+    here = mine.draw(PROMPTS, noise=noise, steps=4, guidance=5.0, sampler="euler")
+    torch.testing.assert_close(here, drawn(pipe, noise, **how), atol=1e-4, rtol=1e-4)
+    again = load_pipeline(tmp_path / "out").draw(PROMPTS, noise=noise, steps=4, guidance=5.0)
+    torch.testing.assert_close(again, here, atol=1e-6, rtol=1e-6)
+
+
+def test_seeds_sizes_and_progress(ddim) -> None:
+    mine, told = load_pipeline(ddim[0]), []
+    one = mine.draw(["a cat"], seed=3, steps=3, on_step=lambda done, all_: told.append((done, all_)))
+    assert one.shape == (1, 3, 16, 16)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(one, mine.draw(["a cat"], seed=3, steps=3))
+    assert not torch.equal(one, mine.draw(["a cat"], seed=4, steps=3))
+    assert mine.draw(["a cat"], steps=2, size=(24, 12)).shape == (1, 3, 24, 12)
+    with pytest.raises(ValueError, match="multiples of 2"):
+        mine.draw(["a cat"], size=(15, 16))
+    with pytest.raises(ValueError, match="1001 steps"):
+        mine.draw(["a cat"], steps=1001)
+
+
+def test_a_text_that_is_too_long(ddim) -> None:
+    with pytest.raises(SensoriumError, match=r"has \d+ tokens, the text tower takes 14: shorten it"):
+        load_pipeline(ddim[0]).draw(["a cat " * 20])
+
+
+@pytest.mark.parametrize(
+    "file, field, value, said",
+    [
+        ("model_index.json", "vae", None, "the part 'vae' is missing"),
+        ("scheduler/scheduler_config.json", "_class_name", "FlowMatchEulerDiscreteScheduler", "_class_name"),
+        ("scheduler/scheduler_config.json", "prediction_type", "flow", "prediction_type"),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 500, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", "beta_start", "low", "beta_start"),
+        ("scheduler/scheduler_config.json", "trained_betas", [0.1, 0.2], "trained_betas"),
+        ("scheduler/scheduler_config.json", "rescale_betas_zero_snr", True, "rescale_betas_zero_snr"),
+        ("unet/config.json", "cross_attention_dim", 25, "unet"),
+        ("text_encoder/config.json", "hidden_size", 25, "text_encoder"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(ddim, tmp_path: Path, file: str, field: str, value: Any, said: str) -> None:
+    shutil.copytree(ddim[0], tmp_path / "pipe")
+    path = tmp_path / "pipe" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(SensoriumError, match=said) as error:
+        load_pipeline(tmp_path / "pipe")
+    assert "\n" not in str(error.value)
+
+
+def test_pndm_is_drawn_by_the_nearest(tmp_path: Path) -> None:
+    theirs(tmp_path, PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1))
+    mine = load_pipeline(tmp_path / "pipe")
+    assert (mine.schedule.sampler, mine.schedule.to_data) == ("dpm", False)
+    shutil.rmtree(tmp_path / "pipe" / "vae")
+    with pytest.raises(SensoriumError, match="the part 'vae' is missing"):
+        load_pipeline(tmp_path / "pipe")
