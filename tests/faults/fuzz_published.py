@@ -112,9 +112,7 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
     "diffusers text unet folder": _saved(
         "diffusers UNet2DConditionModel", lambda: TextUNet((4, 8), 3, layers=1, heads=2, groups=2)
     ),
-    "text unet ckpt": _saved(
-        "authors' Stable Diffusion U-Net", lambda: TextUNet((32,), 768, layers=1, matrices=False)
-    ),
+    "text unet ckpt": _saved("authors' Stable Diffusion U-Net", lambda: TextUNet((32,), 768, layers=1, matrices=False)),
     "detr folder": _saved("Hugging Face DETR", _detr),
     "detr pth": _saved("authors' DETR", _detr),
 }
