@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sensorium.data.text.clip_tokens import CLIPTokens
@@ -157,3 +158,26 @@ def test_pndm_is_drawn_by_the_nearest(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "pipe" / "vae")
     with pytest.raises(SensoriumError, match="the part 'vae' is missing"):
         load_pipeline(tmp_path / "pipe")
+
+
+def test_the_command_draws_a_prompt(ddim, tmp_path: Path, command) -> None:
+    words = ("sample", str(ddim[0]), "--prompt", "two cats", "--n", "3")
+    assert command(*words, "--steps", "2", "--out", str(tmp_path / "cats.png"))[0] == 0
+    drawn = Image.open(tmp_path / "cats.png")
+    assert drawn.width == 3 * drawn.height
+    assert (
+        command(*words, "--steps", "2", "--out", str(tmp_path / "small.png"), "--size", "8", "--negative", "a dog")[0]
+        == 0
+    )
+    for more, said in (
+        (("--size", "15"), "must be a multiple of 2"),
+        (("--trace",), "leave them out"),
+        (("--negative", "a cat " * 20), "the text tower takes 14"),
+        (("--steps", "1001"), "at most the 1000"),
+    ):
+        code, _, err = command(*words, *more, "--out", str(tmp_path / "no.png"))
+        assert code == 1
+        assert said in err
+        assert not (tmp_path / "no.png").exists()
+    assert "give it with --prompt" in command("sample", str(ddim[0]))[2]
+    assert "is no folder of a diffusers pipeline" in command("sample", str(tmp_path), "--prompt", "a cat")[2]

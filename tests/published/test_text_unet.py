@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,6 +106,20 @@ def test_outputs_and_gradients(
         torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=0)
 
 
+def test_the_norms_epsilons_are_theirs(tmp_path: Path) -> None:
+    """Seen where a map is so faint that they count: of residual blocks, of transformers, of the end."""
+    theirs = their("SD 1")
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if any(part in name for part in ("conv_in", "conv2", "shortcut", "proj_out", "samplers")):
+                parameter.mul_(1e-3)
+    theirs.save_pretrained(tmp_path)
+    ours = load_text_unet(tmp_path)
+    given = inputs(ours, (6, 8), 5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*given), theirs(*given).sample, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_we_write_they_read(name: str, tmp_path: Path) -> None:
     theirs = their(name)
@@ -116,15 +130,16 @@ def test_what_we_write_they_read(name: str, tmp_path: Path) -> None:
     x, t, text = inputs(ours, (6, 9), 4)
     with torch.no_grad():
         assert torch.equal(again(x, t, text).sample, theirs(x, t, text).sample)
-    assert ours.sample_size == again.config.sample_size or list(ours.sample_size) == again.config.sample_size
-    assert again.config.attention_head_dim == theirs.config.attention_head_dim or name != "SD 1"
+    told, wanted = (json.loads((tmp_path / where / "config.json").read_text()) for where in ("ours", "theirs/unet"))
+    assert told["sample_size"] == wanted["sample_size"]
+    assert told["attention_head_dim"] == wanted["attention_head_dim"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dropout_is_theirs(name: str, tmp_path: Path) -> None:
     theirs = their(name, dropout=0.3).train()
     theirs.save_pretrained(tmp_path)
-    ours = load(tmp_path).train()
+    ours = load_text_unet(tmp_path).train()
     x, t, text = inputs(ours, (6, 8), 4)
     with torch.no_grad():
         torch.manual_seed(5)

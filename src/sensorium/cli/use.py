@@ -82,10 +82,13 @@ def generate(
 def sample(
     run: Path,
     *,
-    n: Positive = 64,
+    n: Positive | None = None,
     steps: Positive | None = None,
     label: str | None = None,
-    guidance: float = 1.0,
+    prompt: str | None = None,
+    negative: str = "",
+    guidance: float | None = None,
+    size: Positive | None = None,
     seed: Seed = 0,
     trace: bool = False,
     given: Path | None = None,
@@ -96,24 +99,37 @@ def sample(
 
     Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
 
+    Example: sensorium sample stable-diffusion-v1-5 --prompt "a red apple on a table" --n 2
+
     Args:
-        run: folder of a run of a generator.
-        n: number of samples.
+        run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion.
+        n: number of samples; 64 by default, 4 of a prompt.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
-        guidance: guidance scale for the class; 1 is no guidance.
+        prompt: what a pipeline is to draw.
+        negative: what it is not to draw.
+        guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; 7.5 that of a prompt.
+        size: side in pixels of what a pipeline draws; by default that of its training.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.
         given: a picture, a folder or a data set; of each of its first eight the half that is not kept is drawn --n times, six
             at most.
         keep: which half of them is known.
-        out: the PNG; samples.png in the run's folder by default.
+        out: the PNG; samples.png in the run's folder by default, of a prompt samples.png here.
     """
     from sensorium.use import sample as draw
+    from sensorium.use.prompted import is_pipeline, sample_prompt
 
-    console.print(
-        draw(run, out, n=n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace, given=given, keep=keep)
-    )
+    if prompt is not None or is_pipeline(run):
+        if label is not None or trace or given is not None:
+            raise SensoriumError("a prompt is drawn without --label, --trace and --given: leave them out.")
+        asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
+        console.print(sample_prompt(run, out, prompt, **asked))
+        return
+    if negative or size is not None:
+        raise SensoriumError("--negative and --size are for prompts: leave them out.")
+    how = {"n": n or 64, "steps": steps, "label": label, "guidance": 1.0 if guidance is None else guidance}
+    console.print(draw(run, out, seed=seed, trace=trace, given=given, keep=keep, **how))
 
 
 def search(
