@@ -1,12 +1,15 @@
 """The KL autoencoder as it is trained: the authors' loss, phases, and a scaling that is measured."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import sensorium
 from sensorium.generative.kl_autoencoder.method import KLRegularized
 from sensorium.method import Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
@@ -190,6 +193,22 @@ def test_what_does_not_fit() -> None:
     without = KLRegularized(small().autoencoder, None, SIZE)
     with pytest.raises(ValueError, match="no discriminator"):
         without(batch())
+
+
+def test_its_reconstructions_are_judged_and_an_export_opens(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "pictures.npz", images=pixels)
+    how = {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4, "batch_size": 8, "seed": 0}
+    run = sensorium.train(
+        "kl_autoencoder", str(tmp_path / "pictures.npz"), budget="2steps", out=tmp_path / "run", progress=False, **how
+    )
+    scores = {score.name: score for score in run.judge().scores}
+    assert list(scores) == ["PSNR", "SSIM", "rFID"]
+    assert set(scores["PSNR"].baselines) == {"mean picture", "PCA, 18 numbers"}  # as many as latents
+    assert run.method.autoencoder.scaling not in (0.0, 1.0)
+    network = sensorium.load(sensorium.export(run, "hf", tmp_path / "hf"))
+    x = torch.rand(2, 3, 12, 12) * 2 - 1
+    torch.testing.assert_close(network.encode(x), run.method.encode(x))
 
 
 def test_the_base_size_is_stable_diffusions() -> None:

@@ -56,6 +56,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any], str, str | None]] = {
     "fcos": ("fcos", "boxes", {"width": 64, "convs": 1, "groups": 32, **BOXES}, "torchvision", "object-detection"),
     "flow": ("rectified_flow", "photos", SMALL, "diffusers", "unconditional-image-generation"),
     "vqgan": ("vqgan", "photos", {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4, **SMALL}, "diffusers", None),
+    "kl_autoencoder": ("kl_autoencoder", "photos", {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4, **SMALL}, "diffusers", None),
     "made": ("made", "photos", {"image_size": 8, "batch_size": 4}, "sensorium", "unconditional-image-generation"),
     "oadtr": ("oadtr", "steps.npz", {"width": 16, "depth": 1, "heads": 2, "decoder_depth": 1, "length": 6, "future": 2, "batch_size": 8}, "sensorium", None),
 }  # fmt: skip
@@ -281,8 +282,12 @@ def test_a_flow_has_the_same_velocity(run, folders: Callable[[str], Path], monke
         assert (theirs + method.velocity(x, torch.full((4,), 0.75))).abs().max() <= 1e-4
 
 
-def test_pictures_as_codes_and_back(run, folders: Callable[[str], Path], monkeypatch) -> None:
-    found, method = executed(folders("vqgan"), monkeypatch), run("vqgan").method
+@pytest.mark.parametrize("name", ["vqgan", "kl_autoencoder"])
+def test_pictures_as_codes_or_latents_and_back(name: str, run, folders: Callable[[str], Path], monkeypatch) -> None:
+    found, method = executed(folders(name), monkeypatch), run(name).method
+    if "latents" in found:
+        with torch.inference_mode():
+            torch.testing.assert_close(found["latents"], method.encode(found["x"]), atol=1e-4, rtol=1e-4)
     with torch.inference_mode():
         ours = method.decode(method.encode(found["x"]))
     pixels = ((ours / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
