@@ -1,5 +1,5 @@
-"""The KL autoencoder under ``DistributedDataParallel`` in two processes equals the whole batch in one: both phases, the adaptive weight,
-the scaling of latents.
+"""The KL autoencoder under ``DistributedDataParallel`` in two processes equals the whole batch in one: both phases, the
+adaptive weight, the scaling of latents.
 
 Run as a script this file is one of the processes: ``test_kl_autoencoder_processes.py RANK WORLD FOLDER``.
 """

@@ -36,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "others": {
         "block_out_channels": (24, 12), "down_block_types": (DOWN, CROSS_DOWN), "up_block_types": (CROSS_UP, UP),
-        "attention_head_dim": (3, 4), "cross_attention_dim": 7, "norm_num_groups": 3, "norm_eps": 1e-3, "in_channels": 9,
+        "attention_head_dim": (5, 4), "cross_attention_dim": 7, "norm_num_groups": 3, "norm_eps": 1e-3, "in_channels": 9,
         "out_channels": 3, "layers_per_block": 1, "transformer_layers_per_block": 2, "flip_sin_to_cos": False,
     },
 }  # fmt: skip

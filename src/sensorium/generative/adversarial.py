@@ -1,5 +1,5 @@
-"""Autoencoders that learn with a discriminator: what those of VQGAN (Esser et al., 2020, arXiv:2012.09841, section 3.1) and of latent
-diffusion (Rombach et al., 2021, arXiv:2112.10752, section 3.1) have in common.
+"""Autoencoders that learn with a discriminator: what those of VQGAN (Esser et al., 2020, arXiv:2012.09841, section 3.1)
+and of latent diffusion (Rombach et al., 2021, arXiv:2112.10752, section 3.1) have in common.
 
     L_rec = mean |x - y| + w_p LPIPS(x, y)
     generator      min L_rec + w_d lambda L_G(D(y)) + what the system adds,     lambda = |grad L_rec| / (|grad L_G| + delta)
@@ -50,9 +50,9 @@ class Compared(NamedTuple):
 
 class AdversarialAutoencoder(Method):
     """discriminator: images -> logits; None if it is not to be trained (:meth:`forward` then raises ValueError).
-    perceptual: two batches of images -> distances [B]; None for pixels only. perceptual_weight, adversarial_weight: w_p, w_d.
-    start: fraction of the budget before the adversarial loss is added. adversary: the kind of L_G and L_D. clip: maximum
-    norm of a phase's gradients, 0 for none.
+    perceptual: two batches of images -> distances [B]; None for pixels only. perceptual_weight, adversarial_weight:
+    w_p, w_d. start: fraction of the budget before the adversarial loss is added. adversary: the kind of L_G and L_D.
+    clip: maximum norm of a phase's gradients, 0 for none.
     """
 
     phases: ClassVar[tuple[str, ...]] = get_args(Phase)
@@ -95,8 +95,8 @@ class AdversarialAutoencoder(Method):
     def forward(self, batch: Mapping[str, Any], phase: str = "generator") -> dict[str, Tensor]:
         """``image`` float32 [B, 3, H, W] in -1..1 -> the loss of a phase; only its own parameters get a gradient.
 
-        The generator logs ``reconstruction`` (mean |x - y|), ``perceptual``, ``fooling`` (L_G), ``adaptive`` (lambda) and
-        what the system adds; the discriminator ``real`` and ``drawn``, its mean logits.
+        The generator logs ``reconstruction`` (mean |x - y|), ``perceptual``, ``fooling`` (L_G), ``adaptive`` (lambda)
+        and what the system adds; the discriminator ``real`` and ``drawn``, its mean logits.
         """
         self._known(phase)
         if self.discriminator is None:

@@ -1,4 +1,5 @@
-"""Evaluation of autoencoders of images: quality of the reconstructions of held-out images, and use of a codebook if there is one.
+"""Evaluation of autoencoders of images: quality of the reconstructions of held-out images, and use of a codebook if
+there is one.
 
 The Fréchet distance is between reconstructions and originals, in the feature space of :mod:`sensorium.judge.generated`.
 """
@@ -31,8 +32,8 @@ PSNR, SSIM = "PSNR", "SSIM"
 
 
 def online(method: Any, ready: Prepared) -> dict[str, float]:
-    """A quick evaluation during training: PSNR of up to 200 held-out images, and of a tokenizer the fraction of the codes
-    that they use."""
+    """A quick evaluation during training: PSNR of up to 200 held-out images, and of a tokenizer the fraction of the
+    codes that they use."""
     raw = _some(ready.train if ready.test is None else ready.test, LOOKED)
     drawn, encoded = there_and_back(method, raw, next(method.parameters()).device)
     found = {"psnr": float(psnr(drawn, raw).mean())}

@@ -1,10 +1,12 @@
-"""The KL autoencoder of latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach et al., 2021,
-arXiv:2112.10752, section 3.1), Stable Diffusion's "VAE".
+"""The KL autoencoder of latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach et al.,
+2021, arXiv:2112.10752, section 3.1), Stable Diffusion's "VAE".
 
-An image is encoded as a small map of Gaussian variables and decoded from it; a diffusion learns these maps in the place of images.
+An image is encoded as a small map of Gaussian variables and decoded from it; a diffusion learns these maps in the place
+of images.
     mu, log sigma^2 = Q(E(x)),   z = s (mu + sigma e - b),   y = G(P(z / s + b)),     e standard normal
-E and G are VQGAN's encoder and decoder (:mod:`sensorium.networks.autoencoder`); Q and P are 1 x 1 convolutions, which later
-networks of this kind leave out. The scaling s makes latents about as large as noise, b is their shift (appendix D.1).
+E and G are VQGAN's encoder and decoder (:mod:`sensorium.networks.autoencoder`); Q and P are 1 x 1 convolutions, which
+later networks of this kind leave out. The scaling s makes latents about as large as noise, b is their shift
+(appendix D.1).
 Shapes: B images, C channels, H x W pixels, Z latent channels, h x w = H / f x W / f positions.
 """
 
@@ -31,8 +33,8 @@ KL_SIZES: dict[str, Size] = {
 class KLAutoencoder(nn.Module):
     """Images [B, C, H, W], usually in -1..1, as latents [B, Z, h, w], and back; differentiable both ways.
 
-    encoder: of 2 Z latent channels, decoder: of Z. quant, post_quant: whether there are Q and P. scaling, shift: s and b,
-    kept with the weights.
+    encoder: of 2 Z latent channels, decoder: of Z. quant, post_quant: whether there are Q and P. scaling, shift: s and
+    b, kept with the weights.
     """
 
     scaling: Tensor
@@ -63,20 +65,20 @@ class KLAutoencoder(nn.Module):
         self.register_buffer("shift", torch.tensor(shift))
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, H, W] -> mu and log sigma^2 [B, Z, h, w], float32 at least. ValueError if f does not divide H and W."""
+        """[B, C, H, W] -> mu and log sigma^2 [B, Z, h, w], float32 at least. ValueError unless f divides H and W."""
         self.grid_of((images.shape[-2], images.shape[-1]))
         mean, log_variance = precise(self.quant_conv(self.encoder(images))).chunk(2, 1)
         return mean, log_variance.clamp(LOW, HIGH)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> scaled latents z [B, Z, h, w]: a sample by standard normal ``noise`` of that shape, or without
-        it the mean."""
+        """[B, C, H, W] -> scaled latents z [B, Z, h, w]: a sample by standard normal ``noise`` of that shape, or
+        without it the mean."""
         mean, log_variance = self.moments(images)
         return self.scaled(mean if noise is None else gaussian(mean, log_variance / 2, noise))
 
     def decode(self, z: Tensor, *, at_once: int | None = None) -> Tensor:
-        """Scaled latents [B, Z, h, w] -> images [B, C, H, W], float32 at least, not clamped. at_once: how many images are
-        decoded together, by default all; 1 bounds the memory for large ones."""
+        """Scaled latents [B, Z, h, w] -> images [B, C, H, W], float32 at least, not clamped. at_once: how many images
+        are decoded together, by default all; 1 bounds the memory for large ones."""
         parts = z.split(at_once or max(1, len(z)))
         return torch.cat([self.draw(part / self.scaling + self.shift) for part in parts])
 

@@ -1,4 +1,5 @@
-"""A run as diffusers' ``AutoencoderKL``; reading is that of the network (:mod:`sensorium.networks.formats.kl_autoencoder`)."""
+"""A run as diffusers' ``AutoencoderKL``; reading is that of the network
+(:mod:`sensorium.networks.formats.kl_autoencoder`)."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
-"""The KL autoencoder of latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach et al., 2021,
-arXiv:2112.10752, section 3.1 and appendix G).
+"""The KL autoencoder of latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach et al.,
+2021, arXiv:2112.10752, section 3.1).
 
-An image is encoded as a small map of Gaussian variables, which a very small penalty keeps near a standard normal, and decoded from a
-sample of it; a perceptual loss and a patch discriminator make few channels sufficient for realistic images.
+An image is encoded as a small map of Gaussian variables, which a very small penalty keeps near a standard normal, and
+decoded from a sample of it; a perceptual loss and a patch discriminator make few channels sufficient for realistic
+images.
     mu, sigma = E(x),   z = mu + sigma e,   y = G(z),   e standard normal
     L_rec = mean |x - y| + w_p LPIPS(x, y)
     KL    = 1/2 sum (mu^2 + sigma^2 - 1 - log sigma^2), of an image
     generator      min L_rec + w_k KL / N + w_d lambda L_G(D(y))
     discriminator  min L_D(D(x), D(y))
-lambda and the discriminator: VQGAN's (:mod:`sensorium.generative.adversarial`). It is the authors' loss, which is a sum over the
-N = 3 H W values of an image, divided by N; they clamp their lambda, N times as large, to 1e4. Their log variance of
-the values is 0 and is not trained.
-After each step the scaling of latents becomes 1 / their standard deviation (appendix D.1), that of the samples z of recent steps.
+lambda and the discriminator: VQGAN's (:mod:`sensorium.generative.adversarial`). It is the authors' loss, which is a sum
+over the N = 3 H W values of an image, divided by N; they clamp their lambda, N times as large, to 1e4. Their log
+variance of the values is 0 and is not trained.
+After each step the scaling of latents becomes 1 / their standard deviation (appendix D.1), that of the samples z of
+recent steps.
 Shapes: B images, H x W pixels, Z latent channels, h x w positions.
 """
 
@@ -36,10 +38,10 @@ from sensorium.parts.perceptual import Perceptual
 class KLRegularized(AdversarialAutoencoder, Autoencoder, Latent):
     """Trains a KL autoencoder with a discriminator.
 
-    size: H, W of the images, multiples of the autoencoder's factor. discriminator: images -> logits. perceptual: two batches
-    of images -> distances [B]; None for pixels only. perceptual_weight, kl_weight, adversarial_weight: w_p, w_k, w_d. start:
-    fraction of the budget before the adversarial loss is added. adversary: the kind of L_G and L_D. memory: of the latents'
-    moments, as a factor per step. clip: maximum norm of a phase's gradients, 0 for none.
+    size: H, W of the images, multiples of the autoencoder's factor. discriminator: images -> logits. perceptual: two
+    batches of images -> distances [B]; None for pixels only. perceptual_weight, kl_weight, adversarial_weight: w_p,
+    w_k, w_d. start: fraction of the budget before the adversarial loss is added. adversary: the kind of L_G and L_D.
+    memory: of the latents' moments, as a factor per step. clip: maximum norm of a phase's gradients, 0 for none.
     """
 
     moments: Tensor
@@ -75,7 +77,8 @@ class KLRegularized(AdversarialAutoencoder, Autoencoder, Latent):
         return (self.autoencoder,)
 
     def generate(self, batch: Mapping[str, Any], judge: nn.Module) -> dict[str, Tensor]:
-        """``image`` and ``noise`` [B, Z, h, w] -> the loss. Adds ``divergence``, the KL in nats per image, to what is logged."""
+        """``image`` and ``noise`` [B, Z, h, w] -> the loss. Adds ``divergence``, the KL in nats per image, to what is
+        logged."""
         x, values = batch["image"], batch["image"][0].numel()
         mean, log_variance = self.autoencoder.moments(x)
         z = gaussian(mean, log_variance / 2, batch["noise"])

@@ -40,7 +40,7 @@ def kl_autoencoder(
     clip: float = 1.0,
     flip: bool = False,
 ) -> Recipe:
-    """KL autoencoder (Rombach et al., 2021): encodes a picture as a small map of latents for a diffusion, and decodes it.
+    """KL autoencoder (Rombach et al., 2021): encodes a picture as a small map of latents, and decodes it.
 
     Example: sensorium train kl_autoencoder --data DIR --budget 20m
 

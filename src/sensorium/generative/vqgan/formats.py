@@ -1,7 +1,8 @@
 """Formats of VQGAN: the checkpoints of the authors' code (CompVis/taming-transformers), and diffusers' ``VQModel``.
 
 The authors' names are ours except for those of their loss, which holds the discriminator and LPIPS; either may be
-missing. diffusers has only the autoencoder. Without a discriminator a checkpoint encodes and decodes, but can't be trained.
+missing. diffusers has only the autoencoder. Without a discriminator a checkpoint encodes and decodes, but can't be
+trained.
 """
 
 from __future__ import annotations

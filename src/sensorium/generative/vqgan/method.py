@@ -86,8 +86,8 @@ class VQGAN(AdversarialAutoencoder, Tokenizer):
         return self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv
 
     def generate(self, batch: Mapping[str, Any], judge: nn.Module) -> dict[str, Tensor]:
-        """L_VQ and the adversarial term. Adds ``codebook`` (its loss) and ``perplexity`` of the codes in the batch to what is
-        logged."""
+        """L_VQ and the adversarial term. Adds ``codebook`` (its loss) and ``perplexity`` of the codes in the batch to
+        what is logged."""
         x = batch["image"]
         z = self._vectors(x)
         z_q, codebook, codes = self.quantize(z)

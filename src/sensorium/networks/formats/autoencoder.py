@@ -1,5 +1,6 @@
-"""What the formats of autoencoders with a codebook and with Gaussian latents share: encoder and decoder (:mod:`sensorium.networks.autoencoder`) in
-diffusers' ``VQModel`` and ``AutoencoderKL``, and in the checkpoints of their authors.
+"""What the formats of autoencoders with a codebook and with Gaussian latents share: encoder and decoder
+(:mod:`sensorium.networks.autoencoder`) in diffusers' ``VQModel`` and ``AutoencoderKL``, and in the checkpoints of their
+authors.
 
 The authors' names are ours. diffusers numbers the decoder's levels from the coarsest, and has linear layers for
 attention's 1 x 1 convolutions.
@@ -39,7 +40,8 @@ def alike(network: Any, whose: str) -> None:
 
 
 def square(state: Mapping[str, Tensor], names: tuple[str, ...], dims: int) -> dict[str, Tensor]:
-    """A state whose 1 x 1 convolutions of attention, ``names``, have ``dims`` dimensions: files have them either way."""
+    """A state whose 1 x 1 convolutions of attention, ``names``, have ``dims`` dimensions: files have them either
+    way."""
 
     def changed(name: str, x: Tensor) -> Tensor:
         if not name.endswith(names) or x.ndim not in (2, 3, 4) or x.ndim == dims or set(x.shape[2:]) - {1}:
@@ -87,7 +89,8 @@ def coder_table(part: str, way: str) -> tuple[Entry, ...]:
 
 
 def coder_numbers(source: Source) -> dict[str, Any]:
-    """The arguments that encoder and decoder share but ``latent``, of a configuration whose sizes the weights confirm."""
+    """The arguments that encoder and decoder share but ``latent``, of a configuration whose sizes the weights
+    confirm."""
     for field, *legal in (("act_fn", "silu", "swish"), ("norm_type", "group")):
         source.only(field, *legal)
     attention, layers = _attended(source), source.whole("layers_per_block", 1)

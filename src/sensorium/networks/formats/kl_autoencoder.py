@@ -173,7 +173,7 @@ FORMATS: tuple[Format, ...] = (HF, AUTHORS)
 def load_kl_autoencoder(path: str | Path, *, scaling: float | None = None, shift: float | None = None) -> KLAutoencoder:
     """The autoencoder of a directory, of a single file, or in the file of a whole latent diffusion, in evaluation mode.
 
-    scaling, shift: of latents, if not those of the directory's configuration, or not Stable Diffusion's for a single file.
-    Raises SensoriumError, in one line, that names the file and the error.
+    scaling, shift: of latents, if not those of the directory's configuration, or not Stable Diffusion's for a single
+    file. Raises SensoriumError, in one line, that names the file and the error.
     """
     return open_path(path, FORMATS, scaling=scaling, shift=shift)

@@ -1,5 +1,6 @@
-"""Formats of LPIPS (:mod:`sensorium.parts.perceptual`): torchvision's VGG16 and the heads of richzhang/PerceptualSimilarity, in
-two files, or in one, which a checkpoint of an autoencoder that was trained with it may be."""
+"""Formats of LPIPS (:mod:`sensorium.parts.perceptual`): torchvision's VGG16 and the heads of
+richzhang/PerceptualSimilarity, in two files, or in one, which a checkpoint of an autoencoder that was trained with it
+may be."""
 
 from __future__ import annotations
 
@@ -74,7 +75,7 @@ INSIDE = "loss.perceptual_loss."  # in a checkpoint of the authors of VQGAN
 
 
 def load_lpips(vgg: str | Path, heads: str | Path | None = None) -> LPIPS:
-    """LPIPS from files: torchvision's VGG16 and the heads; or the whole of it from one, which a checkpoint of VQGAN may be.
+    """LPIPS from files: torchvision's VGG16 and the heads; or the whole of it from one, as in a checkpoint of VQGAN.
 
     .pth or .safetensors. Raises SensoriumError that names the file and the entry.
     """

@@ -81,20 +81,17 @@ def _numbers(source: Source) -> dict[str, Any]:
     # "upcast_attention" needs no counterpart: torch's attention accumulates scores in float32 in any case
     for field, *legal in _PLAIN:
         source.only(field, *legal)
-    widths, count, depth = (
-        source.wholes("block_out_channels"),
-        source.whole("layers_per_block", 2),
-        source.whole("transformer_layers_per_block", 1),
-    )
+    widths, count = source.wholes("block_out_channels"), source.whole("layers_per_block", 2)
+    depth, groups = source.whole("transformer_layers_per_block", 1), source.whole("norm_num_groups", 32)
     source.only("time_embedding_dim", None, 4 * widths[0])
     down, up = source.words("down_block_types", tuple(_DOWN)), source.words("up_block_types", tuple(_UP))
-    attention, several = tuple(_DOWN[kind] for kind in down), isinstance(source.config.get("attention_head_dim"), list)
+    attention = tuple(_DOWN[kind] for kind in down)
     if attention != tuple(_UP[kind] for kind in reversed(up)):
         raise SensoriumError(
             f"{source.told}: up_block_types {shown(list(up), '')} must have attention at the same levels as down_block_types."
         )
+    several = isinstance(source.config.get("attention_head_dim"), list)
     heads = source.wholes("attention_head_dim") if several else (source.whole("attention_head_dim", 8),) * len(down)
-    groups = source.whole("norm_num_groups", 32)
     text_width, first = source.whole("cross_attention_dim", 1280), "mid_block.attentions.0.transformer_blocks"
     for name, claimed, found in (
         ("down_block_types", len(down), source.count(r"down_blocks\.(\d+)\.")),
@@ -106,12 +103,11 @@ def _numbers(source: Source) -> dict[str, Any]:
         ("in_channels", source.whole("in_channels", 4), source.shape("conv_in.weight", 4)[1]),
     ):
         source.agree(claimed, found, name)
-    for name, numbers in (
-        ("attention_head_dim (the number of heads)", heads),
-        ("norm_num_groups", (groups,) * len(widths)),
-    ):
-        if wrong := [(n, width) for n, width in zip(numbers, widths, strict=True) if width % n]:
-            raise SensoriumError(f"{source.told}: {name} {wrong[0][0]} does not divide {wrong[0][1]} channels.")
+    for i, width in enumerate(widths):
+        many = heads[i] if attention[i] or i == len(widths) - 1 else 1  # the middle has the last one's
+        for name, number in (("norm_num_groups", groups), ("attention_head_dim (the number of heads)", many)):
+            if width % number:
+                raise SensoriumError(f"{source.told}: {name} {number} does not divide {width} channels.")
     return {
         "widths": widths,
         "text_width": text_width,
@@ -233,10 +229,8 @@ def _authors_level(ours: str, theirs: str) -> tuple[Entry, ...]:
 def _authors_numbers(source: Source) -> dict[str, Any]:
     """From the shapes of tensors."""
     state, inside = source.state, re.escape(_INSIDE)
-    blocks, levels = (
-        source.count(rf"{inside}input_blocks\.(\d+)\."),
-        1 + source.count(rf"{inside}input_blocks\.(\d+)\.0\.op\.weight"),
-    )
+    blocks = source.count(rf"{inside}input_blocks\.(\d+)\.")
+    levels = 1 + source.count(rf"{inside}input_blocks\.(\d+)\.0\.op\.weight")
     channels = source.shape(f"{_INSIDE}input_blocks.0.0.weight", 4)[1]
     each = blocks // levels
     if blocks != levels * each or each < 2:
