@@ -47,6 +47,7 @@ SPOKEN = {
     "networks/formats/clip_vision.py: clip",
     "generative/adversarial.py: made",
     "generative/gan/method.py: made",
+    "generative/pipeline.py: vae",
     "base/machine.py: nice",
     "base/threads.py: nice",
     "parts/moe/layer.py: frozen",

@@ -22,7 +22,9 @@ from sensorium.base.precision import precise
 from sensorium.base.reading import printable, read_object
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
-from sensorium.networks.formats import clip_text, kl_autoencoder, text_unet
+from sensorium.networks.formats.clip_text import HF as TEXT
+from sensorium.networks.formats.kl_autoencoder import HF as AUTOENCODER
+from sensorium.networks.formats.text_unet import HF as UNET
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
@@ -193,10 +195,8 @@ def load_pipeline(folder: str | Path) -> TextToPicture:
             )
     schedule = read_schedule(folder / SCHEDULE)
     tokens = CLIPTokens.from_hf(folder / "tokenizer")
-    unet, autoencoder = (
-        open_path(folder / part, (form,)) for part, form in (("unet", text_unet.HF), ("vae", kl_autoencoder.HF))
-    )
-    text = open_path(folder / "text_encoder", (clip_text.HF,))
+    unet, autoencoder = (open_path(folder / part, (form,)) for part, form in (("unet", UNET), ("vae", AUTOENCODER)))
+    text = open_path(folder / "text_encoder", (TEXT,))
     try:
         return TextToPicture(unet, autoencoder, text, tokens, schedule).eval()
     except ValueError as error:
@@ -242,9 +242,9 @@ def _betas(told: Source) -> Tensor:
 def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
     """Write a diffusers pipeline folder, with DDIM's scheduler; return it."""
     out, schedule = Path(out), pipeline.schedule
-    save(text_unet.HF, pipeline.unet, out / "unet")
-    save(kl_autoencoder.HF, pipeline.autoencoder, out / "vae")
-    save(clip_text.HF, pipeline.text, out / "text_encoder")
+    save(UNET, pipeline.unet, out / "unet")
+    save(AUTOENCODER, pipeline.autoencoder, out / "vae")
+    save(TEXT, pipeline.text, out / "text_encoder")
     pipeline.tokens.save_hf(out / "tokenizer", length=pipeline.text.context)
     write_json(
         out / SCHEDULE,

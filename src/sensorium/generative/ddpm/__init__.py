@@ -6,5 +6,5 @@ SYSTEM = System(
     short="DDPM",
     abilities=("Generator", "Completer", "ClassConditional", "IterativeGenerator"),
     exports=(),
-    parity="diffusers DDPMScheduler, DDIMScheduler (tests/parts/test_denoising.py)",
+    parity="diffusers DDIMScheduler (tests/generative/test_diffusion_recipes.py)",
 )

@@ -6,5 +6,5 @@ SYSTEM = System(
     short="Score SDE",
     abilities=("Generator", "Completer", "ClassConditional", "IterativeGenerator"),
     exports=(),
-    parity="its own densities and equations (tests/generative/test_diffusion.py)",
+    parity="its own densities and equations (tests/generative/test_diffusion_recipes.py)",
 )
