@@ -87,3 +87,35 @@ def test_the_command_reads_the_table_and_trains_from_scratch(
     assert ("FAILS" if status else "holds") in capsys.readouterr().out
     assert (asked["methods"], asked["budget"], asked["labels"]) == (few_labels.TRAINED, "13m", "100%")
     assert Path(asked["path"]) == data / "out" / "few.npz"
+
+
+def test_a_student_sees_all_pictures_and_the_labels_of_the_subset(data: Path) -> None:
+    (data / "out").mkdir()
+    made = np.load(few_labels.partly(data / "out", seed=0), allow_pickle=False)
+    taken = np.load(few_labels.few(data / "out", seed=0), allow_pickle=False)
+    known = made["labels"] >= 0
+    assert len(known) == 400
+    assert sorted(made["images"][known][:, 0, 0, 0]) == sorted(taken["images"][:, 0, 0, 0])
+    assert sorted(made["labels"][known]) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("head, said", [(0.55, "55.0 (student, "), (0.45, "50.0 (simclr, linear, 1%)")])
+def test_a_student_may_be_the_best(
+    head: float, said: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (data / "table").mkdir()
+    write_results(results(run("mae", probe=0.3), run("simclr", probe=0.5)), data / "table")
+    asked: list[Any] = []
+
+    def taught(*words: Any) -> Results:
+        asked.extend(words)
+        return results(run("student", labels=True, head=head))
+
+    monkeypatch.setattr(few_labels, "compare", lambda *_, **__: results(run("supervised", labels=True, head=0.4)))
+    monkeypatch.setattr(few_labels, "taught", taught)
+    words = ["few_labels", str(data / "table"), "--out", str(data / "out"), "--student", "2m"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        few_labels.main()
+    assert said in capsys.readouterr().out
+    assert asked == [data / "table" / "simclr", data / "out", 0, "2m"]
