@@ -26,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 from sensorium.base.precision import precise
 from sensorium.generative.binary import BinaryImages
 
-BLOCK = 32  # pixels whose hidden units are in memory at once
+BLOCK = 32  # pixels whose hidden units are computed at once
+KEPT = 2**28  # bytes of all hidden units
 
 
 class NADE(BinaryImages):
@@ -81,24 +82,27 @@ class NADE(BinaryImages):
 
     def logits(self, x: Tensor, which: int = 0) -> Tensor:
         """y: the logit of a one at each pixel, given those before it in the order ``which``; in blocks, whose hidden units are
-        computed again for the gradient. [B, ...] -> the same shape."""
+        computed again for the gradient where all would need more than ``KEPT`` bytes. [B, ...] -> the same shape."""
         turn = self.get_buffer("orders")[which]
         flat, found = precise(x.flatten(1)), []
+        again = torch.is_grad_enabled() and flat.numel() * len(self.bias) * flat.element_size() > KEPT
         sums = self.bias.expand(len(flat), -1)
         for at in turn.split(BLOCK):
-            y, sums = checkpoint(self._block, flat[:, at], sums, at, use_reentrant=False)  # pyright: ignore
+            given = flat[:, at], sums, at
+            y, sums = checkpoint(self._block, *given, use_reentrant=False) if again else self._block(*given)  # pyright: ignore
             found.append(y)
         return torch.cat(found, 1)[:, turn.argsort()].view(x.shape)
 
     def _block(self, x: Tensor, sums: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``at`` [B, S] and the sums before them [B, H] -> their logits [B, S] and the sums after them."""
         weight = self.weight[:, at].T  # [S, H]
-        seen = torch.cat([x[:, None] * x.new_ones(len(at), len(at)).tril(-1), x[:, None]], 1) @ weight  # [B, S + 1, H]
+        earlier = x * x.new_ones(len(at), len(at)).tril_(-1)[:, None]  # [S, B, S]
+        before, after = (earlier @ weight).add_(sums), sums + x @ weight
         if self.known_weight is not None:
-            added = self.known_weight[:, at].T
-            seen = seen + F.pad(added.cumsum(0), (0, 0, 1, 0))
-        before, after = (sums[:, None] + seen).split([len(at), 1], 1)
-        return (self._last(before) * self.out[at]).sum(-1) + self.out_bias[at], after[:, 0]
+            added = F.pad(self.known_weight[:, at].T.cumsum(0), (0, 0, 1, 0))
+            before, after = before + added[:-1, None], after + added[-1]
+        logits = torch.bmm(self._last(before), self.out[at][:, :, None])[..., 0]
+        return logits.T + self.out_bias[at], after
 
     def _last(self, sums: Tensor) -> Tensor:
         """Hidden units of the last layer [..., H_L] of the sums of the first [..., H]."""
