@@ -206,7 +206,8 @@ def test_turning_and_mirroring_leaves_the_measures(seed, width, height):
     for turn in Image.Transpose:
         turned = image.transpose(turn)
         assert sharpness(turned) == pytest.approx(sharp, rel=0.1)
-        np.testing.assert_allclose(levels(sampled(np.asarray(turned)[None])), plain, atol=0.25)
+        # of larger pictures every second pixel is taken, others of a turned one
+        np.testing.assert_allclose(levels(sampled(np.asarray(turned)[None])), plain, atol=0.3)
         if max(width, height) <= 64:
             np.testing.assert_array_equal(levels(np.asarray(turned)[None]), levels(np.asarray(image)[None]))
 

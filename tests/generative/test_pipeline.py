@@ -19,6 +19,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import sensorium
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.errors import SensoriumError
 from sensorium.generative.pipeline import export_pipeline, load_pipeline
@@ -181,3 +182,11 @@ def test_the_command_draws_a_prompt(ddim, tmp_path: Path, command) -> None:
         assert not (tmp_path / "no.png").exists()
     assert "give it with --prompt" in command("sample", str(ddim[0]))[2]
     assert "is no folder of a diffusers pipeline" in command("sample", str(tmp_path), "--prompt", "a cat")[2]
+
+
+def test_from_python(ddim) -> None:
+    drawn = sensorium.sample(ddim[0], prompt="two cats", n=2, steps=2, seed=5)
+    assert (drawn.shape, drawn.dtype) == ((2, 3, 16, 16), torch.uint8)
+    assert torch.equal(drawn[1:], sensorium.sample(ddim[0], n=1, prompt="two cats", steps=2, seed=6))
+    with pytest.raises(SensoriumError, match="leave them out"):
+        sensorium.sample(ddim[0], prompt="two cats", label="cat")

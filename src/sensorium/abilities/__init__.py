@@ -369,7 +369,7 @@ ABILITIES: dict[str, type] = {
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
         Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator, Likelihood,
-        Latent, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
+        Latent, Autoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 

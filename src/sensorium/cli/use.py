@@ -118,16 +118,14 @@ def sample(
         out: the PNG; samples.png in the run's folder by default, of a prompt samples.png here.
     """
     from sensorium.use import sample as draw
-    from sensorium.use.prompted import is_pipeline, sample_prompt
+    from sensorium.use.prompted import check_prompted, check_unprompted, is_pipeline, sample_prompt
 
     if prompt is not None or is_pipeline(run):
-        if label is not None or trace or given is not None:
-            raise SensoriumError("a prompt is drawn without --label, --trace and --given: leave them out.")
+        check_prompted(label=label, given=given, trace=trace)
         asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
-    if negative or size is not None:
-        raise SensoriumError("--negative and --size are for prompts: leave them out.")
+    check_unprompted(negative=negative, size=size)
     how = {"n": n or 64, "steps": steps, "label": label, "guidance": 1.0 if guidance is None else guidance}
     console.print(draw(run, out, seed=seed, trace=trace, given=given, keep=keep, **how))
 

@@ -245,7 +245,7 @@ def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
     save(UNET, pipeline.unet, out / "unet")
     save(AUTOENCODER, pipeline.autoencoder, out / "vae")
     save(TEXT, pipeline.text, out / "text_encoder")
-    pipeline.tokens.save_hf(out / "tokenizer", length=pipeline.text.context)
+    pipeline.tokens.save_hf(out / "tokenizer", length=pipeline.text.context, pad=pipeline.tokens.pad)
     write_json(
         out / SCHEDULE,
         {

@@ -23,6 +23,7 @@ from sensorium.use import Embedded, Neighbor
 from sensorium.use import search as searching
 from sensorium.use.able import places_of
 from sensorium.use.complete import Half, completed
+from sensorium.use.prompted import check_prompted, check_unprompted, drawn_prompt, is_pipeline
 from sensorium.use.zero_shot import Guess, zero_shot_table
 
 AnyRun = Run | str | Path
@@ -92,26 +93,38 @@ def generate(
 
 def sample(
     run: AnyRun,
-    n: int = 64,
+    n: int | None = None,
     *,
     steps: int | None = None,
     label: str | None = None,
-    guidance: float = 1.0,
+    prompt: str | None = None,
+    negative: str = "",
+    guidance: float | None = None,
+    size: int | None = None,
     seed: int = 0,
     given: str | Path | None = None,
     keep: Half = "top",
 ) -> Tensor:
-    """``n`` new pictures, uint8 [n, 3, H, W].
+    """``n`` new pictures, uint8 [n, 3, H, W]; 64 by default, 4 of a prompt.
+
+    prompt: what a diffusers pipeline of Stable Diffusion, whose folder ``run`` is then, is to draw; negative: what not; size: side in
+    pixels. guidance: by default 7.5 of a prompt, 1 (none) of a class.
 
     given: pictures (a path of one, of a folder or of a data set), of each of whose first eight the half ``keep`` is known and the
     rest is drawn ``n`` times: then it is a row a picture, the whole one, its half beside gray and the completions [B (n + 2), 3, H, W].
     """
-    found = run if isinstance(run, Run) else Run(run)
+    if prompt is not None or (not isinstance(run, Run) and is_pipeline(Path(run))):
+        check_prompted(label=label, given=given)
+        where = run.folder if isinstance(run, Run) else Path(run)
+        how = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
+        return drawn_prompt(where, prompt, progress=False, **how)
+    check_unprompted(negative=negative, size=size)
+    found, scale = run if isinstance(run, Run) else Run(run), 1.0 if guidance is None else guidance
     method: Generator = use.generator_of(found)
     if given is not None:
-        other = label is not None or guidance != 1 or steps is not None
-        return completed(found, given, n, keep=keep, seed=seed, other=other)
-    return method.to_pixels(use.draw(found, n, steps=steps, label=label, guidance=guidance, seed=seed).cpu())
+        other = label is not None or scale != 1 or steps is not None
+        return completed(found, given, n or 64, keep=keep, seed=seed, other=other)
+    return method.to_pixels(use.draw(found, n or 64, steps=steps, label=label, guidance=scale, seed=seed).cpu())
 
 
 def evaluate(

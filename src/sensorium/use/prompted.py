@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from sensorium.base.files import check_writable
 from sensorium.base.precision import device_name
@@ -25,9 +27,28 @@ def is_pipeline(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def sample_prompt(
+def check_prompted(*, label: str | None, given: object | None, trace: bool = False) -> None:
+    """SensoriumError for settings that a prompt is drawn without."""
+    if label is not None or given is not None or trace:
+        raise SensoriumError("a prompt is drawn without --label, --trace and --given: leave them out.")
+
+
+def check_unprompted(*, negative: str, size: int | None) -> None:
+    """SensoriumError for settings of prompts."""
+    if negative or size is not None:
+        raise SensoriumError("--negative and --size are for prompts: leave them out.")
+
+
+def sample_prompt(path: Path, out: Path | None, prompt: str | None, **how: Any) -> str:
+    """Write the pictures of :func:`drawn_prompt` in one grid; return the path written."""
+    target = check_writable(out or Path("samples.png"))
+    drawn = drawn_prompt(path, prompt, **how)
+    save(grid(drawn.float() / 255, min(len(drawn), 8)), target)
+    return str(target)
+
+
+def drawn_prompt(
     path: Path,
-    out: Path | None,
     prompt: str | None,
     *,
     negative: str = "",
@@ -37,9 +58,9 @@ def sample_prompt(
     size: int | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> str:
-    """Write ``n`` pictures of ``prompt`` in one grid, of seeds from ``seed`` on, ``size`` pixels a side; return the path written. On a GPU
-    weights have half precision."""
+) -> Tensor:
+    """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side: uint8 [n, 3, H, W]. On a GPU weights have half
+    precision."""
     where = printable(str(path))
     if not is_pipeline(path):
         raise SensoriumError(f"--prompt: '{where}' is no folder of a diffusers pipeline ({INDEX} is missing).")
@@ -48,14 +69,15 @@ def sample_prompt(
     count, many = checked(n or PICTURES, "--n", least=1), checked(steps or USUAL, "--steps", least=1)
     if many > STEPS:
         raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
-    target = check_writable(out or Path("samples.png"))
     pipeline, device = load_pipeline(path), device_name()
-    if size is not None and size % pipeline.autoencoder.factor:
-        near = max(1, round(size / pipeline.autoencoder.factor)) * pipeline.autoencoder.factor
-        raise SensoriumError(f"--size {size}: must be a multiple of {pipeline.autoencoder.factor}, such as {near}.")
+    factor = pipeline.autoencoder.factor
+    if size is not None and size % factor:
+        near = max(1, round(size / factor)) * factor
+        raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
     if device == "mps":  # torch has no attention without whole matrices of scores there
         pipeline.unet.attend_at_once = 1024
+    scale, sides = GUIDANCE if guidance is None else guidance, None if size is None else (size, size)
     drawn = []
     with bar("drawing", progress) as report:
         for k in range(count):  # one at a time, so that memory does not grow with n
@@ -64,11 +86,8 @@ def sample_prompt(
                 if report:
                     report(before * total + done, count * total)
 
-            drawn.append(
-                pipeline.draw(
-                    [prompt], unwanted=negative, seed=seed + k, steps=many, on_step=told,
-                    guidance=GUIDANCE if guidance is None else guidance, size=None if size is None else (size, size),
-                ).float().cpu()
-            )  # fmt: skip
-    save(grid(torch.cat(drawn) / 2 + 0.5, min(count, 8)), target)
-    return str(target)
+            one = pipeline.draw(
+                [prompt], unwanted=negative, seed=seed + k, steps=many, guidance=scale, size=sides, on_step=told
+            )
+            drawn.append((one.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
+    return torch.cat(drawn)

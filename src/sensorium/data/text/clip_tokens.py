@@ -185,17 +185,17 @@ class CLIPTokens:
         told = {"kind": "clip", "start": self.start, "end": self.end, "pad": self.pad, "clean": self.clean}
         write_text(Path(path), json.dumps(told | {"tokenizer": json.loads(self.inner.to_str())}))
 
-    def save_hf(self, folder: str | Path, *, length: int) -> None:
-        """Write a folder of transformers' CLIPTokenizer, for rows of ``length``.
+    def save_hf(self, folder: str | Path, *, length: int, pad: int | None = None) -> None:
+        """Write a folder of transformers' CLIPTokenizer, for rows of ``length``, by default padded with the end token.
 
         Its text cleaning is the basic one, which differs from the authors' in quotes and HTML entities.
         """
         folder, model = Path(folder), json.loads(self.inner.to_str())["model"]
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        start, end, pad = (self.inner.id_to_token(token) for token in (self.start, self.end, self.pad))
+        start, end = (self.inner.id_to_token(token) for token in (self.start, self.end))
         told = {
             "tokenizer_class": "CLIPTokenizer", "model_max_length": length, "bos_token": start, "eos_token": end,
-            "unk_token": end, "pad_token": pad,
+            "unk_token": end, "pad_token": end if pad is None else self.inner.id_to_token(pad),
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = sorted(self.inner.get_vocab().items(), key=lambda pair: pair[1])

@@ -72,7 +72,7 @@ class GAN(Method, ClassConditional):
 
     def forward(self, batch: Mapping[str, Any], phase: str = "generator") -> dict[str, Tensor]:
         """``image`` [B, C, H, W] in -1..1, ``noise`` [B, 2, Z], of each phase, ``uniform`` [B, 1 + 3 A] in 0..1 and, with classes,
-        ``label`` int64 [B] -> the loss of a phase.
+        ``label`` int64 [B] (-1 unknown) -> the loss of a phase.
 
         The discriminator logs ``real`` and ``made``, its mean logits, ``told``, which part it tells rightly, and ``penalty``; the
         generator ``variety``, the deviation of its images over noise as a part of that of real ones.
@@ -124,7 +124,8 @@ class GAN(Method, ClassConditional):
         return diff_augment(images, batch["uniform"][:, 1:].chunk(3, 1)[turn])
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
-        return batch["label"] if self.classes else None
+        """Of real and generated images alike; images of an unknown class are a class of their own."""
+        return torch.where(batch["label"] < 0, self.classes, batch["label"]) if self.classes else None
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:

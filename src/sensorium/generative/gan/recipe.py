@@ -84,6 +84,7 @@ def gan(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     s.note(network=network, loss=loss, spectral=spectral, classes=classes)
     s.note(noise=noise, flip=flip, average=average, clip=clip)
+    rows = count + 1 if count else 0  # the last is that of unknown classes
     shape, residual = (3, on.image_size, on.image_size), network == "resnet"
     if min(noise, wide, other) < 1 or not 0 <= average < 1:
         raise SensoriumError(
@@ -91,8 +92,8 @@ def gan(
         )
     with refused_by("gan"):
         method = GAN(
-            Generator(noise, shape, wide, classes=count, residual=residual),
-            Discriminator(shape, other, classes=count, residual=residual),
+            Generator(noise, shape, wide, classes=rows, residual=residual),
+            Discriminator(shape, other, classes=rows, residual=residual),
             shape, noise, loss=loss, penalty=kind, weight=weight, spectral=spectral, augment=augmented, classes=count,
         )  # fmt: skip
     rates: dict[Phase, float] = {"discriminator": faster, "generator": rate}
@@ -109,16 +110,14 @@ def _adam(method: Any, phase: Phase, lr: float) -> torch.optim.Optimizer:
 
 
 def gan_views(method: GAN, flip: bool = False) -> Views:
-    """``{"image" [B, 3, S, S] in -1..1, "noise" [B, 2, Z], "uniform" [B, 1 + 3 A], "label" where it learns classes}``; of an unknown
-    label one at random."""
+    """``{"image" [B, 3, S, S] in -1..1, "noise" [B, 2, Z], "uniform" [B, 1 + 3 A], "label" where it learns classes}``."""
 
     @reads("image", *(("label",) if method.classes else ()))
     def views(fields: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
         noise, uniform = draw.randn(2, method.noise), draw.rand(1 + 3 * NUMBERS)
         batch = {"image": signed(fields["image"], draw, flip), "noise": noise, "uniform": uniform}
         if method.classes:
-            any_ = (draw.rand() * method.classes).long().to(fields["label"].device)
-            batch["label"] = torch.where(fields["label"] < 0, any_, fields["label"])
+            batch["label"] = fields["label"]
         return batch
 
     return views
