@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.learning import DATA
 from sensorium.judge.generated import COPIES
 from sensorium.judge.likelihood import BITS, VALUES
+from sensorium.judge.score import Score
 from sensorium.runs.compare import compare
 from sensorium.runs.results import RunResult
 
@@ -52,24 +53,31 @@ def checks(finished: Sequence[RunResult]) -> Iterator[tuple[str, float, float]]:
             yield f"{DISTANCE}: {one}", value[one, DISTANCE], most
 
 
+def title(score: Score) -> str:
+    """Of its column: distances of black-and-white pictures are others than those of gray ones."""
+    apart = score.name == DISTANCE and "black and white" in score.counted
+    return f"{score.name}, black and white" if apart else score.name
+
+
 def table(finished: Sequence[RunResult]) -> str:
     """The scores and their errors, as Markdown, with the simple models below."""
-    columns = [name for name in COLUMNS if any(run.score(name) is not None for run in finished)]
-    lines = [f"| {' | '.join(['', 'pictures seen', *columns])} |", "|---" * (len(columns) + 2) + "|"]
+    own: dict[str, dict[str, str]] = {run.name: {} for run in finished}
     simple: dict[str, dict[str, str]] = {}
-
-    def cell(run: RunResult, name: str) -> str:
-        score = run.score(name)
-        if score is None or score.value is None:
-            return ""
-        for title, beside in (score.baselines | score.references).items():
-            simple.setdefault(title, {})[name] = score.show(beside)
-        return score.show(score.value) + (f" +-{score.show(score.error)}" if score.error else "")
-
     for run in finished:
-        lines.append(f"| {' | '.join([run.name, f'{run.seen or 0:,.0f}', *(cell(run, name) for name in columns)])} |")
-    for title, found in simple.items():
-        lines.append(f"| {' | '.join([title, '', *(found.get(name, '') for name in columns)])} |")
+        for score in run.scores:
+            if score.name in COLUMNS and score.value is not None:
+                error = f" +-{score.show(score.error)}" if score.error else ""
+                own[run.name][title(score)] = score.show(score.value) + error
+                for name, beside in (score.baselines | score.references).items():
+                    simple.setdefault(name, {})[title(score)] = score.show(beside)
+    found = {name for cells in own.values() for name in cells}
+    columns = sorted(found, key=lambda name: (COLUMNS.index(name.partition(",")[0]), name))
+    lines = [f"| {' | '.join(['', 'pictures seen', *columns])} |", "|---" * (len(columns) + 2) + "|"]
+    for run in finished:
+        cells = [own[run.name].get(name, "") for name in columns]
+        lines.append(f"| {' | '.join([run.name, f'{run.seen or 0:,.0f}', *cells])} |")
+    for name, cells in simple.items():
+        lines.append(f"| {' | '.join([name, '', *(cells.get(column, '') for column in columns)])} |")
     return "\n".join(lines)
 
 

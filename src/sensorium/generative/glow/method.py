@@ -25,10 +25,11 @@ class Glow(NormalizingFlow):
     def __init__(self, shape: Sequence[int], *, width: int = 512, steps: int = 32, scales: int = 3) -> None:
         channels, height, across = shape
         factors = factors_of(height, across)[:scales]
-        if steps < 1 or not 1 <= scales == len(factors):
+        if min(steps, scales) < 1:
+            raise ValueError(f"Glow needs at least one scale and one step, not {scales} and {steps}")
+        if scales != len(factors):
             raise ValueError(
-                f"Glow with {scales} scales and {steps} steps needs one of both and sides that can be divided {scales} times, "
-                f"not {height} x {across}"
+                f"Glow with {scales} scales needs sides that can be divided {scales} times, not {height} x {across}"
             )
         super().__init__(Chain(ActNorm(channels), scale(channels, width, steps, factors)), shape)
 

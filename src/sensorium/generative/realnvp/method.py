@@ -31,10 +31,11 @@ class RealNVP(NormalizingFlow):
     ) -> None:
         channels, height, width_of = shape
         factors = factors_of(height, width_of)[: scales - 1] if scales > 0 else ()
-        if blocks < 1 or scales != len(factors) + 1:
+        if min(blocks, scales) < 1:
+            raise ValueError(f"RealNVP needs at least one scale and one block, not {scales} and {blocks}")
+        if scales != len(factors) + 1:
             raise ValueError(
-                f"RealNVP with {scales} scales and {blocks} blocks needs one of both and sides that can be divided "
-                f"{scales - 1} times, not {height} x {width_of}"
+                f"RealNVP with {scales} scales needs sides that can be divided {scales - 1} times, not {height} x {width_of}"
             )
         layers = scale(channels, height, width_of, width, blocks, factors)
         super().__init__(Chain(Logit(margin), ActNorm(channels), layers), shape)
