@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,11 +23,17 @@ from torch import Tensor, nn
 from sensorium.abilities import ClassConditional, Completer, IterativeGenerator, VelocityNet
 from sensorium.base.draw import Draw, Views
 from sensorium.base.precision import precise
+from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.generative.signed import signed
 from sensorium.method import Method
+from sensorium.networks.choice import velocity_network
 from sensorium.parts.denoising.frames import Frame
 from sensorium.parts.denoising.samplers import Churn, Denoiser, Sampler, karras_sigmas, sampled
+from sensorium.parts.ema import EMA
+from sensorium.parts.schedules import warmup_cosine
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 CHUNK = 256
 
@@ -178,3 +184,38 @@ def diffusion_views(method: Diffusion, *, flip: bool = False) -> Views:
         return batch
 
     return views
+
+
+def diffusion_recipe(
+    system: str,
+    frame: Callable[[], Frame],
+    on: Situation,
+    s: Settings,
+    *,
+    network: str | None,
+    classes: bool,
+    drop: float,
+    sampler: Sampler,
+    steps: int,
+    flip: bool,
+    batch_size: int | None,
+    lr: float | None,
+    weight_decay: float,
+    warmup: float,
+    average: float,
+) -> Recipe:
+    """What the recipes of all diffusions do with their settings; what ``frame`` refuses is told as ``system``'s."""
+    small = on.device == "cpu"
+    name = s.pick("network", network, "unet-micro" if small else "unet-small", on.device)
+    count = len(on.classes) if classes and len(on.classes) > 1 else 0
+    batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
+    s.note(classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip)
+    s.note(weight_decay=weight_decay, warmup=warmup, average=average)
+    with refused_by(system):
+        net = velocity_network(name, on.image_size, count + 1 if count else 0)
+        shape = (3, on.image_size, on.image_size)
+        method = Diffusion(net, shape, frame(), classes=count, drop=drop, sampler=sampler, usual_steps=steps)
+        moving = EMA(average) if average else None
+    views, optimizer = diffusion_views(method, flip=flip), adamw(rate, weight_decay)
+    return Recipe(system, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from sensorium.data.images.prepare import Situation
-from sensorium.generative.diffusion import Diffusion, diffusion_views
-from sensorium.networks.choice import velocity_network
+from sensorium.generative.diffusion import diffusion_recipe
 from sensorium.parts.denoising.frames import Weight, frame_of
 from sensorium.parts.denoising.paths import Prediction
 from sensorium.parts.denoising.samplers import Sampler
-from sensorium.parts.ema import EMA
-from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
-from sensorium.recipe.recipe import Recipe, Settings, refused_by
+from sensorium.recipe.recipe import Recipe, Settings
 
 
 def ddpm(
@@ -55,29 +51,8 @@ def ddpm(
         average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
     """
     s = Settings()
-    small = on.device == "cpu"
-    name = s.pick("network", network, "unet-micro" if small else "unet-small", on.device)
-    count = len(on.classes) if classes and len(on.classes) > 1 else 0
-    batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
-    s.note(
-        schedule=schedule,
-        prediction=prediction,
-        weight=weight,
-        classes=classes,
-        drop=drop,
-        sampler=sampler,
-        steps=steps,
-        flip=flip,
-    )
-    s.note(weight_decay=weight_decay, warmup=warmup, average=average)
-    with refused_by("ddpm"):
-        frame = frame_of(schedule, prediction, weight)
-        net = velocity_network(name, on.image_size, count + 1 if count else 0)
-        shape = (3, on.image_size, on.image_size)
-        method = Diffusion(net, shape, frame, classes=count, drop=drop, sampler=sampler, usual_steps=steps)
-        moving = EMA(average) if average else None
-    views = diffusion_views(method, flip=flip)
-    return Recipe(
-        "ddpm", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s, average=moving
-    )
+    s.note(schedule=schedule, prediction=prediction, weight=weight)
+    return diffusion_recipe(
+        "ddpm", lambda: frame_of(schedule, prediction, weight), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
+        flip=flip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
+    )  # fmt: skip
