@@ -17,6 +17,7 @@ Shapes: B samples; vectors [B, D] or images [B, C, H, W].
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -279,13 +280,13 @@ def _each_pixel(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.flatten(2)).view(x.shape)
 
 
-def _increasing(function: object, wanted: Tensor, reach: Tensor) -> Tensor:
+def _increasing(function: Callable[[Tensor], Tensor], wanted: Tensor, reach: Tensor) -> Tensor:
     """a [B] with function(a) = wanted [B] of an increasing function that is nearer than ``reach`` to a everywhere, by bisection, without
     gradient."""
     with torch.no_grad():
         low, high = wanted - reach, wanted + reach
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            above = function(middle) > wanted  # pyright: ignore
+            above = function(middle) > wanted
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return (low + high) / 2
