@@ -76,7 +76,7 @@ def test_pictures_of_classes_are_judged_in_a_classifier_of_theirs(tmp_path: Path
     assert command(*DRAWN, "--data", str(path), "--out", str(tmp_path / "made"))[0] == 0
     code, out, err = command("evaluate", str(tmp_path / "made"), "--json")
     assert code == 0, err
-    assert "a classifier of these pictures" in json.loads(out)["details"]["samples"]["samples"]["features"]
+    assert "a ResNet trained on these pictures" in json.loads(out)["details"]["samples"]["samples"]["features"]
 
 
 def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) -> None:

@@ -152,3 +152,28 @@ def test_hugging_face_opens_its_directory(widths, sides, tmp_path):
 def test_a_library_without_it_is_named_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(SensoriumError, match=r"no format 'timm' .*--backbone resnet-micro.*Use --to"):
         export(Airbench((8, 12)), "timm", tmp_path / "out")
+
+
+def test_color_is_left_out_where_the_training_pictures_had_none():
+    """Or a difference of one gray level between the channels would count more than the picture."""
+    torch.manual_seed(0)
+    net = Airbench((8, 12, 16))
+    with torch.no_grad():
+        for _ in range(200):
+            net(torch.rand(8, 1, 12, 12).expand(-1, 3, -1, -1) * 4 - 2)
+    net.eval()
+    gray = torch.rand(4, 1, 12, 12).expand(-1, 3, -1, -1) * 4 - 2
+    tinted = gray + torch.tensor([0.02, -0.01, -0.01]).view(3, 1, 1)  # as bright
+    assert float(net(gray).detach().std()) > 0.1
+    torch.testing.assert_close(net(tinted), net(gray), atol=1e-3, rtol=1e-3)
+
+
+def test_color_counts_where_the_training_pictures_had_some():
+    torch.manual_seed(0)
+    net = Airbench((8, 12, 16))
+    with torch.no_grad():
+        for _ in range(200):
+            net(torch.rand(8, 1, 12, 12).expand(-1, 3, -1, -1) * 4 - 2 + 0.1 * torch.randn(8, 3, 12, 12))
+    net.eval()
+    gray = torch.rand(4, 1, 12, 12).expand(-1, 3, -1, -1) * 4 - 2
+    assert float((net(gray + torch.tensor([0.1, -0.05, -0.05]).view(3, 1, 1)) - net(gray)).abs().max()) > 0.05

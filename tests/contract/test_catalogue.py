@@ -101,6 +101,7 @@ TINY: dict[str, dict[str, Any]] = {
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "kl_autoencoder": {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
+    "latent_diffusion": {"text_width": 32, "text_depth": 1},
     "frozen": {"backbone": "vit-micro"},
     "deep_infomax": {"units": 16, "outputs": 12},
     "cpc": {"context_width": 16, "context_depth": 1, "targets": 12},
@@ -111,9 +112,14 @@ TINY: dict[str, dict[str, Any]] = {
 }
 TRAINED = [system for system in systems() if system.trains]
 # Which system makes the run that a recipe cannot do without, by the role that it has there.
-MAKERS = {"tokens": "vqgan", "teacher": "simclr", "self_training teacher": "supervised"}
+MAKERS = {
+    "tokens": "vqgan",
+    "latent_diffusion tokens": "kl_autoencoder",
+    "teacher": "simclr",
+    "self_training teacher": "supervised",
+}
 # Sides of pictures that a system takes are multiples of so many pixels.
-MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4}
+MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "latent_diffusion": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
@@ -165,6 +171,8 @@ def made_for(system: str, on: Any) -> Path:
     """The folder of a run of a system on data of such a kind, as if it had been trained."""
     folder = Path(mkdtemp(prefix=f"{system}-", dir=_made.name))
     torch.manual_seed(0)
+    sort = kind(find(system).data).SITUATION  # pictures with captions are pictures
+    on = on if type(on) is sort else sort(**{one.name: getattr(on, one.name) for one in fields(sort)})
     write_run(system, resolve(system)(on, batch_size=BATCH, **given_to(system, on)), on, folder)
     return folder
 

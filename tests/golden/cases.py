@@ -84,6 +84,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vqgan": ("vqgan", CODES),
     "kl_autoencoder": ("kl_autoencoder", SCENES | {"discriminator_width": 8, "start": 0.4}),
     "token_prior": ("token_prior", SCENES | {"tokens": ("vqgan", CODES), "width": 32, "depth": 2}),
+    "latent_diffusion": (
+        "latent_diffusion",
+        SCENES | {"tokens": ("kl_autoencoder", SCENES | {"discriminator_width": 8, "start": 0.4}), "text_width": 32},
+    ),
     "made": ("made", PICTURES | {"hidden": 32}),
     "fvsbn": ("fvsbn", PICTURES),
     "nade": ("nade", PICTURES | {"hidden": 32}),

@@ -288,6 +288,18 @@ class ClassConditional(Generator):
         """condition: a class for all, or int64 [n], None for any. guidance: guidance scale; 1 is none."""
 
 
+class TextConditional(Generator):
+    """Generates samples of what texts say, of ``context`` tokens each."""
+
+    context: int
+
+    @abstractmethod
+    def sample(
+        self, n: int, *, seed: int = 0, condition: Tensor | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """condition: tokens int64 [n, context], None for no text. guidance: guidance scale; by default the method's own."""
+
+
 class IterativeGenerator(Generator):
     """Generates a sample from noise in steps, ``usual_steps`` by default."""
 
@@ -368,7 +380,8 @@ ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
-        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, IterativeGenerator, Likelihood,
+        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, TextConditional, IterativeGenerator,
+        Likelihood,
         Latent, Autoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from sensorium.abilities import ClassConditional, Completer, IterativeGenerator, VelocityNet
 from sensorium.base.draw import Draw, Views
-from sensorium.base.precision import precise
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.generative.signed import signed
 from sensorium.method import Method
 from sensorium.networks.choice import velocity_network
+from sensorium.parts.denoising.denoiser import Net, denoised, denoising_loss
 from sensorium.parts.denoising.frames import Frame
 from sensorium.parts.denoising.samplers import Churn, Denoiser, Sampler, karras_sigmas, sampled
 from sensorium.parts.ema import EMA
@@ -66,19 +66,12 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, C, H, W] in -1..1, ``noise`` of the same shape, ``level`` [B] in (0, 1) and, with classes, ``label`` int64 [B] (-1
         unknown) and ``drop`` bool [B] -> the loss. Logs ``explained``, which part of what F should be it predicts: 0 for zeros."""
-        x, n = batch["image"], batch["noise"]
-        sigma = self.frame.draw(batch["level"])
-        noisy = x + _broad(sigma, x) * n
-        wanted = ((x - _broad(self.frame.skip(sigma), x) * noisy) / _broad(self.frame.out(sigma), x)).to(x.dtype)
-        got = precise(self._net(noisy, sigma, self._labels(batch)))
-        each = (got - wanted).square().flatten(1).mean(1)
-        loss = (self.frame.weight(sigma).to(each) * each).mean()
-        return {"loss": loss, "explained": 1 - each.detach().mean() / wanted.square().mean().clamp_min(1e-12)}
+        return denoising_loss(
+            self.frame, self._net(self._labels(batch)), batch["image"], batch["noise"], batch["level"]
+        )
 
-    def _net(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        """F of x [B, ...] at sigma [B]."""
-        given = (_broad(self.frame.inputs(sigma), x) * x).to(x.dtype)
-        return self.net(given, self.frame.time(sigma).to(x.dtype), label)
+    def _net(self, label: Tensor | None) -> Net:
+        return lambda x, time: self.net(x, time, label)
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
         if not self.classes:
@@ -91,9 +84,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
         if self.classes:
             label = x.new_full((len(x),), -1, dtype=torch.int64) if label is None else label
             label = torch.where(label < 0, self.classes, label)
-        out = precise(self._net(x, sigma, label))
-        skip, scale = (_broad(f(sigma), x) for f in (self.frame.skip, self.frame.out))
-        return (skip * x + scale * out).to(torch.promote_types(x.dtype, torch.float32))
+        return denoised(self.frame, self._net(label), x, sigma)
 
     def denoiser(
         self, label: Tensor | None = None, guidance: float = 1.0, interval: tuple[float, float] = (0.0, math.inf)
@@ -162,11 +153,6 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
             x = torch.where(known, given + float(now) * noise(), x)
             x = sampled(denoise, x, torch.stack([now, after]), "ancestral", generator=generator)
         return torch.where(known, given, x.clamp(-1, 1))
-
-
-def _broad(value: Tensor, like: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1], in the precision of ``like``."""
-    return value.to(like.device, like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
 def diffusion_views(method: Diffusion, *, flip: bool = False) -> Views:

@@ -241,8 +241,14 @@ def _betas(told: Source) -> Tensor:
 
 def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
     """Write a diffusers pipeline folder, with DDIM's scheduler; return it."""
-    out, schedule = Path(out), pipeline.schedule
-    save(UNET, pipeline.unet, out / "unet")
+    save(UNET, pipeline.unet, Path(out) / "unet")
+    write_beside_unet(pipeline, Path(out))
+    return Path(out)
+
+
+def write_beside_unet(pipeline: TextToPicture, out: Path) -> None:
+    """All parts of a diffusers pipeline folder but the U-Net."""
+    schedule = pipeline.schedule
     save(AUTOENCODER, pipeline.autoencoder, out / "vae")
     save(TEXT, pipeline.text, out / "text_encoder")
     pipeline.tokens.save_hf(out / "tokenizer", length=pipeline.text.context, pad=pipeline.tokens.pad)
@@ -260,4 +266,3 @@ def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
         "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
     }  # fmt: skip
     write_json(out / INDEX, {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts})
-    return out

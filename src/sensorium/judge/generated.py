@@ -1,7 +1,7 @@
 """Evaluation of image generators, with baselines on the same data.
 
 Samples are scored by their Fréchet distance to the training images, and by precision and recall, in a named feature
-space: Inception's, if the user gives its weights; else the last layer of a classifier trained on the same data for this
+space: Inception's, if the user gives its weights; else the last layer of a small ResNet trained on the same data for this
 purpose (once, cached beside the runs), or, without classes, of a network of random weights, which can still tell images
 from samples of a Gaussian in pixel space. Distances in different feature spaces, or of different sample counts, can't
 be compared. Samples that are nearer to training pictures than held-out pictures are, are copies; the nearest are shown.
@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.abilities import Generator
+from sensorium.abilities import Generator, TextConditional
 from sensorium.base.lock import locked
 from sensorium.base.precision import device_name
 from sensorium.catalogue import offering, resolve
 from sensorium.data.images.cache import Pixels
 from sensorium.data.images.prepare import Prepared, situate
+from sensorium.data.pairs.prepare import Captioned
 from sensorium.errors import SensoriumError
 from sensorium.judge.encode import encode
 from sensorium.judge.evaluator import Evaluator, Kept
@@ -32,12 +33,14 @@ from sensorium.metrics.copies import nearer, nearest
 from sensorium.metrics.coverage import density_coverage, precision_recall
 from sensorium.metrics.densities import GaussianPCA
 from sensorium.metrics.frechet import frechet, frechet_error
-from sensorium.pictures.images import save
+from sensorium.pictures.images import save, save_picture
+from sensorium.pictures.pairs import shelf
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.recipe import Settings
 
 SAMPLES = {"cpu": 2000, "cuda": 10_000}
-CLASSIFIER = "800steps"
+CAPTIONS, OF_CAPTION = 12, 6  # drawn to be looked at, and pictures of each
+NETWORK, CLASSIFIER = "resnet-micro", "800steps"
 COMPONENTS = 64
 SHOWN = 64
 NEAREST = 3
@@ -68,6 +71,9 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     ]
     place = f"{run.folder.name}/pictures"
     shown = [Picture(f"{place}/samples.png", "Samples", "Sampled with seed 0, not selected.")]
+    if isinstance(run.method, TextConditional):
+        said = f"Held-out captions, {OF_CAPTION} pictures of each, and the picture that it is of, framed; not selected."
+        shown.insert(0, Picture(f"{place}/captions.png", "Pictures of captions", said))
     if near := found.get("copies"):
         what = f"pairs of a sample and a held-out picture; the nearest of {near['looked']:,} training pictures"
         half = {"held-out pictures": 0.5}
@@ -83,21 +89,28 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
-    held = ready.train if ready.test is None else ready.test
-    n = min(SAMPLES.get(device_name(), 2000), len(ready.train), len(held))
+    told = ready.train if ready.test is None else ready.test
+    train, held = pictures_of(ready.train), pictures_of(told)
+    n = min(SAMPLES.get(device_name(), 2000), len(train), len(held))
     if n < LEAST:
         raise SensoriumError(
             f"samples are judged beside at least {LEAST} training and {LEAST} test pictures; the data have "
-            f"{len(ready.train)} and {len(held)}."
+            f"{len(train)} and {len(held)}."
         )
     name, embed = feature_space(run, ready, inception)  # first: report wrong weights before minutes of sampling
     method = run.method
-    drawn = method.to_pixels(method.sample(n, seed=0)).cpu().numpy()
     folder = run.folder / "pictures"
+    if isinstance(method, TextConditional):
+        words = told.tokens[np.random.default_rng(0).permutation(len(told))[:n]]
+        drawn = method.sample(n, seed=0, condition=torch.from_numpy(words.astype(np.int64)), guidance=1.0)
+        save_picture(captioned(method, told), folder / "captions.png")
+    else:
+        drawn = method.sample(n, seed=0)
+    drawn = method.to_pixels(drawn).cpu().numpy()
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
-    turn = rng.permutation(len(ready.train))
-    real = np.array(ready.train.images[np.sort(turn[:n])])
+    turn = rng.permutation(len(train))
+    real = np.array(train.images[np.sort(turn[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
     # the method may be trained on binary images: compare with the same
     real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
@@ -116,13 +129,18 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
     }
     if ready.test is not None:
-        more = np.array(ready.train.images[np.sort(turn[n : n if inception else LOOKED])])
+        more = np.array(train.images[np.sort(turn[n : n if inception else LOOKED])])
         pictures, seen = real, base
         if len(more):
             more = method.to_pixels(method.from_pixels(torch.from_numpy(more))).numpy()
             pictures, seen = np.concatenate([real, more]), torch.cat([base, embed(more)])
         found["copies"] = _copies(drawn, mine, pictures, seen, beside, folder / "nearest.png")
     return found
+
+
+def pictures_of(rows: Any) -> Pixels:
+    """The pictures of a data set, each once where they have captions."""
+    return rows.pixels if isinstance(rows, Captioned) else rows
 
 
 def _copies(
@@ -137,6 +155,19 @@ def _copies(
     return {"nearer": share, "error": error, "looked": len(seen)}
 
 
+def captioned(method: Any, held: Any) -> Any:
+    """Pictures of held-out captions, drawn with the method's own guidance, each row beside the true picture, framed."""
+    chosen = np.random.default_rng(0).permutation(len(held))[:CAPTIONS]
+    words = torch.from_numpy(held.tokens[chosen].astype(np.int64)).repeat_interleave(OF_CAPTION, 0)
+    drawn = method.to_pixels(method.sample(len(words), seed=0, condition=words)).cpu().numpy()
+    rows = []
+    for k, i in enumerate(chosen):
+        true = np.array(held.pixels.images[int(held.rows[i])])
+        pictures = np.concatenate([drawn[k * OF_CAPTION : (k + 1) * OF_CAPTION], true[None]])
+        rows.append((held.texts[int(i)], pictures, [False] * OF_CAPTION + [True]))
+    return shelf(rows)
+
+
 def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     """[B, 3, H, W] -> [3, rows H, columns W]; empty places of the last row are black."""
     pictures = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, -len(pictures) % columns))
@@ -145,7 +176,7 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
 
 def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tuple[str, Callable[[np.ndarray], Tensor]]:
     """The name of a feature space, and its function uint8 [N, 3, S, S] -> features [N, D]."""
-    on = ready.train
+    on = pictures_of(ready.train)
     mean, std = on.mean, on.std
     if inception:
         from sensorium.judge.inception import Inception
@@ -155,10 +186,10 @@ def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tupl
     elif on.labels is None or len(on.classes) < 2:
         torch.manual_seed(0)
         name = "a small ResNet of random weights, seed 0"
-        network = build_backbone("resnet-micro", situate(ready), Settings(), by="judging samples").eval()
+        network = build_backbone(NETWORK, run.situation, Settings(), by="judging samples").eval()
     else:
         name, network = (
-            f"a classifier of these pictures, {CLASSIFIER}",
+            f"a ResNet trained on these pictures, {CLASSIFIER}",
             _classifier(ready, run.cache),
         )
 
@@ -176,8 +207,9 @@ def _classifier(ready: Prepared, cache: Path) -> Any:
 
     torch.manual_seed(0)
     baseline = next(one for one in offering("Classifier", data="images") if one.starter)  # others need a run's labels
-    recipe = resolve(baseline.name)(situate(ready))
-    folder = cache / f"classifier-{ready.size}-{ready.train.digest.replace(' ', '-')}"
+    # Not the default network: its first layer is scaled to these pictures, and what only samples have, as color, would be left out.
+    recipe = resolve(baseline.name)(situate(ready), backbone=NETWORK)
+    folder = cache / f"classifier-{NETWORK}-{ready.size}-{ready.train.digest.replace(' ', '-')}"
     with locked(folder, wait=True):  # runs that are judged at once share it
         rows = ready.train if recipe.derive is None else recipe.derive(ready.train, cache, False)
         fit(recipe, rows, budget=CLASSIFIER, out=folder)

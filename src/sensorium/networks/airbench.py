@@ -6,7 +6,8 @@ learns more from small pictures in minutes than a residual network of the same c
     y   = the maximum of x_3 over all positions
 The first min(inputs, outputs) filters of a convolution begin as the identity (section 3.2). In the paper the frozen filters are the
 eigenvectors of the training pictures' 2x2 patches; here they are those of natural pictures, which hardly depend on the data: sums and
-differences of the four pixels (Haar) of brightness and two opponent colors, scaled by a batch norm without parameters.
+differences of the four pixels (Haar) of brightness and two opponent colors, scaled by a batch norm without parameters. What the training pictures do not have, such as color where all are gray, is left
+out afterward: it would be scaled by a deviation of 0, and a gray level's difference between red and blue would drown the picture.
 
 A picture of H pixels has maps of (H - 1) // s. Shapes: B images, C_i channels of group i, s_i its stride.
 """
@@ -25,6 +26,9 @@ from sensorium.errors import SensoriumError
 # name -> channels of the groups: "94" as in the paper, "micro" for a CPU
 AIRBENCH_SIZES: dict[str, tuple[int, ...]] = {"micro": (32, 128, 256), "94": (64, 256, 256)}
 HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))  # of the pixels of a patch, row by row
+ABSENT = (
+    1e-6  # share of the largest variance, below which training pictures do not have something: a gray level is more
+)
 OPPONENT = ((1, 1, 1), (1, 0, -1), (1, -2, 1))  # of red, green and blue
 
 
@@ -110,6 +114,10 @@ class Whiten(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(F.conv2d(x, self.filters.to(x.dtype)))
+        if not self.training:
+            variance = self.norm.running_var
+            assert variance is not None
+            x = x * (variance > ABSENT * variance.amax(0)).to(x.dtype)[:, None, None]
         return F.gelu(torch.cat([x, -x], dim=1) + self.bias[:, None, None])
 
 

@@ -64,7 +64,8 @@ def export(
         raise SensoriumError(f"{error} {_way(exportable(network, recipe))}") from error
     if isinstance(network, Detector):  # a detector's images have a size rule of their own
         how = replace(how, image_size=None)
-    return save(form, part, out, how)
+    path = save(form, part, Path(out) / form.inside, how)
+    return Path(out) if form.inside else path
 
 
 def _bare(network: nn.Module) -> tuple[nn.Module, PreparesImages | None]:

@@ -156,7 +156,8 @@ class Format:
     Writing:    to: the name of the format in `export`, "" if it is read-only. of: the network, in what is exported,
                 that this format holds. fits: raises SensoriumError if it can't. config: their ``config_name``, None
                 for a single file. beside: further JSON files, by name ("{stem}" is the weights'); scripts: Python
-                files likewise, that need no more than the library. file: of the weights; container: their key in a
+                files likewise, that need no more than the library. inside: the folder of what is written, in which
+                it is one part among others. file: of the weights; container: their key in a
                 PyTorch file; apart: the first parts of their names are such keys. usage: Python that uses what was written
                 (:mod:`sensorium.published.usage`).
     """
@@ -182,6 +183,7 @@ class Format:
     beside: Callable[[Any, Preparation], dict[str, dict[str, Any]]] | None = None
     scripts: Callable[[Any], dict[str, str]] | None = None
     config_name: str = "config.json"
+    inside: str = ""
     file: str = "model.safetensors"
     container: str = ""
     apart: bool = False

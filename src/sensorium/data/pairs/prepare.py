@@ -36,11 +36,13 @@ class PairSituation(Situation):
     """What a recipe's defaults depend on: as for images, with ``images`` the number of pairs and ``classes`` ().
 
     ``vocab``: vocabulary size; the last token ends a caption; ``context``: maximum tokens of a caption, with start and
-    end.
+    end; ``start`` and ``pad``: the tokens before and after it.
     """
 
     vocab: Count = 0
     context: Count = 0
+    start: Count = 0
+    pad: Count = 0
 
 
 SITUATION = PairSituation
@@ -162,6 +164,8 @@ def situate(ready: Prepared) -> PairSituation:
         fast_bf16(device),
         ready.tokens.vocab,
         ready.context,
+        ready.tokens.start,
+        ready.tokens.pad,
         scale=ready.opened.scale,
     )
 

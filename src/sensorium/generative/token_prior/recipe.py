@@ -1,28 +1,24 @@
-"""A prior over a tokenizer's codes: how to train it, and the codes of a data set."""
+"""A prior over a tokenizer's codes: how to train it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sensorium.abilities import Tokenizer
 from sensorium.base.draw import Draw, Views
-from sensorium.base.files import cache_for, write_bytes, write_json
-from sensorium.base.precision import device_name
-from sensorium.base.terminal import bar
 from sensorium.data.images.prepare import Situation
-from sensorium.data.rows import ArrayRows, Rows, reads
+from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
+from sensorium.generative.encoded import autoencoder_of, encoded
 from sensorium.generative.token_prior.decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
 from sensorium.recipe.recipe import Recipe, Settings, machine_of
-from sensorium.recipe.trained import RunFolder, Trained
+from sensorium.recipe.trained import RunFolder
 
 
 def token_prior(
@@ -59,7 +55,7 @@ def token_prior(
     """
     s = Settings()
     small, why = machine_of(on)
-    run, tokenizer = _tokenizer_of(tokens, on)
+    run, tokenizer = autoencoder_of(tokens, on, Tokenizer, "codes")
     s.note(tokens=tokens)
     channels: int = s.pick("width", width, 128 if small else 768, why)
     layers: int = s.pick("depth", depth, 4 if small else 12, why)
@@ -76,21 +72,8 @@ def token_prior(
     optimizer = adamw(rate, weight_decay, (0.9, 0.95))
     return Recipe(
         "token_prior", method, code_views(count > 0), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
-        derive=lambda rows, cache, progress: codes_of(rows, run, cache, progress=progress),
+        derive=lambda rows, cache, progress: encoded(rows, run, cache, "codes", torch.int32, progress=progress),
     )  # fmt: skip
-
-
-def _tokenizer_of(tokens: str, on: Situation) -> tuple[Trained, Any]:
-    """The run in a folder, and what turns pictures of this size into codes there."""
-    run = Trained(tokens)
-    tokenizer: Any = run.method if run.finished else run.recipe.method
-    if not isinstance(tokenizer, Tokenizer):
-        raise SensoriumError(f"--tokens {tokens}: must be a run of a system that turns pictures into codes.")
-    if run.situation.image_size != on.image_size:
-        raise SensoriumError(
-            f"--tokens {tokens}: made for {run.situation.image_size} px; give --image-size {run.situation.image_size}."
-        )
-    return run, tokenizer
 
 
 def code_views(labeled: bool) -> Views:
@@ -101,32 +84,3 @@ def code_views(labeled: bool) -> Views:
         return {name: value.to(torch.int64) for name, value in fields.items()}
 
     return views
-
-
-@torch.no_grad()
-def codes_of(rows: Rows, run: Trained, cache: Path, *, batch_size: int = 64, progress: bool = False) -> Rows:
-    """Rows of ``image`` -> rows of their ``codes`` int32 [h, w] by a run's tokenizer, with their ``label``.
-
-    Computed once and kept in ``cache``, with a record of the run and the data.
-    """
-    name = f"codes-{run.digest}-{rows.digest.replace(' ', '-')}.npy"
-    path = cache_for(cache, name) / name
-    if not path.is_file():
-        device = device_name()
-        tokenizer: Any = run.method.to(device)
-        parts = []
-        with bar("encoding images", progress) as report:
-            for start in range(0, len(rows), batch_size):
-                end = min(start + batch_size, len(rows))
-                image = rows.take(np.arange(start, end), ("image",))["image"]
-                assert isinstance(image, torch.Tensor)
-                parts.append(tokenizer.encode(tokenizer.from_pixels(image.to(device))).to("cpu", torch.int32))
-                if report:
-                    report(end, len(rows))
-        found = torch.cat(parts).numpy()
-        write_bytes(path, lambda file: np.save(file, found))
-        write_json(path.with_suffix(".json"), {"run": str(run.folder), "weights": run.digest, "data": rows.digest})
-        tokenizer.to("cpu")
-    label = {"label": rows.take(np.arange(len(rows)), ("label",))["label"]} if "label" in rows.fields else {}
-    columns = {"codes": np.load(path, mmap_mode="r"), **{name: np.asarray(value) for name, value in label.items()}}
-    return ArrayRows(columns, rows.unit, classes=rows.classes)

@@ -20,11 +20,11 @@ from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
-from sensorium.networks.text import TextTower
 from sensorium.networks.vit import VIT_SIZES, auto_patch
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import NAMES, build_backbone
 from sensorium.recipe.optim import adamw, pick_lr, pick_view_size
+from sensorium.recipe.pairs import pick_text_tower
 from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 TOWERS = tuple(f"clip-{size}" for size in VIT_SIZES)
@@ -74,7 +74,7 @@ def clip(
     s = Settings()
     small, why = machine_of(on)
     image = _image_tower(backbone, on, s)
-    text = _text_tower(text_width, text_depth, on, s)
+    text = pick_text_tower(text_width, text_depth, on, s)
     shared: int = s.pick("embed_dim", embed_dim, 128 if small else 512, why)
     s.pick("tokenizer", tokenizer, "byte pairs", "learned from the captions")
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
@@ -129,16 +129,6 @@ def _image_tower(given: str | None, on: PairSituation, s: Settings) -> Any:
     if chosen is None:
         s.pick("backbone", None, default, why)
     return network
-
-
-def _text_tower(given_width: int | None, given_depth: int | None, on: PairSituation, s: Settings) -> TextTower:
-    small, why = machine_of(on)
-    width: int = s.pick("text_width", given_width, 128 if small else 512, why)
-    depth: int = s.pick("text_depth", given_depth, 3 if small else 8, why)
-    heads = max(1, width // (32 if small else 64))
-    if width % heads:
-        raise SensoriumError(f"--text-width {width} is no multiple of its {heads} heads: try {width // heads * heads}.")
-    return TextTower(on.vocab, on.context, width, depth, heads, eot=on.vocab - 1)
 
 
 def _batch_size(given: int | None, on: PairSituation, s: Settings) -> int:

@@ -81,6 +81,13 @@ def products_of(name: Name, count: int = STEPS) -> Tensor:
     return (1 - (1 - whole[1:] / whole[:-1]).clamp(max=0.999)).cumprod(0)
 
 
+def betas_named(name: Name) -> Tensor:
+    """Those of a discrete path, float64 [1,000], on the CPU."""
+    with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
+        products = products_of(name)
+        return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+
+
 def discrete(products: Tensor) -> Path:
     """That of a^2 of the steps 1 .. 1,000, float64. Between the steps log sigma is linear in t; step k is at t = k / 1,000, and 0 is as
     far before 1 as 2 is after it."""

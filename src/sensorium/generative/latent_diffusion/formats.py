@@ -1,0 +1,36 @@
+"""A run as a folder that diffusers' ``StableDiffusionPipeline`` opens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sensorium.data.pairs.prepare import kept_tokens
+from sensorium.generative.latent_diffusion.method import LatentDiffusion
+from sensorium.generative.pipeline import TextToPicture, write_beside_unet
+from sensorium.networks.formats.text_unet import HF
+from sensorium.networks.text_unet import TextUNet
+from sensorium.published.format import Format
+from sensorium.recipe.trained import Trained
+
+
+def _network(thing: Any) -> TextUNet | None:
+    return thing.unet if isinstance(thing, LatentDiffusion) else None
+
+
+FORMATS: tuple[Format, ...] = ()
+EXPORTS: tuple[Format, ...] = (replace(HF, of=_network, inside="unet"),)
+
+
+def pipeline_of(run: Trained) -> TextToPicture:
+    """A run's networks and its tokenizer."""
+    method: Any = run.method
+    parts = method.unet, method.autoencoder, method.text, kept_tokens(run.folder)
+    return TextToPicture(*parts, method.schedule).eval()
+
+
+def take_along(run: Trained, to: str, out: Path) -> None:
+    """Write the other parts of the pipeline beside the U-Net."""
+    if to == "hf":
+        write_beside_unet(pipeline_of(run), out)

@@ -1,0 +1,130 @@
+"""Latent diffusion: high-resolution image synthesis with latent diffusion models (Rombach, Blattmann, Lorenz, Esser & Ommer, 2021,
+arXiv:2112.10752).
+
+A frozen autoencoder encodes images as small maps of latents z; a diffusion learns them, given what a text says:
+    L = E |F(a z + s n, t, text) - target|^2,        text = tower(tokens) [T, D], by cross-attention                            (eq. 3)
+The text tower (CLIP's architecture, as in Stable Diffusion) is trained with the U-Net, as in the paper (section 4.3.1). A part of the
+texts is left empty in training, so that guidance works (Ho & Salimans, 2022, arXiv:2207.12598):
+    D = D(empty) + g (D(text) - D(empty))
+Noise has 1,000 steps, so that a run is exported as a folder that diffusers opens.
+Shapes: B images, H x W pixels, Z latent channels, h x w places, T tokens, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensorium.abilities import IterativeGenerator, TextConditional
+from sensorium.generative.pipeline import PREDICTIONS, Schedule
+from sensorium.method import Method
+from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.text import TextTower
+from sensorium.networks.text_unet import TextUNet
+from sensorium.parts.denoising.denoiser import broad, denoised, denoising_loss
+from sensorium.parts.denoising.frames import Weight, frame_of
+from sensorium.parts.denoising.paths import discrete
+from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
+
+CHUNK = 64  # samples at a time
+
+
+class LatentDiffusion(Method, TextConditional, IterativeGenerator):
+    """unet: of the autoencoder's latents and the tower's width. autoencoder: frozen. empty: tokens of the empty text, int64 [T].
+    size: H, W of the images. drop: which part of the texts is left empty in training. guidance, sampler, usual_steps: of
+    :meth:`sample`."""
+
+    empty: Tensor
+
+    def __init__(
+        self,
+        unet: TextUNet,
+        autoencoder: KLAutoencoder,
+        text: TextTower,
+        empty: Tensor,
+        size: tuple[int, int],
+        schedule: Schedule,
+        *,
+        weight: Weight = "simple",
+        drop: float = 0.1,
+        guidance: float = 3.0,
+        sampler: Sampler = "dpm",
+        usual_steps: int = 25,
+    ) -> None:
+        super().__init__()
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drop must be in [0, 1], got {drop}")
+        self.unet, self.autoencoder, self.text = unet, autoencoder.requires_grad_(False).eval(), text
+        self.register_buffer("empty", empty)
+        self.shape, self.grid, self.context = (3, *size), autoencoder.grid_of(size), len(empty)
+        self.schedule, self.drop, self.guidance = schedule, drop, guidance
+        self.sampler: Sampler = sampler
+        self.usual_steps = usual_steps
+        with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
+            path = discrete((1 - schedule.betas).cumprod(0))
+        self.frame = frame_of(path, PREDICTIONS[schedule.prediction], weight)  # pyright: ignore
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``latent`` and normal ``noise`` [B, Z, h, w], ``tokens`` int64 [B, T], ``drop`` bool [B] and ``level`` [B] in (0, 1) -> the loss.
+        Logs ``explained``, which part of what the U-Net should say it says: 0 for zeros."""
+        text = self.text.encode(torch.where(batch["drop"][:, None], self.empty, batch["tokens"]))
+        net = lambda x, time: self.unet(x, time, text)  # noqa: E731
+        return denoising_loss(self.frame, net, batch["latent"], batch["noise"], batch["level"])
+
+    def denoiser(self, tokens: Tensor | None, guidance: float) -> Denoiser:
+        """D of latents, given tokens int64 [B, T], or None for no text; guidance of 1 costs one evaluation of the U-Net, else two."""
+        if tokens is None or guidance == 1:
+            tokens = self.empty[None] if tokens is None else tokens
+            text = self.text.encode(tokens)
+            return lambda z, sigma: self._denoised(z, sigma, text.expand(len(z), -1, -1))
+        both = torch.cat([self.text.encode(tokens), self.text.encode(self.empty[None]).expand(len(tokens), -1, -1)])
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            told, plain = self._denoised(z.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+            return plain + guidance * (told - plain)
+
+        return denoise
+
+    def _denoised(self, z: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        return denoised(self.frame, lambda x, time: self.unet(x, time, text), z, sigma)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        trace: bool = False,
+        condition: Tensor | None = None,
+        guidance: float | None = None,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
+        """``n`` images [n, 3, H, W], or with ``trace`` their trajectories [S + 1, n, 3, H, W].
+
+        condition: tokens int64 [T] for all, or [n, T]. The noise is drawn on the CPU for all at once, so that a device changes nothing.
+        """
+        sigmas, generator = self.schedule.sigmas(steps or self.usual_steps), torch.Generator().manual_seed(seed)
+        noise = torch.randn(n, self.unet.channels, *self.grid, generator=generator)
+        like, scale, done = self.autoencoder.scaling, self.guidance if guidance is None else guidance, []
+        tokens = None if condition is None else condition.expand(n, -1).to(like.device)
+        for k in range(0, n, CHUNK):
+            denoise = self.denoiser(None if tokens is None else tokens[k : k + CHUNK], scale)
+            z = noise[k : k + CHUNK].to(like) * float((1 + sigmas[0].square()).sqrt())
+            path = sampled(denoise, z, sigmas, sampler or self.sampler, generator=generator, trace=trace)
+            path = path * broad((1 + sigmas.square()).rsqrt(), path) if trace else path
+            done.append(
+                self._decoded(path.flatten(0, 1)).unflatten(0, path.shape[:2]) if trace else self._decoded(path)
+            )
+        return torch.cat(done, 1 if trace else 0)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        return self.autoencoder.decode(z, at_once=CHUNK).clamp(-1, 1)
