@@ -280,7 +280,7 @@ def test_the_authors_names() -> None:
     ],
 )
 def test_what_the_authors_code_cannot_hold(numbers: dict[str, Any], said: str, tmp_path: Path) -> None:
-    usual = {"width": 128, "depth": 2, "heads": 2, "text_width": 3, "pooled_width": 2, "positions": 4}
+    usual: dict[str, Any] = {"width": 128, "depth": 2, "heads": 2, "text_width": 3, "pooled_width": 2, "positions": 4}
     save(AUTHORS, MMDiT(**usual), tmp_path / "there")
     with pytest.raises(SensoriumError, match=said):
         save(AUTHORS, MMDiT(**usual | numbers), tmp_path / "not there")
@@ -376,8 +376,10 @@ def test_a_new_network_is_trainable_without_a_pooled_text() -> None:
         optimizer.zero_grad()
         (net(x, t, text) - x).square().mean().backward()
         optimizer.step()
-    assert all(p.grad is not None for p in net.parameters())  # or several processes would wait for it
-    still = {name for name, p in net.named_parameters() if not p.grad.any()}
+    still = set()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name  # or several processes would wait for it
+        still |= set() if parameter.grad.any() else {name}
     assert still <= {"joint_blocks.5.context_block.attn.ln_q.weight"}
     moved = net(x, t, torch.randn(2, 5, 12))
     assert not torch.allclose(net(x, t, text), moved)
