@@ -25,6 +25,7 @@ from sensorium.language.causal_lm.method import CausalLM
 from sensorium.multimodal.clip.method import CLIP
 from sensorium.networks.clip_vision import CLIPVision
 from sensorium.networks.convnext import ConvNeXt
+from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.swin import Swin
@@ -113,6 +114,11 @@ SEEDS: dict[str, Callable[[Path], Path]] = {
         "diffusers UNet2DConditionModel", lambda: TextUNet((4, 8), 3, layers=1, heads=2, groups=2)
     ),
     "text unet ckpt": _saved("authors' Stable Diffusion U-Net", lambda: TextUNet((32,), 768, layers=1, matrices=False)),
+    "mmdit folder": _saved(
+        "diffusers SD3Transformer2DModel",
+        lambda: MMDiT(8, 1, 1, 3, pooled_width=2, channels=1, positions=2, qk_norm=True, dual=(0,)),
+    ),
+    "mmdit safetensors": _saved("authors' Stable Diffusion 3", lambda: MMDiT(64, 1, 1, 3, pooled_width=2, positions=2)),
     "detr folder": _saved("Hugging Face DETR", _detr),
     "detr pth": _saved("authors' DETR", _detr),
 }

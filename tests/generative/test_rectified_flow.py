@@ -193,6 +193,28 @@ def test_straightness_is_zero_for_straight_paths_alone() -> None:
     assert float(by_hand) > 1e-3
 
 
+def test_shifted_times_in_training_and_sampling() -> None:
+    plain, late = flow().float(), flow(shift=3.0).float()
+    uniform = torch.tensor([0.1, 0.5, 0.9])
+    t = plain.draw_time(uniform)
+    torch.testing.assert_close(late.draw_time(uniform), t / (3 - 2 * t))
+    torch.testing.assert_close(flow(times="uniform", shift=3.0).draw_time(uniform), uniform / (3 - 2 * uniform))
+    assert not flow(times="start", shift=3.0).draw_time(uniform).any()
+    assert torch.equal(plain.sampling_times(4), uniform_times(4))
+    times = torch.tensor([0, 1 / 10, 1 / 4, 1 / 2, 1])  # by hand, of quarters
+    torch.testing.assert_close(late.sampling_times(4), times)
+    late.load_state_dict(plain.state_dict())
+    start = torch.randn(2, *SHAPE)
+    path = late.sample(2, 4, start=start, solver="euler", trace=True)
+    torch.testing.assert_close(path, euler(late.velocity, start, times, trace=True).detach())
+    path = late.sample(3, 4, solver="euler", trace=True)
+    steps = times.diff().tolist()
+    by_hand = sum(h * ((path[-1] - path[0]) - (path[k + 1] - path[k]) / h).square().mean() for k, h in enumerate(steps))
+    assert straightness(late, 3, steps=4) == pytest.approx(float(by_hand), rel=1e-5)
+    with pytest.raises(ValueError, match="shift must be a positive number, got 0"):
+        flow(shift=0)
+
+
 def test_reflow_straightens_and_distillation_needs_one_step() -> None:
     """A teacher that turns points in the plane; students see pairs alone, as the paper's algorithm has it."""
 

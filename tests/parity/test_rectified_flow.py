@@ -1,6 +1,7 @@
 """Rectified flow's parts against diffusers: solvers and times, the U-Net, DiT; files both ways; a whole sampling."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.networks.dit import DiT
 from sensorium.networks.formats.diffusion import DIT, UNET, export_diffusers, load_diffusers, reversed_flow
 from sensorium.networks.unet import UNet
-from sensorium.parts.solvers import euler, heun, uniform_times
+from sensorium.parts.solvers import euler, heun, sd3_times, shifted, uniform_times
 from sensorium.published.format import Format, read
 
 diffusers = pytest.importorskip("diffusers")
@@ -254,6 +255,34 @@ def test_euler_steps_on_their_own_times(shift: float) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(9)
     torch.testing.assert_close(euler(field, x, 1 - scheduler.sigmas), followed(scheduler, x)[-1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 6.0])
+@pytest.mark.parametrize("steps", [1, 2, 7, 28])
+def test_stable_diffusions_times(steps: int, shift: float) -> None:
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    times = sd3_times(steps, shift)
+    assert times.dtype == torch.float32
+    torch.testing.assert_close(times, 1 - scheduler.sigmas, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        euler(field, x, times, trace=True), torch.stack(followed(scheduler, x)), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("values", "made_for"), [(4096, 1024), (64, 256), (300, 300)])
+def test_times_shifted_for_a_resolution(values: int, made_for: int) -> None:
+    """As diffusers shifts noise levels by exp(mu); of values that are alike, the noise hides their mean as well."""
+    times, shift = torch.rand(50, dtype=torch.float64), (values / made_for) ** 0.5
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=(1 - times).tolist(), mu=math.log(shift))
+    found = shifted(times, shift)
+    torch.testing.assert_close(found.float(), 1 - scheduler.sigmas[:-1], atol=1e-6, rtol=0)
+    error = ((1 - found) / found) / values**0.5  # of the mean of all values, from x_t / t
+    torch.testing.assert_close(error, ((1 - times) / times) / made_for**0.5, atol=0, rtol=1e-9)
+    with pytest.raises(ValueError, match="shift must be a positive number, got -1"):
+        shifted(times, -1.0)
 
 
 @pytest.mark.parametrize("steps", [6, 11, 31])

@@ -34,6 +34,7 @@ from sensorium.networks.eva import EVA
 from sensorium.networks.fpn import FPN
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.mean_vit import MeanViT
+from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.resnet import ResNet
 from sensorium.networks.siglip import SigLIPVision
 from sensorium.networks.swin import Swin
@@ -226,6 +227,10 @@ SAMPLES: dict[str, Callable[[], nn.Module]] = {
     "diffusers UNet2DModel": lambda: UNet((8, 16), layers=1, attention=(False, True), labels=4, groups=4),
     "diffusers UNet2DConditionModel": lambda: TextUNet((8, 16, 12), 6, attention=(True, False, True), heads=(2, 4, 3), groups=4),
     "authors' Stable Diffusion U-Net": lambda: TextUNet((64, 32), 768, layers=1, attention=(True, False), matrices=False),
+    "diffusers SD3Transformer2DModel": lambda: MMDiT(
+        24, 3, 2, 6, pooled_width=5, channels=4, positions=6, qk_norm=True, dual=(0, 1)
+    ),
+    "authors' Stable Diffusion 3": lambda: MMDiT(128, 2, 2, 6, pooled_width=5, positions=3, sample_size=128),
     "diffusers VQModel": lambda: vqgan(4, (1, 2, 3), None),
     "authors' VQGAN": lambda: vqgan(32, (2, 1), PatchDiscriminator(3, 4, 2), LPIPS(VGG)),
     "diffusers AutoencoderKL": lambda: kl_autoencoder(4, (1, 2, 3), quant=False),

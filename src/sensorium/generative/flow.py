@@ -2,7 +2,8 @@
 
     z = f(x),     log p(x) = log p(z) + log |det df/dx|,     L = -log p(x)            x = (pixels + u) / 256, u uniform in [0, 1)
 f is made of invertible layers (``parts/density/``); z is normal, or logistic. As pixels are whole numbers, noise makes them a density,
-whose mean logarithm is a lower bound of that of the pixels' probabilities (Theis et al., 2016, arXiv:1511.01844, section 3.1).
+whose mean logarithm is a lower bound of that of the pixels' probabilities (Theis et al., 2016, arXiv:1511.01844, section 3.1). A flow
+with couplings may learn noise for which the bound is tighter (``parts/density/dequantization.py``).
 Shapes: B images, C channels, D values.
 """
 
@@ -24,6 +25,7 @@ from sensorium.data.augment.images import flip as flipped
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.method import Method
+from sensorium.parts.density.dequantization import Dequantization, LearnedNoise
 from sensorium.parts.density.invertible import ActNorm, Invertible
 from sensorium.parts.density.pixels import LEVELS, levels_of, middle, shown_levels
 from sensorium.recipe.recipe import Settings
@@ -32,18 +34,20 @@ Base = Literal["normal", "logistic"]
 
 
 class NormalizingFlow(Method, Generator, Likelihood, Latent):
-    """The density of images [C, H, W] in 0..1 by ``layers``. base: the distribution of each value of z."""
+    """The density of images [C, H, W] in 0..1 by ``layers``. base: the distribution of each value of z. noise: channels of the networks
+    of learned noise, 0 for uniform noise."""
 
     width = 1 / LEVELS
-    bound = "uniform noise"
     begun: Tensor
 
-    def __init__(self, layers: Invertible, shape: Sequence[int], *, base: Base = "normal") -> None:
+    def __init__(self, layers: Invertible, shape: Sequence[int], *, base: Base = "normal", noise: int = 0) -> None:
         super().__init__()
         if base not in get_args(Base):
             raise ValueError(f"base must be one of {', '.join(get_args(Base))}, got {base!r}")
         self.layers, self.base = layers, base
         self.shape, self.inputs = tuple(shape), math.prod(shape)
+        self.noise = LearnedNoise(shape, noise) if noise else None
+        self.bound = "learned noise" if noise else "uniform noise"
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))  # whether ActNorm has begun with data
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -52,9 +56,11 @@ class NormalizingFlow(Method, Generator, Likelihood, Latent):
         return {"loss": loss, "bits_per_dim": loss.detach() / (self.inputs * math.log(2)) + math.log2(LEVELS)}
 
     def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
-        """The logarithm of the density [B] of images in 0..1, in nats."""
+        """The logarithm of the density [B] of images in 0..1, in nats; where noise is learned, its bound by the noise that the uniform noise
+        of ``x`` becomes."""
+        x, log_q = (x, 0.0) if self.noise is None else self.noise(x)
         z, log_det = self.layers(x)
-        return self.base_log_prob(precise(z.flatten(1))) + precise(log_det)
+        return self.base_log_prob(precise(z.flatten(1))) + precise(log_det) - log_q
 
     def base_log_prob(self, z: Tensor) -> Tensor:
         """[B, D] -> [B]."""
@@ -113,6 +119,11 @@ def pick_channels(gray: bool | None, on: Situation, settings: Settings) -> int:
     alike = len(set(on.mean)) == 1 and len(set(on.std)) == 1
     why = "the channels have one mean" if alike else "the channels differ"
     return 1 if settings.pick("gray", gray, alike, why) else 3
+
+
+def noise_width(dequantization: Dequantization, on: Situation) -> int:
+    """Channels of the networks of learned noise; 0 for uniform noise."""
+    return 0 if dequantization == "uniform" else 8 if on.device == "cpu" else 32
 
 
 def factors_of(height: int, width: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from sensorium.errors import SensoriumError
 from sensorium.networks.unet import sinusoids
 from sensorium.parts.block import Attention
 from sensorium.parts.init import init_transformer_
-from sensorium.parts.patches import divisors, grid_of, unpatchify
+from sensorium.parts.patches import PatchEmbed, divisors, grid_of, unpatchify
 from sensorium.parts.positions.grid import sincos_2d
 
 WAVES = 256  # channels of the time's sinusoids
@@ -92,7 +92,7 @@ class DiT(nn.Module, VelocityNet):
         self.channels, self.out_channels = channels, out_channels or channels
         self.labels, self.label_dropout, self.freq_shift = labels, label_dropout, freq_shift
 
-        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch_size, patch_size)})
+        self.x_embedder = PatchEmbed(patch_size, width, channels)
         self.pos_embed = nn.Parameter(sincos_2d(self.grid, width)[:, 1:], requires_grad=False)
         time = nn.Sequential(nn.Linear(WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.t_embedder = nn.ModuleDict({"mlp": time})
@@ -106,7 +106,7 @@ class DiT(nn.Module, VelocityNet):
 
     def _initialize(self) -> None:
         init_transformer_(self, "xavier")
-        patches = cast(nn.Conv2d, self.x_embedder["proj"])
+        patches = self.x_embedder.proj
         nn.init.xavier_uniform_(patches.weight.flatten(1))
         nn.init.zeros_(cast(Tensor, patches.bias))
         for layer in cast("list[nn.Module]", self.t_embedder["mlp"]):
@@ -135,17 +135,10 @@ class DiT(nn.Module, VelocityNet):
                 f"this DiT was built for {was} images, not {now}: resize them, or build one for {now}."
             )
         c = self._condition(t, condition, x.dtype)
-        tokens = self._embed(x) + self.pos_embed
+        tokens = self.x_embedder(x) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens, c)
         return unpatchify(self.final_layer(tokens, c), self.grid, self.patch_size)
-
-    def _embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, N, D]: the strided convolution as a matrix product, which is faster on a CPU."""
-        (h, w), p = self.grid, self.patch_size
-        proj = cast(nn.Conv2d, self.x_embedder["proj"])
-        pixels = x.reshape(len(x), -1, h, p, w, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return F.linear(pixels, proj.weight.flatten(1), proj.bias)
 
     def _condition(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
         """c [B, D]."""

@@ -56,18 +56,18 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of every patch. The weight is kept as a convolution's [D, 3, p, p], as published checkpoints have it.
+    """A linear map of every patch. The weight is kept as a convolution's [D, C, p, p], as published checkpoints have it.
 
     Computed as a matrix product, which equals the strided convolution, is faster on a CPU, and can skip patches.
     """
 
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, patch_size: int, width: int, channels: int = 3) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
+        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> [B, N, D]; with ``keep`` [B, n] only those patches, in that order, [B, n, D]."""
+        """[B, C, H, W] -> [B, N, D]; with ``keep`` [B, n] only those patches, in that order, [B, n, D]."""
         B, C, H, W = images.shape
         (h, w), p = grid_of(H, W, self.patch_size), self.patch_size
         pixels = images.reshape(B, C, h, p, w, p).permute(0, 2, 4, 1, 3, 5).reshape(B, h * w, C * p * p)

@@ -102,11 +102,11 @@ class Source:
             raise self._wrong(name, value, f"one of {', '.join(legal)}")
         return value
 
-    def wholes(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
-        """A list of positive integers."""
+    def wholes(self, name: str, default: Sequence[int] | None = None, *, low: int = 1) -> tuple[int, ...]:
+        """A list of integers."""
         value = self._value(name, default)
-        if not _is_list(value) or not value or not all(_is_whole(v) and 0 < v <= LARGEST for v in value):
-            raise self._wrong(name, value, f"a list of integers from 1 to {LARGEST}")
+        if not _is_list(value) or not value or not all(_is_whole(v) and low <= v <= LARGEST for v in value):
+            raise self._wrong(name, value, f"a list of integers from {low} to {LARGEST}")
         return tuple(value)
 
     def words(self, name: str, legal: Sequence[str], default: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -22,7 +22,9 @@ from sensorium.parts.density.invertible import ActNorm, Chain, Invertible, Mixin
 class Glow(NormalizingFlow):
     """width: channels of the couplings' networks. steps: of flow at each of ``scales``."""
 
-    def __init__(self, shape: Sequence[int], *, width: int = 512, steps: int = 32, scales: int = 3) -> None:
+    def __init__(
+        self, shape: Sequence[int], *, width: int = 512, steps: int = 32, scales: int = 3, noise: int = 0
+    ) -> None:
         channels, height, across = shape
         factors = factors_of(height, across)[:scales]
         if min(steps, scales) < 1:
@@ -31,7 +33,7 @@ class Glow(NormalizingFlow):
             raise ValueError(
                 f"Glow with {scales} scales needs sides that can be divided {scales} times, not {height} x {across}"
             )
-        super().__init__(Chain(ActNorm(channels), scale(channels, width, steps, factors)), shape)
+        super().__init__(Chain(ActNorm(channels), scale(channels, width, steps, factors)), shape, noise=noise)
 
 
 def scale(channels: int, width: int, steps: int, factors: Sequence[int]) -> Chain:

@@ -23,7 +23,9 @@ from sensorium.parts.density.invertible import Chain, Flat, Scaling
 class NICE(NormalizingFlow):
     """``layers`` couplings by perceptrons of ``depth`` hidden layers of ``hidden`` units."""
 
-    def __init__(self, shape: Sequence[int], *, hidden: int = 1000, layers: int = 4, depth: int = 5) -> None:
+    def __init__(
+        self, shape: Sequence[int], *, hidden: int = 1000, layers: int = 4, depth: int = 5, noise: int = 0
+    ) -> None:
         size = math.prod(shape)
         if size < 2 or layers < 1 or depth < 1:
             raise ValueError(
@@ -31,7 +33,7 @@ class NICE(NormalizingFlow):
             )
         even = (torch.arange(size) % 2 == 0).float()
         couplings = [Coupling(perceptron(size, hidden, depth), even if k % 2 == 0 else 1 - even) for k in range(layers)]
-        super().__init__(Chain(Flat(*shape), *couplings, Scaling(size)), shape, base="logistic")
+        super().__init__(Chain(Flat(*shape), *couplings, Scaling(size)), shape, base="logistic", noise=noise)
 
 
 def perceptron(size: int, hidden: int, depth: int) -> nn.Sequential:

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.generative.flow import NormalizingFlow, factors_of
-from sensorium.parts.density.coupling import Coupling, Factored, checkerboard
+from sensorium.parts.density.coupling import Coupling, Factored, ResidualNet, checkerboard
 from sensorium.parts.density.invertible import ActNorm, Chain, Invertible, Logit, Permuted, Reversed, Squeeze
 
 
@@ -27,7 +26,14 @@ class RealNVP(NormalizingFlow):
     scales: so many less one times half of the values are done."""
 
     def __init__(
-        self, shape: Sequence[int], *, width: int = 64, blocks: int = 4, scales: int = 2, margin: float = 0.05
+        self,
+        shape: Sequence[int],
+        *,
+        width: int = 64,
+        blocks: int = 4,
+        scales: int = 2,
+        margin: float = 0.05,
+        noise: int = 0,
     ) -> None:
         channels, height, width_of = shape
         factors = factors_of(height, width_of)[: scales - 1] if scales > 0 else ()
@@ -38,14 +44,14 @@ class RealNVP(NormalizingFlow):
                 f"RealNVP with {scales} scales needs sides that can be divided {scales - 1} times, not {height} x {width_of}"
             )
         layers = scale(channels, height, width_of, width, blocks, factors)
-        super().__init__(Chain(Logit(margin), ActNorm(channels), layers), shape)
+        super().__init__(Chain(Logit(margin), ActNorm(channels), layers), shape, noise=noise)
 
 
 def scale(channels: int, height: int, width: int, wide: int, blocks: int, factors: Sequence[int]) -> Chain:
     """The layers of a scale and of those after it; z has the shape of what they get."""
 
     def across(odd: int) -> list[Invertible]:
-        net = Residual(channels, 2 * channels, wide, blocks)
+        net = ResidualNet(channels, 2 * channels, wide, blocks)
         return [Coupling(net, checkerboard(height, width, bool(odd)), "tanh", channels), ActNorm(channels)]
 
     if not factors:
@@ -56,33 +62,10 @@ def scale(channels: int, height: int, width: int, wide: int, blocks: int, factor
     turned = torch.arange(inside).roll(moving)
     found.append(Squeeze(factor))
     for _ in range(3):
-        net = Residual(still, 2 * moving, 2 * wide, blocks)
+        net = ResidualNet(still, 2 * moving, 2 * wide, blocks)
         found += [Coupling(net, None, "tanh", moving), ActNorm(inside), Permuted(turned)]
     rest = scale(still, height // factor, width // factor, 2 * wide, blocks, factors[1:])
     return Chain(*found, Factored(Nothing(moving), rest), Reversed(Squeeze(factor)))
-
-
-class Residual(nn.Module):
-    """[B, inputs, H, W] -> [B, outputs, H, W], zeros at first: ``blocks`` residual blocks of ``wide`` channels."""
-
-    def __init__(self, inputs: int, outputs: int, wide: int, blocks: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, wide, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1)
-            )
-            for _ in range(blocks)
-        )
-        self.last = nn.Conv2d(wide, outputs, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # pyright: ignore
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        for block in self.blocks:
-            x = x + block(x)
-        return self.last(F.relu(x))
 
 
 class Nothing(nn.Module):

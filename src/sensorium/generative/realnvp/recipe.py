@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sensorium.data.images.prepare import Situation
-from sensorium.generative.flow import beginning_with, dequantized_views, pick_channels, scales_of
+from sensorium.generative.flow import beginning_with, dequantized_views, noise_width, pick_channels, scales_of
 from sensorium.generative.realnvp.method import RealNVP
+from sensorium.parts.density.dequantization import Dequantization
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
@@ -16,6 +17,7 @@ def realnvp(
     width: int | None = None,
     blocks: int | None = None,
     scales: int | None = None,
+    dequantization: Dequantization = "uniform",
     gray: bool | None = None,
     flip: bool = False,
     batch_size: int | None = None,
@@ -31,6 +33,7 @@ def realnvp(
         width: channels of the residual networks of a coupling.
         blocks: of these networks.
         scales: between which half of the values are done.
+        dequantization: noise that makes pixels a density; variational: learned, for a tighter bound.
         gray: the mean of the channels; by default of pictures that have no colors.
         flip: also flip pictures horizontally; not for letters or digits.
         batch_size: pictures per step.
@@ -45,9 +48,12 @@ def realnvp(
     levels = s.pick("scales", scales, scales_of(on.image_size), f"image size {on.image_size}")
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
-    s.note(flip=flip, weight_decay=weight_decay, warmup=warmup)
+    s.note(dequantization=dequantization, flip=flip, weight_decay=weight_decay, warmup=warmup)
     with refused_by("realnvp"):
-        method = RealNVP((channels, on.image_size, on.image_size), width=wide, blocks=deep, scales=levels)
+        method = RealNVP(
+            (channels, on.image_size, on.image_size), width=wide, blocks=deep, scales=levels,
+            noise=noise_width(dequantization, on),
+        )  # fmt: skip
     views = dequantized_views(channels, flip=flip)
     return Recipe(
         "realnvp", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s,

@@ -12,8 +12,9 @@ Straightness: S = mean over t of |(x1 - x0) - v(x_t, t)|^2 along the flow's own 
 2.2).
 
 Two additions of later papers. Times may follow a logit-normal, t = sigmoid(m + s u), u normal, with most weight on the
-middle of the trajectory (Esser et al., 2024, arXiv:2403.03206, section 3.1). Class labels, a tenth of them replaced by
-a null label in training, allow classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
+middle of the trajectory, and be shifted toward the noise, t / (t + a (1 - t)), in training and sampling (Esser et al.,
+2024, arXiv:2403.03206, sections 3.1 and 5.3.2). Class labels, a tenth of them replaced by a null label in training, allow
+classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598):
     v = v(x, t, null) + g (v(x, t, label) - v(x, t, null)),        g = 1 is no guidance.
 Shapes: B images, C channels, K classes (label K is the null), S steps.
 """
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import ClassConditional, Flow, IterativeGenerator, VelocityNet
 from sensorium.method import Method
-from sensorium.parts.solvers import SOLVERS, Solver, uniform_times
+from sensorium.parts.solvers import SOLVERS, Solver, shifted, uniform_times
 
 Times = Literal["uniform", "logit-normal", "start"]
 
@@ -41,9 +42,9 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
     times: distribution of t; "start" is t = 0 only, which distills a flow into one step. spread: m and s of
-    "logit-normal". classes: K; the net's label embedding then has K + 1 rows. drop: probability of replacing a label by
-    the null in training. time_scale: the net's time at t = 1, because its sinusoids are made for steps up to 1000 (the
-    authors' code has 999).
+    "logit-normal". shift: a; above 1 for pictures larger than the times are made for. classes: K; the net's label
+    embedding then has K + 1 rows. drop: probability of replacing a label by the null in training. time_scale: the net's
+    time at t = 1, because its sinusoids are made for steps up to 1000 (the authors' code has 999).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         *,
         times: Times = "uniform",
         spread: tuple[float, float] = (0.0, 1.0),
+        shift: float = 1.0,
         classes: int = 0,
         drop: float = 0.1,
         time_scale: float = 1000.0,
@@ -60,6 +62,8 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         super().__init__()
         if times not in get_args(Times):
             raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {times!r}")
+        if not 0 < shift < float("inf"):
+            raise ValueError(f"shift must be a positive number, got {shift}")
         if not 0 <= drop <= 1:
             raise ValueError(f"drop must be in [0, 1], got {drop}")
         rows = classes + 1 if classes else 0
@@ -67,7 +71,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
             raise ValueError(f"a net for {classes} classes needs {rows} labels, it has {net.labels}")
         self.net, self.shape, self.classes = net, shape, classes
         self.times: Times = times
-        self.spread, self.drop, self.time_scale = spread, drop, time_scale
+        self.spread, self.shift, self.drop, self.time_scale = spread, shift, drop, time_scale
         self.usual_steps = 1 if times == "start" else 25
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -99,9 +103,13 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         if self.times == "start":
             return torch.zeros_like(uniform)
         if self.times == "uniform":
-            return uniform
+            return shifted(uniform, self.shift)
         m, s = self.spread
-        return torch.sigmoid(m + s * torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)))
+        return shifted(torch.sigmoid(m + s * torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))), self.shift)
+
+    def sampling_times(self, steps: int) -> Tensor:
+        """From 0 to 1 in S steps, of equal length before they are shifted: float32 [S + 1]."""
+        return shifted(uniform_times(steps), self.shift)
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
         if not self.classes:
@@ -163,13 +171,13 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
             raise ValueError(f"start must be [{n}, {', '.join(map(str, self.shape))}], got {list(x0.shape)}")
         if condition is not None:
             condition = torch.as_tensor(condition).expand(n)
-        done = []
+        times, done = self.sampling_times(steps), []
         with evaluating(self):
             for at in range(0, n, batch_size):
                 label = None if condition is None else condition[at : at + batch_size].to(where)
                 follow = partial(self.velocity, condition=label, guidance=guidance)
                 x = x0[at : at + batch_size].to(where)
-                done.append(SOLVERS[solver](follow, x, uniform_times(steps), trace=trace))
+                done.append(SOLVERS[solver](follow, x, times, trace=trace))
         return torch.cat(done, dim=1 if trace else 0)
 
 
@@ -201,7 +209,9 @@ def straightness(
     """S (section 2.2), a mean over ``n`` trajectories, Euler steps and values: 0 if one step is exact."""
     start = torch.randn(n, *flow.shape, generator=generator_of(seed))
     path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
-    return float(((path[-1] - path[0]) - path.diff(dim=0) * steps).square().mean())
+    lengths = flow.sampling_times(steps).diff().to(path)
+    velocity = path.diff(dim=0) / lengths.view(-1, 1, 1, 1, 1)
+    return float(lengths @ ((path[-1] - path[0]) - velocity).square().flatten(1).mean(1))
 
 
 def generator_of(seed: int | torch.Generator) -> torch.Generator:

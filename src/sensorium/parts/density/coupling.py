@@ -28,7 +28,7 @@ Scale = Literal["none", "tanh", "sigmoid"]
 class Coupling(Invertible):
     """``mask``: of the values that stay as they are, zeros and ones that broadcast to a sample, or None for the first half of the
     channels. network: what stays (by a mask all values, those that change set to 0) -> t and, unless ``scale`` is "none", r before it
-    in the channels. channels: of what changes, for the factor of "tanh"."""
+    in the channels. channels: of what changes, for the factor of "tanh". ``given`` (images): channels that the network sees besides."""
 
     mask: Tensor | None
 
@@ -38,14 +38,14 @@ class Coupling(Invertible):
         self.register_buffer("mask", mask, persistent=False)
         self.factor = nn.Parameter(torch.ones(channels)) if scale == "tanh" else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         still, moving = self._parts(x)
-        log_scale, shift = self._functions(still)
+        log_scale, shift = self._functions(still, given)
         return self._joined(x, moving * log_scale.exp() + shift), log_scale.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         still, moving = self._parts(z)
-        log_scale, shift = self._functions(still)
+        log_scale, shift = self._functions(still, given)
         return self._joined(z, (moving - shift) * (-log_scale).exp())
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,9 +59,9 @@ class Coupling(Invertible):
             return torch.cat([x.chunk(2, 1)[0], moved], 1)
         return torch.where(self.mask.bool(), x, moved)
 
-    def _functions(self, still: Tensor) -> tuple[Tensor, Tensor]:
+    def _functions(self, still: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         """log s and t, 0 where nothing changes."""
-        found = self.network(still)
+        found = self.network(still if given is None else torch.cat([still, given], 1))
         if self.scale == "none":
             raw, shift = torch.zeros_like(found), found
         else:
@@ -80,6 +80,29 @@ class Coupling(Invertible):
 def checkerboard(height: int, width: int, odd: bool = False) -> Tensor:
     """float32 [1, H, W], 1 where row + column is even, or odd."""
     return ((torch.arange(height)[:, None] + torch.arange(width) + odd + 1) % 2).float()[None]
+
+
+class ResidualNet(nn.Module):
+    """[B, inputs, H, W] -> [B, outputs, H, W], zeros at first: ``blocks`` residual blocks of ``wide`` channels."""
+
+    def __init__(self, inputs: int, outputs: int, wide: int, blocks: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, wide, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1)
+            )
+            for _ in range(blocks)
+        )
+        self.last = nn.Conv2d(wide, outputs, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # pyright: ignore
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(F.relu(x))
 
 
 class Autoregressive(Invertible):

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 Resampling = Literal["bicubic", "antialias", "offset", "bilinear"]
 
 
-def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
+def sincos_2d(grid: tuple[int, int], width: int, step: float = 1.0) -> Tensor:
     """The fixed table of MAE, [1, 1 + H' * W', width], float32; the class token's row is zero.
 
     The channels are [sin x | cos x | sin y | cos y] with frequencies 10000^(-i / (width / 4)): the column comes
-    first, as in the authors' code and so in every published MAE checkpoint.
+    first, as in the authors' code and so in every published MAE checkpoint. step: from a patch to the next.
     """
     if width % 4:
         raise ValueError(f"sincos positions need a width divisible by 4, got {width}")
     frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    y, x = torch.meshgrid(*(step * torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.flatten().outer(frequency) for place in (x, y)]
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
     return F.pad(table, (0, 0, 1, 0)).float().unsqueeze(0)
