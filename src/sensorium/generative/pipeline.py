@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from sensorium.base.files import write_json
 from sensorium.base.precision import precise
 from sensorium.base.reading import printable, read_object
-from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.data.text.clip_tokens import UNMERGED, CLIPTokens
 from sensorium.errors import SensoriumError
+from sensorium.generative.single_file import read_single_file
 from sensorium.networks.formats.clip_text import HF as TEXT
 from sensorium.networks.formats.kl_autoencoder import HF as AUTOENCODER
 from sensorium.networks.formats.text_unet import HF as UNET
@@ -266,13 +267,48 @@ def _broad(value: Tensor, like: Tensor) -> Tensor:
 # --- folders ---
 
 
-def load_pipeline(folder: str | Path) -> TextToPicture:
-    """A diffusers pipeline folder of Stable Diffusion 1 or 2, in evaluation mode.
+def load_pipeline(path: str | Path, tokenizer: str | Path | None = None) -> TextToPicture:
+    """A diffusers pipeline folder of Stable Diffusion 1 or 2, or its authors' single file of Stable Diffusion 1, in evaluation mode.
 
-    Raises SensoriumError that names the part that is missing, or the file and the field that is wrong.
+    tokenizer: of a single file, which has none: CLIP's merges, or a folder of transformers' CLIPTokenizer. Raises SensoriumError that
+    names the part that is missing, or the file and the field that is wrong.
     """
-    folder = Path(folder)
-    where, index = printable(str(folder)), read_object(folder / INDEX)
+    where = printable(str(path))
+    if not Path(path).is_file():
+        if tokenizer is not None:
+            raise SensoriumError(f"{where}: a folder has its own tokenizer: leave --tokenizer out.")
+        parts = _of_folder(Path(path), where)
+    elif tokenizer is None:
+        raise SensoriumError(
+            f"{where}: has no tokenizer: give CLIP's own with --tokenizer: merges.txt, bpe_simple_vocab_16e6.txt.gz, or a folder of one."
+        )
+    else:
+        parts = _of_file(Path(path), Path(tokenizer))
+    try:
+        return TextToPicture(*parts).eval()
+    except ValueError as error:
+        raise SensoriumError(f"{where}: its parts don't fit: {error}.") from None
+
+
+Parts = tuple[TextUNet, KLAutoencoder, TextTower, CLIPTokens, Schedule]
+
+
+def _of_file(path: Path, tokenizer: Path) -> Parts:
+    unet, autoencoder, text = read_single_file(path)
+    if tokenizer.is_dir():
+        tokens = CLIPTokens.from_hf(tokenizer)
+    else:
+        tokens = CLIPTokens.from_merges(tokenizer, merges=max(0, text.vocab - UNMERGED), clean="plain")
+        tokens.pad = tokens.end
+    if tokens.vocab != text.vocab:
+        raise SensoriumError(
+            f"{printable(str(tokenizer))}: {tokens.vocab:,} tokens, but the text tower of {printable(str(path))} has {text.vocab:,}."
+        )
+    return unet, autoencoder, text, tokens, Schedule(scaled_betas_of(), to_data=False, sampler="plms")
+
+
+def _of_folder(folder: Path, where: str) -> Parts:
+    index = read_object(folder / INDEX)
     for part in PARTS:
         if index.get(part) in (None, [None, None]) or not (folder / part).is_dir():
             raise SensoriumError(
@@ -281,11 +317,7 @@ def load_pipeline(folder: str | Path) -> TextToPicture:
     schedule = read_schedule(folder / SCHEDULE)
     tokens = CLIPTokens.from_hf(folder / "tokenizer")
     unet, autoencoder = (open_path(folder / part, (form,)) for part, form in (("unet", UNET), ("vae", AUTOENCODER)))
-    text = open_path(folder / "text_encoder", (TEXT,))
-    try:
-        return TextToPicture(unet, autoencoder, text, tokens, schedule).eval()
-    except ValueError as error:
-        raise SensoriumError(f"{where}: its parts don't fit: {error}.") from None
+    return unet, autoencoder, open_path(folder / "text_encoder", (TEXT,)), tokens, schedule
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -344,5 +376,7 @@ def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
         "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
     }  # fmt: skip
-    write_json(out / INDEX, {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts})
+    kind = "StableDiffusionInpaintPipeline" if pipeline.inpaints else "StableDiffusionPipeline"
+    of = {"_class_name": kind, "_diffusers_version": "0.6.0"}  # from that on U-Nets for masks have 9 channels
+    write_json(out / INDEX, {**of, "requires_safety_checker": False, **parts})
     return out
