@@ -202,11 +202,8 @@ class TextToPicture(nn.Module):
         """
         known = self._known(picture, mask, strength)
         strength = (1.0 if mask is not None or known is None else STRENGTH) if strength is None else strength
-        sigmas, dice = (
-            self.schedule.sigmas(steps)[steps - taken(steps, strength) :],
-            torch.Generator().manual_seed(seed),
-        )
-        text, first = self.encode_text(prompts), float(sigmas[0])
+        sigmas = self.schedule.sigmas(steps)[steps - taken(steps, strength) :]
+        text, first, dice = self.encode_text(prompts), float(sigmas[0]), torch.Generator().manual_seed(seed)
         denoise = self.denoiser(
             text, self.encode_text([unwanted]).expand_as(text), guidance, None if known is None else known.beside
         )

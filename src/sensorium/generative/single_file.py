@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.networks.formats.clip_text import BARE
 from sensorium.networks.formats.kl_autoencoder import AUTHORS as AUTOENCODER
@@ -19,7 +18,7 @@ from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.published.files import TORCH, candidates, read_weights
-from sensorium.published.opening import fill
+from sensorium.published.opening import fill, in_one_line
 from sensorium.published.source import Source
 
 ENDINGS = (".safetensors", *TORCH)
@@ -32,11 +31,13 @@ PARTS = {
 
 def read_single_file(path: str | Path) -> tuple[TextUNet, KLAutoencoder, TextTower]:
     """The parts in evaluation mode; nothing is read twice. Raises SensoriumError that names the part or the tensor that is wrong."""
-    where, first = printable(str(path)), PARTS["U-Net"]
-    loaded = read_weights(Path(path))
-    states = (one.state for one in candidates(loaded))
-    state = next((one for one in states if any(name.startswith(first) for name in one)), {})
-    del loaded
+    with in_one_line():
+        return _read(Path(path), str(path))
+
+
+def _read(path: Path, where: str) -> tuple[TextUNet, KLAutoencoder, TextTower]:
+    states = (one.state for one in candidates(read_weights(path)))
+    state = next((one for one in states if any(name.startswith(PARTS["U-Net"]) for name in one)), {})
     inside = {
         part: {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
         for part, prefix in PARTS.items()
@@ -49,7 +50,8 @@ def read_single_file(path: str | Path) -> tuple[TextUNet, KLAutoencoder, TextTow
                 f"{where}: the {part} ('{prefix}..') is missing; one file of Stable Diffusion 1 has all."
             )
     scale = state.get("scale_factor")
-    options = {} if scale is None or scale.numel() != 1 else {"scaling": float(scale)}
-    unet = fill(UNET, Source(where, state, Path(path)))  # of the whole file, so that every name in it is known
-    autoencoder = fill(AUTOENCODER, Source(where, inside["autoencoder"], Path(path), options=options))
-    return unet, autoencoder, fill(BARE, Source(where, inside["text tower"], Path(path)))
+    number = scale is not None and scale.numel() == 1 and scale.is_floating_point()
+    options = {"scaling": scale.item()} if number else {}
+    unet = fill(UNET, Source(where, state, path))  # of the whole file, so that every name in it is known
+    autoencoder = fill(AUTOENCODER, Source(where, inside["autoencoder"], path, options=options))
+    return unet, autoencoder, fill(BARE, Source(where, inside["text tower"], path))
