@@ -208,7 +208,7 @@ def test_samples_follow_seed_label_and_steps() -> None:
     assert not torch.equal(drawn, found.sample(5, seed=2))
     assert not torch.equal(drawn, found.sample(5, seed=1, condition=1))
     assert found.sample(5, seed=1, steps=3, trace=True).shape == (4, 5, *SHAPE)
-    for sampler in ("euler", "heun", "ancestral", "dpm", "dpm-sde", "adaptive"):
+    for sampler in ("euler", "heun", "ancestral", "dpm", "dpm-sde", "plms", "adaptive"):
         assert bool(found.sample(2, seed=0, sampler=sampler).isfinite().all())
 
 

@@ -15,6 +15,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
 )
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def exact(x: Tensor, high: float, low: float) -> Tensor:
     return MEAN + (x - MEAN) * math.sqrt((VARIANCE + low**2) / (VARIANCE + high**2))
 
 
-@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2), ("dpm", 2)])
+@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2), ("dpm", 2), ("plms", 2)])
 def test_the_order_of_a_sampler(sampler, order: int) -> None:
     x, errors = 8 * torch.randn(16, 3).double(), []
     for steps in (16, 32, 64):
@@ -148,10 +149,10 @@ def test_samples_have_the_datas_distribution(sampler, steps: int, how) -> None:
 
 def test_noise_follows_the_generator_and_traces_end_in_the_sample() -> None:
     x, sigmas = torch.randn(4, 3), karras_sigmas(5)
-    for sampler in ("euler", "heun", "ancestral", "dpm", "dpm-sde"):
+    for sampler in ("euler", "heun", "ancestral", "dpm", "dpm-sde", "plms"):
         one, other = (sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
         assert torch.equal(one, sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(1)))
-        assert torch.equal(one, other) == (sampler in ("euler", "heun", "dpm"))
+        assert torch.equal(one, other) == (sampler in ("euler", "heun", "dpm", "plms"))
         way = sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(1), trace=True)
         assert way.shape == (6, 4, 3)
         assert torch.equal(way[0], x)
@@ -208,6 +209,18 @@ def test_ddim(theirs: str, name, prediction: str, kind, count: int) -> None:
     for step in scheduler.timesteps:
         x_t = scheduler.step(network(x_t, float(step)), int(step), x_t, eta=0.0).prev_sample
     torch.testing.assert_close(sampled(through(path, kind), start, sigmas, "euler"), x_t, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 20])
+def test_plms(count: int) -> None:
+    scheduler = PNDMScheduler(STEPS, beta_schedule="linear", skip_prk_steps=True, set_alpha_to_one=True)
+    scheduler.set_timesteps(count)
+    path, x_t = path_of("linear"), torch.randn(2, 3, 4, dtype=torch.float64)
+    sigmas = sigmas_at(path, scheduler.timesteps.unique().flip(0))
+    start = x_t / path.scale((scheduler.timesteps[0].double() + 1) / STEPS)
+    for step in scheduler.timesteps:
+        x_t = scheduler.step(network(x_t, float(step)), int(step), x_t).prev_sample
+    torch.testing.assert_close(sampled(through(path, "noise"), start, sigmas, "plms"), x_t, atol=1e-5, rtol=1e-4)
 
 
 def test_ddpm(monkeypatch) -> None:

@@ -89,6 +89,10 @@ def sample(
     negative: str = "",
     guidance: float | None = None,
     size: Positive | None = None,
+    image: Annotated[Path | None, Parameter(name="--from")] = None,
+    mask: Path | None = None,
+    strength: float | None = None,
+    tokenizer: Path | None = None,
     seed: Seed = 0,
     trace: bool = False,
     given: Path | None = None,
@@ -101,8 +105,11 @@ def sample(
 
     Example: sensorium sample stable-diffusion-v1-5 --prompt "a red apple on a table" --n 2
 
+    Example: sensorium sample stable-diffusion-v1-5 --prompt "a red apple" --from photo.jpg --mask mask.png
+
     Args:
-        run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion.
+        run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion; or its authors' single file of Stable
+            Diffusion 1.
         n: number of samples; 64 by default, 4 of a prompt.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
@@ -110,6 +117,11 @@ def sample(
         negative: what it is not to draw.
         guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; 7.5 that of a prompt.
         size: side in pixels of what a pipeline draws; by default that of its training.
+        image: a picture that a pipeline draws over; it is resized and center-cropped to --size.
+        mask: a picture of the same size as that of --from, white where it is drawn anew; the rest is kept.
+        strength: how much of the picture is drawn anew, above 0 to 1: the part of the steps that is taken; 0.8 by default, with
+            --mask 1.
+        tokenizer: of a single file: CLIP's merges (bpe_simple_vocab_16e6.txt.gz, merges.txt), or a folder of its tokenizer.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.
         given: a picture, a folder or a data set; of each of its first eight the half that is not kept is drawn --n times, six
@@ -123,9 +135,10 @@ def sample(
     if prompt is not None or is_pipeline(run):
         check_prompted(label=label, given=given, trace=trace)
         asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
+        asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
-    check_unprompted(negative=negative, size=size)
+    check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     how = {"n": n or 64, "steps": steps, "label": label, "guidance": 1.0 if guidance is None else guidance}
     console.print(draw(run, out, seed=seed, trace=trace, given=given, keep=keep, **how))
 

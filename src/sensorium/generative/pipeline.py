@@ -5,30 +5,38 @@ Lorenz, Esser & Ommer, 2022, arXiv:2112.10752), as Stable Diffusion 1 and 2 do i
     D = D(unwanted) + g (D(text) - D(unwanted))                   unwanted: the empty text, or a negative prompt (arXiv:2207.12598)
 The U-Net was trained on 1,000 steps; sampling takes some of them, spaced as the folder says, and any sampler that sees D alone
 (``parts/denoising/samplers.py``): Euler's is diffusers' DDIM. Latents begin as noise of their own last step, not of infinity.
+With a picture they begin as its own, z + sigma n, at a later step: SDEdit (Meng et al., 2021, arXiv:2108.01073). With a mask, too, they
+are drawn anew in it alone, and outside of it they are z + sigma n at every step: blended latent diffusion (Avrahami et al., 2022,
+arXiv:2206.02779). A U-Net that was trained to fill in masks takes 2 Z + 1 channels, [latents, mask, latents of the picture without what
+is masked], and draws all places.
 Shapes: B pictures, H x W pixels, Z latent channels, h x w places, T tokens, S steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sensorium.base.files import write_json
 from sensorium.base.precision import precise
 from sensorium.base.reading import printable, read_object
-from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.data.text.clip_tokens import UNMERGED, CLIPTokens
 from sensorium.errors import SensoriumError
+from sensorium.generative.single_file import read_single_file
 from sensorium.networks.formats.clip_text import HF as TEXT
 from sensorium.networks.formats.kl_autoencoder import HF as AUTOENCODER
 from sensorium.networks.formats.text_unet import HF as UNET
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
-from sensorium.parts.denoising.frames import frame_of
+from sensorium.parts.denoising.denoiser import broad, denoised
+from sensorium.parts.denoising.frames import Frame, frame_of
 from sensorium.parts.denoising.paths import STEPS, betas_of, discrete, products_of, scaled_betas_of
 from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
 from sensorium.published.opening import open_path, save
@@ -37,6 +45,7 @@ from sensorium.published.source import Source
 Spacing = Literal["leading", "trailing", "linspace"]
 INDEX, SCHEDULE = "model_index.json", "scheduler/scheduler_config.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+STRENGTH = 0.8  # of the steps with a picture; with a mask all
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "v", "sample": "x"}
 SAMPLERS: dict[str, Sampler] = {
     "DDIMScheduler": "euler",
@@ -44,7 +53,7 @@ SAMPLERS: dict[str, Sampler] = {
     "HeunDiscreteScheduler": "heun",
     "DDPMScheduler": "ancestral",
     "EulerAncestralDiscreteScheduler": "ancestral",
-    "PNDMScheduler": "dpm",
+    "PNDMScheduler": "plms",
     "DPMSolverMultistepScheduler": "dpm",
     "DPMSolverSinglestepScheduler": "dpm",
     "UniPCMultistepScheduler": "dpm",
@@ -84,17 +93,28 @@ class Schedule(NamedTuple):
         return torch.cat([each[self.steps(count)], each.new_zeros(1) if self.to_data else each[:1]])
 
 
+class Known(NamedTuple):
+    """Of a picture. latents [1 or B, Z, h, w]. anew: bool [1 or B, 1, h, w], the places to be drawn; None is all. beside: what an
+    inpainting U-Net takes beside its own latents [1 or B, 1 + Z, h, w]."""
+
+    latents: Tensor
+    anew: Tensor | None = None
+    beside: Tensor | None = None
+
+
 class TextToPicture(nn.Module):
-    """The parts of a pipeline. tokens: of the ``text`` tower."""
+    """The parts of a pipeline. tokens: of the ``text`` tower. ``inpaints``: whether the U-Net takes a masked picture, too."""
 
     def __init__(
         self, unet: TextUNet, autoencoder: KLAutoencoder, text: TextTower, tokens: CLIPTokens, schedule: Schedule
     ) -> None:
         super().__init__()
-        if unet.text_width != text.dim or unet.channels != autoencoder.latent:
+        latent, takes = autoencoder.latent, (unet.text_width, unet.channels, unet.out_channels)
+        self.inpaints = unet.channels == 2 * latent + 1
+        if takes != (text.dim, unet.channels if self.inpaints else latent, latent):
             raise ValueError(
-                f"the U-Net takes texts of {unet.text_width} channels and latents of {unet.channels}; the text tower gives "
-                f"{text.dim}, the autoencoder {autoencoder.latent}"
+                f"the U-Net takes texts of {unet.text_width} channels and latents of {unet.channels}, of which it gives "
+                f"{unet.out_channels}; the text tower gives {text.dim}, the autoencoder {latent}"
             )
         if tokens.vocab > text.vocab:
             raise ValueError(f"the tokenizer has {tokens.vocab:,} tokens, the text tower {text.vocab:,}")
@@ -122,20 +142,24 @@ class TextToPicture(nn.Module):
         rows = self.tokens.encode(list(texts), self.text.context)
         return self.text.encode(rows.to(self.text.pos_embed.device))
 
-    def denoiser(self, text: Tensor, unwanted: Tensor, guidance: float) -> Denoiser:
-        """D of latents, of ``text`` and ``unwanted`` [B, T, D]; guidance of 1 costs one evaluation of the U-Net, else two."""
-        frame = self.frame
+    @torch.no_grad()
+    def encode_picture(self, picture: Tensor, mask: Tensor | None = None) -> Known:
+        """picture: [1 or B, 3, H, W] in -1..1, its latents are the mean of their distribution. mask: bool [1 or B, 1, H, W], true where it
+        is drawn anew, which a place of latents is by the pixel at its upper left."""
+        if picture.ndim != 4 or (mask is not None and (mask.ndim != 4 or mask.shape[-2:] != picture.shape[-2:])):
+            raise ValueError("a picture must be [B, 3, H, W], and its mask [B, 1, H, W] of the same size")
+        latents = self._latents(picture)
+        if mask is None:
+            return Known(latents)
+        anew = F.interpolate(mask.to(latents), size=latents.shape[-2:])
+        if not self.inpaints:
+            return Known(latents, anew.bool())
+        rest = self._latents(picture.masked_fill(mask.to(picture.device), 0))
+        return Known(latents, beside=torch.cat([anew.expand(len(rest), -1, -1, -1), rest], 1))
 
-        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
-            twice = 1 if guidance == 1 else 2
-            given = (_broad(frame.inputs(sigma), z) * z).repeat(twice, 1, 1, 1)
-            words = text if twice == 1 else torch.cat([unwanted, text])
-            time = frame.time(sigma).repeat(twice).to(words)
-            parts = precise(self.unet(given.to(words.dtype), time, words)).to(z.dtype).chunk(twice)
-            found = parts[-1] if twice == 1 else parts[0] + guidance * (parts[1] - parts[0])
-            return _broad(frame.skip(sigma), z) * z + _broad(frame.out(sigma), z) * found
-
-        return denoise
+    def _latents(self, picture: Tensor) -> Tensor:
+        like = self.text.pos_embed
+        return torch.cat([self.autoencoder.encode(one) for one in picture.to(like.device, like.dtype).split(1)])
 
     @torch.no_grad()
     def draw(
@@ -149,45 +173,135 @@ class TextToPicture(nn.Module):
         size: tuple[int, int] | None = None,
         sampler: Sampler | None = None,
         noise: Tensor | None = None,
+        picture: Tensor | None = None,
+        mask: Tensor | None = None,
+        strength: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """A picture of each prompt [B, 3, H, W] in -1..1. noise: [B, Z, h, w], else of the seed. size: H and W, by default its own."""
-        height, width = self.autoencoder.grid_of(size or self.size)
-        text = self.encode_text(prompts)
-        denoise = self.denoiser(text, self.encode_text([unwanted]).expand_as(text), guidance)
-        sigmas, dice = self.schedule.sigmas(steps), torch.Generator().manual_seed(seed)
-        if noise is None:
-            noise = torch.randn(len(prompts), self.unet.channels, height, width, generator=dice)
+        """A picture of each prompt [B, 3, H, W] in -1..1. noise: [B, Z, h, w], else of the seed. size: H and W, by default its own.
+
+        picture, mask: to begin with, and where it is drawn anew (:meth:`encode_picture`); the result has its size. strength: the part of
+        the steps that is taken, the last ones: 0.8, with a mask all, which then begin without the picture.
+        """
+        known = self._known(picture, mask, strength)
+        strength = (1.0 if mask is not None or known is None else STRENGTH) if strength is None else strength
+        sigmas = self.schedule.sigmas(steps)[steps - taken(steps, strength) :]
+        text, first, dice = self.encode_text(prompts), float(sigmas[0]), torch.Generator().manual_seed(seed)
+        denoise = guided(
+            self.frame, self.unet, text, self.encode_text([unwanted]).expand_as(text), guidance,
+            None if known is None else known.beside,
+        )  # fmt: skip
         like = torch.promote_types(text.dtype, torch.float32)
-        z = noise.to(text.device, like) * float((1 + sigmas[0].square()).sqrt())
-        called, total = 0, steps * (2 if (sampler or self.schedule.sampler) == "heun" else 1)
+        if noise is None:
+            grid = self.autoencoder.grid_of(size or self.size) if known is None else known.latents.shape[-2:]
+            noise = torch.randn(len(prompts), self.autoencoder.latent, *grid, generator=dice)
+        noise = noise.to(text.device, like)
+        if known is None or (mask is not None and strength == 1):
+            z = noise * (1 + first**2) ** 0.5
+        else:
+            z = known.latents.to(like) + first * noise
+        kind, called = sampler or self.schedule.sampler, 0
+        total = evaluations(kind, len(sigmas) - 1)
 
         def watched(z: Tensor, sigma: Tensor) -> Tensor:
             nonlocal called
             called += 1
             if on_step:
                 on_step(min(called, total), total)
+            if called > 1 and known is not None and known.anew is not None:
+                z = torch.where(known.anew, z, known.latents.to(z) + broad(sigma, z) * noise)
             return denoise(z, sigma)
 
-        z = sampled(watched, z, sigmas, sampler or self.schedule.sampler, generator=dice)
+        z = sampled(watched, z, sigmas, kind, generator=dice)
         z = z * float((1 + sigmas[-1].square()).rsqrt())
+        if known is not None and known.anew is not None:
+            z = torch.where(known.anew, z, known.latents.to(z))
         return self.autoencoder.decode(z.to(text.dtype), at_once=1).clamp(-1, 1)
 
+    def _known(self, picture: Tensor | None, mask: Tensor | None, strength: float | None) -> Known | None:
+        if picture is None and (mask is not None or strength is not None):
+            raise ValueError(f"a {'strength' if mask is None else 'mask'} needs a picture")
+        if self.inpaints and (picture is None or mask is None):
+            raise ValueError("this U-Net needs a picture and a mask")
+        return None if picture is None else self.encode_picture(picture, mask)
 
-def _broad(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like.device, like.dtype).view(-1, 1, 1, 1)
+
+def taken(steps: int, strength: float) -> int:
+    """Of ``steps`` the last that a drawing from a picture takes. Raises ValueError if there are none."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength {strength:g}: must be above 0 and at most 1")
+    if (found := int(steps * strength)) < 1:
+        least = math.ceil(100 / steps) / 100
+        raise ValueError(f"strength {strength:g} of {steps} steps is none of them: at least {least:g} is one")
+    return found
+
+
+def evaluations(sampler: Sampler, steps: int) -> int:
+    """Of the denoiser, at most."""
+    return 2 * steps if sampler == "heun" else steps + (sampler == "plms" and steps > 1)
+
+
+def guided(
+    frame: Frame, unet: nn.Module, text: Tensor, unwanted: Tensor, guidance: float, beside: Tensor | None = None
+) -> Denoiser:
+    """D of latents, of ``text`` and ``unwanted`` [B, T, D]; guidance of 1 costs one evaluation of the U-Net, else two. beside: see
+    :class:`Known`."""
+    twice = 1 if guidance == 1 else 2
+    words = text if twice == 1 else torch.cat([unwanted, text])
+
+    def net(z: Tensor, time: Tensor) -> Tensor:
+        z = z if beside is None else torch.cat([z, beside.to(z).expand(len(z), -1, -1, -1)], 1)
+        parts = precise(unet(z.to(words.dtype).repeat(twice, 1, 1, 1), time.to(words.dtype).repeat(twice), words)).chunk(twice)
+        return parts[0] if twice == 1 else parts[0] + guidance * (parts[1] - parts[0])
+
+    return lambda z, sigma: denoised(frame, net, z, sigma)
 
 
 # --- folders ---
 
 
-def load_pipeline(folder: str | Path) -> TextToPicture:
-    """A diffusers pipeline folder of Stable Diffusion 1 or 2, in evaluation mode.
+def load_pipeline(path: str | Path, tokenizer: str | Path | None = None) -> TextToPicture:
+    """A diffusers pipeline folder of Stable Diffusion 1 or 2, or its authors' single file of Stable Diffusion 1, in evaluation mode.
 
-    Raises SensoriumError that names the part that is missing, or the file and the field that is wrong.
+    tokenizer: of a single file, which has none: CLIP's merges, or a folder of transformers' CLIPTokenizer. Raises SensoriumError that
+    names the part that is missing, or the file and the field that is wrong.
     """
-    folder = Path(folder)
-    where, index = printable(str(folder)), read_object(folder / INDEX)
+    where = printable(str(path))
+    if not Path(path).is_file():
+        if tokenizer is not None:
+            raise SensoriumError(f"{where}: a folder has its own tokenizer: leave --tokenizer out.")
+        parts = _of_folder(Path(path), where)
+    elif tokenizer is None:
+        raise SensoriumError(
+            f"{where}: has no tokenizer: give CLIP's own with --tokenizer: merges.txt, bpe_simple_vocab_16e6.txt.gz, or a folder of one."
+        )
+    else:
+        parts = _of_file(Path(path), Path(tokenizer))
+    try:
+        return TextToPicture(*parts).eval()
+    except ValueError as error:
+        raise SensoriumError(f"{where}: its parts don't fit: {error}.") from None
+
+
+Parts = tuple[TextUNet, KLAutoencoder, TextTower, CLIPTokens, Schedule]
+
+
+def _of_file(path: Path, tokenizer: Path) -> Parts:
+    unet, autoencoder, text = read_single_file(path)
+    if tokenizer.is_dir():
+        tokens = CLIPTokens.from_hf(tokenizer)
+    else:
+        tokens = CLIPTokens.from_merges(tokenizer, merges=max(0, text.vocab - UNMERGED), clean="plain")
+        tokens.pad = tokens.end
+    if tokens.vocab != text.vocab:
+        raise SensoriumError(
+            f"{printable(str(tokenizer))}: {tokens.vocab:,} tokens, but the text tower of {printable(str(path))} has {text.vocab:,}."
+        )
+    return unet, autoencoder, text, tokens, Schedule(scaled_betas_of(), to_data=False, sampler="plms")
+
+
+def _of_folder(folder: Path, where: str) -> Parts:
+    index = read_object(folder / INDEX)
     for part in PARTS:
         if index.get(part) in (None, [None, None]) or not (folder / part).is_dir():
             raise SensoriumError(
@@ -196,11 +310,7 @@ def load_pipeline(folder: str | Path) -> TextToPicture:
     schedule = read_schedule(folder / SCHEDULE)
     tokens = CLIPTokens.from_hf(folder / "tokenizer")
     unet, autoencoder = (open_path(folder / part, (form,)) for part, form in (("unet", UNET), ("vae", AUTOENCODER)))
-    text = open_path(folder / "text_encoder", (TEXT,))
-    try:
-        return TextToPicture(unet, autoencoder, text, tokens, schedule).eval()
-    except ValueError as error:
-        raise SensoriumError(f"{where}: its parts don't fit: {error}.") from None
+    return unet, autoencoder, open_path(folder / "text_encoder", (TEXT,)), tokens, schedule
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -265,4 +375,6 @@ def write_beside_unet(pipeline: TextToPicture, out: Path) -> None:
         "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
     }  # fmt: skip
-    write_json(out / INDEX, {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts})
+    kind = "StableDiffusionInpaintPipeline" if pipeline.inpaints else "StableDiffusionPipeline"
+    of = {"_class_name": kind, "_diffusers_version": "0.6.0"}  # from that on U-Nets for masks have 9 channels
+    write_json(out / INDEX, {**of, "requires_safety_checker": False, **parts})

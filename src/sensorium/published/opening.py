@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,17 @@ def open_path(path: str | Path, among: Sequence[Format], **options: Any) -> Any:
 
     Raises SensoriumError, in one line, that names the file, and the field or tensor that is wrong with it.
     """
-    try:
+    with in_one_line():
         return _open(locate(path), among, options)
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Names in a SensoriumError are a file's: without what does not print, and shortened."""
+    try:
+        yield
     except SensoriumError as error:
-        told = printable(str(error))  # names in it are a file's
+        told = printable(str(error))
         raise SensoriumError(told if len(told) < 800 else f"{told[:500]} ... {told[-250:]}") from error.__cause__
 
 

@@ -101,14 +101,20 @@ def sample(
     negative: str = "",
     guidance: float | None = None,
     size: int | None = None,
+    image: Picture | None = None,
+    mask: Picture | None = None,
+    strength: float | None = None,
+    tokenizer: str | Path | None = None,
     seed: int = 0,
     given: str | Path | None = None,
     keep: Half = "top",
 ) -> Tensor:
     """``n`` new pictures, uint8 [n, 3, H, W]; 64 by default, 4 of a prompt.
 
-    prompt: what a diffusers pipeline of Stable Diffusion, whose folder ``run`` is then, is to draw; negative: what not; size: side in
-    pixels. guidance: by default 7.5 of a prompt, 1 (none) of a class.
+    prompt: what a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not; size: side in
+    pixels. guidance: by default 7.5 of a prompt, 1 (none) of a class. image: a picture to draw over, resized and center-cropped;
+    strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask: of the size of ``image``, white where it is drawn anew,
+    by default to the full. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
 
     given: pictures (a path of one, of a folder or of a data set), of each of whose first eight the half ``keep`` is known and the
     rest is drawn ``n`` times: then it is a row a picture, the whole one, its half beside gray and the completions [B (n + 2), 3, H, W].
@@ -117,8 +123,9 @@ def sample(
         check_prompted(label=label, given=given)
         where = run.folder if isinstance(run, Run) else Path(run)
         how = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
+        how |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
         return drawn_prompt(where, prompt, progress=False, **how)
-    check_unprompted(negative=negative, size=size)
+    check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     found, scale = run if isinstance(run, Run) else Run(run), 1.0 if guidance is None else guidance
     method: Generator = use.generator_of(found)
     if given is not None:

@@ -1,11 +1,12 @@
-"""Pictures of a prompt, by a published pipeline of Stable Diffusion."""
+"""Pictures of a prompt, and of a picture or a part of it, by a published pipeline of Stable Diffusion."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sensorium.base.files import check_writable
@@ -13,8 +14,11 @@ from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.whole import checked
+from sensorium.data.images.decode import square
+from sensorium.data.images.given import Picture, given
 from sensorium.errors import SensoriumError
-from sensorium.generative.pipeline import INDEX, load_pipeline
+from sensorium.generative.pipeline import INDEX, STRENGTH, load_pipeline, taken
+from sensorium.generative.single_file import ENDINGS
 from sensorium.judge.generated import grid
 from sensorium.parts.denoising.paths import STEPS
 from sensorium.pictures.images import save
@@ -23,8 +27,8 @@ PICTURES, USUAL, GUIDANCE = 4, 25, 7.5
 
 
 def is_pipeline(path: Path) -> bool:
-    """Whether it is a folder of a diffusers pipeline."""
-    return (path / INDEX).is_file()
+    """Whether it is a folder of a diffusers pipeline, or one file of weights."""
+    return (path / INDEX).is_file() or (path.suffix in ENDINGS and path.is_file())
 
 
 def check_prompted(*, label: str | None, given: object | None, trace: bool = False) -> None:
@@ -33,10 +37,12 @@ def check_prompted(*, label: str | None, given: object | None, trace: bool = Fal
         raise SensoriumError("a prompt is drawn without --label, --trace and --given: leave them out.")
 
 
-def check_unprompted(*, negative: str, size: int | None) -> None:
+def check_unprompted(*, negative: str, **others: object | None) -> None:
     """SensoriumError for settings of prompts."""
-    if negative or size is not None:
-        raise SensoriumError("--negative and --size are for prompts: leave them out.")
+    if negative or any(value is not None for value in others.values()):
+        raise SensoriumError(
+            "--negative, --size, --from, --mask, --strength and --tokenizer are for prompts: leave them out."
+        )
 
 
 def sample_prompt(path: Path, out: Path | None, prompt: str | None, **how: Any) -> str:
@@ -56,11 +62,19 @@ def drawn_prompt(
     steps: int | None = None,
     guidance: float | None = None,
     size: int | None = None,
+    image: Picture | None = None,
+    mask: Picture | None = None,
+    strength: float | None = None,
+    tokenizer: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Tensor:
     """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side: uint8 [n, 3, H, W]. On a GPU weights have half
-    precision."""
+    precision.
+
+    image: to begin with, resized and center-cropped to that size; strength: how much of it is drawn anew, above 0 to 1. mask: of the same
+    size as it, white where it is drawn anew. tokenizer: of a single file.
+    """
     where = printable(str(path))
     if not is_pipeline(path):
         raise SensoriumError(f"--prompt: '{where}' is no folder of a diffusers pipeline ({INDEX} is missing).")
@@ -69,7 +83,10 @@ def drawn_prompt(
     count, many = checked(n or PICTURES, "--n", least=1), checked(steps or USUAL, "--steps", least=1)
     if many > STEPS:
         raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
-    pipeline, device = load_pipeline(path), device_name()
+    begun = _begun(image, mask, strength, many)
+    pipeline, device = load_pipeline(path, tokenizer), device_name()
+    if pipeline.inpaints and mask is None:
+        raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
     factor = pipeline.autoencoder.factor
     if size is not None and size % factor:
         near = max(1, round(size / factor)) * factor
@@ -77,7 +94,9 @@ def drawn_prompt(
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
     if device == "mps":  # torch has no attention without whole matrices of scores there
         pipeline.unet.attend_at_once = 1024
-    scale, sides = GUIDANCE if guidance is None else guidance, None if size is None else (size, size)
+    how = {"unwanted": negative, "steps": many, "guidance": GUIDANCE if guidance is None else guidance}
+    how |= {"size": None if size is None else (size, size)}
+    how |= {} if begun is None else _fitted(begun, size or min(pipeline.size))
     drawn = []
     with bar("drawing", progress) as report:
         for k in range(count):  # one at a time, so that memory does not grow with n
@@ -86,8 +105,46 @@ def drawn_prompt(
                 if report:
                     report(before * total + done, count * total)
 
-            one = pipeline.draw(
-                [prompt], unwanted=negative, seed=seed + k, steps=many, guidance=scale, size=sides, on_step=told
-            )
+            one = pipeline.draw([prompt], seed=seed + k, on_step=told, **how)
             drawn.append((one.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
     return torch.cat(drawn)
+
+
+class Begun(NamedTuple):
+    """A picture to begin with, black and white where it is drawn anew, and how much of the steps is taken."""
+
+    image: Image.Image
+    mask: Image.Image | None
+    strength: float
+
+
+def _begun(image: Picture | None, mask: Picture | None, strength: float | None, steps: int) -> Begun | None:
+    """Read before the weights are, so that what is wrong is said at once."""
+    if image is None:
+        if mask is not None or strength is not None:
+            raise SensoriumError(f"--{'strength' if mask is None else 'mask'}: of which picture? Give it with --from.")
+        return None
+    if strength is None:
+        strength = STRENGTH if mask is None else 1.0
+    try:
+        taken(steps, strength)
+    except ValueError as error:
+        raise SensoriumError(f"--{error}.") from None
+    found, places = given(image), None if mask is None else given(mask)
+    if places is not None and places.size != found.size:
+        (height, width), (high, wide) = found.size, places.size
+        raise SensoriumError(
+            f"--mask: it has {wide}x{high} pixels, the picture of --from {width}x{height}; it must be as large."
+        )
+    return Begun(found.image, None if places is None else places.image.convert("L"), strength)
+
+
+def _fitted(begun: Begun, side: int) -> dict[str, Any]:
+    """As :meth:`TextToPicture.draw` takes it."""
+    picture = torch.from_numpy(square(begun.image, side))[None].float() / 127.5 - 1
+    if begun.mask is None:
+        return {"picture": picture, "strength": begun.strength}
+    mask = torch.from_numpy(square(begun.mask, side))[None] >= 128
+    if not bool(mask.any()):
+        raise SensoriumError("--mask: nothing of it is white, so that nothing would be drawn anew.")
+    return {"picture": picture, "mask": mask, "strength": begun.strength}

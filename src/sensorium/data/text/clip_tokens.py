@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 Clean = Literal["plain", "authors"]
 
-PUBLISHED_MERGES = 49_152 - 256 - 2  # of the 262,144 in the authors' file
+UNMERGED = 2 * 256 + 2  # tokens: bytes, bytes at the end of a word, start and end
+PUBLISHED_MERGES = 49_408 - UNMERGED  # of the 262,144 in the authors' file
 START, END = "<|startoftext|>", "<|endoftext|>"
 _END_OF_WORD = "</w>"
 _WORDS = {  # the authors' code ignores case here as well: it matters to the long s alone
@@ -91,10 +92,9 @@ class CLIPTokens:
         """Learn from ``captions`` up to ``vocab`` tokens (at least 514; fewer if the text has no more pairs)."""
         from tokenizers import Tokenizer, models, trainers
 
-        least = 2 * 256 + 2
-        if vocab < least:
+        if vocab < UNMERGED:
             raise SensoriumError(
-                f"--vocab {vocab}: must be at least {least}: 256 bytes, 256 ends of words, a start and an end."
+                f"--vocab {vocab}: must be at least {UNMERGED}: 256 bytes, 256 ends of words, a start and an end."
             )
         inner = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD))
         inner.normalizer, inner.pre_tokenizer = _normalizer(clean), _pre_tokenizer(clean)
@@ -105,7 +105,7 @@ class CLIPTokens:
         )
         inner.train_from_iterator((cleaned(caption, clean) for caption in captions), trainer)
         learnt = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
-        return cls._of(learnt[: vocab - least], clean, 0, "the merges learned")
+        return cls._of(learnt[: vocab - UNMERGED], clean, 0, "the merges learned")
 
     @classmethod
     def _of(cls, merges: Sequence[tuple[str, ...]], clean: Clean, pad: int, where: str) -> CLIPTokens:

@@ -41,7 +41,7 @@ def ddpm(
         weight: of the loss: simple, or min-snr.
         classes: condition on the class, if the data have classes.
         drop: probability of dropping a label in training, for guidance.
-        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde or adaptive; by default when samples are drawn.
+        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms or adaptive; by default when samples are drawn.
         steps: of sampling, by default when samples are drawn.
         flip: also flip pictures horizontally; not for letters or digits.
         batch_size: pictures per step.

@@ -36,7 +36,7 @@ def edm(
         level_spread: their standard deviation.
         classes: condition on the class, if the data have classes.
         drop: probability of dropping a label in training, for guidance.
-        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde or adaptive; by default when samples are drawn.
+        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms or adaptive; by default when samples are drawn.
         steps: of sampling, by default when samples are drawn.
         flip: also flip pictures horizontally; not for letters or digits.
         batch_size: pictures per step.

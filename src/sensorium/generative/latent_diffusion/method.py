@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import IterativeGenerator, TextConditional
-from sensorium.generative.pipeline import PREDICTIONS, Schedule
+from sensorium.generative.pipeline import PREDICTIONS, Schedule, guided
 from sensorium.method import Method
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
-from sensorium.parts.denoising.denoiser import broad, denoised, denoising_loss
+from sensorium.parts.denoising.denoiser import broad, denoising_loss
 from sensorium.parts.denoising.frames import Weight, frame_of
 from sensorium.parts.denoising.paths import discrete
 from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
@@ -81,20 +81,15 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator):
 
     def denoiser(self, tokens: Tensor | None, guidance: float) -> Denoiser:
         """D of latents, given tokens int64 [B, T], or None for no text; guidance of 1 costs one evaluation of the U-Net, else two."""
-        if tokens is None or guidance == 1:
-            tokens = self.empty[None] if tokens is None else tokens
-            text = self.text.encode(tokens)
-            return lambda z, sigma: self._denoised(z, sigma, text.expand(len(z), -1, -1))
-        both = torch.cat([self.text.encode(tokens), self.text.encode(self.empty[None]).expand(len(tokens), -1, -1)])
+        empty = self.text.encode(self.empty[None])
+        text = empty if tokens is None else self.text.encode(tokens)
+        scale = 1.0 if tokens is None else guidance
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
-            told, plain = self._denoised(z.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
-            return plain + guidance * (told - plain)
+            shape = (len(z), *empty.shape[1:])
+            return guided(self.frame, self.unet, text.expand(shape), empty.expand(shape), scale)(z, sigma)
 
         return denoise
-
-    def _denoised(self, z: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        return denoised(self.frame, lambda x, time: self.unet(x, time, text), z, sigma)
 
     @torch.no_grad()
     def sample(

@@ -1,8 +1,9 @@
-"""Formats of CLIP's text tower alone: transformers' CLIPTextModel, as in the text_encoder of Stable Diffusion. Whole CLIPs:
-``multimodal/clip/formats.py``."""
+"""Formats of CLIP's text tower alone: transformers' CLIPTextModel, as in the text_encoder of Stable Diffusion, and its weights without a
+configuration, as in Stable Diffusion's single file. Whole CLIPs: ``multimodal/clip/formats.py``."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ TEXT_USUAL = {
     "eos_token_id": 49407,
 }  # fmt: skip
 """transformers' defaults: what a configuration in another does not mention."""
+HEAD = 64  # channels
 OLD_EOS = 2  # in older files; transformers then pools at the largest token, as OpenAI's code does
 
 
@@ -78,3 +80,23 @@ HF = Format(
     fits=_fits,
     config=lambda tower: {"architectures": ["CLIPTextModel"], **text_config(tower)},
 )
+
+
+def _numbers_of_shapes(source: Source) -> dict[str, Any]:
+    """Of OpenAI's CLIP: 64 channels a head, quick_gelu."""
+    layers_, embeddings = "text_model.encoder.layers", "text_model.embeddings"
+    vocab, width = source.shape(f"{embeddings}.token_embedding.weight", 2)
+    if width % HEAD:
+        raise SensoriumError(f"{source.where}: a text tower of {width} channels; it must be a multiple of {HEAD}.")
+    return {
+        "vocab": vocab,
+        "context": source.shape(f"{embeddings}.position_embedding.weight", 2)[0],
+        "width": width,
+        "depth": source.count(rf"{re.escape(layers_)}\.(\d+)\."),
+        "heads": width // HEAD,
+        "hidden": source.shape(f"{layers_}.0.mlp.fc1.weight", 2)[0],
+    }
+
+
+BARE = replace(HF, name="CLIP text tower", kinds=(), numbers=_numbers_of_shapes, to="", config=None)
+"""OpenAI's CLIP by transformers' names, without a configuration."""

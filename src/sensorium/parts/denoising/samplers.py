@@ -7,6 +7,8 @@ With d = (x - D) / sigma, the guessed noise, dx/dsigma = d is the probability-fl
                 posterior (Ho et al., 2020, arXiv:2006.11239, eq. 7), with eta 0 DDIM                          (DDIM, eq. 16)
     dpm         DPM-Solver++ (2M), of order 2 with one evaluation a step (Lu et al., 2022, arXiv:2211.01095, algorithm 2)
     dpm-sde     its stochastic form                                                                            (2211.01095, section 5)
+    plms        x + (sigma' - sigma) e, e of the last four d by Adams and Bashforth's weights; of a path of constant variance it is
+                pseudo linear multistep (Liu et al., 2022, arXiv:2202.09778, eq. 11, 12), begun by one step of heun
     adaptive    Bogacki and Shampine's pair of orders 3 and 2, with steps as long as the tolerance allows
 Sigmas decrease, the last may be 0: there D itself is the sample. Noise is drawn on the CPU, so that a device changes nothing.
 Shapes: B samples, S steps.
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], sigma [B] -> D [B, ...]
-Sampler = Literal["euler", "heun", "ancestral", "dpm", "dpm-sde", "adaptive"]
+Sampler = Literal["euler", "heun", "ancestral", "dpm", "dpm-sde", "plms", "adaptive"]
 TOLERANCE = 1e-3
 
 
@@ -78,6 +80,7 @@ def sampled(
         "ancestral": lambda: _ancestral(at, x, sigmas, noise, eta),
         "dpm": lambda: _dpm(at, x, sigmas, noise, 0.0),
         "dpm-sde": lambda: _dpm(at, x, sigmas, noise, eta),
+        "plms": lambda: _plms(at, x, sigmas),
         "adaptive": lambda: _adaptive(at, x, sigmas, tolerance),
     }[sampler]()
     if trace:
@@ -133,6 +136,24 @@ def _dpm(at: At, x: Tensor, sigmas: Tensor, noise: Noise, eta: float) -> Iterato
         if eta:
             x = x + after * math.sqrt(-math.expm1(-2 * eta * h)) * noise()
         before = data, h
+        yield x
+
+
+ADAMS_BASHFORTH = ((1,), (3, -1), (23, -16, 5), (55, -59, 37, -9))  # the newest first, each divided by its sum
+
+
+def _plms(at: At, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+    """The weights are those of steps that are equal in time."""
+    slopes: list[Tensor] = []  # the newest first
+    for k, (now, after) in enumerate(pairwise(sigmas.tolist())):
+        slopes = [(x - at(x, now)) / now, *slopes[:3]]
+        weights = ADAMS_BASHFORTH[len(slopes) - 1]
+        slope = sum(w * d for w, d in zip(weights, slopes, strict=True)) / sum(weights)
+        end = x + (after - now) * slope
+        if k == 0 and len(sigmas) > 2:
+            slope = (slope + (end - at(end, after)) / after) / 2
+            end = x + (after - now) * slope
+        x = end
         yield x
 
 
