@@ -65,7 +65,9 @@ def main() -> None:
     train("kl_autoencoder", data, budget=asked.others, out=out / "kl_autoencoder", **how)
     clip = Run(train("clip", data, budget=asked.others, out=out / "clip", **how).folder)
     tokens = str(out / "kl_autoencoder")
-    run = Run(train("latent_diffusion", data, budget=asked.budget, out=out / "latent_diffusion", tokens=tokens, **how).folder)
+    run = Run(
+        train("latent_diffusion", data, budget=asked.budget, out=out / "latent_diffusion", tokens=tokens, **how).folder
+    )
     ready, method = run.data(), run.method
     failed = False
     for title, rows, most in (("held-out names", ready.test, None), ("training names", ready.train, 368)):
@@ -85,7 +87,9 @@ def main() -> None:
         if title.startswith("held-out"):
             times = mine[f"image_to_text_r{DECIDES}"] / lucky[f"image_to_text_r{DECIDES}"]
             failed = times < LEAST
-            print(f"{'FAILS' if failed else 'holds'}  held-out names among the first {DECIDES}: {times:.1f} times chance")
+            print(
+                f"{'FAILS' if failed else 'holds'}  held-out names among the first {DECIDES}: {times:.1f} times chance"
+            )
     raise SystemExit(int(failed))
 
 

@@ -154,3 +154,30 @@ def test_pictures_of_held_out_captions_are_judged(run: Path) -> None:
     names = {score.name for score in found.scores}
     assert {"Fréchet distance", "precision", "coverage"} <= names
     assert (run / "pictures" / "captions.png").is_file()
+
+
+def test_prompts_are_drawn_by_a_run(run: Path, tmp_path: Path, command) -> None:
+    drawn = sensorium.sample(run, 2, prompt="a red picture", steps=3, seed=5)
+    assert drawn.shape == (2, 3, 16, 16)
+    again = sensorium.sample(run, 1, prompt="a red picture", steps=3, seed=6, guidance=3.0)
+    assert torch.equal(again[0], drawn[1])  # 3 is what the run was trained for
+    assert not torch.equal(sensorium.sample(run, 1, prompt="a red picture", steps=3, seed=6, negative="blue"), again)
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "from.png")
+    args = ["sample", str(run), "--prompt", "a blue picture", "--from", str(tmp_path / "from.png"), "--n", "1"]
+    assert command(*args, "--out", str(tmp_path / "out.png"))[0] == 0
+    assert Image.open(tmp_path / "out.png").size == (16, 16)
+    for more, said in (
+        (("--tokenizer", "x"), "has its own tokenizer"),
+        (("--size", "18"), "--size 18: must be a multiple of 4, such as 16."),
+        (("--prompt", "a red picture of a red picture"), "the text tower takes 3"),
+        (("--strength", "2", "--from", str(tmp_path / "from.png")), "must be above 0 and at most 1"),
+    ):
+        code, _, told = command("sample", str(run), "--prompt", "red", *more, "--out", str(tmp_path / "no.png"))
+        assert code == 1
+        assert said in told.replace("\n", " ")
+    told = command("sample", str(run.parent / "kl"), "--prompt", "red")[2].replace("\n", " ")
+    assert "(kl_autoencoder) draws no texts: a run of latent_diffusion does" in told
+
+
+def test_without_a_prompt_it_draws_what_there_is(run: Path) -> None:
+    assert sensorium.sample(run, 3, steps=2).shape == (3, 3, 16, 16)

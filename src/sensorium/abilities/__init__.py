@@ -299,6 +299,10 @@ class TextConditional(Generator):
     ) -> Tensor:
         """condition: tokens int64 [n, context], None for no text. guidance: guidance scale; by default the method's own."""
 
+    @abstractmethod
+    def prompted(self, tokens: Any) -> Any:
+        """What draws prompts, given its run's tokenizer: a :class:`~sensorium.generative.pipeline.TextToPicture`."""
+
 
 class IterativeGenerator(Generator):
     """Generates a sample from noise in steps, ``usual_steps`` by default."""

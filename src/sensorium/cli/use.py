@@ -113,9 +113,9 @@ def sample(
         n: number of samples; 64 by default, 4 of a prompt.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
-        prompt: what a pipeline is to draw.
+        prompt: what a pipeline, or a run of latent diffusion, is to draw.
         negative: what it is not to draw.
-        guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; 7.5 that of a prompt.
+        guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; of a prompt it is 7.5, or what a run was trained for.
         size: side in pixels of what a pipeline draws; by default that of its training.
         image: a picture that a pipeline draws over; it is resized and center-cropped to --size.
         mask: a picture of the same size as that of --from, white where it is drawn anew; the rest is kept.

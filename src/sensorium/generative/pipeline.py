@@ -103,10 +103,18 @@ class Known(NamedTuple):
 
 
 class TextToPicture(nn.Module):
-    """The parts of a pipeline. tokens: of the ``text`` tower. ``inpaints``: whether the U-Net takes a masked picture, too."""
+    """The parts of a pipeline. tokens: of the ``text`` tower. guidance, steps: of a prompt, by default. ``inpaints``: whether the U-Net
+    takes a masked picture, too."""
 
     def __init__(
-        self, unet: TextUNet, autoencoder: KLAutoencoder, text: TextTower, tokens: CLIPTokens, schedule: Schedule
+        self,
+        unet: TextUNet,
+        autoencoder: KLAutoencoder,
+        text: TextTower,
+        tokens: CLIPTokens,
+        schedule: Schedule,
+        guidance: float = 7.5,
+        steps: int = 25,
     ) -> None:
         super().__init__()
         latent, takes = autoencoder.latent, (unet.text_width, unet.channels, unet.out_channels)
@@ -119,6 +127,7 @@ class TextToPicture(nn.Module):
         if tokens.vocab > text.vocab:
             raise ValueError(f"the tokenizer has {tokens.vocab:,} tokens, the text tower {text.vocab:,}")
         self.unet, self.autoencoder, self.text, self.tokens, self.schedule = unet, autoencoder, text, tokens, schedule
+        self.guidance, self.steps = guidance, steps
         with torch.device("cpu"):
             path = discrete((1 - schedule.betas).cumprod(0))
         self.frame = frame_of(path, PREDICTIONS[schedule.prediction])  # pyright: ignore
@@ -168,8 +177,8 @@ class TextToPicture(nn.Module):
         *,
         unwanted: str = "",
         seed: int = 0,
-        steps: int = 25,
-        guidance: float = 7.5,
+        steps: int | None = None,
+        guidance: float | None = None,
         size: tuple[int, int] | None = None,
         sampler: Sampler | None = None,
         noise: Tensor | None = None,
@@ -183,6 +192,7 @@ class TextToPicture(nn.Module):
         picture, mask: to begin with, and where it is drawn anew (:meth:`encode_picture`); the result has its size. strength: the part of
         the steps that is taken, the last ones: 0.8, with a mask all, which then begin without the picture.
         """
+        steps, guidance = steps or self.steps, self.guidance if guidance is None else guidance
         known = self._known(picture, mask, strength)
         strength = (1.0 if mask is not None or known is None else STRENGTH) if strength is None else strength
         sigmas = self.schedule.sigmas(steps)[steps - taken(steps, strength) :]
@@ -251,7 +261,9 @@ def guided(
 
     def net(z: Tensor, time: Tensor) -> Tensor:
         z = z if beside is None else torch.cat([z, beside.to(z).expand(len(z), -1, -1, -1)], 1)
-        parts = precise(unet(z.to(words.dtype).repeat(twice, 1, 1, 1), time.to(words.dtype).repeat(twice), words)).chunk(twice)
+        parts = precise(
+            unet(z.to(words.dtype).repeat(twice, 1, 1, 1), time.to(words.dtype).repeat(twice), words)
+        ).chunk(twice)
         return parts[0] if twice == 1 else parts[0] + guidance * (parts[1] - parts[0])
 
     return lambda z, sigma: denoised(frame, net, z, sigma)

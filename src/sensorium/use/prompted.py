@@ -1,7 +1,8 @@
-"""Pictures of a prompt, and of a picture or a part of it, by a published pipeline of Stable Diffusion."""
+"""Pictures of a prompt, and of a picture or a part of it, by a run of latent diffusion or a published pipeline of Stable Diffusion."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,21 +10,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sensorium.abilities import TextConditional
 from sensorium.base.files import check_writable
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.whole import checked
+from sensorium.catalogue import a_run_of
 from sensorium.data.images.decode import square
 from sensorium.data.images.given import Picture, given
+from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.errors import SensoriumError
-from sensorium.generative.pipeline import INDEX, STRENGTH, load_pipeline, taken
+from sensorium.generative.pipeline import INDEX, STRENGTH, TextToPicture, load_pipeline, taken
 from sensorium.generative.single_file import ENDINGS
 from sensorium.judge.generated import grid
 from sensorium.parts.denoising.paths import STEPS
 from sensorium.pictures.images import save
+from sensorium.recipe.trained import Trained, is_run
 
-PICTURES, USUAL, GUIDANCE = 4, 25, 7.5
+PICTURES = 4
 
 
 def is_pipeline(path: Path) -> bool:
@@ -76,38 +81,78 @@ def drawn_prompt(
     size as it, white where it is drawn anew. tokenizer: of a single file.
     """
     where = printable(str(path))
-    if not is_pipeline(path):
-        raise SensoriumError(f"--prompt: '{where}' is no folder of a diffusers pipeline ({INDEX} is missing).")
     if not prompt:
         raise SensoriumError(f"'{where}' draws what a text says: give it with --prompt.")
-    count, many = checked(n or PICTURES, "--n", least=1), checked(steps or USUAL, "--steps", least=1)
-    if many > STEPS:
-        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
-    begun = _begun(image, mask, strength, many)
-    pipeline, device = load_pipeline(path, tokenizer), device_name()
+    count, begun = checked(n or PICTURES, "--n", least=1), _begun(image, mask, strength)
+    pipeline = open_pipeline(path, tokenizer)
     if pipeline.inpaints and mask is None:
         raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
-    factor = pipeline.autoencoder.factor
+    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "begun": begun}
+    with bar("drawing", progress) as report:
+        return torch.stack([*each_drawn(pipeline, prompt, count, seed=seed, on_step=report, **how)])
+
+
+def each_drawn(
+    pipeline: TextToPicture,
+    prompt: str,
+    n: int,
+    *,
+    negative: str = "",
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | None = None,
+    begun: Begun | None = None,
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Pictures of ``prompt``, uint8 [3, H, W], one after the other, so that memory does not grow with ``n``: of the seeds ``seed``,
+    ``seed + 1`` ... on_step: is told how many steps are done, and of how many."""
+    many, factor = checked(steps or pipeline.steps, "--steps", least=1), pipeline.autoencoder.factor
+    if many > STEPS:
+        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
     if size is not None and size % factor:
         near = max(1, round(size / factor)) * factor
         raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
+    how = {"unwanted": negative, "steps": many, "guidance": guidance}
+    how |= {"size": None if size is None else (size, size)}
+    how |= {} if begun is None else _fitted(begun, size or min(pipeline.size), many)
+    for k in range(n):
+
+        def told(done: int, total: int, before: int = k) -> None:
+            if on_step:
+                on_step(before * total + done, n * total)
+
+        one = pipeline.draw([prompt], seed=seed + k, on_step=told, **how)
+        yield (one[0].float().cpu() * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> TextToPicture:
+    """A published pipeline, or the networks of a run that draws prompts, on the device; on a GPU its weights have half precision.
+
+    Raises SensoriumError if it is neither.
+    """
+    pipeline = load_pipeline(path, tokenizer) if is_pipeline(path) else _of_run(path, tokenizer)
+    device = device_name()
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
     if device == "mps":  # torch has no attention without whole matrices of scores there
         pipeline.unet.attend_at_once = 1024
-    how = {"unwanted": negative, "steps": many, "guidance": GUIDANCE if guidance is None else guidance}
-    how |= {"size": None if size is None else (size, size)}
-    how |= {} if begun is None else _fitted(begun, size or min(pipeline.size))
-    drawn = []
-    with bar("drawing", progress) as report:
-        for k in range(count):  # one at a time, so that memory does not grow with n
+    return pipeline
 
-            def told(done: int, total: int, before: int = k) -> None:
-                if report:
-                    report(before * total + done, count * total)
 
-            one = pipeline.draw([prompt], seed=seed + k, on_step=told, **how)
-            drawn.append((one.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
-    return torch.cat(drawn)
+def _of_run(path: Path, tokenizer: str | Path | None) -> TextToPicture:
+    where = printable(str(path))
+    if not is_run(path):
+        raise SensoriumError(
+            f"--prompt: '{where}' is no run, and no folder of a diffusers pipeline ({INDEX} is missing)."
+        )
+    if tokenizer is not None:
+        raise SensoriumError(f"'{where}': a run has its own tokenizer: leave --tokenizer out.")
+    run = Trained(path)
+    if not isinstance(run.method, TextConditional):
+        raise SensoriumError(
+            f"--prompt: '{where}' ({printable(run.info.recipe)}) draws no texts: {a_run_of('TextConditional')} does."
+        )
+    return run.method.prompted(kept_tokens(run.folder))
 
 
 class Begun(NamedTuple):
@@ -118,18 +163,15 @@ class Begun(NamedTuple):
     strength: float
 
 
-def _begun(image: Picture | None, mask: Picture | None, strength: float | None, steps: int) -> Begun | None:
-    """Read before the weights are, so that what is wrong is said at once."""
+def _begun(image: Picture | None, mask: Picture | None, strength: float | None) -> Begun | None:
+    """Read before the weights are, so that what is wrong with them is said at once."""
     if image is None:
         if mask is not None or strength is not None:
             raise SensoriumError(f"--{'strength' if mask is None else 'mask'}: of which picture? Give it with --from.")
         return None
     if strength is None:
         strength = STRENGTH if mask is None else 1.0
-    try:
-        taken(steps, strength)
-    except ValueError as error:
-        raise SensoriumError(f"--{error}.") from None
+    _taken(STEPS, strength)
     found, places = given(image), None if mask is None else given(mask)
     if places is not None and places.size != found.size:
         (height, width), (high, wide) = found.size, places.size
@@ -139,8 +181,17 @@ def _begun(image: Picture | None, mask: Picture | None, strength: float | None, 
     return Begun(found.image, None if places is None else places.image.convert("L"), strength)
 
 
-def _fitted(begun: Begun, side: int) -> dict[str, Any]:
+def _taken(steps: int, strength: float) -> None:
+    """SensoriumError if no step of ``steps`` is taken."""
+    try:
+        taken(steps, strength)
+    except ValueError as error:
+        raise SensoriumError(f"--{error}.") from None
+
+
+def _fitted(begun: Begun, side: int, steps: int) -> dict[str, Any]:
     """As :meth:`TextToPicture.draw` takes it."""
+    _taken(steps, begun.strength)
     picture = torch.from_numpy(square(begun.image, side))[None].float() / 127.5 - 1
     if begun.mask is None:
         return {"picture": picture, "strength": begun.strength}

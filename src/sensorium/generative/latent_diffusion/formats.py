@@ -24,10 +24,9 @@ EXPORTS: tuple[Format, ...] = (replace(HF, of=_network, inside="unet"),)
 
 
 def pipeline_of(run: Trained) -> TextToPicture:
-    """A run's networks and its tokenizer."""
+    """A run's networks with its tokenizer."""
     method: Any = run.method
-    parts = method.unet, method.autoencoder, method.text, kept_tokens(run.folder)
-    return TextToPicture(*parts, method.schedule).eval()
+    return method.prompted(kept_tokens(run.folder))
 
 
 def take_along(run: Trained, to: str, out: Path) -> None:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sensorium.abilities import IterativeGenerator, TextConditional
-from sensorium.generative.pipeline import PREDICTIONS, Schedule, guided
+from sensorium.data.text.clip_tokens import CLIPTokens
+from sensorium.generative.pipeline import PREDICTIONS, Schedule, TextToPicture, guided
 from sensorium.method import Method
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.text import TextTower
@@ -66,6 +67,12 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator):
         with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
             path = discrete((1 - schedule.betas).cumprod(0))
         self.frame = frame_of(path, PREDICTIONS[schedule.prediction], weight)  # pyright: ignore
+
+    def prompted(self, tokens: CLIPTokens) -> TextToPicture:
+        """Its networks as those of a pipeline."""
+        return TextToPicture(
+            self.unet, self.autoencoder, self.text, tokens, self.schedule, self.guidance, self.usual_steps
+        ).eval()
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         super().train(mode)
