@@ -302,7 +302,7 @@ def test_the_command_draws_a_prompt(ddim, tmp_path: Path, command) -> None:
         assert said in err
         assert not (tmp_path / "no.png").exists()
     assert "give it with --prompt" in command("sample", str(ddim[0]))[2]
-    assert "is no folder of a diffusers pipeline" in command("sample", str(tmp_path), "--prompt", "a cat")[2]
+    assert "no folder of a diffusers pipeline" in command("sample", str(tmp_path), "--prompt", "a cat")[2]
 
 
 def test_from_python(ddim) -> None:

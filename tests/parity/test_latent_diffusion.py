@@ -161,7 +161,6 @@ def test_prompts_are_drawn_by_a_run(run: Path, tmp_path: Path, command) -> None:
     assert drawn.shape == (2, 3, 16, 16)
     again = sensorium.sample(run, 1, prompt="a red picture", steps=3, seed=6, guidance=3.0)
     assert torch.equal(again[0], drawn[1])  # 3 is what the run was trained for
-    assert not torch.equal(sensorium.sample(run, 1, prompt="a red picture", steps=3, seed=6, negative="blue"), again)
     Image.new("RGB", (20, 30), "red").save(tmp_path / "from.png")
     args = ["sample", str(run), "--prompt", "a blue picture", "--from", str(tmp_path / "from.png"), "--n", "1"]
     assert command(*args, "--out", str(tmp_path / "out.png"))[0] == 0

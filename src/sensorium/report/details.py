@@ -75,6 +75,7 @@ USES = {  # by ability
     ),
     "StreamEncoder": (("One feature vector per frame of a recording", "sensorium embed {run} --data RECORDING.npz"),),
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
+    "TextConditional": (("Pictures of a text", "sensorium sample {run} --prompt TEXT"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
 }
 

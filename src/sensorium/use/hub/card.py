@@ -32,6 +32,7 @@ TASKS = {
     "Detector": "object-detection",
     "LanguageModel": "text-generation",
     "Encoder": "image-feature-extraction",
+    "TextConditional": "text-to-image",
     "Generator": "unconditional-image-generation",
 }
 LIBRARIES = {"hf": "transformers", "safetensors": "sensorium"}
