@@ -164,14 +164,14 @@ def test_prompts_are_drawn_by_a_run(run: Path, tmp_path: Path, command) -> None:
     Image.new("RGB", (20, 30), "red").save(tmp_path / "from.png")
     args = ["sample", str(run), "--prompt", "a blue picture", "--from", str(tmp_path / "from.png"), "--n", "1"]
     assert command(*args, "--out", str(tmp_path / "out.png"))[0] == 0
-    assert Image.open(tmp_path / "out.png").size == (16, 16)
+    assert Image.open(tmp_path / "out.png").size == (64, 64)  # enlarged
     for more, said in (
-        (("--tokenizer", "x"), "has its own tokenizer"),
-        (("--size", "18"), "--size 18: must be a multiple of 4, such as 16."),
+        (("--prompt", "red", "--tokenizer", "x"), "has its own tokenizer"),
+        (("--prompt", "red", "--size", "18"), "--size 18: must be a multiple of 4, such as 16."),
         (("--prompt", "a red picture of a red picture"), "the text tower takes 3"),
-        (("--strength", "2", "--from", str(tmp_path / "from.png")), "must be above 0 and at most 1"),
+        (("--prompt", "red", "--strength", "2", "--from", str(tmp_path / "from.png")), "must be above 0 and at most 1"),
     ):
-        code, _, told = command("sample", str(run), "--prompt", "red", *more, "--out", str(tmp_path / "no.png"))
+        code, _, told = command("sample", str(run), *more, "--out", str(tmp_path / "no.png"))
         assert code == 1
         assert said in told.replace("\n", " ")
     told = command("sample", str(run.parent / "kl"), "--prompt", "red")[2].replace("\n", " ")

@@ -15,6 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensorium.abilities.generators import (
+    ClassConditional,
+    Completer,
+    Generator,
+    IterativeGenerator,
+    Latent,
+    Likelihood,
+    TextConditional,
+)
 from sensorium.abilities.sequences import (
     FuturePredictor,
     LanguageModel,
@@ -250,102 +259,6 @@ class Detector(SeesImages, ABC):
         return 0
 
 
-class Generator(ABC):
-    """Generates new samples. ``shape`` of one, without the batch."""
-
-    shape: tuple[int, ...]
-
-    @abstractmethod
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """-> [n, *shape], in the value range that the method is trained on. Equal seeds give equal samples."""
-
-    def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> training images [B, *shape], in -1..1 by default."""
-        return pixels.float() / 127.5 - 1
-
-    def to_pixels(self, samples: Tensor) -> Tensor:
-        """The inverse: samples [B, *shape] -> uint8 [B, 3, H, W]."""
-        unit = samples.float() / 2 + 0.5
-        return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-
-
-class Completer(Generator):
-    """Generates the rest of a sample of which a part is known."""
-
-    @abstractmethod
-    def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
-        """``given`` [n, *shape] in the value range that the method is trained on, and where it is ``known``, bool of the same shape
-        -> samples [n, *shape] that are equal to it there. Equal seeds give equal samples."""
-
-
-class ClassConditional(Generator):
-    """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels."""
-
-    classes: int
-
-    @abstractmethod
-    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """condition: a class for all, or int64 [n], None for any. guidance: guidance scale; 1 is none."""
-
-
-class TextConditional(Generator):
-    """Generates samples of what texts say, of ``context`` tokens each."""
-
-    context: int
-
-    @abstractmethod
-    def sample(
-        self, n: int, *, seed: int = 0, condition: Tensor | None = None, guidance: float | None = None
-    ) -> Tensor:
-        """condition: tokens int64 [n, context], None for no text. guidance: guidance scale; by default the method's own."""
-
-    @abstractmethod
-    def prompted(self, tokens: Any) -> Any:
-        """What draws prompts, given its run's tokenizer: a :class:`~sensorium.generative.pipeline.TextToPicture`."""
-
-
-class IterativeGenerator(Generator):
-    """Generates a sample from noise in steps, ``usual_steps`` by default."""
-
-    usual_steps: int
-
-    @abstractmethod
-    def sample(self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False) -> Tensor:
-        """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]."""
-
-
-class Likelihood(ABC):
-    """Gives the exact probability of a sample, or its density. ``shape`` of one, without the batch; ``members`` of its ensemble;
-    ``width`` of a value, in whose units the density is: 1 of a probability, 1 / 256 of values in 0..1. ``bound``: what makes it a lower bound, "" if
-    nothing does."""
-
-    shape: tuple[int, ...]
-    members: int = 1
-    width: float = 1.0
-    bound: str = ""
-
-    @abstractmethod
-    def log_prob(self, x: Tensor, ensemble: int = 1) -> Tensor:
-        """[B, *shape] -> natural logarithm of the probability (or density) [B], the probability averaged over
-        ``members``."""
-
-    @abstractmethod
-    def from_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> training images [B, *shape]."""
-
-
-class Latent(ABC):
-    """Encodes images as latent variables and decodes them."""
-
-    @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """Training images [B, *shape] -> latents [B, ...]."""
-
-    @abstractmethod
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents -> images."""
-
-
 class Autoencoder(SeesImages, ABC):
     """Encodes images as fewer numbers, codes or latents, and decodes them, not exactly."""
 
@@ -364,6 +277,13 @@ class Autoencoder(SeesImages, ABC):
     def to_pixels(self, images: Tensor) -> Tensor:
         """The inverse: output of ``decode`` -> uint8 [B, 3, H, W]."""
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+class LatentAutoencoder(Autoencoder):
+    """Encodes images as maps of latents that are about as large as noise, by the network ``autoencoder``. ``grid``: their h, w."""
+
+    autoencoder: Any
+    grid: tuple[int, int]
 
 
 class Tokenizer(Autoencoder):
@@ -386,7 +306,7 @@ ABILITIES: dict[str, type] = {
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
         Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, TextConditional, IterativeGenerator,
         Likelihood,
-        Latent, Autoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
+        Latent, Autoencoder, LatentAutoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Autoencoder, Latent
+from sensorium.abilities import Latent, LatentAutoencoder
 from sensorium.generative.adversarial import AdversarialAutoencoder, Adversary
 from sensorium.method import Progress
 from sensorium.networks.kl_autoencoder import KLAutoencoder
@@ -35,7 +35,7 @@ from sensorium.parts.gather import sum_over_processes
 from sensorium.parts.perceptual import Perceptual
 
 
-class KLRegularized(AdversarialAutoencoder, Autoencoder, Latent):
+class KLRegularized(AdversarialAutoencoder, LatentAutoencoder, Latent):
     """Trains a KL autoencoder with a discriminator.
 
     size: H, W of the images, multiples of the autoencoder's factor. discriminator: images -> logits. perceptual: two

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 
+from sensorium.abilities import LatentAutoencoder
 from sensorium.base.draw import Draw, Views
 from sensorium.data.pairs.prepare import PairSituation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.encoded import autoencoder_of, encoded
-from sensorium.generative.kl_autoencoder.method import KLRegularized
 from sensorium.generative.latent_diffusion.method import LatentDiffusion
 from sensorium.generative.pipeline import PREDICTIONS, Schedule
 from sensorium.networks.text_unet import TEXT_UNET_SIZES, text_unet
@@ -81,7 +81,7 @@ def latent_diffusion(
     """
     s = Settings()
     small, why = machine_of(on)
-    run, autoencoder = autoencoder_of(tokens, on, KLRegularized, "latents, such as kl_autoencoder")
+    run, autoencoder = autoencoder_of(tokens, on, LatentAutoencoder, "maps of latents")
     s.note(tokens=tokens)
     name: str = s.pick("network", network, "unet-micro" if small else "unet-small", why)
     if name.removeprefix("unet-") not in TEXT_UNET_SIZES or not name.startswith("unet-"):
