@@ -217,31 +217,34 @@ def test_the_same_pictures_from_a_picture(ddim, steps: int, strength: float, dty
     assert told[-1] == (len(told), int(steps * strength))
 
 
+V = DDIMScheduler(**BETAS, clip_sample=False, prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1)
+DPM = DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing", final_sigmas_type="zero")
+
+
 @pytest.mark.usefixtures("means")
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        DDIMScheduler(**BETAS, clip_sample=False, prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1),
-        DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing", final_sigmas_type="zero"),
-        PNDM,
-    ],
-    ids=["v", "dpm", "pndm"],
-)  # fmt: skip
 @pytest.mark.parametrize("channels", [4, 9])
-@pytest.mark.parametrize("steps, strength", [(6, 1.0), (10, 0.7)])
+@pytest.mark.parametrize(
+    "scheduler, steps, strength, dtype",
+    [
+        (V, 6, 1.0, torch.float32),
+        (V, 10, 0.7, torch.float64),
+        (DPM, 6, 1.0, torch.float32),
+        (DPM, 10, 0.7, torch.float64),
+        (PNDM, 6, 1.0, torch.float32),  # with less their first step's second evaluation is taken for another step's
+    ],
+)
 def test_the_same_pictures_with_a_mask(
-    tmp_path: Path, scheduler: Any, channels: int, steps: int, strength: float
+    tmp_path: Path, scheduler: Any, channels: int, steps: int, strength: float, dtype: torch.dtype
 ) -> None:
-    if isinstance(scheduler, PNDMScheduler) and strength < 1:
-        pytest.skip("diffusers then takes one of the two evaluations of its first step for another step's")
-    pipe = of(StableDiffusionInpaintPipeline, theirs(tmp_path, scheduler, channels))
-    images, mask = picture_and_mask(12, 18)
-    noise = torch.randn(2, 4, 6, 9, generator=torch.Generator().manual_seed(3))
+    pipe = of(StableDiffusionInpaintPipeline, theirs(tmp_path, scheduler, channels)).to(dtype)
+    images, mask = (each.to(dtype) for each in picture_and_mask(12, 18))
+    noise = torch.randn(2, 4, 6, 9, generator=torch.Generator().manual_seed(3), dtype=dtype)
     how = {"num_inference_steps": steps, "strength": strength, "guidance_scale": 4.0, "height": 12, "width": 18}
     dice = torch.Generator().manual_seed(3)
     wanted = pipe(PROMPTS, image=images, mask_image=mask, output_type="pt", generator=dice, **how).images * 2 - 1
     how = {"steps": steps, "strength": strength, "guidance": 4.0, "noise": noise}
-    got = load_pipeline(tmp_path / "pipe").draw(PROMPTS, picture=images * 2 - 1, mask=mask > 0.5, **how)
+    got = load_pipeline(tmp_path / "pipe").to(dtype).draw(PROMPTS, picture=images * 2 - 1, mask=mask > 0.5, **how)
+    assert got.dtype == dtype
     assert float(wanted.std()) > 0.01
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
@@ -354,7 +357,11 @@ def test_a_network_for_masks_needs_one(tmp_path: Path, command) -> None:
     given = ("--from", str(tmp_path / "photo.png"))
     assert "give it with --from PICTURE and --mask MASK." in command(*words, *given)[2].replace("\n", " ")
     assert command(*words, *given, "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out.png"))[0] == 0
-    export_pipeline(load_pipeline(tmp_path / "pipe"), tmp_path / "again")
+    mine, (images, mask) = load_pipeline(tmp_path / "pipe"), picture_and_mask(16, 16)
+    export_pipeline(mine, tmp_path / "again")
+    half = mine.to(torch.bfloat16).draw(["a cat"], picture=images[:1], mask=mask, steps=2, strength=0.5)
+    assert half.dtype == torch.float32
+    assert bool(half.isfinite().all())
     again = StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "again", local_files_only=True)
     assert again.unet.config.in_channels == 9
     assert json.loads((tmp_path / "again" / "model_index.json").read_text())["_class_name"] == type(again).__name__

@@ -160,10 +160,11 @@ class TextToPicture(nn.Module):
         latents = self._latents(picture)
         if mask is None:
             return Known(latents)
+        mask = mask.to(picture.device, torch.bool)
         anew = F.interpolate(mask.to(latents), size=latents.shape[-2:])
         if not self.inpaints:
             return Known(latents, anew.bool())
-        rest = self._latents(picture.masked_fill(mask.to(picture.device), 0))
+        rest = self._latents(picture.masked_fill(mask, 0))
         return Known(latents, beside=torch.cat([anew.expand(len(rest), -1, -1, -1), rest], 1))
 
     def _latents(self, picture: Tensor) -> Tensor:
