@@ -91,11 +91,12 @@ def sample(
     size: Positive | None = None,
     seed: Seed = 0,
     trace: bool = False,
+    between: str | None = None,
     given: Path | None = None,
     keep: Literal["top", "bottom", "left", "right"] = "top",
     out: Path | None = None,
 ) -> None:
-    """Generate new pictures, in one grid, or the rest of pictures of which a half is known.
+    """Generate new pictures, in one grid, or those between two, or the rest of pictures of which a half is known.
 
     Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
 
@@ -103,7 +104,7 @@ def sample(
 
     Args:
         run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion.
-        n: number of samples; 64 by default, 4 of a prompt.
+        n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
         prompt: what a pipeline is to draw.
@@ -112,6 +113,7 @@ def sample(
         size: side in pixels of what a pipeline draws; by default that of its training.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.
+        between: two seeds, A,B: their pictures, and --n between them, by systems that draw from noise.
         given: a picture, a folder or a data set; of each of its first eight the half that is not kept is drawn --n times, six
             at most.
         keep: which half of them is known.
@@ -119,15 +121,22 @@ def sample(
     """
     from sensorium.use import sample as draw
     from sensorium.use.prompted import check_prompted, check_unprompted, is_pipeline, sample_prompt
+    from sensorium.use.sampling import BETWEEN, seeds_of
 
     if prompt is not None or is_pipeline(run):
-        check_prompted(label=label, given=given, trace=trace)
+        check_prompted(label=label, given=given, between=between, trace=trace)
         asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
     check_unprompted(negative=negative, size=size)
-    how = {"n": n or 64, "steps": steps, "label": label, "guidance": 1.0 if guidance is None else guidance}
-    console.print(draw(run, out, seed=seed, trace=trace, given=given, keep=keep, **how))
+    ends = None if between is None else seeds_of(between)
+    how = {
+        "n": n or (64 if ends is None else BETWEEN),
+        "steps": steps,
+        "label": label,
+        "guidance": 1.0 if guidance is None else guidance,
+    }
+    console.print(draw(run, out, seed=seed, trace=trace, between=ends, given=given, keep=keep, **how))
 
 
 def search(
