@@ -304,12 +304,12 @@ def play(
     upload_mb: Positive = 16,
     allow_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
 ) -> None:
-    """A web page to try trained runs: look, search, detect, sample, write, watch.
+    """A web page to try trained runs: look, search, detect, sample, complete, reconstruct, write, watch.
 
     Example: sensorium play sensorium-runs/mae sensorium-runs/clip
 
     Args:
-        runs: folders of runs, or a folder of them.
+        runs: folders of runs, or a folder of them, or of a diffusers pipeline.
         host: the address to listen on; any but localhost requires a password.
         port: of the page.
         password: ask for a password, required of visitors then (user name: sensorium). Also from SENSORIUM_PASSWORD.

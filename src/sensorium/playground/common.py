@@ -38,7 +38,7 @@ class Played:
     """A run on the page. ``lock``: one visitor at a time uses stateful methods."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.lock = run, RLock()
+        self.run, self.lock, self.name = run, RLock(), run.name
         self.method: Any = run.method
         steps = f", {counted(run.outcome.steps, 'step')}" if run.finished else ""
         where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
 from sensorium.base.whole import checked
 from sensorium.errors import SensoriumError
-from sensorium.generative.pipeline import INDEX, load_pipeline
+from sensorium.generative.pipeline import INDEX, TextToPicture, load_pipeline
 from sensorium.judge.generated import grid
 from sensorium.parts.denoising.paths import STEPS
 from sensorium.pictures.images import save
@@ -68,28 +69,54 @@ def drawn_prompt(
         raise SensoriumError(f"--prompt: '{where}' is no folder of a diffusers pipeline ({INDEX} is missing).")
     if not prompt:
         raise SensoriumError(f"'{where}' draws what a text says: give it with --prompt.")
-    count, many = checked(n or PICTURES, "--n", least=1), checked(steps or USUAL, "--steps", least=1)
-    if many > STEPS:
-        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
+    count, steps = checked(n or PICTURES, "--n", least=1), _steps_of(steps)
+    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size}
+    with bar("drawing", progress) as report:
+        return torch.stack([*each_drawn(open_pipeline(path), prompt, count, seed=seed, on_step=report, **how)])
+
+
+def open_pipeline(path: Path) -> TextToPicture:
+    """The pipeline of a folder, on the device; on a GPU its weights have half precision."""
     pipeline, device = load_pipeline(path), device_name()
-    factor = pipeline.autoencoder.factor
-    if size is not None and size % factor:
-        near = max(1, round(size / factor)) * factor
-        raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
     if device == "mps":  # torch has no attention without whole matrices of scores there
         pipeline.unet.attend_at_once = 1024
+    return pipeline
+
+
+def each_drawn(
+    pipeline: TextToPicture,
+    prompt: str,
+    n: int,
+    *,
+    negative: str = "",
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Pictures of ``prompt``, uint8 [3, H, W], one after the other, so that memory does not grow with ``n``: of the seeds ``seed``,
+    ``seed + 1`` ... on_step: is told how many steps are done, and of how many."""
+    many, factor = _steps_of(steps), pipeline.autoencoder.factor
+    if size is not None and size % factor:
+        near = max(1, round(size / factor)) * factor
+        raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
     scale, sides = GUIDANCE if guidance is None else guidance, None if size is None else (size, size)
-    drawn = []
-    with bar("drawing", progress) as report:
-        for k in range(count):  # one at a time, so that memory does not grow with n
+    for k in range(n):
 
-            def told(done: int, total: int, before: int = k) -> None:
-                if report:
-                    report(before * total + done, count * total)
+        def told(done: int, total: int, before: int = k) -> None:
+            if on_step:
+                on_step(before * total + done, n * total)
 
-            one = pipeline.draw(
-                [prompt], unwanted=negative, seed=seed + k, steps=many, guidance=scale, size=sides, on_step=told
-            )
-            drawn.append((one.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
-    return torch.cat(drawn)
+        one = pipeline.draw(
+            [prompt], unwanted=negative, seed=seed + k, steps=many, guidance=scale, size=sides, on_step=told
+        )
+        yield (one[0].float().cpu() * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def _steps_of(steps: int | None) -> int:
+    many = checked(steps or USUAL, "--steps", least=1)
+    if many > STEPS:
+        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
+    return many
