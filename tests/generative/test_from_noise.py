@@ -36,9 +36,9 @@ def gan(classes: int = 0) -> GAN:
 
 
 def vae(classes: int = 0) -> VAE:
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 12))
-    decoder = nn.Sequential(nn.Linear(3 * (classes or 1), 48), nn.Unflatten(1, (1, *SHAPE)))
-    return VAE(encoder, decoder, BernoulliPixels(), SHAPE, 3, classes=classes)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 12))
+    decoder = nn.Sequential(nn.Linear(3 * (classes or 1), 16), nn.Unflatten(1, (1, 4, 4)))
+    return VAE(encoder, decoder, BernoulliPixels(), (1, 4, 4), 3, classes=classes)
 
 
 KINDS = {

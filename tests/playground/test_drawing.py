@@ -1,11 +1,14 @@
 """What the tabs that draw pictures compute, without a browser."""
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 pytest.importorskip("gradio", reason="the page needs gradio")
@@ -20,6 +23,7 @@ from sensorium.parts.density.pixels import BernoulliPixels
 from sensorium.parts.quantize import Quantizer
 from sensorium.playground import fits, prompt, reconstruct, sample
 from sensorium.playground.drawing import ANY, seed_of, settings
+from sensorium.playground.inputs import CheckedBlocks
 
 
 class Net(nn.Module):
@@ -33,7 +37,7 @@ def played(method: Any, *classes: str) -> Any:
 def vae() -> VAE:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-    decoder = nn.Sequential(nn.Linear(3, 64), nn.Unflatten(1, (1, 1, 8, 8)))
+    decoder = nn.Sequential(nn.Linear(3, 64), nn.Unflatten(1, (1, 8, 8)))
     return VAE(encoder, decoder, BernoulliPixels(), (1, 8, 8), 3)
 
 
@@ -94,3 +98,29 @@ def test_a_picture_without_error_has_a_black_map() -> None:
 def test_which_tab_fits() -> None:
     assert [fits(one, vae()) for one in (sample, reconstruct, prompt)] == [True, True, False]
     assert [fits(one, vq_vae()) for one in (sample, reconstruct, prompt)] == [False, True, False]
+
+
+def test_pictures_of_a_changed_component_are_in_the_folder_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gradio as gr
+    from gradio.state_holder import SessionState
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))  # while it is made, as by ``application``
+    with CheckedBlocks() as blocks:
+        shown = gr.Image(format="png")
+        gr.Button().click(lambda: None, None, [shown])
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "other"))
+    folder: Any = SimpleNamespace(path=tmp_path / "page")
+    blocks.folder, state = folder, SessionState(blocks)
+    event, picture = next(iter(blocks.fns.values())), Image.new("RGB", (4, 4))
+
+    def given(answer: Any) -> Any:
+        return asyncio.run(blocks.postprocess_data(event, answer, state))[0]
+
+    asked = given(gr.update(value=picture, visible=True))["value"]["path"]
+    given(gr.update(visible=True))
+    for path in (asked, given(picture)["path"]):
+        assert Path(path).is_relative_to(tmp_path / "page")
+        assert Path(path).is_file()
+    assert not (tmp_path / "other").exists()

@@ -31,7 +31,7 @@ def tab(runs: Sequence[Played]) -> None:
             how = controls(runs, which)
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=360):
-            said, drawn = found_pictures("Drawn", visible=False)
+            said, drawn = found_pictures("Drawn")
 
     def shown(index: int, first: int | None, last: int | None, n: int, *how: Any) -> list[Any]:
         played, ends = runs[index], (seed_of(first, FIRST), seed_of(last, LAST))
@@ -39,11 +39,7 @@ def tab(runs: Sequence[Played]) -> None:
             found = drawn_between(played.run, ends, int(n), **settings(played, *how))
         pictures = [as_image(one.numpy(), 128) for one in played.method.to_pixels(found.cpu())]
         words = f"**From seed {ends[0]} to seed {ends[1]}**, with {counted(int(n), 'picture')} between"
-        return [words, gr.update(value=pictures, visible=True)]
+        return [words, pictures]
 
-    which.input(told(_cleared), [which], [said, drawn], show_progress="hidden")
-    button.click(told(shown), [which, *seeds, n, *how], [said, drawn])
-
-
-def _cleared(index: int) -> list[Any]:
-    return ["Nothing to see yet.", gr.update(value=None, visible=False)]
+    which.input(told(lambda _: ["**Drawn**", None]), [which], [said, drawn], show_progress="hidden")
+    button.click(told(shown), [which, *seeds, n, *how], [said, drawn], show_progress_on=drawn)

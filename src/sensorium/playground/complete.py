@@ -36,13 +36,16 @@ def tab(runs: Sequence[Played]) -> None:
         with gr.Column(scale=2, min_width=300):
             which = chooser(runs)
             picture = picture_input()
-            examples(runs, which, picture)
-            half = gr.Dropdown(list(get_args(Half)), value="top", label="Known half", filterable=False)
+            with gr.Row():
+                half = gr.Dropdown(
+                    list(get_args(Half)), value="top", label="Known half", filterable=False, min_width=100
+                )
+                seed = seed_input()
             n = gr.Slider(1, MOST, USUAL, step=1, label="Completions")
-            seed = seed_input()
             button = gr.Button("Complete", variant="primary")
+            examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
-            said, drawn = found_pictures("Completed", visible=False)
+            _, drawn = found_pictures("Completed")
 
     def shown(index: int, upload: Upload | None, half: Half | None, n: int, seed: int | None) -> list[Any]:
         played, begin = runs[index], seed_of(seed)
@@ -52,11 +55,7 @@ def tab(runs: Sequence[Played]) -> None:
         with played.lock:
             found = completed(played.run, given, int(n), keep=half, seed=begin)
         titles = ["given", f"known: {half}", *(f"completion {k + 1}" for k in range(int(n)))]
-        pictures = [(as_image(one.numpy(), 128), title) for one, title in zip(found, titles, strict=True)]
-        return ["**Completed**", gr.update(value=pictures, visible=True)]
+        return [(as_image(one.numpy(), 128), title) for one, title in zip(found, titles, strict=True)]
 
-    def cleared(index: int) -> list[Any]:
-        return ["Nothing to see yet.", gr.update(value=None, visible=False)]
-
-    which.input(told(cleared), [which], [said, drawn], show_progress="hidden")
-    button.click(told(shown), [which, picture, half, n, seed], [said, drawn])
+    which.input(told(lambda _: None), [which], [drawn], show_progress="hidden")
+    button.click(told(shown), [which, picture, half, n, seed], [drawn])

@@ -55,7 +55,7 @@ def tab(runs: Sequence[Any]) -> None:
                 start = gr.Button("Draw", variant="primary", min_width=80)
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=360):
-            said, drawn = found_pictures("Drawn", visible=False)
+            said, drawn = found_pictures("Drawn", columns=2)
 
     def shown(
         index: int, prompt: str, negative: str, steps: int, guidance: float, seed: int | None, n: int,
@@ -65,10 +65,10 @@ def tab(runs: Sequence[Any]) -> None:
         how = {"negative": negative or "", "steps": int(steps), "guidance": guidance, "seed": begin}
         for one in draw(played, prompt, int(n), progress, **how):
             pictures.append((one, f"seed {begin + len(pictures)}"))
-            yield [f"**Drawn**: {len(pictures)} of {int(n)}", gr.update(value=list(pictures), visible=True)]
+            yield [f"**Drawn**: {len(pictures)} of {int(n)}", list(pictures)]
 
     asked = [which, prompt, negative, steps, guidance, seed, n]
-    going = gr.on([start.click, prompt.submit], told(shown), asked, [said, drawn])
+    going = gr.on([start.click, prompt.submit], told(shown), asked, [said, drawn], show_progress_on=drawn)
     stop.click(None, cancels=[going])
 
 

@@ -46,19 +46,20 @@ def tab(runs: Sequence[Played]) -> None:
             picture = picture_input()
             examples(runs, which, picture)
         with gr.Column(scale=3, min_width=360):
-            said, drawn = found_pictures("Reconstruction", visible=False)
-            drawn.elem_classes = ["found", "three"]
+            said, drawn = found_pictures("Reconstruction", columns=3)
 
     def shown(index: int, upload: Upload | None) -> list[Any]:
         if upload is None:
-            return ["Nothing to see yet.", gr.update(value=None, visible=False)]
+            return ["Nothing to see yet.", None]
         played = runs[index]
         given = torch.from_numpy(center(upload, played.run.situation))[None]
         with played.lock:
             panels, words = reconstructed(played.method, given)
-        return [words, gr.update(value=panels, visible=True)]
+        return [words, panels]
 
-    gr.on([picture.change, which.input], told(shown), [which, picture], [said, drawn], trigger_mode="always_last")
+    given = [which, picture]
+    changes = [picture.change, which.input]
+    gr.on(changes, told(shown), given, [said, drawn], trigger_mode="always_last", show_progress_on=drawn)
 
 
 def reconstructed(method: Any, given: Tensor) -> tuple[list[tuple[Any, str]], str]:
