@@ -29,6 +29,7 @@ from sensorium.abilities import (
     Completer,
     Detector,
     Encoder,
+    FromNoise,
     FuturePredictor,
     Generator,
     HasBackbone,
@@ -268,6 +269,10 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             assert torch.equal(found[-1][known], given[known])
         if isinstance(method, IterativeGenerator):
             assert method.sample(2, steps=3, trace=True).shape == (4, 2, *method.shape)
+        if isinstance(method, FromNoise):
+            start, how = method.noise_of(3, 0), {"steps": 2} if isinstance(method, IterativeGenerator) else {}
+            found.append(method.sample(3, start=start, **how))
+            torch.testing.assert_close(method.sample(1, start=start[2:], **how)[0], found[-1][2], atol=1e-4, rtol=1e-4)
         if isinstance(method, Reconstructor):
             found.append(method.reconstruct(batch["image"]))
             size, height, width = len(batch["image"]), *batch["image"].shape[2:]

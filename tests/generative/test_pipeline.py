@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -378,3 +379,23 @@ def test_a_picture_is_fitted_and_a_part_of_it_kept(ddim) -> None:
     assert not torch.equal(one, sensorium.sample(ddim[0], image=wide, strength=1.0, **how))
     with pytest.raises(SensoriumError, match="are for prompts"):
         sensorium.sample("nowhere", image=wide)
+
+
+def test_on_the_page(ddim) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from sensorium.playground import build, prompt
+
+    one, told = prompt.Pipeline(ddim[0]), []
+    assert one.about == "pipe: diffusers pipeline, 16 x 16 pixels"
+    assert [block.label for block in build([ddim[0]]).blocks.values() if type(block).__name__ == "Tab"] == ["Prompt"]
+    how = {"negative": "", "guidance": 7.5, "steps": 2, "seed": 5}
+    drawn = list(prompt.draw(one, " two cats ", 2, lambda done, **_: told.append(done), **how))
+    wanted = sensorium.sample(ddim[0], prompt="two cats", n=2, steps=2, seed=5)
+    times = drawn[0].width // 16
+    for picture, pixels in zip(drawn, wanted, strict=True):
+        shown = torch.from_numpy(np.array(picture))[::times, ::times]
+        assert torch.equal(shown, pixels.permute(1, 2, 0))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for wrong, said in (("  ", "say what to draw"), ("a cat " * 20, "shorten it")):
+        with pytest.raises(SensoriumError, match=said):
+            next(prompt.draw(one, wrong, 1, None, **how))

@@ -33,6 +33,7 @@ def runs(folder: Path) -> dict[str, Run]:
         "supervised": ("digits", {"backbone": "resnet-micro", "batch_size": 16}),
         "rectified_flow": ("digits", {"batch_size": 8}),
         "made": ("digits", {"hidden": 20, "masks": 2}),
+        "vq_vae": ("digits", {"batch_size": 8}),
         "causal_lm": (str(folder / "book.txt"), {"width": 16, "depth": 2, "heads": 2, "length": 12, "batch_size": 8}),
         "clip": ("scenes:24", {"image_size": 32, "batch_size": 8}),
         "fcos": ("scenes:24", {"image_size": 64, "batch_size": 4}),

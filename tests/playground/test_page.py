@@ -17,7 +17,7 @@ from sensorium.playground.timeline import timeline
 from sensorium.runs.run import Run
 from sensorium.runs.train import train
 
-ALL = ["Look", "Search", "Detect", "Sample", "Write", "Watch"]
+ALL = ["Look", "Search", "Detect", "Sample", "Complete", "Between", "Reconstruct", "Write", "Watch"]
 
 
 def titles(blocks: Any) -> list[str]:
@@ -91,6 +91,43 @@ def test_sample_draws_with_its_way(page: Any) -> None:
     panel.get_by_role("button", name="Draw").click()
     panel.locator("img").first.wait_for()
     shot(page, "sample-made")
+
+
+@again
+def test_between_the_pictures_of_two_seeds(page: Any) -> None:
+    panel = opened(page, "Between")
+    panel.get_by_role("button", name="Draw").click()
+    panel.locator(".found img").nth(7).wait_for()
+    panel.get_by_text("From seed 0 to seed 1").wait_for()
+    shot(page, "between")
+    panel.get_by_label("Last seed").fill("")
+    panel.get_by_role("button", name="Draw").click()
+    assert "Last seed: give a whole number from 0" in error_of(page)
+
+
+@again
+def test_complete_draws_the_other_half(page: Any, folder: Path) -> None:
+    panel = opened(page, "Complete")
+    panel.get_by_role("button", name="Complete").click()
+    assert "give a picture first" in error_of(page)
+    give(panel, picture(folder))
+    choose(page, panel, "Known half", "left")
+    panel.get_by_role("button", name="Complete").click()
+    panel.get_by_text("known: left").wait_for()
+    assert panel.locator(".found img").count() == 8
+    shot(page, "complete")
+
+
+@again
+def test_reconstruct_shows_where_it_errs(page: Any, folder: Path) -> None:
+    panel = opened(page, "Reconstruct")
+    give(panel, picture(folder), panel.get_by_text("PSNR"))
+    panel.get_by_text("error; white:").wait_for()
+    assert panel.locator(".found img").count() == 3
+    shot(page, "reconstruct")
+    (folder / "words.png").write_bytes(b"no picture")
+    give(panel, folder / "words.png")
+    assert "words.png" in error_of(page)
 
 
 @again
@@ -246,7 +283,7 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.Monkey
 
 def test_no_tab_without_a_run_for_it(runs: dict[str, Run]) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio")
-    assert titles(build([runs["made"], runs["causal_lm"]])) == ["Sample", "Write"]
+    assert titles(build([runs["made"], runs["causal_lm"]])) == ["Sample", "Complete", "Write"]
 
 
 def test_a_timeline_is_bounded_and_its_names_are_text() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sensorium.abilities.generators import (
     ClassConditional,
     Completer,
+    FromNoise,
     Generator,
     IterativeGenerator,
     Latent,
@@ -305,8 +306,7 @@ ABILITIES: dict[str, type] = {
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
         Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, TextConditional, IterativeGenerator,
-        Likelihood,
-        Latent, Autoencoder, LatentAutoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
+        FromNoise, Likelihood, Latent, Autoencoder, LatentAutoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip
 

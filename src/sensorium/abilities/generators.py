@@ -38,9 +38,11 @@ class Completer(Generator):
 
 
 class ClassConditional(Generator):
-    """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels."""
+    """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels. ``guided``: whether it takes a
+    guidance scale other than 1."""
 
     classes: int
+    guided: bool = True
 
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
@@ -71,6 +73,28 @@ class IterativeGenerator(Generator):
     @abstractmethod
     def sample(self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False) -> Tensor:
         """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]."""
+
+
+class FromNoise(Generator):
+    """Generates a sample as a function of normal noise of ``start_shape``: the noise between that of two samples gives samples
+    between them."""
+
+    start_shape: tuple[int, ...]
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, start: Tensor | None = None) -> Tensor:
+        """start: the noise [n, *start_shape], by default that of ``seed``. A sample of a given start depends on it alone."""
+
+    def noise_of(self, n: int, seed: int | torch.Generator, start: Tensor | None = None) -> Tensor:
+        """The noise [n, *start_shape] of ``seed``, drawn on the CPU for all at once, or ``start``. Raises ValueError if that has another
+        shape."""
+        shape = (n, *self.start_shape)
+        if start is None:
+            dice = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+            return torch.randn(shape, generator=dice)
+        if start.shape != shape:
+            raise ValueError(f"start must be {list(shape)}, got {list(start.shape)}")
+        return start
 
 
 class Likelihood(ABC):

@@ -95,11 +95,12 @@ def sample(
     tokenizer: Path | None = None,
     seed: Seed = 0,
     trace: bool = False,
+    between: str | None = None,
     given: Path | None = None,
     keep: Literal["top", "bottom", "left", "right"] = "top",
     out: Path | None = None,
 ) -> None:
-    """Generate new pictures, in one grid, or the rest of pictures of which a half is known.
+    """Generate new pictures, in one grid, or those between two, or the rest of pictures of which a half is known.
 
     Example: sensorium sample sensorium-runs/rectified_flow --label Sneaker --guidance 2 --trace
 
@@ -110,7 +111,7 @@ def sample(
     Args:
         run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion; or its authors' single file of Stable
             Diffusion 1.
-        n: number of samples; 64 by default, 4 of a prompt.
+        n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
         prompt: what a pipeline, or a run of latent diffusion, is to draw.
@@ -124,6 +125,7 @@ def sample(
         tokenizer: of a single file: CLIP's merges (bpe_simple_vocab_16e6.txt.gz, merges.txt), or a folder of its tokenizer.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.
+        between: two seeds, A,B: their pictures, and --n between them, by systems that draw from noise.
         given: a picture, a folder or a data set; of each of its first eight the half that is not kept is drawn --n times, six
             at most.
         keep: which half of them is known.
@@ -131,16 +133,23 @@ def sample(
     """
     from sensorium.use import sample as draw
     from sensorium.use.prompted import check_prompted, check_unprompted, is_pipeline, sample_prompt
+    from sensorium.use.sampling import BETWEEN, seeds_of
 
     if prompt is not None or is_pipeline(run):
-        check_prompted(label=label, given=given, trace=trace)
+        check_prompted(label=label, given=given, between=between, trace=trace)
         asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
         asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
     check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
-    how = {"n": n or 64, "steps": steps, "label": label, "guidance": 1.0 if guidance is None else guidance}
-    console.print(draw(run, out, seed=seed, trace=trace, given=given, keep=keep, **how))
+    ends = None if between is None else seeds_of(between)
+    how = {
+        "n": n or (64 if ends is None else BETWEEN),
+        "steps": steps,
+        "label": label,
+        "guidance": 1.0 if guidance is None else guidance,
+    }
+    console.print(draw(run, out, seed=seed, trace=trace, between=ends, given=given, keep=keep, **how))
 
 
 def search(
@@ -308,12 +317,12 @@ def play(
     upload_mb: Positive = 16,
     allow_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
 ) -> None:
-    """A web page to try trained runs: look, search, detect, sample, write, watch.
+    """A web page to try trained runs: look, search, detect, sample, complete, reconstruct, write, watch.
 
     Example: sensorium play sensorium-runs/mae sensorium-runs/clip
 
     Args:
-        runs: folders of runs, or a folder of them.
+        runs: folders of runs, or a folder of them, or of a diffusers pipeline.
         host: the address to listen on; any but localhost requires a password.
         port: of the page.
         password: ask for a password, required of visitors then (user name: sensorium). Also from SENSORIUM_PASSWORD.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ClassConditional, Completer, IterativeGenerator, VelocityNet
+from sensorium.abilities import ClassConditional, Completer, FromNoise, IterativeGenerator, VelocityNet
 from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
@@ -29,7 +29,7 @@ from sensorium.method import Method
 from sensorium.networks.choice import velocity_network
 from sensorium.parts.denoising.denoiser import Net, denoised, denoising_loss
 from sensorium.parts.denoising.frames import Frame
-from sensorium.parts.denoising.samplers import Churn, Denoiser, Sampler, karras_sigmas, sampled
+from sensorium.parts.denoising.samplers import STOCHASTIC, Churn, Denoiser, Sampler, karras_sigmas, sampled
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
@@ -38,7 +38,7 @@ from sensorium.recipe.recipe import Recipe, Settings, refused_by
 CHUNK = 256
 
 
-class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
+class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Completer):
     """net: F, ``net(x [B, C, H, W], c_noise [B], label int64 [B] or None)``. shape: (C, H, W) of an image in -1..1. classes: K; the net's
     label embedding then has K + 1 rows. sampler, usual_steps: of :meth:`sample`."""
 
@@ -60,6 +60,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
         if isinstance(net, VelocityNet) and net.labels != rows:
             raise ValueError(f"a net for {classes} classes needs {rows} labels, it has {net.labels}")
         self.net, self.shape, self.frame, self.classes, self.drop = net, shape, frame, classes, drop
+        self.start_shape = shape
         self.sampler: Sampler = sampler
         self.usual_steps = usual_steps
 
@@ -118,23 +119,28 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, Completer):
         trace: bool = False,
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
+        start: Tensor | None = None,
         sampler: Sampler | None = None,
         interval: tuple[float, float] = (0.0, math.inf),
         churn: Churn | None = None,
     ) -> Tensor:
         """``n`` images [n, C, H, W], or with ``trace`` their trajectories [S + 1, n, C, H, W], scaled so that noise has the data's range.
 
-        condition: a label for all, or [n]. The noise is drawn on the CPU for all at once, so that a device changes nothing.
+        condition: a label for all, or [n]. start: noise [n, C, H, W] of deviation 1, else of ``seed``. sampler: by default that of this
+        diffusion; of a start, where that one draws more noise, Euler's, which is DDIM. Noise is drawn on the CPU for all at once, so that a
+        device changes nothing.
         """
         sigmas, generator = self.sigmas(steps or self.usual_steps), torch.Generator().manual_seed(seed)
-        start = torch.randn(n, *self.shape, generator=generator) * float(sigmas[0])
+        if sampler is None:
+            sampler = "euler" if start is not None and self.sampler in STOCHASTIC else self.sampler
+        noise = self.noise_of(n, generator, start) * float(sigmas[0])
         labels = None if condition is None else torch.as_tensor(condition).expand(n)
         like, done = next(self.parameters()), []
         for k in range(0, n, CHUNK):
             label = None if labels is None else labels[k : k + CHUNK].to(like.device)
             denoise = self.denoiser(label, guidance, interval)
-            x = start[k : k + CHUNK].to(like)
-            path = sampled(denoise, x, sigmas, sampler or self.sampler, generator=generator, churn=churn, trace=trace)
+            x = noise[k : k + CHUNK].to(like)
+            path = sampled(denoise, x, sigmas, sampler, generator=generator, churn=churn, trace=trace)
             done.append(path)
         drawn = torch.cat(done, 1 if trace else 0)
         if not trace:

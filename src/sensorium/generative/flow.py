@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.abilities import Generator, Latent, Likelihood
+from sensorium.abilities import FromNoise, Latent, Likelihood
 from sensorium.base.draw import Draw, Views
 from sensorium.base.precision import precise
 from sensorium.data.augment.images import flip as flipped
@@ -33,7 +33,7 @@ from sensorium.recipe.recipe import Settings
 Base = Literal["normal", "logistic"]
 
 
-class NormalizingFlow(Method, Generator, Likelihood, Latent):
+class NormalizingFlow(Method, FromNoise, Likelihood, Latent):
     """The density of images [C, H, W] in 0..1 by ``layers``. base: the distribution of each value of z. noise: channels of the networks
     of learned noise, 0 for uniform noise."""
 
@@ -77,20 +77,19 @@ class NormalizingFlow(Method, Generator, Likelihood, Latent):
         """The inverse."""
         return self.layers.inverse(z)
 
-    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """``n`` images [n, C, H, W], of z by ``temperature``: below 1 likelier and less varied (Glow, section 6)."""
-        like = next(self.parameters())
-        shape = self._z_shape(like)
-        generator = torch.Generator().manual_seed(seed)
-        if self.base == "normal":
-            z = torch.randn(n, *shape, generator=generator)
-        else:
-            z = torch.rand(n, *shape, generator=generator).clamp(1e-6, 1 - 1e-6).logit()
-        return torch.cat([self.decode(part) for part in (temperature * z).to(like).split(256)])
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, start: Tensor | None = None) -> Tensor:
+        """``n`` images [n, C, H, W], of z by ``temperature``: below 1 likelier and less varied (Glow, section 6). start: normal noise of
+        the shape of z, which it is but for a logistic base: there z has the noise's quantiles."""
+        z = self.noise_of(n, seed, start)
+        if self.base == "logistic":
+            z = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
+        return torch.cat([self.decode(part) for part in (temperature * z).to(next(self.parameters())).split(256)])
 
-    @torch.no_grad()
-    def _z_shape(self, like: Tensor) -> torch.Size:
-        return self.encode(torch.full((1, *self.shape), 0.5).to(like)).shape[1:]
+    @property
+    def start_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of z, which the layers give."""
+        with torch.no_grad():
+            return tuple(self.encode(torch.full((1, *self.shape), 0.5).to(next(self.parameters()))).shape[1:])
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, C, H, W] in 0..1, in the middle of each value."""

@@ -18,6 +18,7 @@ from sensorium.errors import SensoriumError
 if TYPE_CHECKING:
     from sensorium.playground.common import Played
     from sensorium.playground.inputs import CheckedBlocks
+    from sensorium.playground.prompt import Pipeline
     from sensorium.playground.server import Page
     from sensorium.runs.run import Run
 
@@ -81,17 +82,17 @@ def open_page(
 
 
 def build(runs: Sequence[str | Path | Run]) -> CheckedBlocks:
-    """The page of these runs (or of folders of runs), one tab per ability that any of them has."""
+    """The page of these runs (or of folders of runs, or of diffusers pipelines), one tab per ability that any of them has."""
     gradio = _gradio()
     from sensorium.playground.inputs import CheckedBlocks
 
     played = _played(runs)
     offered = []
     for module in tabs():
-        if able := [one for one in played if isinstance(one.method, module.ABILITY)]:
+        if able := [one for one in played if fits(module, one.method)]:
             offered.append((module, able))
     if not offered:
-        raise SensoriumError(f"{', '.join(one.run.name for one in played)}: no tab of the page fits it.")
+        raise SensoriumError(f"{', '.join(one.name for one in played)}: no tab of the page fits it.")
     with CheckedBlocks(title="Sensorium", analytics_enabled=False) as page:
         gradio.Markdown("# Sensorium\nTry trained runs. Nothing that you upload leaves this machine.")
         with gradio.Tabs():
@@ -110,6 +111,11 @@ def tabs() -> list[Any]:
     return sorted((m for m in modules if "ABILITY" in vars(m)), key=lambda m: order.index(m.ABILITY))
 
 
+def fits(module: Any, method: Any) -> bool:
+    """Whether a tab is of use for a method: one with its ``ABILITY``, unless it says itself what ``fits``."""
+    return module.fits(method) if "fits" in vars(module) else isinstance(method, module.ABILITY)
+
+
 def _gradio() -> Any:
     """Import gradio with telemetry off; SensoriumError if it is missing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -121,8 +127,14 @@ def _gradio() -> Any:
     return gradio
 
 
-def _played(runs: Sequence[str | Path | Run]) -> list[Played]:
+def _played(runs: Sequence[str | Path | Run]) -> list[Played | Pipeline]:
     from sensorium.playground.common import Played
+    from sensorium.playground.prompt import Pipeline
+    from sensorium.runs.run import Run
+    from sensorium.use.prompted import is_pipeline
     from sensorium.use.several import runs_at
 
-    return [Played(run) for run in runs_at(runs, "play")]
+    folders = [Path(one) for one in runs if not isinstance(one, Run) and is_pipeline(Path(one))]
+    rest = [one for one in runs if isinstance(one, Run) or not is_pipeline(Path(one))]
+    found = [Played(run) for run in runs_at(rest, "play")] if rest or not folders else []
+    return [*found, *map(Pipeline, folders)]

@@ -38,7 +38,7 @@ class Played:
     """A run on the page. ``lock``: one visitor at a time uses stateful methods."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.lock = run, RLock()
+        self.run, self.lock, self.name = run, RLock(), run.name
         self.method: Any = run.method
         steps = f", {counted(run.outcome.steps, 'step')}" if run.finished else ""
         where = printable(str(run.info.data.path)).rstrip("/").rpartition("/")[2]
@@ -195,12 +195,12 @@ def markup(name: str, **heights: Any) -> gr.Markdown:
     return gr.Markdown(elem_classes=name, sanitize_html=False, latex_delimiters=[], container=False, **heights)
 
 
-def found_pictures(title: str, *, visible: bool = True) -> tuple[gr.Markdown, gr.Gallery]:
-    """A title, and a gallery for pictures that were found or generated; not ``visible`` before there are some."""
+def found_pictures(title: str, *, visible: bool = True, columns: int = 4) -> tuple[gr.Markdown, gr.Gallery]:
+    """A title, and a gallery for pictures that were found or generated, in 2 to 4 ``columns``; not ``visible`` before there are some."""
     words = gr.Markdown(f"**{title}**" if visible else "Nothing to see yet.")
     gallery = gr.Gallery(
-        show_label=False, columns=4, height="auto", format="png", object_fit="contain", buttons=["download"],
-        interactive=False, elem_classes="found", visible=visible,
+        show_label=False, columns=columns, height="auto", format="png", object_fit="contain", buttons=["download"],
+        interactive=False, elem_classes=["found", f"in-{columns}"], visible=visible,
     )  # fmt: skip
     return words, gallery
 

@@ -6,14 +6,21 @@ path is taken, and only one in the page's own folder: any other path, existing o
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
+import gradio.blocks
 
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.playground.folder import Folder
+
+_FOLDER: ContextVar[str | None] = ContextVar("folder", default=None)  # of the page whose event is answered
+_elsewhere = gradio.blocks.get_upload_folder
+# An update makes a component anew, whose files would be where those of no page are, neither shown nor bounded.
+gradio.blocks.get_upload_folder = lambda: _FOLDER.get() or _elsewhere()
 
 NOT_UPLOADED = "this is not an uploaded file: upload it on this page first (uploads are kept for an hour)."
 
@@ -33,6 +40,14 @@ class CheckedBlocks(gr.Blocks):
         except SensoriumError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return await super().preprocess_data(block_fn, checked, state, explicit_call)
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """What an event gives, with its files in the page's folder."""
+        token = _FOLDER.set(None if self.folder is None else str(self.folder.path))
+        try:
+            return await super().postprocess_data(block_fn, predictions, state)
+        finally:
+            _FOLDER.reset(token)
 
 
 def clean(block: Any, value: Any, folder: Folder | None) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import ClassConditional, Classifier, Generator, IterativeGenerator, SeesImages
+from sensorium.abilities import Classifier, SeesImages
 from sensorium.base.files import can_write, check_writable, unlinked
 from sensorium.base.precision import device_name
 from sensorium.base.whole import checked
@@ -33,6 +33,7 @@ from sensorium.pictures.images import save
 from sensorium.runs.run import Run
 from sensorium.use.able import able, places_of
 from sensorium.use.complete import Half, completed
+from sensorium.use.sampling import draw, drawn_between, generator_of, sheet, ways
 from sensorium.use.tables import VECTORS, check_out, write_vectors
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # mean and standard deviation if a published network gives none
@@ -160,64 +161,29 @@ def sample(
     trace: bool,
     given: Path | None = None,
     keep: Half = "top",
+    between: tuple[int, int] | None = None,
 ) -> str:
     """Write ``n`` new images in a grid, or with ``trace`` eight of them with their trajectories, or ``n`` completions of each
-    picture of ``given``; return the path written."""
+    picture of ``given``, or those of two seeds and ``n`` ``between`` them; return the path written."""
     found = Run(run)
     method = generator_of(found)
     if out is not None:
         check_place(out, *found.info.data.places)
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     if given is not None:
-        many, other = min(n, 6), trace or label is not None or guidance != 1 or steps is not None
+        many = min(n, 6)
+        other = trace or label is not None or guidance != 1 or steps is not None or between is not None
         save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
+        return str(target)
+    if between is not None:
+        if trace or seed:
+            raise SensoriumError("--between has the noise of two seeds: leave --seed and --trace out.")
+        drawn = drawn_between(found, between, n, steps=steps, label=label, guidance=guidance)
+        save(sheet(method, drawn), target)
         return str(target)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
-
-
-def draw(
-    run: Run, n: int, *, steps: int | None, label: str | None, guidance: float, seed: int, trace: bool = False
-) -> Tensor:
-    """Samples of a run's method: [n, *shape] in its own value range, with ``trace`` trajectories [steps + 1, n,
-    *shape]."""
-    method = generator_of(run)
-    if n < 1 or (steps is not None and steps < 1):
-        raise SensoriumError(f"--n {n} and --steps {steps}: must be at least 1.")
-    how: dict[str, Any] = {"seed": seed}
-    if isinstance(method, IterativeGenerator):
-        how |= {"steps": steps, "trace": trace}
-    elif trace:
-        raise SensoriumError(f"--trace: '{run.folder}' does not sample in steps from noise, so it has no trajectory.")
-    if isinstance(method, ClassConditional) and method.classes:
-        how |= {"condition": None if label is None else _class_number(label, run), "guidance": guidance}
-    elif label is not None or guidance != 1:
-        raise SensoriumError(f"'{run.folder}' was trained without labels: leave --label and --guidance out.")
-    return method.sample(n, **how)
-
-
-def generator_of(run: Run) -> Any:
-    """A run's method, which must be a generator; SensoriumError if it isn't."""
-    return able(run, "sample", run.folder)
-
-
-def sheet(method: Generator, drawn: Tensor, columns: int = 8) -> Tensor:
-    """Samples of ``method`` [n, *shape] -> one grid [3, H, W] in 0..1."""
-    return grid(method.to_pixels(drawn.cpu()).float() / 255, columns)
-
-
-def ways(method: Generator, path: Tensor) -> Tensor:
-    """Trajectories [S + 1, n, *shape] -> one grid [3, H, W] in 0..1: one row per sample, eight steps of each."""
-    stations = torch.linspace(0, len(path) - 1, min(8, len(path))).round().long()
-    return sheet(method, path[stations].transpose(0, 1).flatten(0, 1), len(stations))
-
-
-def _class_number(label: str, run: Run) -> int:
-    classes = list(run.situation.classes)
-    if label not in classes:
-        raise SensoriumError(f"no class is called '{label}'. The classes are: {', '.join(classes)}.")
-    return classes.index(label)
 
 
 class Embedded(NamedTuple):

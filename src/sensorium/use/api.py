@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from sensorium.use import search as searching
 from sensorium.use.able import places_of
 from sensorium.use.complete import Half, completed
 from sensorium.use.prompted import check_prompted, check_unprompted, drawn_prompt, is_pipeline
+from sensorium.use.sampling import BETWEEN
 from sensorium.use.zero_shot import Guess, zero_shot_table
 
 AnyRun = Run | str | Path
@@ -106,6 +108,7 @@ def sample(
     strength: float | None = None,
     tokenizer: str | Path | None = None,
     seed: int = 0,
+    between: tuple[int, int] | None = None,
     given: str | Path | None = None,
     keep: Half = "top",
 ) -> Tensor:
@@ -116,11 +119,13 @@ def sample(
     strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask: of the size of ``image``, white where it is drawn anew,
     by default to the full. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
 
+    between: two seeds, whose pictures come first and last, and between them ``n``, by default 6: [n + 2, 3, H, W].
+
     given: pictures (a path of one, of a folder or of a data set), of each of whose first eight the half ``keep`` is known and the
     rest is drawn ``n`` times: then it is a row a picture, the whole one, its half beside gray and the completions [B (n + 2), 3, H, W].
     """
     if prompt is not None or (not isinstance(run, Run) and is_pipeline(Path(run))):
-        check_prompted(label=label, given=given)
+        check_prompted(label=label, given=given, between=between)
         where = run.folder if isinstance(run, Run) else Path(run)
         how = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
         how |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
@@ -129,9 +134,12 @@ def sample(
     found, scale = run if isinstance(run, Run) else Run(run), 1.0 if guidance is None else guidance
     method: Generator = use.generator_of(found)
     if given is not None:
-        other = label is not None or scale != 1 or steps is not None
+        other = label is not None or scale != 1 or steps is not None or between is not None
         return completed(found, given, n or 64, keep=keep, seed=seed, other=other)
-    return method.to_pixels(use.draw(found, n or 64, steps=steps, label=label, guidance=scale, seed=seed).cpu())
+    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale}
+    if between is not None:
+        return method.to_pixels(use.drawn_between(found, between, n or BETWEEN, **how).cpu())
+    return method.to_pixels(use.draw(found, n or 64, seed=seed, **how).cpu())
 
 
 def evaluate(

@@ -22,16 +22,16 @@ MOST = 8  # pictures, one row of the grid each
 GRAY = 128
 
 
-def halves(run: Run, given: str | Path, keep: Half) -> tuple[Tensor, Tensor]:
-    """At most ``MOST`` pictures of ``given`` (a picture, a folder, a data set) as the run's method takes them [B, *shape], and which
-    of their values are known, the half ``keep``: bool of the same shape. Raises SensoriumError if there are none."""
+def halves(run: Run, given: str | Path | Tensor, keep: Half) -> tuple[Tensor, Tensor]:
+    """At most ``MOST`` pictures of ``given`` (a picture, a folder, a data set), or these pixels uint8 [B, 3, S, S], as the run's method
+    takes them [B, *shape], and which of their values are known, the half ``keep``: bool of the same shape. Raises SensoriumError if there
+    are none."""
     if keep not in get_args(Half):
         raise SensoriumError(f"--keep {keep}: choose {', '.join(get_args(Half))}.")
     method: Any = run.method
     if not isinstance(method, Completer):
         raise SensoriumError(f"--given: '{printable(str(run.folder))}' can't complete pictures; leave it out.")
-    pixels = _pictures(given, run)
-    images = method.from_pixels(pixels)
+    images = method.from_pixels(given if isinstance(given, Tensor) else _pictures(given, run))
     known = torch.zeros_like(images, dtype=torch.bool)
     height, width = (side // 2 for side in images.shape[-2:])
     match keep:
@@ -46,11 +46,13 @@ def halves(run: Run, given: str | Path, keep: Half) -> tuple[Tensor, Tensor]:
     return images, known
 
 
-def completed(run: Run, given: str | Path, n: int, *, keep: Half, seed: int, other: bool = False) -> Tensor:
+def completed(run: Run, given: str | Path | Tensor, n: int, *, keep: Half, seed: int, other: bool = False) -> Tensor:
     """A row a picture: the whole one, its known half beside gray, and ``n`` completions; uint8 [B (n + 2), 3, H, W]. ``other``: whether
     other settings of drawing were given, which is refused."""
     if other:
-        raise SensoriumError("--given completes pictures: leave --trace, --label, --guidance and --steps out.")
+        raise SensoriumError(
+            "--given completes pictures: leave --trace, --between, --label, --guidance and --steps out."
+        )
     images, known = halves(run, given, keep)
     checked(n, "--n", least=1)
     method: Any = run.method

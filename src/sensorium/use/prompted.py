@@ -36,10 +36,12 @@ def is_pipeline(path: Path) -> bool:
     return (path / INDEX).is_file() or (path.suffix in ENDINGS and path.is_file())
 
 
-def check_prompted(*, label: str | None, given: object | None, trace: bool = False) -> None:
+def check_prompted(
+    *, label: str | None, given: object | None, between: object | None = None, trace: bool = False
+) -> None:
     """SensoriumError for settings that a prompt is drawn without."""
-    if label is not None or given is not None or trace:
-        raise SensoriumError("a prompt is drawn without --label, --trace and --given: leave them out.")
+    if label is not None or given is not None or between is not None or trace:
+        raise SensoriumError("a prompt is drawn without --label, --trace, --between and --given: leave them out.")
 
 
 def check_unprompted(*, negative: str, **others: object | None) -> None:

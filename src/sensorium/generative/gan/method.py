@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sensorium.abilities import ClassConditional
+from sensorium.abilities import ClassConditional, FromNoise
 from sensorium.base.precision import precise
 from sensorium.data.augment.differentiable import diff_augment
 from sensorium.method import Method, Progress, Sign
@@ -35,10 +35,11 @@ LOSSES = {
 }
 
 
-class GAN(Method, ClassConditional):
+class GAN(Method, ClassConditional, FromNoise):
     """noise: Z. weight: of the penalty. spectral: normalize the discriminator's layers. augment: DiffAugment. classes: K."""
 
     phases: ClassVar[tuple[str, ...]] = get_args(Phase)
+    guided = False
     signs = (
         Sign("generator/variety", "generated images", "nearly equal for all noise", least=0.05),
         Sign("discriminator/told", "the discriminator's gradients", "it tells all images apart", most=0.999),
@@ -66,7 +67,7 @@ class GAN(Method, ClassConditional):
         self.generator, self.discriminator = generator, discriminator
         if spectral:
             spectral_(discriminator)
-        self.shape, self.noise, self.classes = shape, noise, classes
+        self.shape, self.noise, self.classes, self.start_shape = shape, noise, classes, (noise,)
         self.fooling, self.telling = LOSSES[loss]
         self.penalty, self.weight, self.spectral, self.augment = penalty, weight, spectral, augment
 
@@ -128,14 +129,23 @@ class GAN(Method, ClassConditional):
         return torch.where(batch["label"] < 0, self.classes, batch["label"]) if self.classes else None
 
     @torch.no_grad()
-    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """``n`` images [n, C, H, W] in -1..1, of the class ``condition``, by default of all in turn. guidance: 1 only."""
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        condition: Tensor | int | None = None,
+        guidance: float = 1.0,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """``n`` images [n, C, H, W] in -1..1, of the class ``condition``, by default of all in turn, of a ``start`` [n, Z] of the first.
+        guidance: 1 only."""
         if guidance != 1:
             raise ValueError("a GAN does not support guidance: leave it at 1")
         if condition is None and self.classes:
-            condition = torch.arange(n) % self.classes
+            condition = torch.arange(n) % self.classes if start is None else 0
         like = next(self.parameters())
-        z = torch.randn(n, self.noise, generator=torch.Generator().manual_seed(seed)).to(like)
+        z = self.noise_of(n, seed, start).to(like)
         labels = None if condition is None else torch.as_tensor(condition).expand(n).to(like.device)
         mode = self.generator.training
         self.generator.eval()

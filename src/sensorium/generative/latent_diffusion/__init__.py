@@ -5,7 +5,7 @@ SYSTEM = System(
     paper="Rombach et al., 2021, arXiv:2112.10752",
     short="Latent diffusion",
     data="pairs",
-    abilities=("Generator", "TextConditional", "IterativeGenerator"),
+    abilities=("Generator", "TextConditional", "IterativeGenerator", "FromNoise"),
     exports=("hf",),
     parity="diffusers' StableDiffusionPipeline of a run's export (tests/parity/test_latent_diffusion.py)",
 )

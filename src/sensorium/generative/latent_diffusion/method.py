@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.abilities import IterativeGenerator, TextConditional
+from sensorium.abilities import FromNoise, IterativeGenerator, TextConditional
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.generative.pipeline import PREDICTIONS, Schedule, TextToPicture, guided
 from sensorium.method import Method
@@ -28,12 +28,12 @@ from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoising_loss
 from sensorium.parts.denoising.frames import Weight, frame_of
 from sensorium.parts.denoising.paths import discrete
-from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
+from sensorium.parts.denoising.samplers import STOCHASTIC, Denoiser, Sampler, sampled
 
 CHUNK = 64  # samples at a time
 
 
-class LatentDiffusion(Method, TextConditional, IterativeGenerator):
+class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
     """unet: of the autoencoder's latents and the tower's width. autoencoder: frozen. empty: tokens of the empty text, int64 [T].
     size: H, W of the images. drop: which part of the texts is left empty in training. guidance, sampler, usual_steps: of
     :meth:`sample`."""
@@ -61,6 +61,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator):
         self.unet, self.autoencoder, self.text = unet, autoencoder.requires_grad_(False).eval(), text
         self.register_buffer("empty", empty)
         self.shape, self.grid, self.context = (3, *size), autoencoder.grid_of(size), len(empty)
+        self.start_shape = (unet.channels, *self.grid)
         self.schedule, self.drop, self.guidance = schedule, drop, guidance
         self.sampler: Sampler = sampler
         self.usual_steps = usual_steps
@@ -108,20 +109,25 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator):
         trace: bool = False,
         condition: Tensor | None = None,
         guidance: float | None = None,
+        start: Tensor | None = None,
         sampler: Sampler | None = None,
     ) -> Tensor:
         """``n`` images [n, 3, H, W], or with ``trace`` their trajectories [S + 1, n, 3, H, W].
 
-        condition: tokens int64 [T] for all, or [n, T]. The noise is drawn on the CPU for all at once, so that a device changes nothing.
+        condition: tokens int64 [T] for all, or [n, T]. start: noise [n, Z, h, w], else of ``seed``. sampler: by default that of this
+        diffusion; of a start, where that one draws more noise, Euler's. Noise is drawn on the CPU for all at once, so that a device changes
+        nothing.
         """
         sigmas, generator = self.schedule.sigmas(steps or self.usual_steps), torch.Generator().manual_seed(seed)
-        noise = torch.randn(n, self.unet.channels, *self.grid, generator=generator)
+        noise = self.noise_of(n, generator, start)
+        if sampler is None:
+            sampler = "euler" if start is not None and self.sampler in STOCHASTIC else self.sampler
         like, scale, done = self.autoencoder.scaling, self.guidance if guidance is None else guidance, []
         tokens = None if condition is None else condition.expand(n, -1).to(like.device)
         for k in range(0, n, CHUNK):
             denoise = self.denoiser(None if tokens is None else tokens[k : k + CHUNK], scale)
             z = noise[k : k + CHUNK].to(like) * float((1 + sigmas[0].square()).sqrt())
-            path = sampled(denoise, z, sigmas, sampler or self.sampler, generator=generator, trace=trace)
+            path = sampled(denoise, z, sigmas, sampler, generator=generator, trace=trace)
             path = path * broad((1 + sigmas.square()).rsqrt(), path) if trace else path
             done.append(
                 self._decoded(path.flatten(0, 1)).unflatten(0, path.shape[:2]) if trace else self._decoded(path)

@@ -4,7 +4,7 @@ SYSTEM = System(
     title="NICE: additive coupling layers",
     paper="Dinh et al., 2014, arXiv:1410.8516",
     short="NICE",
-    abilities=("Generator", "Likelihood", "Latent"),
+    abilities=("Generator", "FromNoise", "Likelihood", "Latent"),
     exports=(),
     parity="its own Jacobian and inverse (tests/generative/test_flows.py)",
 )

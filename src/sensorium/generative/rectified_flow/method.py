@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ClassConditional, Flow, IterativeGenerator, VelocityNet
+from sensorium.abilities import ClassConditional, Flow, FromNoise, IterativeGenerator, VelocityNet
 from sensorium.method import Method
 from sensorium.parts.solvers import SOLVERS, Solver, shifted, uniform_times
 
 Times = Literal["uniform", "logit-normal", "start"]
 
 
-class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
+class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNoise):
     """A flow from noise to images around a velocity network.
 
     net: ``net(x [B, C, H, W], t [B], condition int64 [B] or None) -> [B, C, H, W]``. shape: (C, H, W) of an image.
@@ -69,7 +69,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         rows = classes + 1 if classes else 0
         if isinstance(net, VelocityNet) and net.labels != rows:
             raise ValueError(f"a net for {classes} classes needs {rows} labels, it has {net.labels}")
-        self.net, self.shape, self.classes = net, shape, classes
+        self.net, self.shape, self.start_shape, self.classes = net, shape, shape, classes
         self.times: Times = times
         self.spread, self.shift, self.drop, self.time_scale = spread, shift, drop, time_scale
         self.usual_steps = 1 if times == "start" else 25
@@ -166,9 +166,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator):
         steps = steps or self.usual_steps
         solver = solver or ("euler" if self.times == "start" else "heun")
         where = next((p.device for p in self.parameters()), torch.device("cpu"))
-        x0 = torch.randn(n, *self.shape, generator=generator_of(seed)) if start is None else start
-        if x0.shape != (n, *self.shape):
-            raise ValueError(f"start must be [{n}, {', '.join(map(str, self.shape))}], got {list(x0.shape)}")
+        x0 = self.noise_of(n, seed, start)
         if condition is not None:
             condition = torch.as_tensor(condition).expand(n)
         times, done = self.sampling_times(steps), []
@@ -196,7 +194,7 @@ def reflow_pairs(
     They train a student by :meth:`RectifiedFlow.forward`: reflow, or with ``times="start"`` distillation. Equal seeds
     give equal pairs. ``label`` is present if ``condition`` was given.
     """
-    start = torch.randn(n, *teacher.shape, generator=generator_of(seed))
+    start = teacher.noise_of(n, seed)
     image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, solver=solver)
     pairs = {"start": start.to(image.device), "image": image}
     return pairs if condition is None else {**pairs, "label": condition.to(image.device)}
@@ -207,16 +205,11 @@ def straightness(
     flow: RectifiedFlow, n: int, *, steps: int = 50, seed: int = 0, condition: Tensor | None = None
 ) -> float:
     """S (section 2.2), a mean over ``n`` trajectories, Euler steps and values: 0 if one step is exact."""
-    start = torch.randn(n, *flow.shape, generator=generator_of(seed))
+    start = flow.noise_of(n, seed)
     path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
     lengths = flow.sampling_times(steps).diff().to(path)
     velocity = path.diff(dim=0) / lengths.view(-1, 1, 1, 1, 1)
     return float(lengths @ ((path[-1] - path[0]) - velocity).square().flatten(1).mean(1))
-
-
-def generator_of(seed: int | torch.Generator) -> torch.Generator:
-    """A generator on the CPU."""
-    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class TokenPrior(Method, ClassConditional):
     classes: 0 for none. top_k, temperature: of :meth:`sample`.
     """
 
+    guided = False
+
     def __init__(
         self,
         decoder: Decoder,

@@ -4,7 +4,7 @@ SYSTEM = System(
     title="VAE: variational autoencoder, with Gaussian or categorical latents",
     paper="Kingma & Welling, 2013, arXiv:1312.6114; Jang et al., 2016, arXiv:1611.01144",
     short="VAE",
-    abilities=("Reconstructor", "Generator", "Likelihood", "Latent"),
+    abilities=("Reconstructor", "Generator", "FromNoise", "Likelihood", "Latent"),
     exports=(),
     parity="its own bound by enumeration and by closed forms (tests/generative/test_vae.py)",
 )

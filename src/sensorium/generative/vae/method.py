@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import Generator, Latent, Likelihood, Reconstructor
+from sensorium.abilities import FromNoise, Latent, Likelihood, Reconstructor
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.parts.density.pixels import PixelDistribution, black_and_white, levels_of, middle, shown, shown_levels
@@ -32,7 +32,7 @@ Estimator = Literal["gumbel", "straight-through", "reinforce", "rebar"]
 CHUNK = 64  # images whose samples are in memory at once
 
 
-class VAE(Method, Generator, Likelihood, Reconstructor, Latent):
+class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
     """encoder: images -> mu and log sigma [B, 2 Z], or logits [B, N K]. decoder: [B, Z] or [B, N K] -> what ``pixels`` needs. shape: of
     an image. classes: K, 0 for Gaussian latents. free: nats per latent. temperatures: of relaxed choices, at the begin and the end."""
 
@@ -68,6 +68,7 @@ class VAE(Method, Generator, Likelihood, Reconstructor, Latent):
             )
         self.encoder, self.decoder, self.pixels = encoder, decoder, pixels
         self.shape, self.latents, self.classes = tuple(shape), latents, classes
+        self.start_shape = (latents, classes) if classes else (latents,)
         self.estimator, self.beta, self.free, self.temperatures = estimator, beta, free, temperatures
         self.inputs, self.width = math.prod(shape), pixels.width
         self.register_buffer("temperature", torch.tensor(temperatures[0]))
@@ -164,15 +165,12 @@ class VAE(Method, Generator, Likelihood, Reconstructor, Latent):
         return self.pixels.mean(self.decoder(z))
 
     @torch.no_grad()
-    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """``n`` images, the means of the values given z of the prior; Gaussian z are multiplied by ``temperature``."""
-        generator, like = torch.Generator().manual_seed(seed), next(self.parameters())
-        if self.classes:
-            choice = torch.randint(self.classes, (n, self.latents), generator=generator)
-            z = F.one_hot(choice, self.classes).flatten(1)
-        else:
-            z = temperature * torch.randn(n, self.latents, generator=generator)
-        return torch.cat([self.decode(part) for part in z.to(like).split(256)])
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, start: Tensor | None = None) -> Tensor:
+        """``n`` images, the means of the values given z of the prior; Gaussian z are multiplied by ``temperature``. start: normal noise
+        [n, Z], which z is, or [n, N, K], of which a variable's class is the largest: all are equally likely."""
+        noise = self.noise_of(n, seed, start)
+        z = F.one_hot(noise.argmax(-1), self.classes).flatten(1) if self.classes else temperature * noise
+        return torch.cat([self.decode(part) for part in z.to(next(self.parameters())).split(256)])
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0) -> Tensor:

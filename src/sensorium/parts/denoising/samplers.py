@@ -26,6 +26,7 @@ from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], sigma [B] -> D [B, ...]
 Sampler = Literal["euler", "heun", "ancestral", "dpm", "dpm-sde", "plms", "adaptive"]
+STOCHASTIC: tuple[Sampler, ...] = ("ancestral", "dpm-sde")
 TOLERANCE = 1e-3
 
 
