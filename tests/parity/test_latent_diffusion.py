@@ -180,3 +180,13 @@ def test_prompts_are_drawn_by_a_run(run: Path, tmp_path: Path, command) -> None:
 
 def test_without_a_prompt_it_draws_what_there_is(run: Path) -> None:
     assert sensorium.sample(run, 3, steps=2).shape == (3, 3, 16, 16)
+
+
+def test_a_transformer_in_the_place_of_the_unet(run: Path, tmp_path: Path, command) -> None:
+    opened = Trained(run)
+    out = sensorium.train(
+        "latent_diffusion", opened.info.data.path, budget="2steps", out=tmp_path / "run", network="mmdit-micro",
+        tokens=str(run.parent / "kl"), text_width=32, text_depth=1, progress=False, image_size=16, batch_size=8,
+    ).folder  # fmt: skip
+    assert sensorium.sample(out, 2, prompt="a red picture", steps=2).shape == (2, 3, 16, 16)
+    assert "no format 'hf'" in command("export", str(out), "--to", "hf")[2].replace("\n", " ")

@@ -33,6 +33,7 @@ from sensorium.networks.formats.clip_text import HF as TEXT
 from sensorium.networks.formats.kl_autoencoder import HF as AUTOENCODER
 from sensorium.networks.formats.text_unet import HF as UNET
 from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoised
@@ -103,12 +104,12 @@ class Known(NamedTuple):
 
 
 class TextToPicture(nn.Module):
-    """The parts of a pipeline. tokens: of the ``text`` tower. guidance, steps: of a prompt, by default. ``inpaints``: whether the U-Net
+    """The parts of a pipeline. unet: or a Transformer. tokens: of the ``text`` tower. guidance, steps: of a prompt, by default. ``inpaints``: whether the U-Net
     takes a masked picture, too."""
 
     def __init__(
         self,
-        unet: TextUNet,
+        unet: TextUNet | MMDiT,
         autoencoder: KLAutoencoder,
         text: TextTower,
         tokens: CLIPTokens,
@@ -364,6 +365,8 @@ def _betas(told: Source) -> Tensor:
 
 def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
     """Write a diffusers pipeline folder, with DDIM's scheduler; return it."""
+    if not isinstance(pipeline.unet, TextUNet):
+        raise SensoriumError("a pipeline with a Transformer can't be written: its file formats have three text towers.")
     save(UNET, pipeline.unet, Path(out) / "unet")
     write_beside_unet(pipeline, Path(out))
     return Path(out)

@@ -24,6 +24,7 @@ from sensorium.errors import SensoriumError
 from sensorium.generative.pipeline import INDEX, STRENGTH, TextToPicture, load_pipeline, taken
 from sensorium.generative.single_file import ENDINGS
 from sensorium.judge.generated import grid
+from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.paths import STEPS
 from sensorium.pictures.images import save
 from sensorium.recipe.trained import Trained, is_run
@@ -136,7 +137,9 @@ def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> TextToPict
     pipeline = load_pipeline(path, tokenizer) if is_pipeline(path) else _of_run(path, tokenizer)
     device = device_name()
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
-    if device == "mps":  # torch has no attention without whole matrices of scores there
+    if device == "mps" and isinstance(
+        pipeline.unet, TextUNet
+    ):  # torch has no attention without whole matrices of scores there
         pipeline.unet.attend_at_once = 1024
     return pipeline
 

@@ -16,7 +16,8 @@ from sensorium.recipe.trained import Trained
 
 
 def _network(thing: Any) -> TextUNet | None:
-    return thing.unet if isinstance(thing, LatentDiffusion) else None
+    """None of a Transformer: the pipelines that have one have three text towers."""
+    return thing.unet if isinstance(thing, LatentDiffusion) and isinstance(thing.unet, TextUNet) else None
 
 
 FORMATS: tuple[Format, ...] = ()

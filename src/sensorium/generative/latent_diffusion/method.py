@@ -23,6 +23,7 @@ from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.generative.pipeline import PREDICTIONS, Schedule, TextToPicture, guided
 from sensorium.method import Method
 from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoising_loss
@@ -34,7 +35,7 @@ CHUNK = 64  # samples at a time
 
 
 class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
-    """unet: of the autoencoder's latents and the tower's width. autoencoder: frozen. empty: tokens of the empty text, int64 [T].
+    """unet: or an MM-DiT, of the autoencoder's latents and the tower's width. autoencoder: frozen. empty: tokens of the empty text, int64 [T].
     size: H, W of the images. drop: which part of the texts is left empty in training. guidance, sampler, usual_steps: of
     :meth:`sample`."""
 
@@ -42,7 +43,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
 
     def __init__(
         self,
-        unet: TextUNet,
+        unet: TextUNet | MMDiT,
         autoencoder: KLAutoencoder,
         text: TextTower,
         empty: Tensor,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,8 @@ from sensorium.errors import SensoriumError
 from sensorium.generative.encoded import autoencoder_of, encoded
 from sensorium.generative.latent_diffusion.method import LatentDiffusion
 from sensorium.generative.pipeline import PREDICTIONS, Schedule
-from sensorium.networks.text_unet import TEXT_UNET_SIZES, text_unet
+from sensorium.networks.mmdit import MMDiT, mmdit
+from sensorium.networks.text_unet import TEXT_UNET_SIZES, TextUNet, text_unet
 from sensorium.parts.denoising.frames import Weight
 from sensorium.parts.denoising.paths import betas_named
 from sensorium.parts.denoising.samplers import Sampler
@@ -27,6 +29,10 @@ from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 from sensorium.recipe.trained import RunFolder
 
 LATENT = "latent"
+NETWORKS: dict[str, Callable[..., TextUNet | MMDiT]] = {
+    **{f"unet-{size}": partial(text_unet, size) for size in TEXT_UNET_SIZES},
+    **{f"mmdit-{size}": partial(mmdit, size) for size in ("micro", "small")},
+}
 
 
 def latent_diffusion(
@@ -60,7 +66,8 @@ def latent_diffusion(
 
     Args:
         tokens: folder of a run of kl_autoencoder on these pictures. It is copied into this run.
-        network: unet-micro, unet-small, or Stable Diffusion's unet-sd1 and unet-sd2.
+        network: unet-micro, unet-small, or Stable Diffusion's unet-sd1 and unet-sd2; or the Transformer of Stable Diffusion 3,
+            mmdit-micro or mmdit-small.
         text_width: channels of the text tower.
         text_depth: layers of the text tower.
         guidance: guidance scale, by default when a prompt is drawn; 1 is none.
@@ -84,8 +91,8 @@ def latent_diffusion(
     run, autoencoder = autoencoder_of(tokens, on, LatentAutoencoder, "maps of latents")
     s.note(tokens=tokens)
     name: str = s.pick("network", network, "unet-micro" if small else "unet-small", why)
-    if name.removeprefix("unet-") not in TEXT_UNET_SIZES or not name.startswith("unet-"):
-        raise SensoriumError(f"--network {name}: choose {', '.join(f'unet-{one}' for one in TEXT_UNET_SIZES)}.")
+    if name not in NETWORKS:
+        raise SensoriumError(f"--network {name}: choose {', '.join(NETWORKS)}.")
     text = pick_text_tower(text_width, text_depth, on, s)
     s.pick("tokenizer", tokenizer, "byte pairs", "learned from the captions")
     s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
@@ -97,7 +104,7 @@ def latent_diffusion(
     words = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     with refused_by("latent_diffusion"):
         latents = autoencoder.autoencoder
-        net = text_unet(name.removeprefix("unet-"), text_width=text.dim, channels=latents.latent)
+        net = NETWORKS[name](text_width=text.dim, channels=latents.latent)
         net.sample_size = autoencoder.grid[0]
         noise = Schedule(betas_named(schedule), words[prediction], "trailing", 1, True, sampler)
         method = LatentDiffusion(
