@@ -22,7 +22,7 @@ from sensorium.parts.density.dequantization import LearnedNoise
 from sensorium.parts.density.invertible import Invertible
 from sensorium.parts.density.pixels import LEVELS
 
-ON = Situation(8, 64, (), (0.5,) * 3, (0.2,) * 3, "cpu", 1)
+ON = Situation(8, 64, (), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "cpu", 1)
 
 
 def shaken(module: Any, spread: float = 0.3) -> Any:
@@ -70,7 +70,7 @@ def test_the_density_of_the_noise_is_its_jacobian(shape: tuple[int, int, int]) -
     assert (u - uniform).abs().max() > 0.02
     for k in range(2):
         jacobian = torch.autograd.functional.jacobian(
-            lambda e, k=k: noise((levels[k] + e)[None] / LEVELS)[0], uniform[k]
+            lambda e, level=levels[k]: noise((level + e)[None] / LEVELS)[0], uniform[k]
         )
         size = uniform[k].numel()
         found = -torch.linalg.slogdet(LEVELS * jacobian.reshape(size, size))[1]

@@ -36,11 +36,13 @@ from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 CHUNK = 256
+LARGEST = 80.0  # sigma beyond which nothing of a picture is left: EDM's, whereas the cosine schedule ends at some 20,000
 
 
 class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Completer):
     """net: F, ``net(x [B, C, H, W], c_noise [B], label int64 [B] or None)``. shape: (C, H, W) of an image in -1..1. classes: K; the net's
-    label embedding then has K + 1 rows. sampler, usual_steps: of :meth:`sample`."""
+    label embedding then has K + 1 rows. clip: whether samplers see D within -1..1: where sigma is large, an error of a predicted noise
+    is one of D sigma times as large. sampler, usual_steps: of :meth:`sample`."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         *,
         classes: int = 0,
         drop: float = 0.1,
+        clip: bool = False,
         sampler: Sampler = "heun",
         usual_steps: int = 18,
     ) -> None:
@@ -60,6 +63,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         if isinstance(net, VelocityNet) and net.labels != rows:
             raise ValueError(f"a net for {classes} classes needs {rows} labels, it has {net.labels}")
         self.net, self.shape, self.frame, self.classes, self.drop = net, shape, frame, classes, drop
+        self.clip = clip
         self.start_shape = shape
         self.sampler: Sampler = sampler
         self.usual_steps = usual_steps
@@ -95,6 +99,10 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
             raise ValueError("this diffusion has no classes: leave out the condition, and set guidance to 1")
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            found = unlimited(x, sigma)
+            return found.clamp(-1, 1) if self.clip else found
+
+        def unlimited(x: Tensor, sigma: Tensor) -> Tensor:
             guided = label is not None and guidance != 1 and interval[0] <= float(sigma[0]) <= interval[1]
             if not guided:
                 return self.denoised(x, sigma, label)
@@ -106,8 +114,9 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         return denoise
 
     def sigmas(self, steps: int) -> Tensor:
-        """For ``steps`` of sampling: Karras', between the ends of the frame, then 0."""
-        return karras_sigmas(steps, *self.frame.ends)
+        """For ``steps`` of sampling: Karras', between the ends of the frame and at most ``LARGEST``, then 0."""
+        low, high = self.frame.ends
+        return karras_sigmas(steps, low, min(high, LARGEST))
 
     @torch.no_grad()
     def sample(
@@ -190,6 +199,7 @@ def diffusion_recipe(
     sampler: Sampler,
     steps: int,
     flip: bool,
+    clip: bool,
     batch_size: int | None,
     lr: float | None,
     weight_decay: float,
@@ -202,12 +212,12 @@ def diffusion_recipe(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
-    s.note(classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip)
+    s.note(classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip, clip=clip)
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by(system):
         net = velocity_network(name, on.image_size, count + 1 if count else 0)
         shape = (3, on.image_size, on.image_size)
-        method = Diffusion(net, shape, frame(), classes=count, drop=drop, sampler=sampler, usual_steps=steps)
+        method = Diffusion(net, shape, frame(), classes=count, drop=drop, clip=clip, sampler=sampler, usual_steps=steps)
         moving = EMA(average) if average else None
     views, optimizer = diffusion_views(method, flip=flip), adamw(rate, weight_decay)
     return Recipe(system, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)

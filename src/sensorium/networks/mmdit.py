@@ -138,7 +138,7 @@ class MMDiT(nn.Module):
         Raises ``SensoriumError`` if the patches don't divide the latents, or the table of positions is smaller.
         """
         self._check(x, text, pooled)
-        grid = grid_of(*x.shape[-2:], self.patch_size)
+        grid = grid_of(x.shape[-2], x.shape[-1], self.patch_size)
         c = self.t_embedder["mlp"](sinusoids(t, WAVES, cos_first=True).to(x.dtype))
         if pooled is not None:
             c = c + self.y_embedder["mlp"](pooled)

@@ -24,6 +24,7 @@ def ddpm(
     sampler: Sampler = "ancestral",
     steps: int = 50,
     flip: bool = False,
+    clip: bool = True,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -43,6 +44,7 @@ def ddpm(
         drop: probability of dropping a label in training, for guidance.
         sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms or adaptive; by default when samples are drawn.
         steps: of sampling, by default when samples are drawn.
+        clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.
         batch_size: pictures per step.
         lr: peak learning rate of AdamW.
@@ -54,5 +56,5 @@ def ddpm(
     s.note(schedule=schedule, prediction=prediction, weight=weight)
     return diffusion_recipe(
         "ddpm", lambda: frame_of(schedule, prediction, weight), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
-        flip=flip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
+        flip=flip, clip=clip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip

@@ -21,6 +21,7 @@ def score_sde(
     sampler: Sampler = "heun",
     steps: int = 25,
     flip: bool = False,
+    clip: bool = True,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -38,6 +39,7 @@ def score_sde(
         drop: probability of dropping a label in training, for guidance.
         sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms or adaptive; by default when samples are drawn.
         steps: of sampling, by default when samples are drawn.
+        clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.
         batch_size: pictures per step.
         lr: peak learning rate of AdamW.
@@ -50,5 +52,5 @@ def score_sde(
     # the score is -noise / s; as in the authors' code the network is spared the factor
     return diffusion_recipe(
         "score_sde", lambda: frame_of(sde, "noise"), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
-        flip=flip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
+        flip=flip, clip=clip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip
