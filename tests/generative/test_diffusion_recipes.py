@@ -28,17 +28,19 @@ def random_(method: Diffusion) -> Diffusion:
 
 @pytest.mark.parametrize("schedule, theirs", [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
 @pytest.mark.parametrize("prediction, said", [("noise", "epsilon"), ("v", "v_prediction")])
+@pytest.mark.parametrize("clip", [False, True])
 @torch.no_grad()
-def test_ddpms_network_is_one_of_diffusers_schedulers(schedule, theirs: str, prediction, said: str) -> None:
-    method = random_(ddpm(ON, schedule=schedule, prediction=prediction).method)
-    scheduler = DDIMScheduler(STEPS, beta_schedule=theirs, clip_sample=False, prediction_type=said)
+def test_ddpms_network_is_one_of_diffusers_schedulers(schedule, theirs: str, prediction, said: str, clip: bool) -> None:
+    method = random_(ddpm(ON, schedule=schedule, prediction=prediction, clip=clip).method)
+    scheduler = DDIMScheduler(STEPS, beta_schedule=theirs, clip_sample=clip, prediction_type=said)
     scheduler.set_timesteps(8)
     products = scheduler.alphas_cumprod.double()
     sigmas = torch.cat([((1 - products) / products).sqrt()[scheduler.timesteps], torch.zeros(1)])
     x_t = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     start = x_t / products[scheduler.timesteps[0]].sqrt()
     for step in scheduler.timesteps:
-        x_t = scheduler.step(method.net(x_t, step.double().expand(2), None), int(step), x_t).prev_sample
+        out = method.net(x_t, step.double().expand(2), None)
+        x_t = scheduler.step(out, int(step), x_t, use_clipped_model_output=clip).prev_sample
     torch.testing.assert_close(sampled(method.denoiser(), start, sigmas, "euler"), x_t, atol=1e-4, rtol=1e-4)
 
 

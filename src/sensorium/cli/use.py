@@ -109,8 +109,7 @@ def sample(
     Example: sensorium sample stable-diffusion-v1-5 --prompt "a red apple" --from photo.jpg --mask mask.png
 
     Args:
-        run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion; or its authors' single file of Stable
-            Diffusion 1.
+        run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion, or one file of Stable Diffusion 1.
         n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
@@ -120,8 +119,7 @@ def sample(
         size: side in pixels of what a pipeline draws; by default that of its training.
         image: a picture that a pipeline draws over; it is resized and center-cropped to --size.
         mask: a picture of the same size as that of --from, white where it is drawn anew; the rest is kept.
-        strength: how much of the picture is drawn anew, above 0 to 1: the part of the steps that is taken; 0.8 by default, with
-            --mask 1.
+        strength: of --from: the part of the steps that is taken, above 0 to 1; 0.8 by default, 1 with --mask.
         tokenizer: of a single file: CLIP's merges (bpe_simple_vocab_16e6.txt.gz, merges.txt), or a folder of its tokenizer.
         seed: of the noise.
         trace: also show the trajectory from noise to picture.

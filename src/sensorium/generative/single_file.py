@@ -50,8 +50,9 @@ def _read(path: Path, where: str) -> tuple[TextUNet, KLAutoencoder, TextTower]:
                 f"{where}: the {part} ('{prefix}..') is missing; one file of Stable Diffusion 1 has all."
             )
     scale = state.get("scale_factor")
-    number = scale is not None and scale.numel() == 1 and scale.is_floating_point()
-    options = {"scaling": scale.item()} if number else {}
+    options = {}
+    if scale is not None and scale.numel() == 1 and scale.is_floating_point():
+        options = {"scaling": scale.item()}
     unet = fill(UNET, Source(where, state, path))  # of the whole file, so that every name in it is known
     autoencoder = fill(AUTOENCODER, Source(where, inside["autoencoder"], path, options=options))
     return unet, autoencoder, fill(BARE, Source(where, inside["text tower"], path))

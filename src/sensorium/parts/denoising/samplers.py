@@ -8,7 +8,7 @@ With d = (x - D) / sigma, the guessed noise, dx/dsigma = d is the probability-fl
     dpm         DPM-Solver++ (2M), of order 2 with one evaluation a step (Lu et al., 2022, arXiv:2211.01095, algorithm 2)
     dpm-sde     its stochastic form                                                                            (2211.01095, section 5)
     plms        x + (sigma' - sigma) e, e of the last four d by Adams and Bashforth's weights; of a path of constant variance it is
-                pseudo linear multistep (Liu et al., 2022, arXiv:2202.09778, eq. 11, 12), begun by one step of heun
+                pseudo linear multistep (Liu et al., 2022, arXiv:2202.09778, eq. 9, 12), begun by one step of heun
     adaptive    Bogacki and Shampine's pair of orders 3 and 2, with steps as long as the tolerance allows
 Sigmas decrease, the last may be 0: there D itself is the sample. Noise is drawn on the CPU, so that a device changes nothing.
 Shapes: B samples, S steps.
