@@ -91,6 +91,10 @@ def test_sample_draws_with_its_way(page: Any) -> None:
     panel.get_by_role("button", name="Draw").click()
     panel.locator("img").first.wait_for()
     shot(page, "sample-made")
+    choose(page, panel, "Run", "rectified_flow")
+    panel.get_by_label("Guidance").first.wait_for()
+    panel.get_by_role("button", name="Draw").click()
+    page.wait_for_function("() => [...document.querySelectorAll('.crisp img')].some(i => i.naturalWidth > 64)")
 
 
 @again

@@ -1,0 +1,80 @@
+"""Abilities of methods that generate samples; see :mod:`sensorium.abilities`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Generator(ABC):
+    """Generates new samples. ``shape`` of one, without the batch."""
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+        """-> [n, *shape], in the value range that the method is trained on. Equal seeds give equal samples."""
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> training images [B, *shape], in -1..1 by default."""
+        return pixels.float() / 127.5 - 1
+
+    def to_pixels(self, samples: Tensor) -> Tensor:
+        """The inverse: samples [B, *shape] -> uint8 [B, 3, H, W]."""
+        unit = samples.float() / 2 + 0.5
+        return (unit.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
+
+class Completer(Generator):
+    """Generates the rest of a sample of which a part is known."""
+
+    @abstractmethod
+    def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
+        """``given`` [n, *shape] in the value range that the method is trained on, and where it is ``known``, bool of the same shape
+        -> samples [n, *shape] that are equal to it there. Equal seeds give equal samples."""
+
+
+class ClassConditional(Generator):
+    """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels. ``guided``: whether it takes a
+    guidance scale other than 1."""
+
+    classes: int
+    guided: bool = True
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
+        """condition: a class for all, or int64 [n], None for any. guidance: guidance scale; 1 is none."""
+
+
+class IterativeGenerator(Generator):
+    """Generates a sample from noise in steps, ``usual_steps`` by default."""
+
+    usual_steps: int
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False) -> Tensor:
+        """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]."""
+
+
+class FromNoise(Generator):
+    """Generates a sample as a function of normal noise of ``start_shape``: the noise between that of two samples gives samples
+    between them."""
+
+    start_shape: tuple[int, ...]
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, start: Tensor | None = None) -> Tensor:
+        """start: the noise [n, *start_shape], by default that of ``seed``. A sample of a given start depends on it alone."""
+
+    def noise_of(self, n: int, seed: int | torch.Generator, start: Tensor | None = None) -> Tensor:
+        """The noise [n, *start_shape] of ``seed``, drawn on the CPU for all at once, or ``start``. Raises ValueError if that has another
+        shape."""
+        shape = (n, *self.start_shape)
+        if start is None:
+            dice = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+            return torch.randn(shape, generator=dice)
+        if start.shape != shape:
+            raise ValueError(f"start must be {list(shape)}, got {list(start.shape)}")
+        return start
