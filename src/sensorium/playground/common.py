@@ -110,12 +110,12 @@ def told(function: Callable) -> Callable:
     return once
 
 
-def chooser(runs: Sequence[Played]) -> gr.Dropdown:
+def chooser(runs: Sequence[Played], label: str = "Run") -> gr.Dropdown:
     """A menu of runs; its value is an index."""
     return gr.Dropdown(
         [(run.about, i) for i, run in enumerate(runs)],
         value=0,
-        label="Run",
+        label=label,
         filterable=False,
         interactive=len(runs) > 1,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from sensorium.abilities import Generator
+from sensorium.abilities import IterativeGenerator
 from sensorium.base.reading import printable
 from sensorium.errors import SensoriumError
 from sensorium.generative.pipeline import TextToPicture
@@ -18,7 +18,7 @@ from sensorium.playground.drawing import MOST_STEPS, seed_input, seed_of
 from sensorium.use.prompted import GUIDANCE, USUAL, each_drawn, open_pipeline
 
 TITLE = "Prompt"
-ABILITY = Generator  # the tab stands beside that of other generators
+ABILITY = IterativeGenerator  # where the tab stands; what it is for, ``fits`` says
 LONGEST = 1000  # characters; the text tower tells how many tokens it takes
 MOST = 4
 
@@ -43,7 +43,7 @@ def tab(runs: Sequence[Any]) -> None:
     gr.Markdown("Say what to draw, and what not: a higher guidance scale follows the prompt more closely.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            which = chooser(runs)
+            which = chooser(runs, "Pipeline")
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST, placeholder="a red apple on a table")
             negative = gr.Textbox(label="Negative prompt: what not to draw", max_length=LONGEST)
             steps = gr.Slider(1, MOST_STEPS, USUAL, step=1, label="Steps from noise to picture")
