@@ -196,7 +196,7 @@ def markup(name: str, **heights: Any) -> gr.Markdown:
 
 
 def found_pictures(title: str, *, visible: bool = True, columns: int = 4) -> tuple[gr.Markdown, gr.Gallery]:
-    """A title, and a gallery for pictures that were found or generated, in 2 to 4 ``columns``; not ``visible`` before there are some."""
+    """A title, and a gallery for pictures that were found or generated, in ``columns`` (2, 3, 4 or 8); not ``visible`` before there are some."""
     words = gr.Markdown(f"**{title}**" if visible else "Nothing to see yet.")
     gallery = gr.Gallery(
         show_label=False, columns=columns, height="auto", format="png", object_fit="contain", buttons=["download"],

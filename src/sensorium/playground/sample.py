@@ -37,7 +37,7 @@ def tab(runs: Sequence[Played]) -> None:
         with gr.Column(scale=3, min_width=360):
             _, drawn = found_pictures("Drawn")
             with gr.Column(visible=iterates) as steps:
-                _, way = found_pictures(WAY)
+                _, way = found_pictures(WAY, columns=STATIONS)
 
     def changed(index: int) -> list[Any]:
         iterates = isinstance(runs[index].method, IterativeGenerator)
