@@ -95,6 +95,15 @@ def test_a_picture_without_error_has_a_black_map() -> None:
     assert "PSNR 100.0 dB" in words
 
 
+def test_stations_on_the_way_of_a_picture() -> None:
+    path = torch.linspace(-1, 1, 26).view(26, 1, 1, 1).expand(26, 3, 4, 4)
+    shown = sample.stations(RectifiedFlow(Net(), (3, 4, 4), classes=2), path)
+    assert [caption for _, caption in shown][:2] == ["noise", "step 4"]
+    assert (len(shown), shown[-1][1]) == (8, "step 25")
+    assert [np.asarray(picture).max() for picture, _ in shown][::7] == [0, 255]
+    assert [caption for _, caption in sample.stations(vae(), torch.zeros(2, 1, 8, 8))] == ["noise", "step 1"]
+
+
 def test_which_tab_fits() -> None:
     assert [fits(one, vae()) for one in (sample, reconstruct, prompt)] == [True, True, False]
     assert [fits(one, vq_vae()) for one in (sample, reconstruct, prompt)] == [False, True, False]

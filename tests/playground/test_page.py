@@ -81,7 +81,7 @@ def test_uploads_are_bounded(page: Any, folder: Path) -> None:
 def test_sample_draws_with_its_way(page: Any) -> None:
     panel = opened(page, "Sample")
     panel.get_by_role("button", name="Draw").click()
-    panel.locator("img").nth(1).wait_for()
+    panel.get_by_text("step 25").wait_for()
     assert panel.get_by_label("Guidance").first.is_visible()
     shot(page, "sample")
     choose(page, panel, "Run", "made")
@@ -91,6 +91,13 @@ def test_sample_draws_with_its_way(page: Any) -> None:
     panel.get_by_role("button", name="Draw").click()
     panel.locator("img").first.wait_for()
     shot(page, "sample-made")
+    choose(page, panel, "Run", "rectified_flow")
+    panel.get_by_label("Guidance").first.wait_for()
+    panel.get_by_role("button", name="Draw").click()
+    panel.get_by_text("step 25").wait_for()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.found img')].every(i => !i.offsetParent || i.naturalWidth > 64)"
+    )
 
 
 @again

@@ -63,6 +63,9 @@ def test_the_command_and_python(runs: dict[str, Run], tmp_path: Path, command: C
     pixels = sensorium.sample(runs["vae"], 2, between=(3, 8))
     assert pixels.shape[:2] == (4, 3)
     assert torch.equal(pixels[:1], sensorium.sample(runs["vae"], 1, seed=3))
+    for between, seed, said in (((3, 8), 1, "leave --seed"), ((3,), 0, "give two seeds"), ((3, -1), 0, "whole number")):
+        with pytest.raises(SensoriumError, match=said):
+            sensorium.sample(runs["vae"], between=between, seed=seed)  # type: ignore[arg-type]
     for more, said in (
         (("--between", "3"), "give two seeds, such as --between 3,8"),
         (("--between", "3,x"), "should be a whole number"),

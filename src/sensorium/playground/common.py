@@ -110,12 +110,12 @@ def told(function: Callable) -> Callable:
     return once
 
 
-def chooser(runs: Sequence[Played]) -> gr.Dropdown:
+def chooser(runs: Sequence[Played], label: str = "Run") -> gr.Dropdown:
     """A menu of runs; its value is an index."""
     return gr.Dropdown(
         [(run.about, i) for i, run in enumerate(runs)],
         value=0,
-        label="Run",
+        label=label,
         filterable=False,
         interactive=len(runs) > 1,
     )
@@ -196,7 +196,7 @@ def markup(name: str, **heights: Any) -> gr.Markdown:
 
 
 def found_pictures(title: str, *, visible: bool = True, columns: int = 4) -> tuple[gr.Markdown, gr.Gallery]:
-    """A title, and a gallery for pictures that were found or generated, in 2 to 4 ``columns``; not ``visible`` before there are some."""
+    """A title, and a gallery for pictures that were found or generated, in ``columns`` (2, 3, 4 or 8); not ``visible`` before there are some."""
     words = gr.Markdown(f"**{title}**" if visible else "Nothing to see yet.")
     gallery = gr.Gallery(
         show_label=False, columns=columns, height="auto", format="png", object_fit="contain", buttons=["download"],

@@ -18,9 +18,9 @@ from sensorium.errors import SensoriumError
 from sensorium.playground.folder import Folder
 
 _FOLDER: ContextVar[str | None] = ContextVar("folder", default=None)  # of the page whose event is answered
-_elsewhere = gradio.blocks.get_upload_folder
+_elsewhere = gradio.blocks.get_upload_folder  # pyright: ignore[reportPrivateImportUsage]
 # An update makes a component anew, whose files would be where those of no page are, neither shown nor bounded.
-gradio.blocks.get_upload_folder = lambda: _FOLDER.get() or _elsewhere()
+gradio.blocks.get_upload_folder = lambda: _FOLDER.get() or _elsewhere()  # pyright: ignore[reportPrivateImportUsage]
 
 NOT_UPLOADED = "this is not an uploaded file: upload it on this page first (uploads are kept for an hour)."
 

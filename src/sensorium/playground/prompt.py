@@ -50,7 +50,7 @@ def tab(runs: Sequence[Any]) -> None:
     gr.Markdown("Say what to draw, and what not: a higher guidance scale follows the prompt more closely.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            which = chooser(runs)
+            which = chooser(runs, "Drawn by")
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST, placeholder="a red apple on a table")
             negative = gr.Textbox(label="Negative prompt: what not to draw", max_length=LONGEST)
             usual = drawer(runs[0])

@@ -15,6 +15,7 @@ CSS = """
 grid-template-rows:none!important;grid-auto-rows:auto!important}
 .in-2 .grid-container{grid-template-columns:repeat(2,minmax(0,1fr))!important}
 .in-3 .grid-container{grid-template-columns:repeat(3,minmax(0,1fr))!important}
+.in-8 .grid-container{grid-template-columns:repeat(8,minmax(0,1fr))!important}
 .found .thumbnail-item,.examples .thumbnail-item{width:100%!important;height:auto!important;aspect-ratio:1}
 .found .thumbnail-item{display:flex!important;flex-direction:column;aspect-ratio:auto!important}
 .found .thumbnail-item>img{width:100%!important;height:auto!important;aspect-ratio:1}
@@ -39,6 +40,7 @@ footer{opacity:.6}
 @media (max-width:640px){
 .gradio-container>.main{padding-left:12px!important;padding-right:12px!important}
 .found:not(.in-3):has(.caption-label) .grid-container{grid-template-columns:repeat(2,minmax(0,1fr))!important}
+.found.in-8:has(.caption-label) .grid-container{grid-template-columns:repeat(4,minmax(0,1fr))!important}
 .objects th,.objects td{padding:3px 5px;font-size:13px}
 .timeline svg.wide{display:none}
 .timeline svg.narrow{display:block}

@@ -176,9 +176,8 @@ def sample(
         save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
         return str(target)
     if between is not None:
-        if trace or seed:
-            raise SensoriumError("--between has the noise of two seeds: leave --seed and --trace out.")
-        drawn = drawn_between(found, between, n, steps=steps, label=label, guidance=guidance)
+        how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
+        drawn = drawn_between(found, between, n, **how)
         save(sheet(method, drawn), target)
         return str(target)
     drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)

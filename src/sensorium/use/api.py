@@ -136,10 +136,10 @@ def sample(
     if given is not None:
         other = label is not None or scale != 1 or steps is not None or between is not None
         return completed(found, given, n or 64, keep=keep, seed=seed, other=other)
-    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale}
+    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale, "seed": seed}
     if between is not None:
         return method.to_pixels(use.drawn_between(found, between, n or BETWEEN, **how).cpu())
-    return method.to_pixels(use.draw(found, n or 64, seed=seed, **how).cpu())
+    return method.to_pixels(use.draw(found, n or 64, **how).cpu())
 
 
 def evaluate(

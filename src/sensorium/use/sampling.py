@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,17 +51,28 @@ def draw(
 
 
 def drawn_between(
-    run: Run, seeds: tuple[int, int], n: int, *, steps: int | None, label: str | None, guidance: float
+    run: Run,
+    seeds: tuple[int, int],
+    n: int,
+    *,
+    steps: int | None,
+    label: str | None,
+    guidance: float,
+    seed: int = 0,
+    trace: bool = False,
 ) -> Tensor:
     """The pictures of two seeds, and ``n`` between them: [n + 2, *shape] in the method's own value range, the first seed's
-    first. Their noise is :func:`on_the_arc` between that of the seeds."""
+    first. Their noise is :func:`on_the_arc` between that of the seeds, so that another ``seed`` and a ``trace`` are refused."""
     method = generator_of(run)
     if not isinstance(method, FromNoise):
         raise SensoriumError(
             f"--between: '{printable(str(run.folder))}' does not draw from normal noise; leave it out."
         )
+    if seed or trace:
+        raise SensoriumError("--between has the noise of two seeds: leave --seed and --trace out.")
     at = torch.linspace(0, 1, checked(n, "--n", least=1) + 2)
-    start = on_the_arc(*(method.noise_of(1, seed)[0] for seed in seeds), at)
+    first, last = (method.noise_of(1, one)[0] for one in _two(seeds, str(seeds)))
+    start = on_the_arc(first, last, at)
     return draw(run, len(at), steps=steps, label=label, guidance=guidance, seed=0, start=start)
 
 
@@ -78,11 +90,7 @@ def on_the_arc(a: Tensor, b: Tensor, at: Tensor) -> Tensor:
 
 def seeds_of(text: str) -> tuple[int, int]:
     """The two seeds of "3,8"."""
-    parts = text.split(",")
-    if len(parts) != 2:
-        raise SensoriumError(f"--between {printable(text)}: give two seeds, such as --between 3,8.")
-    first, last = (checked(part, "--between", least=0) for part in parts)
-    return first, last
+    return _two(text.split(","), text)
 
 
 def generator_of(run: Run) -> Any:
@@ -99,6 +107,12 @@ def ways(method: Generator, path: Tensor) -> Tensor:
     """Trajectories [S + 1, n, *shape] -> one grid [3, H, W] in 0..1: one row per sample, eight steps of each."""
     stations = torch.linspace(0, len(path) - 1, min(8, len(path))).round().long()
     return sheet(method, path[stations].transpose(0, 1).flatten(0, 1), len(stations))
+
+
+def _two(seeds: Sequence[Any], told: str) -> tuple[int, int]:
+    if len(seeds) != 2:
+        raise SensoriumError(f"--between {printable(told)}: give two seeds, such as --between 3,8.")
+    return checked(seeds[0], "--between", least=0), checked(seeds[1], "--between", least=0)
 
 
 def _class_number(label: str, run: Run) -> int:
