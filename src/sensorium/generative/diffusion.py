@@ -36,7 +36,9 @@ from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 CHUNK = 256
-LARGEST = 80.0  # sigma beyond which nothing of a picture is left: EDM's, whereas the cosine schedule ends at some 20,000
+LARGEST = (
+    80.0  # sigma beyond which nothing of a picture is left: EDM's, whereas the cosine schedule ends at some 20,000
+)
 
 
 class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Completer):
