@@ -89,7 +89,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
-    told = ready.train if ready.test is None else ready.test
+    told: Any = ready.train if ready.test is None else ready.test
     train, held = pictures_of(ready.train), pictures_of(told)
     n = min(SAMPLES.get(device_name(), 2000), len(train), len(held))
     if n < LEAST:

@@ -81,7 +81,7 @@ class Whiten(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(F.conv2d(x, self.filters))
         if not self.training:  # what the training pictures did not have, such as color, is left out
-            variance = self.norm.running_var
+            variance: Tensor = self.norm.running_var  # type: ignore[assignment]
             x = x * (variance > 1e-6 * variance.amax(0)).to(x.dtype)[:, None, None]
         return F.gelu(torch.cat([x, -x], dim=1) + self.bias[:, None, None])
 
