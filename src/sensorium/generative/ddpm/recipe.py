@@ -17,7 +17,7 @@ def ddpm(
     *,
     network: str | None = None,
     schedule: Literal["linear", "cosine"] = "cosine",
-    prediction: Prediction = "noise",
+    prediction: Prediction = "velocity",
     weight: Weight = "simple",
     classes: bool = True,
     drop: float = 0.1,
@@ -38,7 +38,8 @@ def ddpm(
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
         schedule: how noise grows over the 1,000 steps: linear (the paper's) or cosine.
-        prediction: what the network tells of a noisy picture: noise, x, v, velocity or score.
+        prediction: what the network tells of a noisy picture: velocity (of the way from noise to it, which takes the fewest steps to
+            learn), noise (the paper's), x, v or score.
         weight: of the loss: simple, or min-snr.
         classes: condition on the class, if the data have classes.
         drop: probability of dropping a label in training, for guidance.
