@@ -99,7 +99,7 @@ class VQVAE(Method, Tokenizer):
         if not self._seen:
             return
         codes, vectors = (torch.cat(each) for each in zip(*self._seen, strict=True))
-        counts = sum_over_processes(counts_of(codes, self.codes))
+        counts = sum_over_processes(counts_of(codes, self.codes)).to(self.sizes)
         weight = self.quantize.embedding.weight
         if self.averaged:
             added = sum_over_processes(torch.zeros_like(self.sums).index_add_(0, codes, vectors))
