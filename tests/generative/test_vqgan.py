@@ -415,3 +415,43 @@ def test_samples_follow_the_probabilities() -> None:
     drawn = model.sample_codes(4000, seed=5).flatten(1)
     counted = torch.bincount(drawn[:, 0] * 2 + drawn[:, 1], minlength=4) / 4000
     torch.testing.assert_close(counted, wanted, atol=0.03, rtol=0)
+
+
+class Blocks(Words):
+    """Codes are the levels of blocks of 2 x 2 pixels."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        level = torch.nn.functional.avg_pool2d(images, 2)[:, 0]
+        return ((level + 1) / 2 * (self.codes - 1)).round().long()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        pixels = codes.float() / (self.codes - 1) * 2 - 1
+        return pixels[:, None].repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_picture_is_completed_from_the_codes_of_its_known_places(classes: int) -> None:
+    torch.manual_seed(0)
+    decoder = token_decoder(vocab_of(11, classes), 24, 2, 4)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    model = TokenPrior(decoder, Blocks(11, (3, 4)), (3, 6, 8), classes).eval()
+    wanted = torch.randint(11, (5, 3, 4))
+    given = model.tokenizer.decode(wanted)
+    known = torch.zeros_like(given, dtype=torch.bool)
+    known[:, :, :3] = True  # the first row of codes, and half of the pixels of the second
+    known[:, :, :, 6:] = True  # the last column
+    found = model.complete(given, known, seed=3)
+    assert torch.equal(found[known], given[known])
+    codes = model.tokenizer.encode(found)
+    assert torch.equal(codes[:, 0], wanted[:, 0])
+    assert torch.equal(codes[:, :, 3], wanted[:, :, 3])
+    assert torch.equal(model.complete(given, known, seed=3), found)
+    assert not torch.equal(model.complete(given, known, seed=4), found)
+    # With all but the last code known, it follows the model's distribution given all the others.
+    given, one = given[:1].expand(4000, -1, -1, -1), torch.ones(4000, 3, 6, 8, dtype=torch.bool)
+    one[:, :, 4:, 6:] = False
+    last = model.tokenizer.encode(model.complete(given, one))[:, 2, 3]
+    label = torch.tensor([-1]) if classes else None
+    expected = model.logits(wanted[:1], label)[0, -1].softmax(-1)
+    assert (last.bincount(minlength=11) / 4000 - expected).abs().max() < 0.04

@@ -4,7 +4,8 @@ arXiv:2012.09841, section 3.2).
 The codes s of an image form a sequence, row by row from the top left, which a causal Transformer models:
     p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
 The class c is the token before the first; one more token means "no class". Codes are sampled one after another; a
-tokenizer, such as VQGAN, decodes them to an image.
+tokenizer, such as VQGAN, decodes them to an image. Of an image that is partly known the codes of the known places are given, the others
+sampled (section 3.2, "image completion").
 Shapes: B images, h x w grid of codes, T = h w, K codes.
 """
 
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ClassConditional
+from sensorium.abilities import ClassConditional, Completer
 from sensorium.base.precision import precise
 from sensorium.method import Method
 from sensorium.networks.decoder import Cache, Decoder
 from sensorium.parts.sampling import write_tokens
 
 
-class TokenPrior(Method, ClassConditional):
+class TokenPrior(Method, ClassConditional, Completer):
     """A distribution over grids of codes, which a tokenizer decodes to images.
 
     decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
@@ -91,6 +92,21 @@ class TokenPrior(Method, ClassConditional):
         return torch.cat([self.tokenizer.decode(part) for part in codes.split(64)])
 
     @torch.no_grad()
+    def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
+        """Codes are known where all their pixels are; a code depends on those before it alone, which are above it and to its left."""
+        given, known = torch.where(known, given, 0), known.to(given.device)
+        patch = tuple(side // cells for side, cells in zip(self.shape[1:], self.grid, strict=True))
+        whole = F.max_pool2d((~known).any(1, keepdim=True).float(), patch)[:, 0] == 0
+        where = next(self.decoder.parameters())
+        codes = torch.where(whole.to(where.device), self.tokenizer.encode(given.to(where)), -1)
+        drawn = self.sample_codes(
+            len(given), temperature=self.temperature, top_k=self.top_k, seed=seed, forced=codes.flatten(1),
+            classes=-1 if self.classes else None,
+        )  # fmt: skip
+        pictures = torch.cat([self.tokenizer.decode(part) for part in drawn.split(64)])
+        return torch.where(known.to(pictures.device), given.to(pictures), pictures)
+
+    @torch.no_grad()
     def sample_codes(
         self,
         n: int,
@@ -99,11 +115,12 @@ class TokenPrior(Method, ClassConditional):
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
+        forced: Tensor | None = None,
     ) -> Tensor:
         """``n`` grids of codes int64 [n, h, w].
 
         classes: one for all, or [n], -1 for none; by default all in turn. temperature: 0 is greedy. top_k: sample from
-        the k most likely codes. Raises ValueError for an unknown class.
+        the k most likely codes. forced: codes int64 [n, h w] that are given, -1 where they are not. Raises ValueError for an unknown class.
         """
         if classes is None and self.classes:
             classes = torch.arange(n) % self.classes
@@ -121,6 +138,7 @@ class TokenPrior(Method, ClassConditional):
                 temperature=temperature,
                 top_k=top_k,
                 generator=torch.Generator(where).manual_seed(seed),
+                forced=forced,
             )
             return torch.stack(list(drawn), dim=1).unflatten(1, self.grid)
         finally:
