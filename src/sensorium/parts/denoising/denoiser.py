@@ -19,6 +19,7 @@ Net = Callable[[Tensor, Tensor], Tensor]  # F: c_in x [B, ...] and c_noise [B] -
 
 def denoised(frame: Frame, net: Net, x: Tensor, sigma: Tensor) -> Tensor:
     """D of x [B, ...] at sigma [B], float32 at least."""
+    sigma = _exact(sigma)
     out = precise(_output(frame, net, x, sigma))
     found = broad(frame.skip(sigma), x) * x + broad(frame.out(sigma), x) * out
     return found.to(torch.promote_types(x.dtype, torch.float32))
@@ -27,7 +28,7 @@ def denoised(frame: Frame, net: Net, x: Tensor, sigma: Tensor) -> Tensor:
 def denoising_loss(frame: Frame, net: Net, data: Tensor, noise: Tensor, level: Tensor) -> dict[str, Tensor]:
     """data and normal noise [B, ...], level [B] in (0, 1) -> the ``loss`` L, and ``explained``: which part of what F should be it
     predicts, 0 for zeros."""
-    sigma = frame.draw(level)
+    sigma = frame.draw(_exact(level))
     noisy = data + broad(sigma, data) * noise
     wanted = ((data - broad(frame.skip(sigma), data) * noisy) / broad(frame.out(sigma), data)).to(data.dtype)
     each = (precise(_output(frame, net, noisy, sigma)) - wanted).square().flatten(1).mean(1)
@@ -36,7 +37,12 @@ def denoising_loss(frame: Frame, net: Net, data: Tensor, noise: Tensor, level: T
 
 
 def _output(frame: Frame, net: Net, x: Tensor, sigma: Tensor) -> Tensor:
-    return net((broad(frame.inputs(sigma), x) * x).to(x.dtype), frame.time(sigma).to(x.dtype))
+    return net((broad(frame.inputs(sigma), x) * x).to(x.dtype), frame.time(sigma).to(x))
+
+
+def _exact(sigma: Tensor) -> Tensor:
+    """Where frames can compute in float64, which Apple's GPUs have not."""
+    return sigma.cpu() if sigma.device.type == "mps" else sigma
 
 
 def broad(value: Tensor, like: Tensor) -> Tensor:
