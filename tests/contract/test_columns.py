@@ -142,6 +142,12 @@ MARKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "authors' Stable Diffusion U-Net": ({}, tuple(
         f"model.diffusion_model.{name}.weight" for name in ("input_blocks.0.0", "middle_block.1.proj_in")
     )),
+    "diffusers SD3Transformer2DModel": ({"_class_name": "SD3Transformer2DModel"}, (
+        "pos_embed.proj.weight", "transformer_blocks.0.attn.add_q_proj.weight",
+    )),
+    "authors' Stable Diffusion 3": ({}, tuple(
+        f"model.diffusion_model.{name}" for name in ("pos_embed", "joint_blocks.0.x_block.attn.qkv.weight")
+    )),
     "diffusers DiTTransformer2DModel": ({"_class_name": "DiTTransformer2DModel"}, (
         "pos_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight", "proj_out_2.weight",
     )),
@@ -172,7 +178,9 @@ def package(row: System | Network) -> str:
 
 
 # Of parts of published pipelines, which no system has as a row of its own.
-PARTS = ("diffusers UNet2DConditionModel", "authors' Stable Diffusion U-Net")
+PARTS = (
+    "diffusers UNet2DConditionModel", "authors' Stable Diffusion U-Net", "diffusers SD3Transformer2DModel", "authors' Stable Diffusion 3",
+)  # fmt: skip
 
 
 def test_every_format_that_is_read_is_listed_once() -> None:

@@ -202,12 +202,17 @@ def test_levels_are_percentiles_and_entropy(seed, width, height):
 @settings(max_examples=20, deadline=None)
 def test_turning_and_mirroring_leaves_the_measures(seed, width, height):
     image = drawn(seed, width, height)
-    plain, sharp = levels(sampled(np.asarray(image)[None])), sharpness(image)
+    plain, sharp = levels(sampled(np.asarray(image)[None]))[0], sharpness(image)
+    ranked = np.sort(brightness(np.asarray(image)), axis=None)
+    rank = lambda share: float(ranked[round(share * (len(ranked) - 1))])  # noqa: E731
     for turn in Image.Transpose:
         turned = image.transpose(turn)
         assert sharpness(turned) == pytest.approx(sharp, rel=0.1)
-        # of larger pictures every second pixel is taken, others of a turned one
-        np.testing.assert_allclose(levels(sampled(np.asarray(turned)[None])), plain, atol=0.3)
+        # of larger pictures every second pixel is taken, others of a turned one: the ranks of their percentiles are near
+        high, low, entropy = levels(sampled(np.asarray(turned)[None]))[0]
+        assert rank(0.96) - 0.003 <= high <= rank(1.0) + 0.003
+        assert rank(0.02) - 0.003 <= low <= rank(0.08) + 0.003
+        assert entropy == pytest.approx(plain[2], abs=0.3)
         if max(width, height) <= 64:
             np.testing.assert_array_equal(levels(np.asarray(turned)[None]), levels(np.asarray(image)[None]))
 

@@ -1,6 +1,7 @@
 """What the tabs that draw pictures compute, without a browser."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,10 @@ def test_pictures_of_a_changed_component_are_in_the_folder_of_the_page(
     event, picture = next(iter(blocks.fns.values())), Image.new("RGB", (4, 4))
 
     def given(answer: Any) -> Any:
-        return asyncio.run(blocks.postprocess_data(event, answer, state))[0]
+        # a thread of its own: a browser test before it may have left a loop in this one
+        work = lambda: asyncio.run(blocks.postprocess_data(event, answer, state))[0]  # noqa: E731
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(work).result()
 
     asked = given(gr.update(value=picture, visible=True))["value"]["path"]
     given(gr.update(visible=True))

@@ -7,5 +7,5 @@ SYSTEM = System(
     data="pairs",
     abilities=("Generator", "TextConditional", "IterativeGenerator", "FromNoise"),
     exports=("hf",),
-    parity="diffusers' StableDiffusionPipeline of a run's export (tests/parity/test_latent_diffusion.py)",
+    parity="diffusers DDPMScheduler, StableDiffusionPipeline (tests/parity/test_latent_diffusion.py)",
 )
