@@ -190,3 +190,20 @@ def test_a_transformer_in_the_place_of_the_unet(run: Path, tmp_path: Path, comma
     ).folder  # fmt: skip
     assert sensorium.sample(out, 2, prompt="a red picture", steps=2).shape == (2, 3, 16, 16)
     assert "no format 'hf'" in command("export", str(out), "--to", "hf")[2].replace("\n", " ")
+
+
+def test_pictures_of_captions_are_judged_without_their_classes(tmp_path: Path) -> None:
+    """Which the pictures of generated scenes have."""
+    how = {"progress": False, "image_size": 32, "batch_size": 8, "limit": 24}
+    sensorium.train("kl_autoencoder", "scenes:64", budget="1steps", out=tmp_path / "kl", discriminator_width=8, **how)
+    run = sensorium.train(
+        "latent_diffusion",
+        "scenes:64",
+        budget="1steps",
+        out=tmp_path / "run",
+        tokens=str(tmp_path / "kl"),
+        text_width=32,
+        **how,
+    )
+    scores = sensorium.evaluate(run.folder).scores
+    assert "ResNet of random weights" in next(one.counted for one in scores if one.name == "Fréchet distance")

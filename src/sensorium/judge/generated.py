@@ -183,7 +183,7 @@ def feature_space(run: Trained, ready: Prepared, inception: Path | None) -> tupl
 
         name, network = INCEPTION, Inception(inception)
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    elif on.labels is None or len(on.classes) < 2:
+    elif isinstance(ready.train, Captioned) or on.labels is None or len(on.classes) < 2:
         torch.manual_seed(0)
         name = "a small ResNet of random weights, seed 0"
         network = build_backbone(NETWORK, run.situation, Settings(), by="judging samples").eval()
