@@ -116,7 +116,7 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    if method.shape[0] == 1:
+    if len(np.unique(real)) <= 2:
         name += ", all in black and white"
     base, mine, beside, gauss = (embed(x) for x in (real, drawn, other, simple))
     found = {
