@@ -37,8 +37,8 @@ from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoised
-from sensorium.parts.denoising.frames import Frame, frame_of
-from sensorium.parts.denoising.paths import STEPS, betas_of, discrete, products_of, scaled_betas_of
+from sensorium.parts.denoising.frames import Frame, Weight, frame_of
+from sensorium.parts.denoising.paths import STEPS, betas_named, betas_of, discrete, scaled_betas_of
 from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
@@ -93,6 +93,12 @@ class Schedule(NamedTuple):
         each = ((1 - products) / products).sqrt()
         return torch.cat([each[self.steps(count)], each.new_zeros(1) if self.to_data else each[:1]])
 
+    def frame(self, weight: Weight = "simple") -> Frame:
+        """Of its path and prediction."""
+        with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
+            path = discrete((1 - self.betas).cumprod(0))
+        return frame_of(path, PREDICTIONS[self.prediction], weight)  # pyright: ignore
+
 
 class Known(NamedTuple):
     """Of a picture. latents [1 or B, Z, h, w]. anew: bool [1 or B, 1, h, w], the places to be drawn; None is all. beside: what an
@@ -129,9 +135,7 @@ class TextToPicture(nn.Module):
             raise ValueError(f"the tokenizer has {tokens.vocab:,} tokens, the text tower {text.vocab:,}")
         self.unet, self.autoencoder, self.text, self.tokens, self.schedule = unet, autoencoder, text, tokens, schedule
         self.guidance, self.steps = guidance, steps
-        with torch.device("cpu"):
-            path = discrete((1 - schedule.betas).cumprod(0))
-        self.frame = frame_of(path, PREDICTIONS[schedule.prediction])  # pyright: ignore
+        self.frame = schedule.frame()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -358,8 +362,7 @@ def _betas(told: Source) -> Tensor:
     )
     shape = told.word("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2"), "linear")
     if shape == "squaredcos_cap_v2":
-        products = products_of("cosine")
-        return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+        return betas_named("cosine")
     return (betas_of if shape == "linear" else scaled_betas_of)(STEPS, low, high)
 
 

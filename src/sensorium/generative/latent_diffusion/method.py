@@ -20,15 +20,14 @@ from torch import Tensor
 
 from sensorium.abilities import FromNoise, IterativeGenerator, TextConditional
 from sensorium.data.text.clip_tokens import CLIPTokens
-from sensorium.generative.pipeline import PREDICTIONS, Schedule, TextToPicture, guided
+from sensorium.generative.pipeline import Schedule, TextToPicture, guided
 from sensorium.method import Method
 from sensorium.networks.kl_autoencoder import KLAutoencoder
 from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoising_loss
-from sensorium.parts.denoising.frames import Weight, frame_of
-from sensorium.parts.denoising.paths import discrete
+from sensorium.parts.denoising.frames import Weight
 from sensorium.parts.denoising.samplers import STOCHASTIC, Denoiser, Sampler, sampled
 
 CHUNK = 64  # samples at a time
@@ -66,9 +65,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
         self.schedule, self.drop, self.guidance = schedule, drop, guidance
         self.sampler: Sampler = sampler
         self.usual_steps = usual_steps
-        with torch.device("cpu"):  # also where a method is built without memory, on the device "meta"
-            path = discrete((1 - schedule.betas).cumprod(0))
-        self.frame = frame_of(path, PREDICTIONS[schedule.prediction], weight)  # pyright: ignore
+        self.frame = schedule.frame(weight)
 
     def prompted(self, tokens: CLIPTokens) -> TextToPicture:
         """Its networks as those of a pipeline."""
