@@ -224,6 +224,8 @@ ROWS = (
         "{} / {}", (Ratio("nade, 16 pictures"), Ratio("made, 16 pictures")), 2),
     Row("text-unet", "generative", "U-Net of Stable Diffusion 1 at reduced width against diffusers, training step; peak memory ours / theirs",
         ("python -m benchmarks.text_unet",), "{}; memory {}x", (Ratio("U-Net of Stable Diffusion 1"), Cell("U-Net of Stable Diffusion 1", THEIRS)), 3),
+    Row("ddim", "generative", "50 steps of DDIM against diffusers' pipelines: 8 pictures of a U-Net, 32 px / a prompt at Stable Diffusion 1's shape and reduced width",
+        ("python -m benchmarks.ddim",), "{} / {}", (Ratio("8 pictures, U-Net"), Ratio("a prompt, Stable Diffusion")), 5),
     system("unet", "generative", "U-Net against diffusers", "U-Net 32-64-128, 32 px, batch 8"),
     system("dit", "generative", "DiT against diffusers", "DiT 6 x 192, 32 px, batch 8"),
     Row("fcos-cells", "detection", "FCOS on blood cells, five minutes from random weights", ("sensorium train fcos --data {bccd} --budget 5m --judge",),

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ from sklearn.datasets import load_digits
 
 import sensorium
 from sensorium.cli.main import main
+from sensorium.judge.evaluator import Kept
+from sensorium.judge.generated import _of_classes, judge
+from sensorium.judge.score import Asked
 from sensorium.runs.results import read_results
+from sensorium.use.sampling import draw
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -77,6 +83,35 @@ def test_pictures_of_classes_are_judged_in_a_classifier_of_theirs(tmp_path: Path
     code, out, err = command("evaluate", str(tmp_path / "made"), "--json")
     assert code == 0, err
     assert "a ResNet trained on these pictures" in json.loads(out)["details"]["samples"]["samples"]["features"]
+
+
+def test_a_generator_that_knows_classes_draws_and_is_judged_on_those_of_the_training_pictures(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = sensorium.Run(runs / "flow"), []
+    train = run.data().train
+    method, sample = run.method, run.method.sample
+
+    def watched(n: int, **how: Any) -> torch.Tensor:
+        told.append(how["condition"])
+        return sample(n, **how, steps=1) if "steps" not in how else sample(n, **how)
+
+    monkeypatch.setattr(method, "sample", watched)
+    assert draw(run, 12, steps=1, label=None, guidance=1, seed=0).shape == (12, 3, 8, 8)
+    assert told.pop().tolist() == [*range(10), 0, 1]
+    rare = replace(train, labels=np.where(train.labels < 9, train.labels % 2 * 3, -1))  # 0, 3 and unknown
+    _, asked = _of_classes(run, rare, 4000).popitem()
+    assert set(asked.tolist()) == {0, 3}
+    known = rare.labels[rare.labels >= 0]
+    assert float((asked == 3).double().mean()) == pytest.approx((known == 3).mean(), abs=0.04)
+    assert _of_classes(run, replace(train, labels=None), 5) == {}
+    assert _of_classes(run, replace(train, labels=np.full(len(train), -1)), 5) == {}
+    kept = Kept(
+        runs / "flow", {"samples": {"features": "", "frechet": 0.0}}, {}, lambda: None
+    )  # of a version that drew no classes
+    found = judge(run, replace(run.data(), train=train), Asked(), kept)
+    assert told[-1].shape == (kept.pieces["samples"]["n"],)
+    assert "samples of its classes" in next(score.counted for score in found.scores if score.name == "Fréchet distance")
 
 
 def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) -> None:

@@ -112,7 +112,7 @@ def sample(
         run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion, or one file of Stable Diffusion 1.
         n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
-        label: the class to generate.
+        label: the class to generate; by default all classes in turn.
         prompt: what a pipeline, or a run of latent diffusion, is to draw.
         negative: what it is not to draw.
         guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; of a prompt it is 7.5, or what a run was trained for.

@@ -4,7 +4,8 @@ Samples are scored by their Fréchet distance to the training images, and by pre
 space: Inception's, if the user gives its weights; else the last layer of a small ResNet trained on the same data for this
 purpose (once, cached beside the runs), or, without classes, of a network of random weights, which can still tell images
 from samples of a Gaussian in pixel space. Distances in different feature spaces, or of different sample counts, can't
-be compared. Samples that are nearer to training pictures than held-out pictures are, are copies; the nearest are shown.
+be compared. A generator that knows classes draws them as often as they are in the training images. Samples that are
+nearer to training pictures than held-out pictures are, are copies; the nearest are shown.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.abilities import Generator, TextConditional
+from sensorium.abilities import ClassConditional, Generator, TextConditional
 from sensorium.base.lock import locked
 from sensorium.base.precision import device_name
 from sensorium.catalogue import offering, resolve
@@ -54,10 +55,12 @@ INCEPTION = "Inception v3 of December 2015, as in published FIDs"
 def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Fréchet distance, precision and recall of samples, with a PCA Gaussian as baseline and held-out images as
     reference."""
-    if asked.inception and INCEPTION not in kept.pieces.get("samples", {}).get("features", ""):
+    earlier = kept.pieces.get("samples", {})
+    unlike = earlier.get("classes", False) != _classes(run)
+    if unlike or (asked.inception and INCEPTION not in earlier.get("features", "")):
         kept.pieces.pop("samples", None)
     found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))
-    counted = f"samples; {found['features']}"
+    counted = f"samples{' of its classes' if _classes(run) else ''}; {found['features']}"
     beside = {"Gaussian in PCA": found["baselines"]["gaussian_pca"]}
     true = {"held-out pictures": found["baselines"]["held_out"]}
     rows = [
@@ -105,7 +108,7 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         drawn = method.sample(n, seed=0, condition=torch.from_numpy(words.astype(np.int64)), guidance=1.0)
         save_picture(captioned(method, told), folder / "captions.png")
     else:
-        drawn = method.sample(n, seed=0)
+        drawn = method.sample(n, seed=0, **_of_classes(run, train, n))
     drawn = method.to_pixels(drawn).cpu().numpy()
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
@@ -124,6 +127,7 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         "error": frechet_error(mine, base) if base.shape[1] <= WIDE else None,
         "n": n,
         "features": name,
+        "classes": _classes(run),
         **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
         **density_coverage(base, mine, min(5, n - 1)),
         "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
@@ -136,6 +140,21 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
             pictures, seen = np.concatenate([real, more]), torch.cat([base, embed(more)])
         found["copies"] = _copies(drawn, mine, pictures, seen, beside, folder / "nearest.png")
     return found
+
+
+def _classes(run: Trained) -> bool:
+    """Whether it is told which class to draw."""
+    return isinstance(run.method, ClassConditional) and run.method.classes > 0
+
+
+def _of_classes(run: Trained, train: Pixels, n: int) -> dict[str, Tensor]:
+    """What it is told to draw: classes as often as they are in the training pictures."""
+    if not _classes(run) or train.labels is None:
+        return {}
+    known = train.labels[(train.labels >= 0) & (train.labels < run.method.classes)]
+    if not len(known):
+        return {}
+    return {"condition": torch.from_numpy(np.random.default_rng(0).choice(known, n).astype(np.int64))}
 
 
 def pictures_of(rows: Any) -> Pixels:

@@ -31,7 +31,7 @@ def draw(
     start: Tensor | None = None,
 ) -> Tensor:
     """Samples of a run's method: [n, *shape] in its own value range, with ``trace`` trajectories [steps + 1, n,
-    *shape]. start: their noise, which the method has to be a function of."""
+    *shape]. start: their noise, which the method has to be a function of. label: by default all classes in turn, with a start none."""
     method = generator_of(run)
     if n < 1 or (steps is not None and steps < 1):
         raise SensoriumError(f"--n {n} and --steps {steps}: must be at least 1.")
@@ -43,7 +43,9 @@ def draw(
     if isinstance(method, ClassConditional) and method.classes:
         if guidance != 1 and not method.guided:
             raise SensoriumError(f"--guidance: '{run.folder}' can't be guided; leave it out.")
-        how["condition"] = None if label is None else _class_number(label, run)
+        # in turn, not of the unknown class, which a generator learns from few pictures or none
+        in_turn = torch.arange(n) % method.classes if start is None else None
+        how["condition"] = in_turn if label is None else _class_number(label, run)
         how |= {"guidance": guidance} if method.guided else {}
     elif label is not None or guidance != 1:
         raise SensoriumError(f"'{run.folder}' was trained without labels: leave --label and --guidance out.")
