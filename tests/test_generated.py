@@ -172,6 +172,16 @@ def test_a_distilled_flow_takes_one_step_and_outlives_its_teacher(runs: Path, tm
     assert any(not torch.equal(before[name], x) for name, x in student.state_dict().items())
 
 
+def test_a_student_has_its_teachers_times(tmp_path: Path, command: Command) -> None:
+    few = ["train", "rectified_flow", *FEW, "--budget", "1steps"]
+    assert command(*few, "--shift", "3", "--out", str(tmp_path / "teacher"))[0] == 0
+    words = [*few, "--teacher", str(tmp_path / "teacher"), "--teacher-steps", "1"]
+    assert command(*words, "--out", str(tmp_path / "student"))[0] == 0
+    assert sensorium.Run(tmp_path / "student").method.shift == 3
+    assert command(*words, "--shift", "2", "--out", str(tmp_path / "other"))[0] == 0
+    assert sensorium.Run(tmp_path / "other").method.shift == 2
+
+
 def test_a_teacher_that_is_none_is_named(runs: Path, tmp_path: Path, command: Command) -> None:
     words = ["train", "rectified_flow", *FEW, "--budget", "2steps", "--out", str(tmp_path)]
     assert "--teacher" in command(*words, "--one-step")[2]

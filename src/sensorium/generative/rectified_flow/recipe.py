@@ -34,7 +34,7 @@ def rectified_flow(
     warmup: float = 0.05,
     drop: float = 0.1,
     teacher_steps: int = 20,
-    shift: float = 1.0,
+    shift: float | None = None,
 ) -> Recipe:
     """Rectified flow (Liu et al., 2022): generates pictures from noise along nearly straight trajectories.
 
@@ -56,7 +56,7 @@ def rectified_flow(
         teacher: folder of a rectified_flow run on the same data, for reflow.
         teacher_steps: sampling steps of the teacher.
         one_step: distill the teacher into a single step.
-        shift: how far times are shifted toward the noise, in training and sampling; above 1 for large pictures.
+        shift: how far times are shifted toward the noise, in training and sampling; above 1 for large pictures. By default 1, or the teacher's.
     """
     s = Settings()
     small = on.device == "cpu"
@@ -71,11 +71,12 @@ def rectified_flow(
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, (2e-3 if small else 4e-4) * (1 if teacher is None else 0.25), batch, s)
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
-    if not 0 < shift < float("inf"):
-        raise SensoriumError(f"--shift {shift:g}: must be a positive number; 1 does not shift times.")
-    s.note(shift=shift, teacher=teacher, teacher_steps=teacher_steps, one_step=one_step)
+    moved = s.pick("shift", shift, float(told.get("shift", 1.0)), "the teacher's" if told else "1 does not shift times")
+    if not 0 < moved < float("inf"):
+        raise SensoriumError(f"--shift {moved:g}: must be a positive number; 1 does not shift times.")
+    s.note(teacher=teacher, teacher_steps=teacher_steps, one_step=one_step)
     shape = (3, on.image_size, on.image_size)
-    method = RectifiedFlow(net, shape, times="start" if one_step else times, shift=shift, classes=count, drop=drop)
+    method = RectifiedFlow(net, shape, times="start" if one_step else times, shift=moved, classes=count, drop=drop)
     views = flow_views(method, flip=flip)
     if teacher is not None:
         if master is not None:
