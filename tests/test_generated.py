@@ -155,7 +155,7 @@ def test_exported_it_draws_with_the_schedulers_of_diffusers(runs: Path, tmp_path
         for t in scheduler.timesteps:
             x = scheduler.step(theirs(x, t, labels).sample, t, x).prev_sample
         flow = sensorium.Run(runs / "flow").method
-        ours = flow.sample(2, 5, start=start, condition=labels, solver="euler")
+        ours = flow.sample(2, 5, start=start, condition=labels, sampler="euler")
     torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
 
 

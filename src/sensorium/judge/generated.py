@@ -100,20 +100,15 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     name, embed = feature_space(run, ready, inception)  # first: report wrong weights before minutes of sampling
     method = run.method
     folder = run.folder / "pictures"
+    drawn = samples(method, told, n)
     if isinstance(method, TextConditional):
-        words = told.tokens[np.random.default_rng(0).permutation(len(told))[:n]]
-        drawn = method.sample(n, seed=0, condition=torch.from_numpy(words.astype(np.int64)), guidance=1.0)
         save_picture(captioned(method, told), folder / "captions.png")
-    else:
-        drawn = method.sample(n, seed=0)
-    drawn = method.to_pixels(drawn).cpu().numpy()
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
     turn = rng.permutation(len(train))
     real = np.array(train.images[np.sort(turn[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
-    # the method may be trained on binary images: compare with the same
-    real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
+    real, other = (as_drawn(method, x) for x in (real, other))
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     if len(np.unique(real)) <= 2:
@@ -132,10 +127,23 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         more = np.array(train.images[np.sort(turn[n : n if inception else LOOKED])])
         pictures, seen = real, base
         if len(more):
-            more = method.to_pixels(method.from_pixels(torch.from_numpy(more))).numpy()
+            more = as_drawn(method, more)
             pictures, seen = np.concatenate([real, more]), torch.cat([base, embed(more)])
         found["copies"] = _copies(drawn, mine, pictures, seen, beside, folder / "nearest.png")
     return found
+
+
+def samples(method: Any, told: Any, n: int, **how: Any) -> np.ndarray:
+    """``n`` samples of seed 0, uint8 [n, 3, H, W]; of a method that draws texts, of those of the data ``told``, without guidance."""
+    if isinstance(method, TextConditional):
+        words = told.tokens[np.resize(np.random.default_rng(0).permutation(len(told)), n)]
+        how |= {"condition": torch.from_numpy(words.astype(np.int64)), "guidance": 1.0}
+    return method.to_pixels(method.sample(n, seed=0, **how)).cpu().numpy()
+
+
+def as_drawn(method: Any, images: np.ndarray) -> np.ndarray:
+    """Pictures as the method would draw them: it may be trained on black and white ones."""
+    return method.to_pixels(method.from_pixels(torch.from_numpy(images))).numpy()
 
 
 def pictures_of(rows: Any) -> Pixels:
