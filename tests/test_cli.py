@@ -332,6 +332,7 @@ def test_a_stopped_training_goes_on_with_the_same_command(tmp_path: Path, comman
                 "list",
                 "compare",
                 "rates",
+                "samplers",
                 "evaluate",
                 "embed",
                 "neighbors",

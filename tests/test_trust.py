@@ -22,6 +22,7 @@ COMMANDS = (
     ["play", "RUN"],
     ["serve", "RUN"],
     ["sample", "RUN"],
+    ["samplers", "RUN"],
     ["generate", "RUN"],
     ["detect", "RUN", "x.png"],
     ["watch", "RUN", "x.npy"],

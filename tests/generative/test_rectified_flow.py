@@ -178,7 +178,7 @@ def test_reflow_pairs() -> None:
     again = reflow_pairs(teacher, 4, steps=6, seed=3, condition=label)
     assert all(torch.equal(pairs[key], again[key]) for key in pairs)
     assert not torch.equal(pairs["start"], reflow_pairs(teacher, 4, steps=6, seed=4)["start"])
-    arrived = teacher.sample(4, 6, start=pairs["start"], condition=label, solver="euler")
+    arrived = teacher.sample(4, 6, start=pairs["start"], condition=label, sampler="euler")
     assert torch.equal(arrived, pairs["image"])
     assert torch.isfinite(flow(4).float()(pairs)["loss"])
 
@@ -187,7 +187,7 @@ def test_straightness_is_zero_for_straight_paths_alone() -> None:
     straight = RectifiedFlow(Constant(), SHAPE)
     assert straightness(straight, 3, steps=5) == pytest.approx(0, abs=1e-10)
     curved = flow().float()
-    path = curved.sample(3, 5, solver="euler", trace=True)
+    path = curved.sample(3, 5, sampler="euler", trace=True)
     by_hand = sum(((path[-1] - path[0]) - 5 * (path[k + 1] - path[k])).square().mean() for k in range(5)) / 5
     assert straightness(curved, 3, steps=5) == pytest.approx(float(by_hand), rel=1e-5)
     assert float(by_hand) > 1e-3
@@ -205,9 +205,9 @@ def test_shifted_times_in_training_and_sampling() -> None:
     torch.testing.assert_close(late.sampling_times(4), times)
     late.load_state_dict(plain.state_dict())
     start = torch.randn(2, *SHAPE)
-    path = late.sample(2, 4, start=start, solver="euler", trace=True)
+    path = late.sample(2, 4, start=start, sampler="euler", trace=True)
     torch.testing.assert_close(path, euler(late.velocity, start, times, trace=True).detach())
-    path = late.sample(3, 4, solver="euler", trace=True)
+    path = late.sample(3, 4, sampler="euler", trace=True)
     steps = times.diff().tolist()
     by_hand = sum(h * ((path[-1] - path[0]) - (path[k + 1] - path[k]) / h).square().mean() for k, h in enumerate(steps))
     assert straightness(late, 3, steps=4) == pytest.approx(float(by_hand), rel=1e-5)
@@ -234,7 +234,7 @@ def test_reflow_straightens_and_distillation_needs_one_step() -> None:
 
     torch.manual_seed(0)
     teacher = RectifiedFlow(Turn(), (2, 1, 1), time_scale=1.0)
-    pairs = reflow_pairs(teacher, 256, steps=50, solver="heun")
+    pairs = reflow_pairs(teacher, 256, steps=50, sampler="heun")
     bent, found = straightness(teacher, 64, steps=50), {}
     for times in ("uniform", "start"):
         student = RectifiedFlow(Student(), (2, 1, 1), times=times, time_scale=1.0)
@@ -243,7 +243,7 @@ def test_reflow_straightens_and_distillation_needs_one_step() -> None:
             optimizer.zero_grad()
             student(pairs)["loss"].backward()
             optimizer.step()
-        one = student.sample(256, 1, start=pairs["start"], solver="euler")
+        one = student.sample(256, 1, start=pairs["start"], sampler="euler")
         found[times] = float((one - pairs["image"]).square().mean())
         if times == "uniform":
             assert straightness(student, 64, steps=50) < 0.2 * bent

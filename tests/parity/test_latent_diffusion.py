@@ -20,6 +20,7 @@ from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.paths import betas_named
 from sensorium.recipe.trained import Trained
+from sensorium.use.samplers import samplers_of
 
 SIZE, CONTEXT, VOCAB = 12, 7, 40
 
@@ -207,3 +208,13 @@ def test_pictures_of_captions_are_judged_without_their_classes(tmp_path: Path) -
     )
     scores = sensorium.evaluate(run.folder).scores
     assert "ResNet of random weights" in next(one.counted for one in scores if one.name == "Fréchet distance")
+
+
+def test_its_samplers_are_compared_by_pictures_of_captions(run: Path, tmp_path: Path) -> None:
+    found, page = samplers_of(run, samplers="dpm,heun", evaluations=[3], n=8, out=tmp_path)
+    assert [(one["sampler"], one["steps"], one["evaluations"]) for one in found["points"]] == [
+        ("dpm", 3, 3),
+        ("heun", 2, 3),
+    ]
+    assert found["command"].endswith("--prompt TEXT")
+    assert page.is_file()

@@ -317,6 +317,6 @@ def test_their_scheduler_samples_our_flow(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             x = scheduler.step(model(x, timestep.expand(3), class_labels=label).sample, timestep, x).prev_sample
-    ours = flow.sample(3, 12, start=start, condition=label, solver="euler")
+    ours = flow.sample(3, 12, start=start, condition=label, sampler="euler")
     assert (ours - start).std() > 0.1
     torch.testing.assert_close(ours, x, atol=1e-4, rtol=0)

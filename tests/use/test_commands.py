@@ -31,7 +31,7 @@ ABLE = {
     "simclr": {"embed", "neighbors", "search"},
     "supervised": {"embed", "neighbors", "search", "predict"},
     "clip": {"embed", "neighbors", "search", "zeroshot"},
-    "rectified_flow": {"sample"},
+    "rectified_flow": {"sample", "samplers"},
     "fcos": {"detect", "misses"},
     "causal_lm": {"generate"},
     "oadtr": {"watch"},
@@ -51,6 +51,7 @@ def words_for(command: str, folder: Path, out: Path) -> list[str]:
         "neighbors": [picture, "--data", str(folder / "photos"), "--picture", str(out)],
         "generate": ["--prompt", "hello there", "--most", "3"],
         "sample": ["--n", "2", "--out", f"{out}.png"],
+        "samplers": ["--evaluations", "1,2", "--n", "4", "--out", str(out)],
         "watch": [str(folder / "steps.npz"), "--csv", f"{out}.csv"],
     }[command]
 
@@ -61,7 +62,10 @@ def test_every_rule_is_of_a_command() -> None:
 
 @pytest.mark.parametrize("run", ABLE)
 @pytest.mark.parametrize("name", USES)
-def test_a_run_that_cannot_says_what_it_can(kinds: Path, run: str, name: str, tmp_path: Path, command: Command) -> None:
+def test_a_run_that_cannot_says_what_it_can(
+    kinds: Path, run: str, name: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensorium.judge.generated.CLASSIFIER", "1steps")  # whose features compare samplers
     folder = kinds / "runs" / run
     before = sorted(one.name for one in folder.rglob("*"))
     code, out, err = command(name, str(folder), *words_for(name, kinds, tmp_path / "out"))

@@ -66,13 +66,22 @@ class TextConditional(Generator):
 
 
 class IterativeGenerator(Generator):
-    """Generates a sample from noise in steps, ``usual_steps`` by default."""
+    """Generates a sample from noise in steps, ``usual_steps`` by default, by one of ``samplers``, ``sampler`` by default."""
 
     usual_steps: int
+    sampler: str
+    samplers: tuple[str, ...]
 
     @abstractmethod
-    def sample(self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False) -> Tensor:
-        """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]."""
+    def sample(
+        self, n: int, *, seed: int = 0, steps: int | None = None, trace: bool = False, sampler: str | None = None
+    ) -> Tensor:
+        """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]. Of a seed all samplers begin with the same
+        noise."""
+
+    @abstractmethod
+    def evaluations(self, sampler: str, steps: int) -> int:
+        """How often the network is evaluated for a sample of so many steps without guidance."""
 
 
 class FromNoise(Generator):

@@ -48,11 +48,12 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield _lines(title)
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(*_columns(), console=terminal(), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    left = TextColumn("{task.fields[left]}", markup=False)
+    with Progress(*_columns(), left, console=terminal(), transient=True) as progress:
+        task, began = progress.add_task(title, total=None, left=""), time.perf_counter()
+        yield lambda done, total: progress.update(task, completed=done, total=total, left=_left(began, done, total))
 
 
 def _lines(title: str) -> Callable[[int, int], None]:
@@ -64,10 +65,14 @@ def _lines(title: str) -> Callable[[int, int], None]:
         now = time.perf_counter()
         if now - told >= LINE_EVERY and 0 < done < total:
             told = now
-            left = duration((now - began) / done * (total - done))
-            terminal().print(f"{title}: {done:,} of {total:,}, {left} left")
+            terminal().print(f"{title}: {done:,} of {total:,}, {_left(began, done, total)}")
 
     return advance
+
+
+def _left(began: float, done: int, total: int) -> str:
+    """Such as "1m15s left", if what is left takes as long as what was done since ``began``; "" before anything is done."""
+    return f"{duration((time.perf_counter() - began) / done * (total - done))} left" if done else ""
 
 
 @contextmanager

@@ -240,6 +240,44 @@ def rates(system: str, *, run: CommonFlags = Common(), steps: Positive = 200) ->
     console.print(f"Report: {page.resolve()}")
 
 
+def samplers(
+    run: Path,
+    *,
+    samplers: str | None = None,
+    evaluations: str = "6,12,25,50",
+    n: Positive = 1000,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Compare the samplers of a trained diffusion or flow: the quality of their pictures over evaluations of the network, and time.
+
+    Example: sensorium samplers sensorium-runs/edm --samplers euler,heun --evaluations 6,12,25
+
+    Each draws --n pictures from the same noise with about each number of evaluations: euler takes one a step, heun two. Quality is the
+    Fréchet distance to training pictures, as `sensorium evaluate` measures it; lower is better. Told is the cheapest whose distance is
+    within error of the least, and how to draw with it. Ctrl-C ends with what was measured so far, the fewest evaluations first. The page,
+    with pictures side by side, is OUT/samplers.html, the numbers are in samplers.json beside it; OUT is sensorium-samplers by default.
+
+    Args:
+        run: folder of a run that draws pictures in steps (ddpm, edm, score_sde, rectified_flow, latent_diffusion).
+        samplers: names, by commas; by default all of the run's: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms.
+        evaluations: of the network for each picture, numbers by commas.
+        n: pictures of each; more give a smaller error.
+        out: folder for the page, the numbers and the pictures.
+        quiet: no progress bar.
+    """
+    from sensorium.report.samplers import samplers_table
+    from sensorium.use.samplers import samplers_of
+
+    found, page = samplers_of(run, samplers=samplers, evaluations=evaluations, n=n, out=out, progress=not quiet)
+    console.print(samplers_table(found))
+    console.print(found["said"])
+    console.print(f"Draw with it: {found['command']}", soft_wrap=True)
+    console.print(f"Report: {page.resolve()}")
+    if found["stopped"]:
+        raise KeyboardInterrupt
+
+
 COMMANDS = {
     "demo": demo,
     "compare": compare,
@@ -247,4 +285,5 @@ COMMANDS = {
     "evaluate": opens_runs(evaluate),
     "signal": signal,
     "rates": rates,
+    "samplers": opens_runs(samplers),
 }

@@ -84,6 +84,7 @@ def sample(
     *,
     n: Positive | None = None,
     steps: Positive | None = None,
+    sampler: str | None = None,
     label: str | None = None,
     prompt: str | None = None,
     negative: str = "",
@@ -112,6 +113,7 @@ def sample(
         run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion, or one file of Stable Diffusion 1.
         n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
+        sampler: how they are taken: euler (DDIM), heun, ancestral (DDPM) ...; `sensorium samplers RUN` compares them.
         label: the class to generate; by default all classes in turn.
         prompt: what a pipeline, or a run of latent diffusion, is to draw.
         negative: what it is not to draw.
@@ -136,16 +138,14 @@ def sample(
     if prompt is not None or is_pipeline(run):
         check_prompted(label=label, given=given, between=between, trace=trace)
         asked = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
-        asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
+        asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer, "sampler": sampler}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
     check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     ends = None if between is None else seeds_of(between)
     how = {
         "n": n or (64 if ends is None else BETWEEN),
-        "steps": steps,
-        "label": label,
-        "guidance": 1.0 if guidance is None else guidance,
+        **{"steps": steps, "sampler": sampler, "label": label, "guidance": 1.0 if guidance is None else guidance},
     }
     console.print(draw(run, out, seed=seed, trace=trace, between=ends, given=given, keep=keep, **how))
 

@@ -29,7 +29,16 @@ from sensorium.method import Method
 from sensorium.networks.choice import velocity_network
 from sensorium.parts.denoising.denoiser import Net, denoised, denoising_loss
 from sensorium.parts.denoising.frames import Frame
-from sensorium.parts.denoising.samplers import STOCHASTIC, Churn, Denoiser, Sampler, karras_sigmas, sampled
+from sensorium.parts.denoising.samplers import (
+    STEPPED,
+    STOCHASTIC,
+    Churn,
+    Denoiser,
+    Sampler,
+    evaluations,
+    karras_sigmas,
+    sampled,
+)
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
@@ -45,6 +54,8 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
     """net: F, ``net(x [B, C, H, W], c_noise [B], label int64 [B] or None)``. shape: (C, H, W) of an image in -1..1. classes: K; the net's
     label embedding then has K + 1 rows. clip: whether samplers see D within -1..1: where sigma is large, an error of a predicted noise
     is one of D sigma times as large. sampler, usual_steps: of :meth:`sample`."""
+
+    samplers = STEPPED
 
     def __init__(
         self,
@@ -67,7 +78,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         self.net, self.shape, self.frame, self.classes, self.drop = net, shape, frame, classes, drop
         self.clip = clip
         self.start_shape = shape
-        self.sampler: Sampler = sampler
+        self.sampler: str = sampler
         self.usual_steps = usual_steps
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -131,7 +142,7 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
         start: Tensor | None = None,
-        sampler: Sampler | None = None,
+        sampler: str | None = None,
         interval: tuple[float, float] = (0.0, math.inf),
         churn: Churn | None = None,
     ) -> Tensor:
@@ -157,6 +168,9 @@ class Diffusion(Method, ClassConditional, IterativeGenerator, FromNoise, Complet
         if not trace:
             return drawn.clamp(-1, 1)
         return drawn * (1 + sigmas.to(drawn).square()).rsqrt().view(-1, 1, 1, 1, 1)
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        return evaluations(sampler, steps)
 
     @torch.no_grad()
     def complete(self, given: Tensor, known: Tensor, *, seed: int = 0, steps: int | None = None) -> Tensor:

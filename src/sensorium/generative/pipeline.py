@@ -39,7 +39,7 @@ from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoised
 from sensorium.parts.denoising.frames import Frame, Weight, frame_of
 from sensorium.parts.denoising.paths import STEPS, betas_named, betas_of, discrete, scaled_betas_of
-from sensorium.parts.denoising.samplers import Denoiser, Sampler, sampled
+from sensorium.parts.denoising.samplers import Denoiser, Sampler, evaluations, sampled
 from sensorium.published.opening import open_path, save
 from sensorium.published.source import Source
 
@@ -186,7 +186,7 @@ class TextToPicture(nn.Module):
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
-        sampler: Sampler | None = None,
+        sampler: str | None = None,
         noise: Tensor | None = None,
         picture: Tensor | None = None,
         mask: Tensor | None = None,
@@ -217,7 +217,7 @@ class TextToPicture(nn.Module):
         else:
             z = known.latents.to(like) + first * noise
         kind, called = sampler or self.schedule.sampler, 0
-        total = evaluations(kind, len(sigmas) - 1)
+        total = evaluations(kind, len(sigmas) - 1, self.schedule.to_data)
 
         def watched(z: Tensor, sigma: Tensor) -> Tensor:
             nonlocal called
@@ -250,11 +250,6 @@ def taken(steps: int, strength: float) -> int:
         least = math.ceil(100 / steps) / 100
         raise ValueError(f"strength {strength:g} of {steps} steps is none of them: at least {least:g} is one")
     return found
-
-
-def evaluations(sampler: Sampler, steps: int) -> int:
-    """Of the denoiser, at most."""
-    return 2 * steps if sampler == "heun" else steps + (sampler == "plms" and steps > 1)
 
 
 def guided(

@@ -56,11 +56,11 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     """Fréchet distance, precision and recall of samples, with a PCA Gaussian as baseline and held-out images as
     reference."""
     earlier = kept.pieces.get("samples", {})
-    unlike = earlier.get("classes", False) != _classes(run)
+    unlike = earlier.get("classes", False) != knows_classes(run.method)
     if unlike or (asked.inception and INCEPTION not in earlier.get("features", "")):
         kept.pieces.pop("samples", None)
     found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))
-    counted = f"samples{' of its classes' if _classes(run) else ''}; {found['features']}"
+    counted = f"samples{' of its classes' if knows_classes(run.method) else ''}; {found['features']}"
     beside = {"Gaussian in PCA": found["baselines"]["gaussian_pca"]}
     true = {"held-out pictures": found["baselines"]["held_out"]}
     rows = [
@@ -92,7 +92,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
 
 
 def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str, Any]:
-    told: Any = ready.train if ready.test is None else ready.test
+    told = held_of(ready)
     train, held = pictures_of(ready.train), pictures_of(told)
     n = min(SAMPLES.get(device_name(), 2000), len(train), len(held))
     if n < LEAST:
@@ -103,20 +103,15 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
     name, embed = feature_space(run, ready, inception)  # first: report wrong weights before minutes of sampling
     method = run.method
     folder = run.folder / "pictures"
+    drawn = samples(method, ready, n)
     if isinstance(method, TextConditional):
-        words = told.tokens[np.random.default_rng(0).permutation(len(told))[:n]]
-        drawn = method.sample(n, seed=0, condition=torch.from_numpy(words.astype(np.int64)), guidance=1.0)
         save_picture(captioned(method, told), folder / "captions.png")
-    else:
-        drawn = method.sample(n, seed=0, **_of_classes(run, train, n))
-    drawn = method.to_pixels(drawn).cpu().numpy()
     save(grid(torch.from_numpy(drawn[:SHOWN]).float() / 255), folder / "samples.png")
     rng = np.random.default_rng(0)
     turn = rng.permutation(len(train))
     real = np.array(train.images[np.sort(turn[:n])])
     other = np.array(held.images[np.sort(rng.permutation(len(held))[:n])])
-    # the method may be trained on binary images: compare with the same
-    real, other = (method.to_pixels(method.from_pixels(torch.from_numpy(x))).numpy() for x in (real, other))
+    real, other = (as_drawn(method, x) for x in (real, other))
     simple = GaussianPCA.fit(torch.from_numpy(real).float() / 255, min(COMPONENTS, n - 1)).sample(n)
     simple = (simple.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     if len(np.unique(real)) <= 2:
@@ -127,7 +122,7 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         "error": frechet_error(mine, base) if base.shape[1] <= WIDE else None,
         "n": n,
         "features": name,
-        "classes": _classes(run),
+        "classes": knows_classes(run.method),
         **{k: v for k, v in precision_recall(base, mine).items() if k in ("precision", "recall")},
         **density_coverage(base, mine, min(5, n - 1)),
         "baselines": {"held_out": frechet(beside, base), "gaussian_pca": frechet(gauss, base)},
@@ -136,25 +131,43 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
         more = np.array(train.images[np.sort(turn[n : n if inception else LOOKED])])
         pictures, seen = real, base
         if len(more):
-            more = method.to_pixels(method.from_pixels(torch.from_numpy(more))).numpy()
+            more = as_drawn(method, more)
             pictures, seen = np.concatenate([real, more]), torch.cat([base, embed(more)])
         found["copies"] = _copies(drawn, mine, pictures, seen, beside, folder / "nearest.png")
     return found
 
 
-def _classes(run: Trained) -> bool:
+def samples(method: Any, ready: Any, n: int, **how: Any) -> np.ndarray:
+    """``n`` samples of seed 0, uint8 [n, 3, H, W]: of a method that draws texts, of those of held-out pictures, without guidance; of one that
+    draws classes, of these as often as they are in the training pictures."""
+    if isinstance(method, TextConditional):
+        told = held_of(ready)
+        words = told.tokens[np.resize(np.random.default_rng(0).permutation(len(told)), n)]
+        how |= {"condition": torch.from_numpy(words.astype(np.int64)), "guidance": 1.0}
+    elif knows_classes(method) and len(known := _known(method, pictures_of(ready.train).labels)):
+        how |= {"condition": torch.from_numpy(np.random.default_rng(0).choice(known, n))}
+    return method.to_pixels(method.sample(n, seed=0, **how)).cpu().numpy()
+
+
+def knows_classes(method: Any) -> bool:
     """Whether it is told which class to draw."""
-    return isinstance(run.method, ClassConditional) and run.method.classes > 0
+    return isinstance(method, ClassConditional) and method.classes > 0
 
 
-def _of_classes(run: Trained, train: Pixels, n: int) -> dict[str, Tensor]:
-    """What it is told to draw: classes as often as they are in the training pictures."""
-    if not _classes(run) or train.labels is None:
-        return {}
-    known = train.labels[(train.labels >= 0) & (train.labels < run.method.classes)]
-    if not len(known):
-        return {}
-    return {"condition": torch.from_numpy(np.random.default_rng(0).choice(known, n).astype(np.int64))}
+def _known(method: Any, labels: np.ndarray | None) -> np.ndarray:
+    """The labels of its classes, int64."""
+    given = np.array([], np.int64) if labels is None else labels.astype(np.int64)
+    return given[(given >= 0) & (given < method.classes)]
+
+
+def held_of(ready: Prepared) -> Any:
+    """The rows beside which samples are judged: held-out ones, if there are any."""
+    return ready.train if ready.test is None else ready.test
+
+
+def as_drawn(method: Any, images: np.ndarray) -> np.ndarray:
+    """Pictures as the method would draw them: it may be trained on black and white ones."""
+    return method.to_pixels(method.from_pixels(torch.from_numpy(images))).numpy()
 
 
 def pictures_of(rows: Any) -> Pixels:

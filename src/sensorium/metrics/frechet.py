@@ -84,11 +84,16 @@ def frechet(a: Tensor | Moments, b: Tensor | Moments) -> float:
 
 
 def frechet_error(a: Tensor, b: Tensor, rounds: int = 20) -> float:
-    """The standard error of the distance by ``a`` [N, D], which is drawn again ``rounds`` times with seed 0 (the bootstrap); b counts
-    as known."""
+    """The standard error of the distance by ``a`` [N, D]: the deviation of :func:`frechet_again`."""
+    return float(frechet_again(a, b, rounds).std())
+
+
+def frechet_again(a: Tensor, b: Tensor, rounds: int = 20) -> Tensor:
+    """The distances of ``a`` [N, D] drawn again ``rounds`` times with seed 0 (the bootstrap), float64 [rounds]; b counts as known. Sets
+    of as many samples are drawn alike, so that those of two are paired by sample."""
     dice, known = torch.Generator().manual_seed(0), moments(b)
     again = (a[torch.randint(len(a), (len(a),), generator=dice)] for _ in range(rounds))
-    return float(torch.tensor([frechet(one, known) for one in again], dtype=torch.float64).std())
+    return torch.tensor([frechet(one, known) for one in again], dtype=torch.float64)
 
 
 def _root(covariance: Tensor) -> Tensor:

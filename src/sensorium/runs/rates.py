@@ -84,7 +84,7 @@ def rates_of(
     """Test the system ``name`` in at most ``steps`` steps; write the page and the numbers into ``options.out``, or
     sensorium-rates, and return both. Raises SensoriumError if nothing of it is trained."""
     checked(steps, "--steps", least=2)
-    page = page_in(Path(options.out or "sensorium-rates"), options.data, "rates.html")
+    page = page_in(Path(options.out or "sensorium-rates"), "rates.html", options.data)
     given = {key: value for key, value in settings.items() if value is not None}
     with built(name, options, given, page.parent / "cache") as (recipe, rows, device):
         if not any(parameter.requires_grad for parameter in recipe.method.parameters()):

@@ -70,7 +70,7 @@ def signal(
 def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: int = 20) -> tuple[dict[str, Any], Path]:
     """:func:`signal` with its options in a record; also returns the page, in ``options.out`` or sensorium-signal."""
     checked(steps, "--steps", least=1)
-    page = page_in(Path(options.out or "sensorium-signal"), options.data, "signal.html")
+    page = page_in(Path(options.out or "sensorium-signal"), "signal.html", options.data)
     given = {key: value for key, value in settings.items() if value is not None}
     with built(name, options, given, page.parent / "cache") as (recipe, rows, device):
         moments, taken = follow(recipe, rows, steps=steps, seed=options.seed, device=device)
@@ -85,14 +85,14 @@ def signal_of(name: str, options: Common, settings: dict[str, Any], *, steps: in
     return found, page
 
 
-def page_in(folder: Path, data: str, name: str) -> Path:
+def page_in(folder: Path, name: str, *data: str | None) -> Path:
     """The page ``name`` in ``folder``. Raises SensoriumError for the path of a file, and for a place in the data."""
     if folder.is_file() or folder.suffix.lower() in (".html", ".htm"):
         shown = printable(str(folder.with_suffix("")))
         raise SensoriumError(
             f"--out {printable(str(folder))}: this is a file; give a folder (--out {shown}), the page in it is {name}."
         )
-    return check_writable(check_place(folder, data, folder=True) / name)
+    return check_writable(check_place(folder, *data, folder=True) / name)
 
 
 @contextmanager

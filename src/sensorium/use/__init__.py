@@ -162,6 +162,7 @@ def sample(
     given: Path | None = None,
     keep: Half = "top",
     between: tuple[int, int] | None = None,
+    sampler: str | None = None,
 ) -> str:
     """Write ``n`` new images in a grid, or with ``trace`` eight of them with their trajectories, or ``n`` completions of each
     picture of ``given``, or those of two seeds and ``n`` ``between`` them; return the path written."""
@@ -172,15 +173,17 @@ def sample(
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     if given is not None:
         many = min(n, 6)
-        other = trace or label is not None or guidance != 1 or steps is not None or between is not None
+        settings = (label, steps, between, sampler)
+        other = trace or guidance != 1 or any(one is not None for one in settings)
         save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
         return str(target)
+    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
+    how |= {"sampler": sampler}
     if between is not None:
-        how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
         drawn = drawn_between(found, between, n, **how)
         save(sheet(method, drawn), target)
         return str(target)
-    drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
+    drawn = draw(found, min(n, 8) if trace else n, **how)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
 

@@ -40,6 +40,7 @@ USES: dict[str, Use] = {
     "neighbors": Use(("Encoder",), "PICTURE", "--data PICTURES"),
     "generate": Use(("LanguageModel",), '--prompt "It was"'),
     "sample": Use(("Generator",)),
+    "samplers": Use(("IterativeGenerator",), own=True),
     "watch": Use(("OnlineDetector",), "RECORDING"),
 }
 

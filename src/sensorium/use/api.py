@@ -98,6 +98,7 @@ def sample(
     n: int | None = None,
     *,
     steps: int | None = None,
+    sampler: str | None = None,
     label: str | None = None,
     prompt: str | None = None,
     negative: str = "",
@@ -117,7 +118,7 @@ def sample(
     prompt: what a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not; size: side in
     pixels. guidance: by default 7.5 of a prompt, 1 (none) of a class. image: a picture to draw over, resized and center-cropped;
     strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask: of the size of ``image``, white where it is drawn anew,
-    by default to the full. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
+    by default to the full. sampler: by which the noise becomes pictures in ``steps``. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
 
     between: two seeds, whose pictures come first and last, and between them ``n``, by default 6: [n + 2, 3, H, W].
 
@@ -128,15 +129,15 @@ def sample(
         check_prompted(label=label, given=given, between=between)
         where = run.folder if isinstance(run, Run) else Path(run)
         how = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
-        how |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
+        how |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer, "sampler": sampler}
         return drawn_prompt(where, prompt, progress=False, **how)
     check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     found, scale = run if isinstance(run, Run) else Run(run), 1.0 if guidance is None else guidance
     method: Generator = use.generator_of(found)
     if given is not None:
-        other = label is not None or scale != 1 or steps is not None or between is not None
+        other = scale != 1 or any(one is not None for one in (label, steps, between, sampler))
         return completed(found, given, n or 64, keep=keep, seed=seed, other=other)
-    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale, "seed": seed}
+    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale, "seed": seed, "sampler": sampler}
     if between is not None:
         return method.to_pixels(use.drawn_between(found, between, n or BETWEEN, **how).cpu())
     return method.to_pixels(use.draw(found, n or 64, **how).cpu())

@@ -26,8 +26,10 @@ from sensorium.generative.single_file import ENDINGS
 from sensorium.judge.generated import grid
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.paths import STEPS
+from sensorium.parts.denoising.samplers import STEPPED
 from sensorium.pictures.images import save
 from sensorium.recipe.trained import Trained, is_run
+from sensorium.use.sampling import checked_sampler
 
 PICTURES = 4
 
@@ -75,22 +77,24 @@ def drawn_prompt(
     strength: float | None = None,
     tokenizer: str | Path | None = None,
     seed: int = 0,
+    sampler: str | None = None,
     progress: bool = True,
 ) -> Tensor:
     """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side: uint8 [n, 3, H, W]. On a GPU weights have half
     precision.
 
     image: to begin with, resized and center-cropped to that size; strength: how much of it is drawn anew, above 0 to 1. mask: of the same
-    size as it, white where it is drawn anew. tokenizer: of a single file.
+    size as it, white where it is drawn anew. tokenizer: of a single file. sampler: by default that of the run or of the folder.
     """
     where = printable(str(path))
     if not prompt:
         raise SensoriumError(f"'{where}' draws what a text says: give it with --prompt.")
+    checked_sampler(sampler, STEPPED)
     count, begun = checked(n or PICTURES, "--n", least=1), _begun(image, mask, strength)
     pipeline = open_pipeline(path, tokenizer)
     if pipeline.inpaints and mask is None:
         raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
-    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "begun": begun}
+    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "begun": begun, "sampler": sampler}
     with bar("drawing", progress) as report:
         return torch.stack([*each_drawn(pipeline, prompt, count, seed=seed, on_step=report, **how)])
 
@@ -106,6 +110,7 @@ def each_drawn(
     size: int | None = None,
     begun: Begun | None = None,
     seed: int = 0,
+    sampler: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Pictures of ``prompt``, uint8 [3, H, W], one after the other, so that memory does not grow with ``n``: of the seeds ``seed``,
@@ -116,7 +121,7 @@ def each_drawn(
     if size is not None and size % factor:
         near = max(1, round(size / factor)) * factor
         raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
-    how = {"unwanted": negative, "steps": many, "guidance": guidance}
+    how = {"unwanted": negative, "steps": many, "guidance": guidance, "sampler": sampler}
     how |= {"size": None if size is None else (size, size)}
     how |= {} if begun is None else _fitted(begun, size or min(pipeline.size), many)
     for k in range(n):

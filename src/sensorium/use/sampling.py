@@ -29,15 +29,19 @@ def draw(
     seed: int,
     trace: bool = False,
     start: Tensor | None = None,
+    sampler: str | None = None,
 ) -> Tensor:
     """Samples of a run's method: [n, *shape] in its own value range, with ``trace`` trajectories [steps + 1, n,
-    *shape]. start: their noise, which the method has to be a function of. label: by default all classes in turn, with a start none."""
+    *shape]. start: their noise, which the method has to be a function of. label: by default all classes in turn, with a start none.
+    sampler: one of the method's, if it has several."""
     method = generator_of(run)
     if n < 1 or (steps is not None and steps < 1):
         raise SensoriumError(f"--n {n} and --steps {steps}: must be at least 1.")
     how: dict[str, Any] = {"seed": seed} if start is None else {"start": start}
     if isinstance(method, IterativeGenerator):
-        how |= {"steps": steps, "trace": trace}
+        how |= {"steps": steps, "trace": trace, "sampler": checked_sampler(sampler, method.samplers)}
+    elif sampler is not None:
+        raise SensoriumError(f"--sampler: '{run.folder}' does not sample in steps from noise; leave it out.")
     elif trace:
         raise SensoriumError(f"--trace: '{run.folder}' does not sample in steps from noise, so it has no trajectory.")
     if isinstance(method, ClassConditional) and method.classes:
@@ -62,6 +66,7 @@ def drawn_between(
     guidance: float,
     seed: int = 0,
     trace: bool = False,
+    sampler: str | None = None,
 ) -> Tensor:
     """The pictures of two seeds, and ``n`` between them: [n + 2, *shape] in the method's own value range, the first seed's
     first. Their noise is :func:`on_the_arc` between that of the seeds, so that another ``seed`` and a ``trace`` are refused."""
@@ -75,7 +80,14 @@ def drawn_between(
     at = torch.linspace(0, 1, checked(n, "--n", least=1) + 2)
     first, last = (method.noise_of(1, one)[0] for one in _two(seeds, str(seeds)))
     start = on_the_arc(first, last, at)
-    return draw(run, len(at), steps=steps, label=label, guidance=guidance, seed=0, start=start)
+    return draw(run, len(at), steps=steps, label=label, guidance=guidance, seed=0, start=start, sampler=sampler)
+
+
+def checked_sampler(name: str | None, known: Sequence[str]) -> str | None:
+    """A sampler's name, or None; SensoriumError if it is not one of those ``known``."""
+    if name is not None and name not in known:
+        raise SensoriumError(f"--sampler {printable(name)}: choose {', '.join(known)}.")
+    return name
 
 
 def on_the_arc(a: Tensor, b: Tensor, at: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.denoiser import broad, denoising_loss
 from sensorium.parts.denoising.frames import Weight
-from sensorium.parts.denoising.samplers import STOCHASTIC, Denoiser, Sampler, sampled
+from sensorium.parts.denoising.samplers import STEPPED, STOCHASTIC, Denoiser, Sampler, evaluations, sampled
 
 CHUNK = 64  # samples at a time
 
@@ -39,6 +39,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
     :meth:`sample`."""
 
     empty: Tensor
+    samplers = STEPPED
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
         self.shape, self.grid, self.context = (3, *size), autoencoder.grid_of(size), len(empty)
         self.start_shape = (unet.channels, *self.grid)
         self.schedule, self.drop, self.guidance = schedule, drop, guidance
-        self.sampler: Sampler = sampler
+        self.sampler: str = sampler
         self.usual_steps = usual_steps
         self.frame = schedule.frame(weight)
 
@@ -108,7 +109,7 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
         condition: Tensor | None = None,
         guidance: float | None = None,
         start: Tensor | None = None,
-        sampler: Sampler | None = None,
+        sampler: str | None = None,
     ) -> Tensor:
         """``n`` images [n, 3, H, W], or with ``trace`` their trajectories [S + 1, n, 3, H, W].
 
@@ -131,6 +132,9 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
                 self._decoded(path.flatten(0, 1)).unflatten(0, path.shape[:2]) if trace else self._decoded(path)
             )
         return torch.cat(done, 1 if trace else 0)
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        return evaluations(sampler, steps, self.schedule.to_data)
 
     def _decoded(self, z: Tensor) -> Tensor:
         return self.autoencoder.decode(z, at_once=CHUNK).clamp(-1, 1)

@@ -47,6 +47,8 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNois
     time at t = 1, because its sinusoids are made for steps up to 1000 (the authors' code has 999).
     """
 
+    samplers = tuple(SOLVERS)
+
     def __init__(
         self,
         net: nn.Module,
@@ -72,7 +74,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNois
         self.net, self.shape, self.start_shape, self.classes = net, shape, shape, classes
         self.times: Times = times
         self.spread, self.shift, self.drop, self.time_scale = spread, shift, drop, time_scale
-        self.usual_steps = 1 if times == "start" else 25
+        self.usual_steps, self.sampler = (1, "euler") if times == "start" else (25, "heun")
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, C, H, W] and, with classes, ``label`` [B] (-1 unknown) -> the loss.
@@ -152,7 +154,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNois
         seed: int | torch.Generator = 0,
         condition: Tensor | int | None = None,
         guidance: float = 1.0,
-        solver: Solver | None = None,
+        sampler: str | None = None,
         trace: bool = False,
         start: Tensor | None = None,
         batch_size: int = 256,
@@ -164,7 +166,7 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNois
         Heun twice. By default 25 steps of Heun, or for a flow distilled into one step, 1 step of Euler.
         """
         steps = steps or self.usual_steps
-        solver = solver or ("euler" if self.times == "start" else "heun")
+        solve = SOLVERS[sampler or self.sampler]
         where = next((p.device for p in self.parameters()), torch.device("cpu"))
         x0 = self.noise_of(n, seed, start)
         if condition is not None:
@@ -175,8 +177,11 @@ class RectifiedFlow(Method, Flow, ClassConditional, IterativeGenerator, FromNois
                 label = None if condition is None else condition[at : at + batch_size].to(where)
                 follow = partial(self.velocity, condition=label, guidance=guidance)
                 x = x0[at : at + batch_size].to(where)
-                done.append(SOLVERS[solver](follow, x, times, trace=trace))
+                done.append(solve(follow, x, times, trace=trace))
         return torch.cat(done, dim=1 if trace else 0)
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        return 2 * steps if sampler == "heun" else steps
 
 
 def reflow_pairs(
@@ -187,7 +192,7 @@ def reflow_pairs(
     seed: int | torch.Generator = 0,
     condition: Tensor | None = None,
     guidance: float = 1.0,
-    solver: Solver = "euler",
+    sampler: Solver = "euler",
 ) -> dict[str, Tensor]:
     """``n`` pairs of noise and the teacher's samples, as a batch: ``start``, ``image`` [n, C, H, W], ``label`` [n].
 
@@ -195,7 +200,7 @@ def reflow_pairs(
     give equal pairs. ``label`` is present if ``condition`` was given.
     """
     start = teacher.noise_of(n, seed)
-    image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, solver=solver)
+    image = teacher.sample(n, steps, start=start, condition=condition, guidance=guidance, sampler=sampler)
     pairs = {"start": start.to(image.device), "image": image}
     return pairs if condition is None else {**pairs, "label": condition.to(image.device)}
 
@@ -206,7 +211,7 @@ def straightness(
 ) -> float:
     """S (section 2.2), a mean over ``n`` trajectories, Euler steps and values: 0 if one step is exact."""
     start = flow.noise_of(n, seed)
-    path = flow.sample(n, steps, start=start, condition=condition, solver="euler", trace=True)
+    path = flow.sample(n, steps, start=start, condition=condition, sampler="euler", trace=True)
     lengths = flow.sampling_times(steps).diff().to(path)
     velocity = path.diff(dim=0) / lengths.view(-1, 1, 1, 1, 1)
     return float(lengths @ ((path[-1] - path[0]) - velocity).square().flatten(1).mean(1))

@@ -124,7 +124,7 @@ def taught_views(flow: RectifiedFlow, teacher: RectifiedFlow | None, steps: int)
         teacher.to(fields["image"].device)
         start = draw.randn(*flow.shape)
         label = {"label": fields["label"]} if flow.classes else {}
-        image = teacher.sample(len(start), steps, start=start, condition=label.get("label"), solver="euler")
+        image = teacher.sample(len(start), steps, start=start, condition=label.get("label"), sampler="euler")
         drawn = {"time": flow.draw_time(draw.rand()), "drop": draw.chance(flow.drop)}
         return {"start": start, "image": image, **label, **drawn}
 

@@ -27,6 +27,14 @@ from torch import Tensor
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], sigma [B] -> D [B, ...]
 Sampler = Literal["euler", "heun", "ancestral", "dpm", "dpm-sde", "plms", "adaptive"]
 STOCHASTIC: tuple[Sampler, ...] = ("ancestral", "dpm-sde")
+STEPPED: tuple[Sampler, ...] = (
+    "euler",
+    "heun",
+    "ancestral",
+    "dpm",
+    "dpm-sde",
+    "plms",
+)  # take as many steps as they are told
 TOLERANCE = 1e-3
 
 
@@ -47,11 +55,16 @@ def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
+def evaluations(sampler: str, steps: int, to_data: bool = True) -> int:
+    """Of the denoiser by one of ``STEPPED``. to_data: whether the last sigma is 0."""
+    return 2 * steps - to_data if sampler == "heun" else steps + (sampler == "plms" and steps > 1)
+
+
 def sampled(
     denoise: Denoiser,
     x: Tensor,
     sigmas: Tensor,
-    sampler: Sampler = "heun",
+    sampler: str = "heun",
     *,
     generator: torch.Generator | None = None,
     eta: float = 1.0,
