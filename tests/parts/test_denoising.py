@@ -20,7 +20,15 @@ from diffusers import (
 from torch import Tensor
 
 from sensorium.parts.denoising.paths import STEPS, Path, betas_of, data_of, path_of, products_of, target
-from sensorium.parts.denoising.samplers import Churn, karras_sigmas, sampled
+from sensorium.parts.denoising.samplers import (
+    LANGEVIN,
+    STEPPED,
+    STOCHASTIC,
+    Churn,
+    karras_sigmas,
+    langevin_step,
+    sampled,
+)
 
 PATHS = ("linear", "scaled", "cosine", "vp", "subvp", "ve", "flow")
 PREDICTIONS = ("x", "noise", "v", "velocity", "score")
@@ -149,10 +157,10 @@ def test_samples_have_the_datas_distribution(sampler, steps: int, how) -> None:
 
 def test_noise_follows_the_generator_and_traces_end_in_the_sample() -> None:
     x, sigmas = torch.randn(4, 3), karras_sigmas(5)
-    for sampler in ("euler", "heun", "ancestral", "dpm", "dpm-sde", "plms"):
+    for sampler in STEPPED:
         one, other = (sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
         assert torch.equal(one, sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(1)))
-        assert torch.equal(one, other) == (sampler in ("euler", "heun", "dpm", "plms"))
+        assert torch.equal(one, other) == (sampler not in STOCHASTIC)
         way = sampled(gaussian, x, sigmas, sampler, generator=torch.Generator().manual_seed(1), trace=True)
         assert way.shape == (6, 4, 3)
         assert torch.equal(way[0], x)
@@ -314,6 +322,38 @@ def test_the_k_diffusion_family(theirs, kind) -> None:
         x = scheduler.step(network(given, float(step)), step, x, **more).prev_sample
     mine = sampled(denoise, start, sigmas, kind, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(mine, x, atol=1e-3, rtol=1e-3)
+
+
+def test_annealed_langevin_dynamics() -> None:
+    """NCSN's algorithm 1, of the score and its step sizes a_i = epsilon sigma_i^2 / sigma_L^2, at geometric sigmas, and what technique 4 of
+    its second paper asks of epsilon."""
+    sigmas = 5 * 0.8 ** torch.arange(12, dtype=torch.float64)
+    x = sigmas[0] * torch.randn(3, 2).double()
+    drawn = sampled(gaussian, x, sigmas, "langevin", generator=torch.Generator().manual_seed(4))
+    dice, last = torch.Generator().manual_seed(4), float(sigmas[-1])
+    epsilon = langevin_step(1 / 0.8) * last**2
+    for sigma in sigmas[1:]:
+        for _ in range(LANGEVIN):
+            a = epsilon * float(sigma) ** 2 / last**2
+            score = (MEAN - x) / (VARIANCE + sigma**2)
+            x = x + a * score + math.sqrt(2 * a) * torch.randn(x.shape, generator=dice, dtype=x.dtype)
+    torch.testing.assert_close(drawn, x)
+    for ratio in (1.02, 1.1, 1.25):
+        variance, e = ratio**2, langevin_step(ratio)
+        for _ in range(LANGEVIN):
+            variance = (1 - e) ** 2 * variance + 2 * e
+        assert variance == pytest.approx(1, abs=0.04)
+
+
+def test_langevin_dynamics_come_to_the_datas_variance_with_many_levels() -> None:
+    """Slowly: five steps at a level are few, so that samples of few levels vary too much."""
+    x, found = MEAN + 40 * torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1)).double(), []
+    for steps in (20, 200):
+        drawn = sampled(gaussian, x, karras_sigmas(steps, 0.01, 40.0), "langevin")
+        assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.03)
+        found.append(float(drawn.var()) / VARIANCE)
+    assert 1.4 < found[0] < 1.8
+    assert 1.1 < found[1] < 1.2
 
 
 def test_flow_matching() -> None:

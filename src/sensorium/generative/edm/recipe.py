@@ -37,7 +37,7 @@ def edm(
         level_spread: their standard deviation.
         classes: condition on the class, if the data have classes.
         drop: probability of dropping a label in training, for guidance.
-        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms or adaptive; by default when samples are drawn.
+        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms, langevin (NCSN) or adaptive; by default when samples are drawn.
         steps: of sampling, by default when samples are drawn.
         clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.

@@ -72,7 +72,7 @@ def latent_diffusion(
         text_depth: layers of the text tower.
         guidance: guidance scale, by default when a prompt is drawn; 1 is none.
         steps: of sampling, by default when a prompt is drawn.
-        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde or adaptive; by default when a prompt is drawn.
+        sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms, langevin or adaptive; by default when a prompt is drawn.
         drop: probability of leaving a text empty in training, for guidance.
         schedule: how noise grows over the 1,000 steps: linear, scaled (Stable Diffusion's) or cosine.
         prediction: what the network tells of noisy latents: noise, x or v.
