@@ -27,18 +27,19 @@ Command = Callable[..., tuple[int, str, str]]  # the fixture in tests/conftest.p
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Of pictures without labels, that no classifier has to be trained."""
     folder = tmp_path_factory.mktemp("runs")
-    np.savez(folder / "bare.npz", images=np.random.default_rng(0).integers(0, 255, (60, 8, 8, 3), np.uint8))
+    pictures = np.random.default_rng(0).integers(0, 255, (80, 8, 8, 3), np.uint8)
+    np.savez(folder / "bare.npz", images=pictures[:60])
+    np.savez(folder / "held.npz", images=pictures[60:])
+    how: dict[str, Any] = {"test": str(folder / "held.npz"), "budget": "2steps", "progress": False}
     small: dict[str, dict[str, Any]] = {
         "ddpm": {"batch_size": 4},
         "rectified_flow": {"batch_size": 4},
         "nade": {"hidden": 8},
     }
     return {
-        name: sensorium.train(
-            name, folder / "bare.npz", budget="2steps", out=folder / name, progress=False, **how
-        )
-        for name, how in small.items()
-    }  # fmt: skip
+        name: sensorium.train(name, folder / "bare.npz", out=folder / name, **how, **settings)
+        for name, settings in small.items()
+    }
 
 
 @pytest.mark.parametrize("sampler", STEPPED)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NOTE = (
     "The Fréchet distance of drawn pictures to as many training pictures, by the features named above; lower is better, and distances "
     "of other features or numbers of pictures can't be compared with it. ±: a standard error by the bootstrap. Times are of this "
-    "machine, with nothing beside it."
+    "machine, and longer where it is busy."
 )
 
 
