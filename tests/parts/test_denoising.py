@@ -339,10 +339,13 @@ def test_annealed_langevin_dynamics() -> None:
             x = x + a * score + math.sqrt(2 * a) * torch.randn(x.shape, generator=dice, dtype=x.dtype)
     torch.testing.assert_close(drawn, x)
     for ratio in (1.02, 1.1, 1.25):
-        variance, e = ratio**2, langevin_step(ratio)
-        for _ in range(LANGEVIN):
-            variance = (1 - e) ** 2 * variance + 2 * e
-        assert variance == pytest.approx(1, abs=0.04)
+        excess = []
+        for e in (langevin_step(ratio) + add for add in (0, 0.004, -0.004)):
+            variance = ratio**2
+            for _ in range(LANGEVIN):
+                variance = (1 - e) ** 2 * variance + 2 * e
+            excess.append(abs(variance - 1))
+        assert excess[0] < min(*excess[1:], 2 * (ratio - 1))
 
 
 def test_langevin_dynamics_come_to_the_datas_variance_with_many_levels() -> None:
