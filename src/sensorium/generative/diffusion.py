@@ -41,7 +41,8 @@ from sensorium.parts.denoising.samplers import (
 )
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.muon import Optimizer, velocity_optimizer
+from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 CHUNK = 256
@@ -216,6 +217,7 @@ def diffusion_recipe(
     steps: int,
     flip: bool,
     clip: bool,
+    optimizer: Optimizer | None,
     batch_size: int | None,
     lr: float | None,
     weight_decay: float,
@@ -227,13 +229,13 @@ def diffusion_recipe(
     name = s.pick("network", network, "unet-micro" if small else "unet-small", on.device)
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
     s.note(classes=classes, drop=drop, sampler=sampler, steps=steps, flip=flip, clip=clip)
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by(system):
         net = velocity_network(name, on.image_size, count + 1 if count else 0)
+        build = velocity_optimizer(optimizer, lr, net, batch, s, small=small, weight_decay=weight_decay)
         shape = (3, on.image_size, on.image_size)
         method = Diffusion(net, shape, frame(), classes=count, drop=drop, clip=clip, sampler=sampler, usual_steps=steps)
         moving = EMA(average) if average else None
-    views, optimizer = diffusion_views(method, flip=flip), adamw(rate, weight_decay)
-    return Recipe(system, method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)
+    views = diffusion_views(method, flip=flip)
+    return Recipe(system, method, views, build, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from sensorium.base.bf16 import fast_bf16
 from sensorium.errors import SensoriumError
 from sensorium.networks.airbench import Airbench
-from sensorium.recipe.optim import adamw, undecayed
+from sensorium.networks.unet import UNet
+from sensorium.recipe.optim import adamw, pick_lr, undecayed
 from sensorium.recipe.recipe import READ, Builder, Settings
 
 Optimizer = Literal["muon", "adamw"]
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
 ITERATIONS = 5
+VELOCITY_RATE = 1e-2  # Muon's at batch 256, of networks that draw (docs/log.md)
 MATRICES = "matrices"  # the field of groups that are orthogonalized
 
 
@@ -97,15 +99,16 @@ def muon_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def pick_optimizer(given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False) -> Optimizer:
-    """Muon for random weights of airbench's network, where it learns more in the same minutes, AdamW for others and for a
-    network that was ``trained`` or read from a checkpoint. Raises SensoriumError for another one."""
+    """Muon for random weights of airbench's network and of a U-Net, which learn more by it in the same minutes, AdamW for others
+    and for a network that was ``trained`` or read from a checkpoint. Raises SensoriumError for another one."""
     if given is not None and given not in get_args(Optimizer):
         raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
     trained = trained or READ in settings
     if trained and given == "muon":
         raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
-    if isinstance(network, Airbench) and not trained:
-        usual, why = "muon", "random weights of airbench's network (docs/log.md)"
+    if isinstance(network, (Airbench, UNet)) and not trained:
+        what = "airbench's network" if isinstance(network, Airbench) else "a U-Net"
+        usual, why = "muon", f"random weights of {what} (docs/log.md)"
     else:
         usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
     chosen: Optimizer = settings.pick("optimizer", given, usual, why)
@@ -121,3 +124,21 @@ def rate_of(name: Optimizer, adamw_rate: float) -> float:
 def optimizer_of(name: Optimizer, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
     """The builder of an optimizer by name."""
     return (muon if name == "muon" else adamw)(lr, weight_decay, betas)
+
+
+def velocity_optimizer(
+    given: Optimizer | None,
+    lr: float | None,
+    network: Any,
+    batch_size: int,
+    settings: Settings,
+    *,
+    small: bool,
+    weight_decay: float,
+    slower: float = 1.0,
+    trained: bool = False,
+) -> Builder:
+    """The optimizer of a diffusion or a flow, and its rate, which a network that was ``trained`` has ``slower``. small: on a CPU."""
+    by = pick_optimizer(given, network, settings, trained=trained)
+    usual = VELOCITY_RATE if by == "muon" else 2e-3 if small else 4e-4
+    return optimizer_of(by, pick_lr(lr, usual * slower, batch_size, settings), weight_decay)

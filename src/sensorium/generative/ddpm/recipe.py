@@ -9,6 +9,7 @@ from sensorium.generative.diffusion import diffusion_recipe
 from sensorium.parts.denoising.frames import Weight, frame_of
 from sensorium.parts.denoising.paths import Prediction
 from sensorium.parts.denoising.samplers import Sampler
+from sensorium.recipe.muon import Optimizer
 from sensorium.recipe.recipe import Recipe, Settings
 
 
@@ -25,6 +26,7 @@ def ddpm(
     steps: int = 50,
     flip: bool = False,
     clip: bool = True,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -47,9 +49,10 @@ def ddpm(
         steps: of sampling, by default when samples are drawn.
         clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.
+        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
     """
@@ -57,5 +60,5 @@ def ddpm(
     s.note(schedule=schedule, prediction=prediction, weight=weight)
     return diffusion_recipe(
         "ddpm", lambda: frame_of(schedule, prediction, weight), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
-        flip=flip, clip=clip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
+        flip=flip, clip=clip, optimizer=optimizer, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.generative.diffusion import diffusion_recipe
 from sensorium.parts.denoising.frames import edm_frame
 from sensorium.parts.denoising.samplers import Sampler
+from sensorium.recipe.muon import Optimizer
 from sensorium.recipe.recipe import Recipe, Settings
 
 
@@ -21,6 +22,7 @@ def edm(
     steps: int = 18,
     flip: bool = False,
     clip: bool = False,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -41,9 +43,10 @@ def edm(
         steps: of sampling, by default when samples are drawn.
         clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.
+        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
     """
@@ -52,5 +55,5 @@ def edm(
     deviation = 2 * (sum(one**2 for one in on.std) / 3) ** 0.5  # of values in -1..1
     return diffusion_recipe(
         "edm", lambda: edm_frame(deviation, level_mean, level_spread), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
-        flip=flip, clip=clip, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
+        flip=flip, clip=clip, optimizer=optimizer, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip

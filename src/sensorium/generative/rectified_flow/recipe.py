@@ -14,7 +14,8 @@ from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.generative.signed import signed
 from sensorium.networks.choice import velocity_network
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.muon import Optimizer, velocity_optimizer
+from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipe.trained import RunFolder, Trained
 
@@ -23,6 +24,7 @@ def rectified_flow(
     on: Situation,
     *,
     network: str | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     times: Literal["uniform", "logit-normal"] = "logit-normal",
@@ -45,9 +47,10 @@ def rectified_flow(
 
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
+        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net of random weights, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
         times: distribution of training times between noise and picture.
         classes: condition on the class, if the data have classes.
@@ -69,7 +72,10 @@ def rectified_flow(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     net = velocity_network(name, on.image_size, count + 1 if count else 0)
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, (2e-3 if small else 4e-4) * (1 if teacher is None else 0.25), batch, s)
+    build = velocity_optimizer(
+        optimizer, lr, net, batch, s, small=small, weight_decay=weight_decay, trained=teacher is not None,
+        slower=1 if teacher is None else 0.25,
+    )  # fmt: skip
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
     moved = s.pick("shift", shift, float(told.get("shift", 1.0)), "the teacher's" if told else "1 does not shift times")
     if not 0 < moved < float("inf"):
@@ -82,8 +88,7 @@ def rectified_flow(
         if master is not None:
             method.load_state_dict(master.method.state_dict())
         views = taught_views(method, master and cast(RectifiedFlow, master.method), teacher_steps)
-    optimizer = adamw(rate, weight_decay)
-    return Recipe("rectified_flow", method, views, optimizer, lambda f: warmup_cosine(f, warmup), batch, s)
+    return Recipe("rectified_flow", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def flow_views(flow: RectifiedFlow, *, flip: bool = False) -> Views:
