@@ -39,7 +39,7 @@ FAMILIES = {"selfsup", "language", "multimodal", "generative", "detection", "str
 # Systems' names that are words of English, or of a Transformer's anatomy: only a whole literal is the name.
 WORDS = {"made", "flash", "clip", "supervised", "frozen"}
 # Literals and names that are no system: a kind of attention, the format of CLIP's own tokens, transformers' word for a
-# configuration, what a generator made, experts, the time of processes of low priority.
+# configuration, a kind of posterior, what a generator made, experts, the time of processes of low priority.
 SPOKEN = {
     "networks/mixing.py: flash",
     "language/causal_lm/recipe.py: flash",
@@ -48,6 +48,8 @@ SPOKEN = {
     "generative/adversarial.py: made",
     "generative/gan/method.py: made",
     "generative/pipeline.py: vae",
+    "generative/vae/network.py: planar",
+    "generative/vae/recipe.py: planar",
     "base/machine.py: nice",
     "base/threads.py: nice",
     "parts/moe/layer.py: frozen",

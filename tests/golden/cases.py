@@ -105,6 +105,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "vae",
         PICTURES | {"width": 8, "hidden": 16, "latents": 4, "values": "bernoulli", "classes": 3, "estimator": "rebar"},
     ),
+    "vae with inverse autoregressive flows": (
+        "vae",
+        PICTURES | {"width": 8, "hidden": 16, "latents": 4, "posterior": "iaf", "flows": 2, "free": 0.1},
+    ),
+    "vae with planar flows": ("vae", PICTURES | {"width": 8, "hidden": 16, "latents": 4, "posterior": "planar"}),
     "vq_vae": ("vq_vae", FEW_CODES),
     "vq_vae by the loss": ("vq_vae", FEW_CODES | {"codebook": "gradient"}),
     "gan": ("gan", PICTURES | {"width": 8, "discriminator_width": 8}),

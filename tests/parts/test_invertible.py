@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.parts.density import invertible as part
-from sensorium.parts.density.coupling import Autoregressive, Coupling, Factored, checkerboard
+from sensorium.parts.density.coupling import Autoregressive, Coupling, Factored, GatedAutoregressive, checkerboard
 from sensorium.parts.density.invertible import Chain, Invertible
 
 VECTOR, IMAGE, ODD = (5,), (4, 4, 6), (3, 5, 3)
@@ -22,6 +22,20 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(torch.tanh(self.inner(x.movedim(1, -1)))).movedim(-1, 1)
+
+
+class Told(Invertible):
+    """A layer with a context that is the same for all samples."""
+
+    def __init__(self, layer: Invertible, context: int) -> None:
+        super().__init__()
+        self.layer, self.context = layer, nn.Parameter(torch.randn(context))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x, self.context.expand(len(x), -1))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.layer.inverse(z, self.context.expand(len(z), -1))  # pyright: ignore[reportCallIssue]
 
 
 def chain(shape: tuple[int, ...]) -> Chain:
@@ -46,6 +60,9 @@ LAYERS = {
     "channels": (lambda s: Coupling(Net(s[0] // 2, s[0]), None, "sigmoid"), [IMAGE]),
     "channels by tanh": (lambda s: Coupling(Net(s[0] // 2, s[0]), None, "tanh", s[0] // 2), [IMAGE]),
     "MAF": (lambda s: Autoregressive(torch.randperm(*s), (13, 9)), [VECTOR, (1,)]),
+    "IAF": (lambda s: GatedAutoregressive(torch.randperm(*s), (13, 9)), [VECTOR, (1,)]),
+    "IAF with a context": (lambda s: Told(GatedAutoregressive(torch.randperm(*s), (13, 9), 3), 3), [VECTOR, (1,)]),
+    "planar with a context": (lambda s: Told(part.Planar(*s, context=3), 3), [VECTOR, (1,)]),
     "reversed": (lambda s: part.Reversed(part.Scaling(*s)), [VECTOR]),
     "factored": (lambda s: Factored(Net(s[0] // 2, s[0]), part.Mixing(s[0] // 2)), [IMAGE]),
     "a chain": (chain, [IMAGE]),

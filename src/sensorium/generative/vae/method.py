@@ -5,10 +5,14 @@ Poole, 2016, arXiv:1611.01144).
     Gaussian       z = mu + sigma e,   KL = -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2)                        (appendix B)
     categorical    N variables of K classes with a uniform prior, KL = sum_n sum_k q_nk log(K q_nk); the gradient by a relaxed
                    choice (gumbel), or of real choices by REINFORCE or REBAR (``parts/estimators.py``)
+    flows          z = f_K(... f_1(z_0; h) ...; h) of Gaussian z_0 and of a context h that the encoder gives, too (Rezende & Mohamed, 2015,
+                   arXiv:1505.05770, eq. 15; IAF: Kingma et al., 2016, arXiv:1606.04934, eq. 5); the divergence is a sample's:
+                   log q(z|x) - log p(z),     log q(z|x) = log q(z_0|x) - sum_k log |det df_k|
 beta: Higgins et al., 2017. Free bits: of each latent, its mean KL over the batch counts as at least ``free`` nats (Kingma et al., 2016,
-arXiv:1606.04934, eq. 15). Importance samples give a tighter bound of log p(x) (IWAE: Burda et al., 2015, arXiv:1509.00519, eq. 8):
+eq. 15); flows mix the latents, so that all are one group there, of ``free`` nats for each. Importance samples give a tighter bound of
+log p(x) (IWAE: Burda et al., 2015, arXiv:1509.00519, eq. 8):
     log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x),     z_s of q(z|x)
-Shapes: B images, C channels, Z latents or N x K, S samples.
+Shapes: B images, C channels, Z latents or N x K, S samples, H numbers of a context.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from torch.nn import functional as F
 from sensorium.abilities import FromNoise, Latent, Likelihood, Reconstructor
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
+from sensorium.parts.density.invertible import Chain
 from sensorium.parts.density.pixels import PixelDistribution, black_and_white, levels_of, middle, shown, shown_levels
 from sensorium.parts.estimators import gaussian, gumbel_max, gumbel_softmax, rebar, reinforce
 from sensorium.parts.schedules import linear
@@ -33,8 +38,9 @@ CHUNK = 64  # images whose samples are in memory at once
 
 
 class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
-    """encoder: images -> mu and log sigma [B, 2 Z], or logits [B, N K]. decoder: [B, Z] or [B, N K] -> what ``pixels`` needs. shape: of
-    an image. classes: K, 0 for Gaussian latents. free: nats per latent. temperatures: of relaxed choices, at the begin and the end."""
+    """encoder: images -> mu, log sigma and, with a ``flow``, h [B, 2 Z + H], or logits [B, N K]. decoder: [B, Z] or [B, N K] -> what
+    ``pixels`` needs. shape: of an image. classes: K, 0 for Gaussian latents. flow: from z_0 to z, given h; None for z_0. free: nats per
+    latent. temperatures: of relaxed choices, at the begin and the end."""
 
     panels = ("original", "mean of the reconstruction")
     members = 64  # importance samples
@@ -50,6 +56,7 @@ class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
         latents: int,
         *,
         classes: int = 0,
+        flow: Chain | None = None,
         estimator: Estimator = "gumbel",
         beta: float = 1.0,
         free: float = 0.0,
@@ -66,7 +73,9 @@ class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
             raise ValueError(
                 f"{latents} latents of {classes} classes: at least one latent, and two classes, or 0 for Gaussian ones"
             )
-        self.encoder, self.decoder, self.pixels = encoder, decoder, pixels
+        if flow is not None and classes:
+            raise ValueError("flows change Gaussian latents, not categorical ones")
+        self.encoder, self.decoder, self.pixels, self.flow = encoder, decoder, pixels, flow
         self.shape, self.latents, self.classes = tuple(shape), latents, classes
         self.start_shape = (latents, classes) if classes else (latents,)
         self.estimator, self.beta, self.free, self.temperatures = estimator, beta, free, temperatures
@@ -83,21 +92,26 @@ class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``image`` [B, C, H, W] and ``noise`` [B, *noise_shape] -> the loss, nats per image. Logs ``bits_per_dim``, of the bound of
-        beta 1, ``divergence``, the KL in nats, and ``active``, how many latents have more than 0.01 of it."""
+        beta 1, ``divergence``, the KL in nats, and, without flows, ``active``, how many latents have more than 0.01 of it."""
         x, noise = batch["image"], batch["noise"]
         numbers = precise(self.encoder(x))
-        each = self._divergence(numbers)  # [B, Z]
-        cost, surrogate = self._cost(x, numbers, noise)
+        if self.flow is None:
+            each = self._divergence(numbers)  # [B, Z]
+            cost, surrogate = self._cost(x, numbers, noise)
+        else:
+            z, log_ratio = self._gaussian(numbers, noise)
+            each, cost, surrogate = -log_ratio[:, None], self._nats(z, x), x.new_zeros(())
         divergence = each.mean(0)
-        penalty = divergence.clamp(min=self.free).sum() if self.free else divergence.sum()
+        free = self.free * (self.latents // len(divergence))
+        penalty = divergence.clamp(min=free).sum() if free else divergence.sum()
         loss = cost.mean() + self.beta * penalty + surrogate - surrogate.detach()
         nats = (cost.mean() + divergence.sum()).detach()
-        return {
+        found = {
             "loss": loss,
             "bits_per_dim": nats / (self.inputs * math.log(2)) - math.log2(self.width),
             "divergence": divergence.sum().detach(),
-            "active": (divergence.detach() > 0.01).sum().float(),
         }
+        return found if self.flow is not None else found | {"active": (divergence.detach() > 0.01).sum().float()}
 
     def _cost(self, x: Tensor, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """-log p(x|z) of a z of each image [B], and a surrogate [] whose gradient it lacks."""
@@ -145,19 +159,28 @@ class VAE(Method, FromNoise, Likelihood, Reconstructor, Latent):
     def _drawn(self, numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """z of q, and log p(z) - log q(z) [B]."""
         if not self.classes:
-            mean, log_deviation = numbers.chunk(2, 1)
-            noise = torch.randn(len(numbers), self.latents, generator=generator).to(numbers)
-            z = gaussian(mean, log_deviation, noise)
-            return z, ((noise.square() - z.square()) / 2 + log_deviation).sum(1)
+            return self._gaussian(numbers, torch.randn(len(numbers), self.latents, generator=generator).to(numbers))
         logits = self._logits(numbers)
         choice = gumbel_max(logits, torch.rand(logits.shape, generator=generator).to(logits))
         log_q = (choice * logits.log_softmax(-1)).flatten(1).sum(1)
         return choice.flatten(1), -self.latents * math.log(self.classes) - log_q
 
+    def _gaussian(self, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z of q, of Gaussian latents and their flow, and log p(z) - log q(z) [B]."""
+        mean, log_deviation, h = numbers.tensor_split([self.latents, 2 * self.latents], 1)
+        z = gaussian(mean, log_deviation, noise)
+        if self.flow is None:
+            return z, ((noise.square() - z.square()) / 2 + log_deviation).sum(1)
+        z, log_det = self.flow(z, h)
+        return z, ((noise.square() - z.square()) / 2 + log_deviation).sum(1) + log_det
+
     def encode(self, images: Tensor) -> Tensor:
-        """The mean of q [B, Z], or its probabilities [B, N K]."""
+        """The mean of q [B, Z], with flows where they take that of z_0; or the probabilities [B, N K]."""
         numbers = precise(self.encoder(images))
-        return self._logits(numbers).softmax(-1).flatten(1) if self.classes else numbers.chunk(2, 1)[0]
+        if self.classes:
+            return self._logits(numbers).softmax(-1).flatten(1)
+        mean, _, h = numbers.tensor_split([self.latents, 2 * self.latents], 1)
+        return mean if self.flow is None else self.flow(mean, h)[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

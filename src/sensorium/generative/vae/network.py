@@ -1,11 +1,15 @@
-"""The encoder and decoder of a VAE: strided convolutions to a vector, and back."""
+"""The encoder and decoder of a VAE: strided convolutions to a vector, and back; and the flow of its latents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sensorium.parts.density.coupling import GatedAutoregressive
+from sensorium.parts.density.invertible import Chain, Planar
 
 
 def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
@@ -58,6 +62,16 @@ class Decoder(nn.Module):
         for side, layer in zip(self.sides[1:], self.layers, strict=True):
             x = layer(F.interpolate(x, size=side))
         return self.last(x)
+
+
+def flow_of(latents: int, steps: int, context: int, *, planar: bool = False) -> Chain:
+    """``steps`` of a flow of ``latents``, each given all of ``context`` numbers: planar ones, or those of IAF, whose orders alternate
+    and whose networks have two hidden layers of so many units."""
+    if planar:
+        return Chain(*(Planar(latents, context) for _ in range(steps)))
+    order = torch.arange(latents)
+    orders = [order.flip(0) if k % 2 else order for k in range(steps)]
+    return Chain(*(GatedAutoregressive(one, (context, context), context, seed=k) for k, one in enumerate(orders)))
 
 
 def widths_of(side: int, wide: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from sensorium.errors import SensoriumError
 from sensorium.generative.binary import binary_views
 from sensorium.generative.flow import dequantized_views, pick_channels
 from sensorium.generative.vae.method import VAE, Estimator
-from sensorium.generative.vae.network import Decoder, Encoder, widths_of
+from sensorium.generative.vae.network import Decoder, Encoder, flow_of, widths_of
 from sensorium.parts.density.pixels import (
     BernoulliPixels,
     GaussianPixels,
@@ -26,6 +26,8 @@ from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 Values = Literal["bernoulli", "gaussian", "logistic"]
+Posterior = Literal["gaussian", "iaf", "planar"]
+FLOWS = {"gaussian": 0, "iaf": 4, "planar": 10}
 PIXELS: dict[str, type[PixelDistribution]] = {
     "bernoulli": BernoulliPixels,
     "gaussian": GaussianPixels,
@@ -40,6 +42,8 @@ def vae(
     latents: int | None = None,
     classes: int = 0,
     estimator: Estimator = "gumbel",
+    posterior: Posterior = "gaussian",
+    flows: int | None = None,
     beta: float = 1.0,
     free: float = 0.0,
     width: int | None = None,
@@ -60,8 +64,10 @@ def vae(
         latents: number of latent variables.
         classes: of each latent variable, if they are categorical; 0 for Gaussian ones.
         estimator: of the gradient through categorical ones: gumbel, straight-through, reinforce or rebar.
+        posterior: distribution that the encoder gives: gaussian, or changed by flows: iaf (inverse autoregressive) or planar.
+        flows: steps of the flow.
         beta: weight of the divergence of the latents from their prior.
-        free: nats of divergence of each latent that cost nothing.
+        free: nats of divergence of each latent that cost nothing; with flows, of all latents together as many for each.
         width: channels of the convolutions at the first scale.
         hidden: units of the layer beside the latents.
         gray: the mean of the channels; by default of pictures that have no colors.
@@ -77,6 +83,7 @@ def vae(
     channels = 1 if values == "bernoulli" else pick_channels(gray, on, s)
     wide = s.pick("width", width, 32 if on.device == "cpu" else 64, on.device)
     count = s.pick("latents", latents, 20 if classes else 32, "categorical" if classes else "Gaussian")
+    steps = _pick_flows(posterior, flows, classes, s)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3, batch, s)
     if wide < 4 or wide % 4 or hidden < 1:
@@ -87,15 +94,31 @@ def vae(
     s.note(stochastic=stochastic, weight_decay=weight_decay, warmup=warmup)
     shape, widths = (channels, on.image_size, on.image_size), widths_of(on.image_size, wide)
     pixels = PIXELS[values]()
-    numbers = count * classes if classes else 2 * count
+    numbers = count * classes if classes else 2 * count + (hidden if steps else 0)
     with refused_by("vae"):
         method = VAE(
             Encoder(shape, max(1, numbers), widths, hidden),
             Decoder(max(1, count * (classes or 1)), shape, channels * pixels.numbers, widths, hidden),
             pixels, shape, count, classes=classes, estimator=estimator, beta=beta, free=free,
+            flow=flow_of(max(1, count), steps, hidden, planar=posterior == "planar") if steps else None,
         )  # fmt: skip
     views = vae_views(method, channels, stochastic=stochastic)
     return Recipe("vae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
+
+
+def _pick_flows(posterior: Posterior, flows: int | None, classes: int, s: Settings) -> int:
+    if posterior not in FLOWS:
+        raise SensoriumError(f"--posterior {posterior}: choose {', '.join(get_args(Posterior))}.")
+    s.note(posterior=posterior)
+    steps = s.pick("flows", flows, FLOWS[posterior], posterior)
+    if steps < 0 or (steps and posterior == "gaussian"):
+        why = "must not be negative" if steps < 0 else "a Gaussian posterior has none; choose --posterior iaf or planar"
+        raise SensoriumError(f"--flows {steps}: {why}.")
+    if steps and classes:
+        raise SensoriumError(
+            f"--posterior {posterior} with --classes {classes}: flows change Gaussian latents; give one of the two."
+        )
+    return steps
 
 
 def vae_views(method: VAE, channels: int, *, stochastic: bool = False) -> Views:

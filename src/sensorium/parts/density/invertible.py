@@ -5,13 +5,14 @@ Each layer gives z and the logarithm for each sample, and its inverse. Of a chai
 with the other sign. One test holds each of them against autograd's Jacobian (``tests/parts/test_invertible.py``).
 
     Planar      z = x + u tanh(w.x + b),  u.w >= -1                           (Rezende & Mohamed, 2015, arXiv:1505.05770, eq. 10, A.1)
+                w, u and b may depend on a context h, linearly
     Radial      z = x + beta / (alpha + r) (x - c),  r = |x - c|, beta >= -alpha                                        (eq. 14, A.2)
     Scaling     z = exp(s) x                                                          (NICE: Dinh et al., 2014, arXiv:1410.8516, 3.3)
     ActNorm     z = exp(s) (x + b) of each channel                      (Glow: Kingma & Dhariwal, 2018, arXiv:1807.03039, section 3.1)
     Mixing      z = W x of each pixel's channels,  W = P L (U + diag(s))                                              (section 3.2)
     Squeeze     f x f pixels become channels                                  (RealNVP: Dinh et al., 2016, arXiv:1605.08803, 3.6)
     Logit       z = log(y / (1 - y)),  y = a + (1 - 2 a) x                                                                     (4.1)
-Shapes: B samples; vectors [B, D] or images [B, C, H, W].
+Shapes: B samples; vectors [B, D] or images [B, C, H, W]; H numbers of a context.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sensorium.base.precision import precise
 
 BISECTIONS = 100
 
@@ -39,22 +42,23 @@ class Invertible(nn.Module):
 
 
 class Chain(Invertible):
-    """Layers, one after the other."""
+    """Layers, one after the other; a context [B, H] that is ``given`` goes to each of them, all of which must take one then."""
 
     def __init__(self, *layers: Invertible) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(len(x))
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total, also = x.new_zeros(len(x)), () if given is None else (given,)
         for layer in self.layers:
-            x, log_det = layer(x)
+            x, log_det = layer(x, *also)
             total = total + log_det
         return x, total
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        also = () if given is None else (given,)
         for layer in reversed(self.layers):
-            z = layer.inverse(z)  # pyright: ignore
+            z = layer.inverse(z, *also)  # pyright: ignore
         return z
 
 
@@ -104,32 +108,39 @@ class Flat(Invertible):
 
 
 class Planar(Invertible):
-    """Of vectors of ``size``: stretches space along u, across a plane. Its inverse is found along w, by bisection."""
+    """Of vectors of ``size``: stretches space along u, across a plane. Its inverse is found along w, by bisection.
 
-    def __init__(self, size: int) -> None:
+    ``context``: numbers ``given`` [B, context] with each sample, of which its own w, u and b differ from the layer's.
+    """
+
+    def __init__(self, size: int, context: int = 0) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.randn(size) * size**-0.5)
         self.u = nn.Parameter(torch.zeros(size))
         self.b = nn.Parameter(torch.zeros(()))
+        self.told = nn.Linear(context, 2 * size + 1, bias=False) if context else None
 
-    @property
-    def steady(self) -> Tensor:
-        """u, moved along w where w.u would be below -1 (A.1): [D]."""
-        along = self.w @ self.u
+    def _numbers(self, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """w, u and b: [D], [D] and [], or of each sample [B, D], [B, D] and [B]. u is moved along w where w.u would be below -1 (A.1)."""
+        w, u, b = self.w, self.u, self.b
+        if self.told is not None:
+            more_w, more_u, more_b = precise(self.told(given)).split([len(w), len(u), 1], 1)
+            w, u, b = w + more_w, u + more_u, b + more_b[:, 0]
+        along = _dot(w, u)
         wanted = F.softplus(along) - 1
-        return self.u + (wanted - along) * self.w / self.w.square().sum()
+        return w, u + (wanted - along)[..., None] * w / w.square().sum(-1, keepdim=True), b
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u = self.steady
-        bent = torch.tanh(x @ self.w + self.b)
-        return x + bent[:, None] * u, torch.log1p((1 - bent.square()) * (self.w @ u))
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        w, u, b = self._numbers(given)
+        bent = torch.tanh(_dot(x, w) + b)
+        return x + bent[:, None] * u, torch.log1p((1 - bent.square()) * _dot(w, u))
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         """w.x = a solves a + w.u tanh(a + b) = w.z, which increases with a."""
-        u = self.steady
-        along, wanted = self.w @ u, z @ self.w
-        a = _increasing(lambda a: a + along * torch.tanh(a + self.b), wanted, along.abs() + 1)
-        return z - torch.tanh(a + self.b)[:, None] * u
+        w, u, b = self._numbers(given)
+        along, wanted = _dot(w, u), _dot(z, w)
+        a = _increasing(lambda a: a + along * torch.tanh(a + b), wanted, along.abs() + 1)
+        return z - torch.tanh(a + b)[:, None] * u
 
 
 class Radial(Invertible):
@@ -274,6 +285,11 @@ class Logit(Invertible):
 
     def inverse(self, z: Tensor) -> Tensor:
         return (torch.sigmoid(z) - self.margin) / (1 - 2 * self.margin)
+
+
+def _dot(x: Tensor, w: Tensor) -> Tensor:
+    """Of [D] or [B, D] and one vector w [D], or of [B, D] and one for each sample [B, D]."""
+    return x @ w if w.ndim == 1 else (x * w).sum(1)
 
 
 def _each_pixel(matrix: Tensor, x: Tensor) -> Tensor:

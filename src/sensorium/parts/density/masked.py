@@ -62,15 +62,16 @@ class MaskedMLP(nn.Module):
 
     @torch.no_grad()
     def in_turn(self, x: Tensor, order: Sequence[int], which: int | Tensor = 0) -> Callable[[int, list[int]], Tensor]:
-        """A function that is called with each input d of an ``order`` in turn and some outputs, which depend on those before d alone:
-        their values [B, outputs] for what ``x`` [B, I] has there then.
+        """A function that is called with each input d of an ``order`` in turn and some outputs, which depend on those before d alone,
+        and on the inputs that the order leaves out: their values [B, outputs] for what ``x`` [B, I] has there then.
 
         A step adds one column to the first layer's sums, and computes only these rows of the last layer.
         """
         (first, *between, out), (bias, *biases, last) = self.weights(which), self.biases
         if len(self.layers) < 2:
             raise ValueError("a network without hidden layers has no sums to add to")
-        direct, sums = self.direct_weight(which), bias.repeat(len(x), 1)
+        direct, rest = self.direct_weight(which), sorted({*range(x.shape[1])} - {*order})
+        sums = F.linear(x[:, rest], first[:, rest], bias) if rest else bias.repeat(len(x), 1)
         earlier = dict(zip(order[1:], order[:-1], strict=True))
 
         def outputs(d: int, rows: list[int]) -> Tensor:
