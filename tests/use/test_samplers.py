@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         "nade": {"hidden": 8},
     }
     return {
-        name: sensorium.train(name, folder / "bare.npz", out=folder / name, **how, **settings)
+        name: sensorium.train(name, str(folder / "bare.npz"), out=folder / name, **how, **settings)
         for name, settings in small.items()
     }
 

@@ -123,7 +123,7 @@ def planned(method: Any, samplers: str | Sequence[str] | None, evaluations: str 
     names = method.samplers if samplers is None else samplers.split(",") if isinstance(samplers, str) else samplers
     names = list(dict.fromkeys(name.strip() for name in names))
     if unknown := [name for name in names if name not in method.samplers]:
-        hint = " DDIM is euler, DDPM ancestral." if set(unknown) & {"ddim", "ddpm"} else ""
+        hint = " DDIM is euler." if "ddim" in unknown else ""
         raise SensoriumError(
             f"--samplers {printable(','.join(unknown))}: this run's are {', '.join(method.samplers)}.{hint}"
         )
