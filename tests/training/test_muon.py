@@ -1,11 +1,15 @@
 """Muon: the orthogonalized update against a singular value decomposition and torch's Muon; AdamW for the rest."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from sensorium.method import Method, Progress
-from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, muon, orthogonal
+from sensorium.networks.choice import velocity_network
+from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, muon, orthogonal, velocity_optimizer
+from sensorium.recipe.recipe import Settings
 from sensorium.training.step import Step
 
 
@@ -113,3 +117,21 @@ def test_a_step_goes_on_from_its_state():
         resumed([batches[k]], Progress(k, 0, k / 6))
     for name, value in methods[0].state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "trained", "by", "rate"),
+    [
+        ("unet-micro", None, False, "muon", 1e-2),
+        ("unet-micro", "adamw", False, "adamw", 2e-3),
+        ("unet-micro", None, True, "adamw", 2e-3),
+        ("dit-micro", None, False, "adamw", 2e-3),
+        ("dit-micro", "muon", False, "muon", 1e-2),
+    ],
+)
+def test_networks_that_draw(network: str, given: Any, trained: bool, by: str, rate: float) -> None:
+    s = Settings()
+    made = velocity_network(network, 8, 0)
+    build = velocity_optimizer(given, None, made, 64, s, small=True, weight_decay=0.0, trained=trained, slower=0.5)
+    assert (s["optimizer"].value, s["lr"].value) == (by, pytest.approx(rate / 2 * 0.5))
+    assert isinstance(build(made), Muon) == (by == "muon")
