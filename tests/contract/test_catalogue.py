@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sensorium.abilities import (
     ABILITIES,
+    AnySize,
     Autoencoder,
     ClassConditional,
     Completer,
@@ -262,6 +263,10 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             pixels = method.to_pixels(found[-1])
             assert (pixels.shape[:2], pixels.dtype) == ((2, 3), torch.uint8)
             assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
+            if isinstance(method, AnySize):
+                high, wide = (2 * side for side in method.shape[1:])
+                found.append(method.sample(1, seed=0, size=(high, wide)))
+                assert found[-1].shape == (1, method.shape[0], high, wide)
         if isinstance(method, Completer):
             given = method.sample(2, seed=1)
             known = torch.arange(given[0].numel()).view(given.shape[1:]).expand_as(given) % 3 == 0

@@ -37,6 +37,14 @@ class Completer(Generator):
         -> samples [n, *shape] that are equal to it there. Equal seeds give equal samples."""
 
 
+class AnySize(Generator):
+    """Generates samples of larger sizes than that of its training, too."""
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+        """size: height and width in pixels, by default those of training. Raises SensoriumError for a size that it can't draw."""
+
+
 class ClassConditional(Generator):
     """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels. ``guided``: whether it takes a
     guidance scale other than 1."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sensorium.base.whole import Positive, Seed
+from sensorium.base.whole import Positive, Seed, Size
 from sensorium.cli.shared import Json, console, opens_runs
 from sensorium.errors import SensoriumError
 
@@ -88,7 +88,7 @@ def sample(
     prompt: str | None = None,
     negative: str = "",
     guidance: float | None = None,
-    size: Positive | None = None,
+    size: Size | None = None,
     image: Annotated[Path | None, Parameter(name="--from")] = None,
     mask: Path | None = None,
     strength: float | None = None,
@@ -116,7 +116,7 @@ def sample(
         prompt: what a pipeline, or a run of latent diffusion, is to draw.
         negative: what it is not to draw.
         guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; of a prompt it is 7.5, or what a run was trained for.
-        size: side in pixels of what a pipeline draws; by default that of its training.
+        size: in pixels, one side or WIDTHxHEIGHT, of what a pipeline or a prior over codes draws; by default that of its training.
         image: a picture that a pipeline draws over; it is resized and center-cropped to --size.
         mask: a picture of the same size as that of --from, white where it is drawn anew; the rest is kept.
         strength: of --from: the part of the steps that is taken, above 0 to 1; 0.8 by default, 1 with --mask.
@@ -139,13 +139,14 @@ def sample(
         asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
-    check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
+    check_unprompted(negative=negative, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     ends = None if between is None else seeds_of(between)
     how = {
         "n": n or (64 if ends is None else BETWEEN),
         "steps": steps,
         "label": label,
         "guidance": 1.0 if guidance is None else guidance,
+        "size": size,
     }
     console.print(draw(run, out, seed=seed, trace=trace, between=ends, given=given, keep=keep, **how))
 

@@ -159,6 +159,7 @@ def sample(
     guidance: float,
     seed: int,
     trace: bool,
+    size: tuple[int, int] | None = None,
     given: Path | None = None,
     keep: Half = "top",
     between: tuple[int, int] | None = None,
@@ -172,15 +173,16 @@ def sample(
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     if given is not None:
         many = min(n, 6)
-        other = trace or label is not None or guidance != 1 or steps is not None or between is not None
+        other = trace or label is not None or guidance != 1 or any(one is not None for one in (steps, between, size))
         save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
         return str(target)
+    how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
+    how["size"] = size
     if between is not None:
-        how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
         drawn = drawn_between(found, between, n, **how)
         save(sheet(method, drawn), target)
         return str(target)
-    drawn = draw(found, min(n, 8) if trace else n, steps=steps, label=label, guidance=guidance, seed=seed, trace=trace)
+    drawn = draw(found, min(n, 8) if trace else n, **how)
     save(ways(method, drawn) if trace else sheet(method, drawn), target)
     return str(target)
 

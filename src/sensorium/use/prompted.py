@@ -15,7 +15,7 @@ from sensorium.base.files import check_writable
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
-from sensorium.base.whole import checked
+from sensorium.base.whole import checked, sides
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.decode import square
 from sensorium.data.images.given import Picture, given
@@ -48,9 +48,7 @@ def check_prompted(
 def check_unprompted(*, negative: str, **others: object | None) -> None:
     """SensoriumError for settings of prompts."""
     if negative or any(value is not None for value in others.values()):
-        raise SensoriumError(
-            "--negative, --size, --from, --mask, --strength and --tokenizer are for prompts: leave them out."
-        )
+        raise SensoriumError("--negative, --from, --mask, --strength and --tokenizer are for prompts: leave them out.")
 
 
 def sample_prompt(path: Path, out: Path | None, prompt: str | None, **how: Any) -> str:
@@ -69,7 +67,7 @@ def drawn_prompt(
     n: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     image: Picture | None = None,
     mask: Picture | None = None,
     strength: float | None = None,
@@ -77,8 +75,8 @@ def drawn_prompt(
     seed: int = 0,
     progress: bool = True,
 ) -> Tensor:
-    """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side: uint8 [n, 3, H, W]. On a GPU weights have half
-    precision.
+    """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side, or of a height and width: uint8 [n, 3, H, W]. On a
+    GPU weights have half precision.
 
     image: to begin with, resized and center-cropped to that size; strength: how much of it is drawn anew, above 0 to 1. mask: of the same
     size as it, white where it is drawn anew. tokenizer: of a single file.
@@ -90,7 +88,8 @@ def drawn_prompt(
     pipeline = open_pipeline(path, tokenizer)
     if pipeline.inpaints and mask is None:
         raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
-    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "begun": begun}
+    how = {"negative": negative, "steps": steps, "guidance": guidance, "begun": begun}
+    how["size"] = None if size is None else sides(size, "--size")
     with bar("drawing", progress) as report:
         return torch.stack([*each_drawn(pipeline, prompt, count, seed=seed, on_step=report, **how)])
 
@@ -103,7 +102,7 @@ def each_drawn(
     negative: str = "",
     steps: int | None = None,
     guidance: float | None = None,
-    size: int | None = None,
+    size: tuple[int, int] | None = None,
     begun: Begun | None = None,
     seed: int = 0,
     on_step: Callable[[int, int], None] | None = None,
@@ -113,12 +112,13 @@ def each_drawn(
     many, factor = checked(steps or pipeline.steps, "--steps", least=1), pipeline.autoencoder.factor
     if many > STEPS:
         raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
-    if size is not None and size % factor:
-        near = max(1, round(size / factor)) * factor
-        raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
-    how = {"unwanted": negative, "steps": many, "guidance": guidance}
-    how |= {"size": None if size is None else (size, size)}
-    how |= {} if begun is None else _fitted(begun, size or min(pipeline.size), many)
+    if size is not None and (off := [side for side in size if side % factor]):
+        near = max(1, round(off[0] / factor)) * factor
+        raise SensoriumError(f"--size {off[0]}: must be a multiple of {factor}, such as {near}.")
+    if begun is not None and size is not None and size[0] != size[1]:
+        raise SensoriumError("--size: a picture of --from is cropped to a square; give one side.")
+    how = {"unwanted": negative, "steps": many, "guidance": guidance, "size": size}
+    how |= {} if begun is None else _fitted(begun, min(size or pipeline.size), many)
     for k in range(n):
 
         def told(done: int, total: int, before: int = k) -> None:

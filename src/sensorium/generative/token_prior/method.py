@@ -5,7 +5,7 @@ The codes s of an image form a sequence, row by row from the top left, which a c
     p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
 The class c is the token before the first; one more token means "no class". Codes are sampled one after another; a
 tokenizer, such as VQGAN, decodes them to an image. Of an image that is partly known the codes of the known places are given, the others
-sampled (section 3.2, "image completion").
+sampled (section 3.2, "image completion"). Larger images are sampled in a sliding window of the training's size (``generative/codes.py``).
 Shapes: B images, h x w grid of codes, T = h w, K codes.
 """
 
@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensorium.abilities import ClassConditional, Completer
+from sensorium.abilities import AnySize, ClassConditional, Completer
 from sensorium.base.precision import precise
+from sensorium.errors import SensoriumError
+from sensorium.generative.codes import Grid, draw_codes
 from sensorium.method import Method
-from sensorium.networks.decoder import Cache, Decoder
-from sensorium.parts.sampling import write_tokens
+from sensorium.networks.decoder import Decoder
 
 
-class TokenPrior(Method, ClassConditional, Completer):
+class TokenPrior(Method, ClassConditional, Completer, AnySize):
     """A distribution over grids of codes, which a tokenizer decodes to images.
 
     decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
@@ -53,6 +54,7 @@ class TokenPrior(Method, ClassConditional, Completer):
         self.decoder, self.tokenizer = decoder, tokenizer.requires_grad_(False).eval()
         self.codes, self.grid, self.classes = tokenizer.codes, tokenizer.grid, classes
         self.shape, self.top_k, self.temperature = shape, top_k, temperature
+        self.patch = shape[1] // self.grid[0], shape[2] // self.grid[1]
 
     def train(self, mode: bool = True) -> TokenPrior:
         super().train(mode)
@@ -81,69 +83,83 @@ class TokenPrior(Method, ClassConditional, Completer):
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
-    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; by default all classes in turn.
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        condition: Tensor | int | None = None,
+        guidance: float = 1.0,
+        size: Grid | None = None,
+    ) -> Tensor:
+        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; by default all classes in turn. size: H, W.
 
         Raises ValueError for a ``guidance`` other than 1, which is not supported.
         """
         if guidance != 1:
             raise ValueError("a prior over codes does not support guidance: leave it at 1")
-        codes = self.sample_codes(n, condition, temperature=self.temperature, top_k=self.top_k, seed=seed)
-        return torch.cat([self.tokenizer.decode(part) for part in codes.split(64)])
+        grid = None if size is None else self.grid_of(size)
+        how = {"temperature": self.temperature, "top_k": self.top_k, "seed": seed}
+        return self._decoded(self.sample_codes(n, condition, grid=grid, **how))
 
     @torch.no_grad()
     def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
-        """Codes are known where all their pixels are; a code depends on those before it alone, which are above it and to its left."""
+        """Codes are known where all their pixels are; a code depends on those before it alone, which are above it and to its left. Images
+        may be larger than those of training."""
         given, known = torch.where(known, given, 0), known.to(given.device)
-        patch = tuple(side // cells for side, cells in zip(self.shape[1:], self.grid, strict=True))
-        whole = F.max_pool2d((~known).any(1, keepdim=True).float(), patch)[:, 0] == 0
+        grid = self.grid_of((given.shape[2], given.shape[3]))
+        whole = F.max_pool2d((~known).any(1, keepdim=True).float(), self.patch)[:, 0] == 0
         where = next(self.decoder.parameters())
         codes = torch.where(whole.to(where.device), self.tokenizer.encode(given.to(where)), -1)
         drawn = self.sample_codes(
-            len(given), temperature=self.temperature, top_k=self.top_k, seed=seed, forced=codes.flatten(1),
-            classes=-1 if self.classes else None,
+            len(given), -1 if self.classes else None, grid=grid, temperature=self.temperature, top_k=self.top_k, seed=seed,
+            forced=codes,
         )  # fmt: skip
-        pictures = torch.cat([self.tokenizer.decode(part) for part in drawn.split(64)])
+        pictures = self._decoded(drawn)
         return torch.where(known.to(pictures.device), given.to(pictures), pictures)
 
-    @torch.no_grad()
     def sample_codes(
         self,
         n: int,
         classes: Tensor | int | None = None,
         *,
+        grid: Grid | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
         forced: Tensor | None = None,
     ) -> Tensor:
-        """``n`` grids of codes int64 [n, h, w].
+        """``n`` grids of codes int64 [n, h, w], by default of training, larger ones in windows (``generative/codes.py``).
 
         classes: one for all, or [n], -1 for none; by default all in turn. temperature: 0 is greedy. top_k: sample from
-        the k most likely codes. forced: codes int64 [n, h w] that are given, -1 where they are not. Raises ValueError for an unknown class.
+        the k most likely codes. forced: codes int64 [n, h, w] that are given, -1 where they are not. Raises ValueError for an unknown class.
         """
         if classes is None and self.classes:
             classes = torch.arange(n) % self.classes
         where = next(self.decoder.parameters()).device
-        prompt = self._start(n, None if classes is None else torch.as_tensor(classes).expand(n)).to(where)
-        modes = {part: part.training for part in self.modules()}
-        self.eval()
-        try:
-            drawn = write_tokens(
-                lambda tokens, cache: precise(self.decoder(tokens, cache=cache)[..., : self.codes]),
-                lambda room: Cache(self.decoder, n, room),
-                prompt,
-                most=math.prod(self.grid),
-                window=None,
-                temperature=temperature,
-                top_k=top_k,
-                generator=torch.Generator(where).manual_seed(seed),
-                forced=forced,
+        before = self._start(n, None if classes is None else torch.as_tensor(classes).expand(n)).to(where)
+        return draw_codes(
+            self.decoder, before, self.codes, self.grid, grid or self.grid, temperature=temperature, top_k=top_k,
+            generator=torch.Generator(where).manual_seed(seed), forced=forced,
+        )  # fmt: skip
+
+    def grid_of(self, size: Grid) -> Grid:
+        """Grid (rows, columns) of images of H, W pixels. Raises SensoriumError if they have none, or are smaller than those of training."""
+        wrong = [
+            side % step or side < least for side, step, least in zip(size, self.patch, self.shape[1:], strict=True)
+        ]
+        if any(wrong):
+            (height, width), (step, _), (_, high, wide) = size, self.patch, self.shape
+            raise SensoriumError(
+                f"pictures of {width}x{height} pixels: width and height must be multiples of {step}, and at least the "
+                f"{wide}x{high} of training."
             )
-            return torch.stack(list(drawn), dim=1).unflatten(1, self.grid)
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        return size[0] // self.patch[0], size[1] // self.patch[1]
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        """[n, H, W] -> images, so many at a time that larger ones take as much memory."""
+        at_once = max(1, 64 * math.prod(self.grid) // codes[0].numel())
+        return torch.cat([self.tokenizer.decode(part) for part in codes.split(at_once)])
 
     def _start(self, n: int, classes: Tensor | None) -> Tensor:
         """The token before the first code: [n, 1]."""
