@@ -103,6 +103,7 @@ TINY: dict[str, dict[str, Any]] = {
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "kl_autoencoder": {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
+    "text_prior": {"width": 16, "depth": 1, "heads": 2},
     "latent_diffusion": {"text_width": 32, "text_depth": 1},
     "frozen": {"backbone": "vit-micro"},
     "deep_infomax": {"units": 16, "outputs": 12},
@@ -121,7 +122,7 @@ MAKERS = {
     "self_training teacher": "supervised",
 }
 # Sides of pictures that a system takes are multiples of so many pixels.
-MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "latent_diffusion": 4}
+MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "text_prior": 4, "latent_diffusion": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from sensorium.base.whole import sides
 from sensorium.errors import SensoriumError
 from sensorium.generative import codes as code_grids
 from sensorium.generative.codes import corner_of, draw_codes
-from sensorium.generative.token_prior.decoder import token_decoder
+from sensorium.generative.token_decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.networks.decoder import Cache, Decoder
 from sensorium.parts.sampling import write_tokens

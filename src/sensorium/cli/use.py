@@ -113,7 +113,7 @@ def sample(
         n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         label: the class to generate.
-        prompt: what a pipeline, or a run of latent diffusion, is to draw.
+        prompt: what a pipeline, or a run that learned from captions, is to draw.
         negative: what it is not to draw.
         guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; of a prompt it is 7.5, or what a run was trained for.
         size: in pixels, one side or WIDTHxHEIGHT, of what a pipeline or a prior over codes draws; by default that of its training.

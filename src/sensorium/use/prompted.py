@@ -1,4 +1,4 @@
-"""Pictures of a prompt, and of a picture or a part of it, by a run of latent diffusion or a published pipeline of Stable Diffusion."""
+"""Pictures of a prompt, and of a picture or a part of it, by a run that draws prompts or a published pipeline of Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import TextConditional
+from sensorium.abilities.generators import Prompted
 from sensorium.base.files import check_writable
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
@@ -86,7 +87,7 @@ def drawn_prompt(
         raise SensoriumError(f"'{where}' draws what a text says: give it with --prompt.")
     count, begun = checked(n or PICTURES, "--n", least=1), _begun(image, mask, strength)
     pipeline = open_pipeline(path, tokenizer)
-    if pipeline.inpaints and mask is None:
+    if isinstance(pipeline, TextToPicture) and pipeline.inpaints and mask is None:
         raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
     how = {"negative": negative, "steps": steps, "guidance": guidance, "begun": begun}
     how["size"] = None if size is None else sides(size, "--size")
@@ -95,7 +96,7 @@ def drawn_prompt(
 
 
 def each_drawn(
-    pipeline: TextToPicture,
+    pipeline: Any,
     prompt: str,
     n: int,
     *,
@@ -109,16 +110,17 @@ def each_drawn(
 ) -> Iterator[Tensor]:
     """Pictures of ``prompt``, uint8 [3, H, W], one after the other, so that memory does not grow with ``n``: of the seeds ``seed``,
     ``seed + 1`` ... on_step: is told how many steps are done, and of how many."""
-    many, factor = checked(steps or pipeline.steps, "--steps", least=1), pipeline.autoencoder.factor
-    if many > STEPS:
-        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
+    many, factor = _steps(pipeline, steps), pipeline.factor
     if size is not None and (off := [side for side in size if side % factor]):
         near = max(1, round(off[0] / factor)) * factor
         raise SensoriumError(f"--size {off[0]}: must be a multiple of {factor}, such as {near}.")
+    if many is None and begun is not None:
+        raise SensoriumError("--from: a prior over codes draws over no picture; leave it out.")
     if begun is not None and size is not None and size[0] != size[1]:
         raise SensoriumError("--size: a picture of --from is cropped to a square; give one side.")
-    how = {"unwanted": negative, "steps": many, "guidance": guidance, "size": size}
-    how |= {} if begun is None else _fitted(begun, min(size or pipeline.size), many)
+    how: dict[str, Any] = {"unwanted": negative, "guidance": guidance, "size": size}
+    if many is not None:
+        how |= {"steps": many, **({} if begun is None else _fitted(begun, min(size or pipeline.size), many))}
     for k in range(n):
 
         def told(done: int, total: int, before: int = k) -> None:
@@ -129,22 +131,34 @@ def each_drawn(
         yield (one[0].float().cpu() * 127.5 + 127.5).round().to(torch.uint8)
 
 
-def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> TextToPicture:
-    """A published pipeline, or the networks of a run that draws prompts, on the device; on a GPU its weights have half precision.
+def _steps(pipeline: Prompted, steps: int | None) -> int | None:
+    """From noise to picture; None where it does not draw in steps."""
+    if pipeline.steps is None:
+        if steps is not None:
+            raise SensoriumError("--steps: a prior over codes does not draw in steps; leave it out.")
+        return None
+    many = checked(steps or pipeline.steps, "--steps", least=1)
+    if many > STEPS:
+        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
+    return many
+
+
+def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> Any:
+    """A published pipeline, or what draws a run's prompts (:class:`~sensorium.abilities.generators.Prompted`), on the device; on a GPU its
+    weights have half precision.
 
     Raises SensoriumError if it is neither.
     """
     pipeline = load_pipeline(path, tokenizer) if is_pipeline(path) else _of_run(path, tokenizer)
     device = device_name()
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
-    if device == "mps" and isinstance(
-        pipeline.unet, TextUNet
-    ):  # torch has no attention without whole matrices of scores there
-        pipeline.unet.attend_at_once = 1024
+    for part in pipeline.modules():  # torch has no attention without whole matrices of scores there
+        if device == "mps" and isinstance(part, TextUNet):
+            part.attend_at_once = 1024
     return pipeline
 
 
-def _of_run(path: Path, tokenizer: str | Path | None) -> TextToPicture:
+def _of_run(path: Path, tokenizer: str | Path | None) -> Any:
     where = printable(str(path))
     if not is_run(path):
         raise SensoriumError(
