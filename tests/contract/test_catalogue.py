@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sensorium.abilities import (
     ABILITIES,
+    AnySize,
     Autoencoder,
     ClassConditional,
     Completer,
@@ -102,6 +103,7 @@ TINY: dict[str, dict[str, Any]] = {
     "vqgan": {"codes": 16, "code_width": 8, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "kl_autoencoder": {"latent": 2, "discriminator_width": 8, "discriminator_depth": 1, "start": 0.4},
     "token_prior": {"width": 16, "depth": 1, "heads": 2},
+    "text_prior": {"width": 16, "depth": 1, "heads": 2},
     "latent_diffusion": {"text_width": 32, "text_depth": 1},
     "frozen": {"backbone": "vit-micro"},
     "deep_infomax": {"units": 16, "outputs": 12},
@@ -120,7 +122,7 @@ MAKERS = {
     "self_training teacher": "supervised",
 }
 # Sides of pictures that a system takes are multiples of so many pixels.
-MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "latent_diffusion": 4}
+MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "text_prior": 4, "latent_diffusion": 4}
 BATCH = 8
 # Settings of networks that other libraries have, too; of an encoder without an entry a ViT.
 EXPORTED: dict[str, dict[str, Any]] = {
@@ -262,6 +264,10 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
             pixels = method.to_pixels(found[-1])
             assert (pixels.shape[:2], pixels.dtype) == ((2, 3), torch.uint8)
             assert torch.equal(method.to_pixels(method.from_pixels(pixels)), pixels)
+            if isinstance(method, AnySize):
+                high, wide = (2 * side for side in method.shape[1:])
+                found.append(method.sample(1, seed=0, size=(high, wide)))
+                assert found[-1].shape == (1, method.shape[0], high, wide)
         if isinstance(method, Completer):
             given = method.sample(2, seed=1)
             known = torch.arange(given[0].numel()).view(given.shape[1:]).expand_as(given) % 3 == 0

@@ -297,6 +297,7 @@ def test_the_command_draws_a_prompt(ddim, tmp_path: Path, command) -> None:
     )
     for more, said in (
         (("--size", "15"), "must be a multiple of 2"),
+        (("--size", "16x9"), "--size 9: must be a multiple of 2"),
         (("--trace",), "leave them out"),
         (("--negative", "a cat " * 20), "the text tower takes 14"),
         (("--steps", "1001"), "at most the 1000"),
@@ -312,6 +313,7 @@ def test_the_command_draws_a_prompt(ddim, tmp_path: Path, command) -> None:
 def test_from_python(ddim) -> None:
     drawn = sensorium.sample(ddim[0], prompt="two cats", n=2, steps=2, seed=5)
     assert (drawn.shape, drawn.dtype) == ((2, 3, 16, 16), torch.uint8)
+    assert sensorium.sample(ddim[0], prompt="two cats", n=1, steps=2, size=(8, 12)).shape == (1, 3, 8, 12)
     assert torch.equal(drawn[1:], sensorium.sample(ddim[0], n=1, prompt="two cats", steps=2, seed=6))
     with pytest.raises(SensoriumError, match="leave them out"):
         sensorium.sample(ddim[0], prompt="two cats", label="cat")
@@ -336,6 +338,7 @@ def test_the_command_draws_from_a_picture(ddim, tmp_path: Path, command) -> None
         (("--mask", str(small)), "it has 30x30 pixels, the picture of --from 40x30"),
         (("--mask", str(dark)), "nothing of it is white"),
         (("--size", "15"), "must be a multiple of 2"),
+        (("--size", "16x8"), "cropped to a square; give one side"),
         (("--tokenizer", "merges.txt"), "a folder has its own tokenizer"),
     ):
         code, _, err = command(*words, *more, "--out", str(tmp_path / "no.png"))

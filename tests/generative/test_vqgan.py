@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.generative.token_prior.decoder import token_decoder
+from sensorium.generative.token_decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.generative.vqgan.method import VQGAN
 from sensorium.method import Progress

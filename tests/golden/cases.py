@@ -84,6 +84,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vqgan": ("vqgan", CODES),
     "kl_autoencoder": ("kl_autoencoder", SCENES | {"discriminator_width": 8, "start": 0.4}),
     "token_prior": ("token_prior", SCENES | {"tokens": ("vqgan", CODES), "width": 32, "depth": 2}),
+    "text_prior": ("text_prior", SCENES | {"tokens": ("vqgan", CODES), "width": 32, "depth": 2}),
     "latent_diffusion": (
         "latent_diffusion",
         SCENES | {"tokens": ("kl_autoencoder", SCENES | {"discriminator_width": 8, "start": 0.4}), "text_width": 32},

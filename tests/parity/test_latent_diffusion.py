@@ -176,7 +176,7 @@ def test_prompts_are_drawn_by_a_run(run: Path, tmp_path: Path, command) -> None:
         assert code == 1
         assert said in told.replace("\n", " ")
     told = command("sample", str(run.parent / "kl"), "--prompt", "red")[2].replace("\n", " ")
-    assert "(kl_autoencoder) draws no texts: a run of latent_diffusion does" in told
+    assert "(kl_autoencoder) draws no texts: a run of latent_diffusion or text_prior does" in told
 
 
 def test_without_a_prompt_it_draws_what_there_is(run: Path) -> None:

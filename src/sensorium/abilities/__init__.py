@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities.generators import (
+    AnySize,
     ClassConditional,
     Completer,
     FromNoise,
@@ -305,7 +306,7 @@ ABILITIES: dict[str, type] = {
     one.__name__: one
     for one in (
         Encoder, TokenEncoder, MapEncoder, MaskedEncoder, TextEncoder, StreamEncoder, VelocityNet, AttentionMaps,
-        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, ClassConditional, TextConditional, IterativeGenerator,
+        Reconstructor, Classifier, ImageText, Detector, Generator, Completer, AnySize, ClassConditional, TextConditional, IterativeGenerator,
         FromNoise, Likelihood, Latent, Autoencoder, LatentAutoencoder, Tokenizer, LanguageModel, MaskedLanguageModel, FuturePredictor, OnlineDetector,
     )
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,14 @@ class Completer(Generator):
         -> samples [n, *shape] that are equal to it there. Equal seeds give equal samples."""
 
 
+class AnySize(Generator):
+    """Generates samples of larger sizes than that of its training, too."""
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+        """size: height and width in pixels, by default those of training. Raises SensoriumError for a size that it can't draw."""
+
+
 class ClassConditional(Generator):
     """Generates samples of a given class, one of ``classes``; 0 if it was trained without labels. ``guided``: whether it takes a
     guidance scale other than 1."""
@@ -61,8 +70,40 @@ class TextConditional(Generator):
         """condition: tokens int64 [n, context], None for no text. guidance: guidance scale; by default the method's own."""
 
     @abstractmethod
-    def prompted(self, tokens: Any) -> Any:
-        """What draws prompts, given its run's tokenizer: a :class:`~sensorium.generative.pipeline.TextToPicture`."""
+    def prompted(self, tokens: Any) -> Prompted:
+        """What draws prompts, given its run's tokenizer: a :class:`Prompted` module."""
+
+
+class Prompted(ABC):
+    """Draws what prompts say. ``guidance``: guidance scale, by default. ``steps``: from noise to picture, by default; None where it does not
+    draw in steps."""
+
+    guidance: float
+    steps: int | None
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures of its training, in pixels."""
+
+    @property
+    @abstractmethod
+    def factor(self) -> int:
+        """What sides of pictures are multiples of."""
+
+    @abstractmethod
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        unwanted: str = "",
+        seed: int = 0,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """A picture of each prompt [B, 3, H, W] in -1..1. unwanted: what they are not to show. on_step: is told how much is done, and of how
+        much. Raises SensoriumError for a prompt that is too long."""
 
 
 class IterativeGenerator(Generator):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sensorium.base.whole import Positive, Seed
+from sensorium.base.whole import Positive, Seed, Size
 from sensorium.cli.shared import Json, console, opens_runs
 from sensorium.errors import SensoriumError
 
@@ -89,7 +89,7 @@ def sample(
     prompt: str | None = None,
     negative: str = "",
     guidance: float | None = None,
-    size: Positive | None = None,
+    size: Size | None = None,
     image: Annotated[Path | None, Parameter(name="--from")] = None,
     mask: Path | None = None,
     strength: float | None = None,
@@ -115,10 +115,10 @@ def sample(
         steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
         sampler: how they are taken: euler (DDIM), heun, ancestral (DDPM) ...; `sensorium samplers RUN` compares them.
         label: the class to generate; by default all classes in turn.
-        prompt: what a pipeline, or a run of latent diffusion, is to draw.
+        prompt: what a pipeline, or a run that learned from captions, is to draw.
         negative: what it is not to draw.
         guidance: guidance scale for the class or the prompt; 1 is no guidance, the default of a class; of a prompt it is 7.5, or what a run was trained for.
-        size: side in pixels of what a pipeline draws; by default that of its training.
+        size: in pixels, one side or WIDTHxHEIGHT, of what a pipeline or a prior over codes draws; by default that of its training.
         image: a picture that a pipeline draws over; it is resized and center-cropped to --size.
         mask: a picture of the same size as that of --from, white where it is drawn anew; the rest is kept.
         strength: of --from: the part of the steps that is taken, above 0 to 1; 0.8 by default, 1 with --mask.
@@ -141,11 +141,12 @@ def sample(
         asked |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer, "sampler": sampler}
         console.print(sample_prompt(run, out, prompt, **asked))
         return
-    check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
+    check_unprompted(negative=negative, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     ends = None if between is None else seeds_of(between)
     how = {
         "n": n or (64 if ends is None else BETWEEN),
         **{"steps": steps, "sampler": sampler, "label": label, "guidance": 1.0 if guidance is None else guidance},
+        "size": size,
     }
     console.print(draw(run, out, seed=seed, trace=trace, between=ends, given=given, keep=keep, **how))
 

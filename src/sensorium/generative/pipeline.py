@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.abilities.generators import Prompted
 from sensorium.base.files import write_json
 from sensorium.base.precision import precise
 from sensorium.base.reading import printable, read_object
@@ -109,7 +110,7 @@ class Known(NamedTuple):
     beside: Tensor | None = None
 
 
-class TextToPicture(nn.Module):
+class TextToPicture(nn.Module, Prompted):
     """The parts of a pipeline. unet: or a Transformer. tokens: of the ``text`` tower. guidance, steps: of a prompt, by default. ``inpaints``: whether the U-Net
     takes a masked picture, too."""
 
@@ -138,6 +139,11 @@ class TextToPicture(nn.Module):
         self.frame = schedule.frame()
 
     @property
+    def factor(self) -> int:
+        """Of the autoencoder."""
+        return self.autoencoder.factor
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures that it was trained on, 64 latents a side if it is not known."""
         side = self.unet.sample_size or 64
@@ -147,13 +153,7 @@ class TextToPicture(nn.Module):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """[B, T, D]. Raises SensoriumError for a text that is longer than the tower."""
-        for text in texts:
-            count, most = self.tokens.count(text), self.text.context - 2
-            if count > most:
-                raise SensoriumError(
-                    f"the prompt '{text[:40]}...' has {count} tokens, the text tower takes {most}: shorten it."
-                )
-        rows = self.tokens.encode(list(texts), self.text.context)
+        rows = self.tokens.encode_whole(list(texts), self.text.context)
         return self.text.encode(rows.to(self.text.pos_embed.device))
 
     @torch.no_grad()

@@ -40,10 +40,8 @@ def write_tokens(
     temperature: float,
     top_k: int | None,
     generator: torch.Generator | None,
-    forced: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Tokens generated after ``prompt`` [B, T], one [B] at a time, ``most`` of them. forced: int64 [B, most], tokens that are taken as they
-    are where they are not negative.
+    """Tokens generated after ``prompt`` [B, T], one [B] at a time, ``most`` of them.
 
     logits: tokens [B, n] and a cache of earlier ones -> [B, n, V]. new_cache: maximum tokens -> a cache, which counts
     the tokens ``seen``. window: maximum context, because a model generates nonsense beyond its training length; when it
@@ -54,14 +52,12 @@ def write_tokens(
     room = prompt.shape[1] + most if window is None else min(window, prompt.shape[1] + most)
     cache = new_cache(room)
     text = tokens = prompt
-    for k in range(most):
+    for _ in range(most):
         if cache.seen + tokens.shape[1] > room:
             cache, tokens = new_cache(room), text[:, -max(1, room // 2) :]
         with torch.inference_mode():
             last = logits(tokens, cache)[:, -1]
             chosen = draw_token(last, temperature=temperature, top_k=top_k, generator=generator)
-        if forced is not None:
-            chosen = torch.where(forced[:, k] >= 0, forced[:, k], chosen)
         chosen = chosen.clone()  # outside inference mode: a normal tensor, usable for training
         yield chosen
         tokens = chosen[:, None]

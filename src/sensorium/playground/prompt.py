@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from sensorium.abilities import TextConditional
+from sensorium.abilities.generators import Prompted
 from sensorium.base.reading import printable
 from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.errors import SensoriumError
-from sensorium.generative.pipeline import TextToPicture
 from sensorium.playground.common import as_image, chooser, found_pictures, told
 from sensorium.playground.drawing import MOST_STEPS, seed_input, seed_of
 from sensorium.use.prompted import each_drawn, open_pipeline
@@ -36,13 +36,13 @@ class Pipeline:
 
 def fits(method: Any) -> bool:
     """Whether the tab can show a method."""
-    return isinstance(method, TextToPicture | TextConditional)
+    return isinstance(method, Prompted | TextConditional)
 
 
-def drawer(played: Any) -> TextToPicture:
+def drawer(played: Any) -> Prompted:
     """What draws the prompts of a pipeline or a run."""
     method = played.method
-    return method if isinstance(method, TextToPicture) else method.prompted(kept_tokens(played.run.folder))
+    return method if isinstance(method, Prompted) else method.prompted(kept_tokens(played.run.folder))
 
 
 def tab(runs: Sequence[Any]) -> None:
@@ -54,7 +54,8 @@ def tab(runs: Sequence[Any]) -> None:
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST, placeholder="a red apple on a table")
             negative = gr.Textbox(label="Negative prompt: what not to draw", max_length=LONGEST)
             usual = drawer(runs[0])
-            steps = gr.Slider(1, MOST_STEPS, usual.steps, step=1, label="Steps from noise to picture")
+            name, some = "Steps from noise to picture", usual.steps is not None
+            steps = gr.Slider(1, MOST_STEPS, usual.steps or 1, step=1, label=name, visible=some)
             guidance = gr.Slider(1, 20, usual.guidance, step=0.5, label="Guidance scale (1: none)")
             with gr.Row():
                 seed = seed_input()
@@ -67,14 +68,15 @@ def tab(runs: Sequence[Any]) -> None:
 
     def changed(index: int) -> list[Any]:
         now = drawer(runs[index])
-        return [None, now.steps, now.guidance]
+        return [None, gr.update(value=now.steps or 1, visible=now.steps is not None), now.guidance]
 
     def shown(
         index: int, prompt: str, negative: str, steps: int, guidance: float, seed: int | None, n: int,
         progress: gr.Progress = gr.Progress(),
     ) -> Iterator[list[Any]]:  # fmt: skip
         played, begin, pictures = runs[index], seed_of(seed), []
-        how = {"negative": negative or "", "steps": int(steps), "guidance": guidance, "seed": begin}
+        how = {"negative": negative or "", "guidance": guidance, "seed": begin}
+        how["steps"] = None if drawer(played).steps is None else int(steps)
         for one in draw(played, prompt, int(n), progress, **how):
             pictures.append((one, f"seed {begin + len(pictures)}"))
             yield [f"**Drawn**: {len(pictures)} of {int(n)}", list(pictures)]

@@ -159,6 +159,7 @@ def sample(
     guidance: float,
     seed: int,
     trace: bool,
+    size: tuple[int, int] | None = None,
     given: Path | None = None,
     keep: Half = "top",
     between: tuple[int, int] | None = None,
@@ -173,12 +174,12 @@ def sample(
     target = check_writable(out or found.folder / ("trace.png" if trace else "samples.png"))
     if given is not None:
         many = min(n, 6)
-        settings = (label, steps, between, sampler)
+        settings = (label, steps, between, sampler, size)
         other = trace or guidance != 1 or any(one is not None for one in settings)
         save(grid(completed(found, given, many, keep=keep, seed=seed, other=other).float() / 255, many + 2), target)
         return str(target)
     how: dict[str, Any] = {"steps": steps, "label": label, "guidance": guidance, "seed": seed, "trace": trace}
-    how |= {"sampler": sampler}
+    how |= {"sampler": sampler, "size": size}
     if between is not None:
         drawn = drawn_between(found, between, n, **how)
         save(sheet(method, drawn), target)

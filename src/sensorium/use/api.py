@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sensorium import use
 from sensorium.abilities import Generator
+from sensorium.base.whole import sides
 from sensorium.data.images.given import Picture
 from sensorium.data.log import tell
 from sensorium.errors import SensoriumError
@@ -103,7 +104,7 @@ def sample(
     prompt: str | None = None,
     negative: str = "",
     guidance: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     image: Picture | None = None,
     mask: Picture | None = None,
     strength: float | None = None,
@@ -115,10 +116,11 @@ def sample(
 ) -> Tensor:
     """``n`` new pictures, uint8 [n, 3, H, W]; 64 by default, 4 of a prompt.
 
-    prompt: what a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not; size: side in
-    pixels. guidance: by default 7.5 of a prompt, 1 (none) of a class. image: a picture to draw over, resized and center-cropped;
-    strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask: of the size of ``image``, white where it is drawn anew,
-    by default to the full. sampler: by which the noise becomes pictures in ``steps``. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
+    prompt: what a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not. guidance: by
+    default 7.5 of a prompt, 1 (none) of a class. size: side in pixels, or height and width, of what a pipeline or a prior over codes draws.
+    image: a picture to draw over, resized and center-cropped; strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask:
+    of the size of ``image``, white where it is drawn anew, by default to the full. sampler: by which the noise becomes pictures in
+    ``steps``. tokenizer: CLIP's merges or a folder of them, if ``run`` is a single file of Stable Diffusion 1.
 
     between: two seeds, whose pictures come first and last, and between them ``n``, by default 6: [n + 2, 3, H, W].
 
@@ -131,13 +133,14 @@ def sample(
         how = {"negative": negative, "n": n, "steps": steps, "guidance": guidance, "size": size, "seed": seed}
         how |= {"image": image, "mask": mask, "strength": strength, "tokenizer": tokenizer, "sampler": sampler}
         return drawn_prompt(where, prompt, progress=False, **how)
-    check_unprompted(negative=negative, size=size, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
+    check_unprompted(negative=negative, image=image, mask=mask, strength=strength, tokenizer=tokenizer)
     found, scale = run if isinstance(run, Run) else Run(run), 1.0 if guidance is None else guidance
     method: Generator = use.generator_of(found)
     if given is not None:
-        other = scale != 1 or any(one is not None for one in (label, steps, between, sampler))
+        other = scale != 1 or any(one is not None for one in (label, steps, between, sampler, size))
         return completed(found, given, n or 64, keep=keep, seed=seed, other=other)
     how: dict[str, Any] = {"steps": steps, "label": label, "guidance": scale, "seed": seed, "sampler": sampler}
+    how["size"] = None if size is None else sides(size, "--size")
     if between is not None:
         return method.to_pixels(use.drawn_between(found, between, n or BETWEEN, **how).cpu())
     return method.to_pixels(use.draw(found, n or 64, **how).cpu())

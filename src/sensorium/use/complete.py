@@ -51,7 +51,7 @@ def completed(run: Run, given: str | Path | Tensor, n: int, *, keep: Half, seed:
     other settings of drawing were given, which is refused."""
     if other:
         raise SensoriumError(
-            "--given completes pictures: leave --trace, --between, --label, --guidance, --steps and --sampler out."
+            "--given completes pictures: leave --trace, --between, --label, --guidance, --steps, --sampler and --size out."
         )
     images, known = halves(run, given, keep)
     checked(n, "--n", least=1)

@@ -1,4 +1,4 @@
-"""Pictures of a prompt, and of a picture or a part of it, by a run of latent diffusion or a published pipeline of Stable Diffusion."""
+"""Pictures of a prompt, and of a picture or a part of it, by a run that draws prompts or a published pipeline of Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from sensorium.abilities import TextConditional
+from sensorium.abilities.generators import Prompted
 from sensorium.base.files import check_writable
 from sensorium.base.precision import device_name
 from sensorium.base.reading import printable
 from sensorium.base.terminal import bar
-from sensorium.base.whole import checked
+from sensorium.base.whole import checked, sides
 from sensorium.catalogue import a_run_of
 from sensorium.data.images.decode import square
 from sensorium.data.images.given import Picture, given
@@ -50,9 +51,7 @@ def check_prompted(
 def check_unprompted(*, negative: str, **others: object | None) -> None:
     """SensoriumError for settings of prompts."""
     if negative or any(value is not None for value in others.values()):
-        raise SensoriumError(
-            "--negative, --size, --from, --mask, --strength and --tokenizer are for prompts: leave them out."
-        )
+        raise SensoriumError("--negative, --from, --mask, --strength and --tokenizer are for prompts: leave them out.")
 
 
 def sample_prompt(path: Path, out: Path | None, prompt: str | None, **how: Any) -> str:
@@ -71,7 +70,7 @@ def drawn_prompt(
     n: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     image: Picture | None = None,
     mask: Picture | None = None,
     strength: float | None = None,
@@ -80,8 +79,8 @@ def drawn_prompt(
     sampler: str | None = None,
     progress: bool = True,
 ) -> Tensor:
-    """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side: uint8 [n, 3, H, W]. On a GPU weights have half
-    precision.
+    """``n`` pictures of ``prompt``, of seeds from ``seed`` on, ``size`` pixels a side, or of a height and width: uint8 [n, 3, H, W]. On a
+    GPU weights have half precision.
 
     image: to begin with, resized and center-cropped to that size; strength: how much of it is drawn anew, above 0 to 1. mask: of the same
     size as it, white where it is drawn anew. tokenizer: of a single file. sampler: by default that of the run or of the folder.
@@ -92,22 +91,23 @@ def drawn_prompt(
     checked_sampler(sampler, STEPPED)
     count, begun = checked(n or PICTURES, "--n", least=1), _begun(image, mask, strength)
     pipeline = open_pipeline(path, tokenizer)
-    if pipeline.inpaints and mask is None:
+    if isinstance(pipeline, TextToPicture) and pipeline.inpaints and mask is None:
         raise SensoriumError(f"'{where}' fills in a part of a picture: give it with --from PICTURE and --mask MASK.")
-    how = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "begun": begun, "sampler": sampler}
+    how = {"negative": negative, "steps": steps, "guidance": guidance, "begun": begun, "sampler": sampler}
+    how["size"] = None if size is None else sides(size, "--size")
     with bar("drawing", progress) as report:
         return torch.stack([*each_drawn(pipeline, prompt, count, seed=seed, on_step=report, **how)])
 
 
 def each_drawn(
-    pipeline: TextToPicture,
+    pipeline: Any,
     prompt: str,
     n: int,
     *,
     negative: str = "",
     steps: int | None = None,
     guidance: float | None = None,
-    size: int | None = None,
+    size: tuple[int, int] | None = None,
     begun: Begun | None = None,
     seed: int = 0,
     sampler: str | None = None,
@@ -115,15 +115,20 @@ def each_drawn(
 ) -> Iterator[Tensor]:
     """Pictures of ``prompt``, uint8 [3, H, W], one after the other, so that memory does not grow with ``n``: of the seeds ``seed``,
     ``seed + 1`` ... on_step: is told how many steps are done, and of how many."""
-    many, factor = checked(steps or pipeline.steps, "--steps", least=1), pipeline.autoencoder.factor
-    if many > STEPS:
-        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
-    if size is not None and size % factor:
-        near = max(1, round(size / factor)) * factor
-        raise SensoriumError(f"--size {size}: must be a multiple of {factor}, such as {near}.")
-    how = {"unwanted": negative, "steps": many, "guidance": guidance, "sampler": sampler}
-    how |= {"size": None if size is None else (size, size)}
-    how |= {} if begun is None else _fitted(begun, size or min(pipeline.size), many)
+    many, factor = _steps(pipeline, steps), pipeline.factor
+    if size is not None and (off := [side for side in size if side % factor]):
+        near = max(1, round(off[0] / factor)) * factor
+        raise SensoriumError(f"--size {off[0]}: must be a multiple of {factor}, such as {near}.")
+    if many is None and begun is not None:
+        raise SensoriumError("--from: a prior over codes draws over no picture; leave it out.")
+    if many is None and sampler is not None:
+        raise SensoriumError("--sampler: a prior over codes does not draw in steps from noise; leave it out.")
+    if begun is not None and size is not None and size[0] != size[1]:
+        raise SensoriumError("--size: a picture of --from is cropped to a square; give one side.")
+    how: dict[str, Any] = {"unwanted": negative, "guidance": guidance, "size": size}
+    if many is not None:
+        how |= {"steps": many, "sampler": sampler}
+        how |= {} if begun is None else _fitted(begun, min(size or pipeline.size), many)
     for k in range(n):
 
         def told(done: int, total: int, before: int = k) -> None:
@@ -134,22 +139,34 @@ def each_drawn(
         yield (one[0].float().cpu() * 127.5 + 127.5).round().to(torch.uint8)
 
 
-def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> TextToPicture:
-    """A published pipeline, or the networks of a run that draws prompts, on the device; on a GPU its weights have half precision.
+def _steps(pipeline: Prompted, steps: int | None) -> int | None:
+    """From noise to picture; None where it does not draw in steps."""
+    if pipeline.steps is None:
+        if steps is not None:
+            raise SensoriumError("--steps: a prior over codes does not draw in steps; leave it out.")
+        return None
+    many = checked(steps or pipeline.steps, "--steps", least=1)
+    if many > STEPS:
+        raise SensoriumError(f"--steps {many}: at most the {STEPS} of its training.")
+    return many
+
+
+def open_pipeline(path: Path, tokenizer: str | Path | None = None) -> Any:
+    """A published pipeline, or what draws a run's prompts (:class:`~sensorium.abilities.generators.Prompted`), on the device; on a GPU its
+    weights have half precision.
 
     Raises SensoriumError if it is neither.
     """
     pipeline = load_pipeline(path, tokenizer) if is_pipeline(path) else _of_run(path, tokenizer)
     device = device_name()
     pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
-    if device == "mps" and isinstance(
-        pipeline.unet, TextUNet
-    ):  # torch has no attention without whole matrices of scores there
-        pipeline.unet.attend_at_once = 1024
+    for part in pipeline.modules():  # torch has no attention without whole matrices of scores there
+        if device == "mps" and isinstance(part, TextUNet):
+            part.attend_at_once = 1024
     return pipeline
 
 
-def _of_run(path: Path, tokenizer: str | Path | None) -> TextToPicture:
+def _of_run(path: Path, tokenizer: str | Path | None) -> Any:
     where = printable(str(path))
     if not is_run(path):
         raise SensoriumError(

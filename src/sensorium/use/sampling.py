@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.abilities import ClassConditional, FromNoise, Generator, IterativeGenerator
+from sensorium.abilities import AnySize, ClassConditional, FromNoise, Generator, IterativeGenerator
 from sensorium.base.reading import printable
 from sensorium.base.whole import checked
+from sensorium.catalogue import a_run_of
 from sensorium.errors import SensoriumError
 from sensorium.judge.generated import grid
 from sensorium.runs.run import Run
@@ -28,6 +29,7 @@ def draw(
     guidance: float,
     seed: int,
     trace: bool = False,
+    size: tuple[int, int] | None = None,
     start: Tensor | None = None,
     sampler: str | None = None,
 ) -> Tensor:
@@ -44,6 +46,11 @@ def draw(
         raise SensoriumError(f"--sampler: '{run.folder}' does not sample in steps from noise; leave it out.")
     elif trace:
         raise SensoriumError(f"--trace: '{run.folder}' does not sample in steps from noise, so it has no trajectory.")
+    if size is not None:
+        if not isinstance(method, AnySize):
+            where = printable(str(run.folder))
+            raise SensoriumError(f"--size: '{where}' draws one size: leave it out; {a_run_of('AnySize')} draws others.")
+        how["size"] = size
     if isinstance(method, ClassConditional) and method.classes:
         if guidance != 1 and not method.guided:
             raise SensoriumError(f"--guidance: '{run.folder}' can't be guided; leave it out.")
@@ -67,6 +74,7 @@ def drawn_between(
     seed: int = 0,
     trace: bool = False,
     sampler: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """The pictures of two seeds, and ``n`` between them: [n + 2, *shape] in the method's own value range, the first seed's
     first. Their noise is :func:`on_the_arc` between that of the seeds, so that another ``seed`` and a ``trace`` are refused."""
@@ -80,7 +88,9 @@ def drawn_between(
     at = torch.linspace(0, 1, checked(n, "--n", least=1) + 2)
     first, last = (method.noise_of(1, one)[0] for one in _two(seeds, str(seeds)))
     start = on_the_arc(first, last, at)
-    return draw(run, len(at), steps=steps, label=label, guidance=guidance, seed=0, start=start, sampler=sampler)
+    return draw(
+        run, len(at), steps=steps, label=label, guidance=guidance, seed=0, size=size, start=start, sampler=sampler
+    )
 
 
 def checked_sampler(name: str | None, known: Sequence[str]) -> str | None:

@@ -164,6 +164,15 @@ class CLIPTokens:
             row[: len(tokens)] = tokens
         return torch.from_numpy(rows)
 
+    def encode_whole(self, texts: Sequence[str], length: int) -> Tensor:
+        """Rows as :meth:`encode` gives them, of prompts. Raises SensoriumError for a text that would be truncated."""
+        for text in texts:
+            if (count := self.count(text)) > length - 2:
+                raise SensoriumError(
+                    f"the prompt '{printable(text[:40])}...' has {count} tokens, the text tower takes {length - 2}: shorten it."
+                )
+        return self.encode(texts, length)
+
     def count(self, text: str) -> int:
         """Tokens of a text, without start and end."""
         return len(self.inner.encode(cleaned(text, self.clean), add_special_tokens=False).ids)

@@ -24,7 +24,7 @@ from sensorium.parts.denoising.samplers import Sampler
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
-from sensorium.recipe.pairs import pick_text_tower
+from sensorium.recipe.pairs import empty_text, pick_text_tower, pick_tokens
 from sensorium.recipe.recipe import Recipe, Settings, machine_of, refused_by
 from sensorium.recipe.trained import RunFolder
 
@@ -94,9 +94,7 @@ def latent_diffusion(
     if name not in NETWORKS:
         raise SensoriumError(f"--network {name}: choose {', '.join(NETWORKS)}.")
     text = pick_text_tower(text_width, text_depth, on, s)
-    s.pick("tokenizer", tokenizer, "byte pairs", "learned from the captions")
-    s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
-    s.pick("context", context, on.context, "the longest caption, 77 at most")
+    pick_tokens(tokenizer, vocab, context, on, s)
     batch = pick_batch_size(batch_size, on, s)
     rate = pick_lr(lr, 2e-3 if small else 4e-4, batch, s)
     s.note(guidance=guidance, steps=steps, sampler=sampler, drop=drop, schedule=schedule, prediction=prediction)
@@ -117,11 +115,6 @@ def latent_diffusion(
         batch, s, average=moving,
         derive=lambda rows, cache, progress: encoded(rows, run, cache, LATENT, torch.float32, progress=progress),
     )  # fmt: skip
-
-
-def empty_text(on: PairSituation) -> torch.Tensor:
-    """Tokens of the empty text: int64 [T]."""
-    return torch.tensor([on.start, on.vocab - 1, *[on.pad] * (on.context - 2)])
 
 
 def latent_views(method: LatentDiffusion) -> Views:

@@ -21,8 +21,7 @@ Shapes: B images, C channels, K classes (label K is the null), S steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -32,6 +31,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import ClassConditional, Flow, FromNoise, IterativeGenerator, VelocityNet
 from sensorium.method import Method
+from sensorium.parts.modes import evaluating
 from sensorium.parts.solvers import SOLVERS, Solver, shifted, uniform_times
 
 Times = Literal["uniform", "logit-normal", "start"]
@@ -215,15 +215,3 @@ def straightness(
     lengths = flow.sampling_times(steps).diff().to(path)
     velocity = path.diff(dim=0) / lengths.view(-1, 1, 1, 1, 1)
     return float(lengths @ ((path[-1] - path[0]) - velocity).square().flatten(1).mean(1))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterward each module's mode is restored."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -4,32 +4,28 @@ arXiv:2012.09841, section 3.2).
 The codes s of an image form a sequence, row by row from the top left, which a causal Transformer models:
     p(s) = prod_i p(s_i | s_<i, c),        L = -mean_i log p(s_i | s_<i, c)                              (eq. 8 - 10)
 The class c is the token before the first; one more token means "no class". Codes are sampled one after another; a
-tokenizer, such as VQGAN, decodes them to an image. Of an image that is partly known the codes of the known places are given, the others
-sampled (section 3.2, "image completion").
+tokenizer, such as VQGAN, decodes them to an image. All but the class is in ``generative/code_prior.py``.
 Shapes: B images, h x w grid of codes, T = h w, K codes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sensorium.abilities import ClassConditional, Completer
-from sensorium.base.precision import precise
-from sensorium.method import Method
-from sensorium.networks.decoder import Cache, Decoder
-from sensorium.parts.sampling import write_tokens
+from sensorium.abilities import ClassConditional
+from sensorium.generative.code_prior import CodePrior
+from sensorium.generative.codes import Grid
+from sensorium.networks.decoder import Decoder
 
 
-class TokenPrior(Method, ClassConditional, Completer):
+class TokenPrior(CodePrior, ClassConditional):
     """A distribution over grids of codes, which a tokenizer decodes to images.
 
-    decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_prior.decoder.token_decoder`):
+    decoder: a causal Transformer over ``vocab`` tokens (:func:`~sensorium.generative.token_decoder.token_decoder`):
     the codes 0 .. K - 1, one token per class, one for no class. tokenizer: frozen. shape: of an image, 3, H, W.
     classes: 0 for none. top_k, temperature: of :meth:`sample`.
     """
@@ -46,18 +42,11 @@ class TokenPrior(Method, ClassConditional, Completer):
         top_k: int | None = None,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(decoder, tokenizer, shape, top_k, temperature)
         wanted, vocab = vocab_of(tokenizer.codes, classes), cast(nn.Embedding, decoder.embed).num_embeddings
         if vocab != wanted:
             raise ValueError(f"{tokenizer.codes} codes and {classes} classes need a decoder of {wanted}, not {vocab}")
-        self.decoder, self.tokenizer = decoder, tokenizer.requires_grad_(False).eval()
-        self.codes, self.grid, self.classes = tokenizer.codes, tokenizer.grid, classes
-        self.shape, self.top_k, self.temperature = shape, top_k, temperature
-
-    def train(self, mode: bool = True) -> TokenPrior:
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
+        self.classes = classes
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``codes`` int64 [B, h, w] and, with classes, ``label`` int64 [B] (-1: unknown) -> the loss, nats per code.
@@ -65,85 +54,59 @@ class TokenPrior(Method, ClassConditional, Completer):
         Logs ``bits_per_code``; log2 K for a uniform distribution.
         """
         codes = batch["codes"]
-        logits = self.logits(codes, batch["label"] if self.classes else None)
-        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
+        return self.loss(self._start(len(codes), batch["label"] if self.classes else None), codes)
 
     def logits(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
         """int64 [B, h, w], classes [B] -> logits of each code given the class and earlier codes [B, T, K], float32 or
         better."""
-        flat = codes.flatten(1)
-        tokens = torch.cat([self._start(len(codes), classes).to(flat.device), flat[:, :-1]], dim=1)
-        return precise(self.decoder(tokens)[..., : self.codes])
+        return self.predicted(self._start(len(codes), classes), codes)
 
     def log_prob(self, codes: Tensor, classes: Tensor | None = None) -> Tensor:
         """int64 [B, h, w] -> log-probability (natural) of each image's codes [B]."""
         each = self.logits(codes, classes).log_softmax(-1)
         return each.gather(-1, codes.flatten(1)[..., None]).squeeze(-1).sum(1)
 
-    def sample(self, n: int, *, seed: int = 0, condition: Tensor | int | None = None, guidance: float = 1.0) -> Tensor:
-        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; by default all classes in turn.
+    def unconditional(self, n: int) -> Tensor:
+        return self._start(n, None)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        condition: Tensor | int | None = None,
+        guidance: float = 1.0,
+        size: Grid | None = None,
+    ) -> Tensor:
+        """``n`` images [n, 3, H, W] in -1..1, each of the class ``condition``; by default all classes in turn. size: H, W.
 
         Raises ValueError for a ``guidance`` other than 1, which is not supported.
         """
         if guidance != 1:
             raise ValueError("a prior over codes does not support guidance: leave it at 1")
-        codes = self.sample_codes(n, condition, temperature=self.temperature, top_k=self.top_k, seed=seed)
-        return torch.cat([self.tokenizer.decode(part) for part in codes.split(64)])
+        grid = None if size is None else self.grid_of(size)
+        how = {"temperature": self.temperature, "top_k": self.top_k, "seed": seed}
+        return self.decoded(self.sample_codes(n, condition, grid=grid, **how))
 
-    @torch.no_grad()
-    def complete(self, given: Tensor, known: Tensor, *, seed: int = 0) -> Tensor:
-        """Codes are known where all their pixels are; a code depends on those before it alone, which are above it and to its left."""
-        given, known = torch.where(known, given, 0), known.to(given.device)
-        patch = tuple(side // cells for side, cells in zip(self.shape[1:], self.grid, strict=True))
-        whole = F.max_pool2d((~known).any(1, keepdim=True).float(), patch)[:, 0] == 0
-        where = next(self.decoder.parameters())
-        codes = torch.where(whole.to(where.device), self.tokenizer.encode(given.to(where)), -1)
-        drawn = self.sample_codes(
-            len(given), temperature=self.temperature, top_k=self.top_k, seed=seed, forced=codes.flatten(1),
-            classes=-1 if self.classes else None,
-        )  # fmt: skip
-        pictures = torch.cat([self.tokenizer.decode(part) for part in drawn.split(64)])
-        return torch.where(known.to(pictures.device), given.to(pictures), pictures)
-
-    @torch.no_grad()
     def sample_codes(
         self,
         n: int,
         classes: Tensor | int | None = None,
         *,
+        grid: Grid | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
-        forced: Tensor | None = None,
     ) -> Tensor:
-        """``n`` grids of codes int64 [n, h, w].
+        """``n`` grids of codes int64 [n, h, w], by default of training.
 
         classes: one for all, or [n], -1 for none; by default all in turn. temperature: 0 is greedy. top_k: sample from
-        the k most likely codes. forced: codes int64 [n, h w] that are given, -1 where they are not. Raises ValueError for an unknown class.
+        the k most likely codes. Raises ValueError for an unknown class.
         """
         if classes is None and self.classes:
             classes = torch.arange(n) % self.classes
-        where = next(self.decoder.parameters()).device
-        prompt = self._start(n, None if classes is None else torch.as_tensor(classes).expand(n)).to(where)
-        modes = {part: part.training for part in self.modules()}
-        self.eval()
-        try:
-            drawn = write_tokens(
-                lambda tokens, cache: precise(self.decoder(tokens, cache=cache)[..., : self.codes]),
-                lambda room: Cache(self.decoder, n, room),
-                prompt,
-                most=math.prod(self.grid),
-                window=None,
-                temperature=temperature,
-                top_k=top_k,
-                generator=torch.Generator(where).manual_seed(seed),
-                forced=forced,
-            )
-            return torch.stack(list(drawn), dim=1).unflatten(1, self.grid)
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        before = self._start(n, None if classes is None else torch.as_tensor(classes).expand(n))
+        return self.drawn(before, grid=grid, temperature=temperature, top_k=top_k, seed=seed)
 
     def _start(self, n: int, classes: Tensor | None) -> Tensor:
         """The token before the first code: [n, 1]."""

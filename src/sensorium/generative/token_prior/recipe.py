@@ -13,7 +13,7 @@ from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
 from sensorium.generative.encoded import autoencoder_of, encoded
-from sensorium.generative.token_prior.decoder import token_decoder
+from sensorium.generative.token_decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw

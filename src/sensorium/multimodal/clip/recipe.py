@@ -24,7 +24,7 @@ from sensorium.networks.vit import VIT_SIZES, auto_patch
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import NAMES, build_backbone
 from sensorium.recipe.optim import adamw, pick_lr, pick_view_size
-from sensorium.recipe.pairs import pick_text_tower
+from sensorium.recipe.pairs import pick_text_tower, pick_tokens
 from sensorium.recipe.recipe import Recipe, Settings, machine_of
 
 TOWERS = tuple(f"clip-{size}" for size in VIT_SIZES)
@@ -76,9 +76,7 @@ def clip(
     image = _image_tower(backbone, on, s)
     text = pick_text_tower(text_width, text_depth, on, s)
     shared: int = s.pick("embed_dim", embed_dim, 128 if small else 512, why)
-    s.pick("tokenizer", tokenizer, "byte pairs", "learned from the captions")
-    s.pick("vocab", vocab, on.vocab, "what the captions' words come to" if tokenizer is None else "the tokenizer's")
-    s.pick("context", context, on.context, "the longest caption, 77 at most")
+    pick_tokens(tokenizer, vocab, context, on, s)
     batch = _batch_size(batch_size, on, s)
     patches = isinstance(image, TokenEncoder)
     rate = pick_lr(lr, 5e-4 if not small else 1e-3 if patches else 2e-3, batch, s)  # higher for convolutions

@@ -1,4 +1,4 @@
-"""The prior's causal Transformer."""
+"""The causal Transformer of priors over codes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from sensorium.parts.positions.turning import Rotary
 JOINT = partial(Residual, kind="rms")
 
 
-def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | None = None) -> Decoder:
-    """A decoder over ``vocab`` tokens. hidden: channels of its feed-forward layers, by default 8/3 of the width."""
+def token_decoder(
+    vocab: int, width: int, depth: int, heads: int, hidden: int | None = None, *, predicted: int | None = None
+) -> Decoder:
+    """A decoder over ``vocab`` tokens. hidden: channels of its feed-forward layers, by default 8/3 of the width. predicted: how many tokens,
+    the first ones, it predicts, by default all."""
     inner = hidden or 8 * -(-width // 3)
 
     def layer() -> Layer:
@@ -24,7 +27,7 @@ def token_decoder(vocab: int, width: int, depth: int, heads: int, hidden: int | 
 
     decoder = Decoder(
         nn.Embedding(vocab, width), [layer() for _ in range(depth)], JOINT(width).norm,
-        positions=Rotary(), head=nn.Linear(width, vocab, bias=False),
+        positions=Rotary(), head=nn.Linear(width, predicted or vocab, bias=False),
     )  # fmt: skip
     for module in decoder.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
