@@ -211,7 +211,7 @@ def test_samples_by_a_sampler(runs: dict[str, Run], tmp_path: Path, command: Com
         sensorium.sample(runs["rectified_flow"], 2, sampler="dpm")
     with pytest.raises(SensoriumError, match=r"--sampler: .* does not sample in steps"):
         sensorium.sample(runs["nade"], 2, sampler="euler")
-    with pytest.raises(SensoriumError, match="--steps and --sampler out"):
+    with pytest.raises(SensoriumError, match="--steps, --sampler and --size out"):
         sensorium.sample(runs["ddpm"], 2, sampler="euler", given="digits")
     with pytest.raises(SensoriumError, match="--sampler ddim: choose euler"):
         sensorium.sample(run, prompt="a cat", sampler="ddim")
