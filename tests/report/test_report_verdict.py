@@ -67,6 +67,15 @@ def test_a_clear_win():
     assert two_sentences(said)
 
 
+def test_a_run_without_the_best_baselines_figure_is_held_against_it_too():
+    """As a search stops it: of the baselines it has only the floors, of which it is clearly better."""
+    floor, scratch = {"raw pixels": 0.22}, {"raw pixels": 0.22, "from scratch": 0.40}
+    runs = [run("a", 0.60, baselines=scratch), run("b", 0.50, baselines=scratch), run("c", 0.45, baselines=floor)]
+    assert "from scratch, reaches 40.0 %, clearly less than b (50.0 %) and c (45.0 %), too" in decide(runs).said
+    runs[2] = run("c", 0.35, baselines=floor)
+    assert "from scratch, reaches 40.0 %, clearly less than b (50.0 %), too" in decide(runs).said
+
+
 def test_a_tie_is_not_sure_and_says_what_is_within_sampling_error():
     found = decide([run("a", 0.431), run("b", 0.428)])
     assert found.winner

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -201,7 +201,9 @@ def decide(runs: Sequence[RunResult]) -> Verdict:
     )  # fmt: skip
     lead = _lead(best, score, (second[1].shown, apart[0]) if second else None)
     tail = (
-        "" if bar is None or floor is None else f"; {_beside(score, bar, floor)}{_others(rest) if floor.sure else ''}"
+        ""
+        if bar is None or floor is None
+        else f"; {_beside(score, bar, floor)}{_others(rest, score) if floor.sure else ''}"
     )
     if second is not None and ahead is not None and ahead.error is None:
         cost += " The sampling error is unknown: try another --seed before you rely on it."
@@ -286,9 +288,14 @@ def _rounded(number: int) -> int:
     return int(float(f"{number:.2g}"))
 
 
-def _others(rest: Sequence[tuple[Score, RunResult]]) -> str:
-    """Which further runs are clearly better than every baseline."""
-    clear = [f"{run.shown} ({score.show(score.value or 0.0)})" for score, run in rest if _clear(score)]
+def _others(rest: Sequence[tuple[Score, RunResult]], best: Score) -> str:
+    """Which further runs are clearly better than every baseline, those of the ``best`` score, too: of a run that a search stopped
+    early not all were measured."""
+    whole = [
+        (replace(score, baselines=best.baselines | score.baselines, errors=best.errors | score.errors), run)
+        for score, run in rest
+    ]
+    clear = [f"{run.shown} ({score.show(score.value or 0.0)})" for score, run in whole if _clear(score)]
     listed = " and ".join(filter(None, (", ".join(clear[:-1]), *clear[-1:])))
     return f", clearly less than {listed}, too" if clear else ""
 
