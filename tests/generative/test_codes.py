@@ -12,6 +12,7 @@ import sensorium
 from sensorium.base.precision import precise
 from sensorium.base.whole import sides
 from sensorium.errors import SensoriumError
+from sensorium.generative import code_prior
 from sensorium.generative import codes as code_grids
 from sensorium.generative.codes import corner_of, draw_codes
 from sensorium.generative.token_decoder import token_decoder
@@ -127,6 +128,20 @@ def test_pictures_of_other_sizes() -> None:
     for high, wide in ((4, 8), (6, 6), (7, 8), (6, 9)):
         with pytest.raises(SensoriumError, match=f"{wide}x{high} pixels: .* multiples of 2, .* 8x6 of training"):
             model.sample(1, size=(high, wide))
+
+
+def test_many_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = prior(3)
+    monkeypatch.setattr(code_prior, "ROOM", 26)  # two grids of twelve codes, each with the token of its class
+    parts = model.sample_codes(5, seed=1)
+    assert parts.shape == (5, 3, 4)
+    assert torch.equal(parts, model.sample_codes(5, seed=1))
+    assert torch.equal(parts[:2], model.sample_codes(2, seed=1))
+    assert not torch.equal(parts[3:], model.sample_codes(2, torch.tensor([0, 1]), seed=1))
+    forced = parts.where(torch.arange(60).view(5, 3, 4) % 2 == 0, -1)
+    how = {"temperature": 1.0, "top_k": None}
+    again = model.drawn(model.unconditional(5), forced=forced, **how)
+    assert torch.equal(again[forced >= 0], parts[forced >= 0])
 
 
 def test_larger_pictures_are_completed() -> None:

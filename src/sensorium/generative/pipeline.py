@@ -114,6 +114,8 @@ class TextToPicture(nn.Module, Prompted):
     """The parts of a pipeline. unet: or a Transformer. tokens: of the ``text`` tower. guidance, steps: of a prompt, by default. ``inpaints``: whether the U-Net
     takes a masked picture, too."""
 
+    steps: int
+
     def __init__(
         self,
         unet: TextUNet | MMDiT,
@@ -140,7 +142,6 @@ class TextToPicture(nn.Module, Prompted):
 
     @property
     def factor(self) -> int:
-        """Of the autoencoder."""
         return self.autoencoder.factor
 
     @property
