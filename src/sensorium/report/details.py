@@ -77,6 +77,7 @@ USES = {  # by ability
     "OnlineDetector": (("Watch a recording", "sensorium watch {run} RECORDING"),),
     "TextConditional": (("Pictures of a text", "sensorium sample {run} --prompt TEXT"),),
     "Generator": (("New pictures", "sensorium sample {run}"),),
+    "IterativeGenerator": (("Which sampler, with how many steps", "sensorium samplers {run}"),),
 }
 
 
