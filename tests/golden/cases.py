@@ -123,7 +123,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         PICTURES | {"width": 8, "discriminator_width": 8, "loss": "hinge", "spectral": True, "classes": False},
     ),
     "ddpm": ("ddpm", PICTURES),
-    "ddpm of v": ("ddpm", PICTURES | {"schedule": "linear", "prediction": "v", "weight": "min-snr", "optimizer": "adamw"}),
+    "ddpm of v": (
+        "ddpm",
+        PICTURES | {"schedule": "linear", "prediction": "v", "weight": "min-snr", "optimizer": "adamw"},
+    ),
     "score_sde": ("score_sde", PICTURES | {"classes": False}),
     "edm": ("edm", PICTURES),
     "clip": ("clip", SCENES | {"text_width": 32}),

@@ -8,7 +8,7 @@ from torch import nn
 
 from sensorium.method import Method, Progress
 from sensorium.networks.choice import velocity_network
-from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, muon, orthogonal, velocity_optimizer
+from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, drawing_optimizer, muon, orthogonal
 from sensorium.recipe.recipe import Settings
 from sensorium.training.step import Step
 
@@ -132,6 +132,6 @@ def test_a_step_goes_on_from_its_state():
 def test_networks_that_draw(network: str, given: Any, trained: bool, by: str, rate: float) -> None:
     s = Settings()
     made = velocity_network(network, 8, 0)
-    build = velocity_optimizer(given, None, made, 64, s, small=True, weight_decay=0.0, trained=trained, slower=0.5)
+    build = drawing_optimizer(given, None, made, 64, s, adamw_rate=2e-3, weight_decay=0.0, trained=trained, slower=0.5)
     assert (s["optimizer"].value, s["lr"].value) == (by, pytest.approx(rate / 2 * 0.5))
     assert isinstance(build(made), Muon) == (by == "muon")

@@ -41,7 +41,7 @@ from sensorium.parts.denoising.samplers import (
 )
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.muon import Optimizer, velocity_optimizer
+from sensorium.recipe.muon import Optimizer, drawing_optimizer
 from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
@@ -233,7 +233,9 @@ def diffusion_recipe(
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     with refused_by(system):
         net = velocity_network(name, on.image_size, count + 1 if count else 0)
-        build = velocity_optimizer(optimizer, lr, net, batch, s, small=small, weight_decay=weight_decay)
+        build = drawing_optimizer(
+            optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay
+        )
         shape = (3, on.image_size, on.image_size)
         method = Diffusion(net, shape, frame(), classes=count, drop=drop, clip=clip, sampler=sampler, usual_steps=steps)
         moving = EMA(average) if average else None

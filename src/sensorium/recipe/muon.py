@@ -27,7 +27,7 @@ from sensorium.recipe.recipe import READ, Builder, Settings
 Optimizer = Literal["muon", "adamw"]
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
 ITERATIONS = 5
-VELOCITY_RATE = 1e-2  # Muon's at batch 256, of networks that draw (docs/log.md)
+DRAWING_RATE = 1e-2  # Muon's at batch 256, of networks that draw (docs/log.md)
 MATRICES = "matrices"  # the field of groups that are orthogonalized
 
 
@@ -98,16 +98,19 @@ def muon_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def pick_optimizer(given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False) -> Optimizer:
-    """Muon for random weights of airbench's network and of a U-Net, which learn more by it in the same minutes, AdamW for others
-    and for a network that was ``trained`` or read from a checkpoint. Raises SensoriumError for another one."""
+def pick_optimizer(
+    given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False, better: bool = False
+) -> Optimizer:
+    """Muon for random weights of airbench's network, of a U-Net, and of what is known to be ``better`` by it, which learn more in
+    the same minutes; AdamW for others and for a network that was ``trained`` or read from a checkpoint. Raises SensoriumError for
+    another one."""
     if given is not None and given not in get_args(Optimizer):
         raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
     trained = trained or READ in settings
     if trained and given == "muon":
         raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
-    if isinstance(network, (Airbench, UNet)) and not trained:
-        what = "airbench's network" if isinstance(network, Airbench) else "a U-Net"
+    if (better or isinstance(network, (Airbench, UNet))) and not trained:
+        what = "airbench's network" if isinstance(network, Airbench) else f"a {type(network).__name__}"
         usual, why = "muon", f"random weights of {what} (docs/log.md)"
     else:
         usual, why = "adamw", "of a trained network" if trained else f"random weights of a {type(network).__name__}"
@@ -126,19 +129,21 @@ def optimizer_of(name: Optimizer, lr: float, weight_decay: float, betas: tuple[f
     return (muon if name == "muon" else adamw)(lr, weight_decay, betas)
 
 
-def velocity_optimizer(
+def drawing_optimizer(
     given: Optimizer | None,
     lr: float | None,
     network: Any,
     batch_size: int,
     settings: Settings,
     *,
-    small: bool,
+    adamw_rate: float,
     weight_decay: float,
     slower: float = 1.0,
     trained: bool = False,
+    better: bool = False,
 ) -> Builder:
-    """The optimizer of a diffusion or a flow, and its rate, which a network that was ``trained`` has ``slower``. small: on a CPU."""
-    by = pick_optimizer(given, network, settings, trained=trained)
-    usual = VELOCITY_RATE if by == "muon" else 2e-3 if small else 4e-4
+    """The optimizer of a system that draws, and its rate, AdamW's at batch 256 ``adamw_rate``; both are ``slower`` by a factor. trained,
+    better: see :func:`pick_optimizer`."""
+    by = pick_optimizer(given, network, settings, trained=trained, better=better)
+    usual = DRAWING_RATE if by == "muon" else adamw_rate
     return optimizer_of(by, pick_lr(lr, usual * slower, batch_size, settings), weight_decay)

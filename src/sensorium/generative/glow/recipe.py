@@ -7,7 +7,8 @@ from sensorium.generative.flow import beginning_with, dequantized_views, noise_w
 from sensorium.generative.glow.method import Glow
 from sensorium.parts.density.dequantization import Dequantization
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.muon import Optimizer, drawing_optimizer
+from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 
@@ -20,6 +21,7 @@ def glow(
     dequantization: Dequantization = "uniform",
     gray: bool | None = None,
     flip: bool = False,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -36,9 +38,10 @@ def glow(
         dequantization: noise that makes pixels a density; variational: learned, for a tighter bound.
         gray: the mean of the channels; by default of pictures that have no colors.
         flip: also flip pictures horizontally; not for letters or digits.
+        optimizer: muon (orthogonal updates of matrices and filters), the default, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
@@ -47,15 +50,15 @@ def glow(
     deep = s.pick("steps", steps, 6 if on.device == "cpu" else 32, on.device)
     levels = s.pick("scales", scales, scales_of(on.image_size), f"image size {on.image_size}")
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
     s.note(dequantization=dequantization, flip=flip, weight_decay=weight_decay, warmup=warmup)
     with refused_by("glow"):
         method = Glow(
             (channels, on.image_size, on.image_size), width=wide, steps=deep, scales=levels,
             noise=noise_width(dequantization, on),
         )  # fmt: skip
+    build = drawing_optimizer(optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay, better=True)
     views = dequantized_views(channels, flip=flip)
     return Recipe(
-        "glow", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s,
+        "glow", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s,
         derive=beginning_with(method, views),
     )  # fmt: skip

@@ -14,7 +14,8 @@ from sensorium.errors import SensoriumError
 from sensorium.generative.binary import binary_views
 from sensorium.generative.nade.method import NADE
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
+from sensorium.recipe.muon import Optimizer, drawing_optimizer
+from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 
 MOST_LAYERS, MOST_ORDERS = 100, 1000
@@ -29,6 +30,7 @@ def nade(
     orders: int | None = None,
     random_order: bool = False,
     stochastic: bool = False,
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.01,
@@ -46,14 +48,14 @@ def nade(
         random_order: pixels in a random order, otherwise in reading order; orderless ones have random orders.
         stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
             as always in evaluation.
+        optimizer: muon (orthogonal updates of matrices and filters), the default, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: peak learning rate.
+        weight_decay: of the optimizer.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     batch = pick_batch_size(batch_size, on, s)
-    rate = pick_lr(lr, 2e-3, batch, s)
     if not orderless and (layers > 1 or orders not in (None, 1)):
         raise SensoriumError("--layers and --orders above 1 are for an orderless NADE: add --orderless.")
     many = s.pick("orders", orders, 2 if orderless else 1, "orderless" if orderless else "one order")
@@ -65,11 +67,12 @@ def nade(
     s.note(weight_decay=weight_decay, warmup=warmup)
     seeds = range(many) if orderless or random_order else (None,)
     method = NADE((1, on.image_size, on.image_size), (hidden,) * layers, orderless=orderless, seeds=seeds)
+    build = drawing_optimizer(optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay, better=True)
     return Recipe(
         "nade",
         method,
         orderless_views(stochastic) if orderless else binary_views(stochastic),
-        adamw(rate, weight_decay),
+        build,
         lambda f: warmup_cosine(f, warmup),
         batch,
         s,

@@ -14,7 +14,7 @@ from sensorium.generative.rectified_flow.method import RectifiedFlow
 from sensorium.generative.signed import signed
 from sensorium.networks.choice import velocity_network
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.muon import Optimizer, velocity_optimizer
+from sensorium.recipe.muon import Optimizer, drawing_optimizer
 from sensorium.recipe.optim import pick_batch_size
 from sensorium.recipe.recipe import Recipe, Settings
 from sensorium.recipe.trained import RunFolder, Trained
@@ -72,8 +72,8 @@ def rectified_flow(
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     net = velocity_network(name, on.image_size, count + 1 if count else 0)
     batch = pick_batch_size(batch_size, on, s)
-    build = velocity_optimizer(
-        optimizer, lr, net, batch, s, small=small, weight_decay=weight_decay, trained=teacher is not None,
+    build = drawing_optimizer(
+        optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay, trained=teacher is not None,
         slower=1 if teacher is None else 0.25,
     )  # fmt: skip
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
