@@ -48,6 +48,7 @@ SPOKEN = {
     "generative/adversarial.py: made",
     "generative/gan/method.py: made",
     "generative/pipeline.py: vae",
+    "generative/encoded.py: vae",
     "base/machine.py: nice",
     "base/threads.py: nice",
     "parts/moe/layer.py: frozen",
