@@ -50,6 +50,7 @@ SPOKEN = {
     "generative/pipeline.py: vae",
     "generative/vae/network.py: planar",
     "generative/vae/recipe.py: planar",
+    "generative/encoded.py: vae",
     "base/machine.py: nice",
     "base/threads.py: nice",
     "parts/moe/layer.py: frozen",

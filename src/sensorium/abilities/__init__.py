@@ -173,6 +173,12 @@ class PreparesImages:
     side: int | None
 
 
+class HasTextTower:
+    """Has a text encoder that is useful on its own."""
+
+    text: Any
+
+
 class HasBody:
     """A pyramid on the feature maps of a network, its ``body``."""
 
@@ -281,11 +287,24 @@ class Autoencoder(SeesImages, ABC):
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class LatentAutoencoder(Autoencoder):
-    """Encodes images as maps of latents that are about as large as noise, by the network ``autoencoder``. ``grid``: their h, w."""
+class HasLatents(ABC):
+    """Encodes images as maps of latents that are about as large as noise, which a diffusion learns. ``grid``: their h, w."""
+
+    grid: tuple[int, int]
+
+    @abstractmethod
+    def latent_network(self) -> Any:
+        """The network that does it, a :class:`~sensorium.networks.latents.LatentNetwork`, with the method's weights."""
+
+
+class LatentAutoencoder(Autoencoder, HasLatents):
+    """Encodes images as such maps, by the network ``autoencoder``."""
 
     autoencoder: Any
     grid: tuple[int, int]
+
+    def latent_network(self) -> Any:
+        return self.autoencoder
 
 
 class Tokenizer(Autoencoder):

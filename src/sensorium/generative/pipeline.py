@@ -34,6 +34,7 @@ from sensorium.networks.formats.clip_text import HF as TEXT
 from sensorium.networks.formats.kl_autoencoder import HF as AUTOENCODER
 from sensorium.networks.formats.text_unet import HF as UNET
 from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.latents import LatentNetwork
 from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
@@ -41,26 +42,20 @@ from sensorium.parts.denoising.denoiser import broad, denoised
 from sensorium.parts.denoising.frames import Frame, Weight, frame_of
 from sensorium.parts.denoising.paths import STEPS, betas_named, betas_of, discrete, scaled_betas_of
 from sensorium.parts.denoising.samplers import Denoiser, Sampler, evaluations, sampled
-from sensorium.published.opening import open_path, save
+from sensorium.published.opening import PIPELINE, open_path, save
 from sensorium.published.source import Source
 
 Spacing = Literal["leading", "trailing", "linspace"]
-INDEX, SCHEDULE = "model_index.json", "scheduler/scheduler_config.json"
+SCHEDULE = "scheduler/scheduler_config.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 STRENGTH = 0.8  # of the steps with a picture; with a mask all
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "v", "sample": "x"}
 SAMPLERS: dict[str, Sampler] = {
-    "DDIMScheduler": "euler",
-    "EulerDiscreteScheduler": "euler",
-    "HeunDiscreteScheduler": "heun",
-    "DDPMScheduler": "ancestral",
-    "EulerAncestralDiscreteScheduler": "ancestral",
-    "PNDMScheduler": "plms",
-    "DPMSolverMultistepScheduler": "dpm",
-    "DPMSolverSinglestepScheduler": "dpm",
-    "UniPCMultistepScheduler": "dpm",
+    "DDIMScheduler": "euler", "EulerDiscreteScheduler": "euler", "HeunDiscreteScheduler": "heun",
+    "DDPMScheduler": "ancestral", "EulerAncestralDiscreteScheduler": "ancestral", "PNDMScheduler": "plms",
+    "DPMSolverMultistepScheduler": "dpm", "DPMSolverSinglestepScheduler": "dpm", "UniPCMultistepScheduler": "dpm",
     "LMSDiscreteScheduler": "dpm",
-}
+}  # fmt: skip
 
 
 class Schedule(NamedTuple):
@@ -119,7 +114,7 @@ class TextToPicture(nn.Module, Prompted):
     def __init__(
         self,
         unet: TextUNet | MMDiT,
-        autoencoder: KLAutoencoder,
+        autoencoder: LatentNetwork,
         text: TextTower,
         tokens: CLIPTokens,
         schedule: Schedule,
@@ -315,11 +310,11 @@ def _of_file(path: Path, tokenizer: Path) -> Parts:
 
 
 def _of_folder(folder: Path, where: str) -> Parts:
-    index = read_object(folder / INDEX)
+    index = read_object(folder / PIPELINE)
     for part in PARTS:
         if index.get(part) in (None, [None, None]) or not (folder / part).is_dir():
             raise SensoriumError(
-                f"{where}: the part '{part}' is missing; {INDEX} and a folder for each of {', '.join(PARTS)} are needed."
+                f"{where}: the part '{part}' is missing; {PIPELINE} and a folder for each of {', '.join(PARTS)} are needed."
             )
     schedule = read_schedule(folder / SCHEDULE)
     tokens = CLIPTokens.from_hf(folder / "tokenizer")
@@ -362,10 +357,16 @@ def _betas(told: Source) -> Tensor:
     return (betas_of if shape == "linear" else scaled_betas_of)(STEPS, low, high)
 
 
+def writable(unet: nn.Module, autoencoder: LatentNetwork) -> bool:
+    """Whether diffusers' StableDiffusionPipeline can have them: it has no Transformer and no codebook, and ignores the shift of latents."""
+    return isinstance(unet, TextUNet) and isinstance(autoencoder, KLAutoencoder) and not bool(autoencoder.shift)
+
+
 def export_pipeline(pipeline: TextToPicture, out: str | Path) -> Path:
     """Write a diffusers pipeline folder, with DDIM's scheduler; return it."""
-    if not isinstance(pipeline.unet, TextUNet):
-        raise SensoriumError("a pipeline with a Transformer can't be written: its file formats have three text towers.")
+    if not writable(pipeline.unet, pipeline.autoencoder):
+        told = "a Transformer, a codebook or a shift of latents"
+        raise SensoriumError(f"a pipeline with {told} can't be written: diffusers' StableDiffusionPipeline has none.")
     save(UNET, pipeline.unet, Path(out) / "unet")
     write_beside_unet(pipeline, Path(out))
     return Path(out)
@@ -392,4 +393,4 @@ def write_beside_unet(pipeline: TextToPicture, out: Path) -> None:
     }  # fmt: skip
     kind = "StableDiffusionInpaintPipeline" if pipeline.inpaints else "StableDiffusionPipeline"
     of = {"_class_name": kind, "_diffusers_version": "0.6.0"}  # from that on U-Nets for masks have 9 channels
-    write_json(out / INDEX, {**of, "requires_safety_checker": False, **parts})
+    write_json(out / PIPELINE, {**of, "requires_safety_checker": False, **parts})

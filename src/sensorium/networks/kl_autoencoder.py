@@ -12,11 +12,15 @@ Shapes: B images, C channels, H x W pixels, Z latent channels, h x w = H / f x W
 
 from __future__ import annotations
 
-import torch
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from torch import Tensor, nn
 
 from sensorium.base.precision import precise
+from sensorium.base.records import Count
 from sensorium.networks.autoencoder import Decoder, Encoder, Size, coders
+from sensorium.networks.latents import LatentNetwork
 from sensorium.parts.estimators import gaussian
 
 LOW, HIGH = -30.0, 20.0  # of log sigma^2, in the authors' code
@@ -30,15 +34,12 @@ KL_SIZES: dict[str, Size] = {
 }
 
 
-class KLAutoencoder(nn.Module):
+class KLAutoencoder(LatentNetwork):
     """Images [B, C, H, W], usually in -1..1, as latents [B, Z, h, w], and back; differentiable both ways.
 
     encoder: of 2 Z latent channels, decoder: of Z. quant, post_quant: whether there are Q and P. scaling, shift: s and
     b, kept with the weights.
     """
-
-    scaling: Tensor
-    shift: Tensor
 
     def __init__(
         self,
@@ -50,19 +51,15 @@ class KLAutoencoder(nn.Module):
         quant: bool = True,
         post_quant: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(decoder.latent, encoder.factor, scaling, shift)
         if encoder.factor != decoder.factor or encoder.latent != 2 * decoder.latent:
             raise ValueError(
                 f"the encoder must have as many levels as the decoder and twice its {decoder.latent} latent channels, "
                 f"not {encoder.latent}"
             )
-        if not 0 < scaling < float("inf"):
-            raise ValueError(f"scaling must be a finite number above 0, got {scaling}")
-        self.encoder, self.decoder, self.latent, self.factor = encoder, decoder, decoder.latent, encoder.factor
+        self.encoder, self.decoder = encoder, decoder
         self.quant_conv = nn.Conv2d(2 * self.latent, 2 * self.latent, 1) if quant else nn.Identity()
         self.post_quant_conv = nn.Conv2d(self.latent, self.latent, 1) if post_quant else nn.Identity()
-        self.register_buffer("scaling", torch.tensor(scaling))
-        self.register_buffer("shift", torch.tensor(shift))
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] -> mu and log sigma^2 [B, Z, h, w], float32 at least. ValueError unless f divides H and W."""
@@ -76,29 +73,46 @@ class KLAutoencoder(nn.Module):
         mean, log_variance = self.moments(images)
         return self.scaled(mean if noise is None else gaussian(mean, log_variance / 2, noise))
 
-    def decode(self, z: Tensor, *, at_once: int | None = None) -> Tensor:
-        """Scaled latents [B, Z, h, w] -> images [B, C, H, W], float32 at least, not clamped. at_once: how many images
-        are decoded together, by default all; 1 bounds the memory for large ones."""
-        parts = z.split(at_once or max(1, len(z)))
-        return torch.cat([self.draw(part / self.scaling + self.shift) for part in parts])
-
     def draw(self, latents: Tensor) -> Tensor:
-        """Latents as they are before they are scaled -> images, as :meth:`decode`."""
         return precise(self.decoder(self.post_quant_conv(latents)))
 
-    def scaled(self, latents: Tensor) -> Tensor:
-        """(latents - b) s."""
-        return (latents - self.shift) * self.scaling
 
-    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
-        """h, w of images of H x W pixels; ValueError if f does not divide them."""
-        if size[0] % self.factor or size[1] % self.factor:
-            near = [max(1, round(side / self.factor)) * self.factor for side in size]
-            raise ValueError(
-                f"images of {size[0]}x{size[1]} pixels: both sides must be multiples of {self.factor}; the nearest are "
-                f"{near[0]}x{near[1]}"
-            )
-        return size[0] // self.factor, size[1] // self.factor
+@dataclass(frozen=True)
+class KLSizes:
+    """What a published network is built of, whose encoder and decoder are alike. channels: C. latent: Z. The others: see
+    :class:`~sensorium.networks.autoencoder.Coder` and :class:`KLAutoencoder`."""
+
+    latent: Count
+    width: Count
+    mults: tuple[Count, ...]
+    layers: Count
+    attention: tuple[bool, ...]
+    channels: Count
+    groups: Count
+    middle_attention: bool
+    quant: bool
+    post_quant: bool
+
+    @classmethod
+    def of(cls, network: KLAutoencoder) -> KLSizes:
+        coder = network.encoder
+        quant, post, middle = (
+            not isinstance(part, nn.Identity)
+            for part in (network.quant_conv, network.post_quant_conv, coder.mid.attn_1)
+        )
+        numbers = (coder.width, coder.mults, coder.layers, coder.attention, coder.channels, coder.groups)
+        return cls(network.latent, *numbers, middle, quant, post)
+
+    def build(self) -> KLAutoencoder:
+        """A network with random weights."""
+        return built(**asdict(self))
+
+
+def built(latent: int, quant: bool, post_quant: bool, **coder: Any) -> KLAutoencoder:
+    """A network whose encoder and decoder have the same numbers, ``coder``."""
+    return KLAutoencoder(
+        Encoder(latent=2 * latent, **coder), Decoder(latent=latent, **coder), quant=quant, post_quant=post_quant
+    )
 
 
 def sized(size: str, image_size: int, *, latent: int | None = None) -> KLAutoencoder:

@@ -13,6 +13,7 @@ Shapes: B texts, T tokens, D width, R chosen rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.abilities import TextEncoder
+from sensorium.base.records import Count
 from sensorium.parts import block
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
@@ -161,3 +163,33 @@ class TextTower(nn.Module, TextEncoder):
         """int64 [B, T] -> [B, D]: the end-of-text token, after the final norm."""
         x = self.hidden_states(tokens)
         return self.norm(x[torch.arange(len(x), device=x.device), self.ends(tokens)])
+
+    def shorten_(self, context: int) -> TextTower:
+        """Forget the positions from ``context`` on. In place; nothing changes for texts that are no longer."""
+        self.pos_embed = nn.Parameter(self.pos_embed.detach()[:context].clone(), self.pos_embed.requires_grad)
+        self.context = min(context, self.context)
+        return self
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """What a tower is built of: its arguments."""
+
+    vocab: Count
+    context: Count
+    width: Count
+    depth: Count
+    heads: Count
+    hidden: Count
+    activation: Activation
+    eps: float
+    eot: Count | None
+
+    @classmethod
+    def of(cls, tower: TextTower) -> TextSizes:
+        sizes = (tower.vocab, tower.context, tower.dim, tower.depth, tower.heads, tower.hidden)
+        return cls(*sizes, tower.activation, tower.eps, tower.eot)
+
+    def build(self) -> TextTower:
+        """A tower with random weights."""
+        return TextTower(**asdict(self))

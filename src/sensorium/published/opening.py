@@ -44,6 +44,19 @@ def open_path(path: str | Path, among: Sequence[Format], **options: Any) -> Any:
         return _open(locate(path), among, options)
 
 
+PIPELINE = "model_index.json"  # in a folder of diffusers, whose parts are folders in it
+
+
+def part_of(path: str | Path, name: str) -> Path:
+    """The part called ``name`` of a diffusers pipeline's folder; another path as it is."""
+    where = Path(path)
+    if not (where / PIPELINE).is_file():
+        return where
+    if not (where / name).is_dir():
+        raise SensoriumError(f"{printable(str(path))}: the part '{name}' is missing.")
+    return where / name
+
+
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """Names in a SensoriumError are a file's: without what does not print, and shortened."""

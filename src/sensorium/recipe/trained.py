@@ -2,7 +2,8 @@
 
 A recipe asks for a run by role: a keyword parameter annotated ``RunFolder`` (``--teacher RUN``, ``--tokens RUN``), which it
 opens with :class:`Trained`. The folder, the recipe and the digest of the weights of each opened run are recorded. One
-annotated ``RunOrCheckpoint`` also takes the path of a published network, whose digest is recorded, without a recipe.
+annotated ``RunOrCheckpoint`` also takes the path of a published network, whose digest is recorded, without a recipe; one
+with a :class:`Checkpoint` of its own says what kind of network it takes (:func:`published_input`).
 """
 
 from __future__ import annotations
@@ -10,31 +11,60 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args, get_type_hints
+from typing import Annotated, Any, Protocol, cast, get_args, get_type_hints
 
 import torch
+from torch import nn
 
-from sensorium.base.files import own_folder
-from sensorium.base.reading import open_regular, printable, there
+from sensorium.base.files import own_folder, write_folder, write_json
+from sensorium.base.reading import open_regular, printable, read_object, there
+from sensorium.base.records import decode, encode
 from sensorium.catalogue import resolve
 from sensorium.data.wings import kind
 from sensorium.errors import SensoriumError
 from sensorium.method import Method
 from sensorium.recipe.blueprint import compare, fitting, shapes_in
-from sensorium.recipe.info import FILE, RunInfo, function_of, parameters, read_info, typed
+from sensorium.recipe.info import FILE, HINT, RunInfo, function_of, parameters, read_info, typed
 from sensorium.recipe.recipe import READ, Recipe, Setting, Settings
 
-_ROLE, _ELSE = "the folder of a run", "or the path of a checkpoint"
+
+class Sizes(Protocol):
+    """A dataclass: what a network is built of."""
+
+    @classmethod
+    def of(cls, network: Any, /) -> Any: ...
+
+    def build(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published network as an input. open: a path -> the network, in evaluation mode. sizes: for one whose weights become
+    those of the run: what it is built of, which is kept beside the run, to open it without that path."""
+
+    open: Callable[[str], nn.Module]
+    sizes: type[Sizes] | None = None
+
+
+def _any_network(path: str) -> nn.Module:
+    from sensorium.published import load
+
+    return load(path)
+
+
+ROLE = "the folder of a run"
+DESCRIBED = "network.json"
 _DEEPEST = 16  # runs that are inputs of one another
-RunFolder = Annotated[str, _ROLE]  # the folder of a finished run
-RunOrCheckpoint = Annotated[str, _ROLE, _ELSE]  # or of a published network: see is_run
+RunFolder = Annotated[str, ROLE]  # the folder of a finished run
+RunOrCheckpoint = Annotated[str, ROLE, Checkpoint(_any_network)]  # or of a published network: see is_run
 
 
 def make_recipe(name: str, on: Any, given: dict[str, Any]) -> Recipe:
@@ -123,7 +153,7 @@ class Trained:
         for role in roles(self.function):
             beside = self.folder / "inputs" / role
             if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
-                kept[role] = str(beside)  # that run was removed; a copy of its description is kept here
+                kept[role] = str(beside)  # that run was removed, or it is a published network: its description is here
         if READ in self.settings and (self.folder / "backbone").is_dir():
             kept["backbone"] = str(self.folder / "backbone")  # the checkpoint that it began with may be gone
         return kept
@@ -195,32 +225,84 @@ def inputs(recipe: str, given: dict[str, Any]) -> dict[str, dict[str, str]]:
     for role in roles(recipe):
         if (path := given.get(role)) is None:
             continue
-        if is_run(path) or not _may_be_checkpoint(recipe, role):
+        if is_run(path) or (checkpoint := _checkpoint(recipe, role)) is None:
             run = Trained(path)
             found[role] = {"folder": str(run.folder), "recipe": run.info.recipe, "digest": run.digest}
         else:
-            found[role] = {"folder": str(path), "recipe": "", "digest": _digest_of(path)}
+            found[role] = {"folder": str(path), "recipe": "", "digest": digest_of(checkpoint.open(path))}
     return found
 
 
-def _digest_of(path: str) -> str:
-    """Digest of the weights of a published network as they are used, in whichever files they are."""
-    from sensorium.published import load
+def keep_inputs(recipe: str, opened: dict[str, dict[str, str]], folder: Path) -> None:
+    """Keep in a run's ``folder`` the descriptions of what was ``opened``, without weights, so that it can be opened when
+    these are removed."""
 
+    def write(into: Path) -> None:
+        for role, one in opened.items():
+            checkpoint = _checkpoint(recipe, role)
+            if one["recipe"]:
+                (into / role).mkdir(parents=True)
+                shutil.copyfile(Path(one["folder"]) / FILE, into / role / FILE)
+                if (before := Path(one["folder"]) / "inputs").is_dir():
+                    shutil.copytree(before, into / role / "inputs", symlinks=True)
+            elif checkpoint is not None and checkpoint.sizes is not None:
+                sizes = encode(checkpoint.sizes.of(checkpoint.open(one["folder"])))
+                write_json(into / role / DESCRIBED, sizes)
+
+    if any(_described(recipe, role, one) for role, one in opened.items()):
+        write_folder(folder / "inputs", write)
+
+
+def lacks_inputs(recipe: str, opened: dict[str, dict[str, str]], folder: Path) -> bool:
+    """Whether a description of :func:`keep_inputs` is missing."""
+    found = ((role, _described(recipe, role, one)) for role, one in opened.items())
+    return any(name and not (folder / "inputs" / role / name).is_file() for role, name in found)
+
+
+def _described(recipe: str, role: str, one: dict[str, str]) -> str:
+    """The file that describes an input; "" if a run is opened without it."""
+    checkpoint = _checkpoint(recipe, role)
+    return FILE if one["recipe"] else DESCRIBED if checkpoint is not None and checkpoint.sizes is not None else ""
+
+
+def published_input(role: str, path: str, checkpoint: Checkpoint) -> Any:
+    """The published network at ``path``; in the folder of a run's input, one of the same sizes with random weights.
+
+    Raises SensoriumError, in one line, if there is none.
+    """
+    described = Path(path) / DESCRIBED
+    if checkpoint.sizes is not None and there(described):
+        sizes: Any = decode(checkpoint.sizes, read_object(described), str(described), HINT)
+        return sizes.build()
+    if not there(path):
+        raise SensoriumError(
+            f"--{role} {printable(path)}: there is neither a run nor a checkpoint. Give the folder of a run, or the path of a "
+            "published network."
+        )
+    try:
+        return checkpoint.open(path)
+    except SensoriumError as error:
+        raise SensoriumError(f"--{role} {error}") from None
+
+
+def digest_of(network: nn.Module) -> str:
+    """Digest of the weights of a published network as they are used, in whichever files they are."""
     found = hashlib.sha256()
-    for name, tensor in sorted(load(path).state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         found.update(tensor.contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
 
-def _may_be_checkpoint(recipe: str, role: str) -> bool:
+def _checkpoint(recipe: str, role: str) -> Checkpoint | None:
+    """What a role takes beside runs; None if nothing."""
     hint = get_type_hints(resolve(recipe), include_extras=True)[role]
-    return any(_ELSE in _notes(one) for one in (hint, *get_args(hint)))
+    notes = (note for one in (hint, *get_args(hint)) for note in _notes(one))
+    return next((note for note in notes if isinstance(note, Checkpoint)), None)
 
 
 def _is_role(hint: Any) -> bool:
-    return _ROLE in _notes(hint)
+    return ROLE in _notes(hint)
 
 
 def _notes(hint: Any) -> tuple[Any, ...]:

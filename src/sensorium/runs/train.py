@@ -14,7 +14,7 @@ import torch
 
 from sensorium.abilities import Detector, HasBackbone
 from sensorium.base import live, threads
-from sensorium.base.files import own_folder, write_folder, write_json
+from sensorium.base.files import own_folder, write_json
 from sensorium.base.lock import NAME as LOCK
 from sensorium.base.lock import locked
 from sensorium.base.reading import printable, read_object, there
@@ -29,7 +29,7 @@ from sensorium.judge.evaluator import BESIDE, OUTCOMES, digest_of, look_at
 from sensorium.judge.evaluator import FILE as EVALUATION
 from sensorium.recipe.info import FILE, DataOf, absolute, check_info, read_info
 from sensorium.recipe.recipe import Recipe, Setting, Settings
-from sensorium.recipe.trained import inputs, make_recipe, roles
+from sensorium.recipe.trained import inputs, keep_inputs, lacks_inputs, make_recipe, roles
 from sensorium.runs.options import RunOptions
 from sensorium.runs.run import Run
 from sensorium.training.budget import Budget
@@ -153,7 +153,7 @@ def _train(
         asked |= {"budget": options.budget, "inputs": opened, "threads": asdict(chosen)}
         # What a run is read with comes first: a folder with run.json is one that can be read.
         how.keep(ready, folder)
-        keep_inputs(opened, folder)
+        keep_inputs(name, opened, folder)
         write_info(folder, recipe, situation, asked)
     if first and not done and isinstance(recipe.method, Detector):  # a check of a few seconds before a long training
         from sensorium.runs.check import check
@@ -229,8 +229,8 @@ def _complete(run: Run, how: Any, ready: Any, opened: dict[str, dict[str, str]],
     the same."""
     if any(not (run.folder / name).is_file() for name in how.KEPT):
         how.keep(ready, run.folder)
-    if any(one["recipe"] and not (run.folder / "inputs" / role / "run.json").is_file() for role, one in opened.items()):
-        keep_inputs(opened, run.folder)
+    if lacks_inputs(run.function, opened, run.folder):
+        keep_inputs(run.function, opened, run.folder)
     if run.finished and isinstance(recipe.method, HasBackbone) and not (run.folder / "backbone").is_dir():
         _keep_backbone(run.backbone, run.folder, run.situation)
 
@@ -257,23 +257,6 @@ def _threads(folder: Path, asked: int | None) -> threads.Threads:
     chosen = threads.choose(asked=asked, kept=None if kept is None else asdict(kept))
     threads.use(chosen)
     return chosen
-
-
-def keep_inputs(opened: dict[str, dict[str, str]], folder: Path) -> None:
-    """Copy the descriptions of the input runs, without weights, so that this run can be opened when they are
-    removed. A published checkpoint has none."""
-    runs = {role: run for role, run in opened.items() if run["recipe"]}
-    if not runs:
-        return
-
-    def write(into: Path) -> None:
-        for role, run in runs.items():
-            (into / role).mkdir(parents=True)
-            shutil.copyfile(Path(run["folder"]) / "run.json", into / role / "run.json")
-            if (before := Path(run["folder"]) / "inputs").is_dir():
-                shutil.copytree(before, into / role / "inputs", symlinks=True)
-
-    write_folder(folder / "inputs", write)
 
 
 def run_folder(name: str, options: RunOptions) -> Path:

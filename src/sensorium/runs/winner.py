@@ -29,10 +29,10 @@ from sensorium.judge.score import Asked
 from sensorium.metrics.linear import fit_probe
 from sensorium.parts.lowrank import merged
 from sensorium.published.files import write_weights
-from sensorium.recipe.trained import inputs, make_recipe, roles
+from sensorium.recipe.trained import inputs, keep_inputs, make_recipe, roles
 from sensorium.runs.results import Confused, Model, Suspect
 from sensorium.runs.run import Run
-from sensorium.runs.train import keep_inputs, write_info
+from sensorium.runs.train import write_info
 from sensorium.training.checkpoints import WEIGHTS
 
 NAME = "winner"
@@ -116,7 +116,7 @@ def _write(
     recipe.method.load_state_dict(_probed(run, images) if way == _PROBE else _tuned(run, images, asked))
     parameters = sum(p.numel() for p in recipe.method.parameters())
     write_weights(recipe.method.state_dict(), into / WEIGHTS)
-    keep_inputs(opened, into)
+    keep_inputs(system, opened, into)
     outcome = {**asdict(run.outcome), "parameters": parameters, "notes": [told]}
     write_json(into / "outcome.json", {**outcome, "fingerprint": {}})
     about = {"recipe": system, "kind": info.kind, "seed": info.seed, "given": given, "data": asdict(info.data)}

@@ -22,13 +22,14 @@ from sensorium.data.images.decode import square
 from sensorium.data.images.given import Picture, given
 from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.errors import SensoriumError
-from sensorium.generative.pipeline import INDEX, STRENGTH, TextToPicture, load_pipeline, taken
+from sensorium.generative.pipeline import STRENGTH, TextToPicture, load_pipeline, taken
 from sensorium.generative.single_file import ENDINGS
 from sensorium.judge.generated import grid
 from sensorium.networks.text_unet import TextUNet
 from sensorium.parts.denoising.paths import STEPS
 from sensorium.parts.denoising.samplers import STEPPED
 from sensorium.pictures.images import save
+from sensorium.published.opening import PIPELINE
 from sensorium.recipe.trained import Trained, is_run
 from sensorium.use.sampling import checked_sampler
 
@@ -37,7 +38,7 @@ PICTURES = 4
 
 def is_pipeline(path: Path) -> bool:
     """Whether it is a folder of a diffusers pipeline, or one file of weights."""
-    return (path / INDEX).is_file() or (path.suffix in ENDINGS and path.is_file())
+    return (path / PIPELINE).is_file() or (path.suffix in ENDINGS and path.is_file())
 
 
 def check_prompted(
@@ -170,7 +171,7 @@ def _of_run(path: Path, tokenizer: str | Path | None) -> Any:
     where = printable(str(path))
     if not is_run(path):
         raise SensoriumError(
-            f"--prompt: '{where}' is no run, and no folder of a diffusers pipeline ({INDEX} is missing)."
+            f"--prompt: '{where}' is no run, and no folder of a diffusers pipeline ({PIPELINE} is missing)."
         )
     if tokenizer is not None:
         raise SensoriumError(f"'{where}': a run has its own tokenizer: leave --tokenizer out.")

@@ -19,6 +19,7 @@ from sensorium.base.reading import printable
 from sensorium.base.records import Count
 from sensorium.base.terminal import bar
 from sensorium.base.words import counted
+from sensorium.catalogue import a_run_of
 from sensorium.data.images.cache import Pixels, cache, natural_size
 from sensorium.data.images.prepare import Situation
 from sensorium.data.log import Skipped, tell
@@ -27,7 +28,7 @@ from sensorium.data.pairs.open import OpenedPairs, Pairs
 from sensorium.data.rows import Field, Rows, Taken, sampled_digest
 from sensorium.data.scenes.pairs import open_captioned, plain_images
 from sensorium.data.source import Source
-from sensorium.data.text.clip_tokens import CLIPTokens, read_clip_tokens
+from sensorium.data.text.clip_tokens import CLIPTokens, clip_tokens_of, read_clip_tokens
 from sensorium.errors import SensoriumError
 
 
@@ -47,7 +48,7 @@ class PairSituation(Situation):
 
 SITUATION = PairSituation
 UNIT = "readable training pairs"
-SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer")
+SHAPED_BY: tuple[str, ...] = ("vocab", "context", "tokenizer", "text")
 KEPT: tuple[str, ...] = ("tokenizer.json",)
 LONGEST = 77  # maximum tokens of a caption, as published
 MOST_TOKENS = 16_384  # maximum default vocabulary
@@ -128,8 +129,8 @@ class Prepared:
 def prepare(source: Source, *, progress: bool = False) -> Prepared:
     """Open the pairs, cache each image once, and encode the captions as tokens.
 
-    The tokenizer is the run's if there is one, else the ``tokenizer`` of the settings, else learned from the training
-    captions, with ``vocab`` tokens, by default enough for the words that occur more than once.
+    The tokenizer is the run's if there is one, else the ``tokenizer`` of the settings, else that of the trained tower ``text``
+    there, else learned from the training captions, with ``vocab`` tokens, by default enough for the words that occur more than once.
     """
     opened = open_captioned(source.path, test=source.test, limit=source.limit, scale=source.scale)
     size = source.image_size or natural_size(plain_images(opened.train), cpu=device_name() == "cpu")
@@ -238,20 +239,34 @@ def _captioned(pairs: Pairs, pixels: Pixels, tokens: CLIPTokens, context: int) -
 
 
 def _tokenizer(source: Source, texts: Sequence[str]) -> CLIPTokens:
-    given, vocab = source.settings.get("tokenizer"), source.settings.get("vocab")
+    given, tower, vocab = (source.settings.get(name) for name in ("tokenizer", "text", "vocab"))
     if source.run is not None:
         return kept_tokens(source.run)
-    if given is None:
+    if given is None and tower is None:
         return CLIPTokens.learn(texts, vocab or _enough(texts), clean="plain")
+    flag, path = ("--text", tower) if given is None else ("--tokenizer", given)
     if vocab is not None:
-        raise SensoriumError("--vocab is for a learned tokenizer; --tokenizer has its own vocabulary.")
-    place = Path(given).expanduser()
+        raise SensoriumError(f"--vocab is for a learned tokenizer; {flag} has its own vocabulary.")
+    place = Path(path).expanduser()
     if not place.exists():
-        raise SensoriumError(f"--tokenizer: there is nothing at '{printable(str(place))}'.")
-    tokens = CLIPTokens.from_hf(place) if place.is_dir() else CLIPTokens.from_merges(place)
+        raise SensoriumError(f"{flag}: there is nothing at '{printable(str(place))}'.")
+    if given is None:
+        tokens = _of_tower(place)
+    else:
+        tokens = CLIPTokens.from_hf(place) if place.is_dir() else CLIPTokens.from_merges(place)
     if tokens.end != tokens.vocab - 1:
-        raise SensoriumError(f"--tokenizer {given}: its end of text must be its last token, as in CLIP.")
+        raise SensoriumError(f"{flag} {path}: its end of text must be its last token, as in CLIP.")
     return tokens
+
+
+def _of_tower(place: Path) -> CLIPTokens:
+    try:
+        return clip_tokens_of(place)
+    except SensoriumError as error:
+        told = str(error).removesuffix(".")
+        raise SensoriumError(
+            f"--text {told}: give {a_run_of('ImageText')}, a published CLIP with it, or --tokenizer."
+        ) from None
 
 
 def _enough(texts: Sequence[str]) -> int:

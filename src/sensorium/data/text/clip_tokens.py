@@ -227,6 +227,20 @@ def read_clip_tokens(path: str | Path) -> CLIPTokens:
         raise SensoriumError(f"{where}: not a tokenizer of captions ({brief(error)}).") from None
 
 
+def clip_tokens_of(folder: str | Path) -> CLIPTokens:
+    """The tokenizer in the folder of a run or of transformers, or, of a diffusers pipeline or its text encoder, in the folder
+    ``tokenizer``. Raises SensoriumError if there is none."""
+    folder = Path(folder)
+    beside = [folder.parent / "tokenizer"] if folder.name == "text_encoder" else []
+    for place in (folder, folder / "tokenizer", *beside):
+        whole = place / "tokenizer.json"
+        if whole.is_file() and "kind" in read_tokenizer_file(whole):  # ours
+            return read_clip_tokens(whole)
+        if whole.is_file() or (place / "vocab.json").is_file():
+            return CLIPTokens.from_hf(place)
+    raise SensoriumError(f"{printable(str(folder))}: has no tokenizer of captions.")
+
+
 def cleaned(text: str, clean: Clean) -> str:
     """A caption cleaned for the tokenizer; lone surrogates become the replacement character."""
     try:

@@ -8,16 +8,14 @@ from typing import Any
 
 from sensorium.data.pairs.prepare import kept_tokens
 from sensorium.generative.latent_diffusion.method import LatentDiffusion
-from sensorium.generative.pipeline import TextToPicture, write_beside_unet
+from sensorium.generative.pipeline import TextToPicture, writable, write_beside_unet
 from sensorium.networks.formats.text_unet import HF
-from sensorium.networks.text_unet import TextUNet
 from sensorium.published.format import Format
 from sensorium.recipe.trained import Trained
 
 
-def _network(thing: Any) -> TextUNet | None:
-    """None of a Transformer: the pipelines that have one have three text towers."""
-    return thing.unet if isinstance(thing, LatentDiffusion) and isinstance(thing.unet, TextUNet) else None
+def _network(thing: Any) -> Any:
+    return thing.unet if isinstance(thing, LatentDiffusion) and writable(thing.unet, thing.autoencoder) else None
 
 
 FORMATS: tuple[Format, ...] = ()

@@ -3,8 +3,9 @@ arXiv:2112.10752).
 
 A frozen autoencoder encodes images as small maps of latents z; a diffusion learns them, given what a text says:
     L = E |F(a z + s n, t, text) - target|^2,        text = tower(tokens) [T, D], by cross-attention                            (eq. 3)
-The text tower (CLIP's architecture, as in Stable Diffusion) is trained with the U-Net, as in the paper (section 4.3.1). A part of the
-texts is left empty in training, so that guidance works (Ho & Salimans, 2022, arXiv:2207.12598):
+The text tower (CLIP's architecture, as in Stable Diffusion) is trained with the U-Net, as in the paper (section 4.3.1), or it is a trained
+one that is frozen, as in Stable Diffusion. The autoencoder has Gaussian latents or a codebook (section 3.1). A part of the texts is left
+empty in training, so that guidance works (Ho & Salimans, 2022, arXiv:2207.12598):
     D = D(empty) + g (D(text) - D(empty))
 Noise has 1,000 steps, so that a run is exported as a folder that diffusers opens.
 Shapes: B images, H x W pixels, Z latent channels, h x w places, T tokens, S steps.
@@ -22,7 +23,7 @@ from sensorium.abilities import FromNoise, IterativeGenerator, TextConditional
 from sensorium.data.text.clip_tokens import CLIPTokens
 from sensorium.generative.pipeline import Schedule, TextToPicture, guided
 from sensorium.method import Method
-from sensorium.networks.kl_autoencoder import KLAutoencoder
+from sensorium.networks.latents import LatentNetwork
 from sensorium.networks.mmdit import MMDiT
 from sensorium.networks.text import TextTower
 from sensorium.networks.text_unet import TextUNet
@@ -34,9 +35,9 @@ CHUNK = 64  # samples at a time
 
 
 class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
-    """unet: or an MM-DiT, of the autoencoder's latents and the tower's width. autoencoder: frozen. empty: tokens of the empty text, int64 [T].
-    size: H, W of the images. drop: which part of the texts is left empty in training. guidance, sampler, usual_steps: of
-    :meth:`sample`."""
+    """unet: or an MM-DiT, of the autoencoder's latents and the tower's width. autoencoder: frozen. text: trained, or with ``frozen_text``
+    frozen, too. empty: tokens of the empty text, int64 [T]. size: H, W of the images. drop: which part of the texts is left empty in
+    training. guidance, sampler, usual_steps: of :meth:`sample`."""
 
     empty: Tensor
     samplers = STEPPED
@@ -44,12 +45,13 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
     def __init__(
         self,
         unet: TextUNet | MMDiT,
-        autoencoder: KLAutoencoder,
+        autoencoder: LatentNetwork,
         text: TextTower,
         empty: Tensor,
         size: tuple[int, int],
         schedule: Schedule,
         *,
+        frozen_text: bool = False,
         weight: Weight = "simple",
         drop: float = 0.1,
         guidance: float = 3.0,
@@ -59,7 +61,10 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
         super().__init__()
         if not 0 <= drop <= 1:
             raise ValueError(f"drop must be in [0, 1], got {drop}")
-        self.unet, self.autoencoder, self.text = unet, autoencoder.requires_grad_(False).eval(), text
+        self.unet, self.autoencoder, self.text, self.frozen_text = unet, autoencoder, text, frozen_text
+        autoencoder.requires_grad_(False).eval()
+        if frozen_text:
+            text.requires_grad_(False).eval()
         self.register_buffer("empty", empty)
         self.shape, self.grid, self.context = (3, *size), autoencoder.grid_of(size), len(empty)
         self.start_shape = (unet.channels, *self.grid)
@@ -77,6 +82,8 @@ class LatentDiffusion(Method, TextConditional, IterativeGenerator, FromNoise):
     def train(self, mode: bool = True) -> LatentDiffusion:
         super().train(mode)
         self.autoencoder.eval()
+        if self.frozen_text:
+            self.text.eval()
         return self
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from sensorium.abilities import Tokenizer
 from sensorium.base.draw import Draw, Views
 from sensorium.data.pairs.prepare import PairSituation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
-from sensorium.generative.encoded import autoencoder_of, encoded
+from sensorium.generative.encoded import encoded, tokenizer_of
 from sensorium.generative.text_prior.method import TextPrior
 from sensorium.generative.token_decoder import token_decoder
 from sensorium.parts.schedules import warmup_cosine
@@ -66,7 +65,7 @@ def text_prior(
     """
     s = Settings()
     small, why = machine_of(on)
-    run, coder = autoencoder_of(tokens, on, Tokenizer, "codes")
+    coder, picture_codes = tokenizer_of(tokens, on)
     s.note(tokens=tokens)
     channels: int = s.pick("width", width, 128 if small else 768, why)
     layers: int = s.pick("depth", depth, 4 if small else 12, why)
@@ -78,15 +77,24 @@ def text_prior(
     if channels < 1 or layers < 1 or attentive < 1 or channels % attentive:
         raise SensoriumError(f"--width {channels}, --depth {layers}, --heads {attentive}: heads must divide the width.")
     with refused_by("text_prior"):
-        network = token_decoder(coder.codes + on.vocab, channels, layers, attentive, predicted=coder.codes)
+        network = token_decoder(
+            picture_codes.codes + on.vocab, channels, layers, attentive, predicted=picture_codes.codes
+        )
         shape = (3, on.image_size, on.image_size)
         method = TextPrior(
-            network, coder, shape, empty_text(on), drop=drop, guidance=guidance, top_k=top_k, temperature=temperature
+            network,
+            picture_codes,
+            shape,
+            empty_text(on),
+            drop=drop,
+            guidance=guidance,
+            top_k=top_k,
+            temperature=temperature,
         )
     return Recipe(
         "text_prior", method, text_views(drop), adamw(rate, weight_decay, (0.9, 0.95)),
         lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
-        derive=lambda rows, cache, progress: encoded(rows, run, cache, "codes", torch.int32, progress=progress),
+        derive=lambda rows, cache, progress: encoded(rows, coder, cache, "codes", torch.int32, progress=progress),
     )  # fmt: skip
 
 

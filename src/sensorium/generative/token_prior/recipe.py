@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from sensorium.abilities import Tokenizer
 from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 from sensorium.errors import SensoriumError
-from sensorium.generative.encoded import autoencoder_of, encoded
+from sensorium.generative.encoded import encoded, tokenizer_of
 from sensorium.generative.token_decoder import token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.parts.schedules import warmup_cosine
@@ -55,7 +54,7 @@ def token_prior(
     """
     s = Settings()
     small, why = machine_of(on)
-    run, tokenizer = autoencoder_of(tokens, on, Tokenizer, "codes")
+    coder, tokenizer = tokenizer_of(tokens, on)
     s.note(tokens=tokens)
     channels: int = s.pick("width", width, 128 if small else 768, why)
     layers: int = s.pick("depth", depth, 4 if small else 12, why)
@@ -72,7 +71,7 @@ def token_prior(
     optimizer = adamw(rate, weight_decay, (0.9, 0.95))
     return Recipe(
         "token_prior", method, code_views(count > 0), optimizer, lambda f: warmup_cosine(f, warmup, 0.1), batch, s,
-        derive=lambda rows, cache, progress: encoded(rows, run, cache, "codes", torch.int32, progress=progress),
+        derive=lambda rows, cache, progress: encoded(rows, coder, cache, "codes", torch.int32, progress=progress),
     )  # fmt: skip
 
 

@@ -19,10 +19,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Tokenizer
+from sensorium.abilities import HasLatents, Tokenizer
 from sensorium.base.precision import precise
 from sensorium.method import Method, Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.networks.vq_autoencoder import VQAutoencoder
 from sensorium.parts.gather import gather, sum_over_processes
 from sensorium.parts.quantize import Quantizer, counts_of, dead, perplexity, revive_
 
@@ -30,7 +31,7 @@ Codebook = Literal["gradient", "average"]
 SMOOTHING = 1e-5
 
 
-class VQVAE(Method, Tokenizer):
+class VQVAE(Method, Tokenizer, HasLatents):
     """size: H, W of the images, multiples of ``encoder``'s factor. codebook: how codes follow the vectors. variance: of the data.
     memory: momentum of the averages. revive: a code is reset if its usage is below this fraction of uniform usage, 0 for never."""
 
@@ -124,6 +125,9 @@ class VQVAE(Method, Tokenizer):
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> images [B, 3, H, W] in -1..1."""
         return self._draw(self.quantize.look_up(codes)).clamp(-1, 1)
+
+    def latent_network(self) -> VQAutoencoder:
+        return VQAutoencoder(self.encoder, self.before, self.quantize, self.after, self.decoder)
 
     def _draw(self, z_q: Tensor) -> Tensor:
         return precise(self.decoder(self.after(z_q)))

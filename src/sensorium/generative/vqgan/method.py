@@ -22,17 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensorium.abilities import Tokenizer
+from sensorium.abilities import HasLatents, Tokenizer
 from sensorium.base.precision import precise
 from sensorium.generative.adversarial import AdversarialAutoencoder, Adversary
 from sensorium.method import Progress
 from sensorium.networks.autoencoder import Decoder, Encoder
+from sensorium.networks.vq_autoencoder import VQAutoencoder
 from sensorium.parts.gather import gather, sum_over_processes
 from sensorium.parts.perceptual import Perceptual
 from sensorium.parts.quantize import Quantizer, counts_of, dead, perplexity, revive_
 
 
-class VQGAN(AdversarialAutoencoder, Tokenizer):
+class VQGAN(AdversarialAutoencoder, Tokenizer, HasLatents):
     """An autoencoder with a codebook and a discriminator.
 
     size: H, W of the images, multiples of ``encoder``'s factor. discriminator: images -> logits; None if it is not to
@@ -137,6 +138,9 @@ class VQGAN(AdversarialAutoencoder, Tokenizer):
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> images [B, 3, H, W] in -1..1."""
         return self._draw(self.quantize.look_up(codes)).clamp(-1, 1)
+
+    def latent_network(self) -> VQAutoencoder:
+        return VQAutoencoder(self.encoder, self.quant_conv, self.quantize, self.post_quant_conv, self.decoder)
 
     def _vectors(self, x: Tensor) -> Tensor:
         """z [B, D, h, w]."""

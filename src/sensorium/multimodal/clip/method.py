@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, ImageText, TextEncoder, require
+from sensorium.abilities import BoundsInformation, Encoder, HasBackbone, HasTextTower, ImageText, TextEncoder, require
 from sensorium.method import Method, Progress
 from sensorium.parts.gather import gather, rank, world_size
 from sensorium.parts.moe.layer import update_biases
 
 
-class CLIP(Method, HasBackbone, BoundsInformation, Encoder, ImageText):
+class CLIP(Method, HasBackbone, HasTextTower, BoundsInformation, Encoder, ImageText):
     """Two towers with a common embedding space.
 
     image: an Encoder. text: a TextEncoder, see :class:`sensorium.networks.text.TextTower`. embed_dim: E. temperature:

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from sensorium.errors import SensoriumError
-from sensorium.networks.autoencoder import Decoder, Encoder
 from sensorium.networks.formats.autoencoder import (
     GROUPS,
     LINEAR,
@@ -27,7 +26,7 @@ from sensorium.networks.formats.autoencoder import (
     coder_table,
     square,
 )
-from sensorium.networks.kl_autoencoder import SCALING, KLAutoencoder
+from sensorium.networks.kl_autoencoder import SCALING, KLAutoencoder, built
 from sensorium.published import usage
 from sensorium.published.format import Dropped, Entry, Format, Preparation, zero
 from sensorium.published.opening import open_path
@@ -36,12 +35,6 @@ from sensorium.published.source import Source
 LARGEST = 1e6  # of scaling and shift
 _POINTWISE = tuple(f".attn_1.{name}.weight" for name in ("q", "k", "v", "proj_out"))
 _TOLD = (Entry("scaling", (), otherwise=zero), Entry("shift", (), otherwise=zero))  # see _settle
-
-
-def _build(latent: int, quant: bool, post_quant: bool, **coder: Any) -> KLAutoencoder:
-    return KLAutoencoder(
-        Encoder(latent=2 * latent, **coder), Decoder(latent=latent, **coder), quant=quant, post_quant=post_quant
-    )
 
 
 def _settle(network: Any, source: Source) -> None:
@@ -116,7 +109,7 @@ HF = Format(
     spellings=SPELLINGS,
     prepare=lambda source: square(source.state, LINEAR, 2),
     numbers=_hf_numbers,
-    build=_build,
+    build=built,
     settle=_settle,
     normalization=None,
     to="hf",
@@ -158,7 +151,7 @@ AUTHORS = Format(
     ),
     prepare=_pointwise,
     numbers=_authors_numbers,
-    build=_build,
+    build=built,
     settle=_settle,
     normalization=None,
     to="authors",

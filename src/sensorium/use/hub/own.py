@@ -15,6 +15,7 @@ from sensorium.judge.evaluator import FILE as JUDGED
 from sensorium.judge.evaluator import VERSION
 from sensorium.judge.score import Judgement
 from sensorium.recipe.info import FILE, read_info
+from sensorium.recipe.trained import DESCRIBED
 from sensorium.runs.run import Run
 from sensorium.training.checkpoints import OUTCOME, WEIGHTS
 from sensorium.use.hub.bare import Bare
@@ -39,6 +40,8 @@ def write_run(run: Run, judged: Judgement | None, bare: Bare, into: Path) -> str
         place = into / path.relative_to(run.folder)
         read_info(path.parent)
         write_json(place, _described(path, bare))
+    for path in sorted((run.folder / INPUTS).rglob(DESCRIBED)):
+        _copy(path, into / path.relative_to(run.folder))
     try:
         Run(into).method  # noqa: B018
     except SensoriumError as error:

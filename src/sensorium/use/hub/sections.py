@@ -199,10 +199,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else str(value)
 
 
+def _named(recipe: str, name: str, of: Subject) -> str:
+    return f"the run '{name}' of {md(of.bare(recipe))}" if recipe else f"the published network '{name}'"
+
+
 def inputs(of: Subject) -> list[str]:
     """Runs and published weights that it was made of."""
     found = [
-        f"- {md(role)}: the run '{md(of.bare(one.folder))}' of {md(of.bare(one.recipe))}, weights `{one.digest}`"
+        f"- {md(role)}: {_named(one.recipe, md(of.bare(one.folder)), of)}, weights `{one.digest}`"
         for role, one in of.run.info.inputs.items()
     ]
     if base := of.base:
