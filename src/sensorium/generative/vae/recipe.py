@@ -22,8 +22,7 @@ from sensorium.parts.density.pixels import (
     middle,
 )
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.muon import Optimizer, drawing_optimizer
-from sensorium.recipe.optim import pick_batch_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 
 Values = Literal["bernoulli", "gaussian", "logistic"]
@@ -51,7 +50,6 @@ def vae(
     hidden: int = 256,
     gray: bool | None = None,
     stochastic: bool = False,
-    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
@@ -74,10 +72,9 @@ def vae(
         hidden: units of the layer beside the latents.
         gray: the mean of the channels; by default of pictures that have no colors.
         stochastic: of bernoulli, in training binarize values at random with their intensity as probability.
-        optimizer: muon (orthogonal updates of matrices and filters), the default, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate.
-        weight_decay: of the optimizer.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
@@ -88,6 +85,7 @@ def vae(
     count = s.pick("latents", latents, 20 if classes else 32, "categorical" if classes else "Gaussian")
     steps = _pick_flows(posterior, flows, classes, s)
     batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 2e-3, batch, s)
     if wide < 4 or wide % 4 or hidden < 1:
         raise SensoriumError(
             f"--width {wide} and --hidden {hidden}: the width must be a multiple of 4, and both above 0."
@@ -104,9 +102,8 @@ def vae(
             pixels, shape, count, classes=classes, estimator=estimator, beta=beta, free=free,
             flow=flow_of(max(1, count), steps, hidden, planar=posterior == "planar") if steps else None,
         )  # fmt: skip
-    build = drawing_optimizer(optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay, better=True)
     views = vae_views(method, channels, stochastic=stochastic)
-    return Recipe("vae", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s)
+    return Recipe("vae", method, views, adamw(rate, weight_decay), lambda f: warmup_cosine(f, warmup), batch, s)
 
 
 def _pick_flows(posterior: Posterior, flows: int | None, classes: int, s: Settings) -> int:
