@@ -247,7 +247,7 @@ def _tokenizer(source: Source, texts: Sequence[str]) -> CLIPTokens:
     flag, path = ("--text", tower) if given is None else ("--tokenizer", given)
     if vocab is not None:
         raise SensoriumError(f"--vocab is for a learned tokenizer; {flag} has its own vocabulary.")
-    place = Path(path).expanduser()
+    place = Path(str(path)).expanduser()
     if not place.exists():
         raise SensoriumError(f"{flag}: there is nothing at '{printable(str(place))}'.")
     if given is None:
