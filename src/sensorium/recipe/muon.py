@@ -137,13 +137,14 @@ def drawing_optimizer(
     settings: Settings,
     *,
     adamw_rate: float,
+    muon_rate: float = DRAWING_RATE,
     weight_decay: float,
     slower: float = 1.0,
     trained: bool = False,
     better: bool = False,
 ) -> Builder:
-    """The optimizer of a system that draws, and its rate, AdamW's at batch 256 ``adamw_rate``; both are ``slower`` by a factor. trained,
-    better: see :func:`pick_optimizer`."""
+    """The optimizer of a system that draws, and its rate, at batch 256 ``adamw_rate`` or ``muon_rate``, both ``slower`` by a factor.
+    trained, better: see :func:`pick_optimizer`."""
     by = pick_optimizer(given, network, settings, trained=trained, better=better)
-    usual = DRAWING_RATE if by == "muon" else adamw_rate
+    usual = muon_rate if by == "muon" else adamw_rate
     return optimizer_of(by, pick_lr(lr, usual * slower, batch_size, settings), weight_decay)

@@ -67,7 +67,8 @@ def nade(
     s.note(weight_decay=weight_decay, warmup=warmup)
     seeds = range(many) if orderless or random_order else (None,)
     method = NADE((1, on.image_size, on.image_size), (hidden,) * layers, orderless=orderless, seeds=seeds)
-    build = drawing_optimizer(optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay, better=True)
+    rates = {"adamw_rate": 2e-3, "muon_rate": 4e-2}  # docs/log.md
+    build = drawing_optimizer(optimizer, lr, method, batch, s, weight_decay=weight_decay, better=True, **rates)
     return Recipe(
         "nade",
         method,
