@@ -75,17 +75,20 @@ def marginal(sde: str, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("sde", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
 @torch.no_grad()
-def test_the_score_is_that_of_the_sde(sde) -> None:
-    """grad log p(x_t) = (a D - x_t) / s^2 (Tweedie), which is -F / s of the network F at 1,000 t."""
-    method = random_(score_sde(ON, sde=sde).method)
+def test_the_score_is_that_of_the_sde(sde, prediction) -> None:
+    """grad log p(x_t) = (a D - x_t) / s^2 (Tweedie), which is -n / s of the noise n: the network F at 1,000 t, or of its velocity n - x."""
+    method = random_(score_sde(ON, sde=sde, prediction=prediction).method)
     t = torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
     a, s = marginal(sde, t)
     x_t = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     broad = lambda value: value[:, None, None, None]  # noqa: E731
     data = method.denoised(x_t / broad(a), s / a)
     score = (broad(a) * data - x_t) / broad(s.square())
-    torch.testing.assert_close(score, -method.net(x_t, 1000 * t, None) / broad(s), atol=1e-5, rtol=1e-4)
+    told = method.net(x_t, 1000 * t, None)
+    noise = told if prediction == "noise" else (x_t + broad(a) * told) / broad(a + s)
+    torch.testing.assert_close(score, -noise / broad(s), atol=1e-5, rtol=1e-4)
 
 
 def test_what_a_recipe_refuses() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from sensorium.data.images.prepare import Situation
 from sensorium.generative.diffusion import diffusion_recipe
 from sensorium.parts.denoising.frames import frame_of
+from sensorium.parts.denoising.paths import Prediction
 from sensorium.parts.denoising.samplers import Sampler
 from sensorium.recipe.muon import Optimizer
 from sensorium.recipe.recipe import Recipe, Settings
@@ -17,6 +18,7 @@ def score_sde(
     *,
     network: str | None = None,
     sde: Literal["ve", "vp", "subvp"] = "vp",
+    prediction: Prediction = "velocity",
     classes: bool = True,
     drop: float = 0.1,
     sampler: Sampler = "heun",
@@ -37,6 +39,8 @@ def score_sde(
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
         sde: how noise comes in: ve (NCSN's scales), vp (DDPM's limit) or subvp.
+        prediction: what the network tells of a noisy picture, from which the score follows: velocity (of the way from noise to it, which
+            takes the fewest steps to learn), noise (the paper's), x, v or score.
         classes: condition on the class, if the data have classes.
         drop: probability of dropping a label in training, for guidance.
         sampler: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms, langevin (NCSN) or adaptive; by default when samples are drawn.
@@ -51,9 +55,8 @@ def score_sde(
         average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
     """
     s = Settings()
-    s.note(sde=sde)
-    # the score is -noise / s; as in the authors' code the network is spared the factor
+    s.note(sde=sde, prediction=prediction)
     return diffusion_recipe(
-        "score_sde", lambda: frame_of(sde, "noise"), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
+        "score_sde", lambda: frame_of(sde, prediction), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
         flip=flip, clip=clip, optimizer=optimizer, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip
