@@ -234,8 +234,8 @@ def diffusion_recipe(
     with refused_by(system):
         net = velocity_network(name, on.image_size, count + 1 if count else 0)
         build = drawing_optimizer(
-            optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay
-        )
+            optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay, better=small and name.startswith("unet"),
+        )  # fmt: skip
         shape = (3, on.image_size, on.image_size)
         method = Diffusion(net, shape, frame(), classes=count, drop=drop, clip=clip, sampler=sampler, usual_steps=steps)
         moving = EMA(average) if average else None

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from sensorium.base.bf16 import fast_bf16
 from sensorium.errors import SensoriumError
 from sensorium.networks.airbench import Airbench
-from sensorium.networks.unet import UNet
 from sensorium.recipe.optim import adamw, pick_lr, undecayed
 from sensorium.recipe.recipe import READ, Builder, Settings
 
@@ -101,15 +100,14 @@ def muon_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def pick_optimizer(
     given: Optimizer | None, network: Any, settings: Settings, *, trained: bool = False, better: bool = False
 ) -> Optimizer:
-    """Muon for random weights of airbench's network, of a U-Net, and of what is known to be ``better`` by it, which learn more in
-    the same minutes; AdamW for others and for a network that was ``trained`` or read from a checkpoint. Raises SensoriumError for
-    another one."""
+    """Muon for random weights of airbench's network, and where it is known to be ``better``, as it learns more in the same minutes;
+    AdamW for others and for a network that was ``trained`` or read from a checkpoint. Raises SensoriumError for another one."""
     if given is not None and given not in get_args(Optimizer):
         raise SensoriumError(f"--optimizer {given}: choose {', '.join(get_args(Optimizer))}.")
     trained = trained or READ in settings
     if trained and given == "muon":
         raise SensoriumError("--optimizer muon: is for random weights; a trained network is fine-tuned by adamw.")
-    if (better or isinstance(network, (Airbench, UNet))) and not trained:
+    if (better or isinstance(network, Airbench)) and not trained:
         what = "airbench's network" if isinstance(network, Airbench) else f"a {type(network).__name__}"
         usual, why = "muon", f"random weights of {what} (docs/log.md)"
     else:
@@ -118,10 +116,10 @@ def pick_optimizer(
     return chosen
 
 
-def rate_of(name: Optimizer, adamw_rate: float) -> float:
-    """The usual peak rate at batch 256 of a method that learns without labels: AdamW's depends on the method, Muon's does not, as
-    all of its updates have the same size (docs/log.md)."""
-    return 4e-3 if name == "muon" else adamw_rate
+def rate_of(name: Optimizer, adamw_rate: float, muon_rate: float = 4e-3) -> float:
+    """The usual peak rate at batch 256 of a method that learns without labels: AdamW's depends on the method, Muon's on the network
+    alone, as all of its updates have the same size (docs/log.md)."""
+    return muon_rate if name == "muon" else adamw_rate
 
 
 def optimizer_of(name: Optimizer, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:

@@ -49,7 +49,7 @@ def ddpm(
         steps: of sampling, by default when samples are drawn.
         clip: keep what samplers see of the data within the range of pixels.
         flip: also flip pictures horizontally; not for letters or digits.
-        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net, or adamw.
+        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net on a CPU, or adamw.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.

@@ -48,7 +48,7 @@ def nade(
         random_order: pixels in a random order, otherwise in reading order; orderless ones have random orders.
         stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
             as always in evaluation.
-        optimizer: muon (orthogonal updates of matrices and filters), the default, or adamw.
+        optimizer: muon (orthogonal updates of matrices and filters), the default on a CPU, or adamw.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -68,7 +68,9 @@ def nade(
     seeds = range(many) if orderless or random_order else (None,)
     method = NADE((1, on.image_size, on.image_size), (hidden,) * layers, orderless=orderless, seeds=seeds)
     rates = {"adamw_rate": 2e-3, "muon_rate": 4e-2}  # docs/log.md
-    build = drawing_optimizer(optimizer, lr, method, batch, s, weight_decay=weight_decay, better=True, **rates)
+    build = drawing_optimizer(
+        optimizer, lr, method, batch, s, weight_decay=weight_decay, better=on.device == "cpu", **rates
+    )
     return Recipe(
         "nade",
         method,

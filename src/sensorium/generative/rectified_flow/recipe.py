@@ -47,7 +47,7 @@ def rectified_flow(
 
     Args:
         network: unet-micro ... unet-large, or dit-micro and so on.
-        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net of random weights, or adamw.
+        optimizer: muon (orthogonal updates of matrices and filters), the default for a U-Net on a CPU, or adamw.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -74,7 +74,7 @@ def rectified_flow(
     batch = pick_batch_size(batch_size, on, s)
     build = drawing_optimizer(
         optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay, trained=teacher is not None,
-        slower=1 if teacher is None else 0.25,
+        slower=1 if teacher is None else 0.25, better=small and name.startswith("unet"),
     )  # fmt: skip
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
     moved = s.pick("shift", shift, float(told.get("shift", 1.0)), "the teacher's" if told else "1 does not shift times")

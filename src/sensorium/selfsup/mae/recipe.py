@@ -52,7 +52,7 @@ def mae(
 
     Args:
         backbone: a ViT by name, or the path of a checkpoint of one.
-        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters).
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default on a CPU.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -70,9 +70,9 @@ def mae(
     network = build_backbone(
         backbone, on, s, by="MAE", needs=TokenEncoder, positions="sincos", pool="mean", init="xavier"
     )
-    by = pick_optimizer(optimizer, network, s)
+    by = pick_optimizer(optimizer, network, s, better=on.device == "cpu")
     batch = pick_batch_size(batch_size, on, s, cpu=32)
-    rate = pick_lr(lr, rate_of(by, 1.5e-3), batch, s)
+    rate = pick_lr(lr, rate_of(by, 1.5e-3, 1e-2), batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
     usual = 1 if network.depth <= 6 else 4 if network.depth < 12 else 8
     depth = s.pick("decoder_depth", decoder_depth, usual, f"encoder depth {network.depth}")
