@@ -82,7 +82,7 @@ def test_the_loss_is_the_papers(shape: tuple[int, int, int], dtype: torch.dtype,
     torch.testing.assert_close(found, loss, rtol=known, atol=1e-6)
     wanted = torch.autograd.grad(loss, [method.net.mix.weight])[0]  # pyright: ignore
     found.backward()
-    torch.testing.assert_close(method.net.mix.weight.grad, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.net.mix.weight.grad, wanted, rtol=1e-4, atol=1e-5)  # pyright: ignore
     assert all(p.grad is None for network in (method.target, teacher) for p in network.parameters())
 
 
@@ -237,8 +237,8 @@ def test_what_a_recipe_refuses(taught: Path, tmp_path: Path) -> None:
     for given, said in [
         ({"teacher": other}, "must be a run of EDM at 8 px"),
         ({"teacher": teacher, "image_size": 12}, "must be a run of EDM at 12 px"),
-        ({"teacher": teacher, "classes": False}, "is unet-micro of 10 classes; .* of 0 classes"),
-        ({"teacher": teacher, "network": "dit-micro"}, "a student that is dit-micro"),
+        ({"teacher": teacher, "classes": False}, "is unet-micro of 10 classes, .* of 0 classes"),
+        ({"teacher": teacher, "network": "dit-micro"}, "the student, dit-micro of 10 classes"),
         ({"teacher": teacher, "levels": 1}, "levels 1 must be at least 2"),
         ({"teacher": teacher, "steps": 0}, "steps must be at least 1"),
         ({}, "consistency needs --teacher"),

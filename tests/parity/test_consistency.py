@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import CMStochasticIterativeScheduler
+from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeScheduler
 from torch import Tensor, nn
 
 from sensorium.generative.consistency.method import Consistency
@@ -38,8 +38,7 @@ def test_samples_are_those_of_diffusers(shape: tuple[int, int, int], dtype: torc
     x = (torch.randn(4, *shape, generator=dice) * scheduler.init_noise_sigma).to(dtype)
     for k, time in enumerate(scheduler.timesteps):
         out = method.net(scheduler.scale_model_input(x, time), (time / 1000).to(dtype).expand(4))
-        data = scheduler.step(out.float(), time, x.float(), generator=dice).prev_sample
-        x = data.to(dtype)
+        x = scheduler.step(out.float(), time, x.float(), generator=dice, return_dict=False)[0].to(dtype)
         assert float(method.sampling_sigmas(steps)[k]) == pytest.approx(float(scheduler.sigmas[k]), rel=1e-5)
     torch.testing.assert_close(method.sample(4, seed=3, steps=steps), x, atol=1e-5, rtol=1e-5)
 

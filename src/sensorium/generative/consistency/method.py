@@ -31,7 +31,7 @@ from sensorium.parts.denoising.samplers import Denoiser, karras_sigmas
 from sensorium.parts.ema import ema_, frozen_copy, teaching_
 
 CHUNK = 256
-FURTHER = 230301469  # seed of the noise after the first step where that of the start is given: not one that people choose
+FURTHER = 230301469  # seed of the noise of further steps where a start is given: not one that people choose
 
 
 class Consistency(Method, ClassConditional, IterativeGenerator, FromNoise):

@@ -89,7 +89,10 @@ def consistency(
     if master is not None:
         if name != told["network"] or count != master.classes:
             is_, has = f"{name} of {count} classes", f"{told['network']} of {master.classes} classes"
-            raise SensoriumError(f"--teacher {teacher}: is {has}; a student that is {is_} can't start from its weights.")
+            raise SensoriumError(
+                f"--teacher {teacher}: is {has}, which the student, {is_}, can't start from. Leave --network and --classes "
+                "out, and give the data of the teacher's training."
+            )
         method.begin_from(master.net)
     views = distilled_views(method, master, drop=drop, flip=flip)
     return Recipe("consistency", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)
