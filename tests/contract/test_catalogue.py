@@ -120,6 +120,7 @@ MAKERS = {
     "latent_diffusion tokens": "kl_autoencoder",
     "teacher": "simclr",
     "self_training teacher": "supervised",
+    "consistency teacher": "edm",
 }
 # Sides of pictures that a system takes are multiples of so many pixels.
 MULTIPLES = {"vqgan": 4, "vq_vae": 4, "kl_autoencoder": 4, "token_prior": 4, "text_prior": 4, "latent_diffusion": 4}

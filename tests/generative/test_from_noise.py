@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.abilities import FromNoise
+from sensorium.generative.consistency.method import Consistency
 from sensorium.generative.diffusion import Diffusion
 from sensorium.generative.gan.method import GAN
 from sensorium.generative.nice.method import NICE
@@ -45,6 +46,7 @@ KINDS = {
     "rectified flow": lambda: RectifiedFlow(Net(), SHAPE),
     "diffusion": lambda: Diffusion(Net(), SHAPE, edm_frame(), usual_steps=3),
     "DPM": lambda: Diffusion(Net(), SHAPE, frame_of("cosine", "v"), sampler="dpm", usual_steps=3),
+    "consistency": lambda: Consistency(Net(), SHAPE),
     "GAN": gan,
     "VAE": vae,
     "categorical VAE": lambda: vae(4),

@@ -129,6 +129,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "score_sde": ("score_sde", PICTURES | {"classes": False}),
     "edm": ("edm", PICTURES),
+    "consistency": ("consistency", PICTURES | {"teacher": ("edm", PICTURES | {"precision": "32-true"})}),
     "clip": ("clip", SCENES | {"text_width": 32}),
     "detr": ("detr", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 32}),
     "fcos": ("fcos", {"data": "scenes:40", "limit": 16, "image_size": 48, "batch_size": 4, "width": 16}),

@@ -259,7 +259,7 @@ def samplers(
     with pictures side by side, is OUT/samplers.html, the numbers are in samplers.json beside it; OUT is sensorium-samplers by default.
 
     Args:
-        run: folder of a run that draws pictures in steps (ddpm, edm, score_sde, rectified_flow, latent_diffusion).
+        run: folder of a run that draws pictures in steps (ddpm, edm, consistency, score_sde, rectified_flow, latent_diffusion).
         samplers: names, by commas; by default all of the run's: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms.
         evaluations: of the network for each picture, numbers by commas.
         n: pictures of each; more give a smaller error.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sensorium.base.draw import Draw, Views
 from sensorium.data.augment.images import flip as flipped
+from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
 
 
@@ -26,3 +27,8 @@ def signed_views(flip: bool = False) -> Views:
         return {"image": signed(fields["image"], draw, flip)}
 
     return views
+
+
+def deviation(on: Situation) -> float:
+    """Of the data's values in -1..1, all channels together."""
+    return 2 * (sum(one**2 for one in on.std) / 3) ** 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.data.images.prepare import Situation
 from sensorium.generative.diffusion import diffusion_recipe
+from sensorium.generative.signed import deviation
 from sensorium.parts.denoising.frames import edm_frame
 from sensorium.parts.denoising.samplers import Sampler
 from sensorium.recipe.muon import Optimizer
@@ -52,8 +53,7 @@ def edm(
     """
     s = Settings()
     s.note(level_mean=level_mean, level_spread=level_spread)
-    deviation = 2 * (sum(one**2 for one in on.std) / 3) ** 0.5  # of values in -1..1
     return diffusion_recipe(
-        "edm", lambda: edm_frame(deviation, level_mean, level_spread), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
+        "edm", lambda: edm_frame(deviation(on), level_mean, level_spread), on, s, network=network, classes=classes, drop=drop, sampler=sampler, steps=steps,
         flip=flip, clip=clip, optimizer=optimizer, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, average=average,
     )  # fmt: skip
