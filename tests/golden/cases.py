@@ -30,7 +30,7 @@ CODES: dict[str, Any] = FEW_CODES | {"start": 0.4}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", PICTURES | {"backbone": "vit-micro"}),
     "i_jepa": ("i_jepa", PICTURES | {"backbone": "vit-micro"}),
-    "mae in blocks": ("mae", PICTURES | {"backbone": "vit-micro", "masking": "block"}),
+    "mae in blocks": ("mae", PICTURES | {"backbone": "vit-micro", "masking": "block", "optimizer": "adamw"}),
     "simmim": ("simmim", PICTURES | {"backbone": "vit-micro"}),
     "simmim on a Swin": ("simmim", PICTURES | {"backbone": "swin-micro", "masking": "grid"}),
     "simclr": ("simclr", RESNET),
