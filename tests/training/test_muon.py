@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sensorium.errors import SensoriumError
 from sensorium.method import Method, Progress
 from sensorium.networks.choice import velocity_network
 from sensorium.recipe.muon import ITERATIONS, MATRICES, QUINTIC, Muon, drawing_optimizer, muon, orthogonal
@@ -135,5 +136,10 @@ def test_networks_that_draw(better: bool, given: Any, trained: bool, by: str, ra
     build = drawing_optimizer(
         given, None, made, 64, s, adamw_rate=2e-3, weight_decay=0.0, trained=trained, slower=0.5, better=better
     )
-    assert (s["optimizer"].value, s["lr"].value) == (by, pytest.approx(rate / 2 * 0.5))
+    assert (s["optimizer"].value, s["lr"].value) == (by, pytest.approx(rate / 2))
     assert isinstance(build(made), Muon) == (by == "muon")
+
+
+def test_a_network_of_two_matrices_has_nothing_for_muon():
+    with pytest.raises(SensoriumError, match="no matrices but the first and the last"):
+        muon(1e-2, 0.0)(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))

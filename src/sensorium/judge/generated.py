@@ -60,7 +60,7 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
     if unlike or (asked.inception and INCEPTION not in earlier.get("features", "")):
         kept.pieces.pop("samples", None)
     found = kept.piece("samples", lambda: _samples(run, ready, asked.inception))
-    counted = f"samples{' of its classes' if knows_classes(run.method) else ''}; {found['features']}"
+    counted = f"samples; {found['features']}"
     beside = {"Gaussian in PCA": found["baselines"]["gaussian_pca"]}
     true = {"held-out pictures": found["baselines"]["held_out"]}
     rows = [
@@ -73,7 +73,8 @@ def judge(run: Trained, ready: Prepared, asked: Asked, kept: Kept) -> Judgement:
         Score("coverage", found["coverage"], "higher", found["n"], "samples", share=True),
     ]
     place = f"{run.folder.name}/pictures"
-    shown = [Picture(f"{place}/samples.png", "Samples", "Sampled with seed 0, not selected.")]
+    of = ", of its classes as often as they are in the training pictures" if knows_classes(run.method) else ""
+    shown = [Picture(f"{place}/samples.png", "Samples", f"Sampled with seed 0{of}, not selected.")]
     if isinstance(run.method, TextConditional):
         said = f"Held-out captions, {OF_CAPTION} pictures of each, and the picture that it is of, framed; not selected."
         shown.insert(0, Picture(f"{place}/captions.png", "Pictures of captions", said))
@@ -139,13 +140,15 @@ def _samples(run: Trained, ready: Prepared, inception: Path | None) -> dict[str,
 
 def samples(method: Any, ready: Any, n: int, **how: Any) -> np.ndarray:
     """``n`` samples of seed 0, uint8 [n, 3, H, W]: of a method that draws texts, of those of held-out pictures, without guidance; of one that
-    draws classes, of these as often as they are in the training pictures."""
+    draws classes, of these as often as they are in the training pictures, or, where these have none, in turn."""
     if isinstance(method, TextConditional):
         told = held_of(ready)
         words = told.tokens[np.resize(np.random.default_rng(0).permutation(len(told)), n)]
         how |= {"condition": torch.from_numpy(words.astype(np.int64)), "guidance": 1.0}
-    elif knows_classes(method) and len(known := _known(method, pictures_of(ready.train).labels)):
-        how |= {"condition": torch.from_numpy(np.random.default_rng(0).choice(known, n))}
+    elif knows_classes(method):
+        known = _known(method, pictures_of(ready.train).labels)
+        drawn = np.random.default_rng(0).choice(known, n) if len(known) else np.arange(n) % method.classes
+        how |= {"condition": torch.from_numpy(drawn)}
     return method.to_pixels(method.sample(n, seed=0, **how)).cpu().numpy()
 
 

@@ -6,7 +6,7 @@ network; AdamW for the rest.
     w <- (1 - lr wd) w - 0.2 lr sqrt(max(O, I)) o
 The factor gives an update the size of AdamW's, so that both take the same learning rate and decay (Liu et al., 2025,
 arXiv:2502.16982, eq. 4). A filter is the matrix of its O outputs by I = C k k inputs. As in Jordan's post the first and the
-last layer are AdamW's.
+last are AdamW's: of the method's matrices in the order in which they are registered.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sensorium.recipe.recipe import READ, Builder, Settings
 Optimizer = Literal["muon", "adamw"]
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
 ITERATIONS = 5
-DRAWING_RATE = 1e-2  # Muon's at batch 256, of networks that draw (docs/log.md)
+MUON_RATE = 1e-2  # at batch 256, of ViTs that learn by masks and of networks that draw (docs/log.md)
 MATRICES = "matrices"  # the field of groups that are orthogonalized
 
 
@@ -89,6 +89,8 @@ def muon_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     kept = undecayed(method)
     trained = [(name, one) for name, one in method.named_parameters() if one.requires_grad]
     inner = [name for name, _ in trained if name not in kept][1:-1]
+    if not inner:
+        raise SensoriumError("--optimizer muon: there are no matrices but the first and the last; leave it out.")
     for name, parameter in trained:
         groups.setdefault((name in inner, name in kept), []).append(parameter)
     return [
@@ -135,14 +137,11 @@ def drawing_optimizer(
     settings: Settings,
     *,
     adamw_rate: float,
-    muon_rate: float = DRAWING_RATE,
     weight_decay: float,
-    slower: float = 1.0,
     trained: bool = False,
     better: bool = False,
 ) -> Builder:
-    """The optimizer of a system that draws, and its rate, at batch 256 ``adamw_rate`` or ``muon_rate``, both ``slower`` by a factor.
-    trained, better: see :func:`pick_optimizer`."""
+    """The optimizer of a system that draws, and its rate, AdamW's at batch 256 ``adamw_rate``. trained, better: see
+    :func:`pick_optimizer`."""
     by = pick_optimizer(given, network, settings, trained=trained, better=better)
-    usual = muon_rate if by == "muon" else adamw_rate
-    return optimizer_of(by, pick_lr(lr, usual * slower, batch_size, settings), weight_decay)
+    return optimizer_of(by, pick_lr(lr, rate_of(by, adamw_rate, MUON_RATE), batch_size, settings), weight_decay)

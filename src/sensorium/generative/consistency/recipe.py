@@ -19,8 +19,7 @@ from sensorium.networks.choice import velocity_network
 from sensorium.parts.denoising.denoiser import broad
 from sensorium.parts.ema import EMA
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.muon import Optimizer, drawing_optimizer
-from sensorium.recipe.optim import pick_batch_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.recipe.trained import RunFolder, Trained
 
@@ -38,7 +37,6 @@ def consistency(
     classes: bool = True,
     drop: float = 0.1,
     network: str | None = None,
-    optimizer: Optimizer | None = None,
     weight_decay: float = 0.0,
     warmup: float = 0.05,
     average: float = 0.999,
@@ -56,10 +54,9 @@ def consistency(
         drop: probability of dropping a label in training, for samples without one.
         flip: also flip pictures horizontally; not for letters or digits.
         network: the teacher's; recorded to open the run without it.
-        optimizer: adamw.
         batch_size: pictures per step.
-        lr: peak learning rate.
-        weight_decay: of the optimizer.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
         average: momentum of the moving average of the weights that samples are drawn with; 0 for none.
     """
@@ -76,17 +73,7 @@ def consistency(
     s.note(teacher=teacher, levels=levels, momentum=momentum, steps=steps, classes=classes, drop=drop, flip=flip)
     s.note(weight_decay=weight_decay, warmup=warmup, average=average)
     net = velocity_network(name, on.image_size, count + 1 if count else 0)
-    build = drawing_optimizer(
-        optimizer,
-        lr,
-        net,
-        batch,
-        s,
-        adamw_rate=2e-3 if small else 4e-4,
-        weight_decay=weight_decay,
-        trained=True,
-        slower=0.25,
-    )
+    rate = pick_lr(lr, (2e-3 if small else 4e-4) / 4, batch, s)
     shape = (3, on.image_size, on.image_size)
     with refused_by("consistency"):
         method = Consistency(
@@ -103,7 +90,16 @@ def consistency(
             )
         method.begin_from(master.net)
     views = distilled_views(method, master, drop=drop, flip=flip)
-    return Recipe("consistency", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s, average=moving)
+    return Recipe(
+        "consistency",
+        method,
+        views,
+        adamw(rate, weight_decay),
+        lambda f: warmup_cosine(f, warmup),
+        batch,
+        s,
+        average=moving,
+    )
 
 
 def distilled_views(method: Consistency, teacher: Diffusion | None, *, drop: float = 0.1, flip: bool = False) -> Views:

@@ -14,8 +14,7 @@ from sensorium.errors import SensoriumError
 from sensorium.generative.binary import binary_views
 from sensorium.generative.nade.method import NADE
 from sensorium.parts.schedules import warmup_cosine
-from sensorium.recipe.muon import Optimizer, drawing_optimizer
-from sensorium.recipe.optim import pick_batch_size
+from sensorium.recipe.optim import adamw, pick_batch_size, pick_lr
 from sensorium.recipe.recipe import Recipe, Settings
 
 MOST_LAYERS, MOST_ORDERS = 100, 1000
@@ -30,7 +29,6 @@ def nade(
     orders: int | None = None,
     random_order: bool = False,
     stochastic: bool = False,
-    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     weight_decay: float = 0.01,
@@ -48,14 +46,14 @@ def nade(
         random_order: pixels in a random order, otherwise in reading order; orderless ones have random orders.
         stochastic: in training, binarize pixels at random with their intensity as probability; otherwise by threshold,
             as always in evaluation.
-        optimizer: muon (orthogonal updates of matrices and filters), the default on a CPU, or adamw.
         batch_size: pictures per step.
-        lr: peak learning rate.
-        weight_decay: of the optimizer.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
         warmup: fraction of the budget for learning rate warm-up.
     """
     s = Settings()
     batch = pick_batch_size(batch_size, on, s)
+    rate = pick_lr(lr, 4e-2, batch, s)
     if not orderless and (layers > 1 or orders not in (None, 1)):
         raise SensoriumError("--layers and --orders above 1 are for an orderless NADE: add --orderless.")
     many = s.pick("orders", orders, 2 if orderless else 1, "orderless" if orderless else "one order")
@@ -67,15 +65,11 @@ def nade(
     s.note(weight_decay=weight_decay, warmup=warmup)
     seeds = range(many) if orderless or random_order else (None,)
     method = NADE((1, on.image_size, on.image_size), (hidden,) * layers, orderless=orderless, seeds=seeds)
-    rates = {"adamw_rate": 2e-3, "muon_rate": 4e-2}  # docs/log.md
-    build = drawing_optimizer(
-        optimizer, lr, method, batch, s, weight_decay=weight_decay, better=on.device == "cpu", **rates
-    )
     return Recipe(
         "nade",
         method,
         orderless_views(stochastic) if orderless else binary_views(stochastic),
-        build,
+        adamw(rate, weight_decay),
         lambda f: warmup_cosine(f, warmup),
         batch,
         s,

@@ -73,8 +73,8 @@ def rectified_flow(
     net = velocity_network(name, on.image_size, count + 1 if count else 0)
     batch = pick_batch_size(batch_size, on, s)
     build = drawing_optimizer(
-        optimizer, lr, net, batch, s, adamw_rate=2e-3 if small else 4e-4, weight_decay=weight_decay, trained=teacher is not None,
-        slower=1 if teacher is None else 0.25, better=small and name.startswith("unet"),
+        optimizer, lr, net, batch, s, adamw_rate=(2e-3 if small else 4e-4) * (1 if teacher is None else 0.25),
+        weight_decay=weight_decay, trained=teacher is not None, better=small and name.startswith("unet"),
     )  # fmt: skip
     s.note(weight_decay=weight_decay, warmup=warmup, times=times, classes=classes, drop=drop, flip=flip)
     moved = s.pick("shift", shift, float(told.get("shift", 1.0)), "the teacher's" if told else "1 does not shift times")

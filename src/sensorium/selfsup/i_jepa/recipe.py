@@ -16,7 +16,7 @@ from sensorium.data.rows import reads
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.muon import MUON_RATE, Optimizer, optimizer_of, pick_optimizer, rate_of
 from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
 from sensorium.selfsup.i_jepa.masks import MultiBlock
@@ -50,7 +50,7 @@ def i_jepa(
 
     Args:
         backbone: a ViT by name, without class token, or the path of a checkpoint of one.
-        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters).
+        optimizer: adamw, or for random weights muon (orthogonal updates of matrices and filters), the default on a CPU.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -70,10 +70,10 @@ def i_jepa(
     network = build_backbone(
         backbone, on, s, by="I-JEPA", needs=TokenEncoder, class_token=False, positions="sincos", init="xavier"
     )
-    by = pick_optimizer(optimizer, network, s)
+    by = pick_optimizer(optimizer, network, s, better=on.device == "cpu")
     batch = pick_batch_size(batch_size, on, s, cpu=32)
     # The authors' 1e-3 at batch 2,048, by the square root; a CPU's few steps stand more, as MAE's.
-    rate = pick_lr(lr, rate_of(by, 1.5e-3 if on.device == "cpu" else 3.5e-4), batch, s)
+    rate = pick_lr(lr, rate_of(by, 1.5e-3 if on.device == "cpu" else 3.5e-4, MUON_RATE), batch, s)
     usual = _defaults(on, network)
     given = {"momentum": momentum, "predictor_width": predictor_width, "predictor_depth": predictor_depth}
     start, width, depth = (s.pick(name, given[name], *usual[name]) for name in given)

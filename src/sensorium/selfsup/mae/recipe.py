@@ -14,7 +14,7 @@ from sensorium.parts.masking import Masking, ranks
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.backbone import build_backbone
 from sensorium.recipe.heads import heads_first
-from sensorium.recipe.muon import Optimizer, optimizer_of, pick_optimizer, rate_of
+from sensorium.recipe.muon import MUON_RATE, Optimizer, optimizer_of, pick_optimizer, rate_of
 from sensorium.recipe.optim import pick_batch_size, pick_lr, pick_view_size
 from sensorium.recipe.ranges import Choice, Log, Times, Uniform
 from sensorium.recipe.recipe import Recipe, Settings, refused_by
@@ -72,7 +72,7 @@ def mae(
     )
     by = pick_optimizer(optimizer, network, s, better=on.device == "cpu")
     batch = pick_batch_size(batch_size, on, s, cpu=32)
-    rate = pick_lr(lr, rate_of(by, 1.5e-3, 1e-2), batch, s)
+    rate = pick_lr(lr, rate_of(by, 1.5e-3, MUON_RATE), batch, s)
     width = s.pick("decoder_width", decoder_width, max(64, network.dim // 2), "half the encoder's width")
     usual = 1 if network.depth <= 6 else 4 if network.depth < 12 else 8
     depth = s.pick("decoder_depth", decoder_depth, usual, f"encoder depth {network.depth}")
