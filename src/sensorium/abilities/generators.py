@@ -110,8 +110,8 @@ class IterativeGenerator(Generator):
     """Generates a sample from noise in steps, ``usual_steps`` by default, by one of ``samplers``, ``sampler`` by default."""
 
     usual_steps: int
-    sampler: str
-    samplers: tuple[str, ...]
+    sampler: str = ""
+    samplers: tuple[str, ...] = ()
 
     @abstractmethod
     def sample(
@@ -120,9 +120,9 @@ class IterativeGenerator(Generator):
         """-> [n, *shape], or with ``trace`` the whole trajectory [steps + 1, n, *shape]. Of a seed all samplers begin with the same
         noise."""
 
-    @abstractmethod
     def evaluations(self, sampler: str, steps: int) -> int:
         """How often the network is evaluated for a sample of so many steps without guidance."""
+        return steps
 
 
 class FromNoise(Generator):

@@ -244,7 +244,7 @@ def samplers(
     run: Path,
     *,
     samplers: str | None = None,
-    evaluations: str = "6,12,25,50",
+    evaluations: str | None = None,
     n: Positive = 1000,
     out: Path | None = None,
     quiet: bool = False,
@@ -260,8 +260,8 @@ def samplers(
 
     Args:
         run: folder of a run that draws pictures in steps (ddpm, edm, consistency, score_sde, rectified_flow, latent_diffusion).
-        samplers: names, by commas; by default all of the run's: euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms.
-        evaluations: of the network for each picture, numbers by commas.
+        samplers: names, by commas; by default all of the run's: of a diffusion euler (DDIM), heun, ancestral (DDPM), dpm, dpm-sde, plms, langevin.
+        evaluations: of the network for each picture, numbers by commas; 6,12,25,50 and as many as the run's own default takes by default.
         n: pictures of each; more give a smaller error.
         out: folder for the page, the numbers and the pictures.
         quiet: no progress bar.

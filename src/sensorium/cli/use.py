@@ -112,7 +112,7 @@ def sample(
     Args:
         run: folder of a run of a generator, or of a diffusers pipeline of Stable Diffusion, or one file of Stable Diffusion 1.
         n: number of samples; 64 by default, 4 of a prompt, 6 between two seeds.
-        steps: sampling steps from noise to picture, for systems that sample in steps; 25 by default, 1 if distilled.
+        steps: sampling steps from noise to picture, for systems that sample in steps; by default those of the run's settings, 25 of a flow, 1 if distilled.
         sampler: how they are taken: euler (DDIM), heun, ancestral (DDPM) ...; `sensorium samplers RUN` compares them.
         label: the class to generate; by default all classes in turn.
         prompt: what a pipeline, or a run that learned from captions, is to draw.

@@ -78,7 +78,7 @@ class CodePrior(Method, Completer, AnySize):
         """Grids of codes int64 [B, h, w] after ``before`` [B, P], as :func:`~sensorium.generative.codes.draw_codes` draws them."""
         where, end = next(self.decoder.parameters()).device, before.shape[1] + math.prod(self.grid)
         dice, done = torch.Generator(where).manual_seed(seed), []
-        for rows in torch.arange(len(before)).split(max(1, ROOM // end)):
+        for rows in torch.arange(len(before)).split(max(1, ROOM // (end * (1 if unwanted is None else 2)))):
             less, fixed = (None if one is None else one[rows].to(where) for one in (unwanted, forced))
             done.append(
                 draw_codes(

@@ -52,7 +52,7 @@ def settings(run: Played, steps: int, label: str | None, guidance: float) -> dic
     return {
         "steps": int(steps) if now["iterates"] else None,
         "label": chosen,
-        "guidance": guidance if now["guided"] and chosen is not None else 1.0,
+        "guidance": guidance if now["guided"] else 1.0,
     }
 
 

@@ -150,6 +150,7 @@ class Trained:
         """The recipe's settings as they were resolved, with the inputs where they are now."""
         known = parameters(self.function)
         kept = {name: value for name, value in self.settings.items() if name in known} | self.info.given
+        kept = {name: value for name, value in formerly(self.function).items() if name not in self.settings} | kept
         for role in roles(self.function):
             beside = self.folder / "inputs" / role
             if kept.get(role) is not None and not (Path(kept[role]) / FILE).is_file() and beside.is_dir():
@@ -189,6 +190,12 @@ class Trained:
         """Digest of the weights."""
         with open_regular(self.weights) as file:
             return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()[:16]
+
+
+def formerly(recipe: str) -> dict[str, Any]:
+    """What settings of a recipe were before they could be chosen, where their defaults are others: ``FORMERLY`` of its module. Runs from
+    then have not recorded them."""
+    return dict(cast(Any, resolve(recipe)).__globals__.get("FORMERLY", {}))
 
 
 _being_opened: ContextVar[tuple[Path, ...]] = ContextVar("being_opened", default=())

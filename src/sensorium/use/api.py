@@ -116,7 +116,7 @@ def sample(
 ) -> Tensor:
     """``n`` new pictures, uint8 [n, 3, H, W]; 64 by default, 4 of a prompt.
 
-    prompt: what a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not. guidance: by
+    prompt: what a run that learned from captions, or a pipeline of Stable Diffusion, whose folder or file ``run`` is then, is to draw; negative: what not. guidance: by
     default 7.5 of a prompt, 1 (none) of a class. size: side in pixels, or height and width, of what a pipeline or a prior over codes draws.
     image: a picture to draw over, resized and center-cropped; strength: how much of it is drawn anew, above 0 to 1, by default 0.8; mask:
     of the size of ``image``, white where it is drawn anew, by default to the full. sampler: by which the noise becomes pictures in

@@ -76,12 +76,13 @@ def samplers_of(
     run: Run | str | Path,
     *,
     samplers: str | Sequence[str] | None = None,
-    evaluations: str | Sequence[int] = EVALUATIONS,
+    evaluations: str | Sequence[int] | None = None,
     n: int = 1000,
     out: str | Path | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, Any], Path]:
-    """Compare the ``samplers`` of a run, by default all, with these numbers of ``evaluations`` a picture, by ``n`` pictures each. Write
+    """Compare the ``samplers`` of a run, by default all, with these numbers of ``evaluations`` a picture, by default some and that of the
+    run's own default, by ``n`` pictures each. Write
     page, numbers and pictures into the folder ``out``, or sensorium-samplers, and return the content of samplers.json and the page.
 
     Stopped by Ctrl-C, it is of what was measured so far, and ``stopped``. Raises SensoriumError for a run that does not generate in
@@ -89,7 +90,8 @@ def samplers_of(
     """
     found = run if isinstance(run, Run) else Run(run)
     method: Any = able(found, "samplers", found.folder)
-    plans = planned(method, samplers, evaluations)
+    usual = method.evaluations(method.sampler, method.usual_steps)
+    plans = planned(method, samplers, evaluations or f"{EVALUATIONS},{usual}")
     checked(n, "--n", least=LEAST)
     page = page_in(Path(out or "sensorium-samplers"), "samplers.html", *found.info.data.places)
     total, done, stopped = sum(plan.evaluations for plan in plans), 0, False
@@ -194,7 +196,7 @@ def chosen(points: Sequence[Measured]) -> tuple[Measured, Measured]:
     """The one of least distance, and that with the fewest evaluations of those within two standard errors of it."""
     best = min(points, key=lambda one: one.distance)
     alike = [one for one in points if one.distance - best.distance <= 2 * _apart(one, best)]
-    return best, min(alike, key=lambda one: (one.plan.column, one.distance))
+    return best, min(alike, key=lambda one: (one.plan.evaluations, one.distance))
 
 
 def _apart(one: Measured, other: Measured) -> float:

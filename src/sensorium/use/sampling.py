@@ -41,7 +41,8 @@ def draw(
         raise SensoriumError(f"--n {n} and --steps {steps}: must be at least 1.")
     how: dict[str, Any] = {"seed": seed} if start is None else {"start": start}
     if isinstance(method, IterativeGenerator):
-        how |= {"steps": steps, "trace": trace, "sampler": checked_sampler(sampler, method.samplers)}
+        how |= {"steps": steps, "trace": trace}
+        how |= {} if sampler is None else {"sampler": checked_sampler(sampler, method.samplers)}
     elif sampler is not None:
         raise SensoriumError(f"--sampler: '{run.folder}' does not sample in steps from noise; leave it out.")
     elif trace:

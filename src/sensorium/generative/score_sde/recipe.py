@@ -12,6 +12,8 @@ from sensorium.parts.denoising.samplers import Sampler
 from sensorium.recipe.muon import Optimizer
 from sensorium.recipe.recipe import Recipe, Settings
 
+FORMERLY = {"prediction": "noise"}
+
 
 def score_sde(
     on: Situation,
