@@ -113,6 +113,7 @@ def test_a_generator_that_knows_classes_draws_and_is_judged_on_those_of_the_trai
     found = judge(run, replace(run.data(), train=train), Asked(), kept)
     assert told[-1].shape == (kept.pieces["samples"]["n"],)
     assert "of its classes" in (found.pictures[0].caption or "")
+    assert found.scores[0].counted.startswith("samples; ")  # one measure with the distance of a system without classes
 
 
 def test_a_grid_and_the_way_there(runs: Path, tmp_path: Path, command: Command) -> None:
@@ -171,6 +172,15 @@ def test_a_distilled_flow_takes_one_step_and_outlives_its_teacher(runs: Path, tm
     assert len(evaluated) == 1
     before = sensorium.Run(runs / "flow").method.state_dict()
     assert any(not torch.equal(before[name], x) for name, x in student.state_dict().items())
+
+
+def test_a_score_from_before_there_was_a_choice_predicts_noise(tmp_path: Path, command: Command) -> None:
+    out = tmp_path / "old"
+    assert command("train", "score_sde", *FEW, "--budget", "1steps", "--prediction", "noise", "--out", str(out))[0] == 0
+    kept = json.loads((out / "run.json").read_text())
+    del kept["settings"]["prediction"], kept["given"]["prediction"]
+    (out / "run.json").write_text(json.dumps(kept))
+    assert float(sensorium.Run(out).method.frame.skip(torch.tensor(3.0))) == 1  # what the velocity would not have
 
 
 def test_a_student_has_its_teachers_times(tmp_path: Path, command: Command) -> None:
