@@ -58,6 +58,9 @@ def built(system: str, few: Any, folder: Path) -> Recipe:
             "vqgan", data, budget="1steps", out=folder / "vqgan", image_size=28, progress=False, **SMALL["vqgan"]
         )
         given["tokens"] = str(tokens.folder)
+    if system == "consistency":
+        master = train("edm", few.opened.path, budget="1steps", out=folder / "edm", image_size=28, progress=False)
+        given["teacher"] = str(master.folder)
     if system == "distill":
         master = train("simclr", few.opened.path, budget="1steps", out=folder / "simclr", image_size=28, progress=False)
         given["teacher"] = str(master.folder)

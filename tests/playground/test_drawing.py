@@ -50,7 +50,7 @@ def vq_vae() -> VQVAE:
 def test_what_a_run_has_not_is_left_out_of_its_settings() -> None:
     flow = played(RectifiedFlow(Net(), (3, 4, 4), classes=2), "cat", "dog")
     assert settings(flow, 7, "dog", 3.0) == {"steps": 7, "label": "dog", "guidance": 3.0}
-    assert settings(flow, 7, ANY, 3.0) == {"steps": 7, "label": None, "guidance": 1.0}
+    assert settings(flow, 7, ANY, 3.0) == {"steps": 7, "label": None, "guidance": 3.0}  # of all classes in turn
     gan: Any = object.__new__(GAN)
     gan.__dict__["classes"] = 2
     assert settings(played(gan, "cat", "dog"), 7, "cat", 3.0) == {"steps": None, "label": "cat", "guidance": 1.0}

@@ -53,7 +53,9 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     left = TextColumn("{task.fields[left]}", markup=False)
     with Progress(*_columns(), left, console=terminal(), transient=True) as progress:
         task, began = progress.add_task(title, total=None, left=""), time.perf_counter()
-        yield lambda done, total: progress.update(task, completed=done, total=total, left=_left(began, done, total))
+        yield lambda done, total: progress.update(
+            task, completed=done, total=total, left=_left(time.perf_counter() - began, done, total)
+        )
 
 
 def _lines(title: str) -> Callable[[int, int], None]:
@@ -65,14 +67,14 @@ def _lines(title: str) -> Callable[[int, int], None]:
         now = time.perf_counter()
         if now - told >= LINE_EVERY and 0 < done < total:
             told = now
-            terminal().print(f"{title}: {done:,} of {total:,}, {_left(began, done, total)}")
+            terminal().print(f"{title}: {done:,} of {total:,}, {_left(now - began, done, total)}")
 
     return advance
 
 
-def _left(began: float, done: int, total: int) -> str:
-    """Such as "1m15s left", if what is left takes as long as what was done since ``began``; "" before anything is done."""
-    return f"{duration((time.perf_counter() - began) / done * (total - done))} left" if done else ""
+def _left(seconds: float, done: int, total: int) -> str:
+    """Such as "1m15s left", if what is left takes as long as what was ``done`` in these ``seconds``; "" before anything is."""
+    return f"{duration(seconds / done * (total - done))} left" if done else ""
 
 
 @contextmanager
