@@ -6,11 +6,13 @@ from functools import partial
 
 from torch import nn
 
+from sensorium.errors import SensoriumError
 from sensorium.networks.decoder import Decoder, Layer
 from sensorium.networks.mixing import SoftmaxAttention
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.norms import Residual
 from sensorium.parts.positions.turning import Rotary
+from sensorium.recipe.recipe import Machine, Settings, machine_of
 
 JOINT = partial(Residual, kind="rms")
 
@@ -33,3 +35,16 @@ def token_decoder(
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
     return decoder
+
+
+def pick_sizes(
+    width: int | None, depth: int | None, heads: int | None, on: Machine, s: Settings
+) -> tuple[int, int, int]:
+    """Channels, layers and heads. Raises SensoriumError unless the heads divide the channels."""
+    small, why = machine_of(on)
+    channels: int = s.pick("width", width, 128 if small else 768, why)
+    layers: int = s.pick("depth", depth, 4 if small else 12, why)
+    attentive: int = s.pick("heads", heads, max(1, channels // (32 if small else 64)), f"width {channels}")
+    if channels < 1 or layers < 1 or attentive < 1 or channels % attentive:
+        raise SensoriumError(f"--width {channels}, --depth {layers}, --heads {attentive}: heads must divide the width.")
+    return channels, layers, attentive

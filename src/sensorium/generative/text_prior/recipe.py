@@ -10,10 +10,9 @@ import torch
 from sensorium.base.draw import Draw, Views
 from sensorium.data.pairs.prepare import PairSituation
 from sensorium.data.rows import reads
-from sensorium.errors import SensoriumError
 from sensorium.generative.encoded import encoded, tokenizer_of
 from sensorium.generative.text_prior.method import TextPrior
-from sensorium.generative.token_decoder import token_decoder
+from sensorium.generative.token_decoder import pick_sizes, token_decoder
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
 from sensorium.recipe.pairs import empty_text, pick_tokens
@@ -67,15 +66,11 @@ def text_prior(
     small, why = machine_of(on)
     coder, picture_codes = tokenizer_of(tokens, on)
     s.note(tokens=tokens)
-    channels: int = s.pick("width", width, 128 if small else 768, why)
-    layers: int = s.pick("depth", depth, 4 if small else 12, why)
-    attentive: int = s.pick("heads", heads, max(1, channels // (32 if small else 64)), f"width {channels}")
+    channels, layers, attentive = pick_sizes(width, depth, heads, on, s)
     pick_tokens(tokenizer, vocab, context, on, s)
     batch = s.pick("batch_size", batch_size, 32 if small else 128, why)
     rate = s.pick("lr", lr, 2e-3 if channels <= 256 else 5e-4, f"width {channels}")
     s.note(guidance=guidance, drop=drop, top_k=top_k, temperature=temperature, weight_decay=weight_decay, warmup=warmup)
-    if channels < 1 or layers < 1 or attentive < 1 or channels % attentive:
-        raise SensoriumError(f"--width {channels}, --depth {layers}, --heads {attentive}: heads must divide the width.")
     with refused_by("text_prior"):
         network = token_decoder(
             picture_codes.codes + on.vocab, channels, layers, attentive, predicted=picture_codes.codes

@@ -10,9 +10,8 @@ import torch
 from sensorium.base.draw import Draw, Views
 from sensorium.data.images.prepare import Situation
 from sensorium.data.rows import reads
-from sensorium.errors import SensoriumError
 from sensorium.generative.encoded import encoded, tokenizer_of
-from sensorium.generative.token_decoder import token_decoder
+from sensorium.generative.token_decoder import pick_sizes, token_decoder
 from sensorium.generative.token_prior.method import TokenPrior, vocab_of
 from sensorium.parts.schedules import warmup_cosine
 from sensorium.recipe.optim import adamw
@@ -56,15 +55,11 @@ def token_prior(
     small, why = machine_of(on)
     coder, tokenizer = tokenizer_of(tokens, on)
     s.note(tokens=tokens)
-    channels: int = s.pick("width", width, 128 if small else 768, why)
-    layers: int = s.pick("depth", depth, 4 if small else 12, why)
-    attentive: int = s.pick("heads", heads, max(1, channels // (32 if small else 64)), f"width {channels}")
+    channels, layers, attentive = pick_sizes(width, depth, heads, on, s)
     count = len(on.classes) if classes and len(on.classes) > 1 else 0
     batch = s.pick("batch_size", batch_size, 32 if small else 128, why)
     rate = s.pick("lr", lr, 2e-3 if channels <= 256 else 5e-4, f"width {channels}")
     s.note(classes=classes, top_k=top_k, temperature=temperature, weight_decay=weight_decay, warmup=warmup)
-    if channels < 1 or layers < 1 or attentive < 1 or channels % attentive:
-        raise SensoriumError(f"--width {channels}, --depth {layers}, --heads {attentive}: heads must divide the width.")
     network = token_decoder(vocab_of(tokenizer.codes, count), channels, layers, attentive)
     shape = (3, on.image_size, on.image_size)
     method = TokenPrior(network, tokenizer, shape, count, top_k=top_k, temperature=temperature)
