@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
+from sensorium.parts.attention.sdpa import sdpa
 
 EPS = 1e-6
 
@@ -224,7 +225,7 @@ class PlaceAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q, k, v = (part(normed).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))  # [B, H W, C]
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        y = sdpa(q, k, v).transpose(1, 2)
         return x + self.proj_out(y.unflatten(-1, x.shape[-2:]))
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from sensorium.networks.patch_transformer import PatchTransformer
 from sensorium.networks.vit import Pool
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.attention.window import distances
 from sensorium.parts.block import Block, Mlp, NoKeyBias
 
@@ -63,7 +64,7 @@ class DistanceAttention(NoKeyBias):
     def forward(self, x: Tensor, rows: slice | None = None, angles: Any = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``; ``angles``: the grid, or the shared bias."""
         q, k, v = self._queries_keys_values(x, rows, None)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._scores(angles, rows).to(q.dtype))
+        y = sdpa(q, k, v, self._scores(angles, rows).to(q.dtype))
         return self.proj(torch.cat(y.unbind(1), dim=-1))  # a view of y would depend on its kernel
 
     def weights(self, x: Tensor, rows: slice, angles: Any = None) -> Tensor:

@@ -25,13 +25,13 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.networks.caches import GatedPast, KeysAndValues, LayerCache, Running
 from sensorium.parts.attention import linear
 from sensorium.parts.attention.exact import fused
 from sensorium.parts.attention.gau import GatedAttentionUnit
 from sensorium.parts.attention.latent import LatentAttention, LatentCache
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.positions import Positions
 from sensorium.parts.positions.turning import Rotary, rotary_linear_causal
 
@@ -156,11 +156,11 @@ class SoftmaxAttention(GroupedHeads):
         mask, scale = seen.mask, seen.positions.scale * self.head_dim**-0.5
         if seen.plain and x.shape[1] == 1 and mask is None:  # no mask: the heads of a group are rows of one product
             rows = x.shape[0]
-            y = F.scaled_dot_product_attention(q.reshape(rows, self.kv_heads, -1, self.head_dim), k, v, scale=scale)
+            y = sdpa(q.reshape(rows, self.kv_heads, -1, self.head_dim), k, v, scale=scale)
             return self.proj(y.reshape(rows, 1, -1))
         if seen.plain:
             grouped, causal = self.heads != self.kv_heads, seen.causal and mask is None
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+            y = sdpa(q, k, v, mask, causal=causal, scale=scale, grouped=grouped)
         else:
             y = self._placed(q, k, v, seen, scale)
         return self.proj(y.transpose(1, 2).flatten(2))
@@ -174,7 +174,7 @@ class SoftmaxAttention(GroupedHeads):
             if mask is not None:
                 added = mask if added is None else added.masked_fill(~mask, -torch.inf)
             grouped = self.heads != self.kv_heads
-            return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
+            return sdpa(q, k, v, added, scale=scale, grouped=grouped)
         k, v = (one.repeat_interleave(self.heads // self.kv_heads, dim=1) for one in (k, v))
         scores = q @ k.mT * scale if added is None else q @ k.mT * scale + added
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from sensorium.errors import SensoriumError
 from sensorium.networks.dit import WAVES, FinalLayer
 from sensorium.networks.unet import sinusoids
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.init import init_transformer_
 from sensorium.parts.norms import RMSNorm
@@ -240,7 +241,7 @@ class Attention(nn.Module):
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of all heads, [B, h, N, d] each -> [B, N, D]."""
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return sdpa(q, k, v).transpose(1, 2).flatten(2)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sensorium.abilities import AttentionMaps, MapEncoder, TokenEncoder
 from sensorium.networks.text import Activation, Block, Mlp, init_blocks_
 from sensorium.networks.vit import layer_index
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.drop import PatchDropout
 from sensorium.parts.patches import PatchEmbed, grid_of
 from sensorium.parts.positions.grid import Resampling, resample
@@ -57,7 +58,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, D]."""
         q, k, v = self._queries_keys_values(x)
-        y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+        y = self.proj(sdpa(q, k, v).transpose(1, 2).flatten(1))
         return y + self.mlp(self.norm(y))
 
     def weights(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sensorium.abilities import TextEncoder
 from sensorium.base.records import Count
 from sensorium.parts import block
+from sensorium.parts.attention.sdpa import sdpa
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
@@ -54,7 +55,7 @@ class Attention(block.Attention):
         if rows is not None:
             raise ValueError("causal attention gives all rows")
         q, k, v = self._queries_keys_values(x, None, angles)
-        return self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.proj(sdpa(q, k, v, causal=True).transpose(1, 2).flatten(2))
 
 
 class Mlp(block.Mlp):

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from sensorium.errors import SensoriumError
 from sensorium.networks.unet import Level, ResidualBlock, sinusoids
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.feedforward import FeedForward
 
 
@@ -226,7 +227,7 @@ class Attention(nn.Module):
         )  # [B, heads, N or M, C / heads]
         if at_once and at_once < q.shape[-2]:
             some = q.split(at_once, dim=-2)
-            y = torch.cat([F.scaled_dot_product_attention(one, k, v) for one in some], dim=-2)
+            y = torch.cat([sdpa(one, k, v) for one in some], dim=-2)
         else:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = sdpa(q, k, v)
         return self.proj(y.transpose(1, 2).flatten(2))

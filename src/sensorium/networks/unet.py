@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from sensorium.abilities import VelocityNet
 from sensorium.errors import SensoriumError
+from sensorium.parts.attention.sdpa import sdpa
 
 # name: (widths, blocks per resolution, groups of the norms, side in pixels of maps with attention). "base" and
 # "large" are the paper's for CIFAR-10 and for 256 pixels; "micro" is for a CPU and images of about 28 to 32 pixels.
@@ -224,7 +225,7 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(places).split(places.shape[-1], dim=-1)
         )
-        y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        y = self.proj(sdpa(q, k, v).transpose(1, 2).flatten(2))
         return x + y.transpose(1, 2).unflatten(-1, x.shape[-2:])
 
 

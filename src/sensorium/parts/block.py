@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.parts.attention.gau import GatedAttentionUnit
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.drop import DropPath
 from sensorium.parts.moe.layer import MoE
 from sensorium.parts.positions.turning import turned
@@ -67,7 +68,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rows: slice | None = None, angles: Angles | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D], or [B, R, D] for the chosen ``rows``."""
         q, k, v = self._queries_keys_values(x, rows, angles)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(sdpa(q, k, v).transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, rows: slice, angles: Angles | None = None) -> Tensor:
         """Attention of the chosen rows to all tokens, float32 [B, h, R, T]; rows sum to 1."""

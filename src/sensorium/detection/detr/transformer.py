@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sensorium.parts.attention.sdpa import sdpa
+
 
 def sine_positions(
     valid: Tensor, width: int, *, temperature: float = 10_000.0, dtype: torch.dtype = torch.float32
@@ -59,7 +61,7 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, T, D], k and v [B, S, D], mask bool [B, 1, 1, S] (True: visible) -> [B, T, D]."""
         q, k, v = self._projected(q, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
+        y = sdpa(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from sensorium.parts.attention.sdpa import sdpa
 
 
 class Asked(TypedDict, total=False):
@@ -98,17 +99,17 @@ def fused(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
     causal, mask, bias, lengths, scale = answers(asked)
     # the most frequent case first: at 64 tokens each further check affects the time
     if mask is bias is lengths is None and q.shape == k.shape:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        return sdpa(q, k, v, causal=causal, scale=scale)
     if lengths is not None:
         return by_document(fused, q, k, v, **asked)
     grouped, (T, S) = q.shape[1] != k.shape[1], (q.shape[2], k.shape[2])
     causal = causal and T > 1  # the last query attends to all keys
     if mask is None and bias is None and (T == S or not causal):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+        return sdpa(q, k, v, causal=causal, scale=scale, grouped=grouped)
     added = seen = visible(T, S, causal=causal, mask=mask, lengths=None, device=q.device)
     if bias is not None:
         added = bias.to(q.dtype) if seen is None else bias.to(q.dtype).masked_fill(~seen, -torch.inf)
-    return F.scaled_dot_product_attention(q, k, v, added, scale=scale, enable_gqa=grouped)
+    return sdpa(q, k, v, added, scale=scale, grouped=grouped)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.base.precision import precise
+from sensorium.parts.attention.sdpa import sdpa
 
 
 class EncoderLayer(nn.Module):
@@ -36,7 +37,7 @@ class EncoderLayer(nn.Module):
     def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The rest of the layer for rows x [B, R, D] with queries [B, h, R, d] of keys and values [B, h, S, d]."""
         rate = self.dropout if self.training else 0.0
-        y = self.proj(F.scaled_dot_product_attention(q, k, v, mask, rate).transpose(1, 2).flatten(2))
+        y = self.proj(sdpa(q, k, v, mask, rate).transpose(1, 2).flatten(2))
         x = x + drop(y, rate)
         y = drop(F.gelu(self.fc1(self.norm2(x))), rate)
         return x + drop(self.fc2(y), rate)
@@ -58,7 +59,7 @@ class DecoderLayer(nn.Module):
         """Self-attention of the queries: [B, L, D] -> [B, L, D]."""
         rate = self.dropout if self.training else 0.0
         q, k, v = by_head(self.qkv(x), 3, self.heads)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
+        y = sdpa(q, k, v, dropout=rate, causal=True)
         return self.norm1(x + drop(self.proj(y.transpose(1, 2).flatten(2)), rate))
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -71,7 +72,7 @@ class DecoderLayer(nn.Module):
         else:
             k, v = memory
             q = q.expand(len(k), -1, -1, -1)
-            y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None], rate)
+            y = sdpa(q, k, v, None if mask is None else mask[:, None, None], rate)
         x = self.norm2(x + drop(self.cross_proj(y.transpose(1, 2).flatten(2)), rate))
         y = drop(F.gelu(self.fc1(x)), rate)
         return self.norm3(x + drop(self.fc2(y), rate))
