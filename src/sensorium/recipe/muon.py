@@ -2,7 +2,7 @@
 network; AdamW for the rest.
 
     m <- mu m + g,     u = g + mu m                              Nesterov
-    o = U V^T of u = U S V^T, by Newton-Schulz                   all singular values become about 1
+    o = about U V^T of u = U S V^T, by odd polynomials of S      all singular values become about 1
     w <- (1 - lr wd) w - 0.2 lr sqrt(max(O, I)) o
 The factor gives an update the size of AdamW's, so that both take the same learning rate and decay (Liu et al., 2025,
 arXiv:2502.16982, eq. 4). A filter is the matrix of its O outputs by I = C k k inputs. As in Jordan's post the first and the
@@ -12,7 +12,8 @@ last are AdamW's: of the method's matrices in the order in which they are regist
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,10 @@ from sensorium.recipe.optim import adamw, pick_lr, undecayed
 from sensorium.recipe.recipe import READ, Builder, Settings
 
 Optimizer = Literal["muon", "adamw"]
-QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s^2 + c s^4, of the largest slope at 0
-ITERATIONS = 5
+# s <- a s + b s^3 + c s^5: the first three of Polar Express for singular values from 1e-3 on (Amsel et al., 2025, arXiv:2505.16932,
+# algorithm 1), whose safety factor of 1.01 is applied below. They learn as much as Jordan's five in three fifths of the time (docs/log.md).
+QUINTICS = ((8.28721, -23.59589, 17.30039), (4.10706, -2.94785, 0.54484), (3.94869, -2.90890, 0.55182))
+SAFETY = 1.01
 MUON_RATE = 1e-2  # at batch 256, of ViTs that learn by masks and of networks that draw (docs/log.md)
 MATRICES = "matrices"  # the field of groups that are orthogonalized
 
@@ -46,35 +49,45 @@ class Muon(torch.optim.AdamW):
         finally:
             self.param_groups = whole
         for group in whole:
-            for weight in group["params"] if group[MATRICES] else ():
-                if weight.grad is not None:
-                    self._orthogonal(weight, group)
+            if group[MATRICES]:
+                self._orthogonal([p for p in group["params"] if p.grad is not None], group)
 
-    def _orthogonal(self, weight: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weight]
-        if not state:
-            state.update(
-                {"momentum": torch.zeros_like(weight), "step": torch.zeros(())}
-            )  # AdamW's, when it is loaded, has one
-        state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-        update = orthogonal(weight.grad.add(state["momentum"], alpha=group["momentum"]).flatten(1))  # pyright: ignore
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update.view_as(weight), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
+    def _orthogonal(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Matrices of one shape at a time: together they take two thirds of the time that each for itself takes."""
+        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                # AdamW's, when it is loaded, has a step
+                state.update({"momentum": torch.zeros_like(weight), "step": torch.zeros(())})
+            gradient = cast(Tensor, weight.grad)
+            state["momentum"].mul_(group["momentum"]).add_(gradient)
+            update = gradient.add(state["momentum"], alpha=group["momentum"]).flatten(1)
+            alike.setdefault(tuple(sorted(update.shape)), []).append((weight, update))
+        for found in alike.values():
+            updates = orthogonal([update for _, update in found])
+            for (weight, _), update in zip(found, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update.reshape(weight.shape), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """[O, I] -> about the nearest matrix with orthonormal rows or columns: singular values of 0.7 to 1.2, whatever they
-    were."""
-    wide = matrix.shape[0] <= matrix.shape[1]
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices [O, I] or [I, O] -> roughly the nearest ones with orthonormal rows or columns: singular values from 0.002 of the
+    Frobenius norm on become 0.18 to 1.87, smaller ones 130 times as large."""
+    some = matrices[0]
     # in bfloat16 where that is faster, as its authors do: the iteration doesn't converge to more than that
-    low = torch.promote_types(matrix.dtype, torch.float32) == torch.float32 and fast_bf16(matrix.device)
-    x = (matrix if wide else matrix.T).to(torch.bfloat16 if low else torch.promote_types(matrix.dtype, torch.float32))
-    x = x / x.norm().clamp(min=1e-7)
-    a, b, c = QUINTIC
-    for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
+    low = torch.promote_types(some.dtype, torch.float32) == torch.float32 and fast_bf16(some.device)
+    exact = torch.bfloat16 if low else torch.promote_types(some.dtype, torch.float32)
+    wide = [one.shape[0] <= one.shape[1] for one in matrices]
+    x = torch.stack([one if is_wide else one.T for one, is_wide in zip(matrices, wide, strict=True)]).to(exact)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    # a batch of one matrix would be slower than the matrix
+    x, add = (x[0], torch.addmm) if len(matrices) == 1 else (x, torch.baddbmm)
+    for a, b, c in ((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in QUINTICS):
+        gram = x @ x.mT
+        x = add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    found = x.to(some.dtype).view(len(matrices), *x.shape[-2:])
+    return [one if is_wide else one.T for one, is_wide in zip(found, wide, strict=True)]
 
 
 def muon(lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> Builder:
