@@ -2,11 +2,12 @@
 
     memory      what attention keeps for its backward pass and takes at its peak, naive and tiled, by length
     call        ``fused`` beside a call of torch's scaled_dot_product_attention
+    products    attention, forward and backward, in bfloat16 on the CPU by three products beside torch's kernel
     linear      a training step of causal linear attention in chunks beside softmax attention, by length
     decoding    a token by the recurrence of linear attention, after more and more tokens
     experts     a layer of experts, forward and backward, beside the fastest of transformers' implementations, and beside
                 dense layers of as many active and of as many parameters in all
-Run: ``python -m benchmarks.parts [--only memory,call,linear,decoding,experts] [--rounds N] [--threads 2] [--plot FILE]``;
+Run: ``python -m benchmarks.parts [--only memory,call,products,linear,decoding,experts] [--rounds N] [--threads 2] [--plot FILE]``;
 ``--plot`` draws memory, linear and decoding.
 """
 
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show
 from benchmarks._plots import Curves, by_length, write
 from sensorium.parts.attention import exact, linear
+from sensorium.parts.attention.sdpa import products
 from sensorium.parts.attention.tiled import tiled
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.moe.layer import MoE
@@ -92,6 +94,24 @@ def call(rounds: int) -> list[Pair]:
                 target=0.98,
             )
         )
+    return found
+
+
+def three_products(rounds: int) -> list[Pair]:
+    """Steps of ``products`` and of torch's kernel in bfloat16, at the shapes of small ViTs."""
+    found = []
+    for batch, heads, length, dim in ((32, 6, 17, 32), (32, 6, 65, 32), (16, 6, 197, 64), (8, 8, 512, 64)):
+        q, k, v = (
+            torch.randn(batch, length, heads, dim).bfloat16().transpose(1, 2).requires_grad_() for _ in range(3)
+        )  # as a projection gives them
+
+        def step(attend: Callable[..., Tensor], q: Tensor = q, k: Tensor = k, v: Tensor = v) -> None:
+            q.grad = k.grad = v.grad = None
+            y = attend(q, k, v)
+            y.backward(torch.ones_like(y))
+
+        ours, theirs = partial(step, products), partial(step, F.scaled_dot_product_attention)
+        found.append(paired(f"products, N = {length}", ours, theirs, rounds=3 * rounds))
     return found
 
 
@@ -194,7 +214,7 @@ def experts(rounds: int, dtypes: Sequence[torch.dtype]) -> list[Pair]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="memory,call,linear,decoding,experts")
+    parser.add_argument("--only", default="memory,call,products,linear,decoding,experts")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of the experts")
@@ -207,6 +227,8 @@ def main() -> None:
         curves["memory"] = memory()
     if "call" in wanted:
         pairs += call(given.rounds)
+    if "products" in wanted:
+        pairs += three_products(given.rounds)
     if "linear" in wanted:
         steps, curves["linear"] = linear_growth(given.rounds)
         pairs += steps
