@@ -122,7 +122,7 @@ class Autoregressive(Invertible):
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, alpha = self.network(x).chunk(2, 1)
+        mu, alpha = precise(self.network(x)).chunk(2, 1)  # sums of hundreds of logarithms
         return (x - mu) * (-alpha).exp(), -alpha.sum(1)
 
     @torch.no_grad()
