@@ -191,7 +191,9 @@ def test_an_autoregressive_layer(size: int, hidden: tuple[int, ...], dtype: torc
 
     def affine(x: Tensor) -> zuko.transforms.Transform:
         mu, alpha = ours.network(x).chunk(2, -1)
-        return zuko.transforms.DependentTransform(Affine(-alpha, -mu * (-alpha).exp()), 1)
+        moved = zuko.transforms.AdditiveTransform(-mu)
+        scaled = zuko.transforms.MonotonicAffineTransform(torch.zeros_like(mu), -alpha)  # bounded likewise
+        return zuko.transforms.DependentTransform(zuko.transforms.ComposedTransform(moved, scaled), 1)
 
     theirs, x = zuko.transforms.AutoregressiveTransform(affine, passes=size), torch.randn(7, size, dtype=dtype)
     same(theirs, ours, x, outputs, gradients)

@@ -38,7 +38,7 @@ def glow(
         dequantization: noise that makes pixels a density; variational: learned, for a tighter bound.
         gray: the mean of the channels; by default of pictures that have no colors.
         flip: also flip pictures horizontally; not for letters or digits.
-        optimizer: muon (orthogonal updates of matrices and filters), the default on a CPU, or adamw.
+        optimizer: adamw, or muon (orthogonal updates of matrices and filters), which learns more at first and may diverge after minutes.
         batch_size: pictures per step.
         lr: peak learning rate.
         weight_decay: of the optimizer.
@@ -56,9 +56,7 @@ def glow(
             (channels, on.image_size, on.image_size), width=wide, steps=deep, scales=levels,
             noise=noise_width(dequantization, on),
         )  # fmt: skip
-    build = drawing_optimizer(
-        optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay, better=on.device == "cpu"
-    )
+    build = drawing_optimizer(optimizer, lr, method, batch, s, adamw_rate=2e-3, weight_decay=weight_decay)
     views = dequantized_views(channels, flip=flip)
     return Recipe(
         "glow", method, views, build, lambda f: warmup_cosine(f, warmup), batch, s,

@@ -5,7 +5,7 @@
                       s = exp(c tanh(r))          RealNVP's, c a learned factor of each channel
                       s = sigmoid(r + 2)          that of Glow's authors, about 0.88 at first
     autoregressive    z_d = (x_d - mu_d(x_<d)) exp(-alpha_d(x_<d)),  log |det| = -sum alpha           (MAF: Papamakarios et al., 2017,
-                      arXiv:1705.07057, eq. 3 - 5)
+                      arXiv:1705.07057, eq. 3 - 5); alpha = r / (1 + |r| / log 1000), softly bounded
     gated             z_d = sigma_d x_d + (1 - sigma_d) m_d,  sigma_d = sigmoid(s_d),  m_d and s_d of x_<d and a context h,
                       log |det| = sum log sigma               (IAF: Kingma et al., 2016, arXiv:1606.04934, eq. 12 - 14)
     factored          x = (a, b):  a goes on, z = (b - mu(a)) exp(-alpha(a)) is done             (RealNVP, section 3.6; Glow's learned prior)
@@ -14,6 +14,7 @@ Shapes: B samples; vectors [B, D] or images [B, C, H, W]; H numbers of a context
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +26,7 @@ from sensorium.base.precision import precise
 from sensorium.parts.density.invertible import Invertible
 from sensorium.parts.density.masked import MaskedMLP, in_order
 
+LARGEST = math.log(1000)  # logarithm of an autoregressive scale
 Scale = Literal["none", "tanh", "sigmoid"]
 OPEN = 2.0  # s of a gate at first: it lets most of a value through
 
@@ -123,6 +125,7 @@ class Autoregressive(Invertible):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, alpha = precise(self.network(x)).chunk(2, 1)  # sums of hundreds of logarithms
+        alpha = bounded(alpha)
         return (x - mu) * (-alpha).exp(), -alpha.sum(1)
 
     @torch.no_grad()
@@ -131,8 +134,14 @@ class Autoregressive(Invertible):
         outputs = self.network.in_turn(x, order)
         for d in order:
             mu, alpha = outputs(d, [d, size + d]).unbind(1)
-            x[:, d] = z[:, d] * alpha.exp() + mu
+            x[:, d] = z[:, d] * bounded(alpha).exp() + mu
         return x
+
+
+def bounded(alpha: Tensor) -> Tensor:
+    """A logarithm of a scale, softly kept within +-log(1000), as zuko's affine transforms do: without a bound a network of random
+    weights overflows within some steps."""
+    return alpha / (1 + alpha.abs() / LARGEST)
 
 
 class GatedAutoregressive(Invertible):
