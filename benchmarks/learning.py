@@ -83,7 +83,8 @@ def table(results: Results) -> str:
         spread = {score.name: statistics.stdev(score.seeds) for score in run.scores if len(score.seeds or ()) > 1}
         row(f"{run.name} ({run.backbone})", own, spread, f"{run.seen or 0:,.0f}", f"{run.per_second or 0:.0f}")
     for title, found in simple_models(results.finished).items():
-        row(title, found, {})
+        if any(name in found for name in columns):
+            row(title, found, {})
     return "\n".join(lines)
 
 
