@@ -279,7 +279,8 @@ def offered(method: Any, batch: dict) -> list[Tensor]:
         if isinstance(method, FromNoise):
             start, how = method.noise_of(3, 0), {"steps": 2} if isinstance(method, IterativeGenerator) else {}
             found.append(method.sample(3, start=start, **how))
-            torch.testing.assert_close(method.sample(1, start=start[2:], **how)[0], found[-1][2], atol=1e-4, rtol=1e-4)
+            # other batches are summed in another order, which an SDE's large first step multiplies
+            torch.testing.assert_close(method.sample(1, start=start[2:], **how)[0], found[-1][2], atol=1e-3, rtol=1e-3)
         if isinstance(method, Reconstructor):
             found.append(method.reconstruct(batch["image"]))
             size, height, width = len(batch["image"]), *batch["image"].shape[2:]

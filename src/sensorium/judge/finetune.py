@@ -181,7 +181,7 @@ def _each(
                 too_long = work
                 continue
             tuned, steps = made
-            logits = encode(tuned, test, device=how.device, precision=how.precision, indices=asked)
+            logits = encode(tuned, test, device=how.device, indices=asked)  # in float32, as `predict` uses it
         right = logits.argmax(dim=1).numpy() == truth[asked]
         done[fraction].append((seed, float(right.mean()), len(subset), steps))
         if keep is not None:

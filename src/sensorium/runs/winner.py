@@ -145,8 +145,10 @@ def _tuned(run: Run, images: Any, asked: Asked) -> dict[str, Tensor]:
     if path.is_file() and path.stat().st_mtime >= run.weights.stat().st_mtime:
         return load_file(path)
     made: dict[str, Tensor] = {}
+    features, labels = features_of(run, images)[0], torch.as_tensor(images.train.labels).long()
     finetune(
         _network(run).to(device_name()), images.train, images.test, fractions=(1.0,),
+        probe=lambda subset, seed: fit_probe(features[subset], labels[subset], seed=seed)[0],  # of the judge's features
         keep_network=lambda _, seed, tuned: made.update(tuned.state_dict()), **tuning_of(images, asked),
     )  # fmt: skip
     return {name: value.cpu() for name, value in made.items()}
