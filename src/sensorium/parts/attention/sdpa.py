@@ -1,7 +1,7 @@
 """Attention softmax(q k^T) v by torch's fused kernel, or by three products where those take less time.
 
-On a CPU torch's kernel for half precision computes gradients four to nine times as slowly as the products (17 to 256 tokens;
-``python -m benchmarks.parts --only products``), which is two fifths of a training step of a small ViT. In float32, without
+On a CPU torch's kernel for half precision computes gradients slowly: with them it takes two to seven times as long as the products
+at 197 to 17 tokens (``python -m benchmarks.parts --only products``), two fifths of a training step of a small ViT. In float32, without
 gradients and for long rows it is the faster one.
 """
 
