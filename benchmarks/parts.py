@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from benchmarks._paired import Pair, paired, peak_bytes, seconds, show
 from benchmarks._plots import Curves, by_length, write
 from sensorium.parts.attention import exact, linear
-from sensorium.parts.attention.sdpa import products
+from sensorium.parts.attention.sdpa import sdpa
 from sensorium.parts.attention.tiled import tiled
 from sensorium.parts.feedforward import FeedForward
 from sensorium.parts.moe.layer import MoE
@@ -98,7 +98,7 @@ def call(rounds: int) -> list[Pair]:
 
 
 def three_products(rounds: int) -> list[Pair]:
-    """Steps of ``products`` and of torch's kernel in bfloat16, at the shapes of small ViTs."""
+    """Steps of ``sdpa``, which takes products here, and of torch's kernel in bfloat16, at the shapes of small ViTs."""
     found = []
     for batch, heads, length, dim in ((32, 6, 17, 32), (32, 6, 65, 32), (16, 6, 197, 64), (8, 8, 512, 64)):
         q, k, v = (
@@ -110,7 +110,7 @@ def three_products(rounds: int) -> list[Pair]:
             y = attend(q, k, v)
             y.backward(torch.ones_like(y))
 
-        ours, theirs = partial(step, products), partial(step, F.scaled_dot_product_attention)
+        ours, theirs = partial(step, sdpa), partial(step, F.scaled_dot_product_attention)
         found.append(paired(f"products, N = {length}", ours, theirs, rounds=3 * rounds))
     return found
 

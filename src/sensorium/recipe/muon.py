@@ -2,7 +2,7 @@
 network; AdamW for the rest.
 
     m <- mu m + g,     u = g + mu m                              Nesterov
-    o = about U V^T of u = U S V^T, by odd polynomials of S      all singular values become about 1
+    o = about U V^T of u = U S V^T, by odd polynomials of S      singular values become 0.18 to 1.87
     w <- (1 - lr wd) w - 0.2 lr sqrt(max(O, I)) o
 The factor gives an update the size of AdamW's, so that both take the same learning rate and decay (Liu et al., 2025,
 arXiv:2502.16982, eq. 4). A filter is the matrix of its O outputs by I = C k k inputs. As in Jordan's post the first and the

@@ -94,8 +94,7 @@ def naive(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, **asked: Unpack[Asked]) -> Tensor:
-    """:class:`Attend` by torch's ``scaled_dot_product_attention``: without mask, bias and cache it is just that
-    call."""
+    """:class:`Attend` by :func:`sensorium.parts.attention.sdpa.sdpa`: without mask, bias and cache it is just that call."""
     causal, mask, bias, lengths, scale = answers(asked)
     # the most frequent case first: at 64 tokens each further check affects the time
     if mask is bias is lengths is None and q.shape == k.shape:

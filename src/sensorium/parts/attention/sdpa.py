@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LONGEST = 512  # keys; with more of them the products are no faster, and their scores take memory
+LONGEST = 512  # keys; with more of them the products are hardly faster, and their scores take memory
 HALF = (torch.bfloat16, torch.float16)
 KERNEL = F.scaled_dot_product_attention
 
@@ -32,35 +32,8 @@ def sdpa(
     mask: bool, True for visible keys, or added to the scores; a query without visible keys gives zeros. grouped: h is a multiple of g. In
     half precision the scores of the products are rounded to it; the softmax of these has its sums in float32.
     """
-    if by_products(q, k, v):
-        return products(q, k, v, mask, dropout, causal=causal, scale=scale, grouped=grouped)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale, enable_gqa=grouped)
-
-
-def by_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether three products are faster than torch's kernel."""
-    return (
-        q.dtype in HALF
-        and q.device.type == "cpu"
-        and k.shape[-2] <= LONGEST
-        and torch.is_grad_enabled()
-        and (q.requires_grad or k.requires_grad or v.requires_grad)
-        and F.scaled_dot_product_attention is KERNEL  # else somebody looks at its arguments, as `sensorium signal` does
-    )
-
-
-def products(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    grouped: bool = False,
-) -> Tensor:
-    """:func:`sdpa` by three products."""
+    if not by_products(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale, enable_gqa=grouped)
     if grouped:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
@@ -76,3 +49,15 @@ def products(
         answered = (mask != -torch.inf).any(-1, keepdim=True)
     y = F.dropout(scores.softmax(-1), dropout) @ v
     return y if answered is None else y * answered
+
+
+def by_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether three products are faster than torch's kernel."""
+    return (
+        q.dtype in HALF
+        and q.device.type == "cpu"
+        and k.shape[-2] <= LONGEST
+        and torch.is_grad_enabled()
+        and (q.requires_grad or k.requires_grad or v.requires_grad)
+        and F.scaled_dot_product_attention is KERNEL  # else somebody looks at its arguments, as `sensorium signal` does
+    )
