@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,21 +15,21 @@ from sensorium.parts.attention import sdpa as module
 from sensorium.parts.attention.sdpa import LONGEST, by_products, sdpa
 
 
-def products(*inputs: Tensor, **how) -> Tensor:
+def products(*inputs: Any, **how: Any) -> Tensor:
     """In any precision."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "by_products", lambda *_: True)
         return sdpa(*inputs, **how)
 
 
-def drawn(T: int, S: int, heads: int = 4, kv_heads: int = 4, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def drawn(T: int, S: int, heads: int = 4, kv_heads: int = 4, dtype: torch.dtype = torch.float64) -> list[Any]:
     """q, k, v of two rows, each the transposed view that a projection gives; v is narrower."""
     torch.manual_seed(T * 1000 + S)
     shapes = ((T, heads, 8), (S, kv_heads, 8), (S, kv_heads, 6))
     return [torch.randn(2, n, h, d, dtype=dtype).transpose(1, 2).requires_grad_() for n, h, d in shapes]
 
 
-def both(inputs: list[Tensor], **how) -> tuple[list[Tensor], list[Tensor]]:
+def both(inputs: list[Any], **how: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and gradients, of the products and of torch's kernel."""
     found = []
     for attend in (products, sdpa):
